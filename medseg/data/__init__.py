@@ -1,0 +1,1 @@
+"""From manifest to patches: transforms, cached volumes, random streams."""

@@ -1,0 +1,1 @@
+"""The training engine: MONAI's trainer, its handlers, checkpoints and logs."""

@@ -1,0 +1,89 @@
+"""The contract: a method is an `nn.Module` whose `forward` is its paper's loss.
+
+Because `forward` is the loss, `.to()`, `state_dict()` and `DistributedDataParallel(method)` cover every network, head
+and bank that the method owns. A hyper-parameter is a keyword of the constructor whose default is the paper's: the
+signature is the configuration.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+Batch = Mapping[str, Mapping[str, Tensor]]
+"""stream -> key -> `(B, C, *spatial)`, e.g. `batch["unlabeled"]["image"]`; labels are class indices, 255 = ignore."""
+
+PatchTargets = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""Label patch `(*spatial)` of class indices -> further arrays `(C', *spatial)`; runs in the loader's workers."""
+
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where in the run a step is.
+
+    Args:
+        iteration: 0-based step.
+        total: steps of the whole run.
+    """
+
+    iteration: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        """Part of the run that is over, in [0, 1)."""
+        return self.iteration / self.total
+
+
+class Method(nn.Module, ABC):
+    """Base of all papers.
+
+    Args:
+        network: images `(B, Cin, *spatial)` to `(B, output_channels(classes), *spatial)`.
+        classes: number of classes with background.
+        previous: the segmenter of the stage before, for papers that start from one.
+    """
+
+    streams: ClassVar[tuple[str, ...]] = ("labeled",)
+    """Which streams a batch must carry, labelled first."""
+
+    def __init__(self, network: nn.Module, *, classes: int, previous: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.classes = classes
+        self.previous = previous
+
+    @classmethod
+    def output_channels(cls, classes: int) -> int:
+        """Channels that the method's network must have at its end."""
+        return classes
+
+    @abstractmethod
+    def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """The paper's loss as named, already weighted scalar terms; their sum is minimised."""
+
+    def after_step(self, clock: Clock) -> None:  # noqa: B027 - optional by design
+        """Update what the optimiser does not, such as an averaged teacher."""
+
+    def segmenter(self) -> nn.Module:
+        """The network to validate, export and serve: images to `(B, classes, *spatial)` logits."""
+        return self.network
+
+    def parameter_groups(self, lr: float) -> list[dict]:
+        """Optimiser groups; by default one."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
+
+    def targets(self) -> PatchTargets | None:
+        """Further targets to make of each labelled patch in the loader's workers."""
+        return None
+
+    def relabel(self, cases: Sequence[Tensor]) -> Iterator[Tensor]:
+        """For papers with rounds: the votes `(V, C, *spatial)` of each case to one label map, 255 = ignore."""
+        raise TypeError(f"{type(self).__name__} has no rounds: it does not relabel")

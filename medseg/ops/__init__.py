@@ -1,0 +1,1 @@
+"""Stateless tensor mathematics shared by methods: (B, C, *spatial) in and out."""

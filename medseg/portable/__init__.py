@@ -1,0 +1,1 @@
+"""What travels inside an exported bundle: plain torch and MONAI, importable without medseg."""
