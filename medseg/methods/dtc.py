@@ -1,0 +1,97 @@
+"""DTC: dual-task consistency between a segmentation and a signed distance map.
+
+X. Luo, J. Chen, T. Song, G. Wang: Semi-supervised Medical Image Segmentation through Dual-task Consistency,
+AAAI 2021, 35(10), 8801-8809; arXiv 2009.04448.
+
+    L = L_seg + beta L_lsf + lambda(t) L_dtc
+    L_seg = 1 - soft Dice(p, y)                        labelled
+    L_lsf = mean (z_c - phi_c)^2                       labelled, foreground classes c
+    L_dtc = mean (sigmoid(-k z_c) - p_c)^2             all images, foreground classes c
+    lambda(t) = consistency exp(-5 (1 - e/40)^2),  e = floor(40 t / t_max)
+
+p: softmax of the network's first C channels; z: tanh of its other C - 1, negative inside; phi: the signed distance
+map of each class, made of the label patch in the loader's workers (`medseg.ops.distance`). Both heads are 1x1x1
+convolutions on the same features, so one network with 2 C - 1 output channels carries them. The sign in sigmoid and
+beta = 0.3 are those of the authors' code; the paper prints the opposite sign and 1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from medseg.method import Batch, Clock, Method, PatchTargets
+from medseg.ops import losses
+from medseg.ops.distance import DistanceTargets
+from medseg.ops.schedules import sigmoid_rampup
+from medseg.portable.nets import FirstChannels
+
+
+class DTC(Method):
+    """Dual-task consistency.
+
+    Args:
+        network: images to `(B, 2 classes - 1, *spatial)`: class logits, then distances before tanh.
+        classes: number of classes with background.
+        previous: not used.
+        beta: weight of the distance regression; the paper's text has 1.
+        consistency: final weight of the consistency term.
+        steepness: k of the task transform layer `sigmoid(-k z)`.
+        rampup_steps: steps in which lambda rises over the run; 0 for a continuous ramp.
+        cross_entropy: weight of a cross-entropy term, which the authors compute but do not train on.
+        exclusivity: weight of `mean relu(sum_c sigmoid(-k z_c) - 1)^2`, for more than one foreground class.
+        boundary: "half", distances to the voxel's face, or "zero", the authors' map with a boundary of zeros.
+        spacing_mm: voxel size to measure distances with; None, as the authors do, counts voxels.
+        clip: distance at which the map saturates, instead of the largest of the patch.
+    """
+
+    streams = ("labeled", "unlabeled")
+
+    def __init__(
+        self, network: nn.Module, *, classes: int, previous: nn.Module | None = None,
+        beta: float = 0.3, consistency: float = 1.0, steepness: float = 1500.0, rampup_steps: int = 40,
+        cross_entropy: float = 0.0, exclusivity: float = 0.0, boundary: Literal["half", "zero"] = "half",
+        spacing_mm: tuple[float, ...] | None = None, clip: float | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(network, classes=classes, previous=previous)
+        self.beta, self.consistency, self.steepness = beta, consistency, steepness
+        self.rampup_steps, self.cross_entropy, self.exclusivity = rampup_steps, cross_entropy, exclusivity
+        self._targets = DistanceTargets(classes, boundary=boundary, spacing_mm=spacing_mm, clip=clip)
+
+    @classmethod
+    def output_channels(cls, classes: int) -> int:
+        """Class logits and one distance per foreground class."""
+        return 2 * classes - 1
+
+    def targets(self) -> PatchTargets:
+        """Distance maps of a label patch."""
+        return self._targets
+
+    def segmenter(self) -> nn.Module:
+        """The segmentation head alone; the distances are not used once training is over."""
+        return FirstChannels(self.network, self.classes)
+
+    def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """Terms `dice`, `cross_entropy`, `distance`, `consistency` and `exclusivity`."""
+        labeled = batch["labeled"]
+        label, known = labeled["label"], losses.known(labeled["label"])
+        images = [labeled["image"], *([batch["unlabeled"]["image"]] if "unlabeled" in batch else [])]
+        output = self.network(torch.cat(images)).float()  # the transform layer lives in |z| < 0.005: never half
+        logits, z = output[:, : self.classes], output[:, self.classes :].tanh()
+        rows = len(label)
+        counted = torch.cat([known, known.new_ones(len(output) - rows, *known.shape[1:])])
+
+        inside = torch.sigmoid(-self.steepness * z)
+        gap = (inside - logits.softmax(1)[:, 1:]) ** 2
+        overlap = (inside.sum(1, keepdim=True) - 1).relu() ** 2
+        weight = self.consistency * sigmoid_rampup(clock.fraction, self.rampup_steps or None)
+        error = (z[:rows] - labeled["distance"]) ** 2
+        return {
+            "dice": losses.soft_dice(logits[:rows], label),
+            "cross_entropy": self.cross_entropy * losses.cross_entropy(logits[:rows], label),
+            "distance": self.beta * losses.masked_mean(error, known & (labeled["distance_valid"] > 0)),
+            "consistency": weight * losses.masked_mean(gap, counted),
+            "exclusivity": self.exclusivity * losses.masked_mean(overlap, counted),
+        }
