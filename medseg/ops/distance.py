@@ -3,14 +3,15 @@
 Luo, Chen, Song, Wang, "Semi-supervised Medical Image Segmentation through Dual-task Consistency", AAAI 2021
 (arXiv 2009.04448). With p the distance of an inside voxel to the nearest outside voxel, and q the reverse,
 
-    half: d = q - h outside, -(p - h) inside        h = half the smallest voxel side: distance to the voxel's face
-    zero: d = q outside, -p inside, 0 on inside voxels that touch the outside          as the authors' code computes it
+    half: d = q - h outside, -(p - h) inside       h = half the smallest voxel side: distance to the face
+    zero: d = q outside, -p inside, 0 on inside voxels that touch the outside        as the authors' code
 
-and the map is d / max d outside, d / -min d inside (each side by its own maximum within the array, as the authors do)
-or, with `clip`, d / clip limited to [-1, 1]. The edge of the array is no boundary.
+and the map is d / max d outside, d / -min d inside (each side by its own maximum within the array, as the
+authors do) or, with `clip`, d / clip limited to [-1, 1]. The edge of the array is no boundary.
 
-Where the authors' code has no sensible answer we give one: a class that is absent is +1 everywhere (they write 0, which
-says "boundary everywhere"), a class that fills the array is -1 everywhere (they divide by zero).
+Where the authors' code has no sensible answer we give one: a class that is absent is +1 everywhere (they
+write 0, which says "boundary everywhere"), a class that fills the array is -1 everywhere (they divide by
+zero).
 """
 
 from __future__ import annotations
@@ -40,9 +41,11 @@ def signed_distance(
 
     Args:
         mask: boolean `(*spatial)` of 1 to 3 axes.
-        boundary: "half" puts zero on voxel faces, so the sign alone gives the mask back; "zero" is the authors' map.
+        boundary: "half" puts zero on voxel faces, so that the sign alone gives the mask back; "zero" is the
+            authors' map.
         spacing_mm: side of a voxel along each axis; None counts in voxels.
-        clip: the distance that becomes 1, in mm (in voxels without `spacing_mm`); None takes each side's maximum.
+        clip: the distance that becomes 1, in mm (in voxels without `spacing_mm`); None takes each side's
+            maximum.
 
     Returns:
         float32 `(*spatial)` in [-1, 1].
@@ -60,17 +63,18 @@ def signed_distance(
 class DistanceTargets:
     """One signed distance map per foreground class, and where each can be trusted.
 
-    Ignored voxels are background for the distances. They might be anything, and the distance of *other* voxels depends
-    on them: more foreground never raises a signed distance, so every possible filling lies between "all ignored voxels
-    are background" and "all are foreground". A voxel is valid for a class if it is not ignored, both extremes give
-    it the same distance and, without `clip`, the maximum that its side is divided by is also the same for both.
+    Ignored voxels are background for the distances. They might be anything, and the distance of *other*
+    voxels depends on them: more foreground never raises a signed distance, so every possible filling lies
+    between "all ignored voxels are background" and "all are foreground". A voxel is valid for a class if it
+    is not ignored, both extremes give it the same distance and, without `clip`, the maximum that its side
+    is divided by is also the same for both.
 
     Args:
         classes: number of classes with background.
         boundary: see `signed_distance`.
         spacing_mm: see `signed_distance`.
-        clip: see `signed_distance`. Needed to learn distances from volumes of which only some slices are drawn: the
-            side maxima of such a patch are hardly ever certain.
+        clip: see `signed_distance`. Needed to learn distances from volumes of which only some slices are
+            drawn: the side maxima of such a patch are hardly ever certain.
 
     Raises:
         ValueError: fewer than two classes, or a setting that does not fit.
@@ -93,7 +97,8 @@ class DistanceTargets:
             label: integer `(*spatial)`, class indices 0 to `classes - 1` and 255 = ignore.
 
         Returns:
-            `distance`, float32 `(classes - 1, *spatial)` in [-1, 1], and `distance_valid`, uint8 of the same shape.
+            `distance`, float32 `(classes - 1, *spatial)` in [-1, 1], and `distance_valid`, uint8 of that
+            shape.
 
         Raises:
             DataError: a label that is not of an integer type, or holds other values.
@@ -132,7 +137,9 @@ def _checked_label(label: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndar
     known = label if ignored is None else label[~found]
     low, high = (int(known.min()), int(known.max())) if known.size else (0, 0)
     if low < 0 or high >= classes:
-        raise DataError(f"labels run from {low} to {high}; accepted are 0 to {classes - 1} and {IGNORE} to ignore")
+        raise DataError(
+            f"labels run from {low} to {high}; accepted are 0 to {classes - 1} and {IGNORE} to ignore"
+        )
     return np.ascontiguousarray(label, np.uint8), ignored
 
 
@@ -145,8 +152,8 @@ def _distance(
 ) -> np.ndarray:
     """Signed distance before it is normalised; infinite where there is no boundary at all.
 
-    With `clip` only the surroundings of the mask (`box`: its bounding box, if known) are looked at: everything beyond
-    is further away than `clip`.
+    With `clip` only the surroundings of the mask (`box`: its bounding box, if known) are looked at:
+    everything beyond is further away than `clip`.
     """
     full = np.float32(np.inf)
     if clip is not None:
