@@ -1,0 +1,73 @@
+"""The verified reader for MONAI: `LoadImaged(keys, reader=VerifiedReader, ensure_channel_first=True)`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.config import PathLike
+from monai.data import ImageReader
+from monai.utils import ensure_tuple
+from monai.utils.enums import MetaKeys, SpaceKeys
+
+from .reading import SUFFIXES, Header, VolumeError, read_volume
+
+SAME_GRID_VOXELS = 1e-3
+"""Channels of one image must share their grid to this part of a voxel at every corner."""
+
+
+class VerifiedReader(ImageReader):
+    """Reads with `read_volume`; several files are the channels of one image.
+
+    Raises:
+        VolumeError: from `get_data`, for files that cannot be used and for NaN or infinite voxels.
+    """
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        """Whether every file has an ending that is known."""
+        return all(str(f).lower().endswith(SUFFIXES) for f in ensure_tuple(filename))
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[Path, ...]:
+        """Only the paths: LoadImage answers an error here with the next, less careful reader."""
+        return tuple(Path(f) for f in ensure_tuple(data))
+
+    def get_data(self, img: tuple[Path, ...]) -> tuple[np.ndarray, dict]:
+        """The voxels `(C, X, Y, Z)` and what MONAI wants to know of them."""
+        arrays, headers = zip(*(read_volume(path) for path in img), strict=True)
+        for array, header in zip(arrays, headers, strict=True):
+            _refuse_non_finite(array, header)
+            _refuse_other_grid(header, headers[0])
+        first = headers[0]
+        meta = {
+            MetaKeys.AFFINE: first.affine.copy(),
+            MetaKeys.ORIGINAL_AFFINE: first.affine.copy(),
+            MetaKeys.SPATIAL_SHAPE: np.asarray(first.shape),
+            MetaKeys.ORIGINAL_CHANNEL_DIM: 0,
+            MetaKeys.SPACE: SpaceKeys.RAS,
+        }
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays), meta
+
+
+def _refuse_non_finite(array: np.ndarray, header: Header) -> None:
+    if array.dtype.kind != "f" or (np.isfinite(array.min()) and np.isfinite(array.max())):
+        return
+    bad = array.size - np.count_nonzero(np.isfinite(array))
+    raise VolumeError(
+        f"{bad} of {array.size} voxels are NaN or infinite",
+        path=header.path,
+        hint="replace them on purpose, by the value of air for instance",
+    )
+
+
+def _refuse_other_grid(header: Header, first: Header) -> None:
+    """Channels of one image lie on one grid."""
+    other = f"the first channel ({first.path.name})"
+    hint = "resample the channels to one grid"
+    if header.shape != first.shape:
+        found = f"has the shape {header.shape}, {other} has {first.shape}"
+        raise VolumeError(found, path=header.path, hint=hint)
+    apart = np.linalg.norm(header.corners_mm - first.corners_mm, axis=1).max()
+    if apart > SAME_GRID_VOXELS * min(first.spacing_mm):
+        raise VolumeError(f"lies {apart:.3g} mm away from {other}", path=header.path, hint=hint)
