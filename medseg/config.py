@@ -41,7 +41,7 @@ class Schedule(Frozen):
     """How long and how fast to learn."""
 
     iterations: PositiveInt = 6000
-    batch: dict[str, PositiveInt] = Field(default_factory=lambda: {"labeled": 2, "unlabeled": 2})
+    batch: dict[str, PositiveInt] | None = None  # rows per stream; None: as planned for the device
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat = 0.01
     momentum: NonNegativeFloat = 0.9
@@ -70,8 +70,6 @@ class Stage(Frozen):
 
     method: MethodSpec
     network: NetworkSpec = NetworkSpec(name="vnet")
-    views: tuple[View, ...] | None = None  # None: as planned from the data
-    rounds: PositiveInt = 1
     init: Literal["none", "previous"] = "none"
     schedule: Schedule = Schedule()
 

@@ -8,7 +8,7 @@ signature is the configuration.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -83,7 +83,3 @@ class Method(nn.Module, ABC):
     def targets(self) -> PatchTargets | None:
         """Further targets to make of each labelled patch in the loader's workers."""
         return None
-
-    def relabel(self, cases: Sequence[Tensor]) -> Iterator[Tensor]:
-        """For papers with rounds: the votes `(V, C, *spatial)` of each case to one label map, 255 = ignore."""
-        raise TypeError(f"{type(self).__name__} has no rounds: it does not relabel")

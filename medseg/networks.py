@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import ceil, log2
+from math import log2
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -39,11 +39,11 @@ def plan_strides(patch: Sequence[int], levels: int = 4, smallest: int = 4) -> St
     return strides
 
 
-def fit_size(size: int, levels: int = 4, smallest: int = 4) -> int:
-    """The smallest patch size at or above `size` that can be halved `levels` times, or as often as it is worth it."""
-    halvings = max(0, min(levels, int(log2(max(size, 1) / smallest))))
+def fit_size(size: float, levels: int = 4, smallest: int = 4) -> int:
+    """The largest patch size up to `size` that can be halved `levels` times, or as often as is worth it."""
+    halvings = max(0, min(levels, int(log2(max(size, 1) / smallest)))) if size >= smallest else 0
     factor: int = 2**halvings
-    return max(1, ceil(size / factor)) * factor
+    return max(1, int(size) // factor) * factor
 
 
 def _vnet(dims: int, channels: tuple[int, int], width: int, strides: Strides) -> dict[str, Any]:

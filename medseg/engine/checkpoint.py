@@ -1,0 +1,120 @@
+"""Checkpoints that survive a kill at any moment and continue bit for bit."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medseg.engine.trainer import MethodTrainer
+from medseg.errors import CheckpointError, OutputError
+
+
+def save_atomic(state: Any, path: Path) -> None:
+    """`torch.save` to a temporary file in the same folder, flush it to disk, then rename.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written; the old file is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"cannot write the checkpoint: {error}", path=path) from error
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Load a checkpoint on the CPU without running anything from it.
+
+    Raises:
+        CheckpointError: missing, truncated or no checkpoint of medseg.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError("no checkpoint to resume from", path=path, hint="start without --resume") from None
+    except Exception as error:
+        # torch has no error of its own for damaged files: zip, pickle, key and runtime errors all occur
+        first = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise CheckpointError(f"damaged or no checkpoint ({first})", path=path) from error
+    if not isinstance(state, dict) or "method" not in state or "iteration" not in state:
+        raise CheckpointError("not a checkpoint of a medseg run", path=path)
+    return state
+
+
+def random_state() -> dict[str, Any]:
+    """States of every generator that a step may draw from, as tensors and plain numbers."""
+    _, keys, position, has_gauss, cached = np.random.get_state()  # type: ignore[misc]
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Undo `random_state`."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+    keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def capture(trainer: MethodTrainer, scheduler: Any, *, fingerprint: str, extra: dict[str, Any]) -> dict[str, Any]:
+    """Everything that the rest of the run depends on.
+
+    Args:
+        trainer: between two iterations.
+        scheduler: learning-rate scheduler.
+        fingerprint: of the run's pipeline and manifest; resuming another run is refused.
+        extra: plain values of the workflow, such as the best score.
+    """
+    return {
+        "iteration": trainer.state.iteration,
+        "total": trainer.total,
+        "fingerprint": fingerprint,
+        "method": trainer.method.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "scaler": trainer.precision.scaler.state_dict(),
+        "random": random_state(),
+        "skipped": trainer.skipped,
+        "extra": extra,
+    }
+
+
+def restore(state: dict[str, Any], trainer: MethodTrainer, scheduler: Any, *, path: Path) -> None:
+    """Put a captured state back.
+
+    Raises:
+        CheckpointError: of another architecture or optimiser.
+    """
+    try:
+        trainer.method.load_state_dict(state["method"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        trainer.precision.scaler.load_state_dict(state["scaler"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        detail = " ".join(str(error).split())[:160]
+        raise CheckpointError(f"belongs to another network or optimiser ({detail})", path=path) from error
+    trainer.state.iteration, trainer.skipped = state["iteration"], state["skipped"]
+    restore_random_state(state["random"])
+
+
+def weights_finite(state: dict[str, Any]) -> bool:
+    """Whether no weight of a captured state is NaN or infinite."""
+    return all(bool(torch.isfinite(value).all()) for value in state["method"].values() if value.is_floating_point())

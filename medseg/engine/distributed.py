@@ -1,0 +1,75 @@
+"""One process or several: the same command alone and under torchrun."""
+
+from __future__ import annotations
+
+import os
+
+import ignite.distributed as idist
+import torch
+from torch import nn
+
+from medseg.errors import ConfigError
+
+
+def setup(device: str = "auto") -> torch.device:
+    """Choose the device and, under torchrun, join the process group.
+
+    Args:
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+
+    Raises:
+        ConfigError: a device that this machine does not have.
+    """
+    chosen = _choose(device)
+    if "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if chosen.type == "cuda":
+            chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        idist.initialize("nccl" if chosen.type == "cuda" else "gloo")
+        # ignite makes its group on first use: without this, a handler that only rank 0 has waits for ever
+        idist.sync()
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    return chosen
+
+
+def _choose(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"device {device!r} is not known; one of auto, cpu, cuda, cuda:N, mps") from None
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"device {device!r} is not supported; one of auto, cpu, cuda, cuda:N, mps")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device 'mps': not available on this machine")
+    return chosen
+
+
+def finish() -> None:
+    """Leave the process group, if there is one."""
+    if world() > 1:
+        idist.finalize()
+
+
+def rank() -> int:
+    """This process's number, 0 when alone."""
+    return idist.get_rank()
+
+
+def world() -> int:
+    """How many processes train together."""
+    return idist.get_world_size()
+
+
+def barrier() -> None:
+    """Wait for the others."""
+    if world() > 1:
+        idist.barrier()
+
+
+def replicate(module: nn.Module) -> nn.Module:
+    """The module itself, or its DistributedDataParallel when several processes train."""
+    return nn.parallel.DistributedDataParallel(module) if world() > 1 else module

@@ -1,0 +1,46 @@
+"""Optimiser and learning-rate schedule from plain settings."""
+
+from __future__ import annotations
+
+from math import cos, pi
+
+import torch
+
+from medseg.config import Schedule
+from medseg.method import Method
+
+
+def make_optimizer(method: Method, schedule: Schedule) -> torch.optim.Optimizer:
+    """SGD or AdamW over the method's own parameter groups."""
+    groups = method.parameter_groups(schedule.lr)
+    if schedule.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=schedule.lr, weight_decay=schedule.weight_decay)
+    return torch.optim.SGD(
+        groups,
+        lr=schedule.lr,
+        momentum=schedule.momentum,
+        nesterov=schedule.nesterov,
+        weight_decay=schedule.weight_decay,
+    )
+
+
+def lr_factor(schedule: Schedule, iteration: int) -> float:
+    """What the learning rate is multiplied with at a 0-based iteration.
+
+    step: `decay_factor` to the number of `decay_steps` that are over. poly: `(1 - t)^decay_power`.
+    cosine: `(1 + cos(pi t)) / 2`. `t` is the fraction of the run that is over.
+    """
+    fraction = min(iteration / schedule.iterations, 1.0)
+    if schedule.decay == "step":
+        over = sum(iteration >= round(step * schedule.iterations) for step in schedule.decay_steps)
+        return schedule.decay_factor**over
+    if schedule.decay == "poly":
+        return (1.0 - fraction) ** schedule.decay_power
+    if schedule.decay == "cosine":
+        return 0.5 * (1.0 + cos(pi * fraction))
+    return 1.0
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, schedule: Schedule) -> torch.optim.lr_scheduler.LambdaLR:
+    """One step per iteration."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda iteration: lr_factor(schedule, iteration))

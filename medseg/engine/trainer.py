@@ -1,0 +1,150 @@
+"""The training step, whole and in the order in which it happens, as a MONAI trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from monai.engines import Trainer
+from torch import Tensor, nn
+
+from medseg.errors import MedsegError
+from medseg.method import Batch, Clock, Method
+
+
+class DivergenceError(MedsegError):
+    """The loss is not finite any more."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Number format of the step.
+
+    Args:
+        device: where the step runs.
+        dtype: None for float32 throughout, else what autocast uses.
+    """
+
+    device: torch.device
+    dtype: torch.dtype | None = None
+    scaler: torch.amp.GradScaler = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # float16 alone needs loss scaling: bfloat16 has float32's range
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        object.__setattr__(self, "scaler", scaler)
+
+    @classmethod
+    def of(cls, amp: str, device: torch.device) -> Precision:
+        """From a schedule's `amp`; on a CPU always float32, where half formats are tens of times slower."""
+        if device.type != "cuda" or amp == "off":
+            return cls(device)
+        bf16 = torch.cuda.is_bf16_supported() if amp == "auto" else amp == "bf16"
+        return cls(device, torch.bfloat16 if bf16 else torch.float16)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of the forward pass."""
+        if self.dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+
+def to_device(batch: Batch, device: torch.device, channels_last: bool) -> dict[str, dict[str, Tensor]]:
+    """Move a batch; images become channels-last, which convolutions run fastest on."""
+
+    def move(key: str, value: Tensor) -> Tensor:
+        value = value.to(device, non_blocking=True)
+        if channels_last and key == "image":
+            layout = torch.channels_last_3d if value.ndim == 5 else torch.channels_last
+            value = value.contiguous(memory_format=layout)
+        return value
+
+    return {stream: {key: move(key, value) for key, value in keys.items()} for stream, keys in batch.items()}
+
+
+class MethodTrainer(Trainer):
+    """Minimises a method's loss over the iterations that a loader yields.
+
+    MONAI's decollation is off: it would silently pair labelled with unlabelled rows. The gradient scaler is ours,
+    because `Trainer.run` replaces MONAI's on every start and so loses its scale on resuming.
+
+    Args:
+        method: the loss; its own parameters are trained.
+        optimizer: over `method.parameter_groups`.
+        loader: yields the batches of iterations `start .. total - 1`, in order.
+        total: iterations of the whole run.
+        start: iterations that are already done.
+        precision: number format of the step.
+        replica: `method` or its `DistributedDataParallel`.
+        grad_clip: largest norm of the gradient.
+        channels_last: memory layout of network and images.
+        names: cases of an iteration, for the message when the loss is not finite.
+
+    Raises:
+        DivergenceError: two non-finite losses in a row; a single such step is left out.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        loader: Iterable[Batch],
+        *,
+        total: int,
+        start: int = 0,
+        precision: Precision,
+        replica: nn.Module | None = None,
+        grad_clip: float | None = None,
+        channels_last: bool = False,
+        names: Callable[[int], Mapping[str, list[str]]] | None = None,
+    ) -> None:
+        super().__init__(
+            device=precision.device, max_epochs=1, data_loader=loader, epoch_length=total, decollate=False
+        )
+        self.method, self.optimizer, self.replica = method, optimizer, replica or method
+        self.precision, self.grad_clip, self.channels_last = precision, grad_clip, channels_last
+        self.names, self.total, self.skipped = names, total, 0
+        self.state.iteration = start
+
+    @property
+    def clock(self) -> Clock:
+        """Where the run is: the iteration that is being worked on."""
+        return Clock(self.state.iteration - 1, self.total)
+
+    def _iteration(self, engine: Any, batchdata: Batch) -> dict[str, Tensor]:
+        self.replica.train()
+        batch = to_device(batchdata, self.precision.device, self.channels_last)
+        with self.precision.autocast():
+            terms = self.replica(batch, self.clock)
+        loss = torch.stack([term.float() for term in terms.values()]).sum()
+        if self._finite(loss):
+            scaler = self.precision.scaler
+            self.optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            scaler.unscale_(self.optimizer)
+            if self.grad_clip is not None:
+                nn.utils.clip_grad_norm_(self.method.parameters(), self.grad_clip)
+            scaler.step(self.optimizer)
+            scaler.update()
+            self.method.after_step(self.clock)
+        return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+
+    def _finite(self, loss: Tensor) -> bool:
+        """Whether to take this step; on a GPU only every 20th is looked at, since looking waits for the device."""
+        if self.precision.device.type == "cuda" and self.state.iteration % 20 and not self.skipped:
+            return True
+        if bool(torch.isfinite(loss)):
+            self.skipped = 0
+            return True
+        self.skipped += 1
+        if self.skipped > 1:
+            cases = self.names(self.clock.iteration) if self.names else {}
+            shown = "; ".join(f"{stream}: {', '.join(names)}" for stream, names in cases.items())
+            raise DivergenceError(
+                f"the loss is {loss.item()} at iteration {self.state.iteration} ({shown or 'unknown cases'})",
+                hint="lower the learning rate (--set stages.0.schedule.lr=...) or look at these images",
+            )
+        return False

@@ -1,0 +1,88 @@
+"""Dice on whole validation volumes while training, as a MONAI evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from ignite.metrics import Metric
+from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
+from monai.engines import SupervisedEvaluator
+from monai.handlers import from_engine
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+IGNORE = 255
+
+
+class ClassDice(Metric):
+    """Mean Dice per foreground class over the cases that have or predict it; summed over ranks.
+
+    Updated with lists of predictions and labels `(1, X, Y, Z)` of class indices, 255 in the label = ignore. A case
+    in which a class is neither drawn nor found says nothing about it and is left out.
+
+    Args:
+        classes: number of classes with background.
+        device: where the sums are kept.
+    """
+
+    _state_dict_all_req_keys = ("_sum", "_count")
+
+    def __init__(self, classes: int, device: torch.device, **kwargs: Any) -> None:
+        self.classes = classes
+        super().__init__(device=device, **kwargs)
+
+    @reinit__is_reduced
+    def reset(self) -> None:
+        """Start an evaluation."""
+        self._sum = torch.zeros(self.classes - 1, dtype=torch.float64, device=self._device)
+        self._count = torch.zeros(self.classes - 1, dtype=torch.float64, device=self._device)
+
+    @reinit__is_reduced
+    def update(self, output: tuple[Iterable[Tensor], Iterable[Tensor]]) -> None:
+        """Add cases."""
+        for prediction, label in zip(*output, strict=True):
+            dice, present = case_dice(prediction.as_subclass(Tensor), label.as_subclass(Tensor), self.classes)
+            self._sum += torch.where(present, dice, 0).to(self._sum)
+            self._count += present.to(self._count)
+
+    @sync_all_reduce("_sum", "_count")
+    def compute(self) -> dict[str, Any]:
+        """`mean` over the classes seen, and `classes`, None where a class was never seen."""
+        seen = self._count > 0
+        each = self._sum / self._count.clamp(min=1)
+        mean = float(each[seen].mean()) if bool(seen.any()) else 0.0
+        return {
+            "mean": mean,
+            "classes": [round(float(d), 5) if s else None for d, s in zip(each, seen, strict=True)],
+        }
+
+
+def case_dice(prediction: Tensor, label: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Dice of each foreground class and whether the class occurs at all, from one joint histogram."""
+    counted = label != IGNORE
+    joint = label[counted].long() * classes + prediction[counted].long()
+    table = torch.bincount(joint, minlength=classes * classes).reshape(classes, classes).double()
+    both, size = table.diagonal()[1:], table.sum(0)[1:] + table.sum(1)[1:]
+    return 2 * both / size.clamp(min=1), size > 0
+
+
+def make_evaluator(
+    network: nn.Module, loader: Iterable[Any], inferer: Inferer, *, classes: int, device: torch.device
+) -> SupervisedEvaluator:
+    """An evaluator whose `state.metrics["dice"]` is what `ClassDice` computes.
+
+    Args:
+        network: the method's segmenter.
+        loader: dictionaries with `image` `(1, C, X, Y, Z)` and `label` `(1, 1, X, Y, Z)`.
+        inferer: gives class indices `(1, 1, X, Y, Z)`.
+        classes: number of classes with background.
+        device: where the network is.
+    """
+    metric = ClassDice(classes, device, output_transform=from_engine(["pred", "label"]))
+    evaluator = SupervisedEvaluator(
+        device=device, val_data_loader=loader, network=network, inferer=inferer, decollate=False
+    )
+    metric.attach(evaluator, "dice")
+    return evaluator

@@ -1,0 +1,203 @@
+"""`--budget 25m`: time the real training step on this machine and choose what fits.
+
+Iterations are worth more than resolution, and resolution more than width, until there are about a thousand of them:
+so the plan is made coarser, then narrower, until `ENOUGH` iterations fit, and what time is left goes into more.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+
+import numpy as np
+import torch
+from ignite.engine import Events
+
+from medseg import methods, networks
+from medseg.config import DataSpec, NetworkSpec, Pipeline, Stage
+from medseg.data.transforms import instantiate, preprocessing
+from medseg.engine.optimizer import make_optimizer
+from medseg.engine.trainer import MethodTrainer, Precision
+from medseg.errors import ConfigError
+from medseg.manifest import Manifest
+from medseg.networks import fit_size
+
+ENOUGH = 1000
+LADDER = ((1.0, 1), (1.25, 1), (1.5, 1), (2.0, 1), (2.0, 2), (2.5, 2), (3.0, 2), (4.0, 2), (4.0, 4))
+"""How many times coarser than planned, and by what the width is divided; dearest first."""
+
+VALIDATIONS = 10
+
+
+def seconds(text: str) -> float:
+    """Seconds of "90s", "25m", "1.5h" or a bare number of seconds.
+
+    Raises:
+        ConfigError: anything else, or less than ten seconds.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
+    value = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if value < 10:
+        raise ConfigError(f"--budget {text!r}: expected at least 10 seconds, such as 90s, 25m or 1.5h")
+    return value
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One rung of the ladder."""
+
+    spec: DataSpec
+    network: NetworkSpec
+    step_seconds: float = 0.0
+
+
+def fit(
+    pipeline: Pipeline, manifest: Manifest, device: torch.device, *, seconds: float, fixed: set[str]
+) -> Pipeline:
+    """Choose spacing, patch, width and iterations so that training takes about `seconds` on this machine.
+
+    Args:
+        pipeline: planned for unlimited time.
+        manifest: the data set.
+        device: where it will train.
+        seconds: the budget, divided evenly among the stages.
+        fixed: fields of the data that the user gave and that therefore stay.
+    """
+    spec = DataSpec(**pipeline.data)
+    stage = pipeline.stages[0]
+    rungs = [_rung(spec, stage.network, *step, fixed) for step in LADDER]
+    budget = seconds / len(pipeline.stages) - 10 - _preparation_seconds(manifest, spec)
+    chosen = _choose(rungs, stage, manifest, device, max(budget, 5.0))
+    stages = []
+    for each in pipeline.stages:
+        total = min(each.schedule.iterations, _iterations(chosen, manifest, max(budget, 5.0)))
+        schedule = each.schedule.model_copy(update={"iterations": total})
+        stages.append(each.model_copy(update={"network": chosen.network, "schedule": schedule}))
+    return pipeline.model_copy(update={"stages": tuple(stages), "data": chosen.spec.model_dump(mode="json")})
+
+
+def _rung(spec: DataSpec, network: NetworkSpec, coarser: float, narrower: int, fixed: set[str]) -> Candidate:
+    """The plan made coarser: fine axes first, the same field of view in mm."""
+    finest = min(spec.spacing_mm)
+    spacing = [max(mm, coarser * finest) if r else mm for mm, r in zip(spec.spacing_mm, spec.resample_axes, strict=True)]
+    if "spacing_mm" in fixed:
+        spacing = list(spec.spacing_mm)
+    patch = [
+        size if size == 1 else max(8, fit_size(size * old / new + 1e-6))
+        for size, old, new in zip(spec.patch, spec.spacing_mm, spacing, strict=True)
+    ]
+    changes = {"spacing_mm": tuple(round(mm, 4) for mm in spacing)}
+    if "patch" not in fixed:
+        changes["patch"] = tuple(patch)  # type: ignore[assignment]
+    width = max(4, network.width // narrower)
+    return Candidate(spec.model_copy(update=changes), network.model_copy(update={"width": width}))
+
+
+def _choose(
+    rungs: Sequence[Candidate], stage: Stage, manifest: Manifest, device: torch.device, budget: float
+) -> Candidate:
+    """Time the cheapest rung, guess the dearest that fits from it, then time down from there."""
+    wanted = min(ENOUGH, stage.schedule.iterations)
+    cheapest = _timed(rungs[-1], stage, device)
+    guess = [cheapest.step_seconds * _work(rung) / _work(cheapest) for rung in rungs]
+    start = next((i for i, cost in enumerate(guess) if cost * wanted <= 2 * budget), len(rungs) - 1)
+    for rung in rungs[start:-1]:
+        timed = _timed(rung, stage, device)
+        if _iterations(timed, manifest, budget) >= wanted:
+            return timed
+    return cheapest
+
+
+def _work(candidate: Candidate) -> float:
+    """Relative cost of a step: voxels, and channels at the measured growth between linear and quadratic."""
+    return float(prod(candidate.spec.patch) * candidate.network.width**1.5)
+
+
+def _iterations(candidate: Candidate, manifest: Manifest, budget: float) -> int:
+    """How many steps fit beside the validations."""
+    left = budget - VALIDATIONS * _validation_seconds(candidate, manifest)
+    return max(10, int(max(left, 0.3 * budget) / candidate.step_seconds))
+
+
+def _timed(candidate: Candidate, stage: Stage, device: torch.device, steps: int = 3) -> Candidate:
+    """The candidate with the median time of a few real steps on random data, after one to warm up."""
+    spec, schedule = candidate.spec, stage.schedule
+    patch = [size for size in spec.patch if spec.view == "volume" or size > 1]
+    kind = methods.find(stage.method.name)
+    definition = networks.network_def(
+        candidate.network, patch=patch, in_channels=len(spec.modality), out_channels=kind.output_channels(spec.classes)
+    )
+    state = torch.get_rng_state()
+    method = methods.build(
+        stage.method.name, networks.build(definition), classes=spec.classes, **stage.method.options
+    ).to(device)
+    if schedule.channels_last:
+        method.to(memory_format=torch.channels_last_3d if len(patch) == 3 else torch.channels_last)
+    batch = _random_batch(spec, schedule.batch or {}, patch, method.targets())
+    ticks: list[float] = []
+
+    def tick() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        ticks.append(time.perf_counter())
+
+    trainer = MethodTrainer(
+        method,
+        make_optimizer(method, schedule),
+        [batch] * (steps + 1),
+        total=steps + 1,
+        precision=Precision.of(schedule.amp, device),
+        grad_clip=schedule.grad_clip,
+        channels_last=schedule.channels_last,
+    )
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, tick)
+    trainer.run()
+    torch.set_rng_state(state)
+    return Candidate(spec, candidate.network, float(np.median(np.diff(ticks))))
+
+
+def _random_batch(spec: DataSpec, rows: dict[str, int], patch: Sequence[int], targets: object) -> dict:
+    """A batch of the right shapes; blobs for labels."""
+    rng = np.random.default_rng(0)
+    batch: dict[str, dict[str, torch.Tensor]] = {}
+    for stream, count in rows.items():
+        image = rng.standard_normal((count, len(spec.modality), *patch), dtype=np.float32)
+        batch[stream] = {"image": torch.from_numpy(image)}
+    label = np.zeros((rows["labeled"], 1, *patch), np.uint8)
+    label[(slice(None), slice(None), *[slice(n // 4, n // 2) for n in patch])] = 1
+    batch["labeled"]["label"] = torch.from_numpy(label)
+    if callable(targets):
+        made = [targets(row[0]) for row in label]
+        for key in made[0]:
+            batch["labeled"][key] = torch.from_numpy(np.stack([m[key] for m in made]))
+    return batch
+
+
+def _preparation_seconds(manifest: Manifest, spec: DataSpec) -> float:
+    """Reading and preprocessing of all cases, from one of them."""
+    cases = [*manifest.training, *manifest.unlabeled, *manifest.validation]
+    began = time.perf_counter()
+    item = {"image": [str(path) for path in manifest.images(cases[0])]}
+    instantiate(preprocessing(spec, keys=("image",)))(item)
+    return 2 * (time.perf_counter() - began) * len(cases)  # labels and the cache files take as long again
+
+
+def _validation_seconds(candidate: Candidate, manifest: Manifest) -> float:
+    """One pass over the validation cases: a window costs about a third of a training row."""
+    count = sum(1 for case in manifest.validation if case.label)
+    if not count:
+        return 0.0
+    from medseg.planning import survey
+
+    seen = survey(manifest)
+    spec = candidate.spec
+    size = np.median(seen.shape * np.where(spec.resample_axes, seen.spacing_mm / np.array(spec.spacing_mm), 1), axis=0)
+    windows = prod(
+        ceil(max(1.0, (n / p - spec.overlap) / (1 - spec.overlap))) if p > 1 else ceil(n)
+        for n, p in zip(size, spec.patch, strict=True)
+    )
+    rows = 4 if spec.spatial_dims == 3 else 16
+    return count * windows * candidate.step_seconds / (3 * rows)

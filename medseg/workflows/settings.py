@@ -1,0 +1,123 @@
+"""From a task name, a YAML and `--set` to a checked pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from medseg.config import Pipeline
+from medseg.errors import ConfigError
+
+_HERE = Path(__file__).resolve().parents[1]
+
+
+def pipeline_folder() -> Path:
+    """Where the shipped pipelines are: inside the wheel, or beside the package in a checkout."""
+    inside = _HERE / "pipelines"
+    return inside if inside.is_dir() else _HERE.parent / "pipelines"
+
+
+def shipped() -> dict[str, Path]:
+    """Task name -> YAML of every shipped pipeline."""
+    return {path.stem: path for path in sorted(pipeline_folder().glob("*.yaml"))}
+
+
+def read_task(task: str) -> tuple[dict[str, Any], str]:
+    """The plain dictionary of a task, and where it came from.
+
+    Args:
+        task: a shipped name or the path of a YAML.
+
+    Raises:
+        ConfigError: no such task, or no readable YAML.
+    """
+    path = shipped().get(task) or Path(task)
+    if path.is_dir():
+        path = path / "pipeline.yaml"  # a run folder
+    if not path.is_file():
+        raise ConfigError(f"task {task!r} is not known; one of {', '.join(shipped())}, or the path of a YAML")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not a readable YAML ({' '.join(str(error).split())[:160]})", path=path) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"a pipeline is a mapping with 'name' and 'stages', got {type(content).__name__}", path=path)
+    return content, str(path)
+
+
+def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Apply `a.b=c` edits to a plain dictionary, in place; values are read as YAML.
+
+    Raises:
+        ConfigError: no `=`, or a path through something that is neither mapping nor list.
+    """
+    for text in overrides:
+        path, separator, value = text.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {text!r}: expected a.b=value")
+        node: Any = content
+        keys = path.strip().split(".")
+        for key in keys[:-1]:
+            node = _child(node, key, text)
+        try:
+            _put(node, keys[-1], yaml.safe_load(value), text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text!r}: {value!r} is no YAML value") from error
+    return content
+
+
+def _child(node: Any, key: str, text: str) -> Any:
+    if isinstance(node, dict):
+        if node.get(key) is None:
+            node[key] = {}
+        return node[key]
+    if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+        return node[int(key)]
+    raise ConfigError(f"--set {text!r}: there is no {key!r} here" + _length(node))
+
+
+def _put(node: Any, key: str, value: Any, text: str) -> None:
+    if isinstance(node, dict):
+        node[key] = value
+    elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
+        node[int(key)] = value
+    else:
+        raise ConfigError(f"--set {text!r}: there is no {key!r} here" + _length(node))
+
+
+def _length(node: Any) -> str:
+    return f" (a list of {len(node)})" if isinstance(node, list) else ""
+
+
+def check(content: dict[str, Any], source: str) -> Pipeline:
+    """The checked pipeline.
+
+    Raises:
+        ConfigError: with the path of the first mistake.
+    """
+    try:
+        return Pipeline(**content)
+    except (ValidationError, TypeError) as error:
+        if not isinstance(error, ValidationError):
+            raise ConfigError(str(error), path=source) from error
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        found = "" if first["type"] in ("missing", "extra_forbidden") else f", got {first['input']!r}"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ConfigError(f"{where}: {first['msg']}{found}{more}", path=source) from error
+
+
+def load(task: str, overrides: Sequence[str] = ()) -> Pipeline:
+    """`read_task`, `apply`, `check`."""
+    content, source = read_task(task)
+    return check(apply(content, overrides), source)
+
+
+def dump(pipeline: Pipeline, path: Path) -> None:
+    """Write a pipeline as YAML that `load` reads back to an equal one."""
+    content = pipeline.model_dump(mode="json", exclude_none=True)
+    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -1,0 +1,304 @@
+"""One stage of a pipeline: volumes, network, method and engine put together, from the manifest to a bundle."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.handlers import LrScheduleHandler
+from monai.utils import set_determinism
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from medseg import methods, networks
+from medseg.bundle import open_bundle, write_bundle
+from medseg.config import DataSpec, Pipeline
+from medseg.data.cache import CachedVolume, VolumeCache
+from medseg.data.streams import PatchStreams, make_loader
+from medseg.engine import checkpoint, distributed
+from medseg.engine.logs import RunLog, TrainingBar
+from medseg.engine.optimizer import make_optimizer, make_scheduler
+from medseg.engine.trainer import MethodTrainer, Precision
+from medseg.engine.validation import make_evaluator
+from medseg.errors import OutputError
+from medseg.manifest import Manifest
+from medseg.method import Method
+from medseg.portable.inferer import SlabInferer
+from medseg.portable.nets import FirstChannels, Planar
+from medseg.workflows.sections import streams_of
+
+SAVE_EVERY_SECONDS = 120.0
+LOG_EVERY = 10
+
+
+class ValidationVolumes(Dataset):
+    """Whole cached volumes with their labels, for the evaluator."""
+
+    def __init__(self, volumes: list[CachedVolume]) -> None:
+        self.volumes = volumes
+
+    def __len__(self) -> int:
+        """How many cases."""
+        return len(self.volumes)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Image `(C, X, Y, Z)` float32 and label `(1, X, Y, Z)` of class indices."""
+        volume = self.volumes[index]
+        image = torch.from_numpy(volume.image.astype("float32"))
+        return {"image": image, "label": torch.from_numpy(volume.label[None].copy())}
+
+
+class StageRun:
+    """Trains one stage.
+
+    Args:
+        pipeline: resolved, nothing left to plan.
+        index: of the stage.
+        manifest: the data set.
+        folder: where checkpoints and logs go.
+        device: where it trains.
+        fingerprint: of the run, kept in its checkpoints.
+        cache: folder of preprocessed volumes.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        pipeline: Pipeline,
+        index: int,
+        manifest: Manifest,
+        folder: Path,
+        device: torch.device,
+        *,
+        fingerprint: str,
+        cache: Path,
+    ) -> None:
+        self.pipeline, self.stage = pipeline, pipeline.stages[index]
+        self.manifest, self.folder, self.device = manifest, folder, device
+        self.fingerprint = f"{fingerprint}/{index}"
+        self.spec = DataSpec(**pipeline.data)
+        self.cache = VolumeCache(cache)
+        self.main = distributed.rank() == 0
+        self.best = -1.0
+        self.stopped = False
+        self._saved_at = time.monotonic()
+
+    def train(self, bundle: Path, *, previous: Path | None, resume: bool) -> None:
+        """Train, or continue, until `bundle` is written.
+
+        Raises:
+            KeyboardInterrupt: stopped by a signal after saving `last.pt`.
+        """
+        if resume and (bundle / "configs" / "metadata.json").is_file():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        set_determinism(self.pipeline.seed)
+        streams, validation = self._volumes()
+        definition, method = self._method(previous)
+        # every rank draws its own dropout, none the weights: DDP sends rank 0's
+        torch.manual_seed(self.pipeline.seed + distributed.rank())
+        state = checkpoint.read(self.folder / "last.pt") if resume and (self.folder / "last.pt").exists() else None
+        trainer, scheduler = self._trainer(method, streams, state)
+        segmenter = self._segmenter(method)
+        self._run(trainer, scheduler, segmenter, validation)
+        if self.stopped:
+            raise KeyboardInterrupt
+        if self.main:
+            self._export(segmenter, definition, bundle)
+        distributed.barrier()
+
+    def _volumes(self) -> tuple[dict[str, list[CachedVolume]], list[CachedVolume]]:
+        """Preprocess what is not in the cache yet: rank 0 first, then the others find it done."""
+        wanted = self.stage.schedule.batch or {}
+        cases = {stream: cases for stream, cases in streams_of(self.manifest).items() if stream in wanted}
+        held_out = [case for case in self.manifest.validation if case.label]
+        for rank in range(distributed.world()):
+            if rank == distributed.rank():
+                streams = {s: self.cache.prepare(self.manifest, c, self.spec) for s, c in cases.items()}
+                validation = self.cache.prepare(self.manifest, held_out, self.spec)
+            distributed.barrier()
+        return streams, validation
+
+    def _method(self, previous: Path | None) -> tuple[dict[str, Any], Method]:
+        spec, stage = self.spec, self.stage
+        patch = [size for axis, size in enumerate(spec.patch) if axis != self._slice_axis]
+        kind = methods.find(stage.method.name)
+        definition = networks.network_def(
+            stage.network,
+            patch=patch,
+            in_channels=len(spec.modality),
+            out_channels=kind.output_channels(spec.classes),
+        )
+        before = open_bundle(previous).network if previous else None
+        method = methods.build(
+            stage.method.name,
+            networks.build(definition),
+            classes=spec.classes,
+            previous=before,
+            **stage.method.options,
+        ).to(self.device)
+        if stage.schedule.channels_last:
+            layout = torch.channels_last_3d if len(patch) == 3 else torch.channels_last
+            method.to(memory_format=layout)  # type: ignore[call-overload]
+        return definition, method
+
+    @property
+    def _slice_axis(self) -> int | None:
+        return None if self.spec.view == "volume" else ("sagittal", "coronal", "axial").index(self.spec.view)
+
+    def _segmenter(self, method: Method) -> nn.Module:
+        """What validates and travels: volumes in, class logits out."""
+        network = method.segmenter()
+        return network if self._slice_axis is None else Planar(network, self._slice_axis)
+
+    def _trainer(
+        self, method: Method, streams: dict[str, list[CachedVolume]], state: dict[str, Any] | None
+    ) -> tuple[MethodTrainer, Any]:
+        schedule = self.stage.schedule
+        dataset = PatchStreams(
+            streams,
+            self.spec,
+            schedule.batch or {},
+            seed=self.pipeline.seed,
+            total=schedule.iterations,
+            rank=distributed.rank(),
+            world=distributed.world(),
+            targets=method.targets(),
+        )
+        start = int(state["iteration"]) if state else 0
+        workers = schedule.workers if schedule.workers is not None else (1 if self.device.type == "cpu" else 4)
+        optimizer = make_optimizer(method, schedule)
+        scheduler = make_scheduler(optimizer, schedule)
+        trainer = MethodTrainer(
+            method,
+            optimizer,
+            make_loader(dataset, start=start, workers=workers, device=self.device),
+            total=schedule.iterations,
+            start=start,
+            precision=Precision.of(schedule.amp, self.device),
+            replica=distributed.replicate(method),
+            grad_clip=schedule.grad_clip,
+            channels_last=schedule.channels_last,
+            names=dataset.cases_of,
+        )
+        if state:
+            path = self.folder / "last.pt"
+            if state["fingerprint"] != self.fingerprint:
+                raise checkpoint.CheckpointError("belongs to another run", path=path)
+            checkpoint.restore(state, trainer, scheduler, path=path)
+            self.best = float(state["extra"]["best"])
+        return trainer, scheduler
+
+    def _run(
+        self, trainer: MethodTrainer, scheduler: Any, segmenter: nn.Module, validation: list[CachedVolume]
+    ) -> None:
+        """Attach the handlers, in the order in which they act, and run."""
+        total, start = trainer.total, trainer.state.iteration
+        if start >= total:
+            return
+        every = self.stage.schedule.validate_every or max(1, total // 10)
+        log = RunLog(self.folder, resume_at=start) if self.main else None
+        bar = TrainingBar(self.pipeline.name, total, start=start, shown=self.main)
+
+        def learned(engine: MethodTrainer) -> None:
+            iteration = engine.state.iteration
+            if log and (iteration % LOG_EVERY == 0 or iteration == total):
+                terms = {name: float(value) for name, value in engine.state.output.items()}
+                rate = float(trainer.optimizer.param_groups[0]["lr"])
+                log.add(iteration, "train", {**terms, "lr": rate})
+                bar.update(iteration, loss=terms["loss"])
+
+        def validated(engine: MethodTrainer) -> None:
+            iteration = engine.state.iteration
+            if not validation or self.stopped or (iteration % every and iteration != total):
+                return
+            score = self._validate(segmenter, validation)
+            if self.main and log:
+                log.add(iteration, "validation", {"dice": score["mean"], "classes": self._named(score["classes"])})
+                bar.update(iteration, dice=score["mean"])
+                if score["mean"] > self.best and checkpoint.weights_finite({"method": segmenter.state_dict()}):
+                    checkpoint.save_atomic(segmenter.state_dict(), self.folder / "best.pt")
+            self.best = max(self.best, score["mean"])
+
+        def saved(engine: MethodTrainer) -> None:
+            iteration = engine.state.iteration
+            due = time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS
+            if self.main and (due or self.stopped or iteration in (1, total)):
+                state = checkpoint.capture(
+                    trainer, scheduler, fingerprint=self.fingerprint, extra={"best": self.best}
+                )
+                if checkpoint.weights_finite(state):
+                    checkpoint.save_atomic(state, self.folder / "last.pt")
+                self._saved_at = time.monotonic()
+
+        LrScheduleHandler(scheduler, epoch_level=False, print_lr=False).attach(trainer)
+        for handler in (learned, validated, saved):
+            trainer.add_event_handler(Events.ITERATION_COMPLETED, handler)
+        try:
+            with self._stop_on_signal(trainer):
+                trainer.run()
+        finally:
+            bar.close()
+            if log:
+                log.close()
+
+    def _validate(self, segmenter: nn.Module, volumes: list[CachedVolume]) -> dict[str, Any]:
+        mine = ValidationVolumes(volumes[distributed.rank() :: distributed.world()])
+        inferer = SlabInferer(self.spec.patch, overlap=self.spec.overlap, restore=False)
+        evaluator = make_evaluator(
+            segmenter, DataLoader(mine, batch_size=1), inferer, classes=self.spec.classes, device=self.device
+        )
+        evaluator.run()
+        return evaluator.state.metrics["dice"]
+
+    def _named(self, values: list[float | None]) -> dict[str, float | None]:
+        names = [self.spec.labels[value] for value in self.spec.label_values[1:]]
+        return dict(zip(names, values, strict=True))
+
+    @contextmanager
+    def _stop_on_signal(self, trainer: MethodTrainer) -> Iterator[None]:
+        """First Ctrl-C or TERM: finish this step, save, stop. Second: stop now, with the last checkpoint."""
+
+        def stop(number: int, frame: Any) -> None:
+            if self.stopped:
+                raise KeyboardInterrupt
+            self.stopped = True
+            trainer.terminate()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _export(self, segmenter: nn.Module, definition: dict[str, Any], bundle: Path) -> None:
+        """Write the bundle of the best validated weights, or of the last where nothing was validated."""
+        best = self.folder / "best.pt"
+        if best.exists():
+            try:
+                segmenter.load_state_dict(torch.load(best, map_location=self.device, weights_only=True))
+            except (RuntimeError, OSError) as error:
+                raise OutputError(f"cannot be read back ({str(error).splitlines()[0]})", path=best) from error
+        write_bundle(
+            bundle,
+            segmenter,
+            network_def=self._exported(segmenter, definition),
+            data=self.spec,
+            name=self.pipeline.name,
+        )
+
+    def _exported(self, segmenter: nn.Module, definition: dict[str, Any]) -> dict[str, Any]:
+        """The definition of a segmenter around the stage's network."""
+        if isinstance(segmenter, Planar):
+            inner = self._exported(segmenter.network, definition)
+            return {"_target_": "medseg.portable.nets.Planar", "network": inner, "axis": segmenter.axis}
+        if isinstance(segmenter, FirstChannels):
+            inner = self._exported(segmenter.network, definition)
+            return {"_target_": "medseg.portable.nets.FirstChannels", "network": inner, "channels": segmenter.channels}
+        return definition

@@ -1,0 +1,187 @@
+"""`train`: a pipeline and a manifest become a bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medseg import planning
+from medseg.config import DataSpec, Pipeline, Stage
+from medseg.engine import distributed
+from medseg.errors import ConfigError, ManifestError, OutputError
+from medseg.manifest import Manifest
+from medseg.methods import find
+from medseg.workflows import budget as budgets
+from medseg.workflows import plan_table, settings
+from medseg.workflows.sections import streams_of
+from medseg.workflows.stage import StageRun
+
+PACKAGES = ("medseg", "torch", "monai", "numpy", "nibabel", "pytorch-ignite", "edt", "SimpleITK")
+
+
+def train(
+    task: str,
+    data: Path,
+    output: Path,
+    *,
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+    resume: bool = False,
+    budget: str | None = None,
+) -> Path:
+    """Train a pipeline on a data set.
+
+    Args:
+        task: name of a shipped pipeline, a YAML, or the folder of an earlier run to repeat.
+        data: manifest.
+        output: run folder; must not hold a run already, unless `resume`.
+        overrides: `a.b=c` edits of the pipeline.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        resume: continue an interrupted run, bit for bit.
+        budget: time that training may take, such as "25m"; the plan is made to fit.
+
+    Returns:
+        The run folder; its `bundle` is the product.
+
+    Raises:
+        MedsegError: anything about task, manifest, data or folder that the user can mend.
+        KeyboardInterrupt: stopped by a signal; the folder can be resumed.
+    """
+    content, source = settings.read_task(task)
+    pipeline = settings.check(settings.apply(content, overrides), source)
+    manifest = Manifest.load(Path(data))
+    chosen = distributed.setup(device)
+    fingerprint = _fingerprint(pipeline, manifest, budget)
+    _claim(output, resume=resume, fingerprint=fingerprint)
+    try:
+        resolved = _resolve(pipeline, manifest, output, chosen, budget)
+        previous: Path | None = None
+        for index, stage in enumerate(resolved.stages):
+            folder = output if len(resolved.stages) == 1 else output / f"stage{index}"
+            last = index == len(resolved.stages) - 1
+            bundle = (output if last else folder) / "bundle"
+            run = StageRun(resolved, index, manifest, folder, chosen, fingerprint=fingerprint, cache=output / "cache")
+            run.train(bundle, previous=previous if stage.init == "previous" else None, resume=resume)
+            previous = bundle
+        distributed.barrier()
+    finally:
+        distributed.finish()
+    return output
+
+
+def plan_pipeline(pipeline: Pipeline, manifest: Manifest, device: torch.device, budget: str | None) -> Pipeline:
+    """Fill in all that the pipeline leaves to be planned: data, batch, and with a budget sizes and iterations."""
+    sizes = {stream: len(cases) for stream, cases in streams_of(manifest).items()}
+    if not sizes["labeled"]:
+        raise ManifestError(
+            "no labelled case under 'training'", path=manifest.path, hint="training needs at least one 'label'"
+        )
+    first = pipeline.stages[0]
+    spec = planning.plan(
+        manifest, network=first.network, memory_bytes=memory_bytes(device), overrides=dict(pipeline.data)
+    )
+    stages = tuple(_with_batch(stage, spec, sizes) for stage in pipeline.stages)
+    planned = pipeline.model_copy(update={"stages": stages, "data": spec.model_dump(mode="json")})
+    if budget is None:
+        return planned
+    return budgets.fit(planned, manifest, device, seconds=budgets.seconds(budget), fixed=set(pipeline.data))
+
+
+def memory_bytes(device: torch.device) -> float:
+    """What training may use: most of what is free on the device."""
+    if device.type == "cuda":
+        return 0.8 * torch.cuda.mem_get_info(device)[0]
+    import os
+
+    return 0.6 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _with_batch(stage: Stage, spec: DataSpec, sizes: dict[str, int]) -> Stage:
+    method = find(stage.method.name)
+    batch = stage.schedule.batch or planning.plan_batch(method.streams, sizes, spec.spatial_dims)
+    unknown = sorted(set(batch) - set(method.streams))
+    if unknown:
+        raise ConfigError(f"method {stage.method.name} has no stream {unknown[0]!r}; it has {list(method.streams)}")
+    batch = {stream: rows for stream, rows in batch.items() if sizes.get(stream)}
+    rows = batch.get("labeled", 0)
+    if spec.spatial_dims == 3 and rows > sizes["labeled"]:
+        raise ConfigError(
+            f"the batch asks for {rows} labelled volumes, the manifest has {sizes['labeled']}",
+            hint=f"--set stages.0.schedule.batch.labeled={sizes['labeled']}",
+        )
+    return stage.model_copy(update={"schedule": stage.schedule.model_copy(update={"batch": batch})})
+
+
+def _resolve(
+    pipeline: Pipeline, manifest: Manifest, output: Path, device: torch.device, budget: str | None
+) -> Pipeline:
+    """The pipeline with its plan, made once by rank 0 and then read by all and by every resumption."""
+    path = output / "pipeline.yaml"
+    if distributed.rank() == 0 and not path.exists():
+        resolved = plan_pipeline(pipeline, manifest, device, budget)
+        manifest.save(output / "manifest.json")
+        (output / "versions.json").write_text(json.dumps(versions(), indent=1), encoding="utf-8")
+        temporary = path.with_suffix(".tmp")
+        settings.dump(resolved, temporary)
+        temporary.replace(path)
+        plan_table.show(resolved, manifest)
+    distributed.barrier()
+    return settings.load(str(path))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the result depends on."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _fingerprint(pipeline: Pipeline, manifest: Manifest, budget: str | None) -> str:
+    """Of what was asked for; a run is only resumed by the same command."""
+    asked: dict[str, Any] = {
+        "pipeline": pipeline.model_dump(mode="json"),
+        "manifest": manifest.model_dump(mode="json"),
+        "budget": budget,
+    }
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _claim(output: Path, *, resume: bool, fingerprint: str) -> None:
+    """Make the run folder, or see that the one there is the run to resume."""
+    record = output / "run.json"
+    if distributed.rank() == 0:
+        if output.exists() and not output.is_dir():
+            raise OutputError("is a file; a run needs a folder", path=output)
+        if record.exists() and not resume:
+            raise OutputError("holds a run already", path=output, hint="--resume to continue it, or another --output")
+        if not record.exists() and output.is_dir() and any(output.iterdir()):
+            raise OutputError("is not empty and holds no run", path=output, hint="choose another --output")
+        if not record.exists():
+            try:
+                output.mkdir(parents=True, exist_ok=True)
+                record.write_text(json.dumps({"fingerprint": fingerprint}), encoding="utf-8")
+            except OSError as error:
+                raise OutputError(f"cannot be written ({error.strerror})", path=output) from error
+        else:
+            try:
+                found = json.loads(record.read_text(encoding="utf-8")).get("fingerprint")
+            except (json.JSONDecodeError, AttributeError) as error:
+                raise OutputError("is damaged", path=record, hint="start again in another folder") from error
+            if found != fingerprint:
+                raise ConfigError(
+                    "this run was started with another task, manifest, --set or --budget",
+                    path=output,
+                    hint="resume with the same command, or choose another --output",
+                )
+    distributed.barrier()
