@@ -47,8 +47,13 @@ def preprocessing(
     """
     names = list(keys)
     return [
-        {"_target_": f"{package}.items.LoadVolumed", "keys": names},
-        {"_target_": "monai.transforms.Orientationd", "keys": names, "axcodes": "RAS"},
+        {
+            "_target_": "monai.transforms.LoadImaged",
+            "keys": names,
+            "reader": f"{package}.loading.VerifiedReader",
+            "ensure_channel_first": True,
+        },
+        {"_target_": "monai.transforms.Orientationd", "keys": names, "axcodes": "RAS", "labels": None},
         {
             "_target_": f"{package}.resample.Resampled",
             "keys": names,

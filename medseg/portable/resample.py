@@ -1,8 +1,8 @@
 """Axis-aligned resampling to a target spacing: exact geometry, separable, antialiased when it coarsens.
 
 A volume keeps its field of view: output voxel `j` of an axis lies at input coordinate
-`(j + 0.5) n_in / n_out - 0.5`, and the affine says exactly that. The weights are the triangle filter of Pillow
-and of `torch.nn.functional.interpolate(..., antialias=True)`, which torch offers for pictures only. A banded
+`(j + 0.5) n_in / n_out - 0.5`, and the affine says exactly that. The weights are Pillow's triangle filter, the
+one of `torch.nn.functional.interpolate(..., antialias=True)`, which torch offers for pictures only. A banded
 matrix product per axis is 10 times faster than the dense sampling grid of a general resampler.
 """
 
@@ -18,7 +18,7 @@ from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
 SAME_SPACING = 1e-3  # relative; below it a grid is left as it is
-_BAND = 16  # output planes per product: small enough that the band of non-zero weights stays narrow
+_BAND = 16  # output planes per product: few enough that their band of non-zero weights stays narrow
 
 MODES = ("linear", "nearest")
 
@@ -42,10 +42,11 @@ def linear_weights(n_in: int, n_out: int) -> Tensor:
     return (weights / weights.sum(1, keepdim=True)).float()
 
 
-def _apply(volume: Tensor, weights: Tensor, axis: int) -> Tensor:
-    """Multiply one spatial axis of `(C, X, Y, Z)` by `(n_out, n_in)` weights, band by band."""
-    if axis == 2:
-        return volume @ weights.T  # the fast axis: one plain product beats many narrow ones
+def apply_weights(volume: Tensor, weights: Tensor, axis: int) -> Tensor:
+    """Multiply one spatial axis of `(C, X, Y, Z)` by banded weights `(n_out, n_in)`, float32 on the CPU.
+
+    Only the band of non-zero weights of a few output planes at a time is multiplied.
+    """
     before, after = volume.shape[: axis + 1], volume.shape[axis + 2 :]
     flat = volume.reshape(before.numel(), volume.shape[axis + 1], after.numel())
     out = flat.new_empty(flat.shape[0], len(weights), flat.shape[2])
@@ -53,7 +54,11 @@ def _apply(volume: Tensor, weights: Tensor, axis: int) -> Tensor:
         rows = weights[start : start + _BAND]
         used = (rows > 0).any(0).nonzero()
         first, last = int(used[0]), int(used[-1]) + 1
-        out[:, start : start + _BAND] = rows[:, first:last] @ flat[:, first:last]
+        factors = rows[:, first:last].to(volume.device)
+        if axis == 2:  # one matrix product; as a batch of matrix-vector products it would crawl
+            out[:, start : start + _BAND, 0] = flat[:, first:last, 0] @ factors.T
+        else:
+            out[:, start : start + _BAND] = factors @ flat[:, first:last]
     return out.reshape(*before, len(weights), *after)
 
 
@@ -62,8 +67,7 @@ def resample_linear(volume: Tensor, size: Sequence[int]) -> Tensor:
     volume = volume.to(torch.float32, memory_format=torch.contiguous_format)
     changed = [axis for axis in range(3) if volume.shape[axis + 1] != size[axis]]
     for axis in sorted(changed, key=lambda a: size[a] / volume.shape[a + 1]):  # what shrinks most goes first
-        weights = linear_weights(volume.shape[axis + 1], size[axis]).to(volume.device)
-        volume = _apply(volume, weights, axis)
+        volume = apply_weights(volume, linear_weights(volume.shape[axis + 1], size[axis]), axis)
     return volume
 
 
