@@ -8,10 +8,12 @@ fractions of the run.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
+NetworkName = Literal["vnet", "unet", "dynunet", "segresnet"]
+NETWORK_NAMES: tuple[str, ...] = get_args(NetworkName)
 View = Literal["volume", "axial", "coronal", "sagittal"]
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 
@@ -32,7 +34,7 @@ class MethodSpec(Frozen):
 class NetworkSpec(Frozen):
     """A network by name, its first number of channels, and further keywords of its constructor."""
 
-    name: str
+    name: NetworkName
     width: PositiveInt = 16
     options: dict[str, Any] = Field(default_factory=dict)
 

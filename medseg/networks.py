@@ -114,10 +114,8 @@ def network_def(spec: NetworkSpec, *, patch: Sequence[int], in_channels: int, ou
         out_channels: output channels.
 
     Raises:
-        ConfigError: an unknown name, or a patch that the network cannot take.
+        ConfigError: a patch that the network cannot take.
     """
-    if spec.name not in NETWORKS:
-        raise ConfigError(f"network {spec.name!r} is not known; one of {', '.join(NETWORKS)}")
     strides = plan_strides(patch)
     definition = NETWORKS[spec.name](len(patch), (in_channels, out_channels), spec.width, strides)
     if spec.name == "segresnet" and not definition["blocks_up"]:

@@ -76,6 +76,29 @@ def train(
     return output
 
 
+def write_plan(
+    task: str,
+    data: Path,
+    output: Path,
+    *,
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+    budget: str | None = None,
+) -> Pipeline:
+    """Plan as `train` would and write the resolved pipeline to the YAML `output`, without training."""
+    content, source = settings.read_task(task)
+    pipeline = settings.check(settings.apply(content, overrides), source)
+    manifest = Manifest.load(Path(data))
+    resolved = plan_pipeline(pipeline, manifest, distributed.setup(device), budget)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        settings.dump(resolved, output)
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror})", path=output) from error
+    plan_table.show(resolved, manifest)
+    return resolved
+
+
 def plan_pipeline(pipeline: Pipeline, manifest: Manifest, device: torch.device, budget: str | None) -> Pipeline:
     """Fill in all that the pipeline leaves to be planned: data, batch, and with a budget sizes and iterations."""
     sizes = {stream: len(cases) for stream, cases in streams_of(manifest).items()}

@@ -1,0 +1,216 @@
+"""The `medseg` command: one short function per sub-command, everything heavy imported inside it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+_USAGE: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, which newer typers carry inside themselves
+
+app = typer.Typer(
+    name="medseg",
+    help="Segment medical images when labels are scarce, weak or contradictory.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Make and check manifests.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: a.b=value; repeatable.")]
+Budget = Annotated[str | None, typer.Option(help="Time for training, e.g. 25m: the plan is made to fit this machine.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from medseg import __version__
+
+        typer.echo(f"medseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Segment medical images when labels are scarce, weak or contradictory."""
+
+
+@app.command()
+def train(
+    task: Annotated[str, typer.Option(help="A pipeline: a name of `medseg list`, a YAML, or an earlier run's folder.")],
+    data: Annotated[Path, typer.Option(help="Manifest of the data set.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; default runs/TASK-DATA.")] = None,
+    overrides: Overrides = None,
+    device: Device = "auto",
+    budget: Budget = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+) -> None:
+    """Train a pipeline on a data set; the product is a MONAI bundle in the run folder."""
+    from medseg.workflows.train import train as run
+
+    folder = output or Path("runs") / f"{Path(task).stem}-{data.stem}"
+    done = run(task, data, folder, overrides=overrides or (), device=device, resume=resume, budget=budget)
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(str(done / "bundle"))
+
+
+@app.command()
+def plan(
+    task: Annotated[str, typer.Option(help="A pipeline: a name of `medseg list` or a YAML.")],
+    data: Annotated[Path, typer.Option(help="Manifest of the data set.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="YAML to write; train it with --task.")],
+    overrides: Overrides = None,
+    device: Device = "auto",
+    budget: Budget = None,
+) -> None:
+    """Decide spacing, patch, batch and iterations without training, and write them as a pipeline."""
+    from medseg.workflows.train import write_plan
+
+    write_plan(task, data, output, overrides=overrides or (), device=device, budget=budget)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Option("--model", "-m", help="Run folder or bundle.")],
+    inputs: Annotated[Path, typer.Option("--input", "-i", help="An image, a folder of images, or a manifest.")],
+    output: Output,
+    section: Annotated[str | None, typer.Option(help="List of the manifest to predict; default test.")] = None,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write class probabilities.")] = False,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored images (slower).")] = False,
+    overlap: Annotated[float | None, typer.Option(help="Overlap of windows, 0 to below 1.")] = None,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished cases again.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first case that fails.")] = False,
+    num_shards: Annotated[int, typer.Option(help="Split the cases over this many commands.")] = 1,
+    shard: Annotated[int, typer.Option(help="Which part this command does, from 0.")] = 0,
+) -> None:
+    """Segment images with a trained model; results lie on each image's own grid."""
+    from medseg.workflows.predict import predict as run
+
+    report = run(
+        model, inputs, output, section=section, probabilities=probabilities, mirror=mirror, overlap=overlap,
+        device=device, overwrite=overwrite, strict=strict, shard=shard, num_shards=num_shards,
+    )  # fmt: skip
+    if report["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    prediction: Annotated[Path, typer.Option("--prediction", "-p", help="Folder of predicted label maps.")],
+    reference: Annotated[Path, typer.Option("--reference", "-r", help="Manifest or folder of true label maps.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: PREDICTION/evaluation.")] = None,
+    section: Annotated[str | None, typer.Option(help="List of the manifest that has the labels.")] = None,
+    tolerance_mm: Annotated[float, typer.Option(help="Of the surface Dice, in mm.")] = 1.0,
+    pictures: Annotated[bool, typer.Option(help="Draw the worst, median and best case.")] = True,
+) -> None:
+    """Compare predictions with reference labels: Dice, distances in mm, volumes; tables and a picture."""
+    from medseg.workflows.evaluate import evaluate as run
+
+    run(prediction, reference, output, section=section, tolerance_mm=tolerance_mm, pictures=pictures)
+
+
+@data_app.command("check")
+def data_check(
+    manifest: Annotated[Path, typer.Argument(help="Manifest to check.")],
+    as_json: Annotated[bool, typer.Option("--json", help="A report for programs.")] = False,
+    headers_only: Annotated[bool, typer.Option("--headers-only", help="Fast: do not read voxels.")] = False,
+) -> None:
+    """Open every file of a manifest and report what is wrong with it; exit 0 if usable, 1 if not."""
+    from medseg.workflows.data_check import check_manifest
+
+    report = check_manifest(manifest, headers_only=headers_only)
+    typer.echo(report.to_json() if as_json else report.to_text())
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@data_app.command("init")
+def data_init(
+    source: Annotated[Path, typer.Argument(help="Decathlon file, nnU-Net raw folder, or folder of images and labels.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write.")],
+    validation: Annotated[float, typer.Option(help="Share of labelled subjects to hold out.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of that choice.")] = 0,
+    kind: Annotated[str, typer.Option(help="auto, decathlon, nnunet or folders.")] = "auto",
+    name: Annotated[str | None, typer.Option(help="Name of the data set.")] = None,
+    modality: Annotated[str | None, typer.Option(help="CT, MR, ... where the source does not say.")] = None,
+) -> None:
+    """Make a manifest from data that is laid out some other way."""
+    from medseg.workflows.data_init import init_manifest
+
+    made = init_manifest(source, output, kind=kind, validation=validation, seed=seed, name=name, modality=modality)
+    counts = ", ".join(f"{len(getattr(made, s))} {s}" for s in ("training", "validation", "test", "unlabeled"))
+    typer.echo(f"{output}: {counts}")
+
+
+@app.command("list")
+def list_() -> None:
+    """List pipelines, methods and networks."""
+    import yaml
+
+    from medseg.config import NETWORK_NAMES
+    from medseg.methods import METHODS
+    from medseg.workflows.settings import shipped
+
+    typer.echo("pipelines (--task)")
+    for name, path in shipped().items():
+        typer.echo(f"  {name:<16} {yaml.safe_load(path.read_text(encoding='utf-8'))['description']}")
+    typer.echo(f"methods    {', '.join(METHODS)}")
+    typer.echo(f"networks   {', '.join(NETWORK_NAMES)}")
+
+
+@app.command()
+def demo(
+    output: Output = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Of the generated data and the training.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller one, to see that everything works.")] = False,
+) -> None:
+    """Generate CT-like data, train with and without unlabelled cases, predict, evaluate, write a report."""
+    from medseg.workflows.demo import run_demo
+
+    typer.echo(str(run_demo(output, seed=seed, quick=quick)))
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command and turn what goes wrong into one line and an exit code."""
+    from medseg.errors import MedsegError
+
+    given = sys.argv[1:] if arguments is None else arguments
+    # --debug is understood wherever it stands: people add it at the end of the line that failed
+    debug = "--debug" in given
+    command = typer.main.get_command(app)
+    try:
+        code = command.main([a for a in given if a != "--debug"], prog_name="medseg", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("stopped", 130, debug=debug, prefix="")
+    except _USAGE as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(error.format_message())
+            sys.exit(0)
+        _fail(f"{error.format_message()} (see medseg --help)", 2, debug=debug)
+    except MedsegError as error:
+        _fail(str(error), 2, debug=debug)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        _fail(f"{error.filename or 'output'}: {error.strerror}", 2, debug=debug)
+
+
+def _fail(line: str, code: int, *, debug: bool, prefix: str = "error: ") -> NoReturn:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    sys.stderr.write(f"{prefix}{line}\n")
+    sys.exit(code)

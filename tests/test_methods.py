@@ -1,0 +1,131 @@
+"""The contract, for every method in 2D and 3D."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from medseg import methods
+from medseg.config import NETWORK_NAMES, NetworkSpec
+from medseg.errors import ConfigError
+from medseg.method import Clock, Method
+from medseg.networks import NETWORKS, build, network_def
+
+CLASSES = 3
+PATCHES = {2: (32, 24), 3: (16, 24, 8)}
+SWITCHED_OFF = {"dtc": {"cross_entropy": 1.0, "exclusivity": 1.0}}  # terms whose default weight is 0
+
+
+def make(name: str, dims: int, **options: object) -> Method:
+    torch.manual_seed(0)
+    kind = methods.find(name)
+    definition = network_def(
+        NetworkSpec(name="vnet", width=4),
+        patch=PATCHES[dims],
+        in_channels=2,
+        out_channels=kind.output_channels(CLASSES),
+    )
+    return methods.build(name, build(definition), classes=CLASSES, **options)
+
+
+def make_batch(method: Method, dims: int, rows: int = 2) -> dict[str, dict[str, torch.Tensor]]:
+    rng = np.random.default_rng(1)
+    shape = PATCHES[dims]
+    batch = {
+        stream: {"image": torch.from_numpy(rng.standard_normal((rows, 2, *shape), dtype=np.float32))}
+        for stream in method.streams
+    }
+    label = np.zeros((rows, 1, *shape), np.uint8)
+    label[(slice(None), 0, slice(4, 12), slice(4, 12))] = 1
+    label[(slice(None), 0, slice(6, 9), slice(14, 22))] = 2
+    label[(slice(None), 0, slice(0, 2))] = 255
+    batch["labeled"]["label"] = torch.from_numpy(label)
+    targets = method.targets()
+    if targets:
+        made = [targets(row[0]) for row in label]
+        for key in made[0]:
+            batch["labeled"][key] = torch.from_numpy(np.stack([m[key] for m in made]))
+    return batch
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_term_is_finite_and_reaches_a_parameter(name, dims):
+    method = make(name, dims, **SWITCHED_OFF.get(name, {}))
+    terms = method(make_batch(method, dims), Clock(50, 100))
+    assert terms
+    for term_name, term in terms.items():
+        assert term.shape == (), term_name
+        assert torch.isfinite(term), term_name
+        grads = torch.autograd.grad(term, list(method.parameters()), retain_graph=True, allow_unused=True)
+        assert sum(float(g.abs().sum()) for g in grads if g is not None) > 0, f"{term_name} trains nothing"
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_state_round_trip_and_segmenter(name, dims):
+    method, other = make(name, dims).eval(), make(name, dims).eval()
+    for parameter in other.parameters():
+        parameter.data.add_(1)
+    other.load_state_dict(method.state_dict())
+    batch = make_batch(method, dims)
+    first, second = method(batch, Clock(3, 9)), other(batch, Clock(3, 9))
+    assert {k: v.item() for k, v in first.items()} == {k: v.item() for k, v in second.items()}
+    image = batch["labeled"]["image"]
+    assert method.segmenter()(image).shape == (2, CLASSES, *PATCHES[dims])
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_hyper_parameters_are_documented(name):
+    import inspect
+
+    kind = methods.find(name)
+    for option in inspect.signature(kind).parameters:
+        assert f"    {option}:" in (kind.__doc__ or ""), f"{name} does not document {option}"
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_an_all_ignored_label_gives_no_supervised_signal_and_no_nan(name):
+    method = make(name, 3)
+    batch = make_batch(method, 3)
+    batch["labeled"]["label"][:] = 255
+    terms = method(batch, Clock(0, 10))
+    assert all(torch.isfinite(term) for term in terms.values())
+
+
+def test_unknown_option_is_answered_with_the_known_ones():
+    with pytest.raises(ConfigError, match="no option 'betta'; it has beta, consistency"):
+        methods.build("dtc", torch.nn.Conv3d(1, 3, 1), classes=2, betta=1)
+
+
+def test_unknown_method_is_answered_with_the_known_ones():
+    with pytest.raises(ConfigError, match="supervised, dtc"):
+        methods.find("dtcc")
+
+
+def test_network_names_agree():
+    assert tuple(NETWORKS) == NETWORK_NAMES
+
+
+@pytest.mark.parametrize("name", NETWORK_NAMES)
+@pytest.mark.parametrize("patch", [(16, 24, 32), (32, 48), (24, 24, 8)])
+def test_networks_keep_the_size(name, patch):
+    network = build(network_def(NetworkSpec(name=name, width=4), patch=patch, in_channels=2, out_channels=5))
+    assert network(torch.zeros(2, 2, *patch)).shape == (2, 5, *patch)
+
+
+def test_vnet_has_the_size_of_the_papers():
+    definition = network_def(NetworkSpec(name="vnet", width=16), patch=(112, 112, 80), in_channels=1, out_channels=3)
+    assert sum(p.numel() for p in build(definition).parameters()) / 1e6 == pytest.approx(9.44, abs=0.01)
+
+
+def test_planar_runs_every_slice():
+    from medseg.portable.nets import Planar
+
+    network = torch.nn.Conv2d(1, 2, 3, padding=1)
+    volume = torch.randn(2, 1, 6, 5, 4)
+    for axis in range(3):
+        out = Planar(network, axis)(volume)
+        slices = [network(s).unsqueeze(axis + 2) for s in volume.unbind(axis + 2)]
+        assert torch.allclose(out, torch.cat(slices, axis + 2), atol=1e-6)
