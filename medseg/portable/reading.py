@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import nifti
+from . import metaimage, nifti, pictures
 from .stream import regular_size
 from .volume import Header, VolumeError
 
@@ -19,7 +19,11 @@ __all__ = ["SUFFIXES", "Header", "VolumeError", "read_header", "read_volume"]
 
 Reader = Callable[..., tuple["np.ndarray | None", Header]]
 
-READERS: dict[str, Reader] = {".nii": nifti.read, ".nii.gz": nifti.read}
+READERS: dict[str, Reader] = {
+    **dict.fromkeys((".nii", ".nii.gz"), nifti.read),
+    **dict.fromkeys((".nrrd", ".mha", ".mhd"), metaimage.read),
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".tif", ".tiff"), pictures.read),
+}
 
 SUFFIXES = tuple(READERS)
 """Endings of the files that can be read."""

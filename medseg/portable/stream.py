@@ -51,28 +51,56 @@ def _inflater(file: IO[bytes]) -> tuple[IO[bytes], Any]:
     return cast("IO[bytes]", igzip.IGzipFile(fileobj=file)), isal_zlib.error
 
 
+class _Zlib:
+    """Reader of one zlib stream, which MetaImage uses."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._inflate = zlib.decompressobj(wbits=47)  # zlib or gzip, as MetaImage's own reader takes it
+
+    def read(self, count: int) -> bytes:
+        """At most `count` bytes; none at the end."""
+        while not self._inflate.eof:
+            packed = self._inflate.unconsumed_tail or self._file.read(CHUNK)
+            if not packed:
+                raise EOFError
+            piece = self._inflate.decompress(packed, count)
+            if piece:
+                return piece
+        return b""
+
+    def close(self) -> None:
+        """Nothing to do: the file is closed by its owner."""
+
+
 class Stream:
-    """A file read from its beginning, inflated when its content (not its name) says gzip.
+    """The bytes of a file from `offset` on, inflated if they are packed.
 
     Args:
         path: an ordinary file.
+        offset: where to begin.
+        packing: "raw", "gzip" or "zlib"; None looks at the content (not the name) for gzip.
 
     Raises:
         VolumeError: from every member, for whatever is wrong with the file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.size = regular_size(path)
+    def __init__(self, path: Path, offset: int = 0, packing: str | None = None) -> None:
+        self.size = regular_size(path) - offset
         try:
             self._file: IO[bytes] = path.open("rb")
-            self.compressed = self._file.read(2) == b"\x1f\x8b"
-            self._file.seek(0)
+            if packing is None:
+                packing = "gzip" if self._file.read(2) == b"\x1f\x8b" else "raw"
+            self._file.seek(offset)
         except OSError as e:
             raise VolumeError(f"cannot be read: {e.strerror or e}", path=path) from e
         self._bytes: IO[bytes] = self._file
         self._damage: Any = zlib.error
-        if self.compressed:
+        self.compressed = packing != "raw"
+        if packing == "gzip":
             self._bytes, self._damage = _inflater(self._file)
+        elif packing == "zlib":
+            self._bytes = cast("IO[bytes]", _Zlib(self._file))
 
     def __enter__(self) -> Stream:
         return self
@@ -91,7 +119,9 @@ class Stream:
         try:
             return self._bytes.read(count)
         except EOFError as e:
-            raise VolumeError("is cut off: its gzip stream ends early", hint=COPY_AGAIN) from e
+            raise VolumeError(
+                "is cut off (or followed by stray bytes): its compressed stream does not end", hint=COPY_AGAIN
+            ) from e
         except (OSError, self._damage) as e:
             what = f"is damaged: {e}" if self.compressed else f"cannot be read: {e}"
             raise VolumeError(what, hint=COPY_AGAIN) from e
