@@ -1,0 +1,169 @@
+"""One case from its files to network input, with every check that needs its voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from medseg.config import DataSpec
+from medseg.data.transforms import instantiate, preprocessing
+from medseg.data.volume import Content
+from medseg.errors import DataError, MedsegError
+from medseg.method import IGNORE
+from medseg.portable.volume import VolumeError, corners_mm
+
+LARGEST_SHIFT = 0.5
+"""Voxels by which a label's corners may lie off those of its image; beyond, they do not belong together."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A case to preprocess; travels to worker processes.
+
+    Args:
+        name: of the case.
+        images: one file, or one per channel.
+        label: its label, or None.
+        spec: spacing, intensity rule, labels and modalities.
+        ignore: value in the label file that says "not annotated".
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path | None
+    spec: DataSpec
+    ignore: int = IGNORE
+
+
+def prepare(job: Job) -> Content:
+    """Read a case and bring it to the plan's grid and intensities, image and label together.
+
+    A label that is stored flipped or with its axes in another order is brought over exactly.
+
+    Raises:
+        DataError: a file that cannot be used, label values that the manifest does not know, or a label that
+            is not on its image's grid.
+    """
+    item: dict = {"image": [str(p) for p in job.images] if len(job.images) > 1 else str(job.images[0])}
+    if job.label is not None:
+        item["label"] = str(job.label)
+    load, orient, *rest = instantiate(preprocessing(job.spec, tuple(item))).transforms
+    item = _run(load, item, job)
+    image = item["image"]
+    if image.shape[0] != len(job.spec.modality):
+        raise DataError(
+            f"has {image.shape[0]} channels, the manifest's modality names {len(job.spec.modality)}",
+            path=job.images[0],
+        )
+    if job.label is not None:
+        item["label"] = _indices(item["label"], job)
+    item = _run(orient, item, job)
+    if job.label is not None:
+        _check_geometry(item["image"], item["label"], job)
+        item["label"].affine = item["image"].affine  # so that both are resampled to the same voxels
+    for transform in rest:
+        item = _run(transform, item, job)
+    return _content(item, job)
+
+
+def _run(transform: Callable[[dict], dict], item: dict, job: Job) -> dict:
+    """Apply a transform; what a file is to blame for becomes one line that names the file."""
+    try:
+        return transform(item)
+    except MedsegError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, VolumeError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise DataError(str(cause), path=cause.path or job.images[0]) from error
+
+
+def _indices(label: MetaTensor, job: Job) -> MetaTensor:
+    """Label values to class indices `(1, X, Y, Z)` uint8, 255 = ignore."""
+    accepted = f"accepted are {_listed(job.spec.label_values)} and {job.ignore} to ignore"
+    if label.shape[0] != 1:
+        raise DataError(
+            f"has {label.shape[0]} channels; a label has one",
+            path=job.label,
+            hint="save one class map per file",
+        )
+    values = label.as_tensor().float()
+    broken = values != values.round()
+    if bool(broken.any()):
+        some = _listed(values[broken].unique()[:4].tolist())
+        raise DataError(
+            f"{int(broken.sum())} voxels hold no whole number ({some}); {accepted}",
+            path=job.label,
+            hint="save the label with an integer type",
+        )
+    known = sorted(set(job.spec.label_values) | {job.ignore})
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= IGNORE:
+        small = values.to(torch.uint8)
+        found = np.bincount(small.numpy().reshape(-1), minlength=IGNORE + 1).nonzero()[0].tolist()
+    else:
+        small, found = values, [int(v) for v in values.unique().tolist()]
+    if unknown := [v for v in found if v not in known]:
+        raise DataError(f"holds {_listed(unknown[:8])}, which the manifest does not name; {accepted}",
+                        path=job.label, hint="name them in the manifest's labels")  # fmt: skip
+    if found == [job.ignore]:
+        raise DataError("every voxel is ignored: nothing to learn from", path=job.label,
+                        hint="list the case under unlabeled")  # fmt: skip
+    table = torch.full((IGNORE + 1,), IGNORE, dtype=torch.uint8)
+    for index, value in enumerate(job.spec.label_values):
+        table[value] = index
+    return MetaTensor(table[small.int()], meta=label.meta, applied_operations=label.applied_operations)
+
+
+def _check_geometry(image: MetaTensor, label: MetaTensor, job: Job) -> None:
+    """Refuse a label of another grid; both are in RAS+ order already."""
+    shape, other = tuple(image.shape[1:]), tuple(label.shape[1:])
+    if shape != other:
+        raise DataError(
+            f"has {_by(other)} voxels (in RAS order), its image {job.images[0]} has {_by(shape)}",
+            path=job.label,
+            hint="resample the label to its image",
+        )
+    affine = image.affine.double().numpy()
+    shift = corners_mm(affine, shape) - corners_mm(label.affine.double().numpy(), other)
+    voxels = float(np.linalg.norm(np.linalg.solve(affine[:3, :3], shift.T), axis=0).max())
+    if voxels > LARGEST_SHIFT:
+        raise DataError(
+            f"lies up to {voxels:.3g} voxels off its image {job.images[0]}; accepted is {LARGEST_SHIFT}",
+            path=job.label,
+            hint="copy the image's header or resample the label",
+        )
+
+
+def _content(item: dict, job: Job) -> Content:
+    image = item["image"].as_tensor().half()
+    if not bool(torch.isfinite(image).all()):
+        count = int((~torch.isfinite(image)).sum())
+        raise DataError(
+            f"{count} voxels are NaN or infinite after preprocessing",
+            path=job.images[0],
+            hint="mend the image",
+        )
+    label: Tensor | None = item["label"].as_tensor().to(torch.uint8) if "label" in item else None
+    return Content(
+        image=np.ascontiguousarray(image.numpy()),
+        label=None if label is None else np.ascontiguousarray(label[0].numpy()),
+        affine=item["image"].affine.double().numpy(),
+    )
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{v:.9g}" for v in values)
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

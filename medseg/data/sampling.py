@@ -1,0 +1,82 @@
+"""Which case and which part of it a training sample is: a function of seed, stream and number, no history.
+history.
+
+So the number of loader workers changes nothing, a resumed run goes on with the very sample it stopped
+before, and any batch can be made again on its own.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from medseg.data.volume import CachedVolume
+
+_ORDER, _SAMPLE = 0, 1  # two independent families of random numbers per stream
+
+
+def _generator(seed: int, stream: str, family: int, number: int) -> np.random.Generator:
+    entropy = [seed, zlib.crc32(stream.encode()), family, number]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+
+
+def generator(seed: int, stream: str, number: int) -> np.random.Generator:
+    """All random numbers of sample `number` of a stream."""
+    return _generator(seed, stream, _SAMPLE, number)
+
+
+@lru_cache(maxsize=16)
+def _permutation(seed: int, stream: str, epoch: int, cases: int) -> np.ndarray:
+    return _generator(seed, stream, _ORDER, epoch).permutation(cases)
+
+
+def case_of(seed: int, stream: str, number: int, cases: int) -> int:
+    """Index of the case of sample `number`: each case once per epoch of `cases` samples, in a new order."""
+    epoch, place = divmod(number, cases)
+    return int(_permutation(seed, stream, epoch, cases)[place])
+
+
+def start_of(
+    volume: CachedVolume,
+    patch: Sequence[int],
+    rng: np.random.Generator,
+    *,
+    foreground: float = 0.0,
+    labelled: bool = False,
+) -> tuple[int, int, int]:
+    """First voxel of a random patch.
+
+    With probability `foreground` the patch is centred on a random voxel of a class drawn uniformly from
+    those present (background apart), as far as it stays within the volume. Otherwise every position is
+    equally likely or, in a volume of which only a part was drawn, the patch is centred on a random voxel of
+    that part. Along an axis that is shorter than the patch the volume lies anywhere within the patch.
+
+    Args:
+        volume: to cut from.
+        patch: voxels of the patch, before it is turned.
+        rng: of the sample.
+        foreground: share of patches that are centred on a class.
+        labelled: False never looks at what is known of the label.
+    """
+    ends = np.subtract(volume.shape, patch)
+    low, high = np.minimum(ends, 0), np.maximum(ends, 0)
+    anywhere = rng.integers(low, high + 1)
+    centred, group, place = rng.random() < foreground, rng.random(), rng.random()
+    candidates: np.ndarray | None = None
+    if labelled:
+        classes = volume.foreground if centred else {}
+        candidates = _pick(list(classes.values()), group) if classes else volume.annotated
+    if candidates is None:
+        start = anywhere
+    else:
+        start = np.clip(_pick(candidates, place) - np.asarray(patch) // 2, low, high)
+    x, y, z = start.tolist()
+    return x, y, z
+
+
+def _pick(items: Sequence | np.ndarray, u: float) -> np.ndarray:
+    """The item at a fraction of a sequence."""
+    return items[int(u * len(items))]

@@ -1,0 +1,195 @@
+"""Batches of several streams: item `i` of the data set is the whole batch of iteration `i`."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from medseg.config import DataSpec
+from medseg.data import augment, sampling
+from medseg.data.volume import CachedVolume
+from medseg.errors import ConfigError, DataError
+from medseg.method import Batch, PatchTargets
+
+LABELED = "labeled"
+"""The one stream whose labels are read."""
+
+_AXES = {"sagittal": 0, "coronal": 1, "axial": 2}  # the axis that a planar view is one voxel thick along
+_PREFETCH = 2
+
+
+class PatchStreams(Dataset):
+    """Training batches as a function of their iteration.
+
+    With several processes each makes its own rows: the sample at row `j` of a stream with `B` rows has the
+    number `(iteration * world + rank) * B + j`. An absent stream is left out of the batch.
+
+    Args:
+        volumes: stream -> its cases.
+        spec: patch, view, augmentation, share of patches centred on a class.
+        batch: stream -> rows per process.
+        seed: of the run.
+        total: iterations of the run.
+        rank: of this process.
+        world: number of processes.
+        targets: further arrays to make of each label patch.
+
+    Raises:
+        DataError: no labelled case, or fewer than the batch has rows.
+        ConfigError: a patch that does not fit the view.
+    """
+
+    def __init__(
+        self,
+        volumes: Mapping[str, Sequence[CachedVolume]],
+        spec: DataSpec,
+        batch: Mapping[str, int],
+        *,
+        seed: int,
+        total: int,
+        rank: int = 0,
+        world: int = 1,
+        targets: PatchTargets | None = None,
+    ) -> None:
+        self.volumes = {stream: list(volumes[stream]) for stream in batch if volumes.get(stream)}
+        self.batch = {stream: batch[stream] for stream in self.volumes}
+        self.spec, self.targets = spec, targets
+        self.seed, self.total, self.rank, self.world = seed, total, rank, world
+        self.thin = _AXES.get(spec.view)
+        self._check(batch)
+
+    def _check(self, batch: Mapping[str, int]) -> None:
+        if self.thin is not None and self.spec.patch[self.thin] != 1:
+            raise ConfigError(
+                f"patch is {list(self.spec.patch)}; view {self.spec.view} needs 1 along axis {self.thin}"
+            )
+        rows, cases = batch.get(LABELED, 0), len(self.volumes.get(LABELED, ()))
+        if not cases:
+            raise DataError("there is no labelled case", hint="training needs at least one")
+        if cases < rows:
+            raise DataError(
+                f"the batch asks for {rows} labelled volumes, there are {cases}",
+                hint=f"--set stages.0.schedule.batch.labeled={cases}",
+            )
+        for volume in self.volumes[LABELED]:
+            if volume.label_path is None:
+                raise DataError("is in the labelled stream and has no label", path=volume.source)
+        for stream, missing in ((s, s not in self.volumes) for s in batch):
+            if missing and stream != "unlabeled":
+                raise DataError(f"the method needs the stream {stream!r}, which has no case")
+
+    def __len__(self) -> int:
+        """Iterations of the run."""
+        return self.total
+
+    def __getitem__(self, iteration: int) -> Batch:
+        """The batch of an iteration.
+
+        Returns:
+            For each stream `image` `(B, C, *spatial)` float32; for the labelled one also `label`
+            `(B, 1, *spatial)` uint8 class indices with 255 = ignore, and the targets `(B, C', *spatial)`.
+            Planar views have two spatial axes.
+        """
+        if not 0 <= iteration < self.total:
+            raise IndexError(f"iteration {iteration} of {self.total}")
+        return {stream: self._rows(stream, iteration) for stream in self.batch}
+
+    def cases_of(self, iteration: int) -> dict[str, list[str]]:
+        """Names of the cases of an iteration, row by row."""
+        return {
+            stream: [self._volume(stream, n).name for n in self._numbers(stream, iteration)]
+            for stream in self.batch
+        }
+
+    def _numbers(self, stream: str, iteration: int) -> range:
+        rows = self.batch[stream]
+        first = (iteration * self.world + self.rank) * rows
+        return range(first, first + rows)
+
+    def _volume(self, stream: str, number: int) -> CachedVolume:
+        cases = self.volumes[stream]
+        return cases[sampling.case_of(self.seed, stream, number, len(cases))]
+
+    def _rows(self, stream: str, iteration: int) -> dict[str, Tensor]:
+        numbers, patch = self._numbers(stream, iteration), self.spec.patch
+        images = torch.empty((len(numbers), len(self.spec.modality), *patch))
+        labels = torch.empty((len(numbers), 1, *patch), dtype=torch.uint8) if stream == LABELED else None
+        for row, number in enumerate(numbers):
+            self._sample(stream, number, images[row], None if labels is None else labels[row])
+        if self.thin is not None:
+            images = images.squeeze(self.thin + 2)
+            labels = None if labels is None else labels.squeeze(self.thin + 2)
+        if labels is None:
+            return {"image": images}
+        return {"image": images, "label": labels, **self._targets(labels)}
+
+    def _sample(self, stream: str, number: int, image: Tensor, label: Tensor | None) -> None:
+        volume = self._volume(stream, number)
+        rng = sampling.generator(self.seed, stream, number)
+        drawn = augment.draw(self.spec.augment, rng, self.spec.patch, volume.spacing_mm)
+        start = sampling.start_of(
+            volume,
+            drawn.source_shape(self.spec.patch),
+            rng,
+            foreground=self.spec.foreground,
+            labelled=label is not None,
+        )
+        source = augment.Source(
+            image=torch.from_numpy(volume.image),
+            label=torch.from_numpy(volume.label)[None] if label is not None else None,
+            background=torch.tensor(volume.background),
+        )
+        augment.apply(drawn, source, start, image, label)
+
+    def _targets(self, labels: Tensor) -> dict[str, Tensor]:
+        if self.targets is None:
+            return {}
+        made = [self.targets(label[0].numpy()) for label in labels]
+        return {key: torch.stack([torch.from_numpy(m[key]) for m in made]) for key in made[0]}
+
+
+def make_loader(dataset: PatchStreams, *, start: int, workers: int, device: torch.device) -> DataLoader:
+    """Yield the batches of iterations `start .. total - 1`, in order.
+
+    Args:
+        dataset: of the run.
+        start: iterations that are done.
+        workers: processes that make batches ahead of time; fewer are used where the machine's shared memory
+            could not hold what they make. Their number does not change a single voxel.
+        device: where the batches go; memory is pinned for CUDA.
+    """
+    workers = min(workers, _affordable(dataset))
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(start, dataset.total),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        prefetch_factor=_PREFETCH if workers else None,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_quiet,
+    )
+
+
+def _affordable(dataset: PatchStreams, shared: Path = Path("/dev/shm")) -> int:  # noqa: S108
+    """Workers whose batches fit into shared memory: beyond it they would be killed by a bus error."""
+    if not shared.is_dir():
+        return 1024
+    voxels = torch.Size(dataset.spec.patch).numel()
+    classes = dataset.spec.classes if dataset.targets else 0
+    per_voxel = {s: 4 * len(dataset.spec.modality) for s in dataset.batch}
+    per_voxel[LABELED] += 1 + 5 * classes
+    batch = voxels * sum(rows * per_voxel[stream] for stream, rows in dataset.batch.items())
+    return int(shutil.disk_usage(shared).free / batch / (_PREFETCH + 1))
+
+
+def _quiet(worker: int) -> None:
+    """The training process alone answers Ctrl-C: it finishes its step, saves, and ends the workers."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
