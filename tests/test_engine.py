@@ -1,0 +1,174 @@
+"""The training step, checkpoints and schedules, on a tiny network and no files."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from ignite.engine import Events
+from torch import nn
+
+from medseg.config import Schedule
+from medseg.engine import checkpoint
+from medseg.engine.optimizer import lr_factor, make_optimizer, make_scheduler
+from medseg.engine.trainer import DivergenceError, MethodTrainer, Precision
+from medseg.engine.validation import ClassDice, case_dice
+from medseg.errors import CheckpointError, OutputError
+from medseg.method import Method
+
+
+class Noisy(Method):
+    """A method with dropout, a buffer and a numpy draw, so that every kind of state matters."""
+
+    def forward(self, batch, clock):
+        image = batch["labeled"]["image"]
+        out = self.network(image)
+        self.seen = [*getattr(self, "seen", []), clock.iteration]
+        return {"fit": (out - image.mean()).square().mean(), "small": 0.01 * out.square().mean()}
+
+
+def make(iterations=12, start=0, bad=(), state=None, grad_clip=None):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.Dropout3d(0.5), nn.Conv3d(4, 2, 1))
+    method = Noisy(network, classes=2)
+    schedule = Schedule(iterations=iterations, lr=0.1, decay="poly")
+
+    def batches():
+        for i in range(start, iterations):
+            generator = torch.Generator().manual_seed(i)
+            image = torch.randn(2, 1, 4, 4, 4, generator=generator)
+            yield {"labeled": {"image": image * (math.nan if i in bad else 1)}}
+
+    optimizer = make_optimizer(method, schedule)
+    scheduler = make_scheduler(optimizer, schedule)
+    trainer = MethodTrainer(
+        method, optimizer, list(batches()), total=iterations, start=start,
+        precision=Precision.of("auto", torch.device("cpu")), grad_clip=grad_clip,
+        names=lambda i: {"labeled": [f"case{i}"]},
+    )  # fmt: skip
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: scheduler.step())
+    if state:
+        checkpoint.restore(state, trainer, scheduler, path="x")
+    return trainer, scheduler
+
+
+def test_it_is_a_monai_workflow():
+    from monai.engines import Trainer, Workflow
+
+    trainer, _ = make()
+    assert isinstance(trainer, Trainer)
+    assert isinstance(trainer, Workflow)
+
+
+def test_every_iteration_once_and_in_order():
+    trainer, _ = make(iterations=5)
+    trainer.run()
+    assert trainer.method.seen == [0, 1, 2, 3, 4]
+    assert trainer.state.iteration == 5
+
+
+@pytest.mark.parametrize("stop", [1, 5, 11])
+def test_resume_is_bit_for_bit(tmp_path, stop):
+    whole, _ = make()
+    whole.run()
+
+    first, scheduler = make()
+    first.add_event_handler(Events.ITERATION_COMPLETED, lambda e: e.terminate() if e.state.iteration == stop else None)
+    first.run()
+    path = tmp_path / "last.pt"
+    checkpoint.save_atomic(checkpoint.capture(first, scheduler, fingerprint="f", extra={"best": 0.5}), path)
+    torch.manual_seed(99)
+    state = checkpoint.read(path)
+    second, _ = make(start=stop, state=state)
+    checkpoint.restore_random_state(state["random"])
+    second.run()
+    assert second.method.seen == list(range(stop, 12))
+    for name, value in whole.method.state_dict().items():
+        assert torch.equal(value, second.method.state_dict()[name]), name
+
+
+def test_one_bad_loss_is_left_out_and_two_stop_with_the_cases():
+    trainer, _ = make(bad=(3,))
+    trainer.run()
+    assert all(torch.isfinite(p).all() for p in trainer.method.parameters())
+    trainer, _ = make(bad=(3, 4))
+    trainer.logger.disabled = True
+    with pytest.raises(DivergenceError, match=r"iteration 5 \(labeled: case4\)"):
+        trainer.run()
+    assert all(torch.isfinite(p).all() for p in trainer.method.parameters())
+
+
+def test_clipping_bounds_the_step():
+    trainer, _ = make(iterations=1, grad_clip=1e-6)
+    before = [p.clone() for p in trainer.method.parameters()]
+    trainer.run()
+    decay = 1e-4 * 0.1
+    for old, new in zip(before, trainer.method.parameters(), strict=True):
+        assert ((new - old * (1 - decay)).abs().max()) < 1e-6
+
+
+def test_full_disk_leaves_the_old_checkpoint(tmp_path):
+    import resource
+
+    path = tmp_path / "last.pt"
+    checkpoint.save_atomic({"iteration": 1, "method": {}}, path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    import signal
+
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+        with pytest.raises(OutputError, match="cannot write the checkpoint"):
+            checkpoint.save_atomic({"iteration": 2, "method": {"w": torch.zeros(100_000)}}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert checkpoint.read(path)["iteration"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_damaged_checkpoints_are_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "last.pt"
+    if content is None:
+        checkpoint.save_atomic({"iteration": 1, "method": {"w": torch.zeros(1000)}}, path)
+        path.write_bytes(path.read_bytes()[:2000])
+    else:
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.read(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_checkpoint_of_another_network_is_refused():
+    trainer, scheduler = make()
+    state = checkpoint.capture(trainer, scheduler, fingerprint="f", extra={})
+    state["method"]["network.0.weight"] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match="another network"):
+        checkpoint.restore(state, trainer, scheduler, path="last.pt")
+
+
+def test_schedules():
+    step = Schedule(iterations=6000, decay="step")
+    assert [lr_factor(step, i) for i in (0, 2499, 2500, 4999, 5000)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    poly = Schedule(iterations=100, decay="poly")
+    assert lr_factor(poly, 50) == pytest.approx(0.5**0.9)
+    cosine = Schedule(iterations=100, decay="cosine")
+    assert [lr_factor(cosine, i) for i in (0, 50, 100)] == pytest.approx([1, 0.5, 0])
+    assert lr_factor(Schedule(decay="constant"), 17) == 1
+
+
+def test_class_dice_counts_what_is_there():
+    label = torch.tensor([[[[0, 1, 1, 255, 2, 0]]]])
+    prediction = torch.tensor([[[[0, 1, 0, 1, 0, 0]]]])
+    dice, present = case_dice(prediction, label, 4)
+    assert dice.tolist() == pytest.approx([2 / 3, 0, 0])
+    assert present.tolist() == [True, True, False]
+    metric = ClassDice(4, torch.device("cpu"))
+    metric.update(([prediction], [label]))
+    metric.update(([label.clamp(max=3)], [label]))
+    result = metric.compute()
+    assert result["classes"] == pytest.approx([(2 / 3 + 1) / 2, 0.5, None], abs=1e-5)
+    assert result["mean"] == pytest.approx(((2 / 3 + 1) / 2 + 0.5) / 2, abs=1e-5)
