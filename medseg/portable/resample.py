@@ -1,9 +1,9 @@
 """Axis-aligned resampling to a target spacing: exact geometry, separable, antialiased when it coarsens.
 
 A volume keeps its field of view: output voxel `j` of an axis lies at input coordinate
-`(j + 0.5) n_in / n_out - 0.5`, and the affine says exactly that. The weights are Pillow's triangle filter, the
-one of `torch.nn.functional.interpolate(..., antialias=True)`, which torch offers for pictures only. A banded
-matrix product per axis is 10 times faster than the dense sampling grid of a general resampler.
+`(j + 0.5) n_in / n_out - 0.5`, and the affine says exactly that. The weights are Pillow's triangle filter,
+the one of `torch.nn.functional.interpolate(..., antialias=True)`, which torch offers for pictures only. A
+banded matrix product per axis is 10 times faster than the dense sampling grid of a general resampler.
 """
 
 from __future__ import annotations
