@@ -1,0 +1,135 @@
+"""The fields of a manifest: what users of MONAI write, brought to one form, and readable mistakes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+SHOWN = 3  # problems that are spelled out; more would not fit on a line
+
+SUFFIX = re.compile(r"(\.seg)?\.(nii\.gz|nii|nrrd|mha|mhd|png|jpe?g|tiff?)$", re.IGNORECASE)
+
+MODALITIES = {
+    "CT": "ct cta cect ncct cbct",
+    "MR": "mr mri cmr lge t1 t1w t1c t1ce t1gd t2 t2w flair adc dwi swi pd cine",
+    "PT": "pt pet fdg",
+    "US": "us ultrasound",
+    "XR": "xr xray cr dx",
+}
+"""DICOM's modality -> the words that name it in manifests."""
+
+
+def dicom_modality(text: str) -> str:
+    """CT, MR, PT, US, XR, or OT for whatever else the text says."""
+    words = set(re.split(r"[^a-z0-9]+", text.lower()))
+    return next((code for code, names in MODALITIES.items() if words & set(names.split())), "OT")
+
+
+def stem(path: str) -> str:
+    """File name without the ending of an image."""
+    name = PurePath(path).name
+    return SUFFIX.sub("", name) or name
+
+
+def checked_path(text: str) -> str:
+    """A path that stays where it says: relative without `..`, or absolute.
+
+    Raises:
+        ValueError: for URLs, drive letters, backslashes, `..` and what is no path.
+    """
+    if re.match(r"[a-zA-Z][\w+.-]*://|(file|data|https?|s3|gs):", text):
+        raise ValueError(f"'{text}' is a URL; accepted are paths of files")
+    if "\\" in text or re.match(r"[a-zA-Z]:", text):
+        raise ValueError(
+            f"'{text}' has a drive letter or backslashes; accepted are paths with forward slashes"
+        )
+    if not text.strip() or not text.isprintable():
+        raise ValueError(f"{text!r} is no path of a file")
+    if ".." in PurePath(text).parts:
+        raise ValueError(f"'{text}' leaves its folder by '..'; move the file, or give its whole path")
+    return text
+
+
+def listed(value: Any) -> Any:
+    """One string as a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+def value_to_name(value: Any) -> Any:
+    """`{"background": 0}` as `{0: "background"}`.
+
+    Raises:
+        ValueError: for one value of two classes, and for nnU-Net's regions (lists of values).
+    """
+    if not isinstance(value, Mapping):
+        return value
+    if any(isinstance(v, list | tuple) for v in value.values()):
+        raise ValueError("has regions (lists of values); accepted is one value per class")
+    if not value or not all(type(v) is int for v in value.values()):
+        if len({str(k).strip().lstrip("+0") for k in value}) < len(value):
+            raise ValueError(f"names one value twice: {list(value)}")
+        return value
+    names = {v: k for k, v in value.items()}
+    if len(names) < len(value):
+        raise ValueError(f"gives one value to two classes: {dict(value)}")
+    return names
+
+
+def numbered(value: Any) -> Any:
+    """`"CT"` and `["T1", "T2"]` as `{"0": ...}`."""
+    value = listed(value)
+    return {str(n): v for n, v in enumerate(value)} if isinstance(value, list) else value
+
+
+def first_of(problems: Sequence[str]) -> str:
+    """The first few problems on one line, and how many more there are."""
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return "; ".join(problems[:SHOWN]) + more
+
+
+def readable(error: Mapping[str, Any]) -> str:
+    """One of pydantic's errors as `training[3].image: what is wrong`."""
+    where = ""
+    for part in error["loc"]:
+        where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
+    what = (
+        error["msg"]
+        .removeprefix("Value error, ")
+        .replace("valid tuple", "list")
+        .replace("valid dict", "dict")
+    )
+    found = error.get("input")
+    if error["type"] not in ("value_error", "missing") and isinstance(found, str | int | float | list):
+        what += f", found {found!r:.60}"
+    return f"{where}: {what}" if where else what
+
+
+_STRINGS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+STRING_OR_LIST = [{"type": "string"}, _STRINGS]
+"""What a field that takes one string or several is in the schema."""
+
+FilePath = Annotated[str, AfterValidator(checked_path)]
+ImagePaths = Annotated[
+    tuple[FilePath, ...],
+    Field(min_length=1),
+    BeforeValidator(listed),
+    WithJsonSchema({"anyOf": STRING_OR_LIST}),
+]
+Labels = Annotated[
+    dict[int, str],
+    BeforeValidator(value_to_name),
+    WithJsonSchema(
+        {"type": "object", "minProperties": 2, "additionalProperties": {"type": ["string", "integer"]}}
+    ),
+]
+Modality = Annotated[
+    dict[str, str],
+    BeforeValidator(numbered),
+    WithJsonSchema(
+        {"anyOf": [{"type": "object", "additionalProperties": {"type": "string"}}, *STRING_OR_LIST]}
+    ),
+]
