@@ -1,5 +1,4 @@
-"""Which case and which part of it a training sample is: a function of seed, stream and number, no history.
-history.
+"""Which case, and which part of it, a sample is: a function of seed, stream and number, never of history.
 
 So the number of loader workers changes nothing, a resumed run goes on with the very sample it stopped
 before, and any batch can be made again on its own.

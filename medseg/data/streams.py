@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -72,7 +73,7 @@ class PatchStreams(Dataset):
         rows, cases = batch.get(LABELED, 0), len(self.volumes.get(LABELED, ()))
         if not cases:
             raise DataError("there is no labelled case", hint="training needs at least one")
-        if cases < rows:
+        if cases < rows and self.thin is None:  # rows of a planar batch are slices: one volume has many
             raise DataError(
                 f"the batch asks for {rows} labelled volumes, there are {cases}",
                 hint=f"--set stages.0.schedule.batch.labeled={cases}",
@@ -98,7 +99,8 @@ class PatchStreams(Dataset):
         """
         if not 0 <= iteration < self.total:
             raise IndexError(f"iteration {iteration} of {self.total}")
-        return {stream: self._rows(stream, iteration) for stream in self.batch}
+        with _one_thread():
+            return {stream: self._rows(stream, iteration) for stream in self.batch}
 
     def cases_of(self, iteration: int) -> dict[str, list[str]]:
         """Names of the cases of an iteration, row by row."""
@@ -154,6 +156,17 @@ class PatchStreams(Dataset):
         return {key: torch.stack([torch.from_numpy(m[key]) for m in made]) for key in made[0]}
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """What a loader worker has, here too: how work is split over threads shows in the last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def make_loader(dataset: PatchStreams, *, start: int, workers: int, device: torch.device) -> DataLoader:
     """Yield the batches of iterations `start .. total - 1`, in order.
 
@@ -174,6 +187,7 @@ def make_loader(dataset: PatchStreams, *, start: int, workers: int, device: torc
         prefetch_factor=_PREFETCH if workers else None,
         pin_memory=device.type == "cuda",
         worker_init_fn=_quiet,
+        generator=torch.Generator(),  # else starting a loader would draw from the random numbers of the run
     )
 
 
@@ -191,5 +205,4 @@ def _affordable(dataset: PatchStreams, shared: Path = Path("/dev/shm")) -> int: 
 
 def _quiet(worker: int) -> None:
     """The training process alone answers Ctrl-C: it finishes its step, saves, and ends the workers."""
-    torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

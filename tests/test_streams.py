@@ -1,0 +1,313 @@
+"""Batches: a function of (seed, iteration) alone, with the rows, cases and labels that were asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medseg.config import Augment, DataSpec
+from medseg.data import sampling, volume
+from medseg.data.streams import PatchStreams, _affordable, make_loader
+from medseg.data.volume import Content
+from medseg.errors import ConfigError, DataError
+
+CPU = torch.device("cpu")
+PLAIN = Augment(affine_probability=0, intensity_probability=0)
+EVERYTHING = Augment(affine_probability=0.7, flip_axes=(0, 1), rot90_axes=(0, 1), intensity_probability=0.5)
+SHAPE = (24, 20, 18)
+
+
+def cached(folder: Path, name: str, image: np.ndarray, label: np.ndarray | None = None):
+    target = folder / name
+    target.mkdir()
+    volume.write(target, Content(image.astype(np.float16), label, np.diag([1.0, 1.0, 2.0, 1.0])), seed=1)
+    made = volume.read(target, name, Path(f"{name}.nii.gz"), labelled=label is not None)
+    assert made is not None
+    return made
+
+
+def some_case(folder: Path, name: str, seed: int, labelled: bool = True, shape=SHAPE):
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 3, shape, dtype=np.uint8) if labelled else None
+    return cached(folder, name, rng.normal(size=(1, *shape)), label)
+
+
+def spec(patch=(8, 8, 8), **changes) -> DataSpec:
+    settings = {"augment": EVERYTHING, **changes}
+    labels = {0: "background", 5: "a", 9: "b"}
+    return DataSpec(labels=labels, modality=("MR",), spacing_mm=(1, 1, 2), patch=patch, **settings)
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    return {
+        "labeled": [some_case(tmp_path, f"l{i}", i) for i in range(5)],
+        "unlabeled": [some_case(tmp_path, f"u{i}", 100 + i, labelled=False) for i in range(3)],
+    }
+
+
+BATCH = {"labeled": 2, "unlabeled": 3}
+
+
+def targets(label):
+    return {"twice": np.stack([label, label]).astype(np.float32)}
+
+
+def streams(volumes, batch=BATCH, data=None, **changes):
+    return PatchStreams(volumes, data or spec(), batch, **{"seed": 7, "total": 12, **changes})
+
+
+def flat(batches):
+    return [(s, k, v) for batch in batches for s, keys in batch.items() for k, v in keys.items()]
+
+
+def equal(a, b):
+    a, b = flat(a), flat(b)
+    assert len(a) == len(b) > 0
+    return all(x[:2] == y[:2] and torch.equal(x[2], y[2]) for x, y in zip(a, b, strict=True))
+
+
+def test_rows_shapes_and_types(volumes):
+    batch = streams(volumes, targets=targets)[0]
+    assert {s: sorted(k) for s, k in batch.items()} == {
+        "labeled": ["image", "label", "twice"],
+        "unlabeled": ["image"],
+    }
+    shapes = [(tuple(v.shape), v.dtype) for _, _, v in flat([batch])]
+    assert shapes == [
+        ((2, 1, 8, 8, 8), torch.float32), ((2, 1, 8, 8, 8), torch.uint8), ((2, 2, 8, 8, 8), torch.float32),
+        ((3, 1, 8, 8, 8), torch.float32),
+    ]  # fmt: skip
+    assert torch.equal(batch["labeled"]["twice"][:, :1], batch["labeled"]["label"].float())
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+@pytest.mark.parametrize("workers", [1, 4])
+def test_any_number_of_workers_gives_the_same_voxels(volumes, workers):
+    data = streams(volumes, targets=targets)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        alone = list(make_loader(data, start=0, workers=0, device=CPU))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert equal(alone, list(make_loader(data, start=0, workers=workers, device=CPU)))
+
+
+def test_resuming_goes_on_where_it_stopped(volumes):
+    data = streams(volumes)
+    whole = list(make_loader(data, start=0, workers=0, device=CPU))
+    rest = list(make_loader(streams(volumes), start=5, workers=2, device=CPU))
+    assert len(whole) == 12
+    assert equal(whole[5:], rest)
+    assert equal([data[11], data[3]], [whole[11], whole[3]])
+
+
+def test_seeds_streams_and_iterations_differ(volumes):
+    one, other = streams(volumes), streams(volumes, seed=8)
+    assert not equal([one[0]], [other[0]])
+    assert not equal([one[0]], [one[1]])
+    same = {"labeled": volumes["labeled"], "unlabeled": volumes["labeled"]}
+    batch = streams(same, {"labeled": 5, "unlabeled": 5})
+    assert not torch.equal(batch[0]["labeled"]["image"], batch[0]["unlabeled"]["image"])
+
+
+def test_every_case_once_per_epoch(volumes):
+    data = streams(volumes, total=1000)
+    names = [data.cases_of(i) for i in range(50)]
+    for stream, cases in (("labeled", 5), ("unlabeled", 3)):
+        order = [name for batch in names for name in batch[stream]]
+        epochs = [tuple(order[i : i + cases]) for i in range(0, len(order) - cases + 1, cases)]
+        assert all(len(set(epoch)) == cases for epoch in epochs)
+        assert len(set(epochs)) > 1
+    assert all(len(batch["labeled"]) == 2 and len(batch["unlabeled"]) == 3 for batch in names)
+
+
+def test_cases_of_names_the_rows(volumes):
+    data = streams(volumes, data=spec(augment=PLAIN))
+    by_name = {v.name: v.image.astype(np.float32) for v in volumes["unlabeled"]}
+    rows = data[3]["unlabeled"]["image"].numpy()
+    for row, name in zip(rows, data.cases_of(3)["unlabeled"], strict=True):
+        windows = np.lib.stride_tricks.sliding_window_view(by_name[name][0], (8, 8, 8))
+        hits = (windows[..., 0, 0, 0] == row[0, 0, 0, 0]).nonzero()
+        assert any(np.array_equal(windows[at], row[0]) for at in zip(*hits, strict=True))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_the_batch_of_one(volumes, world):
+    alone = streams(volumes, {"labeled": 1 * world, "unlabeled": 2 * world})
+    parts = [streams(volumes, {"labeled": 1, "unlabeled": 2}, rank=r, world=world) for r in range(world)]
+    for stream in BATCH:
+        whole = alone[4][stream]["image"]
+        assert torch.equal(torch.cat([part[4][stream]["image"] for part in parts]), whole)
+
+
+def test_unlabelled_labels_are_never_opened(tmp_path, volumes):
+    hidden = [
+        dataclasses.replace(
+            some_case(tmp_path, f"h{i}", i),
+            label_path=tmp_path / "no such file.npy",
+            voxels_path=tmp_path / "nor this.npy",
+        )
+        for i in range(3)
+    ]
+    data = streams({**volumes, "unlabeled": hidden}, data=spec(foreground=1.0))
+    assert [sorted(data[i]["unlabeled"]) for i in range(12)] == [["image"]] * 12
+    with pytest.raises(DataError, match="no such file"):
+        streams({"labeled": hidden}, {"labeled": 1})[0]
+
+
+def test_positions_are_uniform_and_reach_both_ends(tmp_path):
+    case = some_case(tmp_path, "case", 0)
+    starts = np.array(
+        [sampling.start_of(case, (8, 8, 8), sampling.generator(0, "x", n)) for n in range(6000)]
+    )
+    for axis, size in enumerate(SHAPE):
+        counts = np.bincount(starts[:, axis], minlength=size - 7)
+        assert len(counts) == size - 7
+        expected = 6000 / len(counts)
+        assert ((counts - expected) ** 2 / expected).sum() < 2.5 * len(
+            counts
+        )  # chi squared, far beyond 0.1 %
+
+
+def test_foreground_patches_hold_a_uniformly_drawn_class(tmp_path):
+    label = np.zeros((30, 30, 30), np.uint8)
+    label[2, 3, 4] = 1
+    label[20:29, 20:29, 20:29] = 2
+    case = cached(tmp_path, "case", np.zeros((1, 30, 30, 30)), label)
+    held = Counter()
+    for n in range(2000):
+        start = sampling.start_of(
+            case, (7, 7, 7), sampling.generator(0, "x", n), foreground=0.6, labelled=True
+        )
+        part = label[tuple(slice(s, s + 7) for s in start)]
+        assert part.shape == (7, 7, 7)
+        held[start == (0, 0, 1)] += 1  # as near to the lone voxel as the volume's edge allows
+        held["two"] += bool((part == 2).any())
+    assert held[True] / 2000 == pytest.approx(0.3, abs=0.04)
+    assert held["two"] / 2000 > 0.3
+
+
+def test_a_volume_without_foreground_gives_any_patch(tmp_path):
+    case = cached(tmp_path, "case", np.zeros((1, *SHAPE)), np.zeros(SHAPE, np.uint8))
+    data = streams({"labeled": [case]}, {"labeled": 1}, spec(foreground=1.0))
+    assert int(data[0]["labeled"]["label"].max()) == 0
+
+
+def test_other_patches_of_a_partly_drawn_volume_hold_drawn_voxels(tmp_path):
+    label = np.full((30, 30, 30), 255, np.uint8)
+    label[:, :, 12] = 0
+    label[4:6, 4:6, 12] = 1
+    case = cached(tmp_path, "case", np.zeros((1, 30, 30, 30)), label)
+    data = streams({"labeled": [case]}, {"labeled": 1}, spec(foreground=0.3, augment=PLAIN), total=100)
+    found = [data[i]["labeled"]["label"] for i in range(100)]
+    assert all(bool((f != 255).any()) for f in found)
+    assert {int(v) for f in found for v in f.unique()} == {0, 1, 255}
+
+
+@pytest.mark.parametrize("augment", [PLAIN, EVERYTHING])
+def test_volumes_smaller_than_the_patch(tmp_path, augment):
+    image = np.random.default_rng(0).normal(size=(1, 5, 30, 6)) + 10
+    case = cached(tmp_path, "case", image, np.ones((5, 30, 6), np.uint8))
+    data = streams({"labeled": [case]}, {"labeled": 1}, spec(augment=augment), total=30)
+    low = float(case.image.min())
+    places = set()
+    for i in range(30):
+        batch = data[i]["labeled"]
+        if augment is PLAIN:
+            inside = batch["label"][0, 0] == 1
+            assert int(inside.sum()) == 5 * 8 * 6
+            assert bool((batch["image"][0, 0][~inside] == low).all())
+            places.add(tuple(inside.nonzero().amin(0).tolist()))
+        assert bool(torch.isfinite(batch["image"]).all())
+    assert augment is EVERYTHING or len(places) > 3
+
+
+@pytest.mark.parametrize(("view", "axis"), [("sagittal", 0), ("coronal", 1), ("axial", 2)])
+def test_planar_views_are_squeezed_slices(tmp_path, view, axis):
+    case = some_case(tmp_path, "case", 0)
+    patch = [8, 6, 7]
+    patch[axis] = 1
+    data = streams(
+        {"labeled": [case]}, {"labeled": 1}, spec(tuple(patch), view=view, augment=PLAIN), targets=targets
+    )
+    batch = data[1]["labeled"]
+    size = tuple(p for a, p in enumerate(patch) if a != axis)
+    assert batch["image"].shape == (1, 1, *size)
+    assert batch["label"].shape == (1, 1, *size)
+    assert batch["twice"].shape == (1, 2, *size)
+    windows = np.lib.stride_tricks.sliding_window_view(case.image[0].astype(np.float32), tuple(patch))
+    flat_windows = windows.reshape(-1, *size)
+    assert (flat_windows == batch["image"][0, 0].numpy()).all((1, 2)).any()
+
+
+def test_what_cannot_be_sampled_is_refused(volumes):
+    with pytest.raises(DataError, match="asks for 6 labelled volumes, there are 5"):
+        streams(volumes, {"labeled": 6})
+    with pytest.raises(DataError, match="no labelled case"):
+        streams({"unlabeled": volumes["unlabeled"]})
+    with pytest.raises(DataError, match="'scribbles', which has no case"):
+        streams(volumes, {**BATCH, "scribbles": 1})
+    with pytest.raises(DataError, match=r"u0\.nii\.gz.*no label"):
+        streams({"labeled": volumes["unlabeled"]}, {"labeled": 1})
+    with pytest.raises(ConfigError, match="axial needs 1 along axis 2"):
+        streams(volumes, data=spec(view="axial"))
+    with pytest.raises(IndexError):
+        streams(volumes)[12]
+
+
+def test_without_unlabelled_cases_the_stream_is_left_out(volumes):
+    data = streams({"labeled": volumes["labeled"], "unlabeled": []})
+    assert list(data[0]) == ["labeled"]
+    assert list(data.cases_of(0)) == ["labeled"]
+
+
+def test_small_shared_memory_means_fewer_workers(volumes, tmp_path):
+    data = streams(volumes, data=spec((8, 8, 8)))
+    free = _affordable(data, tmp_path)
+    huge = streams(volumes, data=spec((40000, 40000, 4000)))
+    assert free > 100
+    assert _affordable(huge, tmp_path) == 0
+    assert make_loader(huge, start=0, workers=4, device=CPU).num_workers == 0
+
+
+LOOP = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_streams as t
+folder = Path({folder!r})
+volumes = {{"labeled": [t.some_case(folder, f"case{{i}}", i) for i in range(2)]}}
+data = t.streams(volumes, {{"labeled": 1}}, total=10**6)
+for i, _ in enumerate(t.make_loader(data, start=0, workers=2, device=t.CPU)):
+    if i == 3:
+        print("running", flush=True)
+"""
+
+
+def test_interrupt_stops_the_parent_and_leaves_no_worker(tmp_path):
+    code = LOOP.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    command = [sys.executable, "-c", code]
+    run = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert run.stdout is not None
+    assert run.stdout.readline() == "running\n"
+    os.killpg(run.pid, signal.SIGINT)
+    _, errors = run.communicate(timeout=20)
+    assert errors.count("KeyboardInterrupt\n") == 1, errors  # of the parent alone
+    time.sleep(0.2)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(run.pid, 0)
