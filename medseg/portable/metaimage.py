@@ -56,7 +56,7 @@ def read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
         _check_data(payload, _nbytes(header))
         array = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as e:
-        reason = str(e).strip().splitlines()[-1]
+        reason = str(e).strip().splitlines()[-1].replace(str(path), path.name)
         raise VolumeError(f"cannot be read: {reason}", hint="convert it to .nii.gz") from e
     shape = (*header.shape[::-1], header.channels)
     return array.reshape(shape).transpose(3, 2, 1, 0), header

@@ -43,7 +43,10 @@ def read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
     except (VolumeError, MemoryError):
         raise
     except Exception as e:  # Pillow's decoders raise whatever comes to hand for a damaged file
-        raise VolumeError(f"is no readable picture: {e}", hint="copy it again, or convert it to PNG") from e
+        reason = str(e).replace(str(path), path.name)
+        raise VolumeError(
+            f"is no readable picture: {reason}", hint="copy it again, or convert it to PNG"
+        ) from e
 
 
 def _header(picture: Any, path: Path) -> Header:
