@@ -105,13 +105,12 @@ def _indices(label: MetaTensor, job: Job) -> MetaTensor:
             path=job.label,
             hint="save the label with an integer type",
         )
-    known = sorted(set(job.spec.label_values) | {job.ignore})
+    known = {*job.spec.label_values, job.ignore}
     low, high = float(values.min()), float(values.max())
-    if low >= 0 and high <= IGNORE:
-        small = values.to(torch.uint8)
-        found = np.bincount(small.numpy().reshape(-1), minlength=IGNORE + 1).nonzero()[0].tolist()
+    if low >= 0 and high <= IGNORE:  # one pass, as nearly always
+        found = np.bincount(values.byte().numpy().reshape(-1), minlength=IGNORE + 1).nonzero()[0].tolist()
     else:
-        small, found = values, [int(v) for v in values.unique().tolist()]
+        found = [int(v) for v in values.unique().tolist()]
     if unknown := [v for v in found if v not in known]:
         raise DataError(f"holds {_listed(unknown[:8])}, which the manifest does not name; {accepted}",
                         path=job.label, hint="name them in the manifest's labels")  # fmt: skip
@@ -121,6 +120,7 @@ def _indices(label: MetaTensor, job: Job) -> MetaTensor:
     table = torch.full((IGNORE + 1,), IGNORE, dtype=torch.uint8)
     for index, value in enumerate(job.spec.label_values):
         table[value] = index
+    small = values.masked_fill(values == job.ignore, IGNORE).byte()
     return MetaTensor(table[small.int()], meta=label.meta, applied_operations=label.applied_operations)
 
 
@@ -162,7 +162,7 @@ def _content(item: dict, job: Job) -> Content:
 
 
 def _listed(values: Sequence[float]) -> str:
-    return ", ".join(f"{v:.9g}" for v in values)
+    return ", ".join(str(v if isinstance(v, int) else np.float32(v)) for v in values)
 
 
 def _by(shape: Sequence[int]) -> str:
