@@ -39,11 +39,23 @@ def plan_strides(patch: Sequence[int], levels: int = 4, smallest: int = 4) -> St
     return strides
 
 
-def fit_size(size: float, levels: int = 4, smallest: int = 4) -> int:
-    """The largest patch size up to `size` that can be halved `levels` times, or as often as is worth it."""
-    halvings = max(0, min(levels, int(log2(max(size, 1) / smallest)))) if size >= smallest else 0
-    factor: int = 2**halvings
-    return max(1, int(size) // factor) * factor
+def fit_size(size: float, *, largest: float | None = None, levels: int = 4, smallest: int = 4) -> int:
+    """The patch size nearest to `size` that can be halved `levels` times, or as often as is worth it.
+
+    Args:
+        size: wanted voxels along an axis.
+        largest: not to be exceeded, where a halving allows it; by default `size`.
+        levels: halvings.
+        smallest: voxels that should be left after the last halving.
+    """
+    limit = size if largest is None else largest
+    size = min(size, limit)
+    halvings = max(0, min(levels, int(log2(size / smallest)))) if size >= smallest else 0
+    factor = 2**halvings
+    steps = int(size / factor + 0.5)
+    while steps > 1 and steps * factor > limit:
+        steps -= 1
+    return max(1, steps) * factor
 
 
 def _vnet(dims: int, channels: tuple[int, int], width: int, strides: Strides) -> dict[str, Any]:

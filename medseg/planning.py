@@ -173,7 +173,7 @@ def patch_for(
         low, high = (middle, high) if voxels <= cap else (low, middle)
     patch = [1, 1, 1]
     for axis in axes:
-        patch[axis] = max(8, fit_size(min(size[axis], low / spacing_mm[axis]) + 1e-6))
+        patch[axis] = max(8, fit_size(low / spacing_mm[axis], largest=size[axis]))
     return (patch[0], patch[1], patch[2])
 
 

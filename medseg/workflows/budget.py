@@ -6,6 +6,7 @@ so the plan is made coarser, then narrower, until `ENOUGH` iterations fit, and w
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ from medseg.networks import fit_size
 ENOUGH = 1000
 LADDER = ((1.0, 1), (1.25, 1), (1.5, 1), (2.0, 1), (2.0, 2), (2.5, 2), (3.0, 2), (4.0, 2), (4.0, 4))
 """How many times coarser than planned, and by what the width is divided; dearest first."""
+
+SMALLEST_PATCH = 16
+"""Voxels along an axis below which a coarser grid would leave nothing to see."""
 
 VALIDATIONS = 10
 
@@ -86,7 +90,7 @@ def _rung(spec: DataSpec, network: NetworkSpec, coarser: float, narrower: int, f
     if "spacing_mm" in fixed:
         spacing = list(spec.spacing_mm)
     patch = [
-        size if size == 1 else max(8, fit_size(size * old / new + 1e-6))
+        size if size == 1 else max(min(size, SMALLEST_PATCH), fit_size(size * old / new + 1e-6, largest=math.inf))
         for size, old, new in zip(spec.patch, spec.spacing_mm, spacing, strict=True)
     ]
     changes = {"spacing_mm": tuple(round(mm, 4) for mm in spacing)}
@@ -122,8 +126,11 @@ def _iterations(candidate: Candidate, manifest: Manifest, budget: float) -> int:
     return max(10, int(max(left, 0.3 * budget) / candidate.step_seconds))
 
 
-def _timed(candidate: Candidate, stage: Stage, device: torch.device, steps: int = 3) -> Candidate:
-    """The candidate with the median time of a few real steps on random data, after one to warm up."""
+def _timed(candidate: Candidate, stage: Stage, device: torch.device, steps: int = 4) -> Candidate:
+    """The candidate with the time of real steps on random data, after one to warm up.
+
+    The shortest of a few: what a neighbour on the machine does at the moment says little about the next half hour.
+    """
     spec, schedule = candidate.spec, stage.schedule
     patch = [size for size in spec.patch if spec.view == "volume" or size > 1]
     kind = methods.find(stage.method.name)
@@ -156,7 +163,7 @@ def _timed(candidate: Candidate, stage: Stage, device: torch.device, steps: int 
     trainer.add_event_handler(Events.ITERATION_COMPLETED, tick)
     trainer.run()
     torch.set_rng_state(state)
-    return Candidate(spec, candidate.network, float(np.median(np.diff(ticks))))
+    return Candidate(spec, candidate.network, float(np.min(np.diff(ticks))))
 
 
 def _random_batch(spec: DataSpec, rows: dict[str, int], patch: Sequence[int], targets: object) -> dict:
