@@ -1,0 +1,46 @@
+"""`medseg data check`: open every file of a manifest and tell all that is wrong with it in one run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from medseg.manifest import SECTIONS, Case, Manifest
+from medseg.workflows.data_check_case import check_case
+from medseg.workflows.data_check_report import CheckReport, Problem
+from medseg.workflows.data_check_set import check_set
+
+__all__ = ["CheckReport", "Problem", "check_manifest"]
+
+
+def check_manifest(path: Path, *, headers_only: bool = False) -> CheckReport:
+    """Check a manifest and its files: one case at a time, each file read once.
+
+    Args:
+        path: the manifest.
+        headers_only: look at shapes and placement, not at voxels; a thousand cases take seconds.
+
+    Raises:
+        ManifestError: when the manifest itself cannot be used.
+    """
+    manifest = Manifest.load(path)
+    cases = [(section, case) for section in SECTIONS for case in getattr(manifest, section)]
+    findings = [
+        check_case(manifest, section, case, headers_only=headers_only) for section, case in _shown(cases)
+    ]
+    problems = [p for found in findings for p in found.problems]
+    problems += check_set(manifest, findings)
+    files = sum(found.files for found in findings)
+    return CheckReport(Path(path), len(cases), files, headers_only, tuple(problems))
+
+
+def _shown(cases: list[tuple[str, Case]]) -> Iterator[tuple[str, Case]]:
+    """The cases, with a progress bar for a person who waits."""
+    if not sys.stderr.isatty():
+        yield from cases
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(cases, description="checking", console=Console(stderr=True), transient=True)
