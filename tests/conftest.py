@@ -1,0 +1,33 @@
+"""What all tests share: few threads, repeatable property tests, slow ones last, real scans if any."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# before torch is imported, and inherited by every process that a test starts: the tensors are tiny
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first: most mistakes show within a minute."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder of real scans: `MEDSEG_DATA`, or `shared/data` beside the repository."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    root = Path(os.environ.get("MEDSEG_DATA", beside))
+    if not root.is_dir():
+        pytest.skip(f"no real scans: {root} is no folder (set MEDSEG_DATA)")
+    return root
