@@ -50,7 +50,8 @@ class LabelSink:
         shape = [0, 0, 0]
         for m in maps:
             shape[m.source] = len(m.at)
-        self.labels = torch.zeros(shape, dtype=torch.uint8, device=device)
+        # the first axis contiguous, as NIfTI stores it
+        self.labels = torch.zeros(shape[::-1], dtype=torch.uint8, device=device).permute(2, 1, 0)
         self._values = None if values is None else np.array(values, dtype=np.uint8)
         self._make = probabilities
         self.wants_probabilities = probabilities is not None
