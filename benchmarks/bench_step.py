@@ -85,6 +85,7 @@ class Ours:
         self.optimizer = optimizer
 
     def mark(self, name: str) -> None:
+        """Note the time, after the device has caught up."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         self.marks[name] = time.perf_counter()
@@ -177,7 +178,10 @@ def main() -> None:
     name = ("cuda" if torch.cuda.is_available() else "cpu") if chosen.device == "auto" else chosen.device
     device = torch.device(name)
     spec = DataSpec(
-        labels={0: "background", 1: "object"}, modality=("MR",), spacing_mm=(1, 1, 1), patch=tuple(chosen.patch)
+        labels={0: "background", 1: "object"},
+        modality=("MR",),
+        spacing_mm=(1, 1, 1),
+        patch=tuple(chosen.patch),
     )
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)

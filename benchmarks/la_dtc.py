@@ -21,7 +21,10 @@ import yaml
 
 VARIANTS = {
     # the loss on labelled patches is DTC's soft Dice in all rows; four patches per step in all rows
-    "supervised": {"method": {"name": "supervised", "options": {"cross_entropy": 0.0}}, "batch": {"labeled": 4}},
+    "supervised": {
+        "method": {"name": "supervised", "options": {"cross_entropy": 0.0}},
+        "batch": {"labeled": 4},
+    },
     "dtc_no_unlabeled": {"method": {"name": "dtc"}, "batch": {"labeled": 4}},
     "dtc": {"method": {"name": "dtc"}, "batch": {"labeled": 2, "unlabeled": 2}},
 }

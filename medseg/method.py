@@ -69,7 +69,7 @@ class Method(nn.Module, ABC):
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The paper's loss as named, already weighted scalar terms; their sum is minimised."""
 
-    def after_step(self, clock: Clock) -> None:  # noqa: B027 - optional by design
+    def after_step(self, clock: Clock) -> None:
         """Update what the optimiser does not, such as an averaged teacher."""
 
     def segmenter(self) -> nn.Module:

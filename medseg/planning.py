@@ -90,7 +90,11 @@ def _ras(header: Header) -> tuple[list[float], list[int]]:
 
 
 def plan(
-    manifest: Manifest, *, network: NetworkSpec, memory_bytes: float, overrides: Mapping[str, Any] | None = None
+    manifest: Manifest,
+    *,
+    network: NetworkSpec,
+    memory_bytes: float,
+    overrides: Mapping[str, Any] | None = None,
 ) -> DataSpec:
     """Decide how the data are presented to the network.
 

@@ -71,7 +71,15 @@ def test_every_term_equals_its_equation(case):
 
 
 def test_ramp_takes_the_published_values():
-    at = {0: 0.006738, 149: 0.006738, 150: 0.008625, 1500: 0.060055, 2999: 0.252051, 3000: 0.286505, 5999: 0.996880}
+    at = {
+        0: 0.006738,
+        149: 0.006738,
+        150: 0.008625,
+        1500: 0.060055,
+        2999: 0.252051,
+        3000: 0.286505,
+        5999: 0.996880,
+    }
     for iteration, value in at.items():
         assert sigmoid_rampup(iteration / 6000, 40) == pytest.approx(value, abs=1e-6)
     assert sigmoid_rampup(1.0, 40) == 1.0

@@ -45,7 +45,15 @@ def equal(first: dict, second: dict) -> bool:
 def test_a_run_leaves_all_that_repeats_it(manifest, tmp_path, task):
     run = train(task, manifest, tmp_path / "run", overrides=FAST)
     names = {path.name for path in run.iterdir()}
-    assert {"pipeline.yaml", "manifest.json", "versions.json", "metrics.jsonl", "last.pt", "best.pt", "bundle"} <= names
+    assert {
+        "pipeline.yaml",
+        "manifest.json",
+        "versions.json",
+        "metrics.jsonl",
+        "last.pt",
+        "best.pt",
+        "bundle",
+    } <= names
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {record["kind"] for record in records} == {"train", "validation"}
     assert set(records[-1]["classes"]) == {"ball", "box"}
@@ -148,13 +156,21 @@ def test_no_labelled_case(tmp_path):
 
 def test_more_rows_than_labelled_volumes_names_both(manifest, tmp_path):
     with pytest.raises(ConfigError, match="asks for 3 labelled volumes, the manifest has 2"):
-        train("dtc", manifest, tmp_path / "run", overrides=["stages.0.schedule.batch={labeled: 3, unlabeled: 2}"])
+        train(
+            "dtc",
+            manifest,
+            tmp_path / "run",
+            overrides=["stages.0.schedule.batch={labeled: 3, unlabeled: 2}"],
+        )
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("stages.0.schedule.learning_rate=1", "stages.0.schedule.learning_rate: Extra inputs are not permitted"),
+        (
+            "stages.0.schedule.learning_rate=1",
+            "stages.0.schedule.learning_rate: Extra inputs are not permitted",
+        ),
         ("stages.0.schedule.lr=-1", "stages.0.schedule.lr: Input should be greater than 0, got -1"),
         ("stages.1.network.width=8", "there is no '1' here (a list of 1)"),
         ("stages.0.method.name=dct", "method 'dct' is not known; one of supervised, dtc"),

@@ -53,12 +53,17 @@ def read(path: Path) -> dict[str, Any]:
 
 def random_state() -> dict[str, Any]:
     """States of every generator that a step may draw from, as tensors and plain numbers."""
-    _, keys, position, has_gauss, cached = np.random.get_state()  # type: ignore[misc]
+    _, keys, position, has_gauss, cached = np.random.get_state()
     version, internal, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "numpy": [
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
         "python": [version, list(internal), gauss],
     }
 
@@ -115,6 +120,6 @@ def restore(state: dict[str, Any], trainer: MethodTrainer, scheduler: Any, *, pa
     restore_random_state(state["random"])
 
 
-def weights_finite(state: dict[str, Any]) -> bool:
-    """Whether no weight of a captured state is NaN or infinite."""
-    return all(bool(torch.isfinite(value).all()) for value in state["method"].values() if value.is_floating_point())
+def finite(weights: dict[str, torch.Tensor]) -> bool:
+    """Whether no weight is NaN or infinite."""
+    return all(bool(torch.isfinite(value).all()) for value in weights.values() if value.is_floating_point())

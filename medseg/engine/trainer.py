@@ -52,6 +52,12 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.dtype)
 
 
+def use_channels_last(module: nn.Module, dims: int) -> None:
+    """Lay a network's weights out channels-last, for 2 or 3 spatial dimensions."""
+    layout = torch.channels_last_3d if dims == 3 else torch.channels_last
+    module.to(memory_format=layout)  # type: ignore[call-overload]
+
+
 def to_device(batch: Batch, device: torch.device, channels_last: bool) -> dict[str, dict[str, Tensor]]:
     """Move a batch; images become channels-last, which convolutions run fastest on."""
 
@@ -87,7 +93,7 @@ class MethodTrainer(Trainer):
         DivergenceError: two non-finite losses in a row; a single such step is left out.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         method: Method,
         optimizer: torch.optim.Optimizer,
@@ -101,9 +107,7 @@ class MethodTrainer(Trainer):
         channels_last: bool = False,
         names: Callable[[int], Mapping[str, list[str]]] | None = None,
     ) -> None:
-        super().__init__(
-            device=precision.device, max_epochs=1, data_loader=loader, epoch_length=total, decollate=False
-        )
+        super().__init__(device=precision.device, max_epochs=1, data_loader=loader, epoch_length=total, decollate=False)
         self.method, self.optimizer, self.replica = method, optimizer, replica or method
         self.precision, self.grad_clip, self.channels_last = precision, grad_clip, channels_last
         self.names, self.total, self.skipped = names, total, 0
@@ -114,7 +118,7 @@ class MethodTrainer(Trainer):
         """Where the run is: the iteration that is being worked on."""
         return Clock(self.state.iteration - 1, self.total)
 
-    def _iteration(self, engine: Any, batchdata: Batch) -> dict[str, Tensor]:
+    def _iteration(self, engine: Any, batchdata: Batch) -> dict[str, Tensor]:  # type: ignore[override]
         self.replica.train()
         batch = to_device(batchdata, self.precision.device, self.channels_last)
         with self.precision.autocast():

@@ -52,9 +52,7 @@ def _module(name: str) -> Any:
     return module
 
 
-def build(
-    name: str, network: nn.Module, *, classes: int, previous: nn.Module | None = None, **options: Any
-) -> Method:
+def build(name: str, network: nn.Module, *, classes: int, previous: nn.Module | None = None, **options: Any) -> Method:
     """A method around a network; options are the keywords of its constructor.
 
     Raises:

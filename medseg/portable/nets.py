@@ -90,7 +90,7 @@ class VNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Image `(B, in_channels, *spatial)` to `(B, out_channels, *spatial)`."""
         x, skips = self.encoder[0](image), []
-        for down, encode in zip(self.down, self.encoder[1:], strict=True):  # type: ignore[arg-type]
+        for down, encode in zip(self.down, self.encoder[1:], strict=True):
             skips.append(x)
             x = encode(down(x))
         x = self.dropout(x)

@@ -21,7 +21,7 @@ from medseg import methods, networks
 from medseg.config import DataSpec, NetworkSpec, Pipeline, Stage
 from medseg.data.transforms import instantiate, preprocessing
 from medseg.engine.optimizer import make_optimizer
-from medseg.engine.trainer import MethodTrainer, Precision
+from medseg.engine.trainer import MethodTrainer, Precision, use_channels_last
 from medseg.errors import ConfigError
 from medseg.manifest import Manifest
 from medseg.networks import fit_size
@@ -58,9 +58,7 @@ class Candidate:
     step_seconds: float = 0.0
 
 
-def fit(
-    pipeline: Pipeline, manifest: Manifest, device: torch.device, *, seconds: float, fixed: set[str]
-) -> Pipeline:
+def fit(pipeline: Pipeline, manifest: Manifest, device: torch.device, *, seconds: float, fixed: set[str]) -> Pipeline:
     """Choose spacing, patch, width and iterations so that training takes about `seconds` on this machine.
 
     Args:
@@ -86,16 +84,18 @@ def fit(
 def _rung(spec: DataSpec, network: NetworkSpec, coarser: float, narrower: int, fixed: set[str]) -> Candidate:
     """The plan made coarser: fine axes first, the same field of view in mm."""
     finest = min(spec.spacing_mm)
-    spacing = [max(mm, coarser * finest) if r else mm for mm, r in zip(spec.spacing_mm, spec.resample_axes, strict=True)]
+    spacing = [
+        max(mm, coarser * finest) if r else mm for mm, r in zip(spec.spacing_mm, spec.resample_axes, strict=True)
+    ]
     if "spacing_mm" in fixed:
         spacing = list(spec.spacing_mm)
     patch = [
         size if size == 1 else max(min(size, SMALLEST_PATCH), fit_size(size * old / new + 1e-6, largest=math.inf))
         for size, old, new in zip(spec.patch, spec.spacing_mm, spacing, strict=True)
     ]
-    changes = {"spacing_mm": tuple(round(mm, 4) for mm in spacing)}
+    changes: dict[str, object] = {"spacing_mm": tuple(round(mm, 4) for mm in spacing)}
     if "patch" not in fixed:
-        changes["patch"] = tuple(patch)  # type: ignore[assignment]
+        changes["patch"] = tuple(patch)
     width = max(4, network.width // narrower)
     return Candidate(spec.model_copy(update=changes), network.model_copy(update={"width": width}))
 
@@ -135,14 +135,17 @@ def _timed(candidate: Candidate, stage: Stage, device: torch.device, steps: int 
     patch = [size for size in spec.patch if spec.view == "volume" or size > 1]
     kind = methods.find(stage.method.name)
     definition = networks.network_def(
-        candidate.network, patch=patch, in_channels=len(spec.modality), out_channels=kind.output_channels(spec.classes)
+        candidate.network,
+        patch=patch,
+        in_channels=len(spec.modality),
+        out_channels=kind.output_channels(spec.classes),
     )
     state = torch.get_rng_state()
     method = methods.build(
         stage.method.name, networks.build(definition), classes=spec.classes, **stage.method.options
     ).to(device)
     if schedule.channels_last:
-        method.to(memory_format=torch.channels_last_3d if len(patch) == 3 else torch.channels_last)
+        use_channels_last(method, len(patch))
     batch = _random_batch(spec, schedule.batch or {}, patch, method.targets())
     ticks: list[float] = []
 

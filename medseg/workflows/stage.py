@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Events
 from monai.handlers import LrScheduleHandler
 from monai.utils import set_determinism
 from torch import Tensor, nn
@@ -21,10 +17,10 @@ from medseg.bundle import open_bundle, write_bundle
 from medseg.config import DataSpec, Pipeline
 from medseg.data.cache import CachedVolume, VolumeCache
 from medseg.data.streams import PatchStreams, make_loader
-from medseg.engine import checkpoint, distributed
+from medseg.engine import checkpoint, distributed, handlers
 from medseg.engine.logs import RunLog, TrainingBar
 from medseg.engine.optimizer import make_optimizer, make_scheduler
-from medseg.engine.trainer import MethodTrainer, Precision
+from medseg.engine.trainer import MethodTrainer, Precision, use_channels_last
 from medseg.engine.validation import make_evaluator
 from medseg.errors import OutputError
 from medseg.manifest import Manifest
@@ -32,9 +28,6 @@ from medseg.method import Method
 from medseg.portable.inferer import SlabInferer
 from medseg.portable.nets import FirstChannels, Planar
 from medseg.workflows.sections import streams_of
-
-SAVE_EVERY_SECONDS = 120.0
-LOG_EVERY = 10
 
 
 class ValidationVolumes(Dataset):
@@ -67,7 +60,7 @@ class StageRun:
         cache: folder of preprocessed volumes.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         pipeline: Pipeline,
         index: int,
@@ -84,9 +77,7 @@ class StageRun:
         self.spec = DataSpec(**pipeline.data)
         self.cache = VolumeCache(cache)
         self.main = distributed.rank() == 0
-        self.best = -1.0
-        self.stopped = False
-        self._saved_at = time.monotonic()
+        self.progress = handlers.Progress()
 
     def train(self, bundle: Path, *, previous: Path | None, resume: bool) -> None:
         """Train, or continue, until `bundle` is written.
@@ -106,7 +97,7 @@ class StageRun:
         trainer, scheduler = self._trainer(method, streams, state)
         segmenter = self._segmenter(method)
         self._run(trainer, scheduler, segmenter, validation)
-        if self.stopped:
+        if self.progress.stopped:
             raise KeyboardInterrupt
         if self.main:
             self._export(segmenter, definition, bundle)
@@ -143,8 +134,7 @@ class StageRun:
             **stage.method.options,
         ).to(self.device)
         if stage.schedule.channels_last:
-            layout = torch.channels_last_3d if len(patch) == 3 else torch.channels_last
-            method.to(memory_format=layout)  # type: ignore[call-overload]
+            use_channels_last(method, len(patch))
         return definition, method
 
     @property
@@ -191,7 +181,7 @@ class StageRun:
             if state["fingerprint"] != self.fingerprint:
                 raise checkpoint.CheckpointError("belongs to another run", path=path)
             checkpoint.restore(state, trainer, scheduler, path=path)
-            self.best = float(state["extra"]["best"])
+            self.progress.best = float(state["extra"]["best"])
         return trainer, scheduler
 
     def _run(
@@ -204,78 +194,35 @@ class StageRun:
         every = self.stage.schedule.validate_every or max(1, total // 10)
         log = RunLog(self.folder, resume_at=start) if self.main else None
         bar = TrainingBar(self.pipeline.name, total, start=start, shown=self.main)
-
-        def learned(engine: MethodTrainer) -> None:
-            iteration = engine.state.iteration
-            if log and (iteration % LOG_EVERY == 0 or iteration == total):
-                terms = {name: float(value) for name, value in engine.state.output.items()}
-                rate = float(trainer.optimizer.param_groups[0]["lr"])
-                log.add(iteration, "train", {**terms, "lr": rate})
-                bar.update(iteration, loss=terms["loss"])
-
-        def validated(engine: MethodTrainer) -> None:
-            iteration = engine.state.iteration
-            if not validation or self.stopped or (iteration % every and iteration != total):
-                return
-            score = self._validate(segmenter, validation)
-            if self.main and log:
-                log.add(iteration, "validation", {"dice": score["mean"], "classes": self._named(score["classes"])})
-                bar.update(iteration, dice=score["mean"])
-                if score["mean"] > self.best and checkpoint.weights_finite({"method": segmenter.state_dict()}):
-                    checkpoint.save_atomic(segmenter.state_dict(), self.folder / "best.pt")
-            self.best = max(self.best, score["mean"])
-
-        def saved(engine: MethodTrainer) -> None:
-            iteration = engine.state.iteration
-            due = time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS
-            if self.main and (due or self.stopped or iteration in (1, total)):
-                state = checkpoint.capture(
-                    trainer, scheduler, fingerprint=self.fingerprint, extra={"best": self.best}
-                )
-                if checkpoint.weights_finite(state):
-                    checkpoint.save_atomic(state, self.folder / "last.pt")
-                self._saved_at = time.monotonic()
-
-        LrScheduleHandler(scheduler, epoch_level=False, print_lr=False).attach(trainer)
-        for handler in (learned, validated, saved):
-            trainer.add_event_handler(Events.ITERATION_COMPLETED, handler)
+        steps: list[Any] = [LrScheduleHandler(scheduler, epoch_level=False, print_lr=False)]
+        if log:
+            steps.append(handlers.LogTerms(log, bar))
+        if validation:
+            score = partial(self._score, segmenter, validation)
+            steps.append(handlers.Validate(score, segmenter, self.folder, self.progress, every=every, log=log, bar=bar))
+        if self.main:
+            steps.append(handlers.SaveLast(scheduler, self.folder, self.progress, fingerprint=self.fingerprint))
+        for handler in steps:
+            handler.attach(trainer)
         try:
-            with self._stop_on_signal(trainer):
+            with handlers.stop_on_signal(trainer, self.progress):
                 trainer.run()
         finally:
             bar.close()
             if log:
                 log.close()
 
-    def _validate(self, segmenter: nn.Module, volumes: list[CachedVolume]) -> dict[str, Any]:
+    def _score(self, segmenter: nn.Module, volumes: list[CachedVolume]) -> dict[str, Any]:
+        """Dice of whole validation volumes, this rank's share of them and then all ranks' mean."""
         mine = ValidationVolumes(volumes[distributed.rank() :: distributed.world()])
         inferer = SlabInferer(self.spec.patch, overlap=self.spec.overlap, restore=False)
         evaluator = make_evaluator(
             segmenter, DataLoader(mine, batch_size=1), inferer, classes=self.spec.classes, device=self.device
         )
         evaluator.run()
-        return evaluator.state.metrics["dice"]
-
-    def _named(self, values: list[float | None]) -> dict[str, float | None]:
+        found = evaluator.state.metrics["dice"]
         names = [self.spec.labels[value] for value in self.spec.label_values[1:]]
-        return dict(zip(names, values, strict=True))
-
-    @contextmanager
-    def _stop_on_signal(self, trainer: MethodTrainer) -> Iterator[None]:
-        """First Ctrl-C or TERM: finish this step, save, stop. Second: stop now, with the last checkpoint."""
-
-        def stop(number: int, frame: Any) -> None:
-            if self.stopped:
-                raise KeyboardInterrupt
-            self.stopped = True
-            trainer.terminate()
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return {"mean": found["mean"], "classes": dict(zip(names, found["classes"], strict=True))}
 
     def _export(self, segmenter: nn.Module, definition: dict[str, Any], bundle: Path) -> None:
         """Write the bundle of the best validated weights, or of the last where nothing was validated."""
@@ -300,5 +247,9 @@ class StageRun:
             return {"_target_": "medseg.portable.nets.Planar", "network": inner, "axis": segmenter.axis}
         if isinstance(segmenter, FirstChannels):
             inner = self._exported(segmenter.network, definition)
-            return {"_target_": "medseg.portable.nets.FirstChannels", "network": inner, "channels": segmenter.channels}
+            return {
+                "_target_": "medseg.portable.nets.FirstChannels",
+                "network": inner,
+                "channels": segmenter.channels,
+            }
         return definition

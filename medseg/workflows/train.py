@@ -105,7 +105,9 @@ def plan_pipeline(pipeline: Pipeline, manifest: Manifest, device: torch.device, 
     sizes = {stream: len(cases) for stream, cases in streams_of(manifest).items()}
     if not sizes["labeled"]:
         raise ManifestError(
-            "no labelled case under 'training'", path=manifest.path, hint="training needs at least one 'label'"
+            "no labelled case under 'training'",
+            path=manifest.path,
+            hint="training needs at least one 'label'",
         )
     first = pipeline.stages[0]
     spec = planning.plan(
