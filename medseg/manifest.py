@@ -279,3 +279,8 @@ class Manifest(Item):
                 case = new if new.name == case.name else new.model_copy(update={"case": case.name})
             changed.append(case)
         return self.model_copy(update={section: tuple(changed)})
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a manifest, which `data_manifests/schema.json` holds."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}
