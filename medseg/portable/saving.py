@@ -33,35 +33,44 @@ def _here() -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when all went well, and else leaves nothing.
+def temporary(path: Path, use: str = "new") -> Iterator[Path]:
+    """The name of a file beside `path` that is gone afterwards.
 
-    Its name is short, so that a name that is allowed for the result is allowed for it too, and says which
-    process of which machine owns it, so that `remove_leftovers` knows what a killed one left.
+    It is short, so that a name that is allowed for `path` is allowed for it too, and says which process of which
+    machine owns it, so that `remove_leftovers` knows what a killed one left.
+    """
+    digest = hashlib.sha256(f"{path.name} {use}".encode()).hexdigest()[:12]
+    name = path.with_name(f"{_PREFIX}{_here()}-{os.getpid()}-{digest}.tmp")
+    try:
+        yield name
+    finally:
+        with suppress(OSError):
+            name.unlink()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file that takes the place of `path` when all went well, and else leaves nothing.
 
     Raises:
         SaveError: the place is full, read-only, gone, or refuses the name.
     """
-    digest = hashlib.sha256(path.name.encode()).hexdigest()[:12]
-    temporary = path.with_name(f"{_PREFIX}{_here()}-{os.getpid()}-{digest}.tmp")
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        with temporary(path) as new:
+            yield new
+            with new.open("rb") as written:
+                os.fsync(written.fileno())
+            new.replace(path)
     except OSError as error:
         raise SaveError(f"cannot be written ({error.strerror or error})") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes of this machine left of `replacing`; others may still be writing."""
-    for temporary in folder.glob(f"{_PREFIX}{_here()}-*.tmp"):
+    for left in folder.glob(f"{_PREFIX}{_here()}-*.tmp"):
         with suppress(ValueError, OSError):
-            if not _alive(int(temporary.name.split("-")[2])):
-                temporary.unlink()
+            if not _alive(int(left.name.split("-")[2])):
+                left.unlink()
 
 
 def _alive(process: int) -> bool:
@@ -110,7 +119,7 @@ def write_nifti(
     header["descrip"] = description.encode("utf-8")[:79]
     header["vox_offset"] = 352
     fast_last = array.T  # NIfTI stores the first axis fastest
-    with replacing(path) as temporary, temporary.open("wb") as raw:
+    with replacing(path) as new, new.open("wb") as raw:
         with _compressed(raw) as stream:
             stream.write(header.binaryblock + bytes(4))
             for start in range(0, len(fast_last), step := max(1, _CHUNK // max(1, fast_last[0].nbytes))):
@@ -118,7 +127,9 @@ def write_nifti(
         raw.flush()
 
 
-def write_labels(path: Path, labels: np.ndarray, affine: np.ndarray, *, flat: bool = False) -> None:
+def write_labels(
+    path: Path, labels: np.ndarray, affine: np.ndarray, *, flat: bool = False, description: str = ""
+) -> None:
     """Write a label map `(X, Y, Z)` as uint8 `.nii.gz` on its image's grid; see `write_nifti`.
 
     Args:
@@ -126,11 +137,13 @@ def write_labels(path: Path, labels: np.ndarray, affine: np.ndarray, *, flat: bo
         labels: integers from 0 to 255.
         affine: of the image.
         flat: the image is a picture: write `(X, Y)`.
+        description: up to 79 bytes, for the header.
     """
     if labels.min(initial=0) < 0 or labels.max(initial=0) > 255:
         raise SaveError("has labels outside 0 ... 255")
     stored = labels.astype(np.uint8, copy=False)
-    write_nifti(path, stored[..., 0] if flat else stored, np.asarray(affine, dtype=float))
+    stored = stored[..., 0] if flat else stored
+    write_nifti(path, stored, np.asarray(affine, dtype=float), description=description)
 
 
 def is_flat(image: str | Path, shape: tuple[int, ...]) -> bool:

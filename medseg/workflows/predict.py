@@ -1,0 +1,225 @@
+"""`predict`: a bundle and images become label maps on the images' own grids.
+
+A result's own header records the image, the model and the settings it was made with (hashes in `descrip`), so that
+a finished case is recognised wherever the file goes, also when several commands share a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from medseg import __version__
+from medseg.bundle import OpenBundle, open_bundle
+from medseg.engine import distributed
+from medseg.errors import ConfigError, DataError, MedsegError, OutputError
+from medseg.files import make_folder, write_whole
+from medseg.portable.saving import remove_leftovers
+from medseg.workflows.predict_case import PROBABILITIES, CasePredictor, fingerprint, record
+from medseg.workflows.predict_cases import Item, collect, share
+
+GIB = 2**30
+WORTH_SAYING = 2 * GIB
+
+
+class Listener(logging.Handler):
+    """Passes warnings of the inferer on, one line each, and keeps them for the report."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self.console, self.lines = console, list[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one warning."""
+        self.say(record.getMessage())
+
+    def say(self, line: str) -> None:
+        """Show and keep a line."""
+        self.lines.append(line)
+        self.console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def predict(
+    model: Path,
+    inputs: Path,
+    output: Path,
+    *,
+    section: str | None = None,
+    probabilities: bool = False,
+    mirror: bool = False,
+    overlap: float | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    strict: bool = False,
+    shard: int = 0,
+    num_shards: int = 1,
+) -> dict[str, Any]:
+    """Segment images with a trained model.
+
+    Args:
+        model: run folder or bundle.
+        inputs: an image, a folder of images, or a manifest.
+        output: folder for `<case>.nii.gz`, `predict_report.json` and, if wanted, `probabilities/<case>.nii.gz`.
+        section: list of the manifest; default `test`, or all lists where there is no test case.
+        probabilities: also write the probability of each class, in steps of 1/255.
+        mirror: average over mirrored images.
+        overlap: of windows, in [0, 1); default as planned.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        overwrite: do finished cases again.
+        strict: stop at the first case that fails.
+        shard: which part of the cases to do, from 0.
+        num_shards: in how many parts they are split.
+
+    Returns:
+        The report: per case its status, seconds and volumes; `failed` lists what could not be done and why.
+
+    Raises:
+        MedsegError: nothing can be predicted; with `strict` also for the first case that fails.
+        KeyboardInterrupt: stopped; finished results and the report are whole.
+    """
+    if overlap is not None and not 0 <= overlap < 1:
+        raise ConfigError(f"--overlap {overlap} is not in [0, 1)")
+    bundle = open_bundle(model)
+    items = collect(inputs, output, channels=len(bundle.data.modality), section=section)
+    items = share(items, shard, num_shards)
+    chosen = distributed.setup(device)
+    make_folder(output / PROBABILITIES if probabilities else output)
+    for folder in (output, output / PROBABILITIES):
+        remove_leftovers(folder)
+    console = Console(stderr=True)
+    listener = Listener(console)
+    settings = _configure(bundle, mirror, overlap, listener)
+    predictor = CasePredictor(bundle, chosen, output, probabilities=probabilities)
+    name = "predict_report.json" if num_shards == 1 else f"predict_report_{shard}_of_{num_shards}.json"
+    report: dict[str, Any] = {
+        "medseg_version": __version__,
+        "model": str(bundle.path),
+        "model_sha256": bundle.digest,
+        "device": str(chosen),
+        "settings": {**settings, "probabilities": probabilities},
+        "cases": [],
+        "failed": [],
+        "interrupted": True,
+    }
+    run = _Run(predictor, listener, report, overwrite=overwrite, strict=strict)
+    try:
+        with _listening(listener):
+            run.all(items)
+        report["interrupted"] = False
+    finally:
+        write_whole(output / name, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    _tell(console, report, output)
+    return report
+
+
+def _configure(bundle: OpenBundle, mirror: bool, overlap: float | None, listener: Listener) -> dict[str, Any]:
+    """Set the inferer and return what its results depend on."""
+    inferer = bundle.inferer
+    if overlap is not None:
+        inferer.overlap = overlap
+    if mirror:
+        trained = bundle.data.augment.flip_axes
+        if not trained:
+            listener.say("the model was not trained on mirrored images; --mirror may make it worse")
+        inferer.mirror_axes = tuple(trained or (0, 1, 2))
+    return {"overlap": inferer.overlap, "mirror_axes": list(inferer.mirror_axes)}
+
+
+@contextmanager
+def _listening(listener: Listener) -> Iterator[None]:
+    logger = logging.getLogger("medseg.portable")
+    logger.addHandler(listener)
+    before, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.removeHandler(listener)
+        logger.propagate = before
+
+
+class _Run:
+    """The cases in a row, with a bar, entering each into the report."""
+
+    def __init__(
+        self, predictor: CasePredictor, listener: Listener, report: dict, *, overwrite: bool, strict: bool
+    ) -> None:
+        self.predictor, self.listener, self.report = predictor, listener, report
+        self.overwrite, self.strict = overwrite, strict
+        labels_depend_on = {k: v for k, v in report["settings"].items() if k != "probabilities"}
+        content = json.dumps([report["model_sha256"], labels_depend_on], sort_keys=True)
+        self.setting = hashlib.sha256(content.encode()).hexdigest()
+
+    def all(self, items: list[Item]) -> None:
+        """Do them; a case that fails is entered and passed over, unless `strict`."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        console = self.listener.console
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            cases = bar.add_task("cases", total=len(items))
+            windows = bar.add_task("windows", total=None)
+            for item in items:
+                bar.update(cases, description=item.name)
+                bar.reset(windows, total=None)
+
+                def progress(done: int, total: int) -> None:
+                    bar.update(windows, completed=done, total=total)
+
+                self._one(item, progress)
+                bar.advance(cases)
+
+    def _one(self, item: Item, progress: Any) -> None:
+        entry: dict[str, Any] = {"case": item.name, "images": [str(path) for path in item.images]}
+        self.listener.lines.clear()
+        started = time.perf_counter()
+        try:
+            entry.update(self._done_or_predicted(item, progress))
+        except OutputError:
+            raise  # the place of the results concerns every case
+        except MedsegError as error:
+            self.report["failed"].append({"case": item.name, "error": str(error)})
+            entry["status"] = "failed"
+            if self.strict:
+                raise
+        entry["seconds"] = round(time.perf_counter() - started, 3)
+        entry["warnings"] = list(self.listener.lines)
+        self.report["cases"].append(entry)
+
+    def _done_or_predicted(self, item: Item, progress: Any) -> dict[str, Any]:
+        headers = self.predictor.headers(item)
+        line = record(fingerprint(item), self.setting)
+        if not self.overwrite and self.predictor.is_done(item, line):
+            return {"status": "skipped", "result": item.result}
+        for header in headers:
+            for warning in header.warnings:
+                self.listener.say(f"{header.path}: {warning}")
+        self._check_memory(item, self.predictor.memory_bytes(headers))
+        volumes = self.predictor.run(item, line, progress)
+        return {"status": "done", "result": item.result, "volumes_ml": volumes}
+
+    def _check_memory(self, item: Item, needed: int) -> None:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > there:
+            raise DataError(
+                f"needs about {needed / GIB:.1f} GiB at the model's spacing, this machine has {there / GIB:.1f}",
+                path=item.images[0],
+            )
+        if needed > WORTH_SAYING:
+            self.listener.console.print(f"{item.name}: needs about {needed / GIB:.1f} GiB", highlight=False)
+
+
+def _tell(console: Console, report: dict[str, Any], output: Path) -> None:
+    """What was done, on standard error."""
+    count = {status: sum(c["status"] == status for c in report["cases"]) for status in ("done", "skipped")}
+    line = f"{count['done']} predicted, {count['skipped']} already there, {len(report['failed'])} failed: {output}"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for failure in report["failed"]:
+        console.print(f"failed: {failure['error']}", markup=False, highlight=False, soft_wrap=True)

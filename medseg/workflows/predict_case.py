@@ -1,0 +1,181 @@
+"""One case from its files to a label map: checked, predicted, written, and recognised when it is done already."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from copy import copy
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from medseg import __version__
+from medseg.bundle import OpenBundle
+from medseg.errors import DataError, OutputError
+from medseg.portable.labels import LEVELS
+from medseg.portable.reading import Header, VolumeError, read_header
+from medseg.portable.resample import resampled_size
+from medseg.portable.saving import SaveError, is_flat, temporary, write_labels, write_nifti
+from medseg.portable.windows import slab_axis
+from medseg.workflows.predict_cases import LONGEST_NAME, Item
+
+PROBABILITIES = "probabilities"  # folder of theirs in the output folder
+
+
+def fingerprint(item: Item) -> str:
+    """SHA-256 of a case's image files, with the data files that `.mhd` headers name by their own name."""
+    digest = hashlib.sha256()
+    for image in item.images:
+        beside = [image.with_suffix(s) for s in (".raw", ".zraw")] if image.suffix.lower() == ".mhd" else []
+        for path in [image, *(p for p in beside if p.is_file())]:
+            try:
+                with path.open("rb") as stream:
+                    while block := stream.read(2**20):
+                        digest.update(block)
+            except OSError as error:
+                raise DataError(f"cannot be read ({error.strerror})", path=path) from error
+    return digest.hexdigest()
+
+
+def record(fingerprint: str, setting: str) -> str:
+    """What a result's header keeps: by which version it was made, of which image and with what."""
+    return f"medseg {__version__} image={fingerprint[:24]} model={setting[:24]}"
+
+
+def recorded(result: Path) -> str | None:
+    """The record of an earlier result; None if there is none or it is no result of ours."""
+    try:
+        header = nib.load(result).header
+    except (OSError, nib.filebasedimages.ImageFileError, EOFError):
+        return None
+    return bytes(header["descrip"]).rstrip(b"\0").decode("utf-8", "replace")
+
+
+class CasePredictor:
+    """Predicts cases with one bundle.
+
+    Args:
+        bundle: opened.
+        device: of the network.
+        output: folder of the results.
+        probabilities: also write class probabilities.
+    """
+
+    def __init__(self, bundle: OpenBundle, device: torch.device, output: Path, *, probabilities: bool) -> None:
+        self.bundle, self.output, self.probabilities = bundle, output, probabilities
+        self.network = bundle.network.to(device)
+
+    def headers(self, item: Item) -> list[Header]:
+        """Headers of a case's files, of which the channels are as many as the model's.
+
+        Raises:
+            DataError: a file that cannot be used, another number of channels, or a name too long for a result.
+        """
+        if len(os.fsencode(item.result)) > LONGEST_NAME:
+            raise DataError(f"the result's name would be longer than {LONGEST_NAME} bytes", path=item.images[0])
+        try:
+            headers = [read_header(path) for path in item.images]
+        except VolumeError as error:
+            raise DataError(str(error), path=error.path) from error
+        found, wanted = sum(h.channels for h in headers), self.bundle.data.modality
+        if found != len(wanted):
+            raise DataError(
+                f"has {found} channels, the model takes {len(wanted)} ({', '.join(wanted)})", path=item.images[0]
+            )
+        return headers
+
+    def memory_bytes(self, headers: list[Header]) -> int:
+        """About what the largest step needs: reading and resampling, or the sums of a window's depth."""
+        data, first, channels = self.bundle.data, headers[0], len(self.bundle.data.modality)
+        axes = [int(np.abs(first.affine[row, :3]).argmax()) for row in range(3)]  # stored axis of x, y, z
+        size = [
+            resampled_size(first.shape[axis], first.spacing_mm[axis], mm) if wanted else first.shape[axis]
+            for axis, mm, wanted in zip(axes, data.spacing_mm, data.resample_axes, strict=True)
+        ]
+        stored, here = prod(first.shape), prod(size)
+        reading = channels * (stored * (first.dtype.itemsize + 8) + here * 8)
+        window = self.bundle.inferer.roi_size
+        padded = [max(n, w) for n, w in zip(size, window, strict=True)]
+        axis = slab_axis(padded, window)
+        ring = prod(padded) // padded[axis] * window[axis]
+        return max(reading, channels * here * 4 + stored + ring * (data.classes + 2) * 4)
+
+    def is_done(self, item: Item, line: str) -> bool:
+        """Whether the result of the same image, model and settings is there."""
+        wanted = [self.output / item.result]
+        if self.probabilities:
+            wanted.append(self.output / PROBABILITIES / item.result)
+        return all(recorded(path) == line for path in wanted)
+
+    def run(self, item: Item, line: str, progress: Callable[[int, int], None]) -> dict[str, float]:
+        """Predict a case and write its results.
+
+        Args:
+            item: the case.
+            line: its record.
+            progress: called with the windows done and all windows.
+
+        Returns:
+            Millilitres of each label.
+
+        Raises:
+            DataError: the image cannot be read or predicted.
+            OutputError: the results cannot be written.
+        """
+        result = self.output / item.result
+        scratch = temporary(self.output / PROBABILITIES / item.result, "scratch")
+        try:
+            image = self._prepared(item)
+            with scratch as file:
+                labels, stored = self._predict(image, file, progress)
+                where = {"affine": labels.affine.numpy(), "description": line}
+                array, flat = labels.numpy()[0, 0], is_flat(item.images[0], tuple(labels.shape[2:]))
+                if stored is not None:
+                    target = self.output / PROBABILITIES / item.result
+                    write_nifti(target, stored.transpose(1, 2, 3, 0), slope=1 / LEVELS, **where)
+                write_labels(result, array, flat=flat, **where)
+        except SaveError as error:
+            raise OutputError(str(error), path=result) from error
+        except VolumeError as error:
+            raise DataError(str(error), path=error.path or item.images[0]) from error
+        except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
+            raise DataError(str(error) or "does not fit into memory", path=item.images[0]) from error
+        return self._millilitres(array, labels.affine.numpy())
+
+    def _prepared(self, item: Item) -> MetaTensor:
+        """Network input; the transforms one by one, since `Compose` hides what an error was."""
+        files = [str(path) for path in item.images]
+        data: Any = {"image": files if len(files) > 1 else files[0]}
+        for transform in self.bundle.preprocessing.transforms:
+            data = transform(data)
+        return data["image"]
+
+    def _predict(
+        self, image: MetaTensor, scratch: Path, progress: Callable[[int, int], None]
+    ) -> tuple[MetaTensor, np.ndarray | None]:
+        """Labels `(1, 1, X, Y, Z)` and probabilities `(K, X, Y, Z)` in a file, which memory need not hold."""
+        kept: list[np.ndarray] = []
+
+        def make(shape: tuple[int, ...]) -> np.ndarray:
+            stored = np.memmap(scratch, np.uint8, "w+", shape=(shape[0], *shape[:0:-1])).transpose(0, 3, 2, 1)
+            kept[:] = [stored]  # NIfTI's order in the file: x fastest, classes slowest
+            return stored
+
+        inferer = copy(self.bundle.inferer)
+        inferer.progress = progress
+        inferer.probabilities = make if self.probabilities else None
+        labels = inferer(image[None], self.network)
+        return labels, kept[0] if kept else None
+
+    def _millilitres(self, labels: np.ndarray, affine: np.ndarray) -> dict[str, float]:
+        planes = np.moveaxis(labels, -1, 0)  # one at a time: counting wants eight bytes a voxel
+        counts = np.sum([np.bincount(p.ravel(order="K"), minlength=256) for p in planes], axis=0)
+        voxel = abs(np.linalg.det(affine[:3, :3])) / 1000
+        names = self.bundle.data.labels
+        return {names[v]: round(float(counts[v] * voxel), 3) for v in self.bundle.data.label_values[1:]}
