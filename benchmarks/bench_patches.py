@@ -91,9 +91,7 @@ def measure(candidates: dict[str, Callable[[int], object]], rounds: int) -> dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--patch", type=int, default=96)
     options = parser.parse_args()
@@ -112,9 +110,7 @@ def main() -> None:
             options.rounds,
         )
     first = next(iter(results.values()))
-    print(
-        f"{options.patch}^3 from {SHAPE}\n\n| case | median s | patches/s | time / first |\n|---|---|---|---|"
-    )
+    print(f"{options.patch}^3 from {SHAPE}\n\n| case | median s | patches/s | time / first |\n|---|---|---|---|")
     for name, taken in results.items():
         middle = np.median(taken)
         print(f"| {name} | {middle:.4g} | {1 / middle:.3g} | {np.median(taken / first):.3g} |")

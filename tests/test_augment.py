@@ -53,9 +53,7 @@ def slow_gather(src, start, patch, matrix):
             at = low + corner
             weight = np.prod(np.where(corner, point - low, 1 - (point - low)))
             known = all(f(v) for f, v in zip(inside, at, strict=True))
-            out[(slice(None), *o)] += weight * (
-                image[(slice(None), *at)] if known else src.background.numpy()
-            )
+            out[(slice(None), *o)] += weight * (image[(slice(None), *at)] if known else src.background.numpy())
         near = np.ceil(point - 0.5).astype(int)
         if all(f(v) for f, v in zip(inside, near, strict=True)):
             out_label[o] = label[tuple(near)]
@@ -94,9 +92,7 @@ def test_one_draw_hits_image_and_label_alike():
     geometry = ALWAYS.model_copy(update={"intensity_probability": 0.0})
     for _ in range(20):
         image, label = cut(draw(geometry, rng, (14, 14, 14), (1, 1, 1)), src, (13, 13, 13), (14, 14, 14))
-        assert (
-            np.abs(image - label).max() <= 0.5 + 1e-4
-        )  # a ramp interpolates to itself, its label is that rounded
+        assert np.abs(image - label).max() <= 0.5 + 1e-4  # a ramp interpolates to itself, its label is that rounded
 
 
 def test_without_affine_a_patch_is_a_copy():
@@ -137,10 +133,7 @@ def test_turns_and_flips_are_exact(axes, turns, flips):
 def test_box_pads_with_the_background(start, shape, size):
     src = source(size)
     padded = np.stack(
-        [
-            np.pad(c, 60, constant_values=b)
-            for c, b in zip(src.image.numpy(), src.background.numpy(), strict=True)
-        ]
+        [np.pad(c, 60, constant_values=b) for c, b in zip(src.image.numpy(), src.background.numpy(), strict=True)]
     )
     at = (slice(None), *(slice(60 + s, 60 + s + n) for s, n in zip(start, shape, strict=True)))
     np.testing.assert_array_equal(box(src.image, start, shape, src.background).numpy(), padded[at])
@@ -150,19 +143,12 @@ def test_box_pads_with_the_background(start, shape, size):
 
 @pytest.mark.parametrize("axis", range(3))
 def test_thin_patches_stay_in_their_plane(axis):
-    ramp = (
-        torch.arange(30.0)
-        .view([-1 if a == axis else 1 for a in range(3)])
-        .expand(30, 30, 30)[None]
-        .contiguous()
-    )
+    ramp = torch.arange(30.0).view([-1 if a == axis else 1 for a in range(3)]).expand(30, 30, 30)[None].contiguous()
     src, patch = Source(ramp, ramp.to(torch.uint8), torch.zeros(1)), [9, 9, 9]
     patch[axis] = 1
     rng, geometry = np.random.default_rng(0), ALWAYS.model_copy(update={"intensity_probability": 0.0})
     for _ in range(10):
-        image, label = cut(
-            draw(geometry, rng, patch, (1, 2, 3)), src, [11 if n > 1 else 17 for n in patch], patch
-        )
+        image, label = cut(draw(geometry, rng, patch, (1, 2, 3)), src, [11 if n > 1 else 17 for n in patch], patch)
         assert (image == 17).all()
         assert (label == 17).all()
 
@@ -194,10 +180,7 @@ def test_probabilities_are_per_patch():
     shares = {
         "affine": np.mean([d.matrix is not None for d in drawn]) - 0.3,
         **{f"flip {a}": np.mean([a in d.flips for d in drawn]) - 0.2 for a in range(3)},
-        **{
-            n: np.mean([getattr(d, n) is not None for d in drawn]) - 0.1
-            for n in ("gamma", "contrast", "noise")
-        },
+        **{n: np.mean([getattr(d, n) is not None for d in drawn]) - 0.1 for n in ("gamma", "contrast", "noise")},
         **{f"turn {k}": np.mean([d.turns == k for d in drawn]) - 0.25 for k in range(4)},
     }
     assert max(map(abs, shares.values())) < 0.03, shares

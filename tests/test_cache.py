@@ -280,9 +280,7 @@ def test_ignored_voxels(tmp_path, ignore):
 def test_images_that_do_not_fit_are_refused(tmp_path):
     m = manifest(tmp_path)
     save(tmp_path / "images/c0.nii.gz", np.stack([image_of()] * 2, -1))
-    with pytest.raises(
-        DataError, match=r"images/c0\.nii\.gz: has 2 channels, the manifest's modality names 1"
-    ):
+    with pytest.raises(DataError, match=r"images/c0\.nii\.gz: has 2 channels, the manifest's modality names 1"):
         prepare(tmp_path, m)
     broken = image_of()
     broken[0, 0, 0] = np.nan

@@ -63,9 +63,7 @@ def is_type_checking(node: ast.AST) -> bool:
 def part_of(module: str) -> str:
     """The part of the table that a module is in; `manifest_io` belongs to `manifest`."""
     second = [*module.split("."), ""][1]
-    return (
-        second if second.startswith("_") or second in set().union(*LAYERS.values()) else second.split("_")[0]
-    )
+    return second if second.startswith("_") or second in set().union(*LAYERS.values()) else second.split("_")[0]
 
 
 def layer_of(part: str) -> int:
@@ -88,9 +86,7 @@ def test_imports_go_down_only(path):
         other = part_of(module)
         assert layer_of(other) <= layer_of(own), f"{name_of(path)} imports {module}, which is above it"
         if own in SIBLINGS and other in SIBLINGS:
-            assert own == other, (
-                f"{name_of(path)} imports {module}: {sorted(SIBLINGS)} know nothing of each other"
-            )
+            assert own == other, f"{name_of(path)} imports {module}: {sorted(SIBLINGS)} know nothing of each other"
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "methods").glob("[!_]*.py")), ids=name_of)
@@ -105,13 +101,9 @@ def test_portable_travels_without_medseg(path):
         top = module.split(".")[0]
         if top == "medseg":
             assert module.startswith("medseg.portable"), f"{name_of(path)} imports {module}"
-            assert "from medseg" not in path.read_text(encoding="utf-8"), (
-                "imports among portable are relative"
-            )
+            assert "from medseg" not in path.read_text(encoding="utf-8"), "imports among portable are relative"
         elif top in PORTABLE_INSIDE_FUNCTIONS:
-            assert not at_once, (
-                f"{top} is optional: import it inside the function of {name_of(path)} that uses it"
-            )
+            assert not at_once, f"{top} is optional: import it inside the function of {name_of(path)} that uses it"
         else:
             assert top in PORTABLE | sys.stdlib_module_names, f"{name_of(path)} imports {module}"
 
@@ -119,9 +111,7 @@ def test_portable_travels_without_medseg(path):
 def test_what_must_answer_at_once_imports_no_torch():
     files = sorted({path for pattern in LIGHT for path in PACKAGE.glob(f"{pattern}.py")})
     assert len(files) >= len(LIGHT)
-    code = (
-        f"import sys, importlib\nfor name in {[name_of(p) for p in files]!r}: importlib.import_module(name)\n"
-    )
+    code = f"import sys, importlib\nfor name in {[name_of(p) for p in files]!r}: importlib.import_module(name)\n"
     code += "sys.exit(', '.join(sorted({'torch', 'monai', 'ignite'} & set(sys.modules))) or None)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, f"imported: {run.stderr}"

@@ -170,16 +170,12 @@ def test_unlabelled_labels_are_never_opened(tmp_path, volumes):
 
 def test_positions_are_uniform_and_reach_both_ends(tmp_path):
     case = some_case(tmp_path, "case", 0)
-    starts = np.array(
-        [sampling.start_of(case, (8, 8, 8), sampling.generator(0, "x", n)) for n in range(6000)]
-    )
+    starts = np.array([sampling.start_of(case, (8, 8, 8), sampling.generator(0, "x", n)) for n in range(6000)])
     for axis, size in enumerate(SHAPE):
         counts = np.bincount(starts[:, axis], minlength=size - 7)
         assert len(counts) == size - 7
         expected = 6000 / len(counts)
-        assert ((counts - expected) ** 2 / expected).sum() < 2.5 * len(
-            counts
-        )  # chi squared, far beyond 0.1 %
+        assert ((counts - expected) ** 2 / expected).sum() < 2.5 * len(counts)  # chi squared, far beyond 0.1 %
 
 
 def test_foreground_patches_hold_a_uniformly_drawn_class(tmp_path):
@@ -189,9 +185,7 @@ def test_foreground_patches_hold_a_uniformly_drawn_class(tmp_path):
     case = cached(tmp_path, "case", np.zeros((1, 30, 30, 30)), label)
     held = Counter()
     for n in range(2000):
-        start = sampling.start_of(
-            case, (7, 7, 7), sampling.generator(0, "x", n), foreground=0.6, labelled=True
-        )
+        start = sampling.start_of(case, (7, 7, 7), sampling.generator(0, "x", n), foreground=0.6, labelled=True)
         part = label[tuple(slice(s, s + 7) for s in start)]
         assert part.shape == (7, 7, 7)
         held[start == (0, 0, 1)] += 1  # as near to the lone voxel as the volume's edge allows
@@ -240,9 +234,7 @@ def test_planar_views_are_squeezed_slices(tmp_path, view, axis):
     case = some_case(tmp_path, "case", 0)
     patch = [8, 6, 7]
     patch[axis] = 1
-    data = streams(
-        {"labeled": [case]}, {"labeled": 1}, spec(tuple(patch), view=view, augment=PLAIN), targets=targets
-    )
+    data = streams({"labeled": [case]}, {"labeled": 1}, spec(tuple(patch), view=view, augment=PLAIN), targets=targets)
     batch = data[1]["labeled"]
     size = tuple(p for a, p in enumerate(patch) if a != axis)
     assert batch["image"].shape == (1, 1, *size)
@@ -300,9 +292,7 @@ for i, _ in enumerate(t.make_loader(data, start=0, workers=2, device=t.CPU)):
 def test_interrupt_stops_the_parent_and_leaves_no_worker(tmp_path):
     code = LOOP.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     command = [sys.executable, "-c", code]
-    run = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert run.stdout is not None
     assert run.stdout.readline() == "running\n"
     os.killpg(run.pid, signal.SIGINT)

@@ -67,9 +67,7 @@ class Draw:
         return shape[0], shape[1], shape[2]
 
 
-def draw(
-    augment: Augment, rng: np.random.Generator, patch: Sequence[int], spacing_mm: Sequence[float]
-) -> Draw:
+def draw(augment: Augment, rng: np.random.Generator, patch: Sequence[int], spacing_mm: Sequence[float]) -> Draw:
     """Throw the dice for one patch.
 
     Args:
@@ -80,9 +78,7 @@ def draw(
     """
     chance = rng.random(8)
     angles = np.radians(rng.uniform(-1, 1, 3) * augment.rotate_degrees)
-    zoom, gamma, contrast = (
-        rng.uniform(*limits) for limits in (augment.scale, augment.gamma, augment.contrast)
-    )
+    zoom, gamma, contrast = (rng.uniform(*limits) for limits in (augment.scale, augment.gamma, augment.contrast))
     noise, turns, seed = rng.uniform(0, augment.noise_std), int(rng.integers(4)), int(rng.integers(2**62))
     thick = np.array([n > 1 for n in patch])
     plane = augment.rot90_axes

@@ -95,9 +95,7 @@ class VolumeCache:
 
     def _sure(self, found: CachedVolume | None, key: str) -> CachedVolume:
         if found is None:
-            raise OutputError(
-                "what was written cannot be read back", path=self.folder / key, hint="check the disk"
-            )
+            raise OutputError("what was written cannot be read back", path=self.folder / key, hint="check the disk")
         return found
 
     def _start(self) -> None:
@@ -155,9 +153,7 @@ def _stamp(path: Path) -> tuple[str, int, int]:
     try:
         status = path.stat()
     except OSError as error:
-        raise DataError(
-            f"cannot be opened ({error.strerror})", path=path, hint="mend the manifest"
-        ) from error
+        raise DataError(f"cannot be opened ({error.strerror})", path=path, hint="mend the manifest") from error
     return str(path.absolute()), status.st_size, status.st_mtime_ns
 
 

@@ -20,9 +20,7 @@ def box(volume: Tensor, start: Sequence[int], shape: Sequence[int], background: 
         shape: voxels along each axis.
         background: `(C,)`, what lies outside of the volume.
     """
-    inside = [
-        (max(s, 0), min(s + n, size)) for s, n, size in zip(start, shape, volume.shape[1:], strict=True)
-    ]
+    inside = [(max(s, 0), min(s + n, size)) for s, n, size in zip(start, shape, volume.shape[1:], strict=True)]
     part = volume[(slice(None), *(slice(a, max(a, b)) for a, b in inside))]
     if part.shape[1:] == tuple(shape):
         return part.clone(memory_format=torch.contiguous_format)

@@ -68,9 +68,8 @@ def start_of(
     if labelled:
         classes = volume.foreground if centred else {}
         candidates = _pick(list(classes.values()), group) if classes else volume.annotated
-    if candidates is None:
-        start = anywhere
-    else:
+    start = anywhere
+    if candidates is not None:
         start = np.clip(_pick(candidates, place) - np.asarray(patch) // 2, low, high)
     x, y, z = start.tolist()
     return x, y, z

@@ -67,9 +67,7 @@ class PatchStreams(Dataset):
 
     def _check(self, batch: Mapping[str, int]) -> None:
         if self.thin is not None and self.spec.patch[self.thin] != 1:
-            raise ConfigError(
-                f"patch is {list(self.spec.patch)}; view {self.spec.view} needs 1 along axis {self.thin}"
-            )
+            raise ConfigError(f"patch is {list(self.spec.patch)}; view {self.spec.view} needs 1 along axis {self.thin}")
         rows, cases = batch.get(LABELED, 0), len(self.volumes.get(LABELED, ()))
         if not cases:
             raise DataError("there is no labelled case", hint="training needs at least one")
@@ -105,8 +103,7 @@ class PatchStreams(Dataset):
     def cases_of(self, iteration: int) -> dict[str, list[str]]:
         """Names of the cases of an iteration, row by row."""
         return {
-            stream: [self._volume(stream, n).name for n in self._numbers(stream, iteration)]
-            for stream in self.batch
+            stream: [self._volume(stream, n).name for n in self._numbers(stream, iteration)] for stream in self.batch
         }
 
     def _numbers(self, stream: str, iteration: int) -> range:
