@@ -1,0 +1,260 @@
+"""Bundles: run by MONAI where medseg cannot be imported, and opened by medseg without running anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from models import data_spec, definition_of, labels_of, make_bundle, make_image, network_of
+
+from medseg.bundle import open_bundle, write_bundle
+from medseg.errors import BundleError, OutputError
+from medseg.workflows.predict import predict
+
+BLOCK_MEDSEG = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "medseg":
+            raise ImportError("medseg is not to be imported here")
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+CHECKS = """
+import importlib.util, sys
+try:
+    import medseg
+except ImportError:
+    pass
+else:
+    sys.exit("medseg can be imported")
+from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
+meta = "configs/metadata.json"
+for kind in ("inference", "train"):
+    config = f"configs/{kind}.json"
+    change = {"bundle_root": ".", "dataset_dir": sys.argv[1], "epochs": 1, "val_interval": 1}
+    flow = ConfigWorkflow(config, meta, workflow_type=kind, **change)
+    flow.initialize()
+    assert flow.check_properties() == [], kind
+    if kind == "train":
+        flow.run()
+verify_net_in_out("network_def", meta, "configs/inference.json", device="cpu")
+verify_metadata(meta, "configs/metadata_schema.json")
+import torch
+state = torch.load("models/model.pt", weights_only=True)
+print(flow.network_def.load_state_dict(state, strict=True))
+"""
+
+
+def elsewhere(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run Python in a folder where `import medseg` fails."""
+    blocker = folder.parent / "blocker"
+    blocker.mkdir(exist_ok=True)
+    (blocker / "sitecustomize.py").write_text(BLOCK_MEDSEG)
+    environment = {**os.environ, "PYTHONPATH": str(blocker), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    make_bundle(folder / "run" / "bundle", name="vnet")
+    for i in range(2):
+        make_image(folder / "images" / f"ct{i}.nii.gz", seed=i)
+    return folder
+
+
+def test_monai_alone_gives_the_voxels_of_medseg(world, tmp_path):
+    predict(world / "run", world / "images", tmp_path / "ours")
+    shutil.copytree(world / "run" / "bundle", tmp_path / "copy")
+    run = ["-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
+    places = ["--bundle_root", ".", "--dataset_dir", str(world / "images"), "--output_dir", str(tmp_path / "theirs")]
+    files = ["--meta_file", "configs/metadata.json", "--logging_file", "configs/logging.conf"]
+    elsewhere(tmp_path / "copy", *run, *files, *places)
+    for name in ("ct0.nii.gz", "ct1.nii.gz"):
+        ours, theirs, image = (nib.load(f / name) for f in (tmp_path / "ours", tmp_path / "theirs", world / "images"))
+        assert set(np.unique(ours.dataobj)) == {0, 1, 7}
+        np.testing.assert_array_equal(ours.dataobj, theirs.dataobj)
+        assert ours.shape == theirs.shape == image.shape
+        assert ours.get_data_dtype() == theirs.get_data_dtype() == np.uint8
+        np.testing.assert_allclose(ours.affine, image.affine, atol=1e-6)
+        np.testing.assert_allclose(theirs.get_qform(), image.affine, atol=1e-5)
+
+
+def test_monais_own_checks_pass_and_fine_tuning_runs(world, tmp_path):
+    shutil.copytree(world / "run" / "bundle", tmp_path / "copy")
+    data, cases = tmp_path / "data", []
+    for i in range(2):
+        image = make_image(data / f"i{i}.nii.gz", seed=i)
+        values = np.array([0, 1, 7], np.uint8)[(labels_of(image) > 0).astype(int) + (labels_of(image) > 150)]
+        nib.save(nib.Nifti1Image(values, nib.load(image).affine), data / f"l{i}.nii.gz")
+        cases.append({"image": f"i{i}.nii.gz", "label": f"l{i}.nii.gz"})
+    (data / "dataset.json").write_text(json.dumps({"training": cases[:1], "validation": cases[1:]}))
+    done = elsewhere(tmp_path / "copy", "-c", CHECKS, str(data))
+    assert "All keys matched" in done.stdout
+    assert (tmp_path / "copy" / "models" / "model_finetuned.pt").exists()
+
+
+def test_what_is_written_is_what_is_opened(tmp_path):
+    spec = data_spec()
+    definition = definition_of(spec)
+    network = network_of(definition)
+    write_bundle(tmp_path / "b", network, network_def=definition, data=spec, name="tiny")
+    opened = open_bundle(tmp_path / "b")
+    assert opened.data == spec
+    assert opened.inferer.roi_size == spec.patch
+    assert not opened.network.training
+    image = torch.randn(1, 1, 16, 16, 16)
+    assert torch.equal(opened.network(image), network(image))
+    written = {p.relative_to(tmp_path / "b").as_posix() for p in (tmp_path / "b").rglob("*") if p.is_file()}
+    assert {"configs/metadata.json", "configs/train.json", "docs/README.md", "scripts/inferer.py"} <= written
+    assert not [p for p in tmp_path.iterdir() if p.name != "b"]
+
+
+@pytest.mark.parametrize("name", ["vnet", "dynunet", "segresnet"])
+def test_every_network_can_be_opened(name, tmp_path):
+    assert open_bundle(make_bundle(tmp_path / "b", name=name)).network
+
+
+def test_a_planar_network_can_be_opened(tmp_path):
+    opened = open_bundle(make_bundle(tmp_path / "b", data_spec(patch=(32, 32, 1), view="axial")))
+    assert opened.network(torch.randn(1, 1, 32, 32, 3)).shape == (1, 3, 32, 32, 3)
+
+
+def test_a_bundle_is_replaced_but_nothing_else(tmp_path):
+    first = open_bundle(make_bundle(tmp_path / "b")).digest
+    assert open_bundle(make_bundle(tmp_path / "b", name="vnet")).digest != first
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="no bundle"):
+        make_bundle(tmp_path / "mine")
+    assert (tmp_path / "mine" / "notes.txt").exists()
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path):
+    spec = data_spec()
+    definition = definition_of(spec)
+    network = network_of(definition)
+    next(network.parameters()).data[0] = float("nan")
+    with pytest.raises(BundleError, match="NaN"):
+        write_bundle(tmp_path / "b", network, network_def=definition, data=spec, name="tiny")
+    assert not list(tmp_path.iterdir())
+
+
+def edit(bundle: Path, change, file: str = "inference.json") -> None:
+    path = bundle / "configs" / file
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+FOREIGN = {
+    "expression": (lambda c: c.update(network_def="$__import__('os').system('touch HACKED')"), "expression"),
+    "expression inside": (lambda c: c["inferer"].update(overlap="$0.5"), r"inferer#overlap.*expression"),
+    "reference": (lambda c: c["inferer"].update(overlap="@overlap"), "expression"),
+    "macro": (lambda c: c["inferer"].update(overlap="%/etc/passwd#a"), "expression"),
+    "foreign class": (lambda c: c["network_def"].update(_target_="os.system"), "'os.system'"),
+    "foreign script": (lambda c: c["network_def"].update(_target_="scripts.nets.Evil"), "scripts.nets.Evil"),
+    "function of MONAI": (
+        lambda c: c["preprocessing"]["transforms"].append({"_target_": "monai.transforms.Lambdad", "keys": "image"}),
+        "Lambdad",
+    ),
+    "no network": (lambda c: c["network_def"].update(_target_="monai.networks.nets.torch"), "nets.torch"),
+    "other reader": (
+        lambda c: c["preprocessing"]["transforms"][0].update(reader="os.system"),
+        r"preprocessing#transforms#0#reader",
+    ),
+    "debugger": (lambda c: c["network_def"].update(_mode_="debug"), "_mode_"),
+    "wrong argument": (lambda c: c["network_def"].update(colour="red"), "cannot be made.*colour"),
+    "wrong kind": (lambda c: c.update(inferer=c["network_def"]), "inferer is not"),
+    "nothing": (lambda c: c.pop("preprocessing"), "preprocessing is not"),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_what_is_not_ours_is_refused_by_name(what, world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bundle = shutil.copytree(world / "run" / "bundle", tmp_path / "b")
+    change, words = FOREIGN[what]
+    edit(bundle, change)
+    with pytest.raises(BundleError, match=words) as caught:
+        open_bundle(bundle)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "HACKED").exists()
+
+
+def test_edited_scripts_are_not_run(world, tmp_path):
+    bundle = shutil.copytree(world / "run" / "bundle", tmp_path / "b")
+    (bundle / "scripts" / "nets.py").write_text("raise SystemExit('executed')")
+    assert open_bundle(bundle).network
+
+
+def other_weights(change):
+    """Replace the weights and their recorded hash."""
+
+    def damage(bundle: Path) -> None:
+        import hashlib
+
+        path = bundle / "models" / "model.pt"
+        torch.save(change(torch.load(path, weights_only=True)), path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        edit(bundle, lambda c: c.update(weights_sha256=digest), "medseg.json")
+
+    return damage
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch HACKED",)
+
+
+DAMAGE = {
+    "truncated weights": (lambda b: os.truncate(b / "models" / "model.pt", 1000), "damaged or was exchanged"),
+    "no weights": (lambda b: (b / "models" / "model.pt").unlink(), "No such file"),
+    "weights missing": (other_weights(lambda s: dict(list(s.items())[1:])), "is missing"),
+    "other shape": (other_weights(lambda s: {k: v[..., None] for k, v in s.items()}), "has the shape"),
+    "more weights": (other_weights(lambda s: {**s, "extra": torch.zeros(1)}), "extra is not the network's"),
+    "infinite weights": (other_weights(lambda s: {k: v.float() / 0 for k, v in s.items()}), "do not fit"),
+    "a list": (other_weights(list), "no plain dictionary"),
+    "code": (other_weights(lambda s: Evil()), "no plain weights"),
+    "broken JSON": (lambda b: (b / "configs" / "inference.json").write_text("{"), "is no JSON"),
+    "JSON list": (lambda b: (b / "configs" / "medseg.json").write_text("[]"), "not an object"),
+    "no data": (lambda b: edit(b, lambda c: c.pop("data"), "medseg.json"), "does not describe a model"),
+    "odd data": (lambda b: edit(b, lambda c: c["data"].update(x=1), "medseg.json"), "does not describe a model"),
+    "foreign bundle": (lambda b: (b / "configs" / "medseg.json").unlink(), "not one of medseg"),
+    "no bundle": (lambda b: shutil.rmtree(b / "configs"), "holds no bundle"),
+    "nothing": (lambda b: shutil.rmtree(b), "does not exist"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damage_is_one_clear_line(what, world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bundle = shutil.copytree(world / "run" / "bundle", tmp_path / "b")
+    damage, words = DAMAGE[what]
+    damage(bundle)
+    with pytest.raises(BundleError, match=words) as caught:
+        open_bundle(bundle)
+    assert str(caught.value).startswith(str(bundle))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "HACKED").exists()
+
+
+def test_an_unfinished_run_says_so(tmp_path):
+    (tmp_path / "last.pt").touch()
+    with pytest.raises(BundleError, match="--resume"):
+        open_bundle(tmp_path)
