@@ -28,7 +28,7 @@ from medseg.config import DataSpec, NetworkSpec, Schedule
 from medseg.data.cache import VolumeCache
 from medseg.data.streams import PatchStreams, make_loader
 from medseg.engine.optimizer import make_optimizer
-from medseg.engine.trainer import MethodTrainer, Precision
+from medseg.engine.trainer import MethodTrainer, Precision, StepSettings
 from medseg.manifest import Manifest
 from medseg.ops import losses
 from medseg.ops.schedules import sigmoid_rampup
@@ -96,8 +96,7 @@ class Ours:
         batch = next(self.loader)
         self.mark("data ends")
         trainer = MethodTrainer(
-            self.method, self.optimizer, [batch], total=1, precision=Precision.of("off", self.device),
-            channels_last=True,
+            self.method, self.optimizer, [batch], total=1, settings=StepSettings(Precision(self.device), channels_last=True),
         )  # fmt: skip
         trainer.add_event_handler(Events.ITERATION_STARTED, lambda: self.mark("iteration starts"))
         trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.mark("iteration ends"))

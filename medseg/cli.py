@@ -56,6 +56,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
 ) -> None:
     """Train a pipeline on a data set; the product is a MONAI bundle in the run folder."""
+    from medseg.manifest import Manifest
+    from medseg.workflows.settings import load
+
+    load(task, overrides or ()), Manifest.load(data)  # mistakes that need no torch are told at once
     from medseg.workflows.train import train as run
 
     folder = output or Path("runs") / f"{Path(task).stem}-{data.stem}"

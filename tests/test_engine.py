@@ -12,7 +12,7 @@ from torch import nn
 from medseg.config import Schedule
 from medseg.engine import checkpoint
 from medseg.engine.optimizer import lr_factor, make_optimizer, make_scheduler
-from medseg.engine.trainer import DivergenceError, MethodTrainer, Precision
+from medseg.engine.trainer import DivergenceError, MethodTrainer, Precision, StepSettings
 from medseg.engine.validation import ClassDice, case_dice
 from medseg.errors import CheckpointError, OutputError
 from medseg.method import Method
@@ -44,7 +44,7 @@ def make(iterations=12, start=0, bad=(), state=None, grad_clip=None):
     scheduler = make_scheduler(optimizer, schedule)
     trainer = MethodTrainer(
         method, optimizer, list(batches()), total=iterations, start=start,
-        precision=Precision.of("auto", torch.device("cpu")), grad_clip=grad_clip,
+        settings=StepSettings(Precision(torch.device("cpu")), grad_clip=grad_clip),
         names=lambda i: {"labeled": [f"case{i}"]},
     )  # fmt: skip
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: scheduler.step())

@@ -61,6 +61,7 @@ def test_a_run_leaves_all_that_repeats_it(manifest, tmp_path, task):
     assert equal(weights(run), weights(again))
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_bit_for_bit(manifest, tmp_path):
     changes = sets(*FAST, "stages.0.schedule.iterations=30", "stages.0.schedule.validate_every=7")
     arguments = ["train", "--task", "dtc", "--data", manifest, *changes]

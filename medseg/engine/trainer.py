@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import torch
 from monai.engines import Trainer
 from torch import Tensor, nn
 
+from medseg.config import Schedule
 from medseg.errors import MedsegError
 from medseg.method import Batch, Clock, Method
 
@@ -52,6 +54,26 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.dtype)
 
 
+@dataclass(frozen=True)
+class StepSettings:
+    """How a step is taken.
+
+    Args:
+        precision: device and number format.
+        grad_clip: largest norm of the gradient.
+        channels_last: memory layout of network and images.
+    """
+
+    precision: Precision
+    grad_clip: float | None = None
+    channels_last: bool = False
+
+
+def step_settings(schedule: Schedule, device: torch.device) -> StepSettings:
+    """A schedule's part in it."""
+    return StepSettings(Precision.of(schedule.amp, device), schedule.grad_clip, schedule.channels_last)
+
+
 def use_channels_last(module: nn.Module, dims: int) -> None:
     """Lay a network's weights out channels-last, for 2 or 3 spatial dimensions."""
     layout = torch.channels_last_3d if dims == 3 else torch.channels_last
@@ -83,10 +105,8 @@ class MethodTrainer(Trainer):
         loader: yields the batches of iterations `start .. total - 1`, in order.
         total: iterations of the whole run.
         start: iterations that are already done.
-        precision: number format of the step.
+        settings: number format, clipping, memory layout.
         replica: `method` or its `DistributedDataParallel`.
-        grad_clip: largest norm of the gradient.
-        channels_last: memory layout of network and images.
         names: cases of an iteration, for the message when the loss is not finite.
 
     Raises:
@@ -101,17 +121,18 @@ class MethodTrainer(Trainer):
         *,
         total: int,
         start: int = 0,
-        precision: Precision,
+        settings: StepSettings,
         replica: nn.Module | None = None,
-        grad_clip: float | None = None,
-        channels_last: bool = False,
         names: Callable[[int], Mapping[str, list[str]]] | None = None,
     ) -> None:
-        super().__init__(device=precision.device, max_epochs=1, data_loader=loader, epoch_length=total, decollate=False)
+        super().__init__(
+            device=settings.precision.device, max_epochs=1, data_loader=loader, epoch_length=total, decollate=False
+        )
         self.method, self.optimizer, self.replica = method, optimizer, replica or method
-        self.precision, self.grad_clip, self.channels_last = precision, grad_clip, channels_last
+        self.settings, self.precision = settings, settings.precision
         self.names, self.total, self.skipped = names, total, 0
         self.state.iteration = start
+        self.logger.setLevel(logging.CRITICAL)  # ignite would print every exception that it passes on
 
     @property
     def clock(self) -> Clock:
@@ -120,7 +141,7 @@ class MethodTrainer(Trainer):
 
     def _iteration(self, engine: Any, batchdata: Batch) -> dict[str, Tensor]:  # type: ignore[override]
         self.replica.train()
-        batch = to_device(batchdata, self.precision.device, self.channels_last)
+        batch = to_device(batchdata, self.precision.device, self.settings.channels_last)
         with self.precision.autocast():
             terms = self.replica(batch, self.clock)
         loss = torch.stack([term.float() for term in terms.values()]).sum()
@@ -129,8 +150,8 @@ class MethodTrainer(Trainer):
             self.optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             scaler.unscale_(self.optimizer)
-            if self.grad_clip is not None:
-                nn.utils.clip_grad_norm_(self.method.parameters(), self.grad_clip)
+            if self.settings.grad_clip is not None:
+                nn.utils.clip_grad_norm_(self.method.parameters(), self.settings.grad_clip)
             scaler.step(self.optimizer)
             scaler.update()
             self.method.after_step(self.clock)

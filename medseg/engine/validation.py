@@ -12,6 +12,7 @@ from monai.engines import SupervisedEvaluator
 from monai.handlers import from_engine
 from monai.inferers import Inferer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 IGNORE = 255
 
@@ -68,21 +69,24 @@ def case_dice(prediction: Tensor, label: Tensor, classes: int) -> tuple[Tensor, 
     return 2 * both / size.clamp(min=1), size > 0
 
 
-def make_evaluator(
-    network: nn.Module, loader: Iterable[Any], inferer: Inferer, *, classes: int, device: torch.device
-) -> SupervisedEvaluator:
-    """An evaluator whose `state.metrics["dice"]` is what `ClassDice` computes.
+def validate(
+    network: nn.Module, loader: DataLoader, inferer: Inferer, *, classes: int, device: torch.device
+) -> dict[str, Any]:
+    """What `ClassDice` computes over this rank's cases and those of all others.
 
     Args:
         network: the method's segmenter.
-        loader: dictionaries with `image` `(1, C, X, Y, Z)` and `label` `(1, 1, X, Y, Z)`.
+        loader: dictionaries with `image` `(1, C, X, Y, Z)` and `label` `(1, 1, X, Y, Z)`; may be empty on a rank.
         inferer: gives class indices `(1, 1, X, Y, Z)`.
         classes: number of classes with background.
         device: where the network is.
     """
     metric = ClassDice(classes, device, output_transform=from_engine(["pred", "label"]))
+    if not len(loader):  # fewer cases than ranks: an evaluator would not run, and the others wait for this rank's sums
+        return metric.compute()
     evaluator = SupervisedEvaluator(
         device=device, val_data_loader=loader, network=network, inferer=inferer, decollate=False
     )
     metric.attach(evaluator, "dice")
-    return evaluator
+    evaluator.run()
+    return evaluator.state.metrics["dice"]

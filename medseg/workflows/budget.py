@@ -21,7 +21,7 @@ from medseg import methods, networks
 from medseg.config import DataSpec, NetworkSpec, Pipeline, Stage
 from medseg.data.transforms import instantiate, preprocessing
 from medseg.engine.optimizer import make_optimizer
-from medseg.engine.trainer import MethodTrainer, Precision, use_channels_last
+from medseg.engine.trainer import MethodTrainer, step_settings, use_channels_last
 from medseg.errors import ConfigError
 from medseg.manifest import Manifest
 from medseg.networks import fit_size
@@ -159,9 +159,7 @@ def _timed(candidate: Candidate, stage: Stage, device: torch.device, steps: int 
         make_optimizer(method, schedule),
         [batch] * (steps + 1),
         total=steps + 1,
-        precision=Precision.of(schedule.amp, device),
-        grad_clip=schedule.grad_clip,
-        channels_last=schedule.channels_last,
+        settings=step_settings(schedule, device),
     )
     trainer.add_event_handler(Events.ITERATION_COMPLETED, tick)
     trainer.run()

@@ -20,8 +20,8 @@ from medseg.data.streams import PatchStreams, make_loader
 from medseg.engine import checkpoint, distributed, handlers
 from medseg.engine.logs import RunLog, TrainingBar
 from medseg.engine.optimizer import make_optimizer, make_scheduler
-from medseg.engine.trainer import MethodTrainer, Precision, use_channels_last
-from medseg.engine.validation import make_evaluator
+from medseg.engine.trainer import MethodTrainer, step_settings, use_channels_last
+from medseg.engine.validation import validate
 from medseg.errors import OutputError
 from medseg.manifest import Manifest
 from medseg.method import Method
@@ -170,10 +170,8 @@ class StageRun:
             make_loader(dataset, start=start, workers=workers, device=self.device),
             total=schedule.iterations,
             start=start,
-            precision=Precision.of(schedule.amp, self.device),
+            settings=step_settings(schedule, self.device),
             replica=distributed.replicate(method),
-            grad_clip=schedule.grad_clip,
-            channels_last=schedule.channels_last,
             names=dataset.cases_of,
         )
         if state:
@@ -216,11 +214,8 @@ class StageRun:
         """Dice of whole validation volumes, this rank's share of them and then all ranks' mean."""
         mine = ValidationVolumes(volumes[distributed.rank() :: distributed.world()])
         inferer = SlabInferer(self.spec.patch, overlap=self.spec.overlap, restore=False)
-        evaluator = make_evaluator(
-            segmenter, DataLoader(mine, batch_size=1), inferer, classes=self.spec.classes, device=self.device
-        )
-        evaluator.run()
-        found = evaluator.state.metrics["dice"]
+        loader = DataLoader(mine, batch_size=1)
+        found = validate(segmenter, loader, inferer, classes=self.spec.classes, device=self.device)
         names = [self.spec.labels[value] for value in self.spec.label_values[1:]]
         return {"mean": found["mean"], "classes": dict(zip(names, found["classes"], strict=True))}
 

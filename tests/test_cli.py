@@ -1,0 +1,129 @@
+"""The command from outside: start-up, exit codes, one line per mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import write_dataset
+
+MEDSEG = [sys.executable, "-m", "medseg"]
+
+
+def run(*arguments: object, **options: object) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.run(
+        [*MEDSEG, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=120, **options
+    )
+
+
+def cpu_seconds(code: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"]])
+def test_help_and_list_answer_at_once_and_import_no_torch(arguments):
+    code = (
+        f"import sys; sys.argv = ['medseg', *{arguments!r}]\n"
+        "from medseg.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as error: assert not error.code\n"
+        "assert not {'torch', 'monai', 'numpy'} & set(sys.modules)"
+    )
+    own = min(cpu_seconds(code) for _ in range(3)) - min(cpu_seconds("pass") for _ in range(3))
+    assert own < 0.5
+
+
+def test_list_names_all_that_is_shipped():
+    said = run("list").stdout
+    for name in ("dtc", "supervised", "vnet", "dynunet"):
+        assert name in said
+
+
+def test_version():
+    from medseg import __version__
+
+    assert run("--version").stdout == f"medseg {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trainn"], "No such command 'trainn'"),
+        (["train", "--task", "dtc"], "Missing option '--data'"),
+        (["train", "--task", "dtc", "--data", "absent.json"], "absent.json"),
+        (["train", "--task", "dct", "--data", "{m}"], "task 'dct' is not known; one of dtc"),
+        (["train", "--task", "dtc", "--data", "{m}", "--device", "gpu"], "device 'gpu' is not known"),
+        (["train", "--task", "dtc", "--data", "{m}", "--device", "cuda:99"], "device"),
+        (["train", "--task", "dtc", "--data", "{m}", "--budget", "soon"], "--budget 'soon'"),
+        (["train", "--task", "dtc", "--data", "{m}", "--set", "stages.0.schedule.lr=quick"], "schedule.lr"),
+        (["predict", "-m", "{m}", "-i", "{m}", "-o", "out"], "m.json"),
+        (["predict", "-m", "absent", "-i", "{m}", "-o", "out"], "absent"),
+        (["evaluate", "-p", "absent", "-r", "{m}"], "absent"),
+        (["data", "check", "absent.json"], "absent.json"),
+        (["data", "init", "absent", "-o", "x.json"], "absent"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, tmp_path):
+    manifest = write_dataset(tmp_path / "data", validation=0)
+    done = run(*[a.replace("{m}", str(manifest)) for a in arguments], cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert words in lines[0]
+
+
+def test_debug_shows_the_traceback():
+    done = run("train", "--task", "dtc", "--data", "absent.json", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_whole_way(tmp_path):
+    """init, check, train, predict, evaluate, as the README tells it."""
+    write_dataset(tmp_path / "raw", test=0, validation=0, labeled=3, unlabeled=2)
+    folder = tmp_path / "scans"
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+    for path in (tmp_path / "raw").glob("*.nii.gz"):
+        is_label = "_label" in path.name
+        path.rename(folder / ("labels" if is_label else "images") / path.name.replace("_label", ""))
+    manifest = folder / "manifest.json"
+    made = run("data", "init", folder, "-o", manifest, "--modality", "MR", "--validation", "0.3")
+    assert made.returncode == 0, made.stderr
+    content = json.loads(manifest.read_text())
+    assert len(content["training"]), len(content["validation"]) == (2, 1)
+    assert len(content["unlabeled"]) == 2
+    assert run("data", "check", manifest).returncode == 0
+    fast = ["--set", "stages.0.schedule.iterations=4", "--set", "stages.0.network.width=4"]
+    trained = run("train", "--task", "dtc", "--data", manifest, "-o", tmp_path / "run", *fast)
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stdout.strip() == str(tmp_path / "run" / "bundle")
+    predicted = run("predict", "-m", tmp_path / "run", "-i", folder / "images", "-o", tmp_path / "out")
+    assert predicted.returncode == 0, predicted.stderr
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 5
+    scored = run("evaluate", "-p", tmp_path / "out", "-r", manifest)
+    assert scored.returncode == 0, scored.stderr
+    assert {"metrics.csv", "metrics.json", "metrics.md", "montage.png"} <= {
+        path.name for path in (tmp_path / "out" / "evaluation").iterdir()
+    }
+
+
+def test_the_readme_names_only_commands_that_exist():
+    import re
+
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    used = set(re.findall(r"(?:^|`)medseg ((?:data )?[a-z]+)", text, flags=re.M))
+    assert used
+    for command in used:
+        assert run(*command.split(), "--help").returncode == 0, command
