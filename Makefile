@@ -1,4 +1,4 @@
-# make demo    install, train on generated scans, predict, evaluate; the result is demo/index.html
+# make demo    install, train on generated scans, predict, evaluate; the result is demo/report.html
 # make test    checks, then all tests, slow ones last
 # Variables: PYTHON (3.11 or newer makes the environment), VENV (where it is), PYTEST (further arguments)
 
