@@ -95,9 +95,8 @@ class Ours:
         self.mark("start")
         batch = next(self.loader)
         self.mark("data ends")
-        trainer = MethodTrainer(
-            self.method, self.optimizer, [batch], total=1, settings=StepSettings(Precision(self.device), channels_last=True),
-        )  # fmt: skip
+        settings = StepSettings(Precision(self.device), channels_last=True)
+        trainer = MethodTrainer(self.method, self.optimizer, [batch], total=1, settings=settings)
         trainer.add_event_handler(Events.ITERATION_STARTED, lambda: self.mark("iteration starts"))
         trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.mark("iteration ends"))
         trainer.run()

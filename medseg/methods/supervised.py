@@ -1,6 +1,4 @@
-"""Supervised training: the template of a method.
-
-    L = dice * (1 - soft Dice) + cross_entropy * CE
+"""Supervised training, the template of a method: L = dice (1 - soft Dice) + cross_entropy CE.
 
 Milletari, Navab, Ahmadi: V-Net, 3DV 2016 (Dice); Isensee et al.: nnU-Net, Nature Methods 2021 (their sum).
 """
