@@ -34,7 +34,7 @@ class VerifiedReader(ImageReader):
         return tuple(Path(f) for f in ensure_tuple(data))
 
     def get_data(self, img: tuple[Path, ...]) -> tuple[np.ndarray, dict]:
-        """The voxels `(C, X, Y, Z)` and what MONAI wants to know of them."""
+        """The voxels `(C, X, Y, Z)`, at least as precise as stored, and what MONAI wants to know of them."""
         arrays, headers = zip(*(read_volume(path) for path in img), strict=True)
         for array, header in zip(arrays, headers, strict=True):
             _refuse_non_finite(array, header)
@@ -47,7 +47,14 @@ class VerifiedReader(ImageReader):
             MetaKeys.ORIGINAL_CHANNEL_DIM: 0,
             MetaKeys.SPACE: SpaceKeys.RAS,
         }
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays), meta
+        channels = [_in_order(array) for array in arrays]
+        return channels[0] if len(channels) == 1 else np.concatenate(channels), meta
+
+
+def _in_order(array: np.ndarray) -> np.ndarray:
+    """C order in one pass, which MONAI asks for next; as float32, its default, where that loses nothing."""
+    exact = array.dtype.itemsize <= 2 or array.dtype == np.float32
+    return np.ascontiguousarray(array, dtype=np.float32 if exact else array.dtype)
 
 
 def _refuse_non_finite(array: np.ndarray, header: Header) -> None:
