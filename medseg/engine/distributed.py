@@ -71,6 +71,11 @@ def barrier() -> None:
         idist.barrier()
 
 
+def any_of(flag: bool) -> bool:
+    """Whether it holds in any process; all must ask."""
+    return bool(idist.all_reduce(int(flag), "MAX"))
+
+
 def replicate(module: nn.Module) -> nn.Module:
     """The module itself, or its DistributedDataParallel when several processes train."""
     if world() == 1:

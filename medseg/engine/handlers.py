@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from medseg.engine import checkpoint
+from medseg.engine import checkpoint, distributed
 from medseg.engine.logs import RunLog, TrainingBar
 from medseg.engine.trainer import MethodTrainer
 
@@ -29,7 +30,7 @@ class Progress:
 
     def __init__(self, best: float = -1.0) -> None:
         self.best = best
-        self.stopped = False
+        self.asked = self.stopped = False  # asked: this process got a signal; stopped: no further step
 
 
 class LogTerms:
@@ -124,15 +125,43 @@ class SaveLast:
         self._saved = time.monotonic()
 
 
+class Together:
+    """Keeps several processes in step: their random numbers, and where they stop.
+
+    The random numbers of a step are a function of seed, iteration and rank, since only rank 0 writes checkpoints. A
+    signal reaches the processes at different iterations; they ask one another at every tenth.
+    """
+
+    def __init__(self, progress: Progress, *, seed: int) -> None:
+        self.progress, self.seed = progress, seed
+
+    def attach(self, engine: Engine) -> None:
+        """Act around each iteration."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self.reseed)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.agree)
+
+    def reseed(self, trainer: MethodTrainer) -> None:
+        """Give this rank's random numbers of this iteration."""
+        torch.manual_seed((self.seed * 1_000_003 + trainer.state.iteration) * 1009 + distributed.rank())
+
+    def agree(self, trainer: MethodTrainer) -> None:
+        """Stop if any process was asked to."""
+        if trainer.state.iteration % LOG_EVERY == 0 and distributed.any_of(self.progress.asked):
+            self.progress.stopped = True
+            trainer.terminate()
+
+
 @contextmanager
 def stop_on_signal(trainer: MethodTrainer, progress: Progress) -> Iterator[None]:
     """First Ctrl-C or TERM: finish this step, save, stop. Second: stop now, with the last checkpoint."""
 
     def stop(number: int, frame: Any) -> None:
-        if progress.stopped:
+        if progress.asked:
             raise KeyboardInterrupt
-        progress.stopped = True
-        trainer.terminate()
+        progress.asked = True
+        if distributed.world() == 1:  # else `Together` stops all at the same iteration
+            progress.stopped = True
+            trainer.terminate()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

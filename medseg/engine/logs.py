@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,9 @@ class RunLog:
 
     def add(self, iteration: int, kind: str, values: dict[str, Any]) -> None:
         """Record `values` (numbers or nested numbers) of one kind, "train" or "validation"."""
-        self._stream.write(json.dumps({"iteration": iteration, "kind": kind, **values}) + "\n")
+        record = {"iteration": iteration, "kind": kind, **values}
+        finite = {key: None if isinstance(v, float) and not isfinite(v) else v for key, v in record.items()}
+        self._stream.write(json.dumps(finite, allow_nan=False) + "\n")
         self._stream.flush()
         for name, value in values.items():
             if isinstance(value, float):
@@ -94,3 +99,12 @@ class TrainingBar:
         """Leave the terminal as it was."""
         if self._live:
             self._progress.stop()
+
+
+@contextmanager
+def counting(title: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar for work in pieces on a terminal: yields a function of the pieces done and the pieces in all."""
+    live = shown and sys.stderr.isatty()
+    with Progress(console=Console(stderr=True), disable=not live, transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

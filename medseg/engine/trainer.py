@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -41,7 +42,9 @@ class Precision:
 
     @classmethod
     def of(cls, amp: str, device: torch.device) -> Precision:
-        """From a schedule's `amp`; on a CPU always float32, where half formats are tens of times slower."""
+        """From a schedule's `amp`; without CUDA always float32: half formats are tens of times slower on a CPU."""
+        if device.type != "cuda" and amp in ("bf16", "fp16"):
+            warnings.warn(f"amp: {amp} needs a CUDA device; training in float32 on {device}", stacklevel=2)
         if device.type != "cuda" or amp == "off":
             return cls(device)
         bf16 = torch.cuda.is_bf16_supported() if amp == "auto" else amp == "bf16"

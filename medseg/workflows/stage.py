@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from medseg.config import DataSpec, Pipeline
 from medseg.data.cache import CachedVolume, VolumeCache
 from medseg.data.streams import PatchStreams, make_loader
 from medseg.engine import checkpoint, distributed, handlers
-from medseg.engine.logs import RunLog, TrainingBar
+from medseg.engine.logs import RunLog, TrainingBar, counting
 from medseg.engine.optimizer import make_optimizer, make_scheduler
 from medseg.engine.trainer import MethodTrainer, step_settings, use_channels_last
 from medseg.engine.validation import validate
 from medseg.errors import OutputError
-from medseg.manifest import Manifest
+from medseg.manifest import Case, Manifest
 from medseg.method import Method
 from medseg.portable.inferer import SlabInferer
 from medseg.portable.nets import FirstChannels, Planar
@@ -106,14 +107,19 @@ class StageRun:
     def _volumes(self) -> tuple[dict[str, list[CachedVolume]], list[CachedVolume]]:
         """Preprocess what is not in the cache yet: rank 0 first, then the others find it done."""
         wanted = self.stage.schedule.batch or {}
-        cases = {stream: cases for stream, cases in streams_of(self.manifest).items() if stream in wanted}
-        held_out = [case for case in self.manifest.validation if case.label]
+        groups = {stream: cases for stream, cases in streams_of(self.manifest).items() if stream in wanted}
+        groups["validation"] = [case for case in self.manifest.validation if case.label]
         for rank in range(distributed.world()):
             if rank == distributed.rank():
-                streams = {s: self.cache.prepare(self.manifest, c, self.spec) for s, c in cases.items()}
-                validation = self.cache.prepare(self.manifest, held_out, self.spec)
+                volumes = {name: self._prepared(name, cases) for name, cases in groups.items()}
             distributed.barrier()
-        return streams, validation
+        return volumes, volumes.pop("validation")
+
+    def _prepared(self, name: str, cases: list[Case]) -> list[CachedVolume]:
+        # a worker process takes seconds to start, so that few volumes are done sooner without
+        workers = 1 if len(cases) < 24 else os.cpu_count() or 1
+        with counting(f"preprocessing: {name}", shown=self.main) as progress:
+            return self.cache.prepare(self.manifest, cases, self.spec, workers=workers, progress=progress)
 
     def _method(self, previous: Path | None) -> tuple[dict[str, Any], Method]:
         spec, stage = self.spec, self.stage
@@ -192,7 +198,8 @@ class StageRun:
         every = self.stage.schedule.validate_every or max(1, total // 10)
         log = RunLog(self.folder, resume_at=start) if self.main else None
         bar = TrainingBar(self.pipeline.name, total, start=start, shown=self.main)
-        steps: list[Any] = [LrScheduleHandler(scheduler, epoch_level=False, print_lr=False)]
+        together = [handlers.Together(self.progress, seed=self.pipeline.seed)] if distributed.world() > 1 else []
+        steps: list[Any] = [*together, LrScheduleHandler(scheduler, epoch_level=False, print_lr=False)]
         if log:
             steps.append(handlers.LogTerms(log, bar))
         if validation:

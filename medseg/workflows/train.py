@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -72,6 +73,8 @@ def train(
             run.train(bundle, previous=previous if stage.init == "previous" else None, resume=resume)
             previous = bundle
         distributed.barrier()
+        if distributed.rank() == 0:
+            shutil.rmtree(output / "cache", ignore_errors=True)  # as large as the data, and quickly made again
     finally:
         distributed.finish()
     return output
