@@ -51,9 +51,7 @@ def with_medseg(prediction: np.ndarray, reference: np.ndarray, classes: int, spa
     return {name: np.array([row[name] for row in found.values()]) for name in ("dice", "hd95_mm", "assd_mm")}
 
 
-def compare(
-    title: str, prediction: np.ndarray, reference: np.ndarray, spacing: list[float], rounds: int
-) -> None:
+def compare(title: str, prediction: np.ndarray, reference: np.ndarray, spacing: list[float], rounds: int) -> None:
     classes = int(reference.max()) + 1
     tools: dict[str, Callable[..., Figures]] = {"MONAI": with_monai, "medseg": with_medseg}
     first, second = (tool(prediction, reference, classes, spacing) for tool in tools.values())

@@ -97,9 +97,7 @@ def test_balls(side, radius, foreground, edge, error, eroded, floor):
     assert np.mean((exact - mask) ** 2) < 1e-12
 
 
-masks = st.one_of(
-    arrays(bool, st.tuples(*[st.integers(1, 9)] * 2)), arrays(bool, st.tuples(*[st.integers(1, 6)] * 3))
-)
+masks = st.one_of(arrays(bool, st.tuples(*[st.integers(1, 9)] * 2)), arrays(bool, st.tuples(*[st.integers(1, 6)] * 3)))
 
 
 @settings(max_examples=150, deadline=None)

@@ -208,9 +208,7 @@ def _around(one: Box, other: Box) -> Box:
 
 def _placed(subject: Subject, label: int, center: Vector, radii: Vector) -> tuple[Vector, Vector]:
     """An organ where this subject has it; half of the breathing reaches the kidneys, all of it the rest."""
-    moved = (
-        np.array(center) + subject.shifts[label] - [0, 0, subject.breath * (0.5 if label in (3, 4) else 1)]
-    )
+    moved = np.array(center) + subject.shifts[label] - [0, 0, subject.breath * (0.5 if label in (3, 4) else 1)]
     moved[:2] *= (np.array(subject.body) + 15 - subject.fat) / (136, 98)
     scaled = np.array(radii) * subject.sizes[label]
     x, y, z = moved.tolist()  # plain floats keep the fields in single precision

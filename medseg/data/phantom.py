@@ -65,9 +65,7 @@ def write_phantoms(
             _write(folder / "images" / f"{name}.nii.gz", image, affine)
             _write(folder / place / f"{name}.nii.gz", label, affine)
             entry = {"image": f"images/{name}.nii.gz", "subject": name}
-            lists[section].append(
-                entry if section == "unlabeled" else {**entry, "label": f"labels/{name}.nii.gz"}
-            )
+            lists[section].append(entry if section == "unlabeled" else {**entry, "label": f"labels/{name}.nii.gz"})
     manifest = {
         "name": "Phantom",
         "description": f"Generated CT-like abdomens, seed {seed}; no patient data.",
@@ -105,15 +103,11 @@ def make_phantom(
     affine[:3, 3] = -spacing * (np.array(shape) - 1) / 2 + rng.uniform(-40, 40, 3)
     if rng.random() < 2 / 3:
         image, label = image[::-1, ::-1], label[::-1, ::-1]
-        affine = affine @ np.array(
-            [[-1, 0, 0, shape[0] - 1], [0, -1, 0, shape[1] - 1], [0, 0, 1, 0], [0, 0, 0, 1]]
-        )
+        affine = affine @ np.array([[-1, 0, 0, shape[0] - 1], [0, -1, 0, shape[1] - 1], [0, 0, 1, 0], [0, 0, 0, 1]])
     return np.ascontiguousarray(image), np.ascontiguousarray(label), affine
 
 
-def _space(
-    shape: tuple[int, int, int], spacing: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _space(shape: tuple[int, int, int], spacing: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Where fine voxels lie in the subject (pose and deformation), and two fields for irregular outlines."""
     fine = [n * FINE for n in shape]
     axes = [

@@ -85,9 +85,7 @@ def _figures(pair: Pair, spacing_mm: Sequence[float], tolerance_mm: float) -> di
     }
 
 
-def _surface_figures(
-    pair: Pair, spacing_mm: Sequence[float], tolerance_mm: float, situation: str
-) -> dict[str, Value]:
+def _surface_figures(pair: Pair, spacing_mm: Sequence[float], tolerance_mm: float, situation: str) -> dict[str, Value]:
     nothing: dict[str, Value] = {"surface_dice": 1.0 if situation == "both_empty" else 0.0}
     nothing.update(dict.fromkeys(DISTANCES))
     if situation != "both":

@@ -59,8 +59,7 @@ def _joint(boxes: list[tuple[slice, ...]], shape: Sequence[int], value: int) -> 
     if not boxes:
         return tuple(slice(0, 1) for _ in shape)
     return tuple(
-        _wider(min(s.start for s in axis), max(s.stop for s in axis), n)
-        for *axis, n in zip(*boxes, shape, strict=True)
+        _wider(min(s.start for s in axis), max(s.stop for s in axis), n) for *axis, n in zip(*boxes, shape, strict=True)
     )
 
 

@@ -137,9 +137,7 @@ def _checked_label(label: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndar
     known = label if ignored is None else label[~found]
     low, high = (int(known.min()), int(known.max())) if known.size else (0, 0)
     if low < 0 or high >= classes:
-        raise DataError(
-            f"labels run from {low} to {high}; accepted are 0 to {classes - 1} and {IGNORE} to ignore"
-        )
+        raise DataError(f"labels run from {low} to {high}; accepted are 0 to {classes - 1} and {IGNORE} to ignore")
     return np.ascontiguousarray(label, np.uint8), ignored
 
 

@@ -94,9 +94,7 @@ def compare(pairing: Pairing, scale: Scale) -> Compared:
     return Compared(pairing, "compared", warnings=warnings, figures=figures)
 
 
-def _measure(
-    prediction: np.ndarray, reference: np.ndarray, grid: Header, scale: Scale
-) -> dict[int, dict[str, Value]]:
+def _measure(prediction: np.ndarray, reference: np.ndarray, grid: Header, scale: Scale) -> dict[int, dict[str, Value]]:
     return segmentation_metrics(
         prediction,
         reference,

@@ -61,9 +61,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         "Each cell: mean ± standard deviation (median) over n cases that have the class in the prediction or",
         "the reference; distances exist only where both have it (their n in brackets where it differs).",
         "",
-        *_table(
-            ("class", "n", *heads), [_class_row(name, c, names) for name, c in report["classes"].items()]
-        ),
+        *_table(("class", "n", *heads), [_class_row(name, c, names) for name, c in report["classes"].items()]),
         _line(("**mean of classes**", "", *(number(name, report["mean"][name]["mean"]) for name in names))),
         "",
         "## Counted, not averaged",
@@ -122,9 +120,7 @@ def _counts(report: dict[str, Any]) -> list[str]:
 
 
 def _cases(report: dict[str, Any]) -> list[str]:
-    compared = sorted(
-        (c for c in report["cases"] if c["mean_dice"] is not None), key=lambda c: c["mean_dice"]
-    )
+    compared = sorted((c for c in report["cases"] if c["mean_dice"] is not None), key=lambda c: c["mean_dice"])
     lines = ["## Cases, worst first", ""]
     lines += _table(("case", "mean Dice"), [(c["case"], number("dice", c["mean_dice"])) for c in compared])
     bad = [c for c in report["cases"] if c["status"] != "compared"]
