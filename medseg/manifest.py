@@ -7,86 +7,31 @@ What MONAI users have is accepted as it is; `unlabeled`, `annotations`, `tags`, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
-    field_serializer,
     field_validator,
     model_validator,
 )
 
 from medseg.errors import ManifestError
+from medseg.manifest_case import Annotation, Case, Item
 from medseg.manifest_fields import (
-    STRING_OR_LIST,
-    FilePath,
-    ImagePaths,
     Labels,
     Modality,
     dicom_modality,
     first_of,
     readable,
-    stem,
 )
 from medseg.manifest_io import read_json, write_json
 
+__all__ = ["SECTIONS", "Annotation", "Case", "Manifest", "schema"]
+
 SECTIONS = ("training", "validation", "test", "unlabeled")
-Class = int | str  # a class by its value or by its name
-
-
-class Item(BaseModel):
-    """Base of what is in a manifest: immutable, unknown keys kept."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-
-class Annotation(Item):
-    """One expert's drawing; `classes` lists what the expert looked for (absent: all)."""
-
-    rater: str
-    label: FilePath
-    classes: tuple[Class, ...] | None = None
-
-
-class Case(Item):
-    """One image with what is known of it; a plain string stands for its image."""
-
-    image: ImagePaths
-    label: FilePath | None = None
-    annotations: tuple[Annotation, ...] = ()
-    tags: tuple[Class, ...] | dict[str, Any] | None = None
-    subject: str | None = None
-    fold: int | None = None
-    case: str | None = Field(default=None, pattern=r"^[^/\\\s.][^/\\]*$", max_length=200)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_image(cls, value: Any) -> Any:
-        return {"image": value} if isinstance(value, str | list) else value
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
-        return {"anyOf": [*STRING_OR_LIST, handler(core)]}
-
-    @field_serializer("image")
-    def _one_or_many(self, image: tuple[str, ...]) -> str | list[str]:
-        return image[0] if len(image) == 1 else list(image)
-
-    @property
-    def name(self) -> str:
-        """What its outputs are called: `case`, else the first image's file name without its ending."""
-        if self.case is not None:
-            return self.case
-        name = stem(self.image[0])
-        short = name.removesuffix("_0000")  # the first channel of nnU-Net's naming
-        of_label = self.label is not None and stem(self.label) == short
-        nnunet = PurePath(self.image[0]).parent.name in ("imagesTr", "imagesTs")
-        return short if short and (of_label or nnunet or len(self.image) > 1) else name
 
 
 class Manifest(Item):
@@ -232,9 +177,7 @@ class Manifest(Item):
 
     def _move(self, case: dict[str, Any], folder: Path) -> None:
         image = case["image"]
-        moved = [
-            self.relative(self.resolve(p), folder) for p in ([image] if isinstance(image, str) else image)
-        ]
+        moved = [self.relative(self.resolve(p), folder) for p in ([image] if isinstance(image, str) else image)]
         case["image"] = moved[0] if isinstance(image, str) else moved
         for holder in (case, *case.get("annotations", ())):
             if holder.get("label") is not None:

@@ -44,9 +44,7 @@ def checked_path(text: str) -> str:
     if re.match(r"[a-zA-Z][\w+.-]*://|(file|data|https?|s3|gs):", text):
         raise ValueError(f"'{text}' is a URL; accepted are paths of files")
     if "\\" in text or re.match(r"[a-zA-Z]:", text):
-        raise ValueError(
-            f"'{text}' has a drive letter or backslashes; accepted are paths with forward slashes"
-        )
+        raise ValueError(f"'{text}' has a drive letter or backslashes; accepted are paths with forward slashes")
     if not text.strip() or not text.isprintable():
         raise ValueError(f"{text!r} is no path of a file")
     if ".." in PurePath(text).parts:
@@ -96,12 +94,7 @@ def readable(error: Mapping[str, Any]) -> str:
     where = ""
     for part in error["loc"]:
         where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
-    what = (
-        error["msg"]
-        .removeprefix("Value error, ")
-        .replace("valid tuple", "list")
-        .replace("valid dict", "dict")
-    )
+    what = error["msg"].removeprefix("Value error, ").replace("valid tuple", "list").replace("valid dict", "dict")
     found = error.get("input")
     if error["type"] not in ("value_error", "missing") and isinstance(found, str | int | float | list):
         what += f", found {found!r:.60}"
@@ -122,14 +115,10 @@ ImagePaths = Annotated[
 Labels = Annotated[
     dict[int, str],
     BeforeValidator(value_to_name),
-    WithJsonSchema(
-        {"type": "object", "minProperties": 2, "additionalProperties": {"type": ["string", "integer"]}}
-    ),
+    WithJsonSchema({"type": "object", "minProperties": 2, "additionalProperties": {"type": ["string", "integer"]}}),
 ]
 Modality = Annotated[
     dict[str, str],
     BeforeValidator(numbered),
-    WithJsonSchema(
-        {"anyOf": [{"type": "object", "additionalProperties": {"type": "string"}}, *STRING_OR_LIST]}
-    ),
+    WithJsonSchema({"anyOf": [{"type": "object", "additionalProperties": {"type": "string"}}, *STRING_OR_LIST]}),
 ]

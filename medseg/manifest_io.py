@@ -26,9 +26,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ManifestError("no such file", path=path, hint="make one with `medseg data init`") from None
     except UnicodeDecodeError as e:
-        raise ManifestError(
-            f"is no text: byte {e.start} is not UTF-8", path=path, hint="give a JSON file"
-        ) from None
+        raise ManifestError(f"is no text: byte {e.start} is not UTF-8", path=path, hint="give a JSON file") from None
     except (OSError, ValueError) as e:
         raise ManifestError(f"cannot be read: {getattr(e, 'strerror', None) or e}", path=path) from None
     if not text.strip():
@@ -36,9 +34,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(text, object_pairs_hook=_once, parse_constant=_finite)
     except json.JSONDecodeError as e:
-        raise ManifestError(
-            f"line {e.lineno}, column {e.colno}: {e.msg}", path=path, hint="mend the JSON"
-        ) from None
+        raise ManifestError(f"line {e.lineno}, column {e.colno}: {e.msg}", path=path, hint="mend the JSON") from None
     except (ValueError, RecursionError) as e:
         raise ManifestError(f"is no usable JSON: {e}", path=path) from None
     if not isinstance(value, dict):
@@ -50,9 +46,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         keys = [k for k, _ in pairs]
-        raise ValueError(
-            f"the key '{next(k for k in keys if keys.count(k) > 1)}' appears twice in one object"
-        )
+        raise ValueError(f"the key '{next(k for k in keys if keys.count(k) > 1)}' appears twice in one object")
     return value
 
 

@@ -123,9 +123,7 @@ def test_big_endian(tmp_path, dtype):
     np.testing.assert_array_equal(found[0], array)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "result"), [("u1", "f4"), ("i2", "f4"), ("f4", "f4"), ("i4", "f8"), ("f8", "f8")]
-)
+@pytest.mark.parametrize(("dtype", "result"), [("u1", "f4"), ("i2", "f4"), ("f4", "f4"), ("i4", "f8"), ("f8", "f8")])
 def test_scaled(tmp_path, dtype, result):
     array = voxels(dtype=dtype)
     plain = save(tmp_path / "a.nii", array)
@@ -271,9 +269,7 @@ def test_refused_files(tmp_path):
     assert "cut off" in line("no_trailer.nii.gz", good[:-8])
     assert "cut off" in line("no_length.nii.gz", good[:-4])
     assert "cut off" in line("half.nii", raw[:500])
-    assert "header" in line("header_only.nii", raw[:352]) or "cut off" in refusal(
-        tmp_path / "header_only.nii"
-    )
+    assert "cut off" in line("header_only.nii", raw[:352])
     assert "cut off" in line("header_only.nii.gz", gzip.compress(raw[:352]))
     assert "348" in line("short.nii", raw[:100])
     assert "follow" in line("long.nii", raw + b"x")

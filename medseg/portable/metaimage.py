@@ -1,4 +1,4 @@
-"""NRRD and MetaImage (MHA, MHD) through SimpleITK, after a check that the data are all there.
+"""NRRD and MetaImage (MHA, MHD) through ITK, after a check that the data are all there.
 
 ITK reports a truncated file of these formats, but takes surplus bytes, a missing gzip trailer and a damaged
 zlib stream; so the data are run through once before ITK gets to see them.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from . import itkfile
 from .stream import Stream, regular_size
 from .volume import COPY_AGAIN, DAMAGED, Header, VolumeError, check_memory, checked_spacing
 
@@ -38,23 +39,17 @@ def read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
         array `(C, X, Y, Z)` (None without voxels), and the header with its affine turned from LPS to RAS.
 
     Raises:
-        VolumeError: for a file that is not what it says, and when SimpleITK is not installed.
+        VolumeError: for a file that is not what it says, and when neither SimpleITK nor itk is installed.
     """
-    try:
-        import SimpleITK as sitk  # noqa: N813 - the name everyone knows
-    except ImportError as e:
-        raise VolumeError("needs SimpleITK to be read", hint="pip install SimpleITK") from e
     payload = _nrrd_payload(path) if path.name.lower().endswith(".nrrd") else _meta_payload(path)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
-        header = _header(reader, sitk, path)
+        opened = itkfile.open_file(path)
+        header = _header(opened, path)
         _check_size(payload, header)
         if not voxels:
             return None, header
         _check_data(payload, _nbytes(header))
-        array = sitk.GetArrayFromImage(reader.Execute())
+        array = opened.array()
     except RuntimeError as e:
         reason = str(e).strip().splitlines()[-1].replace(str(path), path.name)
         raise VolumeError(f"cannot be read: {reason}", hint="convert it to .nii.gz") from e
@@ -62,27 +57,19 @@ def read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
     return array.reshape(shape).transpose(3, 2, 1, 0), header
 
 
-def _header(reader: Any, sitk: Any, path: Path) -> Header:
-    count = reader.GetDimension()
+def _header(opened: itkfile.Opened, path: Path) -> Header:
+    count = len(opened.size)
     if count not in (2, 3):
         raise VolumeError(f"has {count} dimensions; accepted is 2 or 3", hint="split it into volumes")
-    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
-    if "complex" in kind or "label" in kind:
-        raise VolumeError(f"holds voxels of the type '{kind}'", hint="save plain numbers")
+    if opened.dtype is None:
+        raise VolumeError(f"holds voxels of the type '{opened.kind}'", hint="save plain numbers")
     affine = np.eye(4)
-    direction = np.asarray(reader.GetDirection(), float).reshape(count, count)
-    affine[:count, :count] = direction * np.asarray(reader.GetSpacing(), float)
-    affine[:count, 3] = reader.GetOrigin()
+    affine[:count, :count] = opened.direction * np.asarray(opened.spacing, float)
+    affine[:count, 3] = opened.origin
     affine = LPS_TO_RAS @ affine
     spacing = checked_spacing(affine)
-    shape = (*(int(n) for n in reader.GetSize()), 1)[:3]
-    return Header(path, shape, reader.GetNumberOfComponents(), affine, spacing, _dtype(kind))
-
-
-def _dtype(kind: str) -> np.dtype:
-    """Of SimpleITK's names, such as "vector of 16-bit unsigned integer" or "64-bit float"."""
-    bits, _, name = kind.removeprefix("vector of ").partition("-bit ")
-    return np.dtype({"signed integer": "int", "unsigned integer": "uint", "float": "float"}[name] + bits)
+    shape = (*(int(n) for n in opened.size), 1)[:3]
+    return Header(path, shape, opened.components, affine, spacing, opened.dtype)
 
 
 def _meta_payload(path: Path) -> Payload:
@@ -104,9 +91,7 @@ def _meta_payload(path: Path) -> Payload:
     if data.lower() == "local":
         return Payload(path, offset, packing)
     if data != Path(data).name or data.lower().startswith("list") or "%" in data:
-        raise VolumeError(
-            f"keeps its voxels in '{data}'; accepted is one file beside it", hint="save it as .mha"
-        )
+        raise VolumeError(f"keeps its voxels in '{data}'; accepted is one file beside it", hint="save it as .mha")
     other = path.with_name(data)
     try:
         regular_size(other)
@@ -127,9 +112,7 @@ def _nrrd_payload(path: Path) -> Payload:
     keys = {k.strip().lower(): v.strip().lower() for k, _, v in (line.partition(":") for line in lines[:end])}
     strange = {"data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip"} & set(keys)
     if strange:
-        raise VolumeError(
-            f"uses '{min(strange)}'; accepted is one file with header and voxels", hint="save it anew"
-        )
+        raise VolumeError(f"uses '{min(strange)}'; accepted is one file with header and voxels", hint="save it anew")
     packing = {"raw": "raw", "gzip": "gzip", "gz": "gzip"}.get(keys.get("encoding", ""))
     if packing is None:
         raise VolumeError(f"has the encoding '{keys.get('encoding')}'; accepted are raw and gzip")
@@ -155,9 +138,7 @@ def _check_size(payload: Payload, header: Header) -> None:
     """Compare the size that the header asks for with the file, before anything is allocated."""
     need, there = _nbytes(header), regular_size(payload.path) - payload.offset
     if payload.packing == "raw" and need != there:
-        raise VolumeError(
-            f"its header asks for {need} bytes of voxels, the file has {there}", hint=COPY_AGAIN
-        )
+        raise VolumeError(f"its header asks for {need} bytes of voxels, the file has {there}", hint=COPY_AGAIN)
     if need > there * 1032 + 1024:
         raise VolumeError(f"its header asks for {need} bytes, {there} cannot inflate to that", hint=DAMAGED)
     check_memory(2 * need)

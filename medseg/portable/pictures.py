@@ -44,17 +44,13 @@ def read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
         raise
     except Exception as e:  # Pillow's decoders raise whatever comes to hand for a damaged file
         reason = str(e).replace(str(path), path.name)
-        raise VolumeError(
-            f"is no readable picture: {reason}", hint="copy it again, or convert it to PNG"
-        ) from e
+        raise VolumeError(f"is no readable picture: {reason}", hint="copy it again, or convert it to PNG") from e
 
 
 def _header(picture: Any, path: Path) -> Header:
     mode = picture.mode.partition(";16")[0] + ";16" if picture.mode.startswith("I;16") else picture.mode
     if mode not in PLAIN and mode not in CHANNELS:
-        raise VolumeError(
-            f"has the colour mode {mode}; accepted are grey, RGB and palette", hint="convert it"
-        )
+        raise VolumeError(f"has the colour mode {mode}; accepted are grey, RGB and palette", hint="convert it")
     if getattr(picture, "n_frames", 1) > 1:
         raise VolumeError(f"has {picture.n_frames} pages", hint="save each page, or the stack as .nii.gz")
     _refuse_deep_colour(picture, path)

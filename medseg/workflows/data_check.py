@@ -26,9 +26,7 @@ def check_manifest(path: Path, *, headers_only: bool = False) -> CheckReport:
     """
     manifest = Manifest.load(path)
     cases = [(section, case) for section in SECTIONS for case in getattr(manifest, section)]
-    findings = [
-        check_case(manifest, section, case, headers_only=headers_only) for section, case in _shown(cases)
-    ]
+    findings = [check_case(manifest, section, case, headers_only=headers_only) for section, case in _shown(cases)]
     problems = [p for found in findings for p in found.problems]
     problems += check_set(manifest, findings)
     files = sum(found.files for found in findings)

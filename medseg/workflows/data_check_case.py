@@ -158,9 +158,7 @@ class _Checker:
     def emptiness(self, file: str, found: Values) -> None:
         present = set(found.counts)
         if present == {self.manifest.ignore_index}:
-            self.report(
-                file, "error", "all_ignored", f"every voxel is {self.ignored}: nothing can be learnt from it"
-            )
+            self.report(file, "error", "all_ignored", f"every voxel is {self.ignored}: nothing can be learnt from it")
         elif present <= {0, self.manifest.ignore_index} and not found.fractional:
             what = "has no voxel of any class"
             if self.manifest.ignore_index in present:

@@ -68,9 +68,7 @@ class CheckReport:
         errors, warnings = self._count("error"), self._count("warning")
         read = "headers only" if self.headers_only else "every voxel read"
         found = f"{_plural(errors, 'error')}, {_plural(warnings, 'warning')}"
-        lines.append(
-            f"{self.manifest}: {_plural(self.cases, 'case')}, {_plural(self.files, 'file')} ({read}): {found}"
-        )
+        lines.append(f"{self.manifest}: {_plural(self.cases, 'case')}, {_plural(self.files, 'file')} ({read}): {found}")
         return "\n".join(lines)
 
     def to_json(self) -> str:

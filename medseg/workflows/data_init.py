@@ -51,9 +51,7 @@ def init_manifest(
         raise ConfigError(f"--validation is {validation}; accepted is 0 to below 1")
     kind = _kind(source, kind)
     if output in (source, source / "dataset.json"):
-        raise ConfigError(
-            "the manifest would overwrite its own source", path=output, hint="name another file"
-        )
+        raise ConfigError("the manifest would overwrite its own source", path=output, hint="name another file")
     content = _content(source, kind, modality)
     if name is not None:
         content["name"] = name
@@ -102,9 +100,7 @@ def _split(manifest: Manifest, share: float, seed: int) -> Manifest:
     told = {}
     for section in SECTIONS:
         cases = getattr(manifest, section)
-        told[section] = tuple(
-            c.model_copy(update={"subject": s}) if (s := _subject(c)) != c.name else c for c in cases
-        )
+        told[section] = tuple(c.model_copy(update={"subject": s}) if (s := _subject(c)) != c.name else c for c in cases)
     manifest = manifest.model_copy(update={k: v for k, v in told.items() if v})
     if not share:
         return manifest

@@ -87,17 +87,13 @@ def _files(folder: Path, ending: str) -> dict[str, Path]:
     return {p.name.removesuffix(ending): p for p in files}
 
 
-def _spelled_out(
-    source: Path, told: dict[str, Any], file: Path
-) -> tuple[dict[str, list[Path]], dict[str, Path]]:
+def _spelled_out(source: Path, told: dict[str, Any], file: Path) -> tuple[dict[str, list[Path]], dict[str, Path]]:
     """The images and the label of each case, where dataset.json lists them itself."""
     try:
         images = {name: [source / p for p in entry["images"]] for name, entry in told.items()}
         return images, {name: source / entry["label"] for name, entry in told.items()}
     except (KeyError, TypeError) as e:
-        raise ManifestError(
-            f"its 'dataset' has an entry without images or label ({e})", path=file, hint=HINT
-        ) from e
+        raise ManifestError(f"its 'dataset' has an entry without images or label ({e})", path=file, hint=HINT) from e
 
 
 def _grouped(folder: Path, ending: str) -> dict[str, list[Path]]:
