@@ -78,9 +78,8 @@ def main() -> None:
             path.write_bytes(gzip.compress(image.to_bytes(), level))
             np.testing.assert_array_equal(read_volume(path)[0][0], image.dataobj)
             size = path.stat().st_size / 1e6
-            print(
-                f"\n{SHAPE} int16, 16 MB packed to {size:.1f} MB at level {level}, the level of {writer}; {rounds} rounds"
-            )
+            packed = f"16 MB packed to {size:.1f} MB at level {level}, that of {writer}"
+            print(f"\n{SHAPE} int16, {packed}; {rounds} rounds")
             report(measure(path, rounds))
 
 
