@@ -1,10 +1,13 @@
-"""Small files that appear whole or not at all."""
+"""Files that appear whole or not at all."""
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from medseg.errors import OutputError
 
@@ -22,22 +25,33 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def write_whole(path: Path, content: str | bytes) -> Path:
-    """Write a file under a temporary name, flush it, and move it into place.
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A stream into a temporary file that is flushed to disk and then takes the place of `path`.
 
     Raises:
         OutputError: it cannot be written; nothing of it is left, and what was there before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = path.with_name(f".medseg-{secrets.token_hex(8)}.tmp")  # short: names may have 255 bytes
     try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
+        with temporary.open("xb") as stream:
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror or error})", path=path) from error
+    finally:
         with suppress(OSError):
             temporary.unlink()
-        raise OutputError(f"cannot be written ({error.strerror})", path=path) from error
+
+
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """Write a text (UTF-8) or bytes by way of `replacing`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with replacing(path) as stream:
+        stream.write(content.encode("utf-8") if isinstance(content, str) else content)
     return path

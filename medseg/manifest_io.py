@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import ManifestError, OutputError
+from medseg.errors import ManifestError
+from medseg.files import write_whole
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -60,15 +60,4 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         OutputError: when it cannot be written.
     """
-    data = (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    temporary = path.with_name(f".medseg-{secrets.token_hex(8)}.tmp")  # short: names may have 255 bytes
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as e:
-        raise OutputError(f"cannot be written: {e.strerror or e}", path=path) from e
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -119,7 +119,7 @@ def test_full_disk_leaves_the_old_checkpoint(tmp_path):
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-        with pytest.raises(OutputError, match="cannot write the checkpoint"):
+        with pytest.raises(OutputError, match="cannot be written"):
             checkpoint.save_atomic({"iteration": 2, "method": {"w": torch.zeros(100_000)}}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

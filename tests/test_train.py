@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny import FAST, write_dataset
 
-from medseg.errors import ConfigError, ManifestError, OutputError
+from medseg.errors import ConfigError, DataError, ManifestError, OutputError
 from medseg.workflows.train import train
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -135,10 +135,22 @@ def test_slices_train_as_2d(tmp_path):
 
 def test_a_folder_with_a_run_is_not_touched(manifest, tmp_path):
     (tmp_path / "run.json").write_text('{"fingerprint": "x"}')
+    (tmp_path / "last.pt").write_text("x")
     with pytest.raises(OutputError, match="holds a run already; --resume"):
         train("dtc", manifest, tmp_path)
     with pytest.raises(ConfigError, match="another task, manifest"):
         train("dtc", manifest, tmp_path, resume=True)
+
+
+def test_a_run_that_failed_before_its_first_step_is_started_anew(tmp_path):
+    path = write_dataset(tmp_path / "data", validation=0)
+    image = tmp_path / "data" / "case1.nii.gz"
+    good = image.read_bytes()
+    image.write_bytes(good[: len(good) // 2])
+    with pytest.raises(DataError, match=r"case1\.nii\.gz"):
+        train("dtc", path, tmp_path / "run", overrides=FAST)
+    image.write_bytes(good)
+    train("dtc", path, tmp_path / "run", overrides=[*FAST, "seed=3"])
 
 
 def test_foreign_folders_and_files_are_not_written_to(manifest, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -12,24 +11,20 @@ import torch
 
 from medseg.engine.trainer import MethodTrainer
 from medseg.errors import CheckpointError, OutputError
+from medseg.files import replacing
 
 
 def save_atomic(state: Any, path: Path) -> None:
-    """`torch.save` to a temporary file in the same folder, flush it to disk, then rename.
+    """`torch.save`, whole or not at all.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written; the old file is still there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as stream:
+        with replacing(path) as stream:
             torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"cannot write the checkpoint: {error}", path=path) from error
+    except RuntimeError as error:  # how torch reports a full disk
+        raise OutputError(f"cannot be written ({str(error).splitlines()[0]})", path=path) from error
 
 
 def read(path: Path) -> dict[str, Any]:

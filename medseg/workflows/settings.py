@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from medseg.config import Pipeline
 from medseg.errors import ConfigError
+from medseg.files import write_whole
 
 _HERE = Path(__file__).resolve().parents[1]
 
@@ -120,4 +121,4 @@ def load(task: str, overrides: Sequence[str] = ()) -> Pipeline:
 def dump(pipeline: Pipeline, path: Path) -> None:
     """Write a pipeline as YAML that `load` reads back to an equal one."""
     content = pipeline.model_dump(mode="json", exclude_none=True)
-    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_whole(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

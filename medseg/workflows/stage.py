@@ -24,6 +24,7 @@ from medseg.engine.optimizer import make_optimizer, make_scheduler
 from medseg.engine.trainer import MethodTrainer, step_settings, use_channels_last
 from medseg.engine.validation import validate
 from medseg.errors import OutputError
+from medseg.files import make_folder
 from medseg.manifest import Case, Manifest
 from medseg.method import Method
 from medseg.portable.inferer import SlabInferer
@@ -88,7 +89,7 @@ class StageRun:
         """
         if resume and (bundle / "configs" / "metadata.json").is_file():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         set_determinism(self.pipeline.seed)
         streams, validation = self._volumes()
         definition, method = self._method(previous)

@@ -18,6 +18,7 @@ from medseg import planning
 from medseg.config import DataSpec, Pipeline, Stage
 from medseg.engine import distributed
 from medseg.errors import ConfigError, ManifestError, OutputError
+from medseg.files import make_folder, write_whole
 from medseg.manifest import Manifest
 from medseg.methods import find
 from medseg.workflows import budget as budgets
@@ -25,6 +26,7 @@ from medseg.workflows import plan_table, settings
 from medseg.workflows.sections import streams_of
 from medseg.workflows.stage import StageRun
 
+RECORD = "run.json"
 PACKAGES = ("medseg", "torch", "monai", "numpy", "nibabel", "pytorch-ignite", "edt", "SimpleITK")
 
 
@@ -94,17 +96,15 @@ def write_plan(
     pipeline = settings.check(settings.apply(content, overrides), source)
     manifest = Manifest.load(Path(data))
     resolved = plan_pipeline(pipeline, manifest, distributed.setup(device), budget)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        settings.dump(resolved, output)
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror})", path=output) from error
+    make_folder(output.parent)
+    settings.dump(resolved, output)
     plan_table.show(resolved, manifest)
     return resolved
 
 
 def plan_pipeline(pipeline: Pipeline, manifest: Manifest, device: torch.device, budget: str | None) -> Pipeline:
     """Fill in all that the pipeline leaves to be planned: data, batch, and with a budget sizes and iterations."""
+    seconds = budgets.seconds(budget) if budget else None
     sizes = {stream: len(cases) for stream, cases in streams_of(manifest).items()}
     if not sizes["labeled"]:
         raise ManifestError(
@@ -118,9 +118,9 @@ def plan_pipeline(pipeline: Pipeline, manifest: Manifest, device: torch.device, 
     )
     stages = tuple(_with_batch(stage, spec, sizes) for stage in pipeline.stages)
     planned = pipeline.model_copy(update={"stages": stages, "data": spec.model_dump(mode="json")})
-    if budget is None:
+    if seconds is None:
         return planned
-    return budgets.fit(planned, manifest, device, seconds=budgets.seconds(budget), fixed=set(pipeline.data))
+    return budgets.fit(planned, manifest, device, seconds=seconds, fixed=set(pipeline.data))
 
 
 def memory_bytes(device: torch.device) -> float:
@@ -146,18 +146,16 @@ def _with_batch(stage: Stage, spec: DataSpec, sizes: dict[str, int]) -> Stage:
     return stage.model_copy(update={"schedule": stage.schedule.model_copy(update={"batch": batch})})
 
 
-def _resolve(
-    pipeline: Pipeline, manifest: Manifest, output: Path, device: torch.device, budget: str | None
-) -> Pipeline:
+def _resolve(asked: Pipeline, manifest: Manifest, output: Path, device: torch.device, budget: str | None) -> Pipeline:
     """The pipeline with its plan, made once by rank 0 and then read by all and by every resumption."""
     path = output / "pipeline.yaml"
     if distributed.rank() == 0 and not path.exists():
-        resolved = plan_pipeline(pipeline, manifest, device, budget)
+        resolved = plan_pipeline(asked, manifest, device, budget)
+        fingerprint = _fingerprint(asked, manifest, budget)
+        write_whole(make_folder(output) / RECORD, json.dumps({"fingerprint": fingerprint}) + "\n")
         manifest.save(output / "manifest.json")
-        (output / "versions.json").write_text(json.dumps(versions(), indent=1), encoding="utf-8")
-        temporary = path.with_suffix(".tmp")
-        settings.dump(resolved, temporary)
-        temporary.replace(path)
+        write_whole(output / "versions.json", json.dumps(versions(), indent=1) + "\n")
+        settings.dump(resolved, path)
         plan_table.show(resolved, manifest)
     distributed.barrier()
     return settings.load(str(path))
@@ -185,30 +183,30 @@ def _fingerprint(pipeline: Pipeline, manifest: Manifest, budget: str | None) -> 
 
 
 def _claim(output: Path, *, resume: bool, fingerprint: str) -> None:
-    """Make the run folder, or see that the one there is the run to resume."""
-    record = output / "run.json"
+    """See that the folder is free, or holds the run to resume; a run that never took a step is started anew."""
     if distributed.rank() == 0:
+        record = output / RECORD
         if output.exists() and not output.is_dir():
             raise OutputError("is a file; a run needs a folder", path=output)
-        if record.exists() and not resume:
-            raise OutputError("holds a run already", path=output, hint="--resume to continue it, or another --output")
         if not record.exists() and output.is_dir() and any(output.iterdir()):
             raise OutputError("is not empty and holds no run", path=output, hint="choose another --output")
-        if not record.exists():
-            try:
-                output.mkdir(parents=True, exist_ok=True)
-                record.write_text(json.dumps({"fingerprint": fingerprint}), encoding="utf-8")
-            except OSError as error:
-                raise OutputError(f"cannot be written ({error.strerror})", path=output) from error
-        else:
-            try:
-                found = json.loads(record.read_text(encoding="utf-8")).get("fingerprint")
-            except (json.JSONDecodeError, AttributeError) as error:
-                raise OutputError("is damaged", path=record, hint="start again in another folder") from error
-            if found != fingerprint:
-                raise ConfigError(
-                    "this run was started with another task, manifest, --set or --budget",
-                    path=output,
-                    hint="resume with the same command, or choose another --output",
-                )
+        begun = (output / "bundle").exists() or any(output.glob("**/last.pt"))
+        if record.exists() and not begun:
+            record.unlink()
+            (output / "pipeline.yaml").unlink(missing_ok=True)
+        elif record.exists() and not resume:
+            raise OutputError("holds a run already", path=output, hint="--resume to continue it, or another --output")
+        elif record.exists() and _recorded(record) != fingerprint:
+            raise ConfigError(
+                "this run was started with another task, manifest, --set or --budget",
+                path=output,
+                hint="resume with the same command, or choose another --output",
+            )
     distributed.barrier()
+
+
+def _recorded(record: Path) -> str:
+    try:
+        return str(json.loads(record.read_text(encoding="utf-8"))["fingerprint"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError("is damaged", path=record, hint="start again in another folder") from error
