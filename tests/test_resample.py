@@ -31,7 +31,7 @@ def volume(shape=(9, 11, 7), spacing=(1.0, 2.0, 3.0), channels=1) -> MetaTensor:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.tuples(*[st.integers(1, 40)] * 3), st.tuples(*[st.integers(1, 40)] * 3))
+@given(st.tuples(*[st.integers(2, 40)] * 3), st.tuples(*[st.integers(2, 40)] * 3))  # torch errs at a width of 1
 def test_weights_equal_torch_antialiased_bilinear(old, new):
     image = torch.rand(2, *old)
     ours = resample_linear(image, new)

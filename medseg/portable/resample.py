@@ -42,24 +42,34 @@ def linear_weights(n_in: int, n_out: int) -> Tensor:
     return (weights / weights.sum(1, keepdim=True)).float()
 
 
-def apply_weights(volume: Tensor, weights: Tensor, axis: int) -> Tensor:
-    """Multiply one spatial axis of `(C, X, Y, Z)` by banded weights `(n_out, n_in)`, float32 on the CPU.
+Band = tuple[int, int, Tensor]
+"""First output plane, first input plane, and the non-zero weights between them."""
 
-    Only the band of non-zero weights of a few output planes at a time is multiplied.
-    """
-    before, after = volume.shape[: axis + 1], volume.shape[axis + 2 :]
-    flat = volume.reshape(before.numel(), volume.shape[axis + 1], after.numel())
-    out = flat.new_empty(flat.shape[0], len(weights), flat.shape[2])
+
+def bands(weights: Tensor) -> list[Band]:
+    """Cut weights `(n_out, n_in)` into a few rows at a time, without the columns that are zero in all of them."""
+    found = []
     for start in range(0, len(weights), _BAND):
         rows = weights[start : start + _BAND]
         used = (rows > 0).any(0).nonzero()
         first, last = int(used[0]), int(used[-1]) + 1
-        factors = rows[:, first:last].to(volume.device)
+        found.append((start, first, rows[:, first:last].contiguous()))
+    return found
+
+
+def apply_bands(volume: Tensor, parts: Sequence[Band], axis: int) -> Tensor:
+    """Multiply one spatial axis of `(C, X, Y, Z)` by banded weights."""
+    before, after = volume.shape[: axis + 1], volume.shape[axis + 2 :]
+    flat = volume.reshape(before.numel(), volume.shape[axis + 1], after.numel())
+    size = parts[-1][0] + len(parts[-1][2])
+    out = flat.new_empty(flat.shape[0], size, flat.shape[2])
+    for start, first, factors in parts:
+        rows, columns = factors.shape
         if axis == 2:  # one matrix product; as a batch of matrix-vector products it would crawl
-            out[:, start : start + _BAND, 0] = flat[:, first:last, 0] @ factors.T
+            out[:, start : start + rows, 0] = flat[:, first : first + columns, 0] @ factors.T
         else:
-            out[:, start : start + _BAND] = factors @ flat[:, first:last]
-    return out.reshape(*before, len(weights), *after)
+            out[:, start : start + rows] = factors @ flat[:, first : first + columns]
+    return out.reshape(*before, size, *after)
 
 
 def resample_linear(volume: Tensor, size: Sequence[int]) -> Tensor:
@@ -67,7 +77,8 @@ def resample_linear(volume: Tensor, size: Sequence[int]) -> Tensor:
     volume = volume.to(torch.float32, memory_format=torch.contiguous_format)
     changed = [axis for axis in range(3) if volume.shape[axis + 1] != size[axis]]
     for axis in sorted(changed, key=lambda a: size[a] / volume.shape[a + 1]):  # what shrinks most goes first
-        volume = apply_weights(volume, linear_weights(volume.shape[axis + 1], size[axis]), axis)
+        weights = linear_weights(volume.shape[axis + 1], size[axis]).to(volume.device)
+        volume = apply_bands(volume, bands(weights), axis)
     return volume
 
 

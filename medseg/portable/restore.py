@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .resample import apply_weights
+from .resample import Band, apply_bands, bands
 
 _SNAP = 1e-4  # voxels; a coordinate this close to a plane is that plane, so that equal grids stay exact
 _STRAY = 0.05  # voxels by which the far end of an axis may leave its line through the network's grid
@@ -53,9 +53,7 @@ def same_grid(size: Sequence[int]) -> tuple[AxisMap, ...]:
     return tuple(AxisMap(a, torch.arange(n, dtype=torch.float64)) for a, n in enumerate(size))
 
 
-def grid_maps(
-    now: Tensor, size: Sequence[int], original: Tensor, original_size: Sequence[int]
-) -> tuple[AxisMap, ...]:
+def grid_maps(now: Tensor, size: Sequence[int], original: Tensor, original_size: Sequence[int]) -> tuple[AxisMap, ...]:
     """How the network's grid is read at the voxels of the file's grid.
 
     Args:
@@ -77,9 +75,7 @@ def grid_maps(
         axis = int(steps.abs().argmax())
         stray = [float(s.abs()) * (count - 1) for a, s in enumerate(steps) if a != axis]
         if axis in maps or max(stray) > _STRAY:
-            raise ValueError(
-                "the image was rotated since it was read: its axes no longer run along the file's"
-            )
+            raise ValueError("the image was rotated since it was read: its axes no longer run along the file's")
         at = steps[axis] * torch.arange(count, dtype=torch.float64) + to_now[axis, 3]
         at = torch.where((at - at.round()).abs() < _SNAP, at.round(), at)
         maps[axis] = AxisMap(source, at.clamp_(0, size[axis] - 1))
@@ -97,14 +93,6 @@ def tap_weights(at: Tensor, count: int) -> Tensor:
     return weights
 
 
-def _read(block: Tensor, at: Tensor, backwards: bool, exact: bool, axis: int) -> Tensor:
-    """One axis of `(K, X, Y, Z)` at the coordinates `at`."""
-    if not exact:
-        return apply_weights(block, tap_weights(at, block.shape[axis + 1]), axis)
-    picked = block.narrow(axis + 1, int(at.min()), len(at))
-    return picked.flip(axis + 1) if backwards else picked
-
-
 def strongest(logits: Tensor) -> Tensor:
     """Index of the largest channel of `(K, *spatial)`, the first of equals, uint8.
 
@@ -117,8 +105,8 @@ def strongest(logits: Tensor) -> Tensor:
     channels = logits.numpy()
     best, labels = channels[0].copy(), np.zeros(channels.shape[1:], np.uint8)
     for index in range(1, len(channels)):
-        better = channels[index] > best
-        np.copyto(labels, index, where=better)
+        better = (channels[index] > best).view(np.uint8)
+        np.maximum(labels, better * np.uint8(index), out=labels)  # indices rise, so the newest is the largest
         np.maximum(best, channels[index], out=best)
     return torch.from_numpy(labels)
 
@@ -138,9 +126,10 @@ class Restorer:
 
     def __init__(self, maps: Sequence[AxisMap], axis: int, sink: Callable[[Tensor, slice], None]) -> None:
         self.maps, self.axis, self.sink = maps, axis, sink
-        self._exact = [m.exact for m in maps]
-        self.exact = all(self._exact)
+        self.exact = all(m.exact for m in maps)
         self._last: Tensor | None = None  # the plane before the next, for what lies between the two
+        self._picks = [m.exact for m in maps]
+        self._bands: dict[int, list[Band]] = {}
 
     def push(self, planes: Tensor, first: int) -> None:
         """Take `planes` `(K, ...)`, of which the first is plane number `first` of the network's grid."""
@@ -149,15 +138,26 @@ class Restorer:
         ready = ((along > first - 1) & (along <= first + count - 1)).nonzero().flatten()
         known = planes if self._last is None else torch.cat([self._last, planes], self.axis + 1)
         start = first - (known.shape[self.axis + 1] - count)
-        if not self._exact[self.axis]:
+        if not self._picks[self.axis]:
             self._last = planes.narrow(self.axis + 1, count - 1, 1).clone()
         if not len(ready):
             return
-        at = [m.at for m in self.maps]
-        at[self.axis] = along[ready] - start
+        growth = [len(m.at) / known.shape[a + 1] for a, m in enumerate(self.maps)]
+        growth[self.axis] = len(ready) / known.shape[self.axis + 1]
         block = known
-        for axis in sorted(
-            range(3), key=lambda a: len(at[a]) / known.shape[a + 1]
-        ):  # what grows most goes last
-            block = _read(block, at[axis], self.maps[axis].backwards, self._exact[axis], axis)
+        for axis in sorted(range(3), key=growth.__getitem__):  # what grows most goes last
+            at = along[ready] - start if axis == self.axis else self.maps[axis].at
+            block = self._read(block, at, axis)
         self.sink(block, slice(int(ready[0]), int(ready[-1]) + 1))
+
+    def _read(self, block: Tensor, at: Tensor, axis: int) -> Tensor:
+        """One axis of `(K, X, Y, Z)` at the coordinates `at`."""
+        size = block.shape[axis + 1]
+        if self._picks[axis]:
+            picked = block.narrow(axis + 1, int(at.min()), len(at))
+            return picked.flip(axis + 1) if self.maps[axis].backwards else picked
+        if axis == self.axis:
+            return apply_bands(block, bands(tap_weights(at, size).to(block.device)), axis)
+        if axis not in self._bands:
+            self._bands[axis] = bands(tap_weights(at, size).to(block.device))
+        return apply_bands(block, self._bands[axis], axis)

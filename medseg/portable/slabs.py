@@ -13,7 +13,7 @@ from .restore import AxisMap, Restorer
 from .ring import Ring
 from .windows import Position, gaussian
 
-BLOCK = {"cpu": 2**21, "cuda": 2**26}  # logits turned into labels at once; on the CPU what its caches hold
+BLOCK = {"cpu": 2**20, "cuda": 2**26}  # logits turned into labels at once; on the CPU what its caches hold
 
 
 class Slabs:
