@@ -1,0 +1,137 @@
+"""The plan: what it reads off the files, and that it depends on nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from tiny import write_dataset
+
+from medseg.config import DataSpec, NetworkSpec
+from medseg.errors import ConfigError, DataError
+from medseg.manifest import Manifest
+from medseg.networks import fit_size, plan_strides
+from medseg.planning import choose_view, patch_for, plan, plan_batch
+from medseg.workflows.budget import LADDER, _rung, seconds
+
+PLENTY = 1e12
+VNET = NetworkSpec(name="vnet")
+
+
+def planned(path, **given):
+    return plan(Manifest.load(path), network=VNET, memory_bytes=PLENTY, overrides=given)
+
+
+def test_spacing_is_the_median_along_ras_axes_whatever_the_storage(tmp_path):
+    path = write_dataset(tmp_path, labeled=3, unlabeled=0, validation=0, test=0, spacing=(1.0, 2.0, 3.0))
+    image = nib.load(tmp_path / "case1.nii.gz")
+    turned = image.as_reoriented(nib.orientations.axcodes2ornt(("S", "P", "R")))
+    nib.save(turned, tmp_path / "case1.nii.gz")
+    label = nib.load(tmp_path / "case1_label.nii.gz")
+    nib.save(label.as_reoriented(nib.orientations.axcodes2ornt(("S", "P", "R"))), tmp_path / "case1_label.nii.gz")
+    assert planned(path).spacing_mm == pytest.approx((1.0, 2.0, 3.0))
+
+
+def test_mr_is_z_scored_and_ct_windowed_to_its_labelled_voxels(tmp_path):
+    assert planned(write_dataset(tmp_path / "mr")).intensity.kind == "zscore"
+    rule = planned(write_dataset(tmp_path / "ct", modality="CT")).intensity
+    values = np.concatenate([
+        nib.load(tmp_path / "ct" / f"case{i}.nii.gz").get_fdata()[
+            nib.load(tmp_path / "ct" / f"case{i}_label.nii.gz").get_fdata() > 0
+        ]
+        for i in range(2)
+    ])  # fmt: skip
+    assert rule.kind == "window"
+    assert [rule.low, rule.high] == pytest.approx(np.percentile(values, [0.5, 99.5]), abs=1e-3)
+
+
+def test_overrides_win(tmp_path):
+    spec = planned(write_dataset(tmp_path), spacing_mm=[2, 2, 2], patch=[8, 8, 8], foreground=0.25)
+    assert spec.spacing_mm == (2, 2, 2)
+    assert spec.patch == (8, 8, 8)
+    assert spec.foreground == 0.25
+
+
+def test_a_wrong_override_is_named_with_its_path(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.overlap: .*less than 1, got 3"):
+        planned(write_dataset(tmp_path), overlap=3)
+
+
+def test_an_unreadable_image_is_named(tmp_path):
+    path = write_dataset(tmp_path)
+    (tmp_path / "case0.nii.gz").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"case0\.nii\.gz"):
+        planned(path)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "shape", "view"),
+    [
+        ((1, 1, 1), (128, 128, 100), "volume"),
+        ((0.8, 0.8, 3), (512, 512, 120), "volume"),  # thick, but many
+        ((1.5, 1.5, 10), (220, 220, 10), "axial"),  # cine MR of the heart
+        ((8, 1, 1), (12, 256, 256), "sagittal"),
+        ((1, 1, 1), (565, 584, 1), "axial"),  # a picture
+        ((1, 6, 1), (200, 5, 200), "coronal"),
+    ],
+)
+def test_view(spacing, shape, view):
+    assert choose_view(np.array(spacing, float), np.array(shape, float)) == view
+
+
+def test_patch_is_a_cube_in_mm_within_image_and_memory():
+    spacing = np.array([1.0, 1.0, 2.5])
+    patch = patch_for((300, 300, 120), spacing, "volume", width=16, memory_bytes=PLENTY)
+    sides = np.array(patch) * spacing
+    assert sides.max() / sides.min() < 1.4
+    assert 0.7e6 < np.prod(patch) < 1.4e6
+    tight = patch_for((300, 300, 120), spacing, "volume", width=16, memory_bytes=1e9)
+    assert np.prod(tight) < 0.4 * np.prod(patch)
+    assert patch_for((200, 140, 88), np.ones(3) * 0.625, "volume", width=16, memory_bytes=PLENTY) == (112, 112, 80)
+    assert patch_for((220, 200, 10), np.array([1.5, 1.5, 10]), "axial", width=16, memory_bytes=PLENTY)[2] == 1
+
+
+@pytest.mark.parametrize("size", [*range(8, 200, 7), 88, 140.5])
+def test_fitted_sizes_can_be_halved_and_fit(size):
+    fitted = fit_size(size, largest=size)
+    assert 0.5 * size <= fitted <= max(size, 8)
+    strides = plan_strides([fitted])
+    assert fitted % np.prod([step[0] for step in strides]) == 0
+
+
+def test_batch_is_shared_by_the_streams_that_have_cases():
+    assert plan_batch(("labeled", "unlabeled"), {"labeled": 16, "unlabeled": 12}, 3) == {"labeled": 2, "unlabeled": 2}
+    assert plan_batch(("labeled", "unlabeled"), {"labeled": 16, "unlabeled": 0}, 3) == {"labeled": 4}
+    assert plan_batch(("labeled", "unlabeled"), {"labeled": 1, "unlabeled": 9}, 3) == {"labeled": 1, "unlabeled": 2}
+    assert plan_batch(("labeled",), {"labeled": 1}, 2) == {"labeled": 16}
+
+
+def test_budget_rungs_keep_the_field_of_view():
+    spec = DataSpec(labels={0: "b", 1: "c"}, modality=("MR",), spacing_mm=(0.6, 0.6, 2.4), patch=(128, 128, 48))
+    for coarser, narrower in LADDER:
+        rung = _rung(spec, VNET, coarser, narrower, set())
+        assert rung.network.width == 16 // narrower
+        view = np.array(rung.spec.patch) * rung.spec.spacing_mm
+        assert view == pytest.approx(np.array(spec.patch) * spec.spacing_mm, rel=0.35)
+        assert rung.spec.spacing_mm[2] >= 2.4
+    kept = _rung(spec, VNET, 2.0, 1, {"patch", "spacing_mm"})
+    assert kept.spec == spec
+
+
+def test_budget_words():
+    assert [seconds(text) for text in ("90s", "25m", "1.5h", "300")] == [90, 1500, 5400, 300]
+    for text in ("soon", "-5m", "3s", ""):
+        with pytest.raises(ConfigError, match="such as 90s, 25m or"):
+            seconds(text)
+
+
+def test_a_plan_is_a_pipeline_that_repeats_it(tmp_path):
+    from medseg.workflows import settings
+    from medseg.workflows.train import write_plan
+
+    path = write_dataset(tmp_path / "data")
+    resolved = write_plan("dtc", path, tmp_path / "plan.yaml")
+    assert settings.load(str(tmp_path / "plan.yaml")) == resolved
+    assert json.loads(json.dumps(dict(resolved.data)))["patch"]
