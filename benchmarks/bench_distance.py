@@ -9,10 +9,9 @@ ratios.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 
 import numpy as np
+from rounds import compare
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from skimage.segmentation import find_boundaries
 
@@ -42,21 +41,6 @@ def organs(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarray:
         inside = (((grid - centre[:, None, None, None]) / axes[:, None, None, None]) ** 2).sum(0) < 1
         label[inside] = value
     return label
-
-
-def compare(title: str, candidates: dict[str, Callable[[], object]], rounds: int) -> None:
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for run in candidates.values():
-        run()
-    for _ in range(rounds):
-        for name, run in candidates.items():
-            start = time.process_time()
-            run()
-            seconds[name].append(time.process_time() - start)
-    first = np.array(next(iter(seconds.values())))
-    print(f"\n**{title}**\n\n| case | median s | time / first |\n|---|---|---|")
-    for name, taken in seconds.items():
-        print(f"| {name} | {np.median(taken):.4g} | {np.median(np.array(taken) / first):.3g} |")
 
 
 def main() -> None:

@@ -9,13 +9,12 @@ ratios. Ours returns more in that time: both HD95 definitions, HD, ASD, surface 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from bench_distance import organs
 from monai.metrics import DiceMetric, compute_average_surface_distance, compute_hausdorff_distance
+from rounds import compare
 from scipy.ndimage import gaussian_filter
 
 from medseg.metrics import segmentation_metrics
@@ -51,22 +50,12 @@ def with_medseg(prediction: np.ndarray, reference: np.ndarray, classes: int, spa
     return {name: np.array([row[name] for row in found.values()]) for name in ("dice", "hd95_mm", "assd_mm")}
 
 
-def compare(title: str, prediction: np.ndarray, reference: np.ndarray, spacing: list[float], rounds: int) -> None:
-    classes = int(reference.max()) + 1
-    tools: dict[str, Callable[..., Figures]] = {"MONAI": with_monai, "medseg": with_medseg}
-    first, second = (tool(prediction, reference, classes, spacing) for tool in tools.values())
-    gap = max(float(np.nanmax(np.abs(first[name] - second[name]))) for name in first)
-    seconds: dict[str, list[float]] = {name: [] for name in tools}
-    for _ in range(rounds):
-        for name, tool in tools.items():
-            start = time.process_time()
-            tool(prediction, reference, classes, spacing)
-            seconds[name].append(time.process_time() - start)
-    base = np.array(seconds["MONAI"])
-    print(f"\n**{title}, spacing {spacing}, largest difference {gap:.1g}**\n")
-    print("| case | median s | time / first |\n|---|---|---|")
-    for name, taken in seconds.items():
-        print(f"| {name} | {np.median(taken):.4g} | {np.median(np.array(taken) / base):.3g} |")
+def run(title: str, prediction: np.ndarray, reference: np.ndarray, spacing: list[float], rounds: int) -> None:
+    given = prediction, reference, int(reference.max()) + 1, spacing
+    theirs, ours = with_monai(*given), with_medseg(*given)
+    gap = max(float(np.nanmax(np.abs(theirs[name] - ours[name]))) for name in theirs)
+    tools = {"MONAI": lambda: with_monai(*given), "medseg": lambda: with_medseg(*given)}
+    compare(f"{title}, spacing {spacing}, largest difference {gap:.1g}", tools, rounds)
 
 
 def main() -> None:
@@ -76,10 +65,10 @@ def main() -> None:
     torch.set_num_threads(1)
     for shape, spacing in (((112, 112, 80), [1.0, 1.0, 1.0]), ((192, 192, 96), [0.8, 0.8, 2.5])):
         reference, prediction = two_masks(shape, 0.053)
-        compare(f"One structure {shape}, foreground 5.3%", prediction, reference, spacing, rounds)
+        run(f"One structure {shape}, foreground 5.3%", prediction, reference, spacing, rounds)
     reference = organs((160, 160, 80), 13)
     prediction = np.roll(reference, (1, -1, 1), (0, 1, 2))
-    compare(f"13 labels {reference.shape}", prediction, reference, [0.8, 0.8, 2.5], rounds)
+    run(f"13 labels {reference.shape}", prediction, reference, [0.8, 0.8, 2.5], rounds)
 
 
 if __name__ == "__main__":

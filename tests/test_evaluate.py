@@ -12,6 +12,7 @@ from medseg.data.phantom import make_phantom
 from medseg.errors import DataError, ManifestError, OutputError
 from medseg.metrics import segmentation_metrics
 from medseg.metrics.summary import mean_of_classes, summarize
+from medseg.workflows.comparison import values_in
 from medseg.workflows.evaluate import evaluate
 
 AFFINE = np.diag([-0.8, 1.2, 2.5, 1.0])
@@ -259,3 +260,13 @@ def test_summary_names_what_it_averages():
     nothing = summarize([row("both_empty", 1.0)], [])
     assert nothing["dice"] == {"mean": None, "sd": None, "median": None, "min": None, "max": None, "n": 0}
     assert mean_of_classes([found, nothing])["dice"] == {"mean": found["dice"]["mean"], "n": 1}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.uint64, np.float32])
+def test_values_in_any_type(dtype):
+    array = np.array([0, 3, 200, 3, 0, 77], dtype).reshape(1, 2, 3)
+    assert values_in(array).tolist() == [0, 3, 77, 200]
+    if dtype in (np.int16, np.int64):
+        assert values_in(array - dtype(90)).tolist() == [-90, -87, -13, 110]
+    if dtype is np.int64:
+        assert values_in(array * 10**9).tolist() == [0, 3 * 10**9, 77 * 10**9, 200 * 10**9]

@@ -122,7 +122,7 @@ def read_labels(path: Path, scale: Scale, *, may_ignore: bool) -> tuple[np.ndarr
         raise DataError(str(error), path=path) from error
     if array.shape[0] != 1:
         raise DataError(f"has {array.shape[0]} channels; a label map has one", path=path)
-    found = _values(array)
+    found = values_in(array[0])
     if not np.array_equal(found, np.round(found)) or not np.isfinite(found).all():
         broken = found[~np.isfinite(found) | (found != np.round(found))]
         raise DataError(f"holds {_listed(broken)}; a label map holds whole numbers", path=path)
@@ -138,12 +138,16 @@ def read_labels(path: Path, scale: Scale, *, may_ignore: bool) -> tuple[np.ndarr
     return label, header
 
 
-def _values(array: np.ndarray) -> np.ndarray:
-    """Which values occur; sorting a whole CT to find them would take longer than measuring it."""
-    if array.dtype == np.uint8:
-        counts = np.sum([np.bincount(plane.reshape(-1), minlength=256) for plane in array[0]], axis=0)
-        return np.flatnonzero(counts)
-    return np.unique(array)
+def values_in(array: np.ndarray) -> np.ndarray:
+    """Which values occur, in rising order; sorting a whole CT to find them would take longer than measuring it."""
+    if array.dtype.kind not in "iu" or int(array.max()) - int(array.min()) > 2**16:
+        return np.unique(array)
+    low = int(array.min())
+    length = int(array.max()) - low + 1
+    counts = np.zeros(length, np.int64)
+    for plane in array:
+        counts += np.bincount(plane.reshape(-1).astype(np.int64) - low, minlength=length)
+    return np.flatnonzero(counts) + low
 
 
 def _listed(values: object) -> str:

@@ -175,13 +175,14 @@ def _one(method: str, plan: Plan, manifest: Path, output: Path, seed: int) -> Re
         predict(run, manifest, predictions, section="test")
     with _timed(seconds, "evaluation"):
         evaluation = evaluate(predictions, manifest, tolerance_mm=TOLERANCE_MM)
-    sets = " ".join(f"--set {shlex.quote(text)}" for text in overrides)
-    commands = [
-        f"medseg train --task {method} --data {manifest} --output {run} {sets}",
-        f"medseg predict --model {run} --input {manifest} --section test --output {predictions}",
-        f"medseg evaluate --prediction {predictions} --reference {manifest} --tolerance-mm {TOLERANCE_MM:g}",
+    sets = [part for text in overrides for part in ("--set", text)]
+    commands: list[list[object]] = [
+        ["train", "--task", method, "--data", manifest, "--output", run, *sets],
+        ["predict", "--model", run, "--input", manifest, "--section", "test", "--output", predictions],
+        ["evaluate", "--prediction", predictions, "--reference", manifest, "--tolerance-mm", f"{TOLERANCE_MM:g}"],
     ]
-    return Result(run, evaluation, predictions / "evaluation" / "montage.png", seconds, commands)
+    written = [shlex.join(["medseg", *map(str, command)]) for command in commands]
+    return Result(run, evaluation, predictions / "evaluation" / "montage.png", seconds, written)
 
 
 @contextmanager

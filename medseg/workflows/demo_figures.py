@@ -37,9 +37,10 @@ def learning_curves(runs: Mapping[str, Path]) -> bytes:
         x, y = (np.array(column) for column in zip(*learned, strict=True))
         loss.plot(x, y, lw=0.7, alpha=0.35, color=HUES[method])
         loss.plot(x, _smooth(y), lw=1.8, **style)
-    dice.set(title="Dice on the validation cases", xlabel="iteration", ylim=(0, 1))
+    dice.set(title="Dice on the validation scans", xlabel="iteration", ylim=(0, 1))
     loss.set(title="Dice + cross-entropy loss, labelled patches", xlabel="iteration", yscale="log")
     for ax in (dice, loss):
+        ax.set_xlim(left=0)
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import platform
+import shlex
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -83,7 +84,7 @@ def write_report(
         "<h2>How they learned</h2>",
         _picture(
             learning_curves(runs),
-            f"Left: whole volumes of {len(manifest.validation)} validation cases; the weights with the best figure are "
+            f"Left: mean over {len(manifest.validation)} whole validation scans; the weights with the best figure are "
             "the ones that predict. Right: the two terms that both minimise on labelled patches; DTC has more.",
         ),
         _worst(results),
@@ -167,7 +168,7 @@ all. Surface Dice: share of both surfaces within {tolerance:g} mm of the other. 
 def _row(name: str, a: dict[str, Any], b: dict[str, Any], kind: str = "") -> str:
     dice = a["dice"]["mean"], b["dice"]["mean"]
     gain = None if None in dice else dice[1] - dice[0]
-    color = "" if gain is None else "up" if gain > 0 else "down"
+    color = "soft" if gain is None or abs(gain) < 0.0005 else "up" if gain > 0 else "down"
     cells = [
         *(_number(v, 3) for v in dice),
         f'<span class="{color}">{"" if gain is None else f"{gain:+.3f}"}</span>',
@@ -183,7 +184,8 @@ def _number(value: float | None, digits: int) -> str:
 
 def _picture(png: bytes, caption: str) -> str:
     data = base64.b64encode(png).decode("ascii")
-    return f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'
+    words = escape(caption)
+    return f'<figure><img alt="{words}" src="data:image/png;base64,{data}"><figcaption>{words}</figcaption></figure>'
 
 
 def _worst(results: Mapping[str, Result]) -> str:
@@ -230,9 +232,9 @@ def machine() -> str:
 
 
 def _commands(results: Mapping[str, Result], seed: int, output: Path, quick: bool) -> str:
-    whole = f"medseg demo --output {output} --seed {seed}" + (" --quick" if quick else "")
+    whole = shlex.join(["medseg", "demo", "--output", str(output), "--seed", str(seed), *["--quick"] * quick])
     steps = "\n".join(escape("\n".join(result.commands)) for result in results.values())
     return f"""<h2>The same by hand</h2>
 <pre>{escape(whole)}</pre>
-<p>does all of it; after it has generated the data, these do the rest (into other folders, or they find it done):</p>
+<p>does all of it. Step by step, once the data is there; choose other folders, since no run is overwritten:</p>
 <pre>{steps}</pre>"""

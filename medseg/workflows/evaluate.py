@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from medseg.manifest import SECTIONS, Manifest
 from medseg.metrics import DEFINITIONS
 from medseg.metrics.summary import mean_of_classes, summarize
 from medseg.portable.reading import SUFFIXES
-from medseg.workflows.comparison import IGNORE, Compared, Pairing, Scale, compare, read_labels
+from medseg.workflows.comparison import IGNORE, Compared, Pairing, Scale, compare, read_labels, values_in
 from medseg.workflows.evaluate_tables import write_tables
 
 PREFERRED = ("test", "validation", "training")
@@ -133,12 +133,10 @@ def _from_folder(folder: Path, files: dict[str, Path], tolerance_mm: float) -> t
 
 
 def _values(paths: Sequence[Path], scale: Scale) -> list[int]:
-    import numpy as np
-
-    read = partial(read_labels, scale=scale, may_ignore=True)
     found: set[int] = set()
     for path in paths:
-        found |= {int(v) for v in np.unique(read(path)[0])}
+        with suppress(DataError):  # the case will say so
+            found.update(values_in(read_labels(path, scale, may_ignore=True)[0]).tolist())
     return sorted(found - {scale.background, IGNORE})
 
 
