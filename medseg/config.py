@@ -80,7 +80,7 @@ class Stage(Frozen):
 
     method: MethodSpec
     network: NetworkSpec = NetworkSpec(name="vnet")
-    init: Literal["none", "previous"] = "none"
+    init: Literal["none", "previous"] = "none"  # previous: start from the weights of the stage before
     schedule: Schedule = Schedule()
 
 

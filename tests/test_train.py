@@ -133,6 +133,25 @@ def test_slices_train_as_2d(tmp_path):
     assert definition["_target_"].endswith("Planar")
 
 
+def test_stages_follow_one_another(manifest, tmp_path):
+    import yaml
+
+    schedule = {"iterations": 3, "batch": {"labeled": 2}, "lr": 1e-12, "validate_every": 99}
+    network = {"name": "vnet", "width": 4}
+    stages = [
+        {"method": {"name": "dtc"}, "network": network, "schedule": {**schedule, "lr": 0.01}},
+        {"method": {"name": "supervised"}, "network": network, "schedule": schedule, "init": "previous"},
+    ]
+    task = tmp_path / "two.yaml"
+    task.write_text(yaml.safe_dump({"name": "two", "stages": stages, "data": {"patch": [16, 16, 16]}}))
+    run = train(str(task), manifest, tmp_path / "run")
+    first, second = weights(run / "stage0"), weights(run / "stage1")
+    same = "network.encoder.0.0.weight"
+    assert torch.allclose(first[same], second[same], atol=1e-6)
+    assert first["network.head.weight"].shape != second["network.head.weight"].shape
+    assert (run / "bundle" / "models" / "model.pt").exists()
+
+
 def test_a_folder_with_a_run_is_not_touched(manifest, tmp_path):
     (tmp_path / "run.json").write_text('{"fingerprint": "x"}')
     (tmp_path / "last.pt").write_text("x")

@@ -23,13 +23,28 @@ from medseg.engine.logs import RunLog, TrainingBar, counting
 from medseg.engine.optimizer import make_optimizer, make_scheduler
 from medseg.engine.trainer import MethodTrainer, step_settings, use_channels_last
 from medseg.engine.validation import validate
-from medseg.errors import OutputError
+from medseg.errors import ConfigError, OutputError
 from medseg.files import make_folder
 from medseg.manifest import Case, Manifest
 from medseg.method import Method
 from medseg.portable.inferer import SlabInferer
 from medseg.portable.nets import FirstChannels, Planar
 from medseg.workflows.sections import streams_of
+
+
+def start_from(network: nn.Module, previous: nn.Module) -> None:
+    """Copy the weights of an earlier stage wherever name and shape agree; heads may differ.
+
+    Raises:
+        ConfigError: nothing agrees.
+    """
+    while isinstance(previous, (Planar, FirstChannels)):
+        previous = previous.network
+    own = network.state_dict()
+    same = {k: v for k, v in previous.state_dict().items() if k in own and own[k].shape == v.shape}
+    if not same:
+        raise ConfigError("init: previous: the network has nothing in common with that of the stage before")
+    network.load_state_dict(same, strict=False)
 
 
 class ValidationVolumes(Dataset):
@@ -132,10 +147,13 @@ class StageRun:
             in_channels=len(spec.modality),
             out_channels=kind.output_channels(spec.classes),
         )
+        network = networks.build(definition)
         before = open_bundle(previous).network if previous else None
+        if before is not None:
+            start_from(network, before)
         method = methods.build(
             stage.method.name,
-            networks.build(definition),
+            network,
             classes=spec.classes,
             previous=before,
             **stage.method.options,
