@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
-from monai.transforms import NormalizeIntensityd, ScaleIntensityRanged
+from monai.transforms import Compose, LoadImaged, NormalizeIntensityd, Orientationd, ScaleIntensityRanged
 
 from medseg.config import DataSpec, Intensity
 from medseg.data.transforms import instantiate, preprocessing
@@ -153,3 +154,21 @@ def test_preprocessing_is_plain_data():
     assert "$" not in text
     assert "@" not in text
     assert "medseg" not in text
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "SAL", "PIR", "ILA"])
+def test_reading_turns_volumes_as_monai_does(axes, tmp_path):
+    stored = np.random.default_rng(0).integers(-999, 999, (7, 6, 5)).astype(np.int16)
+    affine = np.diag([1.0, 1.2, 3.0, 1.0])
+    affine[:3, 3] = [5, -6, 7]
+    turns = nib.orientations.axcodes2ornt(axes)
+    nib.save(nib.Nifti1Image(stored, affine).as_reoriented(turns), tmp_path / "x.nii.gz")
+    ours = instantiate(preprocessing(spec("zscore"))[:2])({"image": tmp_path / "x.nii.gz"})["image"]
+    theirs = Compose([LoadImaged("image", ensure_channel_first=True), Orientationd("image", "RAS", labels=None)])
+    expected = theirs({"image": tmp_path / "x.nii.gz"})["image"]
+    assert torch.equal(ours.as_tensor(), expected.as_tensor())
+    torch.testing.assert_close(ours.affine, expected.affine)
+    torch.testing.assert_close(
+        torch.as_tensor(ours.meta["original_affine"]), torch.as_tensor(nib.load(tmp_path / "x.nii.gz").affine)
+    )
+    assert [int(n) for n in ours.meta["spatial_shape"]] == list(nib.load(tmp_path / "x.nii.gz").shape)

@@ -75,11 +75,21 @@ def apply_bands(volume: Tensor, parts: Sequence[Band], axis: int) -> Tensor:
 def resample_linear(volume: Tensor, size: Sequence[int]) -> Tensor:
     """Resample `(C, X, Y, Z)` to `(C, *size)`, float32, over the same field of view."""
     volume = volume.to(torch.float32, memory_format=torch.contiguous_format)
-    changed = [axis for axis in range(3) if volume.shape[axis + 1] != size[axis]]
-    for axis in sorted(changed, key=lambda a: size[a] / volume.shape[a + 1]):  # what shrinks most goes first
-        weights = linear_weights(volume.shape[axis + 1], size[axis]).to(volume.device)
-        volume = apply_bands(volume, bands(weights), axis)
-    return volume
+    old = volume.shape[1:]
+    if tuple(old) == tuple(size):
+        return volume
+    parts = [bands(linear_weights(n, m).to(volume.device)) for n, m in zip(old, size, strict=True)]
+    changed = sorted((a for a in (1, 2) if old[a] != size[a]), key=lambda a: size[a] / old[a])
+    out = volume.new_empty(len(volume), *size)
+    for start, first, factors in parts[0]:  # a few planes through all axes: what lies between stays in the cache
+        rows, columns = factors.shape
+        planes = volume[:, first : first + columns]
+        if old[0] != size[0]:
+            planes = apply_bands(planes, [(0, 0, factors)], 0)
+        for axis in changed:
+            planes = apply_bands(planes, parts[axis], axis)
+        out[:, start : start + rows] = planes
+    return out
 
 
 def resample_nearest(volume: Tensor, size: Sequence[int]) -> Tensor:
