@@ -60,6 +60,4 @@ def _is_image(path: Path) -> bool:
 def _check(name: str, group: Sequence[Path], channels: int) -> None:
     names = ", ".join(f.name for f in group)
     if len(group) not in (1, channels) or len({stem(f) for f in group}) != len(group):
-        raise ValueError(
-            f"has {len(group)} files for the case '{name}' ({names}), the model takes {channels} per case"
-        )
+        raise ValueError(f"has {len(group)} files for the case '{name}' ({names}), the model takes {channels} per case")

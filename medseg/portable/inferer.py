@@ -88,9 +88,7 @@ class SlabInferer(Inferer):
         first = Attempt(self.roi_size, windows_at_once, _device(network, plain))
 
         def predict(attempt: Attempt) -> Tensor:
-            return self._predict(
-                plain, maps, lambda windows: network(windows, *args, **kwargs), attempt, first.device
-            )
+            return self._predict(plain, maps, lambda windows: network(windows, *args, **kwargs), attempt, first.device)
 
         with torch.no_grad():
             labels = with_less_memory(first, predict)[None]
@@ -105,9 +103,7 @@ class SlabInferer(Inferer):
         if not (self.restore and isinstance(image, MetaTensor) and "original_affine" in image.meta):
             return same_grid(size)
         original = torch.as_tensor(image.meta["original_affine"])
-        return grid_maps(
-            image.affine, size, original, [int(n) for n in image.meta.get("spatial_shape", size)]
-        )
+        return grid_maps(image.affine, size, original, [int(n) for n in image.meta.get("spatial_shape", size)])
 
     def _predict(
         self,

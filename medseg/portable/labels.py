@@ -64,9 +64,7 @@ class LabelSink:
             ValueError: for NaN or infinite logits, and for another number of channels than of label values.
         """
         if len(logits) < 2 or (self._values is not None and len(logits) != len(self._values)):
-            raise ValueError(
-                f"the network has {len(logits)} channels; one for each class, background too, is needed"
-            )
+            raise ValueError(f"the network has {len(logits)} channels; one for each class, background too, is needed")
         if not bool(torch.isfinite(logits.sum())):
             raise ValueError("the network returned NaN or infinite values for this image")
         winner = strongest(logits)

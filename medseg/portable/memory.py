@@ -47,9 +47,7 @@ class Attempt:
         x, y, z = (max(m, -(-n // (2 * m)) * m) for n, m in zip(self.window, steps, strict=True))
         if (x, y, z) == self.window:
             return None
-        return replace(
-            self, window=(x, y, z)
-        ), f"windows of {x} x {y} x {z} voxels, which see less around them"
+        return replace(self, window=(x, y, z)), f"windows of {x} x {y} x {z} voxels, which see less around them"
 
 
 def with_less_memory(attempt: Attempt, predict: Callable[[Attempt], Tensor]) -> Tensor:

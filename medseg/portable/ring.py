@@ -33,9 +33,7 @@ class Ring:
         shape = [self.depth if a == axis else n for a, n in enumerate(size)]
         self.sums = weight.new_zeros(classes, *shape)
         self.weights = weight.new_zeros(shape)
-        self._row = weight.new_zeros(
-            shape
-        )  # all rows weigh the same, so that windows need no count of their own
+        self._row = weight.new_zeros(shape)  # all rows weigh the same, so no window needs a count of its own
         for position in product(*([0] if a == axis else s for a, s in enumerate(starts))):
             self._window(self._row, position).add_(weight)
 
