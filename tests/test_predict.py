@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -229,21 +231,36 @@ def test_what_cannot_fit_is_refused_with_its_size(tmp_path):
     assert "GiB at the model's spacing, this machine has" in report["failed"][0]["error"]
 
 
+@contextmanager
+def full_disk(largest: int) -> Iterator[None]:
+    """Files cannot grow beyond this many bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path):
     rng, path = np.random.default_rng(0), tmp_path / "x.nii.gz"
     write_labels(path, np.zeros((4, 4, 4), np.uint8), np.eye(4))
     before = path.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    try:
-        with pytest.raises(SaveError, match="cannot be written"):
-            write_labels(path, rng.integers(0, 255, (64, 64, 64), dtype=np.uint8), np.eye(4))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with full_disk(4096), pytest.raises(SaveError, match="cannot be written"):
+        write_labels(path, rng.integers(0, 255, (64, 64, 64), dtype=np.uint8), np.eye(4))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_said_before_and_after_the_network_has_run(model, tmp_path):
+    make_image(tmp_path / "in" / "a.nii.gz", (60, 60, 60))
+    for probabilities in (False, True):
+        out = tmp_path / str(probabilities)
+        with full_disk(1000), pytest.raises(OutputError, match=r"a\.nii\.gz: cannot be written \(File too large\)"):
+            predict(model, tmp_path / "in", out, probabilities=probabilities)
+        assert not [p for p in out.rglob("*") if p.is_file() and p.suffix != ".json"]
 
 
 def test_equal_labels_are_equal_files_and_odd_values_are_refused(tmp_path):

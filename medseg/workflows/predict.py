@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,27 +50,11 @@ class Listener(logging.Handler):
         self.console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
-def predict(
-    model: Path,
-    inputs: Path,
-    output: Path,
-    *,
-    section: str | None = None,
-    probabilities: bool = False,
-    mirror: bool = False,
-    overlap: float | None = None,
-    device: str = "auto",
-    overwrite: bool = False,
-    strict: bool = False,
-    shard: int = 0,
-    num_shards: int = 1,
-) -> dict[str, Any]:
-    """Segment images with a trained model.
+@dataclass(frozen=True)
+class Options:
+    """How to predict.
 
-    Args:
-        model: run folder or bundle.
-        inputs: an image, a folder of images, or a manifest.
-        output: folder for `<case>.nii.gz`, `predict_report.json` and, if wanted, `probabilities/<case>.nii.gz`.
+    Attributes:
         section: list of the manifest; default `test`, or all lists where there is no test case.
         probabilities: also write the probability of each class, in steps of 1/255.
         mirror: average over mirrored images.
@@ -79,6 +64,37 @@ def predict(
         strict: stop at the first case that fails.
         shard: which part of the cases to do, from 0.
         num_shards: in how many parts they are split.
+    """
+
+    section: str | None = None
+    probabilities: bool = False
+    mirror: bool = False
+    overlap: float | None = None
+    device: str = "auto"
+    overwrite: bool = False
+    strict: bool = False
+    shard: int = 0
+    num_shards: int = 1
+
+    def __post_init__(self) -> None:
+        if self.overlap is not None and not 0 <= self.overlap < 1:
+            raise ConfigError(f"--overlap {self.overlap} is not in [0, 1)")
+
+    @property
+    def report(self) -> str:
+        """File name of the report."""
+        part = "" if self.num_shards == 1 else f"_{self.shard}_of_{self.num_shards}"
+        return f"predict_report{part}.json"
+
+
+def predict(model: Path, inputs: Path, output: Path, **options: Any) -> dict[str, Any]:
+    """Segment images with a trained model.
+
+    Args:
+        model: run folder or bundle.
+        inputs: an image, a folder of images, or a manifest.
+        output: folder for `<case>.nii.gz`, `predict_report.json` and, if wanted, `probabilities/<case>.nii.gz`.
+        options: fields of `Options`.
 
     Returns:
         The report: per case its status, seconds and volumes; `failed` lists what could not be done and why.
@@ -87,52 +103,50 @@ def predict(
         MedsegError: nothing can be predicted; with `strict` also for the first case that fails.
         KeyboardInterrupt: stopped; finished results and the report are whole.
     """
-    if overlap is not None and not 0 <= overlap < 1:
-        raise ConfigError(f"--overlap {overlap} is not in [0, 1)")
+    chosen = Options(**options)
     bundle = open_bundle(model)
-    items = collect(inputs, output, channels=len(bundle.data.modality), section=section)
-    items = share(items, shard, num_shards)
-    chosen = distributed.setup(device)
-    make_folder(output / PROBABILITIES if probabilities else output)
+    items = collect(inputs, output, channels=len(bundle.data.modality), section=chosen.section)
+    items = share(items, chosen.shard, chosen.num_shards)
+    device = distributed.setup(chosen.device)
+    make_folder(output / PROBABILITIES if chosen.probabilities else output)
     for folder in (output, output / PROBABILITIES):
         remove_leftovers(folder)
     console = Console(stderr=True)
     listener = Listener(console)
-    settings = _configure(bundle, mirror, overlap, listener)
-    predictor = CasePredictor(bundle, chosen, output, probabilities=probabilities)
-    name = "predict_report.json" if num_shards == 1 else f"predict_report_{shard}_of_{num_shards}.json"
     report: dict[str, Any] = {
         "medseg_version": __version__,
         "model": str(bundle.path),
         "model_sha256": bundle.digest,
-        "device": str(chosen),
-        "settings": {**settings, "probabilities": probabilities},
+        "device": str(device),
+        "settings": _configure(bundle, chosen, listener),
         "cases": [],
         "failed": [],
         "interrupted": True,
     }
-    run = _Run(predictor, listener, report, overwrite=overwrite, strict=strict)
+    predictor = CasePredictor(bundle, device, output, probabilities=chosen.probabilities)
+    run = _Run(predictor, listener, report, overwrite=chosen.overwrite, strict=chosen.strict)
     try:
         with _listening(listener):
             run.all(items)
         report["interrupted"] = False
     finally:
-        write_whole(output / name, json.dumps(report, indent=2, allow_nan=False) + "\n")
+        write_whole(output / chosen.report, json.dumps(report, indent=2, allow_nan=False) + "\n")
     _tell(console, report, output)
     return report
 
 
-def _configure(bundle: OpenBundle, mirror: bool, overlap: float | None, listener: Listener) -> dict[str, Any]:
-    """Set the inferer and return what its results depend on."""
+def _configure(bundle: OpenBundle, chosen: Options, listener: Listener) -> dict[str, Any]:
+    """Set the inferer and return with what it predicts."""
     inferer = bundle.inferer
-    if overlap is not None:
-        inferer.overlap = overlap
-    if mirror:
+    if chosen.overlap is not None:
+        inferer.overlap = chosen.overlap
+    if chosen.mirror:
         trained = bundle.data.augment.flip_axes
         if not trained:
             listener.say("the model was not trained on mirrored images; --mirror may make it worse")
         inferer.mirror_axes = tuple(trained or (0, 1, 2))
-    return {"overlap": inferer.overlap, "mirror_axes": list(inferer.mirror_axes)}
+    mirrored = list(inferer.mirror_axes)
+    return {"overlap": inferer.overlap, "mirror_axes": mirrored, "probabilities": chosen.probabilities}
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from medseg import __version__
 from medseg.bundle import OpenBundle
 from medseg.errors import DataError, OutputError
 from medseg.portable.labels import LEVELS
+from medseg.portable.memory import out_of_memory
 from medseg.portable.reading import Header, VolumeError, read_header
 from medseg.portable.resample import resampled_size
 from medseg.portable.saving import SaveError, is_flat, temporary, write_labels, write_nifti
@@ -45,13 +46,13 @@ def fingerprint(item: Item) -> str:
 
 def record(fingerprint: str, setting: str) -> str:
     """What a result's header keeps: by which version it was made, of which image and with what."""
-    return f"medseg {__version__} image={fingerprint[:24]} model={setting[:24]}"
+    return f"medseg {__version__} image={fingerprint[:24]} model={setting[:24]}"[:79]
 
 
 def recorded(result: Path) -> str | None:
     """The record of an earlier result; None if there is none or it is no result of ours."""
     try:
-        header = nib.load(result).header
+        header: Any = nib.load(result).header
     except (OSError, nib.filebasedimages.ImageFileError, EOFError):
         return None
     return bytes(header["descrip"]).rstrip(b"\0").decode("utf-8", "replace")
@@ -134,19 +135,24 @@ class CasePredictor:
             image = self._prepared(item)
             with scratch as file:
                 labels, stored = self._predict(image, file, progress)
-                where = {"affine": labels.affine.numpy(), "description": line}
-                array, flat = labels.numpy()[0, 0], is_flat(item.images[0], tuple(labels.shape[2:]))
+                array, affine = labels.numpy()[0, 0], labels.affine.numpy()
                 if stored is not None:
-                    target = self.output / PROBABILITIES / item.result
-                    write_nifti(target, stored.transpose(1, 2, 3, 0), slope=1 / LEVELS, **where)
-                write_labels(result, array, flat=flat, **where)
+                    target, planes = self.output / PROBABILITIES / item.result, stored.transpose(1, 2, 3, 0)
+                    write_nifti(target, planes, affine, slope=1 / LEVELS, description=line)
+                flat = is_flat(item.images[0], array.shape)
+                write_labels(result, array, affine, flat=flat, description=line)
         except SaveError as error:
             raise OutputError(str(error), path=result) from error
         except VolumeError as error:
             raise DataError(str(error), path=error.path or item.images[0]) from error
-        except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
-            raise DataError(str(error) or "does not fit into memory", path=item.images[0]) from error
-        return self._millilitres(array, labels.affine.numpy())
+        except OSError as error:
+            raise OutputError(f"cannot be written ({error.strerror or error})", path=result) from error
+        except (ValueError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, ValueError) and not out_of_memory(error):
+                raise
+            lacking = "does not fit into memory, not even with the smallest windows"
+            raise DataError(str(error) if isinstance(error, ValueError) else lacking, path=item.images[0]) from error
+        return self._millilitres(array, affine)
 
     def _prepared(self, item: Item) -> MetaTensor:
         """Network input; the transforms one by one, since `Compose` hides what an error was."""
@@ -163,14 +169,17 @@ class CasePredictor:
         kept: list[np.ndarray] = []
 
         def make(shape: tuple[int, ...]) -> np.ndarray:
-            stored = np.memmap(scratch, np.uint8, "w+", shape=(shape[0], *shape[:0:-1])).transpose(0, 3, 2, 1)
-            kept[:] = [stored]  # NIfTI's order in the file: x fastest, classes slowest
-            return stored
+            with scratch.open("wb") as file:  # a full disk must be an error now, not a fault at some later voxel
+                os.posix_fallocate(file.fileno(), 0, prod(shape))
+            stored = np.memmap(scratch, np.uint8, "r+", shape=(shape[0], *shape[:0:-1]))
+            kept[:] = [stored.transpose(0, 3, 2, 1)]  # NIfTI's order in the file: x fastest, classes slowest
+            return kept[0]
 
         inferer = copy(self.bundle.inferer)
         inferer.progress = progress
         inferer.probabilities = make if self.probabilities else None
         labels = inferer(image[None], self.network)
+        assert isinstance(labels, MetaTensor)
         return labels, kept[0] if kept else None
 
     def _millilitres(self, labels: np.ndarray, affine: np.ndarray) -> dict[str, float]:
