@@ -14,7 +14,7 @@ from medseg.errors import ConfigError, DataError
 from medseg.manifest import Manifest
 from medseg.networks import fit_size, plan_strides
 from medseg.planning import choose_view, patch_for, plan, plan_batch
-from medseg.workflows.budget import LADDER, _rung, seconds
+from medseg.workflows.budget import LADDER, _rung, _work, seconds
 
 PLENTY = 1e12
 VNET = NetworkSpec(name="vnet")
@@ -110,13 +110,16 @@ def test_batch_is_shared_by_the_streams_that_have_cases():
 
 def test_budget_rungs_keep_the_field_of_view():
     spec = DataSpec(labels={0: "b", 1: "c"}, modality=("MR",), spacing_mm=(0.6, 0.6, 2.4), patch=(128, 128, 48))
-    for coarser, narrower in LADDER:
-        rung = _rung(spec, VNET, coarser, narrower, set())
-        assert rung.network.width == 16 // narrower
+    work = []
+    for step in LADDER:
+        rung = _rung(spec, VNET, step, set())
+        assert rung.network.width == 16 // step[1]
         view = np.array(rung.spec.patch) * rung.spec.spacing_mm
-        assert view == pytest.approx(np.array(spec.patch) * spec.spacing_mm, rel=0.35)
-        assert rung.spec.spacing_mm[2] >= 2.4
-    kept = _rung(spec, VNET, 2.0, 1, {"patch", "spacing_mm"})
+        assert view == pytest.approx(np.array(spec.patch) * spec.spacing_mm / step[2], rel=0.35)
+        assert rung.spec.spacing_mm[2] == 2.4
+        work.append(_work(rung))
+    assert work == sorted(work, reverse=True)
+    kept = _rung(spec, VNET, (2.0, 1, 1.0), {"patch", "spacing_mm"})
     assert kept.spec == spec
 
 

@@ -1,7 +1,9 @@
 """`--budget 25m`: time the real training step on this machine and choose what fits.
 
-Iterations are worth more than resolution, and resolution more than width, until there are about a thousand of them:
-so the plan is made coarser, then narrower, until `ENOUGH` iterations fit, and what time is left goes into more.
+Until there are about a thousand of them, iterations are worth more than resolution, width and field of view: so the
+plan is made up to twice as coarse, then narrower, then smaller, until `ENOUGH` iterations fit; what time is left goes
+into more of them. It is not made worse than the last rung of the ladder, below which small organs disappear: then there
+are fewer iterations.
 """
 
 from __future__ import annotations
@@ -27,8 +29,19 @@ from medseg.manifest import Manifest
 from medseg.networks import fit_size
 
 ENOUGH = 1000
-LADDER = ((1.0, 1), (1.25, 1), (1.5, 1), (2.0, 1), (2.0, 2), (2.5, 2), (3.0, 2), (4.0, 2), (4.0, 4))
-"""How many times coarser than planned, and by what the width is divided; dearest first."""
+LADDER = (
+    (1.0, 1, 1.0),
+    (1.25, 1, 1.0),
+    (1.5, 1, 1.0),
+    (2.0, 1, 1.0),
+    (2.0, 2, 1.0),
+    (2.0, 2, 1.3),
+    (2.0, 2, 1.7),
+)
+"""How many times coarser than planned, by what the width is divided, and each side of the patch; dearest first."""
+
+SMALLEST_WIDTH = 8
+"""Channels below which a network tells few classes apart."""
 
 SMALLEST_PATCH = 16
 """Voxels along an axis below which a coarser grid would leave nothing to see."""
@@ -70,7 +83,7 @@ def fit(pipeline: Pipeline, manifest: Manifest, device: torch.device, *, seconds
     """
     spec = DataSpec(**pipeline.data)
     stage = pipeline.stages[0]
-    rungs = [_rung(spec, stage.network, *step, fixed) for step in LADDER]
+    rungs = [_rung(spec, stage.network, step, fixed) for step in LADDER]
     budget = seconds / len(pipeline.stages) - 10 - _preparation_seconds(manifest, spec)
     chosen = _choose(rungs, stage, manifest, device, max(budget, 5.0))
     stages = []
@@ -81,8 +94,9 @@ def fit(pipeline: Pipeline, manifest: Manifest, device: torch.device, *, seconds
     return pipeline.model_copy(update={"stages": tuple(stages), "data": chosen.spec.model_dump(mode="json")})
 
 
-def _rung(spec: DataSpec, network: NetworkSpec, coarser: float, narrower: int, fixed: set[str]) -> Candidate:
-    """The plan made coarser: fine axes first, the same field of view in mm."""
+def _rung(spec: DataSpec, network: NetworkSpec, step: tuple[float, int, float], fixed: set[str]) -> Candidate:
+    """The plan made cheaper; fine axes become coarser first."""
+    coarser, narrower, smaller = step
     finest = min(spec.spacing_mm)
     spacing = [
         max(mm, coarser * finest) if r else mm for mm, r in zip(spec.spacing_mm, spec.resample_axes, strict=True)
@@ -90,13 +104,15 @@ def _rung(spec: DataSpec, network: NetworkSpec, coarser: float, narrower: int, f
     if "spacing_mm" in fixed:
         spacing = list(spec.spacing_mm)
     patch = [
-        size if size == 1 else max(min(size, SMALLEST_PATCH), fit_size(size * old / new + 1e-6, largest=math.inf))
+        size
+        if size == 1
+        else max(min(size, SMALLEST_PATCH), fit_size(size * old / new / smaller + 1e-6, largest=math.inf))
         for size, old, new in zip(spec.patch, spec.spacing_mm, spacing, strict=True)
     ]
     changes: dict[str, object] = {"spacing_mm": tuple(round(mm, 4) for mm in spacing)}
     if "patch" not in fixed:
         changes["patch"] = tuple(patch)
-    width = max(4, network.width // narrower)
+    width = max(min(network.width, SMALLEST_WIDTH), network.width // narrower)
     return Candidate(spec.model_copy(update=changes), network.model_copy(update={"width": width}))
 
 
