@@ -69,9 +69,9 @@ def test_densities_are_those_of_a_ct(seed):
     ml = abs(np.linalg.det(affine[:3, :3])) / 1000
     volumes = {name: (label == value).sum() * ml for value, name in LABELS.items()}
     assert 300 < volumes["liver"] < 2500
-    assert 20 < volumes["spleen"] < 500
+    assert 10 < volumes["spleen"] < 500
     for side in ("right", "left"):
-        assert 40 < volumes[f"{side} kidney"] < 350
+        assert 30 < volumes[f"{side} kidney"] < 450
     middle = {name: np.median(image[label == value]) for value, name in LABELS.items()}
     assert 35 < middle["liver"] < 150
     assert 20 < middle["spleen"] < 150

@@ -52,13 +52,13 @@ class Subject:
         """A random adult; a third of them without contrast agent."""
         agent = float(rng.random() > 1 / 3)
         return cls(
-            body=(float(rng.normal(136, 8)), float(rng.normal(98, 7))),
-            fat=float(rng.uniform(6, 24)),
-            breath=float(rng.uniform(-14, 14)),
-            arterial=agent * float(rng.uniform(60, 220)) + float(rng.normal(0, 4)),
-            portal=agent * float(rng.uniform(10, 60)) + float(rng.normal(0, 4)),
-            sizes=np.clip(rng.normal(1, 0.1, len(LABELS)), 0.78, 1.25),
-            shifts=np.clip(rng.normal(0, 6, (len(LABELS), 3)), -13, 13),
+            body=(float(rng.normal(136, 10)), float(rng.normal(98, 9))),
+            fat=float(rng.uniform(5, 30)),
+            breath=float(rng.uniform(-20, 20)),
+            arterial=agent * float(rng.uniform(40, 240)) + float(rng.normal(0, 4)),
+            portal=agent * float(rng.uniform(5, 80)) + float(rng.normal(0, 4)),
+            sizes=np.clip(rng.normal(1, 0.14, len(LABELS)), 0.7, 1.35),
+            shifts=np.clip(rng.normal(0, 9, (len(LABELS), 3)), -18, 18),
         )
 
 
@@ -228,9 +228,9 @@ def _stomach(canvas: Canvas, subject: Subject, rng: np.random.Generator) -> None
 
 
 def _spleen(canvas: Canvas, subject: Subject) -> None:
-    center, radii = _placed(subject, 2, (-82, -26, 42), (30, 46, 45))
+    center, radii = _placed(subject, 2, (-80, -26, 42), (32, 46, 45))
     box = canvas.box(center, radii)
-    hollow = canvas.ellipsoid(box, (center[0] + 42, center[1] + 20, center[2] - 6), (30, 40, 46))
+    hollow = canvas.ellipsoid(box, (center[0] + 46, center[1] + 20, center[2] - 6), (30, 40, 46))
     shape = canvas.ellipsoid(box, center, radii, lean=-0.2)
     canvas.fill(box, (shape < 1) & (hollow > 1), 48 + subject.portal, label=2)
 

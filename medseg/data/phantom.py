@@ -115,11 +115,11 @@ def _space(shape: tuple[int, int, int], spacing: np.ndarray, rng: np.random.Gene
         for n, s in zip(fine, spacing, strict=True)
     ]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"))
-    turn = _rotation(*np.deg2rad(rng.normal(0, (2.5, 2.0, 4.0))))
+    turn = _rotation(*np.deg2rad(rng.normal(0, (3.5, 3.0, 7.0))))
     points = np.tensordot(turn.astype(np.float32), grid, 1)
     points += rng.normal(0, 5, (3, 1, 1, 1)).astype(np.float32)
     for axis in range(3):
-        points[axis] += 5.5 * _smooth_field(fine, rng)
+        points[axis] += 7 * _smooth_field(fine, rng)
     return points, np.stack([_smooth_field(fine, rng, finer=2) for _ in range(2)])
 
 
