@@ -5,9 +5,9 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
-from medseg.workflows.predict import predict
 from tiny import write_dataset
 
+from medseg.workflows.predict import predict
 from medseg.workflows.settings import shipped
 from medseg.workflows.train import train
 
