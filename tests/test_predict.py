@@ -288,8 +288,9 @@ def test_leftovers_of_dead_processes_are_removed_and_those_of_living_ones_kept(t
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts its children with it ignored
 from medseg.workflows.predict import predict
 try:
     predict(*map(Path, sys.argv[1:4]), overlap=0.95, probabilities=True)
@@ -311,7 +312,10 @@ def test_ctrl_c_leaves_whole_files_and_a_report(model, tmp_path):
             time.sleep(0.02)
         asked = time.monotonic()
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        try:
+            assert process.wait(30) == 130
+        finally:
+            process.kill()
         assert time.monotonic() - asked < 10
     assert not hidden(out)
     assert sorted(p.name for p in out.rglob("*.gz")) == ["a.nii.gz", "a.nii.gz"]
