@@ -276,8 +276,9 @@ def test_small_shared_memory_means_fewer_workers(volumes, tmp_path):
 
 
 LOOP = """
-import sys, torch
+import signal, sys, torch
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts its children with it ignored
 sys.path.insert(0, {tests!r})
 import test_streams as t
 folder = Path({folder!r})
