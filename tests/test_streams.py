@@ -297,7 +297,11 @@ def test_interrupt_stops_the_parent_and_leaves_no_worker(tmp_path):
     assert run.stdout is not None
     assert run.stdout.readline() == "running\n"
     os.killpg(run.pid, signal.SIGINT)
-    _, errors = run.communicate(timeout=20)
+    try:
+        _, errors = run.communicate(timeout=20)
+    except subprocess.TimeoutExpired:
+        os.killpg(run.pid, signal.SIGKILL)
+        raise
     assert errors.count("KeyboardInterrupt\n") == 1, errors  # of the parent alone
     time.sleep(0.2)
     with pytest.raises(ProcessLookupError):
