@@ -80,6 +80,7 @@ def test_both_methods_had_the_same_of_everything_but_the_unlabelled_scans():
         assert {text.split("=")[0] for text in apart} == {
             "stages.0.schedule.batch",
             "stages.0.method.options.cross_entropy",
+            "stages.0.method.options.clip",
         }
 
 
