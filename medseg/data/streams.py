@@ -180,7 +180,6 @@ def make_loader(dataset: PatchStreams, *, start: int, workers: int, device: torc
         batch_size=None,
         sampler=range(start, dataset.total),
         num_workers=workers,
-        persistent_workers=workers > 0,
         prefetch_factor=_PREFETCH if workers else None,
         pin_memory=device.type == "cuda",
         worker_init_fn=_quiet,
