@@ -78,20 +78,32 @@ class DTC(Method):
         labeled = batch["labeled"]
         label, known = labeled["label"], losses.known(labeled["label"])
         images = [labeled["image"], *([batch["unlabeled"]["image"]] if "unlabeled" in batch else [])]
-        output = self.network(torch.cat(images)).float()  # the transform layer lives in |z| < 0.005: never half
+        # float32, for the transform layer lives in |z| < 0.005; contiguous, for the losses go channel by channel
+        output = self.network(torch.cat(images)).float().contiguous()
         logits, z = output[:, : self.classes], output[:, self.classes :].tanh()
         rows = len(label)
         counted = torch.cat([known, known.new_ones(len(output) - rows, *known.shape[1:])])
 
         inside = torch.sigmoid(-self.steepness * z)
         gap = (inside - logits.softmax(1)[:, 1:]) ** 2
-        overlap = (inside.sum(1, keepdim=True) - 1).relu() ** 2
         weight = self.consistency * sigmoid_rampup(clock.fraction, self.rampup_steps or None)
         error = (z[:rows] - labeled["distance"]) ** 2
         return {
             "dice": losses.soft_dice(logits[:rows], label),
-            "cross_entropy": self.cross_entropy * losses.cross_entropy(logits[:rows], label),
+            "cross_entropy": self._cross_entropy(logits[:rows], label),
             "distance": self.beta * losses.masked_mean(error, known & (labeled["distance_valid"] > 0)),
             "consistency": weight * losses.masked_mean(gap, counted),
-            "exclusivity": self.exclusivity * losses.masked_mean(overlap, counted),
+            "exclusivity": self._exclusivity(inside, counted),
         }
+
+    # The paper has neither: with weight 0 they are not worth their time, and no parameter is reached by them alone.
+
+    def _cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
+        if not self.cross_entropy:
+            return logits.new_zeros(())
+        return self.cross_entropy * losses.cross_entropy(logits, label)
+
+    def _exclusivity(self, inside: Tensor, counted: Tensor) -> Tensor:
+        if not self.exclusivity:
+            return inside.new_zeros(())
+        return self.exclusivity * losses.masked_mean((inside.sum(1, keepdim=True) - 1).relu() ** 2, counted)

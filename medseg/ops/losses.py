@@ -17,9 +17,8 @@ def known(label: Tensor) -> Tensor:
 
 def one_hot(label: Tensor, classes: int) -> Tensor:
     """Label `(B, 1, *spatial)` to `(B, classes, *spatial)` float32; ignored voxels belong to no class."""
-    index = torch.where(known(label), label, 0).squeeze(1).long()
-    hot = F.one_hot(index, classes).movedim(-1, 1)
-    return (hot * known(label)).float()
+    index = torch.arange(classes, device=label.device, dtype=label.dtype).view(1, -1, *[1] * (label.ndim - 2))
+    return (label == index).float()  # 255 is no class; F.one_hot would pass through 64-bit integers
 
 
 def soft_dice(logits: Tensor, label: Tensor, *, smooth: float = 1e-5) -> Tensor:
