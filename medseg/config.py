@@ -20,10 +20,15 @@ from pydantic import (
     field_validator,
 )
 
+from medseg.portable.planes import slice_axis
+
 NetworkName = Literal["vnet", "unet", "dynunet", "segresnet"]
 NETWORK_NAMES: tuple[str, ...] = get_args(NetworkName)
 View = Literal["volume", "axial", "coronal", "sagittal"]
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
+Sampling = Literal["cases", "union", "half"]
+"""How the rows of a batch are shared by the cases. `cases`: equally. `union`: in planes equally by the slices of all
+cases, in volumes as `cases`. `half`: half of the rows by those whose labels were drawn, half by pseudo-labels."""
 
 
 class Frozen(BaseModel):
@@ -81,7 +86,20 @@ class Stage(Frozen):
     method: MethodSpec
     network: NetworkSpec = NetworkSpec(name="vnet")
     init: Literal["none", "previous"] = "none"  # previous: start from the weights of the stage before
+    views: tuple[View, ...] = ()  # a network for each; none: one network of the view that the plan chose
+    rounds: int = Field(default=0, ge=0)  # of training again with pseudo-labels, after the first teacher
     schedule: Schedule = Schedule()
+
+    @field_validator("views")
+    @classmethod
+    def _different(cls, views: tuple[View, ...]) -> tuple[View, ...]:
+        if len(set(views)) < len(views):
+            raise ValueError(f"names a view twice: {', '.join(views)}")
+        return views
+
+    def specs(self, data: DataSpec) -> tuple[DataSpec, ...]:
+        """What each network of the stage is trained on."""
+        return tuple(data.of_view(view) for view in self.views) or (data,)
 
 
 class Intensity(Frozen):
@@ -121,8 +139,10 @@ class DataSpec(Frozen):
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     patch: Triple  # voxels along x, y, z; a 1 makes the network planar across that axis
     view: View = "volume"
+    slices: Literal[1, 3] = 1  # adjacent slices that a planar network sees as channels, to label the middle one
     intensity: Intensity = Intensity()
     foreground: float = Field(default=0.5, ge=0, le=1)  # share of labelled patches centred on a class
+    sampling: Sampling = "cases"
     augment: Augment = Augment()
     overlap: float = Field(default=0.5, ge=0, lt=1)
     resample_axes: tuple[bool, bool, bool] = (True, True, True)  # False: keep each image's own spacing there
@@ -138,9 +158,30 @@ class DataSpec(Frozen):
         return tuple(sorted(self.labels))
 
     @property
+    def slice_axis(self) -> int | None:
+        """The axis across which a planar view cuts; None for volumes."""
+        return slice_axis(self.view)
+
+    @property
     def spatial_dims(self) -> int:
         """2 for a planar view, else 3."""
-        return 3 if self.view == "volume" else 2
+        return 3 if self.slice_axis is None else 2
+
+    @property
+    def channels(self) -> int:
+        """Channels that the network takes: those of the image, of each of the slices."""
+        return len(self.modality) * (1 if self.slice_axis is None else self.slices)
+
+    @property
+    def network_patch(self) -> tuple[int, ...]:
+        """Voxels of a patch along each axis of the network, 2 or 3 of them."""
+        return tuple(size for axis, size in enumerate(self.patch) if axis != self.slice_axis)
+
+    def of_view(self, view: View) -> DataSpec:
+        """The same data seen by one network: in a plane the patch is one voxel thick across it."""
+        across = slice_axis(view)
+        patch = tuple(1 if axis == across else size for axis, size in enumerate(self.patch))
+        return self.model_copy(update={"view": view, "patch": patch})
 
 
 class Pipeline(Frozen):

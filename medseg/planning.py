@@ -7,24 +7,22 @@ Nature Methods 2021: median spacing, intensities by modality), with sizes bounde
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from pydantic import ValidationError
 
 from medseg.config import DataSpec, Intensity, NetworkSpec, View
-from medseg.errors import ConfigError, DataError, ManifestError
+from medseg.errors import ConfigError, DataError
 from medseg.manifest import Case, Manifest
 from medseg.networks import fit_size
-from medseg.portable.reading import Header, VolumeError, read_header, read_volume
+from medseg.planning_survey import survey
+from medseg.planning_views import THICK_RATIO, check_views, even_spacing, slices_for
+from medseg.portable.planes import PLANES, slice_axis
+from medseg.portable.reading import VolumeError, read_volume
 
 Triple = tuple[int, int, int]
-
-PLANES: tuple[View, View, View] = ("sagittal", "coronal", "axial")
-"""The view that cuts across each RAS axis."""
 
 PATCH_VOXELS = {3: 112 * 112 * 80, 2: 384 * 384}
 """Larger patches gain little: the V-Net papers' size, and a whole slice of most scanners."""
@@ -35,58 +33,11 @@ ROWS = {3: 4, 2: 16}
 BYTES_PER_VOXEL_AND_CHANNEL = 90
 """Activations and gradients of an encoder-decoder per input voxel and channel of its first level (measured)."""
 
-THICK_RATIO = 3.0
-"""From this ratio of the largest to the smallest spacing on, slices count as thick (nnU-Net's threshold)."""
-
 FEW_SLICES = 16
 """With thick slices and fewer than this, a network in the plane sees all there is to see."""
 
 INTENSITY_CASES = 20
 """Labelled images whose foreground is read for the window of CT."""
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What the headers say, along RAS axes.
-
-    Args:
-        spacing_mm: `(N, 3)`.
-        shape: `(N, 3)` voxels.
-    """
-
-    spacing_mm: np.ndarray
-    shape: np.ndarray
-
-
-def survey(manifest: Manifest) -> Survey:
-    """Read the header of every image that training would use.
-
-    Raises:
-        DataError: an image that cannot be read.
-        ManifestError: no image at all.
-    """
-    cases = [*manifest.training, *manifest.unlabeled]
-    if not cases:
-        raise ManifestError("no training case", path=manifest.path, hint="list some under 'training'")
-    rows = [_ras(_header(manifest, case)) for case in cases]
-    return Survey(np.array([r[0] for r in rows]), np.array([r[1] for r in rows]))
-
-
-def _header(manifest: Manifest, case: Case) -> Header:
-    path = manifest.images(case)[0]
-    try:
-        return read_header(path)
-    except VolumeError as error:
-        raise DataError(str(error), path=path) from error
-
-
-def _ras(header: Header) -> tuple[list[float], list[int]]:
-    """Spacing and shape along the RAS axes nearest to the stored ones."""
-    axes = nib.orientations.io_orientation(header.affine)[:, 0].astype(int)
-    spacing, shape = [0.0] * 3, [0] * 3
-    for stored, axis in enumerate(axes):
-        spacing[axis], shape[axis] = float(header.spacing_mm[stored]), int(header.shape[stored])
-    return spacing, shape
 
 
 def plan(
@@ -95,6 +46,7 @@ def plan(
     network: NetworkSpec,
     memory_bytes: float,
     overrides: Mapping[str, Any] | None = None,
+    views: Sequence[View] = (),
 ) -> DataSpec:
     """Decide how the data are presented to the network.
 
@@ -103,23 +55,33 @@ def plan(
         network: its width bounds the patch.
         memory_bytes: what training may use on the device.
         overrides: fields of `DataSpec` that are given instead of planned.
+        views: of the stage. One is taken for the view; with several the patch has the length of each axis, of which
+            each plane makes its own 1, and all views share one grid.
 
     Raises:
-        ConfigError: an override that `DataSpec` refuses.
+        ConfigError: an override that `DataSpec` refuses, or views that do not go with it.
+        DataError: an image that a view reduces to lines.
     """
     given = dict(overrides or {})
     seen = survey(manifest)
+    check_views(views, seen)
     spacing = np.array(given.get("spacing_mm") or np.median(seen.spacing_mm, axis=0).round(4), dtype=float)
-    view = given.get("view") or choose_view(spacing, np.median(seen.shape, axis=0))
-    keep = [not (view != "volume" and axis == PLANES.index(view)) for axis in range(3)]
+    if len(views) > 1:
+        spacing = even_spacing(spacing, given="spacing_mm" in given)
+    view = _one_view(views, given.get("view")) or choose_view(spacing, np.median(seen.shape, axis=0))
+    keep = [axis != slice_axis(view) for axis in range(3)]
     size = np.median(seen.shape * np.where(keep, seen.spacing_mm / spacing, 1.0), axis=0)
+    if len(views) > 1 and "volume" not in views:
+        patch = slices_for(size, spacing, _most_voxels(2, network.width, memory_bytes))
+    else:
+        patch = patch_for(size, spacing, view, width=network.width, memory_bytes=memory_bytes)
     planned = {
         "labels": manifest.labels,
         "modality": manifest.modalities,
         "spacing_mm": tuple(spacing.tolist()),
         "view": view,
         "resample_axes": tuple(keep),
-        "patch": patch_for(size, spacing, view, width=network.width, memory_bytes=memory_bytes),
+        "patch": patch,
         "intensity": given.get("intensity") or intensity_rule(manifest),
         "augment": {} if view == "volume" else {"rotate_degrees": _in_plane(view)},
     }
@@ -140,6 +102,19 @@ def data_spec(fields: Mapping[str, Any]) -> DataSpec:
         raise ConfigError(f"{where}: {first['msg']}, got {first['input']!r}") from error
 
 
+def _one_view(views: Sequence[View], given: View | None) -> View | None:
+    """The view of the data as all networks of a stage share them; None: to be chosen."""
+    shared: View | None = "volume" if len(views) > 1 else next(iter(views), None)
+    if shared and given and shared != given:
+        raise ConfigError(f"data.view is {given}, the stage has the views {', '.join(views)}")
+    return shared or given
+
+
+def _most_voxels(dims: int, width: int, memory_bytes: float) -> float:
+    """Of a patch, by memory."""
+    return memory_bytes / (BYTES_PER_VOXEL_AND_CHANNEL * width * ROWS[dims])
+
+
 def choose_view(spacing_mm: np.ndarray, shape: np.ndarray) -> View:
     """A plane for pictures, single slices and short stacks of thick slices; else the volume."""
     thick = int(np.argmax(spacing_mm))
@@ -152,7 +127,7 @@ def choose_view(spacing_mm: np.ndarray, shape: np.ndarray) -> View:
 
 def _in_plane(view: View) -> tuple[float, float, float]:
     """Rotation about the slice axis only; in a plane there is no reason to stay near upright anatomy less."""
-    return tuple(15.0 if axis == PLANES.index(view) else 0.0 for axis in range(3))  # type: ignore[return-value]
+    return tuple(15.0 if axis == slice_axis(view) else 0.0 for axis in range(3))  # type: ignore[return-value]
 
 
 def patch_for(
@@ -167,9 +142,9 @@ def patch_for(
         width: channels of the network's first level.
         memory_bytes: what training may use.
     """
-    axes = [axis for axis in range(3) if view == "volume" or axis != PLANES.index(view)]
+    axes = [axis for axis in range(3) if axis != slice_axis(view)]
     dims = len(axes)
-    cap = min(PATCH_VOXELS[dims], memory_bytes / (BYTES_PER_VOXEL_AND_CHANNEL * width * ROWS[dims]))
+    cap = min(PATCH_VOXELS[dims], _most_voxels(dims, width, memory_bytes))
     low, high = 1.0, float(max(size[axis] * spacing_mm[axis] for axis in axes))
     for _ in range(50):  # the longest side in mm whose patch stays under the cap
         middle = (low + high) / 2

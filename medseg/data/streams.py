@@ -21,7 +21,6 @@ from medseg.method import Batch, PatchTargets
 LABELED = "labeled"
 """The one stream whose labels are read."""
 
-_AXES = {"sagittal": 0, "coronal": 1, "axial": 2}  # the axis that a planar view is one voxel thick along
 _PREFETCH = 2
 
 
@@ -62,7 +61,7 @@ class PatchStreams(Dataset):
         self.batch = {stream: batch[stream] for stream in self.volumes}
         self.spec, self.targets = spec, targets
         self.seed, self.total, self.rank, self.world = seed, total, rank, world
-        self.thin = _AXES.get(spec.view)
+        self.thin = spec.slice_axis
         self._check(batch)
 
     def _check(self, batch: Mapping[str, int]) -> None:

@@ -18,6 +18,7 @@ from nibabel import orientations
 
 from medseg.errors import DataError
 from medseg.files import write_whole
+from medseg.portable.planes import PLANES
 from medseg.portable.reading import VolumeError, read_volume
 from medseg.portable.volume import Header
 from medseg.workflows.comparison import IGNORE, Compared, Pairing, Scale, onto, read_labels
@@ -35,16 +36,20 @@ class View:
     """How a plane of a RAS+ volume is shown: radiological, the patient's right on the left."""
 
     name: str
-    axis: int
     across: int
     up: int
     letters: tuple[str, str, str, str]  # left, right, bottom, top
 
+    @property
+    def axis(self) -> int:
+        """Along which slices follow one another."""
+        return PLANES.index(self.name)
+
 
 VIEWS = (
-    View("axial", 2, 0, 1, ("R", "L", "P", "A")),
-    View("coronal", 1, 0, 2, ("R", "L", "I", "S")),
-    View("sagittal", 0, 1, 2, ("A", "P", "I", "S")),
+    View("axial", 0, 1, ("R", "L", "P", "A")),
+    View("coronal", 0, 2, ("R", "L", "I", "S")),
+    View("sagittal", 1, 2, ("A", "P", "I", "S")),
 )
 
 

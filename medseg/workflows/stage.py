@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from monai.handlers import LrScheduleHandler
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from medseg import methods, networks
 from medseg.bundle import open_bundle, write_bundle
-from medseg.config import DataSpec, Pipeline
+from medseg.config import DataSpec, Pipeline, View
 from medseg.data.cache import CachedVolume, VolumeCache
 from medseg.data.streams import PatchStreams, make_loader
 from medseg.engine import checkpoint, distributed, handlers
@@ -30,6 +30,9 @@ from medseg.method import Method
 from medseg.portable.inferer import SlabInferer
 from medseg.portable.nets import FirstChannels, Planar
 from medseg.workflows.sections import streams_of
+
+_SEEDS_APART = 1000
+"""Between the seeds of views, so that another seed of the run is not another view's."""
 
 
 def start_from(network: nn.Module, previous: nn.Module) -> None:
@@ -74,7 +77,11 @@ class StageRun:
         folder: where checkpoints and logs go.
         device: where it trains.
         fingerprint: of the run, kept in its checkpoints.
-        cache: folder of preprocessed volumes.
+        cache: folder of preprocessed volumes; all views share it.
+        view: which of the stage's networks to train; None: the one that the plan chose.
+
+    Attributes:
+        title: what the progress bar shows.
     """
 
     def __init__(
@@ -87,11 +94,16 @@ class StageRun:
         *,
         fingerprint: str,
         cache: Path,
+        view: View | None = None,
     ) -> None:
         self.pipeline, self.stage = pipeline, pipeline.stages[index]
         self.manifest, self.folder, self.device = manifest, folder, device
-        self.fingerprint = f"{fingerprint}/{index}"
-        self.spec = DataSpec(**pipeline.data)
+        data = DataSpec(**pipeline.data)
+        self.spec = data if view is None else data.of_view(view)
+        self.fingerprint = "/".join([fingerprint, str(index), *([view] if view else [])])
+        self.title = pipeline.name if view is None else f"{pipeline.name} {view}"
+        # networks that begin alike would also err alike
+        self.seed = pipeline.seed + (_SEEDS_APART * (1 + get_args(View).index(view)) if view else 0)
         self.cache = VolumeCache(cache)
         self.main = distributed.rank() == 0
         self.progress = handlers.Progress()
@@ -105,11 +117,11 @@ class StageRun:
         if resume and (bundle / "configs" / "metadata.json").is_file():
             return
         make_folder(self.folder)
-        set_determinism(self.pipeline.seed)
+        set_determinism(self.seed)
         streams, validation = self._volumes()
         definition, method = self._method(previous)
         # every rank draws its own dropout, none the weights: DDP sends rank 0's
-        torch.manual_seed(self.pipeline.seed + distributed.rank())
+        torch.manual_seed(self.seed + distributed.rank())
         state = checkpoint.read(self.folder / "last.pt") if resume and (self.folder / "last.pt").exists() else None
         trainer, scheduler = self._trainer(method, streams, state)
         segmenter = self._segmenter(method)
@@ -139,12 +151,11 @@ class StageRun:
 
     def _method(self, previous: Path | None) -> tuple[dict[str, Any], Method]:
         spec, stage = self.spec, self.stage
-        patch = [size for axis, size in enumerate(spec.patch) if axis != self._slice_axis]
         kind = methods.find(stage.method.name)
         definition = networks.network_def(
             stage.network,
-            patch=patch,
-            in_channels=len(spec.modality),
+            patch=spec.network_patch,
+            in_channels=spec.channels,
             out_channels=kind.output_channels(spec.classes),
         )
         network = networks.build(definition)
@@ -159,17 +170,14 @@ class StageRun:
             **stage.method.options,
         ).to(self.device)
         if stage.schedule.channels_last:
-            use_channels_last(method, len(patch))
+            use_channels_last(method, spec.spatial_dims)
         return definition, method
-
-    @property
-    def _slice_axis(self) -> int | None:
-        return None if self.spec.view == "volume" else ("sagittal", "coronal", "axial").index(self.spec.view)
 
     def _segmenter(self, method: Method) -> nn.Module:
         """What validates and travels: volumes in, class logits out."""
         network = method.segmenter()
-        return network if self._slice_axis is None else Planar(network, self._slice_axis)
+        axis = self.spec.slice_axis
+        return network if axis is None else Planar(network, axis)
 
     def _trainer(
         self, method: Method, streams: dict[str, list[CachedVolume]], state: dict[str, Any] | None
@@ -179,7 +187,7 @@ class StageRun:
             streams,
             self.spec,
             schedule.batch or {},
-            seed=self.pipeline.seed,
+            seed=self.seed,
             total=schedule.iterations,
             rank=distributed.rank(),
             world=distributed.world(),
@@ -216,8 +224,8 @@ class StageRun:
             return
         every = self.stage.schedule.validate_every or max(1, total // 10)
         log = RunLog(self.folder, resume_at=start) if self.main else None
-        bar = TrainingBar(self.pipeline.name, total, start=start, shown=self.main)
-        together = [handlers.Together(self.progress, seed=self.pipeline.seed)] if distributed.world() > 1 else []
+        bar = TrainingBar(self.title, total, start=start, shown=self.main)
+        together = [handlers.Together(self.progress, seed=self.seed)] if distributed.world() > 1 else []
         steps: list[Any] = [*together, LrScheduleHandler(scheduler, epoch_level=False, print_lr=False)]
         if log:
             steps.append(handlers.LogTerms(log, bar))

@@ -114,7 +114,11 @@ def plan_pipeline(pipeline: Pipeline, manifest: Manifest, device: torch.device, 
         )
     first = pipeline.stages[0]
     spec = planning.plan(
-        manifest, network=first.network, memory_bytes=memory_bytes(device), overrides=dict(pipeline.data)
+        manifest,
+        network=first.network,
+        memory_bytes=memory_bytes(device),
+        overrides=dict(pipeline.data),
+        views=first.views,
     )
     stages = tuple(_with_batch(stage, spec, sizes) for stage in pipeline.stages)
     planned = pipeline.model_copy(update={"stages": stages, "data": spec.model_dump(mode="json")})
@@ -132,13 +136,14 @@ def memory_bytes(device: torch.device) -> float:
 
 def _with_batch(stage: Stage, spec: DataSpec, sizes: dict[str, int]) -> Stage:
     method = find(stage.method.name)
-    batch = stage.schedule.batch or planning.plan_batch(method.streams, sizes, spec.spatial_dims)
+    dims = max(each.spatial_dims for each in stage.specs(spec))
+    batch = stage.schedule.batch or planning.plan_batch(method.streams, sizes, dims)
     unknown = sorted(set(batch) - set(method.streams))
     if unknown:
         raise ConfigError(f"method {stage.method.name} has no stream {unknown[0]!r}; it has {list(method.streams)}")
     batch = {stream: rows for stream, rows in batch.items() if sizes.get(stream)}
     rows = batch.get("labeled", 0)
-    if spec.spatial_dims == 3 and rows > sizes["labeled"]:
+    if dims == 3 and rows > sizes["labeled"]:
         raise ConfigError(
             f"the batch asks for {rows} labelled volumes, the manifest has {sizes['labeled']}",
             hint=f"--set stages.0.schedule.batch.labeled={sizes['labeled']}",
