@@ -20,7 +20,7 @@ from models import data_spec, labels_of, make_bundle, make_image
 
 from medseg.errors import BundleError, ConfigError, DataError, ManifestError, OutputError
 from medseg.portable.cases import find_cases
-from medseg.portable.saving import SaveError, remove_leftovers, write_labels
+from medseg.portable.writing import SaveError, remove_leftovers, write_labels
 from medseg.workflows.predict import predict
 
 
@@ -277,9 +277,9 @@ def test_leftovers_of_dead_processes_are_removed_and_those_of_living_ones_kept(t
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     write_labels(tmp_path / "x.nii.gz", np.zeros((2, 2, 2), np.uint8), np.eye(4))
-    from medseg.portable import saving
+    from medseg.portable import writing
 
-    names = {p: tmp_path / f".medseg-{saving._here()}-{p}-0123456789ab.tmp" for p in (dead.pid, os.getpid())}
+    names = {p: tmp_path / f".medseg-{writing._here()}-{p}-0123456789ab.tmp" for p in (dead.pid, os.getpid())}
     for path in names.values():
         path.touch()
     remove_leftovers(tmp_path)

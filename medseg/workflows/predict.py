@@ -25,7 +25,7 @@ from medseg.bundle import OpenBundle, open_bundle
 from medseg.engine import distributed
 from medseg.errors import ConfigError, DataError, MedsegError, OutputError
 from medseg.files import make_folder, write_whole
-from medseg.portable.saving import remove_leftovers
+from medseg.portable.writing import remove_leftovers
 from medseg.workflows.predict_case import PROBABILITIES, CasePredictor, fingerprint, record
 from medseg.workflows.predict_cases import Item, collect, share
 

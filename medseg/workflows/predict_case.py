@@ -22,8 +22,8 @@ from medseg.portable.labels import LEVELS
 from medseg.portable.memory import out_of_memory
 from medseg.portable.reading import Header, VolumeError, read_header
 from medseg.portable.resample import resampled_size
-from medseg.portable.saving import SaveError, is_flat, temporary, write_labels, write_nifti
 from medseg.portable.windows import slab_axis
+from medseg.portable.writing import SaveError, is_flat, temporary, write_labels, write_nifti
 from medseg.workflows.predict_cases import LONGEST_NAME, Item
 
 PROBABILITIES = "probabilities"  # folder of theirs in the output folder
