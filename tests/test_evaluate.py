@@ -12,7 +12,7 @@ from medseg.data.phantom import make_phantom
 from medseg.errors import DataError, ManifestError, OutputError
 from medseg.metrics import segmentation_metrics
 from medseg.metrics.summary import mean_of_classes, summarize
-from medseg.workflows.comparison import values_in
+from medseg.portable.grids import values_in
 from medseg.workflows.evaluate import evaluate
 
 AFFINE = np.diag([-0.8, 1.2, 2.5, 1.0])

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from nibabel import orientations
 
 from medseg.errors import DataError
 from medseg.metrics import Value, segmentation_metrics
+from medseg.portable.grids import along, times, values_in
 from medseg.portable.reading import VolumeError, read_volume
-from medseg.portable.volume import Header, corners_mm
+from medseg.portable.volume import Header
 
 IGNORE = 255
 FINE, LARGEST = 1e-3, 0.5
@@ -138,18 +138,6 @@ def read_labels(path: Path, scale: Scale, *, may_ignore: bool) -> tuple[np.ndarr
     return label, header
 
 
-def values_in(array: np.ndarray) -> np.ndarray:
-    """Which values occur, in rising order; sorting a whole CT to find them would take longer than measuring it."""
-    if array.dtype.kind not in "iu" or int(array.max()) - int(array.min()) > 2**16:
-        return np.unique(array)
-    low = int(array.min())
-    length = int(array.max()) - low + 1
-    counts = np.zeros(length, np.int64)
-    for plane in array:
-        counts += np.bincount(plane.reshape(-1).astype(np.int64) - low, minlength=length)
-    return np.flatnonzero(counts) + low
-
-
 def _listed(values: object) -> str:
     numbers = [f"{float(v):g}" for v in values]  # type: ignore[attr-defined]
     return ", ".join(numbers[:8]) + (", ..." if len(numbers) > 8 else "")
@@ -169,18 +157,13 @@ def onto(grid: Header, array: np.ndarray, header: Header) -> tuple[np.ndarray, t
     Raises:
         DataError: it is not the same grid.
     """
-    between = np.linalg.solve(grid.affine, header.affine)
-    turns = orientations.io_orientation(between)
-    moved = orientations.apply_orientation(array, turns)
+    moved, off, _ = along(grid, header, array)
     if moved.shape != grid.shape:
         raise DataError(
-            f"has {_by(header.shape)} voxels, its reference {grid.path} has {_by(grid.shape)}",
+            f"has {times(header.shape)} voxels, its reference {grid.path} has {times(grid.shape)}",
             path=header.path,
             hint="predict on the reference's own grid",
         )
-    affine = header.affine @ orientations.inv_ornt_aff(turns, array.shape)
-    shift = corners_mm(affine, grid.shape) - corners_mm(grid.affine, grid.shape)
-    off = float(np.linalg.norm(np.linalg.solve(grid.affine[:3, :3], shift.T), axis=0).max())
     if off > LARGEST:
         raise DataError(
             f"lies up to {off:.3g} voxels off its reference {grid.path}; accepted is {LARGEST}",
@@ -189,7 +172,3 @@ def onto(grid: Header, array: np.ndarray, header: Header) -> tuple[np.ndarray, t
         )
     warning = f"{header.path.name} lies up to {off:.2g} voxels off its reference"
     return np.ascontiguousarray(moved), (warning,) if off > FINE else ()
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

@@ -13,8 +13,9 @@ from medseg.files import make_folder
 from medseg.manifest import SECTIONS, Manifest
 from medseg.metrics import DEFINITIONS
 from medseg.metrics.summary import mean_of_classes, summarize
+from medseg.portable.grids import values_in
 from medseg.portable.reading import SUFFIXES
-from medseg.workflows.comparison import IGNORE, Compared, Pairing, Scale, compare, read_labels, values_in
+from medseg.workflows.comparison import IGNORE, Compared, Pairing, Scale, compare, read_labels
 from medseg.workflows.evaluate_tables import write_tables
 
 PREFERRED = ("test", "validation", "training")
