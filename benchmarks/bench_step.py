@@ -1,11 +1,13 @@
 """Where the time of one DTC training step goes: V-Net, patches of 112x112x80, 2 labelled + 2 unlabelled.
 
-    python benchmarks/bench_step.py [--patch 112 112 80] [--width 16] [--rounds 3] [--device auto]
+    python benchmarks/bench_step.py [--patch 112 112 80] [--width 16] [--rounds 3] [--device auto] [--stock-allocator]
 
 Ours: the engine with its loader worker making patches and distance maps, channels-last layout. Beside it, in the same
 run and alternating with it, the reference recipe: contiguous layout, and for every labelled patch two SciPy distance
 transforms and a boundary search in the training process. Prints seconds (median over rounds), shares, and the median
 of the per-round ratios.
+
+Both run with freed memory kept, as `medseg train` does on a CPU; `--stock-allocator` leaves the C library as it is.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from medseg import methods, networks
 from medseg.config import DataSpec, NetworkSpec, Schedule
 from medseg.data.cache import VolumeCache
 from medseg.data.streams import PatchStreams, make_loader
+from medseg.engine.memory import keep_freed_memory
 from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, Precision, StepSettings
 from medseg.manifest import Manifest
@@ -172,9 +175,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--stock-allocator", action="store_true")
     chosen = parser.parse_args()
     name = ("cuda" if torch.cuda.is_available() else "cpu") if chosen.device == "auto" else chosen.device
     device = torch.device(name)
+    if device.type == "cpu" and not chosen.stock_allocator:
+        keep_freed_memory()
     spec = DataSpec(
         labels={0: "background", 1: "object"},
         modality=("MR",),

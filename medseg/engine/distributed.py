@@ -9,6 +9,7 @@ import ignite.distributed as idist
 import torch
 from torch import nn
 
+from medseg.engine.memory import keep_freed_memory
 from medseg.errors import ConfigError
 
 
@@ -30,6 +31,8 @@ def setup(device: str = "auto") -> torch.device:
         idist.sync()
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+    elif chosen.type == "cpu":
+        keep_freed_memory()
     return chosen
 
 

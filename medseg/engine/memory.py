@@ -1,0 +1,25 @@
+"""Training on a CPU: memory that a step frees is kept for the next one."""
+
+from __future__ import annotations
+
+import ctypes
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of mallopt(3)
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep what tensors give back instead of returning it to the operating system.
+
+    By default glibc maps every large block anew and unmaps it when it is freed, so that each activation of each step is
+    paid for again, page by page; on a virtual machine that was a third of the step of a V-Net
+    (`benchmarks/bench_step.py`). The price: freed blocks do not always fit what comes next, and the process holds about
+    a fifth more memory, until it ends.
+
+    Returns:
+        Whether the C library took it: other ones than glibc have no such setting, and nothing changes there.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
+        return False
+    return bool(mallopt(_TRIM_THRESHOLD, -1)) and bool(mallopt(_MMAP_MAX, 0))
