@@ -8,7 +8,7 @@ signature is the configuration.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,6 +42,26 @@ class Clock:
         return self.iteration / self.total
 
 
+@dataclass(frozen=True, eq=False)
+class Votes:
+    """What the networks of all views say of one unlabelled case, on the grid of its file.
+
+    Of each network only the label and its probability are kept: the volumes of all classes of three planes are some
+    twenty times larger, and a rule that takes the most confident view needs no more, since the largest probability of
+    all views and classes is always some view's own largest.
+
+    Args:
+        labels: `(V, X, Y, Z)` uint8 class indices.
+        confidence: `(V, X, Y, Z)` float16, the probability of each of these labels.
+        probabilities: for each view `(C, X, Y, Z)` uint8 in steps of 1/255, memory-mapped; None unless the method
+            has `full_votes`.
+    """
+
+    labels: Tensor
+    confidence: Tensor
+    probabilities: Sequence[Tensor] | None = None
+
+
 class Method(nn.Module, ABC):
     """Base of all papers.
 
@@ -53,6 +73,15 @@ class Method(nn.Module, ABC):
 
     streams: ClassVar[tuple[str, ...]] = ("labeled",)
     """Which streams a batch must carry, labelled first."""
+
+    full_votes: bool = False
+    """Whether `relabel` looks at the probabilities of all classes."""
+
+    warm_students: bool = False
+    """Whether the networks of a round start from the round before, with half its iterations and a tenth of its rate."""
+
+    stop_dice: float | None = None
+    """Rounds end early where pseudo-labels agree with those of the round before by more than this mean Dice."""
 
     def __init__(self, network: nn.Module, *, classes: int, previous: nn.Module | None = None) -> None:
         super().__init__()
@@ -83,3 +112,17 @@ class Method(nn.Module, ABC):
     def targets(self) -> PatchTargets | None:
         """Further targets to make of each labelled patch in the loader's workers."""
         return None
+
+    def relabel(self, cases: Sequence[Votes]) -> Iterator[Tensor]:
+        """New labels for unlabelled cases, once per round; only for papers that have rounds.
+
+        What a case gets must depend on that case alone: a resumed run asks for the missing ones only. `self.network`
+        is no trained network here; all that is known of a case are the votes.
+
+        Args:
+            cases: `cases[i]` predicts case `i` when it is asked for, and keeps nothing of it.
+
+        Returns:
+            For each case in order `(X, Y, Z)` uint8 class indices, 255 = ignore.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no rule for pseudo-labels")

@@ -14,7 +14,7 @@ from medseg.networks import NETWORKS, build, network_def
 
 CLASSES = 3
 PATCHES = {2: (32, 24), 3: (16, 24, 8)}
-SWITCHED_OFF = {"dtc": {"cross_entropy": 1.0, "exclusivity": 1.0}}  # terms whose default weight is 0
+SWITCHED_OFF = {"dtc": {"cross_entropy": 1.0, "exclusivity": 1.0}, "dmpct": {"dice": 1.0}}  # terms of default weight 0
 
 
 def make(name: str, dims: int, **options: object) -> Method:

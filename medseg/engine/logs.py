@@ -68,10 +68,19 @@ class TrainingBar:
         total: iterations of the run.
         start: iterations done before.
         shown: False on ranks that stay silent.
+        aside: further words, given the seconds left and those taken; of a larger run that this is a piece of.
     """
 
-    def __init__(self, title: str, total: int, *, start: int = 0, shown: bool = True) -> None:
-        self.title, self.total, self.start, self.shown = title, total, start, shown
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        *,
+        start: int = 0,
+        shown: bool = True,
+        aside: Callable[[float, float], str] | None = None,
+    ) -> None:
+        self.title, self.total, self.start, self.shown, self.aside = title, total, start, shown, aside
         self._console = Console(stderr=True)
         self._live = shown and sys.stderr.isatty()
         self._began = self._said = time.monotonic()
@@ -86,13 +95,15 @@ class TrainingBar:
         """Show an iteration, its loss, and the last Dice."""
         if dice is not None:
             self._dice = f"{dice:.3f}"
+        taken = time.monotonic() - self._began
+        left = taken / max(iteration - self.start, 1) * (self.total - iteration)
         text = f"Dice {self._dice}" + (f"  loss {loss:.4f}" if loss is not None else "")
+        more = f"  {self.aside(left, taken)}" if self.aside else ""
         if self._live:
-            self._progress.update(self._task, completed=iteration, said=text)
+            self._progress.update(self._task, completed=iteration, said=text + more)
         elif self.shown and time.monotonic() - self._said > 30:
             self._said = time.monotonic()
-            left = (self._said - self._began) / max(iteration - self.start, 1) * (self.total - iteration)
-            line = f"{self.title}: {iteration}/{self.total}  {text}  {left / 60:.1f} min left"
+            line = f"{self.title}: {iteration}/{self.total}  {text}  {left / 60:.1f} min left{more}"
             self._console.print(line, highlight=False)
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 METHODS: dict[str, str] = {
     "supervised": "medseg.methods.supervised:Supervised",
     "dtc": "medseg.methods.dtc:DTC",
+    "dmpct": "medseg.methods.dmpct:DMPCT",
 }
 
 

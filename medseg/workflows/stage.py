@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -82,7 +83,10 @@ class StageRun:
 
     Attributes:
         title: what the progress bar shows.
+        aside: what it says of a larger run, see `TrainingBar`.
     """
+
+    aside: Callable[[float, float], str] | None = None
 
     def __init__(
         self,
@@ -224,7 +228,7 @@ class StageRun:
             return
         every = self.stage.schedule.validate_every or max(1, total // 10)
         log = RunLog(self.folder, resume_at=start) if self.main else None
-        bar = TrainingBar(self.title, total, start=start, shown=self.main)
+        bar = TrainingBar(self.title, total, start=start, shown=self.main, aside=self.aside)
         together = [handlers.Together(self.progress, seed=self.seed)] if distributed.world() > 1 else []
         steps: list[Any] = [*together, LrScheduleHandler(scheduler, epoch_level=False, print_lr=False)]
         if log:

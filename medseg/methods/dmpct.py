@@ -1,0 +1,74 @@
+"""DMPCT: deep multi-planar co-training, self-training in which the planes correct one another.
+
+Y. Zhou, Y. Wang, P. Tang, S. Bai, W. Shen, E. Fishman, A. Yuille: Semi-Supervised 3D Abdominal Multi-Organ
+Segmentation via Deep Multi-Planar Co-Training, WACV 2019, 121-140; arXiv 1804.02586.
+
+    L = CE(f_v(x), y)                     for each plane v, over labelled and pseudo-labelled slices alike
+    y(u) = the label that most planes give voxel u; where no two agree, that of the most confident plane
+
+The teachers of round 0 learn from the labelled volumes. Each round labels the unlabelled ones anew, by a vote of the
+networks of the round before, and trains the next on both. There is no code of the authors, and beyond the abstract the
+paper could not be consulted: the rule of the vote, two rounds, and students that start where the teachers started are
+our reading of it. The vote needs of each plane its label and that label's probability only (`medseg.method.Votes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from medseg.method import IGNORE, Batch, Clock, Method, Votes
+from medseg.ops import losses
+from medseg.portable import fusion as fusing
+
+
+class DMPCT(Method):
+    """Deep multi-planar co-training.
+
+    Args:
+        network: slices (or, with the view `volume`, patches) to class logits.
+        classes: number of classes with background.
+        previous: not used.
+        dice: weight of a soft Dice term beside the cross-entropy, which is all that the paper has.
+        fusion: "vote", or "mean": the largest mean of the planes' probabilities.
+        ignore_disagreement: do not learn where no two planes agree.
+        student: "scratch", from where the teachers started, or "warm", from the teachers' weights with half the
+            iterations and a tenth of the learning rate.
+        stop_dice: end early where pseudo-labels change less than this mean Dice between two rounds tells, such as 0.99.
+    """
+
+    def __init__(
+        self, network: nn.Module, *, classes: int, previous: nn.Module | None = None,
+        dice: float = 0.0, fusion: Literal["vote", "mean"] = "vote", ignore_disagreement: bool = False,
+        student: Literal["scratch", "warm"] = "scratch", stop_dice: float | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(network, classes=classes)  # a network that is not trained here need not travel along
+        for name, value, known in (("fusion", fusion, ("vote", "mean")), ("student", student, ("scratch", "warm"))):
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}; accepted are {', '.join(known)}")
+        if stop_dice is not None and not 0 < stop_dice <= 1:
+            raise ValueError(f"stop_dice is {stop_dice}; accepted is a Dice above 0 and up to 1")
+        self.dice, self.fusion, self.ignore_disagreement = dice, fusion, ignore_disagreement
+        self.full_votes, self.warm_students, self.stop_dice = fusion == "mean", student == "warm", stop_dice
+
+    def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """Terms `cross_entropy` and `dice`."""
+        image, label = batch["labeled"]["image"], batch["labeled"]["label"]
+        logits = self.network(image)
+        soft_dice = self.dice * losses.soft_dice(logits, label) if self.dice else logits.new_zeros(())
+        return {"cross_entropy": losses.cross_entropy(logits, label), "dice": soft_dice}
+
+    def relabel(self, cases: Sequence[Votes]) -> Iterator[Tensor]:
+        """The vote of the views, case by case."""
+        for index in range(len(cases)):
+            votes = cases[index]
+            if self.fusion == "vote":
+                fused = fusing.fuse_votes(votes.labels, votes.confidence)
+            else:
+                assert votes.probabilities is not None  # asked for by `full_votes`
+                fused = fusing.fuse_mean(votes.probabilities)
+            if self.ignore_disagreement and len(votes.labels) > 2:
+                fused[fusing.all_differ(votes.labels)] = IGNORE
+            yield fused

@@ -1,0 +1,115 @@
+"""DMPCT's loss and its rule for pseudo-labels, by hand and by slow twins."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from medseg import methods
+from medseg.errors import ConfigError
+from medseg.method import Clock, Votes
+
+
+def method(**options):
+    return methods.build("dmpct", torch.nn.Conv2d(1, 3, 1), classes=3, **options)
+
+
+def votes_of(probabilities, full=False):
+    """Votes of maps `(V, C, n)`."""
+    maps = torch.tensor(probabilities)[..., None, None]
+    confidence, labels = maps.max(1)
+    stored = (maps * 255).round().to(torch.uint8)
+    return Votes(labels.to(torch.uint8), confidence.half(), list(stored) if full else None)
+
+
+CARD = np.array(  # (voxel, plane, class): axial, sagittal, coronal
+    [
+        [[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.1, 0.6, 0.3]],
+        [[0.2, 0.5, 0.3], [0.3, 0.4, 0.3], [0.5, 0.2, 0.3]],
+        [[0.1, 0.2, 0.7], [0.4, 0.35, 0.25], [0.3, 0.45, 0.25]],
+        [[0.9, 0.05, 0.05], [0.1, 0.45, 0.45], [0.45, 0.45, 0.10]],
+    ],
+    np.float32,
+).transpose(1, 2, 0)
+
+
+def relabelled(votes, **options):
+    (fused,) = method(**options).relabel([votes])
+    return fused.flatten().tolist()
+
+
+def test_the_loss_is_the_cross_entropy_of_all_known_pixels():
+    torch.manual_seed(0)
+    paper, image = method(), torch.randn(2, 1, 5, 4)
+    label = torch.randint(0, 3, (2, 1, 5, 4), dtype=torch.uint8)
+    label[0, 0, 2] = 255
+    terms = paper({"labeled": {"image": image, "label": label}}, Clock(0, 1))
+    logits = paper.network(image)
+    losses = []
+    for b in range(2):
+        for i in range(5):
+            for j in range(4):
+                if label[b, 0, i, j] != 255:
+                    z = logits[b, :, i, j].double()
+                    losses.append(-(z[int(label[b, 0, i, j])] - z.exp().sum().log()))
+    assert terms["cross_entropy"].item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+    assert terms["dice"] == 0
+
+
+def test_the_worked_numbers_of_the_vote():
+    assert relabelled(votes_of(CARD)) == [1, 1, 2, 0]
+
+
+def test_where_no_two_planes_agree_may_be_left_out():
+    assert relabelled(votes_of(CARD), ignore_disagreement=True) == [1, 1, 255, 0]
+    two = votes_of(CARD[:2])
+    assert 255 not in relabelled(two, ignore_disagreement=True)
+
+
+def test_the_mean_is_another_rule():
+    maps = np.array([[0.95, 0.05], [0.45, 0.55], [0.45, 0.55]], np.float32)[..., None]
+    assert relabelled(votes_of(maps)) == [1]
+    assert relabelled(votes_of(maps, full=True), fusion="mean") == [0]
+    assert method(fusion="mean").full_votes
+
+
+def test_one_plane_teaches_itself():
+    assert relabelled(votes_of(CARD[:1])) == CARD[0].argmax(0).tolist()
+
+
+def test_cases_are_loaded_one_by_one():
+    asked = []
+
+    class Lazy:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            asked.append(index)
+            return votes_of(CARD)
+
+    made = method().relabel(Lazy())
+    assert asked == []
+    next(made)
+    assert asked == [0]
+    assert len(list(made)) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"fusion": "median"}, "accepted are vote, mean"),
+        ({"student": "cold"}, "scratch, warm"),
+        ({"stop_dice": 2}, "up to 1"),
+    ],
+)
+def test_wrong_options_are_named(options, words):
+    with pytest.raises(ConfigError, match=words):
+        method(**options)
+
+
+def test_methods_without_a_rule_say_so():
+    plain = methods.build("supervised", torch.nn.Conv2d(1, 3, 1), classes=3)
+    with pytest.raises(NotImplementedError, match="no rule for pseudo-labels"):
+        plain.relabel([])
