@@ -8,11 +8,8 @@ from math import ceil
 
 import numpy as np
 
+from medseg.consensus.region import PADDING_MM, PADDING_VOXELS, Box, grown
 from medseg.consensus.study import MISSING
-
-Box = tuple[slice, slice, slice]
-
-MARGIN_VOXELS, MARGIN_MM = 8, 8.0
 
 
 @dataclass(frozen=True)
@@ -49,9 +46,7 @@ def with_margin(box: Box | None, shape: Sequence[int], spacing_mm: Sequence[floa
     """The box, wider by 8 voxels and at least 8 mm on each side, clipped to the grid; None is the whole grid."""
     if box is None:
         return whole(shape)
-    margins = [max(MARGIN_VOXELS, ceil(MARGIN_MM / s - 1e-6)) for s in spacing_mm]
-    x, y, z = (slice(max(b.start - m, 0), min(b.stop + m, n)) for b, m, n in zip(box, margins, shape, strict=True))
-    return x, y, z
+    return grown(box, [max(PADDING_VOXELS, ceil(PADDING_MM / mm)) for mm in spacing_mm], shape)
 
 
 def whole(shape: Sequence[int]) -> Box:
