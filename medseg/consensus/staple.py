@@ -79,7 +79,7 @@ def staple(study: Study, *, crop: bool = True, disputed_only: bool = False, max_
     account.facts["iterations"] = {names[c]: e.iterations for c, e in found.items()}
     experts = [_row(study.experts[r], r, {names[c]: e for c, e in found.items()}) for r in range(len(study.experts))]
     _warn(account, experts, {names[c]: e for c, e in found.items()})
-    for row, weight in zip(experts, shares(_trust(experts) * present(patterns)), strict=True):
+    for row, weight in zip(experts, shares(trust(experts) * present(patterns)), strict=True):
         row["weight"] = weight
     return Fused(*painted, experts, account.facts)
 
@@ -137,7 +137,7 @@ def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _trust(experts: list[Row]) -> np.ndarray:
+def trust(experts: list[Row]) -> np.ndarray:
     """Mean of p + q - 1 over the classes, not below 0: for people to read, the fusion does not use it."""
     gains = []
     for row in experts:
