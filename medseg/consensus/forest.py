@@ -1,8 +1,8 @@
 """One forest for all experts: it parts the voxels into leaves of alike looks.
 
 P. Geurts, D. Ernst and L. Wehenkel, "Extremely randomized trees", Machine Learning 2006. The trees learn the majority
-of the annotators; what a single expert calls the voxels of a leaf is counted afterwards. So everybody's voxels shape the
-partition, also where one expert annotated nothing: that is the semi-supervised part.
+of the annotators; what a single expert calls the voxels of a leaf is counted afterwards. So everybody's voxels shape
+the partition, also where one expert annotated nothing: that is the semi-supervised part.
 """
 
 from __future__ import annotations

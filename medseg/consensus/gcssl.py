@@ -9,26 +9,26 @@ one shared forest in place of one per expert, log-odds weights and their guard, 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from medseg.consensus.account import Account
 from medseg.consensus.energy import find_pairs, neighbourhood
 from medseg.consensus.expansion import solve
-from medseg.consensus.features import Canvas, Features
-from medseg.consensus.forest import Partition, draw
-from medseg.consensus.missing import Ballot, Posterior, ballot, fill, posterior_of
+from medseg.consensus.features import Canvas
+from medseg.consensus.judging import Judgement, judge
+from medseg.consensus.missing import Ballot, ballot, fill
 from medseg.consensus.region import Region, find_region, relative_spacing
-from medseg.consensus.self_consistency import Histograms, informativeness, kappa, score_weights, weigh
+from medseg.consensus.self_consistency import weigh
 from medseg.consensus.study import MISSING, Fused, Study
 from medseg.errors import ConfigError, DataError
 
 SIGMA_PAIRS = 0.7
 """Smoothing of the intensities that neighbours are compared by, in units of the smallest spacing."""
+_COLUMNS = ("self_consistency", "kappa")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,29 +51,16 @@ class Options:
         neighbourhood(relative_spacing(study.shape, study.spacing_mm), self.neighbours)
         weigh(np.ones(len(study.experts)), max(len(study.classes), 2), self.weights, 0.0)
 
+    def among(self, heard: Sequence[bool]) -> Options:
+        """The same for the experts who are left."""
+        if isinstance(self.weights, str) or not any(heard):
+            return self
+        return replace(self, weights=[float(w) for w, h in zip(self.weights, heard, strict=True) if h])
 
-@dataclass(eq=False)
-class _Stages:
-    """Seconds of each stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 4)
-
-
-@dataclass(frozen=True, eq=False)
-class _Judgement:
-    """What the image says about the experts; `posterior` None where there was nothing to learn from."""
-
-    scores: np.ndarray
-    kappa: np.ndarray
-    rho: float
-    weights: np.ndarray
-    posterior: Posterior | None
+    def settings(self) -> dict[str, Any]:
+        """JSON-ready."""
+        given = self.weights if isinstance(self.weights, str) else [float(w) for w in self.weights]
+        return asdict(self) | {"weights": given}
 
 
 def gcssl(
@@ -104,56 +91,44 @@ def gcssl(
     """
     options = Options(weights, ssl, neighbours, smoothness, local_sc, seed)
     options.check(study)
-    stages = _Stages()
-    with stages("region"):
-        region = find_region([expert.labels for expert in study.experts], study.spacing_mm)
-    if region is None:
-        return _settled(study, options, stages, "nobody labelled anything: the consensus is empty")
-    if len(study.experts) > 1 and not region.disputed.any():
-        return _settled(study, options, stages, None, region)
-    judgement, canvas = _judge(study, region, options, stages)
-    warnings = ["one expert: there is nothing to agree on, no consensus possible"] if len(study.experts) == 1 else []
-    if canvas.constant:
-        warnings.append("the image is constant: all experts count alike and nothing is learned from it")
-    with stages("votes"):
-        counted, said = _count(study, region, judgement, options)
-    with stages("missing"):
-        voxels, strength = np.flatnonzero(region.disputed), judgement.weights * judgement.kappa * judgement.rho
-        filled = 0
-        if ssl and judgement.posterior is not None:
-            filled = fill(counted, said, voxels, strength, judgement.posterior)
-    labels, confidence, facts = _decide(study, region, counted, canvas, options, stages)
-    facts |= {"rho": judgement.rho, "soft_votes": filled, "warnings": warnings, **_size(region)}
-    return Fused(labels, confidence, _experts(judgement), _facts(options, stages, facts))
+    account = Account("gcssl", **options.settings())
+    with account.stage("region"):
+        heard = [not (expert.labels == MISSING).all() for expert in study.experts]
+        # who annotated nothing has no say; without anyone left there is nothing to decide
+        kept = replace(study, experts=tuple(e for e, h in zip(study.experts, heard, strict=True) if h) or study.experts)
+        region = find_region([expert.labels for expert in kept.experts], study.spacing_mm)
+    _describe(study, heard, region, account)
+    options = options.among(heard)
+    if region is None or (len(kept.experts) > 1 and not region.disputed.any()):
+        labels, confidence = _frame(kept, region)
+        given = weigh(np.ones(len(kept.experts)), max(len(study.classes), 2), options.weights, 0.0)
+        return Fused(labels, confidence, _rows(study, heard, given), account.facts)
+    judgement, labels, confidence = _fuse(kept, region, options, account)
+    columns = {"self_consistency": judgement.scores, "kappa": judgement.kappa}
+    return Fused(labels, confidence, _rows(study, heard, judgement.weights, **columns), account.facts)
 
 
-def _judge(study: Study, region: Region, options: Options, stages: _Stages) -> tuple[_Judgement, Canvas]:
-    """Scores, weights and posteriors of all experts from one forest."""
+def _fuse(study: Study, region: Region, options: Options, account: Account) -> tuple[Judgement, np.ndarray, np.ndarray]:
+    """Judge the experts, count their votes, and cut."""
     assert study.image is not None
-    classes, experts = len(study.classes), len(study.experts)
-    with stages("sample"):
-        sample = draw(region, classes, options.seed)
-    with stages("features"):
+    with account.stage("features"):
         canvas = Canvas(study.image, region.box, region.units)
-        features = Features(canvas)
-        train, judged = features.at(sample.train), features.at(sample.judged)
-    scores, posterior = np.full(experts, 1 / classes), None
-    if sample.train.size and not canvas.constant:
-        with stages("forest"):
-            partition = Partition(train, sample.target, options.seed)
-        with stages("leaves"):
-            leaves = partition.leaves(judged)
-        with stages("self_consistency"):
-            told = region.labels.reshape(experts, -1)[:, sample.judged]
-            histograms = Histograms(leaves, told, classes)
-            scores = histograms.scores(sample.folds)
-            posterior = posterior_of(features, partition, histograms)
-    corrected = kappa(scores, classes)
-    rho = informativeness(corrected)
-    return _Judgement(scores, corrected, rho, weigh(scores, classes, options.weights, rho), posterior), canvas
+    judgement = judge(region, canvas, len(study.classes), options.weights, options.seed, account)
+    account.facts["rho"] = judgement.rho
+    if canvas.constant:
+        account.warn("the image is constant: nothing is learned from it, and all experts count alike")
+    with account.stage("votes"):
+        counted, said = _count(study, region, judgement, options)
+    if options.ssl and judgement.posterior is not None:
+        with account.stage("missing"):
+            voxels = np.flatnonzero(region.disputed)
+            strength = judgement.soft_strength()
+            account.facts["soft_votes"] = fill(counted, said, voxels, strength, judgement.posterior)
+    labels, confidence = _decide(study, region, counted, canvas, options, account)
+    return judgement, labels, confidence
 
 
-def _count(study: Study, region: Region, judgement: _Judgement, options: Options) -> tuple[Ballot, np.ndarray]:
+def _count(study: Study, region: Region, judgement: Judgement, options: Options) -> tuple[Ballot, np.ndarray]:
     """Votes on the disputed voxels, and the labels `(R, n)` that were given there."""
     said = region.labels[:, region.disputed]
     soft = [
@@ -162,87 +137,89 @@ def _count(study: Study, region: Region, judgement: _Judgement, options: Options
     ]
     weights = judgement.weights
     if options.local_sc and judgement.posterior is not None:
-        weights = _local_weights(said, region, judgement, options)
+        mode = options.weights if isinstance(options.weights, str) else "logodds"
+        weights = judgement.local_weights(said, np.flatnonzero(region.disputed), mode)
     return ballot(said, soft, weights, len(study.classes)), said
 
 
-def _local_weights(said: np.ndarray, region: Region, judgement: _Judgement, options: Options) -> np.ndarray:
-    """`(R, n)` weights from each expert's own posterior of what he said at the voxel."""
-    assert judgement.posterior is not None
-    q = judgement.posterior(np.flatnonzero(region.disputed)).astype(np.float64)
-    called = np.where(said == MISSING, 0, said).T[:, :, None]
-    scores = np.take_along_axis(q, called.astype(np.intp), axis=2)[:, :, 0].T
-    mode = options.weights if isinstance(options.weights, str) else "logodds"
-    raw = np.where(said == MISSING, 0, score_weights(scores, q.shape[2], mode))
-    total = np.maximum(raw.sum(axis=0), 1e-12)
-    return judgement.rho * raw / total + (1 - judgement.rho) * judgement.weights[:, None]
-
-
 def _decide(
-    study: Study, region: Region, counted: Ballot, canvas: Canvas, options: Options, stages: _Stages
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Labels and confidence of the whole grid, and the facts of the cut."""
+    study: Study, region: Region, counted: Ballot, canvas: Canvas, options: Options, account: Account
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and confidence of the whole grid."""
     heard = counted.cast > 0
-    with stages("graph"):
+    with account.stage("graph"):
         nodes, fixed = region.disputed.copy(), region.agreed[region.within].copy()
         nodes[region.disputed] = heard
-        fixed[region.disputed & ~nodes] = MISSING  # what nobody can tell pulls at nobody
+        silent = region.disputed & ~nodes
+        fixed[silent] = MISSING  # what nobody can tell pulls at nobody
         pairs = find_pairs(nodes, fixed, canvas.smoothed(SIGMA_PAIRS), region.units, options.neighbours)
         shares = counted.shares()[:, heard]
         strength = options.smoothness / pairs.lattice if pairs.lattice else 0.0
         energy = pairs.energy(counted.costs()[:, heard], strength)
-    with stages("cut"):
+    with account.stage("cut"):
         decided, facts = solve(energy)
     own = shares[decided, np.arange(decided.size)]
-    facts |= {"lambda": strength, "beta": pairs.beta, "uncovered_voxels": int((~heard).sum())}
-    facts["overruled_voxels"] = int(np.count_nonzero(own < shares.max(axis=0, initial=0)))
+    account.facts |= facts | {"lambda": strength, "beta": pairs.beta}
+    account.facts["uncovered_voxels"] += int(np.count_nonzero(silent))
+    account.facts["overruled_voxels"] = int(np.count_nonzero(own < shares.max(axis=0, initial=0)))
+    if "note" in facts:
+        account.warn(facts["note"])
     labels, confidence = _frame(study, region)
-    labels[region.box][nodes] = decided
-    labels[region.box][region.disputed & ~nodes] = 0
-    confidence[region.box][nodes] = own
-    confidence[region.box][region.disputed & ~nodes] = 0
-    return labels, confidence, facts
+    for volume, values in ((labels, decided), (confidence, own)):
+        volume[region.box][nodes] = values
+        volume[region.box][silent] = 0
+    return labels, confidence
 
 
 def _frame(study: Study, region: Region | None) -> tuple[np.ndarray, np.ndarray]:
     """Labels and confidence where nothing is disputed; nobody is sure of a voxel that nobody annotated."""
     labels, confidence = np.zeros(study.shape, np.uint8), np.ones(study.shape, np.float32)
-    if all((expert.labels == MISSING).any() for expert in study.experts):
-        confidence[np.logical_and.reduce([expert.labels == MISSING for expert in study.experts])] = 0
+    confidence[_unannotated(study)] = 0
     if region is not None:
         labels[region.outer] = np.where(region.agreed == MISSING, 0, region.agreed)
     return labels, confidence
 
 
-def _settled(
-    study: Study, options: Options, stages: _Stages, warning: str | None, region: Region | None = None
-) -> Fused:
-    """The answer where there is nothing to decide, hence nothing to judge anyone by."""
-    labels, confidence = _frame(study, region)
-    given = weigh(np.ones(len(study.experts)), max(len(study.classes), 2), options.weights, 0.0)
-    experts: list[dict[str, Any]] = [{"weight": float(w), "self_consistency": None, "kappa": None} for w in given]
-    facts: dict[str, Any] = {"energy": 0.0, "energy_of_votes": 0.0, "nodes": 0, "edges": 0, "cuts": 0}
-    facts |= {"lambda": None, "beta": None, "rho": None, "soft_votes": 0, "uncovered_voxels": 0, "overruled_voxels": 0}
-    facts |= {"warnings": [warning] if warning else [], **_size(region)}
-    return Fused(labels, confidence, experts, _facts(options, stages, facts))
+def _unannotated(study: Study) -> np.ndarray:
+    """`(X, Y, Z)` bool; a broadcast False where one expert is complete."""
+    nobody = np.broadcast_to(np.True_, study.shape)
+    for expert in study.experts:
+        if not nobody.any() or expert.labels.max() != MISSING:
+            return np.broadcast_to(np.False_, study.shape)
+        nobody = nobody & (expert.labels == MISSING)
+    return nobody
 
 
-def _experts(judgement: _Judgement) -> list[dict[str, Any]]:
-    rows = zip(judgement.weights, judgement.scores, judgement.kappa, strict=True)
-    return [{"weight": float(w), "self_consistency": float(s), "kappa": float(k)} for w, s, k in rows]
-
-
-def _size(region: Region | None) -> dict[str, Any]:
+def _describe(study: Study, heard: Sequence[bool], region: Region | None, account: Account) -> None:
+    """Facts that are known before anything is decided."""
+    account.facts |= {"energy": 0.0, "energy_of_votes": 0.0, "nodes": 0, "edges": 0, "cuts": 0, "soft_votes": 0}
+    account.facts |= {"lambda": None, "beta": None, "rho": None, "overruled_voxels": 0, "uncovered_voxels": 0}
+    dropped = [e.name for e, h in zip(study.experts, heard, strict=True) if not h]
+    account.facts |= {"dropped": dropped, "field": None, "disputed_voxels": 0}
+    for name in dropped:
+        account.warn(f"{name} annotated no voxel and is left out")
+    if sum(heard) < 2:
+        account.warn("no consensus possible: fewer than two experts annotated anything")
+    unannotated = _unannotated(study)
+    outside = int(np.count_nonzero(unannotated))
+    account.facts["unannotated_voxels"] = outside
     if region is None:
-        return {"disputed_voxels": 0, "box": None}
-    return {
-        "disputed_voxels": int(np.count_nonzero(region.disputed)),
-        "box": [[span.start, span.stop] for span in region.outer],
-    }
+        account.warn("no expert labelled anything: the consensus is empty" if any(heard) else "nothing is annotated")
+    else:
+        outside -= int(np.count_nonzero(unannotated[region.outer]))
+        account.facts["field"] = [[span.start, span.stop] for span in region.outer]
+        account.facts["disputed_voxels"] = int(np.count_nonzero(region.disputed))
+    account.facts["uncovered_voxels"] = outside  # outside of the field nobody is asked, the answer is background
 
 
-def _facts(options: Options, stages: _Stages, facts: dict[str, Any]) -> dict[str, Any]:
-    mode = options.weights if isinstance(options.weights, str) else "given"
-    settings = {"weights": mode, "ssl": options.ssl, "neighbours": options.neighbours, "local_sc": options.local_sc}
-    settings |= {"smoothness": float(options.smoothness), "seed": int(options.seed)}
-    return {**facts, "options": settings, "seconds": dict(stages.seconds)}
+def _rows(study: Study, heard: Sequence[bool], weights: np.ndarray, **columns: np.ndarray) -> list[dict[str, Any]]:
+    """One row per expert of the study; who was left out weighs 0."""
+    rows: list[dict[str, Any]] = []
+    place = np.cumsum(heard) - 1
+    for number, expert in enumerate(study.experts):
+        known = heard[number] or not any(heard)
+        at = place[number] if any(heard) else number
+        row = {"name": expert.name, "weight": float(weights[at]) if known else 0.0}
+        row |= {key: float(columns[key][at]) if known and key in columns else None for key in _COLUMNS}
+        rows.append(row)
+    return rows

@@ -80,7 +80,7 @@ def labelled_box(labels: Sequence[np.ndarray]) -> Box | None:
     """Box round every voxel that anyone labelled as more than background; None if there is none."""
     axis = int(np.argmax(np.abs(labels[0].strides)))  # planes that lie together in memory
     planes = np.zeros(labels[0].shape[axis], bool)
-    shadow = np.zeros([n for a, n in enumerate(labels[0].shape) if a != axis], bool)
+    shadow: np.ndarray = np.zeros([n for a, n in enumerate(labels[0].shape) if a != axis], bool)
     for array in labels:
         for k, plane in enumerate(np.moveaxis(array, axis, 0)):
             # uint8 wraps: background and MISSING become the two highest values
@@ -90,7 +90,7 @@ def labelled_box(labels: Sequence[np.ndarray]) -> Box | None:
                 shadow |= labelled
     if not planes.any():
         return None
-    spans = [_span(shadow.any(axis=1)), _span(shadow.any(axis=0))]
+    spans = [_span(np.any(shadow, axis=1)), _span(np.any(shadow, axis=0))]
     spans.insert(axis, _span(planes))
     return _as_box(spans)
 
@@ -125,8 +125,7 @@ def _near(disputed: np.ndarray, units: Sequence[float]) -> np.ndarray:
 def _bounds(mask: np.ndarray) -> Box | None:
     if not mask.any():
         return None
-    shadow = mask.any(axis=2)
-    return _as_box([_span(shadow.any(axis=1)), _span(shadow.any(axis=0)), _span(mask.any(axis=(0, 1)))])
+    return _as_box([_span(np.any(mask, axis=other)) for other in ((1, 2), (0, 2), (0, 1))])
 
 
 def _span(line: np.ndarray) -> slice:

@@ -1,0 +1,161 @@
+"""Fusing annotations from Python: arrays or files in, one label map and an account of who was trusted out."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from medseg.consensus.study import MISSING, Fused, Fuser, Study
+from medseg.errors import ConfigError
+
+FUSERS: dict[str, str] = {
+    "gcssl": "medseg.consensus.gcssl:gcssl",
+}
+"""Name of each fuser, and the module and function behind it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Consensus:
+    """The answer to `fuse`.
+
+    Args:
+        labels: in the shape, type and label values of the annotations.
+        confidence: float32 in [0, 1]: the share of the votes that the label won; 1 where all annotators agree, 0
+            where nobody annotated and nothing could be guessed.
+        n_annotators: uint8, how many experts annotated each voxel.
+        report: JSON-ready: per expert weight, scores, Dice to the consensus and coverage; energies, counts, seconds,
+            versions, warnings.
+        study: what was fused, in class indices.
+        fused: the fuser's own answer, in class indices.
+        form: what the files look like (`medseg.consensus.reading.Form`); None for arrays.
+    """
+
+    labels: np.ndarray
+    confidence: np.ndarray
+    n_annotators: np.ndarray
+    report: dict[str, Any]
+    study: Study
+    fused: Fused
+    form: Any = None
+
+
+def fuse(
+    image: Any,
+    annotations: Sequence[Any],
+    *,
+    method: str = "gcssl",
+    spacing_mm: Sequence[float] | None = None,
+    names: Sequence[str] | None = None,
+    missing: int | None = MISSING,
+    regions: Any = None,
+    **options: Any,
+) -> Consensus:
+    """One label map from several experts' annotations of one image.
+
+    Args:
+        image: array `(H, W)` or `(X, Y, Z)`, with channels in front if it has several, or a colour picture
+            `(H, W, 3)`; or a file, or one file per channel. None will do for methods that do not look at it.
+        annotations: one per expert, all arrays or all files. Label maps of any integers, 0 the background, in the shape
+            of the grid; or probabilities `(K, ...)` that sum to 1, or to 0 where nothing was annotated, whose channel
+            k is the label value k.
+        method: a name of `FUSERS`.
+        spacing_mm: of arrays, one number per axis, default 1; files bring their own.
+        names: of the experts.
+        missing: label value that says "not annotated"; None: there is none.
+        regions: what each expert annotated: a mask or None per expert, or masks by name.
+        options: of the method; `nan="zero"` replaces numbers of the image that are none; for files also what
+            `medseg.consensus.reading.Reading` knows.
+
+    Raises:
+        DataError: sizes that differ, numbers that are no labels, no image where one is wanted.
+        ConfigError: an unknown method or option.
+    """
+    filed = [isinstance(a, str | Path) for a in annotations]
+    if any(filed) != all(filed):
+        raise ConfigError("some annotations are files and some are arrays; give all in one way")
+    if filed and filed[0]:
+        if spacing_mm is not None:
+            raise ConfigError("files bring their own spacing; leave spacing_mm out")
+        reading = {"missing": missing} | ({} if regions is None else {"regions": regions})
+        return _fuse_files(image, annotations, method, names, reading, options)
+    from medseg.consensus.arrays import study_of
+
+    rules = {"missing": missing, "regions": regions, "nan": options.pop("nan", None)}
+    study, values, notes = study_of(image, annotations, spacing_mm=spacing_mm, names=names, **rules)
+    return consensus_of(study, run(study, method, **options), values, notes)
+
+
+def _fuse_files(
+    image: Any,
+    annotations: Sequence[str | Path],
+    method: str,
+    names: Sequence[str] | None,
+    reading: dict[str, Any],
+    options: dict[str, Any],
+) -> Consensus:
+    from dataclasses import fields
+
+    from medseg.consensus.arrays import Values
+    from medseg.consensus.files import read_study
+    from medseg.consensus.reading import Reading
+
+    known = {field.name for field in fields(Reading)}
+    reading |= {key: value for key, value in options.items() if key in known}
+    study, form = read_study(image, annotations, names=names, **reading)
+    spelled = np.array([0, *(segment.value for segment in form.segments)], np.int64)
+    shape = study.shape[:2] if form.flat else study.shape
+    values = Values(spelled, form.missing, np.dtype(form.dtype), shape)
+    fused = run(study, method, **{key: value for key, value in options.items() if key not in known})
+    return consensus_of(study, fused, values, list(form.notes), form)
+
+
+def run(study: Study, method: str = "gcssl", **options: Any) -> Fused:
+    """Fuse a study by a fuser's name.
+
+    Raises:
+        ConfigError: an unknown name, or an option that the fuser does not have.
+    """
+    fuser = fuser_called(method)
+    offered = list(_keywords(fuser))
+    strange = [key for key in options if key not in offered]
+    if strange:
+        raise ConfigError(f"{method} has no option {', '.join(strange)}; it has {', '.join(offered) or 'none'}")
+    return fuser(study, **options)
+
+
+def fuser_called(name: str) -> Fuser:
+    """The function behind a name of `FUSERS`; only its module is imported."""
+    if name not in FUSERS:
+        raise ConfigError(f"there is no method {name}; there are {', '.join(FUSERS)}")
+    module, function = FUSERS[name].split(":")
+    return cast(Fuser, getattr(importlib.import_module(module), function))
+
+
+def _keywords(fuser: Fuser) -> Mapping[str, Any]:
+    import inspect
+
+    parameters = inspect.signature(fuser).parameters
+    return {name: p.default for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def consensus_of(study: Study, fused: Fused, values: Any, notes: Sequence[str] = (), form: Any = None) -> Consensus:
+    """A fuser's answer in the user's spelling, with its report.
+
+    Args:
+        study: what was fused.
+        fused: the answer.
+        values: `medseg.consensus.arrays.Values`, the spelling.
+        notes: what was strange about the input.
+        form: of the files, if there are any.
+    """
+    from medseg.consensus.summary import annotators, summarise
+
+    report = summarise(study, fused, list(notes)) | {"label_values": [int(v) for v in values.of]}
+    shape = values.shape
+    counts, confidence = annotators(study).reshape(shape), fused.confidence.reshape(shape)
+    return Consensus(values.restore(fused.labels), confidence, counts, report, study, fused, form)
