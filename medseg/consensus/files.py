@@ -1,0 +1,157 @@
+"""A study from files: an image and one drawing per expert, brought to one grid and one list of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.consensus.drawings import Drawing, palette_of, read_drawing
+from medseg.consensus.geometry import Placed, place
+from medseg.consensus.image import read_image
+from medseg.consensus.naming import expert_names, files_of
+from medseg.consensus.protocols import limit_to_region, tidy_probabilities, unsay
+from medseg.consensus.reading import Form, Reading
+from medseg.consensus.segments import Segment, union
+from medseg.consensus.study import MISSING, Expert, Study
+from medseg.errors import ConfigError, DataError
+from medseg.portable.reading import VolumeError, read_header
+from medseg.portable.volume import Header
+
+Paths = Path | str | Sequence[Path | str]
+
+
+def read_study(
+    image: Paths | None, annotations: Sequence[Path | str], *, names: Sequence[str] | None = None, **reading: Any
+) -> tuple[Study, Form]:
+    """Read an image and its experts.
+
+    Args:
+        image: one file, or one per channel; None: there is none.
+        annotations: for each expert a label map, a file of probabilities, or a folder with the study's file or with
+            one mask per class.
+        names: of the experts; default from the files' names.
+        reading: fields of `Reading`.
+
+    Raises:
+        DataError: a file that cannot be used, or one that lies on another grid.
+        ConfigError: an expert or a class that does not exist.
+    """
+    chosen = Reading(**reading)
+    if not annotations:
+        raise ConfigError("no annotation is given; at least one is needed")
+    images = [Path(p) for p in ([image] if isinstance(image, str | Path) else image or ())]
+    sources = [files_of(Path(a), images[0] if images else None) for a in annotations]
+    titles = expert_names([Path(a) for a in annotations], names)
+    notes: list[str] = []
+    grid = _header(images[0]) if images else _header(sources[0][0])
+    experts, segments, drawings = _experts(sources, titles, grid, chosen, notes)
+    voxels = read_image(images, grid, chosen, notes) if images else None
+    classes = ("background", *(s.title for s in segments))
+    study = Study(tuple(experts), classes, grid.spacing_mm, voxels)
+    first = drawings[0]
+    missing = _free_value(segments) if chosen.missing is None else chosen.missing
+    return study, Form(
+        grid=grid,
+        suffix=first.suffix,
+        flat=first.flat,
+        dtype=first.dtype,
+        segments=segments,
+        missing=missing,
+        palette=palette_of(sources[0][0]),
+        sources=tuple(map(tuple, sources)),
+        notes=tuple(notes),
+    )
+
+
+def _header(path: Path) -> Header:
+    try:
+        return read_header(path)
+    except VolumeError as error:
+        raise DataError(str(error), path=error.path or path) from error
+
+
+def _free_value(segments: Sequence[Segment]) -> int:
+    used = {s.value for s in segments}
+    return next(v for v in range(MISSING, 2**16) if v not in used)
+
+
+def _experts(
+    sources: Sequence[Sequence[Path]], names: Sequence[str], grid: Header, chosen: Reading, notes: list[str]
+) -> tuple[list[Expert], tuple[Segment, ...], list[Drawing]]:
+    """Every expert on the grid in common classes, and the drawings without their voxels."""
+    known = tuple(Segment(value, name) for value, name in chosen.labels.items() if value)
+    drawings = [
+        read_drawing(s, chosen.missing, known=known, probabilities=chosen.probabilities, closed=chosen.closed)
+        for s in sources
+    ]
+    if not known and not any(d.segments for d in drawings):  # probabilities alone: their channels are the classes
+        known = tuple(Segment(n) for n in range(1, max(max(d.channels, 2) if d.channels else 1 for d in drawings)))
+    segments, (_, *indices), changed = union([known, *(d.segments for d in drawings)])
+    notes += changed
+    experts = []
+    for name, drawing, own in zip(names, drawings, indices, strict=True):
+        notes += [f"{name}: {text}" for text in drawing.notes]
+        placed = Placed(drawing.take(), drawing.header, 0 if drawing.cropped else MISSING)
+        array, said = place(placed, grid, chosen.resample)
+        notes += [f"{name}: {text}" for text in said]
+        experts.append(_expert(name, array, own, segments, drawing, notes))
+    if not segments and any((e.labels == MISSING).any() for e in experts):
+        raise DataError(
+            f"holds nothing but 0 and {chosen.missing}, like the others, and {chosen.missing} means 'not annotated'",
+            path=drawings[0].header.path,
+            hint=f"if {chosen.missing} is the structure, say --missing-value none",
+        )
+    _apply_protocols(experts, segments, grid, chosen, notes)
+    return experts, segments, drawings
+
+
+def _expert(
+    name: str, array: np.ndarray, own: Sequence[int], segments: Sequence[Segment], drawing: Drawing, notes: list[str]
+) -> Expert:
+    classes = len(segments) + 1
+    if array.ndim == 4:
+        if len(array) == 1:  # of the foreground alone
+            array = np.concatenate([1 - array, array])
+        if len(array) != max(classes, 2):
+            raise DataError(
+                f"has {len(array)} channels of probabilities, there are {classes} classes with the background",
+                path=drawing.header.path, hint="one channel per class, background first; name them with --label",
+            )  # fmt: skip
+        probabilities, said = tidy_probabilities(array, drawing.header.path)
+        notes += [f"{name}: {text}" for text in said]
+        labels = probabilities.argmax(0).astype(np.uint8)
+        labels[probabilities.sum(0) == 0] = MISSING
+        return Expert(name, labels, probabilities)
+    table = np.zeros(256, np.uint8)
+    table[1 : len(own) + 1], table[MISSING] = own, MISSING
+    same = list(own) == list(range(1, len(own) + 1))
+    return Expert(name, np.ascontiguousarray(array if same else table[array]))
+
+
+def _apply_protocols(
+    experts: list[Expert], segments: Sequence[Segment], grid: Header, chosen: Reading, notes: list[str]
+) -> None:
+    """Regions, partial protocols, and what is worth knowing of each expert."""
+    names = [e.name for e in experts]
+    strangers = sorted({n for n in [*chosen.regions, *(n for n, _ in chosen.partial)] if n not in names})
+    if strangers:
+        raise ConfigError(f"there is no expert called {', '.join(strangers)}; there are {', '.join(names)}")
+    for name, file in chosen.regions.items():
+        experts[names.index(name)], said = limit_to_region(
+            experts[names.index(name)], Path(file), grid, chosen.resample
+        )
+        notes += said
+    before = [e.labels for e in experts]
+    for name, wanted in chosen.partial:
+        at = names.index(name)
+        experts[at], said = unsay(experts[at], [b for n, b in enumerate(before) if n != at], wanted, segments)
+        notes += said
+    for expert in experts:
+        share = float(np.mean(expert.labels == MISSING))
+        if share == 1:
+            notes.append(f"{expert.name}: annotated no voxel")
+        elif not ((expert.labels > 0) & (expert.labels < MISSING)).any():
+            notes.append(f"{expert.name}: holds no structure; seen and found empty is a vote")

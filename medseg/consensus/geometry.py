@@ -1,0 +1,117 @@
+"""Whether annotations lie on the image's grid, and how they are brought there when asked to.
+
+The order in which a file is stored does not matter: axes that are flipped or swapped, with the affine to match, are
+the same grid, and are turned. Anything else is an error, or resampled if the user says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import ndimage
+
+from medseg.consensus.study import MISSING
+from medseg.errors import DataError
+from medseg.portable.grids import along, times
+from medseg.portable.volume import Header
+
+SAME_VOXELS = 1e-3
+"""How far corners may lie apart on one grid: rounding."""
+
+Way = Literal["nearest", "linear"]
+"""How labels are resampled: the nearest one, or the class with the largest share by linear interpolation."""
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Labels `(X, Y, Z)` uint8 with `MISSING`, or probabilities `(K, X, Y, Z)`, where `header` says.
+
+    Attributes:
+        array: the one or the other.
+        header: of the file.
+        outside: label of what lies outside the file; a cropped segmentation is background there.
+    """
+
+    array: np.ndarray
+    header: Header
+    outside: int = MISSING
+
+
+def place(placed: Placed, grid: Header, way: Way | None = None) -> tuple[np.ndarray, list[str]]:
+    """Bring an annotation to a grid.
+
+    Args:
+        placed: the annotation.
+        grid: of the image.
+        way: None refuses what lies on another grid.
+
+    Returns:
+        the array on the grid, and notes on what was done.
+
+    Raises:
+        DataError: it lies on another grid, and `way` is None.
+    """
+    name = placed.header.path.name
+    last = placed.array if placed.array.ndim == 3 else np.moveaxis(placed.array, 0, -1)
+    moved, off, turned = along(grid, placed.header, last)
+    if off <= SAME_VOXELS:
+        notes = [f"{name} is stored along other axes than the image: turned to the image's"] if turned else []
+        return moved if moved.ndim == 3 else np.moveaxis(moved, -1, 0), notes
+    if way is None:
+        raise DataError(
+            _difference(placed.header, grid, off), path=placed.header.path, hint="--resample brings it over"
+        )
+    note = (
+        f"{name} was resampled ({way}) from {times(placed.header.shape)} voxels of "
+        f"{times(placed.header.spacing_mm)} mm to {times(grid.shape)} of {times(grid.spacing_mm)} mm"
+    )
+    if placed.array.ndim == 4:
+        return _resampled_probabilities(placed, grid), [note.replace(f"({way})", "(linear)")]
+    if way == "linear":
+        return _resampled_shares(placed, grid), [note]
+    return _resampled_nearest(placed, grid), [note]
+
+
+def _difference(header: Header, grid: Header, off: float) -> str:
+    if np.isinf(off):
+        return f"has {times(header.shape)} voxels, {grid.path} has {times(grid.shape)}"
+    spacing = np.array(sorted(header.spacing_mm)), np.array(sorted(grid.spacing_mm))
+    if np.abs(spacing[0] - spacing[1]).max() * max(grid.shape) > SAME_VOXELS * spacing[1].min():
+        return f"has a spacing of {times(header.spacing_mm)} mm, {grid.path} one of {times(grid.spacing_mm)} mm"
+    return f"lies up to {off:.3g} voxels off {grid.path} (origin or direction differ); accepted is {SAME_VOXELS}"
+
+
+def _resample(array: np.ndarray, placed: Placed, grid: Header, *, order: int, outside: float) -> np.ndarray:
+    """`(X, Y, Z)` read at the voxels of the grid; a rim of one voxel makes a file reach to the edge of its voxels."""
+    matrix = np.linalg.solve(placed.header.affine, grid.affine)
+    rim = np.pad(array, 1, mode="edge") if order else np.pad(array, 1, constant_values=outside)
+    shift = matrix[:3, 3] + 1
+    return ndimage.affine_transform(
+        rim, matrix[:3, :3], shift, grid.shape, order=order, mode="constant", cval=outside, prefilter=False
+    )
+
+
+def _resampled_nearest(placed: Placed, grid: Header) -> np.ndarray:
+    return _resample(placed.array, placed, grid, order=0, outside=placed.outside)
+
+
+def _resampled_shares(placed: Placed, grid: Header) -> np.ndarray:
+    """The class with the largest share; which voxels are annotated is decided by the nearest one."""
+    nearest = _resampled_nearest(placed, grid)
+    best, winner = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.uint8)
+    for label in np.unique(placed.array[placed.array != MISSING]):
+        share = _resample((placed.array == label).astype(np.float32), placed, grid, order=1, outside=0)
+        better = share > best
+        winner[better], best[better] = label, share[better]
+    return np.where((nearest == MISSING) | (best == 0), nearest, winner)
+
+
+def _resampled_probabilities(placed: Placed, grid: Header) -> np.ndarray:
+    """Linear; nothing is annotated beyond the file."""
+    inside = np.zeros(placed.header.shape, np.uint8)
+    beyond = _resample(inside, placed, grid, order=0, outside=1) == 1
+    out = np.stack([_resample(p, placed, grid, order=1, outside=0) for p in placed.array])
+    out[:, beyond] = 0
+    return out

@@ -1,0 +1,83 @@
+"""Which files are an expert's, and what the expert is called."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from medseg.errors import ConfigError, DataError
+from medseg.manifest_fields import stem
+from medseg.portable.reading import SUFFIXES
+
+
+def is_readable(path: Path) -> bool:
+    """Whether a file's name says that it is a volume or a picture."""
+    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(SUFFIXES)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Volumes and pictures of a folder by name."""
+    return sorted(p for p in folder.iterdir() if is_readable(p))
+
+
+def case_of(image: Path) -> str:
+    """What the results of an image, and its annotations in folders, are called."""
+    return stem(image.name).removesuffix("_0000") or stem(image.name)
+
+
+def found_in(folder: Path, case: str) -> list[Path]:
+    """An expert's files of one case in a folder of many: `CASE.*`, or all files in `CASE/`."""
+    inside = folder / case
+    if inside.is_dir():
+        return files_in(inside)
+    return [p for p in files_in(folder) if stem(p.name) in (case, f"{case}_0000")]
+
+
+def files_of(source: Path, image: Path | None) -> list[Path]:
+    """The files of one expert's drawing: one label map, or one mask per class.
+
+    Args:
+        source: a file; or a folder with a file called like the image, with one file only, or with a mask per class.
+        image: of the study.
+
+    Raises:
+        DataError: nothing is there, or several files fit.
+    """
+    if not source.exists():
+        raise DataError("no such file or folder", path=source, hint="check the path")
+    if not source.is_dir():
+        return [source]
+    if image is not None and (mine := found_in(source, case_of(image))):
+        if not (source / case_of(image)).is_dir() and len(mine) > 1:
+            raise DataError(f"has several files for {case_of(image)}: {', '.join(p.name for p in mine)}", path=source)
+        return mine
+    files = files_in(source)
+    if not files:
+        raise DataError(f"has no file of this study; accepted endings are {', '.join(SUFFIXES)}", path=source)
+    return files
+
+
+def expert_names(sources: Sequence[Path], given: Sequence[str] | None) -> list[str]:
+    """What the experts are called.
+
+    Args:
+        sources: of each expert, a file or a folder.
+        given: by the user; None: the files' names, or their folders' where all files are called the same.
+
+    Raises:
+        ConfigError: not as many names as experts, or one name twice.
+    """
+    if given:
+        if len(given) != len(sources):
+            raise ConfigError(f"{len(given)} names are given for {len(sources)} annotations; accepted is one for each")
+        twice = [name for name, n in Counter(given).items() if n > 1]
+        if twice:
+            raise ConfigError(f"two experts are called {', '.join(twice)}; give each another --name")
+        return list(given)
+    stems = [stem(p.name) for p in sources]
+    if len(set(stems)) < len(stems):
+        stems = [p.absolute().parent.name for p in sources]
+    if len(set(stems)) < len(stems):
+        return [f"expert {n}" for n in range(1, len(sources) + 1)]
+    return stems

@@ -1,0 +1,82 @@
+"""How the files of a study are understood, and what they look like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from medseg.consensus.drawings import LARGEST
+from medseg.consensus.geometry import Way
+from medseg.consensus.segments import Segment
+from medseg.consensus.study import MISSING
+from medseg.errors import ConfigError
+from medseg.portable.volume import Header
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are understood.
+
+    Attributes:
+        missing: value in label files of what was not annotated; None: everything was.
+        resample: what lies on another grid is brought over: "nearest" or "linear"; None: an error.
+        nan: "zero" replaces NaN and infinities in the image; None: an error.
+        probabilities: files of floating-point numbers or several channels are class probabilities.
+        channel: which channel of an image with several; "all" of them; None: an error, save for colours.
+        partial: (expert, class): the expert did not look for the class.
+        regions: expert -> mask file of what the expert annotated.
+        labels: value -> name, known beforehand.
+        closed: whether other values than `labels` are mistakes.
+    """
+
+    missing: int | None = MISSING
+    resample: Way | None = None
+    nan: Literal["zero"] | None = None
+    probabilities: bool = False
+    channel: int | Literal["all"] | None = None
+    partial: tuple[tuple[str, str], ...] = ()
+    regions: Mapping[str, Path] = field(default_factory=dict)
+    labels: Mapping[int, str] = field(default_factory=dict)
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resample not in (None, "nearest", "linear"):
+            raise ConfigError(f"--resample {self.resample}: accepted are nearest and linear")
+        if self.nan not in (None, "zero"):
+            raise ConfigError(f"--nan {self.nan}: accepted is zero")
+        if self.missing is not None and not -32768 <= self.missing <= LARGEST:
+            raise ConfigError(f"--missing-value {self.missing}: accepted are -32768 to {LARGEST}, or none")
+        if self.missing is not None and (self.missing in self.labels or self.missing == 0):
+            what = self.labels.get(self.missing, "the background")
+            raise ConfigError(f"the value {self.missing} means '{what}' and cannot also mean not annotated")
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """What the files of a study look like, so that results can look the same.
+
+    Attributes:
+        grid: of the image, or of the first expert where there is no image.
+        suffix: of the first expert's file, `.nii.gz` for any NIfTI.
+        flat: whether that file is a picture of two dimensions.
+        dtype: of its label values.
+        palette: colours of a palette picture, as Pillow has them.
+        segments: of the classes; the background is not among them.
+        missing: value of what is not annotated.
+        sources: files of each expert.
+        notes: what was done to the files, and what is strange about them.
+    """
+
+    grid: Header
+    suffix: str
+    flat: bool
+    dtype: np.dtype
+    segments: tuple[Segment, ...]
+    missing: int
+    palette: bytes | None
+    sources: tuple[tuple[Path, ...], ...]
+    notes: tuple[str, ...]

@@ -1,0 +1,232 @@
+"""Results in the likeness of the experts' files: same format, grid, label values, names and colours."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813 - the name everyone knows
+
+from medseg import __version__
+from medseg.consensus.reading import Form
+from medseg.consensus.study import MISSING, Study
+from medseg.errors import OutputError
+from medseg.portable.writing import SaveError, replacing, write_nifti
+
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+STEPS = 255
+"""Of a share stored in a byte."""
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary file that takes the place of `path`; see `replacing`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        with replacing(path) as new:
+            yield new
+    except SaveError as error:
+        raise OutputError(str(error), path=path) from error
+
+
+def write_bytes(path: Path, content: str | bytes) -> Path:
+    """A text (UTF-8) or bytes by way of `whole`."""
+    with whole(path) as new:
+        new.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    return path
+
+
+def write_labels(folder: Path, name: str, labels: np.ndarray, form: Form) -> Path:
+    """Write class indices `(X, Y, Z)` as label values in the experts' format.
+
+    Args:
+        folder: that exists.
+        name: without ending.
+        labels: class indices, `MISSING` where undecided.
+        form: of the experts' files.
+
+    Returns:
+        The file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    values = np.zeros(256, np.int64)
+    values[1 : len(form.segments) + 1] = [s.value for s in form.segments]
+    values[MISSING] = form.missing if (labels == MISSING).any() else 0
+    stored = values.astype(_smallest(values, form))[labels]
+    path = folder / f"{name}{form.suffix}"
+    if form.suffix in (".png", ".tif"):
+        return _write_picture(path, stored[..., 0], form.palette)
+    if form.suffix == ".nii.gz":
+        return _write_nifti(path, stored, form)
+    fields = _segment_fields(labels, form) if form.suffix == ".seg.nrrd" else {}
+    return _write_itk(path, stored, form, fields)
+
+
+def _smallest(values: np.ndarray, form: Form) -> np.dtype:
+    """The experts' type if it holds all values, which it does unless values had to change."""
+    fitting = [form.dtype, np.dtype(np.uint8), np.dtype(np.int16), np.dtype(np.uint16), np.dtype(np.int32)]
+    if form.suffix in (".png", ".tif"):
+        fitting = [d for d in fitting if d in (np.uint8, np.uint16)]
+    low, high = int(values.min()), int(values.max())
+    return next((d for d in fitting if np.iinfo(d).min <= low and high <= np.iinfo(d).max), np.dtype(np.int32))
+
+
+def write_map(folder: Path, name: str, numbers: np.ndarray, form: Form) -> Path:
+    """Write one number per voxel: bytes as they are, floats in [0, 1] as float32; in pictures 255 means 1.
+
+    Args:
+        folder: that exists.
+        name: without ending.
+        numbers: `(X, Y, Z)` uint8 or float32.
+        form: of the experts' files.
+
+    Returns:
+        The file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    suffix = form.suffix.replace(".seg", "")
+    path = folder / f"{name}{suffix}"
+    if suffix in (".png", ".tif"):
+        return _write_picture(path, (numbers if numbers.dtype == np.uint8 else as_bytes(numbers))[..., 0])
+    if suffix == ".nii.gz":
+        return _write_nifti(path, numbers, form)
+    return _write_itk(path, numbers, form, {})
+
+
+def as_bytes(shares: np.ndarray) -> np.ndarray:
+    """Shares in [0, 1] in steps of 1/255."""
+    return np.round(shares * STEPS).astype(np.uint8)
+
+
+def write_soft(folder: Path, shares: np.ndarray, form: Form, kind: str) -> Path:
+    """Write each class's share of the votes, for training on soft labels.
+
+    Args:
+        folder: that exists.
+        shares: `(K, X, Y, Z)` float16 or uint8 in steps of 1/255.
+        form: of the experts' files.
+        kind: "uint8": NIfTI or NRRD with classes as the last axis; "float16": `soft.npy`, `(K, X, Y, Z)`, since no
+            medical format knows that type.
+
+    Returns:
+        The file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if kind == "float16":
+        path = folder / "soft.npy"
+        with whole(path) as new, new.open("wb") as stream:
+            np.save(stream, shares)
+        return path
+    path = folder / "soft.nii.gz"
+    try:
+        write_nifti(path, shares.transpose(1, 2, 3, 0), form.grid.affine, slope=1 / STEPS, description=_by())
+    except SaveError as error:
+        raise OutputError(str(error), path=path) from error
+    return path
+
+
+def _by() -> str:
+    return f"medseg {__version__} consensus; not for diagnostic use"
+
+
+def _write_nifti(path: Path, array: np.ndarray, form: Form) -> Path:
+    stored = array[..., 0] if form.flat else array
+    try:
+        write_nifti(path, np.asfortranarray(stored), form.grid.affine, description=_by())
+    except SaveError as error:
+        raise OutputError(str(error), path=path) from error
+    return path
+
+
+def _write_picture(path: Path, array: np.ndarray, palette: bytes | None = None) -> Path:
+    from PIL import Image
+
+    picture = Image.fromarray(np.ascontiguousarray(array.T))
+    if palette is not None and array.dtype == np.uint8:
+        picture.putpalette(palette)
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG" if path.suffix == ".png" else "TIFF")
+    return write_bytes(path, stream.getvalue())
+
+
+def _write_itk(path: Path, array: np.ndarray, form: Form, fields: dict[str, str]) -> Path:
+    """NRRD or MetaImage: written elsewhere, since ITK goes by the ending, and put in place whole."""
+    image: Any = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+    affine = RAS_TO_LPS @ form.grid.affine
+    if form.flat:
+        image, affine = image[:, :, 0], affine[np.ix_([0, 1, 3], [0, 1, 3])]
+    axes = len(affine) - 1
+    spacing = np.linalg.norm(affine[:axes, :axes], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(affine[:axes, axes].tolist())
+    image.SetDirection((affine[:axes, :axes] / spacing).ravel().tolist())
+    for key, value in fields.items():
+        image.SetMetaData(key, value)
+    try:
+        with TemporaryDirectory() as place:
+            file = Path(place) / f"x{path.suffix}"
+            sitk.WriteImage(image, str(file), True, compressionLevel=1)
+            content = file.read_bytes()
+    except (RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise OutputError(f"cannot be written ({reason})", path=path) from error
+    return write_bytes(path, content)
+
+
+def _segment_fields(labels: np.ndarray, form: Form) -> dict[str, str]:
+    """The table of a `.seg.nrrd`; fields of the experts' file that are not ours are kept."""
+    fields = {
+        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
+        "Segmentation_MasterRepresentation": "Binary labelmap",
+        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+    }
+    extent = " ".join(f"0 {n - 1}" for n in labels.shape)
+    for number, segment in enumerate(form.segments):
+        own = {"ID": f"Segment_{number + 1}", "NameAutoGenerated": "0", "ColorAutoGenerated": "0", **segment.extra}
+        own |= {"Name": segment.title, "LabelValue": str(segment.value), "Layer": "0", "Extent": extent}
+        if segment.color is not None:
+            own["Color"] = " ".join(f"{c:.6g}" for c in segment.color)
+        fields |= {f"Segment{number}_{key}": value for key, value in own.items()}
+    return fields
+
+
+def soft_labels(study: Study, weights: list[float], kind: str) -> np.ndarray:
+    """Each class's weighted share of the experts who annotated a voxel; nobody's voxel is background.
+
+    Args:
+        study: the experts.
+        weights: of each.
+        kind: "uint8" or "float16".
+
+    Returns:
+        `(K, X, Y, Z)` in that type; the bytes are in steps of 1/255.
+    """
+    total = np.zeros(study.shape, np.float32)
+    for expert, weight in zip(study.experts, weights, strict=True):
+        total += np.float32(weight) * (expert.labels != MISSING)
+    nobody = total <= 0
+    total[nobody] = 1
+    out = np.empty((len(study.classes), *study.shape), np.dtype(kind))
+    for label in range(len(study.classes)):
+        share = np.zeros(study.shape, np.float32)
+        for expert, weight in zip(study.experts, weights, strict=True):
+            given = expert.labels == label if expert.probabilities is None else expert.probabilities[label]
+            share += np.float32(weight) * given
+        share /= total
+        share[nobody] = label == 0
+        out[label] = as_bytes(share) if kind == "uint8" else share
+    return out
