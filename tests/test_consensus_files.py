@@ -10,9 +10,10 @@ from experts import AFFINE, ball, fields_of, image_of, save, seg_nrrd, write_stu
 from PIL import Image
 
 from medseg.consensus.files import read_study
+from medseg.consensus.maps import disagreement, soft_labels
 from medseg.consensus.segments import read_segments
 from medseg.consensus.study import MISSING
-from medseg.consensus.writing import soft_labels, write_labels, write_map, write_soft
+from medseg.consensus.writing import write_labels, write_map, write_soft
 from medseg.errors import ConfigError, DataError, OutputError
 from medseg.portable.reading import read_volume
 
@@ -326,6 +327,16 @@ def test_soft_labels_are_the_weighted_votes(tmp_path):
     half = np.load(write_soft(tmp_path, soft_labels(study, [1, 1, 1], "float16"), form, "float16"))
     assert half.dtype == np.float16
     np.testing.assert_allclose(half.astype(float).sum(0), 1, atol=1e-3)
+
+
+def test_disagreement_is_the_share_of_pairs_that_contradict(tmp_path):
+    _, drawn = write_study(tmp_path)
+    study, _ = read_study(None, drawn)
+    a, b, c = labels_of(study)
+    pairs = [(a, b), (a, c), (b, c)]
+    both = sum(((x != MISSING) & (y != MISSING)).astype(int) for x, y in pairs)
+    apart = sum(((x != y) & (x != MISSING) & (y != MISSING)).astype(int) for x, y in pairs)
+    np.testing.assert_allclose(disagreement(study), apart / np.maximum(both, 1), atol=1e-6)
 
 
 def test_places_that_cannot_be_written(tmp_path):

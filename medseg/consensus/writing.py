@@ -13,14 +13,13 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name everyone knows
 
 from medseg import __version__
+from medseg.consensus.maps import STEPS, as_bytes
 from medseg.consensus.reading import Form
-from medseg.consensus.study import MISSING, Study
+from medseg.consensus.study import MISSING
 from medseg.errors import OutputError
 from medseg.portable.writing import SaveError, replacing, write_nifti
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-STEPS = 255
-"""Of a share stored in a byte."""
 
 
 @contextmanager
@@ -103,11 +102,6 @@ def write_map(folder: Path, name: str, numbers: np.ndarray, form: Form) -> Path:
     if suffix == ".nii.gz":
         return _write_nifti(path, numbers, form)
     return _write_itk(path, numbers, form, {})
-
-
-def as_bytes(shares: np.ndarray) -> np.ndarray:
-    """Shares in [0, 1] in steps of 1/255."""
-    return np.round(shares * STEPS).astype(np.uint8)
 
 
 def write_soft(folder: Path, shares: np.ndarray, form: Form, kind: str) -> Path:
@@ -202,31 +196,3 @@ def _segment_fields(labels: np.ndarray, form: Form) -> dict[str, str]:
             own["Color"] = " ".join(f"{c:.6g}" for c in segment.color)
         fields |= {f"Segment{number}_{key}": value for key, value in own.items()}
     return fields
-
-
-def soft_labels(study: Study, weights: list[float], kind: str) -> np.ndarray:
-    """Each class's weighted share of the experts who annotated a voxel; nobody's voxel is background.
-
-    Args:
-        study: the experts.
-        weights: of each.
-        kind: "uint8" or "float16".
-
-    Returns:
-        `(K, X, Y, Z)` in that type; the bytes are in steps of 1/255.
-    """
-    total = np.zeros(study.shape, np.float32)
-    for expert, weight in zip(study.experts, weights, strict=True):
-        total += np.float32(weight) * (expert.labels != MISSING)
-    nobody = total <= 0
-    total[nobody] = 1
-    out = np.empty((len(study.classes), *study.shape), np.dtype(kind))
-    for label in range(len(study.classes)):
-        share = np.zeros(study.shape, np.float32)
-        for expert, weight in zip(study.experts, weights, strict=True):
-            given = expert.labels == label if expert.probabilities is None else expert.probabilities[label]
-            share += np.float32(weight) * given
-        share /= total
-        share[nobody] = label == 0
-        out[label] = as_bytes(share) if kind == "uint8" else share
-    return out
