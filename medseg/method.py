@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -51,14 +51,14 @@ class Votes:
     all views and classes is always some view's own largest.
 
     Args:
-        labels: `(V, X, Y, Z)` uint8 class indices.
-        confidence: `(V, X, Y, Z)` float16, the probability of each of these labels.
-        probabilities: for each view `(C, X, Y, Z)` uint8 in steps of 1/255, memory-mapped; None unless the method
-            has `full_votes`.
+        labels: for each view `(X, Y, Z)` uint8 class indices.
+        confidences: for each view `(X, Y, Z)` float16, the probability of each of these labels.
+        probabilities: for each view `(C, X, Y, Z)` uint8 in steps of 1/255, memory-mapped; None unless the
+            method's `fusion` is "mean".
     """
 
-    labels: Tensor
-    confidence: Tensor
+    labels: Sequence[Tensor]
+    confidences: Sequence[Tensor]
     probabilities: Sequence[Tensor] | None = None
 
 
@@ -74,8 +74,8 @@ class Method(nn.Module, ABC):
     streams: ClassVar[tuple[str, ...]] = ("labeled",)
     """Which streams a batch must carry, labelled first."""
 
-    full_votes: bool = False
-    """Whether `relabel` looks at the probabilities of all classes."""
+    fusion: Literal["vote", "mean"] = "vote"
+    """How networks of several views predict together; with "mean" `relabel` gets the probabilities of all classes."""
 
     warm_students: bool = False
     """Whether the networks of a round start from the round before, with half its iterations and a tenth of its rate."""

@@ -14,7 +14,7 @@ def volume(values):
     return np.array(values, np.uint8).reshape(2, 2, 2)
 
 
-LABELS = np.stack([volume(v) for v in ([0, 0, 1, 1, 2, 2, 0, 1], [0, 0, 1, 1, 2, 1, 1, 1], [0, 0, 1, 2, 2, 0, 0, 1])])
+LABELS = [volume(v) for v in ([0, 0, 1, 1, 2, 2, 0, 1], [0, 0, 1, 1, 2, 1, 1, 1], [0, 0, 1, 2, 2, 0, 0, 1])]
 FUSED = volume([0, 0, 1, 1, 2, 255, 0, 1])
 
 
@@ -41,7 +41,7 @@ def test_figures_of_a_round():
     assert first["changed"] is None
     assert first["dice_to_last"] is None
     nothing = np.zeros((2, 2, 2), np.uint8)
-    empty = count_case(np.stack([nothing] * 3), nothing, classes=3, voxel_ml=0.5, before=nothing)
+    empty = count_case([nothing] * 3, nothing, classes=3, voxel_ml=0.5, before=nothing)
     both = figures({"a": counted(volume([0, 1, 1, 1, 2, 2, 0, 0])), "b": empty}, ("liver", "spleen"), VIEWS)
     assert both["empty"] == ["b"]
     assert both["silent"] == []
@@ -51,7 +51,6 @@ def test_figures_of_a_round():
 
 
 def test_a_view_that_finds_nothing_is_named():
-    labels = LABELS.copy()
-    labels[1] = 0
+    labels = [LABELS[0], np.zeros_like(FUSED), LABELS[2]]
     found = figures({"a": count_case(labels, FUSED, classes=3, voxel_ml=1.0)}, ("liver", "spleen"), VIEWS)
     assert found["silent"] == ["coronal"]

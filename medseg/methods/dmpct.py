@@ -51,7 +51,7 @@ class DMPCT(Method):
         if stop_dice is not None and not 0 < stop_dice <= 1:
             raise ValueError(f"stop_dice is {stop_dice}; accepted is a Dice above 0 and up to 1")
         self.dice, self.fusion, self.ignore_disagreement = dice, fusion, ignore_disagreement
-        self.full_votes, self.warm_students, self.stop_dice = fusion == "mean", student == "warm", stop_dice
+        self.warm_students, self.stop_dice = student == "warm", stop_dice
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Terms `cross_entropy` and `dice`."""
@@ -65,9 +65,9 @@ class DMPCT(Method):
         for index in range(len(cases)):
             votes = cases[index]
             if self.fusion == "vote":
-                fused = fusing.fuse_votes(votes.labels, votes.confidence)
+                fused = fusing.fuse_votes(votes.labels, votes.confidences)
             else:
-                assert votes.probabilities is not None  # asked for by `full_votes`
+                assert votes.probabilities is not None  # since `fusion` asks for them
                 fused = fusing.fuse_mean(votes.probabilities)
             if self.ignore_disagreement and len(votes.labels) > 2:
                 fused[fusing.all_differ(votes.labels)] = IGNORE

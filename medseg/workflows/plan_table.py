@@ -33,6 +33,9 @@ def rows(pipeline: Pipeline, manifest: Manifest) -> list[tuple[str, str]]:
     for index, stage in enumerate(pipeline.stages):
         schedule = stage.schedule
         batch = " + ".join(f"{rows} {stream}" for stream, rows in (schedule.batch or {}).items())
+        if stage.views or stage.rounds:
+            words = f"{', '.join(stage.views) or spec.view}; rounds of pseudo-labels: {stage.rounds}"
+            lines.append((f"stage {index}, views", words))
         lines.append((
             f"stage {index}",
             f"{stage.method.name}, {stage.network.name} width {stage.network.width}, batch {batch}, "

@@ -13,12 +13,12 @@ Counts = dict[str, Any]
 
 
 def count_case(
-    labels: np.ndarray, fused: np.ndarray, *, classes: int, voxel_ml: float, before: np.ndarray | None = None
+    labels: Sequence[np.ndarray], fused: np.ndarray, *, classes: int, voxel_ml: float, before: np.ndarray | None = None
 ) -> Counts:
     """Count one case.
 
     Args:
-        labels: `(V, X, Y, Z)` uint8 class indices, one map per view.
+        labels: for each view `(X, Y, Z)` uint8 class indices.
         fused: `(X, Y, Z)` uint8 class indices, 255 = ignore.
         classes: with background.
         voxel_ml: millilitres of a voxel.
@@ -58,10 +58,10 @@ def _histogram(labels: np.ndarray, classes: int) -> list[int]:
     return counts[:classes].tolist()
 
 
-def _all_differ(labels: np.ndarray) -> int:
+def _all_differ(labels: Sequence[np.ndarray]) -> int:
     if len(labels) < 3:
         return 0
-    apart = np.ones(labels.shape[1:], bool)
+    apart = np.ones(labels[0].shape, bool)
     for i, view in enumerate(labels):
         for other in labels[:i]:
             apart &= view != other

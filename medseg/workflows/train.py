@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from medseg.manifest import Manifest
 from medseg.methods import find
 from medseg.workflows import budget as budgets
 from medseg.workflows import plan_table, settings
+from medseg.workflows.rounds import Product, RoundsRun
+from medseg.workflows.rounds_plan import check_stage
 from medseg.workflows.sections import streams_of
 from medseg.workflows.stage import StageRun
 
@@ -66,20 +69,55 @@ def train(
     _claim(output, resume=resume, fingerprint=fingerprint)
     try:
         resolved = _resolve(pipeline, manifest, output, chosen, budget)
-        previous: Path | None = None
+        product: Product | None = None
         for index, stage in enumerate(resolved.stages):
             folder = output if len(resolved.stages) == 1 else output / f"stage{index}"
             last = index == len(resolved.stages) - 1
-            bundle = (output if last else folder) / "bundle"
-            run = StageRun(resolved, index, manifest, folder, chosen, fingerprint=fingerprint, cache=output / "cache")
-            run.train(bundle, previous=previous if stage.init == "previous" else None, resume=resume)
-            previous = bundle
+            place = Place((output if last else folder) / "bundle", folder, output / "cache", chosen, fingerprint)
+            before = product if stage.init == "previous" else None
+            product = _train_stage(resolved, index, manifest, place, before, resume=resume)
         distributed.barrier()
         if distributed.rank() == 0:
             shutil.rmtree(output / "cache", ignore_errors=True)  # as large as the data, and quickly made again
     finally:
         distributed.finish()
     return output
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stage is trained.
+
+    Args:
+        bundle: its product.
+        folder: of its checkpoints and logs.
+        cache: folder of preprocessed volumes.
+        device: of the networks.
+        fingerprint: of the run.
+    """
+
+    bundle: Path
+    folder: Path
+    cache: Path
+    device: torch.device
+    fingerprint: str
+
+
+def _train_stage(
+    pipeline: Pipeline, index: int, manifest: Manifest, place: Place, previous: Product | None, *, resume: bool
+) -> Product:
+    """One network, or those of several views and rounds."""
+    stage = pipeline.stages[index]
+    if stage.rounds or len(stage.views) > 1:
+        rounds = RoundsRun(pipeline, index, manifest, place.folder, place.device, cache=place.cache, previous=previous)
+        return rounds.train(place.bundle)
+    view = next(iter(stage.views), None)
+    run = StageRun(
+        pipeline, index, manifest, place.folder, place.device,
+        fingerprint=place.fingerprint, cache=place.cache, view=view,
+    )  # fmt: skip
+    run.train(place.bundle, previous=previous.network(view) if previous else None, resume=resume)
+    return Product(place.bundle, {view or run.spec.view: place.bundle})
 
 
 def write_plan(
@@ -112,6 +150,8 @@ def plan_pipeline(pipeline: Pipeline, manifest: Manifest, device: torch.device, 
             path=manifest.path,
             hint="training needs at least one 'label'",
         )
+    for stage in pipeline.stages:
+        check_stage(stage)
     first = pipeline.stages[0]
     spec = planning.plan(
         manifest,
@@ -193,7 +233,7 @@ def _claim(output: Path, *, resume: bool, fingerprint: str) -> None:
         record = output / RECORD
         if output.exists() and not output.is_dir():
             raise OutputError("is a file; a run needs a folder", path=output)
-        if not record.exists() and output.is_dir() and any(output.iterdir()):
+        if not record.exists() and output.is_dir() and not all(_is_round(path) for path in output.iterdir()):
             raise OutputError("is not empty and holds no run", path=output, hint="choose another --output")
         begun = (output / "bundle").exists() or any(output.glob("**/last.pt"))
         if record.exists() and not begun:
@@ -208,6 +248,11 @@ def _claim(output: Path, *, resume: bool, fingerprint: str) -> None:
                 hint="resume with the same command, or choose another --output",
             )
     distributed.barrier()
+
+
+def _is_round(path: Path) -> bool:
+    """Whether this is a round of some run: its pieces are taken where they are the same and made again where not."""
+    return path.is_dir() and path.name.startswith("round") and path.name.removeprefix("round").isdigit()
 
 
 def _recorded(record: Path) -> str:
