@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -120,12 +120,20 @@ def run(study: Study, method: str = "gcssl", **options: Any) -> Fused:
     Raises:
         ConfigError: an unknown name, or an option that the fuser does not have.
     """
-    fuser = fuser_called(method)
-    offered = list(_keywords(fuser))
+    check_options(method, options)
+    return fuser_called(method)(study, **options)
+
+
+def check_options(method: str, options: Iterable[str]) -> None:
+    """Refuse a name or an option that does not exist before any file is opened.
+
+    Raises:
+        ConfigError: an unknown name or option.
+    """
+    offered = list(_keywords(fuser_called(method)))
     strange = [key for key in options if key not in offered]
     if strange:
         raise ConfigError(f"{method} has no option {', '.join(strange)}; it has {', '.join(offered) or 'none'}")
-    return fuser(study, **options)
 
 
 def fuser_called(name: str) -> Fuser:
