@@ -163,25 +163,26 @@ def _draw(ax: Axes, shown: Shown, view: View, scale: Scale) -> None:
     width, height = _size(shown, view)
     if shown.image is not None:
         low, high = shown.window
-        ax.imshow(_plane(shown.image, view, where), cmap="gray", vmin=low, vmax=high, origin="lower",
+        ax.imshow(plane(shown.image, view, where), cmap="gray", vmin=low, vmax=high, origin="lower",
                   extent=(0, width, 0, height), interpolation="bilinear")  # fmt: skip
-    reference, prediction = (_plane(a, view, where) for a in (shown.reference, shown.prediction))
+    reference, prediction = (plane(a, view, where) for a in (shown.reference, shown.prediction))
     for color, value in zip(colors(len(values)), values, strict=True):
-        _contour(ax, reference == value, (width, height), color, linewidths=3.4, alpha=0.55)
-        _contour(ax, prediction == value, (width, height), color, linewidths=1.0)
+        contour(ax, reference == value, (width, height), color, linewidths=3.4, alpha=0.55)
+        contour(ax, prediction == value, (width, height), color, linewidths=1.0)
     if (reference == IGNORE).any():
-        _contour(ax, reference == IGNORE, (width, height), QUIET, linewidths=0.8, linestyles="dotted")
+        contour(ax, reference == IGNORE, (width, height), QUIET, linewidths=0.8, linestyles="dotted")
     ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
-    _letters(ax, view)
+    letters(ax, view)
 
 
-def _plane(volume: np.ndarray, view: View, where: int) -> np.ndarray:
+def plane(volume: np.ndarray, view: View, where: int) -> np.ndarray:
     """`(up, across)`: rows from bottom to top, columns as a radiologist looks at them."""
     plane = np.moveaxis(volume, (view.up, view.across, view.axis), (0, 1, 2))[:, :, where]
     return plane[:, ::-1]
 
 
-def _contour(ax: Axes, mask: np.ndarray, size: tuple[float, float], color: Any, **style: Any) -> None:
+def contour(ax: Axes, mask: np.ndarray, size: tuple[float, float], color: Any, **style: Any) -> None:
+    """The outline of a mask `(up, across)` that is drawn `size` mm wide and high, to the very edge of its voxels."""
     if not mask.any():
         return
     # a rim of background, so that what touches the edge of the image is closed
@@ -191,7 +192,8 @@ def _contour(ax: Axes, mask: np.ndarray, size: tuple[float, float], color: Any, 
     ax.contour(x, y, np.pad(mask, 1).astype(float), levels=[0.5], colors=[color], **style)
 
 
-def _letters(ax: Axes, view: View) -> None:
+def letters(ax: Axes, view: View) -> None:
+    """Which way the patient lies: R, L, A, P, S, I at the edges, and the name of the plane."""
     places = ((0.015, 0.5), (0.985, 0.5), (0.5, 0.015), (0.5, 0.985))
     sides = (("left", "center"), ("right", "center"), ("center", "bottom"), ("center", "top"))
     for letter, (x, y), (h, v) in zip(view.letters, places, sides, strict=True):
