@@ -199,5 +199,9 @@ def _affordable(dataset: PatchStreams, shared: Path = Path("/dev/shm")) -> int: 
 
 
 def _quiet(worker: int) -> None:
-    """The training process alone answers Ctrl-C: it finishes its step, saves, and ends the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The training process alone answers signals: it finishes its step, saves, and ends the workers.
+
+    Ctrl-C reaches a whole process group; so does the TERM of torchrun and of many schedulers.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

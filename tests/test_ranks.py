@@ -1,0 +1,61 @@
+"""Two processes under torchrun, stopped as a terminal or a scheduler stops them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import FAST, write_dataset
+
+LONG = [*FAST, "stages.0.schedule.iterations=120", "stages.0.schedule.validate_every=60"]
+
+
+def start(manifest: Path, folder: Path, said: Path, *more: str) -> subprocess.Popen[bytes]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "medseg"]
+    changes = [part for change in LONG for part in ("--set", change)]
+    arguments = ["train", "--task", "dtc", "--data", manifest, "--output", folder, "--device", "cpu", *changes, *more]
+    with said.open("ab") as file:
+        return subprocess.Popen(
+            [*launcher, *map(str, arguments)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            # a shell that starts things in the background lets them ignore interrupts
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+
+
+def last(folder: Path) -> dict:
+    return torch.load(folder / "last.pt", weights_only=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ranks_stop_together_and_lose_nothing(tmp_path, number):
+    manifest, folder, said = write_dataset(tmp_path), tmp_path / "run", tmp_path / "said.txt"
+    run = start(manifest, folder, said)
+    deadline = time.monotonic() + 120
+    while not (folder / "last.pt").exists():  # written after the first iteration
+        assert run.poll() is None, said.read_text()
+        assert time.monotonic() < deadline, said.read_text()
+        time.sleep(0.02)
+    if number == signal.SIGINT:
+        os.killpg(run.pid, number)  # Ctrl-C reaches the whole group: the launcher, both ranks, their loader workers
+    else:
+        run.terminate()  # a scheduler tells the launcher alone
+    assert run.wait(60) != 0
+    stopped = last(folder)["iteration"]
+    assert 1 < stopped < 120, said.read_text()  # not the checkpoint of the first iteration: nothing was lost
+
+    assert start(manifest, folder, said, "--resume").wait(120) == 0, said.read_text()
+    whole = tmp_path / "whole"
+    assert start(manifest, whole, said).wait(120) == 0, said.read_text()
+    resumed, unbroken = last(folder)["method"], last(whole)["method"]
+    assert all(torch.equal(resumed[key], unbroken[key]) for key in unbroken)
