@@ -172,7 +172,8 @@ def _store(folder: Path, key: str, job: Job) -> None:
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        volume.write(temporary, content, seed=int(key[:8], 16))
+        # of the label itself: where and when its file was written must not change what is learnt from it
+        volume.write(temporary, content, seed=0 if content.label is None else zlib.crc32(content.label.data))
         if volume.read(final, job.name, job.images[0], job.label is not None) is None:
             shutil.rmtree(final, ignore_errors=True)  # damaged
             temporary.rename(final)

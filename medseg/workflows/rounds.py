@@ -21,6 +21,7 @@ import torch
 from medseg.config import DataSpec, Pipeline, Stage, View
 from medseg.engine import distributed
 from medseg.errors import ConfigError
+from medseg.files import make_folder
 from medseg.manifest import Manifest
 from medseg.workflows.pieces import Piece, digest_of
 from medseg.workflows.rounds_bundle import copy_bundle, join_bundles
@@ -114,6 +115,7 @@ class RoundsRun:
         if self.stage.rounds and not self.unlabeled:
             self._note("there is no unlabelled case: only the teachers are trained, which is supervised learning")
         if self.main:
+            make_folder(self.folder)
             self.notes += check_rounds(self.manifest, self.folder / "data_check.json")
         distributed.barrier()
         self._learn(Round(0), self.manifest)
@@ -147,7 +149,8 @@ class RoundsRun:
         distributed.barrier()
         if notes is None:
             self.outlook.say(f"{self._name(number)}: scoring")
-            scores = score_round(self._voter(number), self.manifest, self.views)
+            with self._voter(number) as voter:
+                scores = score_round(voter, self.manifest, self.views)
             notes = piece.finish(scores) if self.main else scores
         distributed.barrier()
         self.outlook.done("scoring", notes.get("seconds", 0.0))

@@ -81,7 +81,8 @@ class Labeller:
             remove_leftovers(self.folder / PSEUDO)
         mine = missing[distributed.rank() :: distributed.world()]
         if mine:
-            self._make(mine, pieces, method, voter(), outlook)
+            with voter() as asked:
+                self._make(mine, pieces, method, asked, outlook)
         distributed.barrier()
         return {name: piece.notes() or {} for name, piece in pieces.items()}
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from copy import copy
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from medseg.portable.volume import VolumeError
 
 
 class Voter:
-    """Asks the networks of a bundle.
+    """Asks the networks of a bundle; a context, at whose end no temporary file is left.
 
     Args:
         bundle: of one view or several.
@@ -38,6 +38,12 @@ class Voter:
         self.network = self.bundle.network.to(device)
         self._files = ExitStack()
         self._folder: Path | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._files.close()
 
     def __call__(self, images: Sequence[Path]) -> Votes:
         """The votes on the image, on the grid of its file; see `both`."""
