@@ -62,6 +62,13 @@ def overlap(a: Box, b: Box) -> Box:
     return x, y, z
 
 
+def seen_from(box: Box, outer: Box) -> Box:
+    """A box in the coordinates of another one's corner."""
+    pairs = zip(box, outer, strict=True)
+    x, y, z = (slice(b.start - o.start, b.stop - o.start) for b, o in pairs)
+    return x, y, z
+
+
 def size(box: Box) -> int:
     """Number of voxels in a box."""
     x, y, z = (b.stop - b.start for b in box)

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from medseg.consensus.field import Box, extent, overlap, size, whole, with_margin
+from medseg.consensus.field import Box, extent, overlap, seen_from, size, whole, with_margin
 from medseg.consensus.study import Study
 
 SMALL = 1 << 16
@@ -100,7 +100,7 @@ def compress(study: Study, *, crop: bool = True) -> Patterns:
     everywhere = boxed[numbers]
     everywhere[0] += int(np.prod(study.shape)) - size(box)
     inside = overlap(box, field)
-    local = tuple(slice(i.start - b.start, i.stop - b.start) for i, b in zip(inside, box, strict=True))
+    local = seen_from(inside, box)
     counts = (_tally(codes[local], len(rows)) if size(inside) < size(box) else boxed)[numbers]
     counts[0] += size(field) - size(inside)
     return Patterns(rows[numbers], counts, everywhere, classes, field, study.shape, box, codes, numbers)
