@@ -15,8 +15,16 @@ from medseg.errors import ConfigError
 
 FUSERS: dict[str, str] = {
     "gcssl": "medseg.consensus.gcssl:gcssl",
+    "majority": "medseg.consensus.voting:majority",
+    "staple-fast": "medseg.consensus.staple:staple",
+    "ml-staple-fast": "medseg.consensus.multilabel_staple:multilabel_staple",
+    "simple": "medseg.consensus.simple:simple",
+    "sba": "medseg.consensus.shape_average:shape_average",
+    "staple": "medseg.consensus.itk_fusers:staple_itk",
+    "ml-staple": "medseg.consensus.itk_fusers:multilabel_staple_itk",
+    "voting-itk": "medseg.consensus.itk_fusers:voting_itk",
 }
-"""Name of each fuser, and the module and function behind it."""
+"""Name of each fuser, and the module and function behind it; `staple`, `ml-staple` and `voting-itk` are SimpleITK's."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from medseg.consensus.patterns import Patterns, compress
 from medseg.consensus.shape_average import agreeing
 from medseg.consensus.staple import trust
 from medseg.consensus.study import MISSING, Fused, Study
+from medseg.errors import ConfigError
 
 Undecided = Literal["background", "undecided"]
 SLOW_FROM = 10
@@ -33,7 +34,7 @@ def staple_itk(study: Study, *, crop: bool = True) -> Fused:
         Confidence as in `staple.staple`. Where ITK answers NaN (every expert has the class everywhere) the share
         of the votes stands in, with a warning.
     """
-    account = Account("staple_itk", crop=crop)
+    account = Account("staple", crop=crop)
     patterns, parts = _prepare(account, study, crop)
     best, labels = np.zeros(parts[0].shape), np.zeros(parts[0].shape, np.uint8)
     rows: list[dict[str, Any]] = [{"name": e.name, "sensitivity": {}, "specificity": {}} for e in study.experts]
@@ -72,9 +73,9 @@ def multilabel_staple_itk(study: Study, *, crop: bool = True, undecided: Undecid
         Confidence: share of the voxel's annotators that gave it the label.
 
     Raises:
-        ValueError: an unknown rule for undecided voxels.
+        ConfigError: an unknown rule for undecided voxels.
     """
-    account = Account("multilabel_staple_itk", crop=crop, undecided=undecided)
+    account = Account("ml-staple", crop=crop, undecided=undecided)
     if len(study.experts) > SLOW_FROM:
         account.warn(f"SimpleITK's multi-label STAPLE is slow with {len(study.experts)} experts")
     return _by_filter(account, study, sitk.MultiLabelSTAPLEImageFilter(), crop, undecided)
@@ -91,9 +92,9 @@ def voting_itk(study: Study, *, undecided: Undecided = "background") -> Fused:
         Confidence: share of the voxel's annotators that gave it the label.
 
     Raises:
-        ValueError: an unknown rule for undecided voxels.
+        ConfigError: an unknown rule for undecided voxels.
     """
-    account = Account("voting_itk", undecided=undecided)
+    account = Account("voting-itk", undecided=undecided)
     return _by_filter(account, study, sitk.LabelVotingImageFilter(), True, undecided)
 
 
@@ -105,7 +106,7 @@ def _by_filter(
     undecided: Undecided,
 ) -> Fused:
     if undecided not in get_args(Undecided):
-        raise ValueError(f"undecided must be one of {', '.join(get_args(Undecided))}, got {undecided!r}")
+        raise ConfigError(f"undecided must be one of {', '.join(get_args(Undecided))}, got {undecided!r}")
     patterns, parts = _prepare(account, study, crop)
     tool.SetLabelForUndecidedPixels(MISSING)
     with account.stage("filter"):

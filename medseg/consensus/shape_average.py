@@ -32,7 +32,7 @@ def shape_average(study: Study) -> Fused:
     Returns:
         Confidence: share of the voxel's annotators that gave it the class that won.
     """
-    account = Account("shape_average")
+    account = Account("sba")
     with account.stage("patterns"):
         patterns = compress(study)
     account.describe(study, patterns)

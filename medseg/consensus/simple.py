@@ -17,6 +17,7 @@ from medseg.consensus.account import Account, present, shares
 from medseg.consensus.patterns import Patterns, compress
 from medseg.consensus.staple import decide
 from medseg.consensus.study import Fused, Study
+from medseg.errors import ConfigError
 
 FEWEST = 2
 
@@ -47,10 +48,10 @@ def simple(study: Study, *, alpha: float = 1.0, max_iterations: int = 25) -> Fus
         max_iterations: at most.
 
     Raises:
-        ValueError: a negative `alpha`.
+        ConfigError: a negative `alpha`.
     """
     if not alpha >= 0:
-        raise ValueError(f"alpha must not be negative, got {alpha}")
+        raise ConfigError(f"alpha must not be negative, got {alpha}")
     account = Account("simple", alpha=alpha, max_iterations=max_iterations)
     with account.stage("patterns"):
         patterns = compress(study)

@@ -40,7 +40,7 @@ def summarise(study: Study, fused: Fused, notes: list[str] | None = None) -> dic
             {
                 "name": expert.name,
                 **known,
-                "dice": _dice(table, study.classes),
+                "dice": dice_by_class(table, study.classes),
                 "coverage": annotated / expert.labels.size,
                 "annotated_voxels": annotated,
                 "empty": bool(annotated and not table[1:-1].any()),
@@ -79,8 +79,13 @@ def contingencies(study: Study, labels: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _dice(table: np.ndarray, classes: tuple[str, ...]) -> dict[str, float | None]:
-    """Dice of each foreground class where the expert annotated, and their mean; None where neither has the class."""
+def dice_by_class(table: np.ndarray, classes: tuple[str, ...]) -> dict[str, float | None]:
+    """Dice of each foreground class where the expert annotated, and their mean; None where neither has the class.
+
+    Args:
+        table: `(K + 1, K)`, one entry of `contingencies`.
+        classes: names of the K classes.
+    """
     seen = table[:-1]
     scores: dict[str, float | None] = {}
     for c, name in enumerate(classes[1:], start=1):

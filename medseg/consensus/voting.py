@@ -9,6 +9,7 @@ import numpy as np
 from medseg.consensus.account import Account, present, shares
 from medseg.consensus.patterns import Patterns, compress
 from medseg.consensus.study import MISSING, Fused, Study
+from medseg.errors import ConfigError
 
 Tie = Literal["background", "lowest", "undecided", "prior"]
 
@@ -23,10 +24,10 @@ def majority(study: Study, *, tie: Tie = "background") -> Fused:
             class that the experts used most in the whole study (the lowest index of those that are equal).
 
     Raises:
-        ValueError: an unknown tie rule.
+        ConfigError: an unknown tie rule.
     """
     if tie not in get_args(Tie):
-        raise ValueError(f"tie must be one of {', '.join(get_args(Tie))}, got {tie!r}")
+        raise ConfigError(f"tie must be one of {', '.join(get_args(Tie))}, got {tie!r}")
     account = Account("majority", tie=tie)
     with account.stage("patterns"):
         patterns = compress(study)
