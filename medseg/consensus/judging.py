@@ -75,6 +75,8 @@ def judge(
         with account.stage("features"):
             features = Features(canvas)
             train, judged = features.at(sample.train), features.at(sample.judged)
+        with account.stage("import"):
+            import sklearn.ensemble  # noqa: F401 - a second that is not the forest's
         with account.stage("forest"):
             partition = Partition(train, sample.target, seed)
         with account.stage("leaves"):
