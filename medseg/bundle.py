@@ -20,15 +20,21 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 
 from medseg import __version__, bundle_meta, portable
-from medseg.bundle_config import SCRIPTS, Config, inference_config, train_config
+from medseg.bundle_config import SCRIPTS, Config, inference_config, inferer_config, train_config
 from medseg.bundle_open import checked_weights, literal, read_json
 from medseg.config import DataSpec
 from medseg.errors import BundleError, MedsegError, OutputError
 from medseg.portable.inferer import SlabInferer
+from medseg.portable.nets import Views
+from medseg.portable.views import ViewsInferer
 
 FORMAT = 1
 PACKAGE = "medseg.portable."
-KINDS = {"network_def": nn.Module, "preprocessing": Compose, "inferer": SlabInferer}
+KINDS: dict[str, Any] = {
+    "network_def": nn.Module,
+    "preprocessing": Compose,
+    "inferer": (SlabInferer, ViewsInferer),
+}
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,15 @@ class OpenBundle:
 
     network: nn.Module
     preprocessing: Compose
-    inferer: SlabInferer
+    inferer: SlabInferer | ViewsInferer
     data: DataSpec
     path: Path
     digest: str
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views that have a network each; none where there is one network."""
+        return tuple(self.network.networks) if isinstance(self.network, Views) else ()
 
 
 def _portable_names(node: Any) -> Any:
@@ -63,7 +74,9 @@ def _portable_names(node: Any) -> Any:
     return node
 
 
-def write_bundle(out: Path, network: nn.Module, *, network_def: Config, data: DataSpec, name: str) -> Path:
+def write_bundle(
+    out: Path, network: nn.Module, *, network_def: Config, data: DataSpec, name: str, fusion: str = "vote"
+) -> Path:
     """Write a bundle; the folder appears whole or not at all.
 
     Args:
@@ -72,6 +85,7 @@ def write_bundle(out: Path, network: nn.Module, *, network_def: Config, data: Da
         network_def: `_target_` dictionary that makes such a network.
         data: what the plan decided about the data.
         name: of the pipeline.
+        fusion: how the views of a `portable.nets.Views` become one, "vote" or "mean".
 
     Returns:
         `out`.
@@ -86,7 +100,10 @@ def write_bundle(out: Path, network: nn.Module, *, network_def: Config, data: Da
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        _write_files(temporary, state, definition, data, name)
+        views = list(network.networks) if isinstance(network, Views) else []
+        _write_files(temporary, state, name, data, _configs(definition, data, name, views, fusion))
+        (temporary / "docs" / "README.md").write_text(bundle_meta.readme(data, name, views), "utf-8")
+        _flush(temporary)
         if out.exists():
             _remove_bundle(out)
         temporary.replace(out)
@@ -104,7 +121,18 @@ def _remove_bundle(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _write_files(folder: Path, state: dict[str, Tensor], definition: Config, data: DataSpec, name: str) -> None:
+def _configs(definition: Config, data: DataSpec, name: str, views: list[str], fusion: str) -> dict[str, Config]:
+    """Files of `configs/`, but for what is known of the weights."""
+    configs = {
+        "inference.json": inference_config(definition, data, inferer_config(data, views, fusion)),
+        "metadata.json": bundle_meta.metadata(data, name, views),
+        "metadata_schema.json": bundle_meta.metadata_schema(),
+    }
+    # MONAI's trainer trains one network on one kind of patch
+    return configs if views else {**configs, "train.json": train_config(definition, data)}
+
+
+def _write_files(folder: Path, state: dict[str, Tensor], name: str, data: DataSpec, configs: dict[str, Config]) -> None:
     for part in ("configs", "models", "docs"):
         (folder / part).mkdir(parents=True)
     source = Path(portable.__file__).parent
@@ -118,17 +146,12 @@ def _write_files(folder: Path, state: dict[str, Tensor], definition: Config, dat
         "weights_sha256": _sha256(weights),
         "data": data.model_dump(mode="json"),
     }
-    configs = {
-        "inference.json": inference_config(definition, data),
-        "train.json": train_config(definition, data),
-        "metadata.json": bundle_meta.metadata(data, name),
-        "metadata_schema.json": bundle_meta.metadata_schema(),
-        "medseg.json": ours,
-    }
-    for file, content in configs.items():
+    for file, content in {**configs, "medseg.json": ours}.items():
         (folder / "configs" / file).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
     (folder / "configs" / "logging.conf").write_text(bundle_meta.LOGGING, "utf-8")
-    (folder / "docs" / "README.md").write_text(bundle_meta.readme(data, name), "utf-8")
+
+
+def _flush(folder: Path) -> None:
     for written in folder.rglob("*"):
         if written.is_file():
             with written.open("rb") as stream:
@@ -163,16 +186,22 @@ def open_bundle(path: Path) -> OpenBundle:
             path=folder / "configs" / "medseg.json",
             hint="train again with this version of medseg",
         ) from error
-    parts = {key: literal(config.get(key), key, config_file) for key in ("network_def", "preprocessing", "inferer")}
-    for key, kind in (("network_def", nn.Module), ("preprocessing", Compose), ("inferer", SlabInferer)):
+    parts = {key: literal(config.get(key), key, config_file) for key in KINDS}
+    for key, kind in KINDS.items():
         if not isinstance(parts[key], kind):
             raise BundleError(f"{key} is not what predicts with medseg", path=config_file)
-    network = parts["network_def"]
+    network, inferer = parts["network_def"], parts["inferer"]
+    known = set(network.networks) if isinstance(network, Views) else set()
+    asked = set(inferer.views) if isinstance(inferer, ViewsInferer) else set()
+    if bool(known) != bool(asked) or not asked <= known:
+        raise BundleError(
+            f"inferer asks for the views {sorted(asked)}, the network has {sorted(known)}", path=config_file
+        )
     weights = folder / "models" / "model.pt"
     network.load_state_dict(checked_weights(_load(weights, expected), network, weights))
     configuration = hashlib.sha256(config_file.read_bytes()).hexdigest()
     digest = hashlib.sha256(f"{expected} {configuration}".encode()).hexdigest()
-    return OpenBundle(network.eval(), parts["preprocessing"], parts["inferer"], data, folder, digest)
+    return OpenBundle(network.eval(), parts["preprocessing"], inferer, data, folder, digest)
 
 
 def _find(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from medseg.config import DataSpec
@@ -36,17 +37,21 @@ def _weights(file: str) -> Config:
     }
 
 
-def _inferer(data: DataSpec) -> Config:
-    return {
-        "_target_": f"{SCRIPTS}.inferer.SlabInferer",
+def inferer_config(data: DataSpec, views: Sequence[str] = (), fusion: str = "vote") -> Config:
+    """What predicts: windows over one network, or over one for each of several views."""
+    common = {
         "roi_size": list(data.patch),
         "overlap": data.overlap,
         "sw_batch_size": 2,
         "label_values": list(data.label_values),
     }
+    if views:
+        return {"_target_": f"{SCRIPTS}.views.ViewsInferer", **common, "views": list(views), "fusion": fusion}
+    context = {"context": list(data.context)} if any(data.context) else {}
+    return {"_target_": f"{SCRIPTS}.inferer.SlabInferer", **common, **context}
 
 
-def inference_config(network_def: Config, data: DataSpec) -> Config:
+def inference_config(network_def: Config, data: DataSpec, inferer: Config) -> Config:
     """`inference.json`: every image of `dataset_dir` to a label map in `output_dir`."""
     cases = {
         "_target_": f"{SCRIPTS}.cases.find_cases",
@@ -64,7 +69,7 @@ def inference_config(network_def: Config, data: DataSpec) -> Config:
             "shuffle": False,
             "num_workers": 0,
         },
-        "inferer": _inferer(data),
+        "inferer": inferer,
         "postprocessing": _compose(
             [{"_target_": f"{SCRIPTS}.saving.SaveLabeld", "keys": ["pred"], "output_dir": "@output_dir"}]
         ),
@@ -107,18 +112,22 @@ def _datalist(key: str) -> Config:
 def train_config(network_def: Config, data: DataSpec) -> Config:
     """`train.json`: continue from these weights on labelled data, with MONAI's stock trainer."""
     prepared = preprocessing(data, ("image", "label"), package=SCRIPTS) + _to_indices(data)
-    both, patch = {"keys": ["image", "label"]}, list(data.patch)
+    both, seen = {"keys": ["image", "label"]}, [n + 2 * c for n, c in zip(data.patch, data.context, strict=True)]
     crops: list[Config] = [
-        {"_target_": "monai.transforms.SpatialPadd", **both, "spatial_size": patch},
+        {"_target_": "monai.transforms.SpatialPadd", **both, "spatial_size": seen},
         {
             "_target_": "monai.transforms.RandCropByPosNegLabeld",
             **both,
             "label_key": "label",
-            "spatial_size": patch,
+            "spatial_size": seen,
             "num_samples": 2,
         },
         {"_target_": "monai.transforms.RandScaleIntensityd", "keys": ["image"], "factors": 0.1, "prob": 0.5},
     ]
+    if any(data.context):  # what is seen beside the labelled slice
+        crops.append(
+            {"_target_": "monai.transforms.CenterSpatialCropd", "keys": ["label"], "roi_size": list(data.patch)}
+        )
     return {
         **_common(network_def),
         "data_list_file": "$@dataset_dir + '/dataset.json'",
@@ -196,7 +205,7 @@ def _training(transforms: list[Config], classes: int) -> Config:
 
 
 def _validation(transforms: list[Config], data: DataSpec) -> Config:
-    own_grid = {k: v for k, v in _inferer(data).items() if k != "label_values"} | {"restore": False}
+    own_grid = {k: v for k, v in inferer_config(data).items() if k != "label_values"} | {"restore": False}
     return {
         "preprocessing": _compose(transforms),
         "dataset": {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import gcd
+
 import monai
 import numpy as np
 import torch
@@ -34,24 +37,36 @@ format=%(asctime)s - %(name)s - %(levelname)s - %(message)s
 """
 
 
-def metadata(data: DataSpec, name: str) -> Config:
+def _sizes(data: DataSpec, views: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Voxels of an example of what the network takes, and of what it makes of it."""
+    if views:  # any size will do that every plane can halve; the patch would be a volume of whole slices
+        example = [min(n, 4 * gcd(n, 16)) for n in data.patch]
+        return example, example
+    return [n + 2 * c for n, c in zip(data.patch, data.context, strict=True)], list(data.patch)
+
+
+def metadata(data: DataSpec, name: str, views: Sequence[str] = ()) -> Config:
     """`metadata.json`: what the model is, takes and gives."""
     organs = ", ".join(data.labels[v] for v in data.label_values[1:])
     modality = data.modality[0] if len(set(data.modality)) == 1 else ", ".join(data.modality)
-    shape = {"spatial_shape": list(data.patch), "dtype": "float32", "value_range": [], "is_patch_data": True}
+    taken, made = _sizes(data, views)
+    tensor = {"dtype": "float32", "value_range": [], "is_patch_data": True}
+    seen = f" A network for each of the views {', '.join(views)}; their label maps are fused." if views else ""
     image = {
         "type": "image",
         "format": "hounsfield" if set(data.modality) == {"CT"} else "magnitude",
         "modality": modality,
         "num_channels": len(data.modality),
-        **shape,
+        "spatial_shape": taken,
+        **tensor,
         "channel_def": {str(i): m for i, m in enumerate(data.modality)},
     }
     pred = {
         "type": "image",
         "format": "segmentation",
         "num_channels": data.classes,
-        **shape,
+        "spatial_shape": made,
+        **tensor,
         "channel_def": {str(i): data.labels[v] for i, v in enumerate(data.label_values)},
     }
     return {
@@ -65,7 +80,7 @@ def metadata(data: DataSpec, name: str) -> Config:
         "supported_apps": {"monai-label": ""},
         "name": name,
         "task": f"Segmentation of {organs} in {modality}",
-        "description": f"Trained by medseg {__version__}, pipeline {name}. Not for diagnostic use.",
+        "description": f"Trained by medseg {__version__}, pipeline {name}.{seen} Not for diagnostic use.",
         "authors": "The user of medseg who trained it",
         "copyright": "As of the training data and its user",
         "intended_use": "Research only; not for diagnostic use.",
@@ -115,15 +130,30 @@ def metadata_schema() -> Config:
     return {"$schema": draft, "type": "object", "properties": properties, "required": list(properties)}
 
 
-def readme(data: DataSpec, name: str) -> str:
+_TRAIN = """Continue training on a Decathlon data list `dataset.json` with `training`
+and `validation`:
+
+    python -m monai.bundle run --config_file configs/train.json --bundle_root . --dataset_dir DATA
+"""
+
+_NO_TRAIN = """There is no `configs/train.json`: each network was trained on slices of its own plane, and
+MONAI's trainer trains one network on one kind of patch. Train again with medseg.
+"""
+
+
+def readme(data: DataSpec, name: str, views: Sequence[str] = ()) -> str:
     """`docs/README.md`: what the model finds and how to run it without medseg."""
     rows = "\n".join(f"| {value} | {data.labels[value]} |" for value in data.label_values)
     spacing = " x ".join(f"{mm:g}" for mm in data.spacing_mm)
     window = " x ".join(map(str, data.patch))
+    seen = one = ""
+    if views:
+        seen = f"It is a network for each of the views {', '.join(views)}; their label maps are fused.\n"
+        one = f"""\nA single view is asked with `--inferer#views "['{views[0]}']"`.\n"""
     return f"""# {name}
 
 A segmentation model for {", ".join(data.modality)}, trained by medseg {__version__} at {spacing} mm
-with windows of {window} voxels. Not for diagnostic use.
+with windows of {window} voxels. {seen}Not for diagnostic use.
 
 | value in the result | structure |
 | --- | --- |
@@ -135,10 +165,7 @@ Predict every image of a folder, from this folder, with MONAI alone:
         --dataset_dir IMAGES --output_dir RESULTS
 
 Each result `<case>.nii.gz` lies on its image's own grid. Files named `<case>_0000`, `<case>_0001`, ...
-are the channels of one case. Continue training on a Decathlon data list `dataset.json` with `training`
-and `validation`:
-
-    python -m monai.bundle run --config_file configs/train.json --bundle_root . --dataset_dir DATA
-
+are the channels of one case.{one}
+{_NO_TRAIN if views else _TRAIN}
 `pip install "monai[nibabel,ignite,fire]"` is all that is needed; with `isal` compressed files are read faster.
 """

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.errors import BundleError
-from medseg.portable import inferer, loading, nets, resample
+from medseg.portable import inferer, loading, nets, resample, views
 
 LARGEST_JSON = 2**22
 
@@ -21,8 +21,10 @@ OURS: dict[str, Any] = {
     "scripts.nets.VNet": nets.VNet,
     "scripts.nets.FirstChannels": nets.FirstChannels,
     "scripts.nets.Planar": nets.Planar,
+    "scripts.nets.Views": nets.Views,
     "scripts.resample.Resampled": resample.Resampled,
     "scripts.inferer.SlabInferer": inferer.SlabInferer,
+    "scripts.views.ViewsInferer": views.ViewsInferer,
 }
 STOCK = ("Compose", "LoadImaged", "Orientationd", "NormalizeIntensityd", "ScaleIntensityRanged")
 NETS = "monai.networks.nets."

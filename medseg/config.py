@@ -173,6 +173,12 @@ class DataSpec(Frozen):
         return len(self.modality) * (1 if self.slice_axis is None else self.slices)
 
     @property
+    def context(self) -> tuple[int, int, int]:
+        """Voxels that a planar network sees on either side of the slice that it labels, along each axis."""
+        x, y, z = (self.slices // 2 if axis == self.slice_axis else 0 for axis in range(3))
+        return x, y, z
+
+    @property
     def network_patch(self) -> tuple[int, ...]:
         """Voxels of a patch along each axis of the network, 2 or 3 of them."""
         return tuple(size for axis, size in enumerate(self.patch) if axis != self.slice_axis)

@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from monai.data import MetaTensor, decollate_batch
 from monai.data.utils import collate_meta_tensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from .labels import LabelSink
+from .labels import LabelSink, Maker
 from .memory import Attempt, with_less_memory
 from .restore import AxisMap, grid_maps, same_grid
 from .slabs import Slabs
@@ -46,8 +45,14 @@ class SlabInferer(Inferer):
         restore: give labels on the grid of the image's file (its `original_affine` and `spatial_shape`),
             else on the image's own.
         label_values: label value of each class; None gives class indices.
+        context: voxels along each axis that the network sees on either side of a window and gives no logits for;
+            beyond the edges of the image its outermost voxels are repeated.
+
+    Attributes:
         probabilities: given a shape `(K, X', Y', Z')`, makes the uint8 array into which probabilities x 255
-            are written (a `numpy.memmap`, say); their first maximum is the label at every voxel.
+            are written (a `numpy.memmap`, say); their first maximum is the label at every voxel. None: not wanted.
+        confidence: given a shape `(X', Y', Z')`, makes the float16 array into which the probability of each label
+            is written. None: not wanted.
         progress: called with the windows done and the windows in all.
     """
 
@@ -59,8 +64,7 @@ class SlabInferer(Inferer):
         mirror_axes: Sequence[int] = (),
         restore: bool = True,
         label_values: Sequence[int] | None = None,
-        probabilities: Callable[[tuple[int, ...]], np.ndarray] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        context: Sequence[int] = (0, 0, 0),
     ) -> None:
         if len(roi_size) != 3 or min(roi_size) < 1:
             raise ValueError(f"roi_size must be three positive numbers, got {list(roi_size)}")
@@ -69,7 +73,15 @@ class SlabInferer(Inferer):
         self.roi_size = (int(roi_size[0]), int(roi_size[1]), int(roi_size[2]))
         self.overlap, self.sw_batch_size, self.mirror_axes = overlap, sw_batch_size, tuple(mirror_axes)
         self.restore, self.label_values = restore, label_values
-        self.probabilities, self.progress = probabilities, progress
+        self.context = (int(context[0]), int(context[1]), int(context[2]))
+        self.probabilities: Maker | None = None
+        self.confidence: Maker | None = None
+        self.progress: Callable[[int, int], None] | None = None
+
+    @property
+    def windows(self) -> list[tuple[int, int, int]]:
+        """The windows that are used, for who wants to know what they cost."""
+        return [self.roi_size]
 
     def __call__(self, inputs: Tensor, network: Predictor, *args: Any, **kwargs: Any) -> Tensor:
         """Predict one image; `args` and `kwargs` go to the network.
@@ -119,12 +131,12 @@ class SlabInferer(Inferer):
         axis = slab_axis(size, attempt.window)
         starts = [window_starts(n, w, self.overlap) for n, w in zip(size, attempt.window, strict=True)]
         maps = [m.shifted(b) for m, b in zip(maps, before, strict=True)]
-        sink = LabelSink(maps, axis, self.label_values, image.device, self.probabilities)
+        sink = LabelSink(maps, axis, self.label_values, image.device, self.probabilities, self.confidence)
         slabs = Slabs(size, starts, axis, attempt, maps, sink)
         positions, done = visit(starts, axis), 0
         for batch in batches(positions, attempt.batch):
-            windows = cut(padded, batch, attempt.window).to(device)
-            logits = mirrored(network, windows, self.mirror_axes).to(attempt.device)
+            windows = cut(padded, batch, attempt.window, self.context).to(device)
+            logits = mirrored(network, windows, self.mirror_axes, self.context).to(attempt.device)
             for position, window in zip(batch, logits, strict=True):
                 slabs.add(window, position)
             done += len(batch)

@@ -70,24 +70,51 @@ def pad_to_window(image: Tensor, window: Sequence[int]) -> tuple[Tensor, list[in
     return torch.stack([pad(channel, amounts, value=float(channel.min())) for channel in image]), before
 
 
-def cut(image: Tensor, positions: Sequence[Position], window: Sequence[int]) -> Tensor:
-    """The windows `(B, C, *window)` of an image `(C, X, Y, Z)`."""
-    regions = [tuple(slice(p, p + w) for p, w in zip(at, window, strict=True)) for at in positions]
-    return torch.stack([image[(slice(None), *region)] for region in regions])
+def cut(
+    image: Tensor, positions: Sequence[Position], window: Sequence[int], context: Sequence[int] = (0, 0, 0)
+) -> Tensor:
+    """The windows `(B, C, *window)` of an image `(C, X, Y, Z)`, each larger by `context` voxels on either side.
+
+    Beyond the edges of the image its outermost voxels are repeated, without a copy of the whole image.
+    """
+    if not any(context):
+        regions = [tuple(slice(p, p + w) for p, w in zip(at, window, strict=True)) for at in positions]
+        return torch.stack([image[(slice(None), *region)] for region in regions])
+    return torch.stack([_edged(image, at, window, context) for at in positions])
 
 
-def mirrored(network: Predictor, windows: Tensor, axes: Sequence[int]) -> Tensor:
-    """Mean logits of `(B, C, X, Y, Z)` over all mirrorings along `axes` (spatial)."""
-    flips = [a + 2 for a in axes if windows.shape[a + 2] > 1]
-    total = _checked(network(windows), windows)
+def _edged(image: Tensor, at: Position, window: Sequence[int], context: Sequence[int]) -> Tensor:
+    for axis, (start, length, more) in enumerate(zip(at, window, context, strict=True), 1):
+        low, high, size = start - more, start + length + more, image.shape[axis]
+        first = max(low, 0)
+        image = image.narrow(axis, first, min(high, size) - first)
+        if low < 0 or high > size:
+            index = torch.arange(low - first, high - first, device=image.device)
+            image = image.index_select(axis, index.clamp_(0, image.shape[axis] - 1))
+    return image
+
+
+def mirrored(network: Predictor, windows: Tensor, axes: Sequence[int], context: Sequence[int] = (0, 0, 0)) -> Tensor:
+    """Mean logits of `(B, C, X, Y, Z)` over all mirrorings along `axes` (spatial).
+
+    Args:
+        network: gives logits of the window without its context.
+        windows: with their context.
+        axes: to mirror; one along which a window has a single voxel is left alone.
+        context: voxels on either side that get no logits.
+    """
+    size = [n - 2 * c for n, c in zip(windows.shape[2:], context, strict=True)]
+    flips = [a + 2 for a in axes if size[a] > 1]
+    total = _checked(network(windows), windows, size)
     for chosen in chain.from_iterable(combinations(flips, n) for n in range(1, len(flips) + 1)):
-        total = total + _checked(network(windows.flip(chosen)), windows).flip(chosen)
+        total = total + _checked(network(windows.flip(chosen)), windows, size).flip(chosen)
     return total / 2 ** len(flips) if flips else total
 
 
-def _checked(logits: Tensor, windows: Tensor) -> Tensor:
-    batch, _, *window = windows.shape
-    if not isinstance(logits, Tensor) or [len(logits), *logits.shape[2:]] != [batch, *window]:
+def _checked(logits: Tensor, windows: Tensor, size: Sequence[int]) -> Tensor:
+    if not isinstance(logits, Tensor) or [len(logits), *logits.shape[2:]] != [len(windows), *size]:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the network made {found} of windows {tuple(windows.shape)}; their size is needed")
+        raise ValueError(
+            f"the network made {found} of windows {tuple(windows.shape)}; logits of the size {list(size)} are needed"
+        )
     return logits.float()

@@ -18,7 +18,7 @@ from monai.data import MetaTensor
 from medseg import __version__
 from medseg.bundle import OpenBundle
 from medseg.errors import DataError, OutputError
-from medseg.portable.labels import LEVELS
+from medseg.portable.labels import LEVELS, mapped_bytes
 from medseg.portable.memory import out_of_memory
 from medseg.portable.reading import Header, VolumeError, read_header
 from medseg.portable.resample import resampled_size
@@ -26,6 +26,7 @@ from medseg.portable.windows import slab_axis
 from medseg.portable.writing import SaveError, is_flat, temporary, write_labels, write_nifti
 from medseg.workflows.predict_cases import LONGEST_NAME, Item
 
+VOTE_BYTES = 3  # label and probability of a view
 PROBABILITIES = "probabilities"  # folder of theirs in the output folder
 
 
@@ -101,11 +102,13 @@ class CasePredictor:
         ]
         stored, here = prod(first.shape), prod(size)
         reading = channels * (stored * (first.dtype.itemsize + 8) + here * 8)
-        window = self.bundle.inferer.roi_size
-        padded = [max(n, w) for n, w in zip(size, window, strict=True)]
-        axis = slab_axis(padded, window)
-        ring = prod(padded) // padded[axis] * window[axis]
-        return max(reading, channels * here * 4 + stored + ring * (data.classes + 2) * 4)
+        rings = []
+        for window in self.bundle.inferer.windows:
+            padded = [max(n, w) for n, w in zip(size, window, strict=True)]
+            axis = slab_axis(padded, window)
+            rings.append(prod(padded) // padded[axis] * window[axis])
+        votes = 0 if len(rings) == 1 else stored * (1 + VOTE_BYTES * len(rings))
+        return max(reading, channels * here * 4 + stored + votes + max(rings) * (data.classes + 2) * 4)
 
     def is_done(self, item: Item, line: str) -> bool:
         """Whether the result of the same image, model and settings is there."""
@@ -169,10 +172,7 @@ class CasePredictor:
         kept: list[np.ndarray] = []
 
         def make(shape: tuple[int, ...]) -> np.ndarray:
-            with scratch.open("wb") as file:  # a full disk must be an error now, not a fault at some later voxel
-                os.posix_fallocate(file.fileno(), 0, prod(shape))
-            stored = np.memmap(scratch, np.uint8, "r+", shape=(shape[0], *shape[:0:-1]))
-            kept[:] = [stored.transpose(0, 3, 2, 1)]  # NIfTI's order in the file: x fastest, classes slowest
+            kept[:] = [mapped_bytes(scratch, shape)]
             return kept[0]
 
         inferer = copy(self.bundle.inferer)

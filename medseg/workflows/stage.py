@@ -181,7 +181,7 @@ class StageRun:
         """What validates and travels: volumes in, class logits out."""
         network = method.segmenter()
         axis = self.spec.slice_axis
-        return network if axis is None else Planar(network, axis)
+        return network if axis is None else Planar(network, axis, self.spec.slices)
 
     def _trainer(
         self, method: Method, streams: dict[str, list[CachedVolume]], state: dict[str, Any] | None
@@ -251,7 +251,7 @@ class StageRun:
     def _score(self, segmenter: nn.Module, volumes: list[CachedVolume]) -> dict[str, Any]:
         """Dice of whole validation volumes, this rank's share of them and then all ranks' mean."""
         mine = ValidationVolumes(volumes[distributed.rank() :: distributed.world()])
-        inferer = SlabInferer(self.spec.patch, overlap=self.spec.overlap, restore=False)
+        inferer = SlabInferer(self.spec.patch, self.spec.overlap, restore=False, context=self.spec.context)
         loader = DataLoader(mine, batch_size=1)
         found = validate(segmenter, loader, inferer, classes=self.spec.classes, device=self.device)
         names = [self.spec.labels[value] for value in self.spec.label_values[1:]]
@@ -277,7 +277,8 @@ class StageRun:
         """The definition of a segmenter around the stage's network."""
         if isinstance(segmenter, Planar):
             inner = self._exported(segmenter.network, definition)
-            return {"_target_": "medseg.portable.nets.Planar", "network": inner, "axis": segmenter.axis}
+            planar = {"_target_": "medseg.portable.nets.Planar", "network": inner, "axis": segmenter.axis}
+            return planar if segmenter.slices == 1 else {**planar, "slices": segmenter.slices}
         if isinstance(segmenter, FirstChannels):
             inner = self._exported(segmenter.network, definition)
             return {
