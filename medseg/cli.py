@@ -10,6 +10,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from medseg import cli_consensus as fused
+
 _USAGE: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, which newer typers carry inside themselves
 
 app = typer.Typer(
@@ -122,6 +124,53 @@ def evaluate(
     from medseg.workflows.evaluate import evaluate as run
 
     run(prediction, reference, output, section=section, tolerance_mm=tolerance_mm, pictures=pictures)
+
+
+@app.command()
+def consensus(
+    output: Output,
+    image: fused.Image = None,
+    annotation: fused.Annotation = None,
+    name: fused.Name = None,
+    data: fused.Data = None,
+    section: fused.Section = None,
+    studies: fused.Studies = None,
+    tag: fused.Tag = None,
+    method: fused.Method = "gcssl",
+    compare: fused.Compare = False,
+    reference: fused.Reference = None,
+    weights: fused.Weights = None,
+    smoothness: fused.Smoothness = None,
+    neighbours: fused.Neighbours = None,
+    ssl: fused.Ssl = None,
+    tie: fused.Tie = None,
+    seed: fused.Seed = None,
+    settings: fused.Settings = None,
+    missing_value: fused.MissingValue = "255",
+    region: fused.Region = None,
+    partial: fused.Partial = None,
+    label: fused.Label = None,
+    probabilities: fused.Probabilities = False,
+    channel: fused.Channel = None,
+    resample: fused.Resample = None,
+    nan: fused.Nan = None,
+    export_soft: fused.ExportSoft = None,
+    tolerance_mm: fused.ToleranceMm = 1.0,
+    report: fused.WithReport = True,
+    viewer: fused.WithViewer = True,
+    jobs: fused.Jobs = None,
+    num_shards: fused.NumShards = 1,
+    shard: fused.Shard = 0,
+    write_back: fused.WriteBack = False,
+    overwrite: fused.Overwrite = False,
+    strict: fused.Strict = False,
+) -> None:
+    """Fuse several experts' annotations of each image into one label map, and report who was trusted and why."""
+    given = dict(locals())
+    from medseg.workflows.consensus import asked
+
+    if asked(given)["failed"]:
+        raise typer.Exit(1)
 
 
 @data_app.command("check")

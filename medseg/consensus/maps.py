@@ -60,7 +60,9 @@ def soft_labels(study: Study, weights: Sequence[float], kind: str) -> np.ndarray
     out[0] = STEPS if kind == "uint8" else 1
     soft = [e.probabilities is not None for e in study.experts]
     box = labelled_box([expert.labels for expert in study.experts])
-    box = tuple(slice(0, n) for n in study.shape) if any(soft) else box
+    if any(soft):
+        x, y, z = (slice(0, n) for n in study.shape)
+        box = x, y, z
     if box is None:
         return out
     experts = list(zip(study.experts, np.asarray(weights, np.float32), strict=True))
