@@ -29,15 +29,18 @@ PLANES = ("sagittal", "coronal", "axial")
 FUSED = "fused"
 
 
-def draw(data: Path, work: Path, number: int, labeled: int, test: int) -> tuple[Path, Path]:
+def draw(chosen: argparse.Namespace, number: int) -> tuple[Path, Path]:
     """Write the manifest of a draw, and one of the pool with its labels, which only measuring reads."""
-    source = json.loads((data / "dataset_22.json").read_text())
-    cases = [{key: str((data / case[key]).resolve()) for key in ("image", "label")} for case in source["training"]]
+    source = json.loads((chosen.data / "dataset_22.json").read_text())
+    cases = [
+        {key: str((chosen.data / case[key]).resolve()) for key in ("image", "label")} for case in source["training"]
+    ]
     random.Random(number).shuffle(cases)
-    training, held_out, pool = cases[:labeled], cases[labeled : labeled + test], cases[labeled + test :]
+    training, rest = cases[: chosen.labeled], cases[chosen.labeled :]
+    held_out, pool = rest[: chosen.test], rest[chosen.test :][: chosen.pool]
     head = {"name": "BTCV", "modality": source["modality"], "labels": source["labels"]}
     unlabeled = [{"image": case["image"]} for case in pool]
-    folder = work / f"draw{number}"
+    folder = chosen.work / f"draw{number}"
     folder.mkdir(parents=True, exist_ok=True)
     manifest, truth = folder / "manifest.json", folder / "pool_truth.json"
     manifest.write_text(json.dumps({**head, "training": training, "unlabeled": unlabeled, "test": held_out}, indent=1))
@@ -100,7 +103,7 @@ def dice(predictions: Path, reference: Path, model: Path | None = None, section:
 
 def of_draw(number: int, chosen: argparse.Namespace) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """All rows of a draw: name -> Dice; and minutes of each training."""
-    manifest, truth = draw(chosen.data, chosen.work, number, chosen.labeled, chosen.test)
+    manifest, truth = draw(chosen, number)
     plan = make_plan(chosen, manifest)
     folder = chosen.work / f"draw{number}"
     run, rows = folder / "dmpct", {}
@@ -149,6 +152,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--labeled", type=int, default=6)
     parser.add_argument("--test", type=int, default=6)
+    parser.add_argument("--pool", type=int, help="most unlabelled cases")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--budget", help="time of the co-training of one draw, such as 45m; the plan is made to fit")
     parser.add_argument("--iterations", type=int, help="of each network, instead of or beside --budget")

@@ -220,7 +220,7 @@ def test_wrong_settings_are_named(manifest, tmp_path, change, words):
 
 
 def test_unknown_task_lists_the_known_ones(manifest, tmp_path):
-    with pytest.raises(ConfigError, match="dtc, dtc_la, supervised"):
+    with pytest.raises(ConfigError, match="dmpct, dtc, dtc_la, self_training, supervised"):
         train("dct", manifest, tmp_path / "run")
 
 
