@@ -91,6 +91,7 @@ def predict(
     inputs: Annotated[Path, typer.Option("--input", "-i", help="An image, a folder of images, or a manifest.")],
     output: Output,
     section: Annotated[str | None, typer.Option(help="List of the manifest to predict; default test.")] = None,
+    view: Annotated[list[str] | None, typer.Option(help="Ask this view alone; may be repeated.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write class probabilities.")] = False,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored images (slower).")] = False,
     overlap: Annotated[float | None, typer.Option(help="Overlap of windows, 0 to below 1.")] = None,
@@ -104,8 +105,8 @@ def predict(
     from medseg.workflows.predict import predict as run
 
     report = run(
-        model, inputs, output, section=section, probabilities=probabilities, mirror=mirror, overlap=overlap,
-        device=device, overwrite=overwrite, strict=strict, shard=shard, num_shards=num_shards,
+        model, inputs, output, section=section, views=view or (), probabilities=probabilities, mirror=mirror,
+        overlap=overlap, device=device, overwrite=overwrite, strict=strict, shard=shard, num_shards=num_shards,
     )  # fmt: skip
     if report["failed"]:
         raise typer.Exit(1)

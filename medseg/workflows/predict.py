@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ from medseg.bundle import OpenBundle, open_bundle
 from medseg.engine import distributed
 from medseg.errors import ConfigError, DataError, MedsegError, OutputError
 from medseg.files import make_folder, write_whole
+from medseg.portable.views import ViewsInferer
+from medseg.portable.views import ViewsInferer
 from medseg.portable.writing import remove_leftovers
 from medseg.workflows.predict_case import PROBABILITIES, CasePredictor, fingerprint, record
 from medseg.workflows.predict_cases import Item, collect, share
@@ -56,7 +58,9 @@ class Options:
 
     Attributes:
         section: list of the manifest; default `test`, or all lists where there is no test case.
+        views: which views of a model of several to ask; default all.
         probabilities: also write the probability of each class, in steps of 1/255.
+        views: the views to ask, of a model that has several; none: all of them, fused.
         mirror: average over mirrored images.
         overlap: of windows, in [0, 1); default as planned.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
@@ -67,7 +71,9 @@ class Options:
     """
 
     section: str | None = None
+    views: Sequence[str] = ()
     probabilities: bool = False
+    views: Sequence[str] = ()
     mirror: bool = False
     overlap: float | None = None
     device: str = "auto"
@@ -138,15 +144,44 @@ def predict(model: Path, inputs: Path, output: Path, **options: Any) -> dict[str
 def _configure(bundle: OpenBundle, chosen: Options, listener: Listener) -> dict[str, Any]:
     """Set the inferer and return with what it predicts."""
     inferer = bundle.inferer
+    views = _views(bundle, chosen)
+    if isinstance(inferer, ViewsInferer):
+        inferer.views = views
     if chosen.overlap is not None:
         inferer.overlap = chosen.overlap
     if chosen.mirror:
         trained = bundle.data.augment.flip_axes
         if not trained:
             listener.say("the model was not trained on mirrored images; --mirror may make it worse")
-        inferer.mirror_axes = tuple(trained or (0, 1, 2))
+        sided = bundle.data.has_sides and not trained
+        inferer.mirror_axes = (1, 2) if sided else tuple(trained or (0, 1, 2))
     mirrored = list(inferer.mirror_axes)
-    return {"overlap": inferer.overlap, "mirror_axes": mirrored, "probabilities": chosen.probabilities}
+    settings = {"overlap": inferer.overlap, "mirror_axes": mirrored, "probabilities": chosen.probabilities}
+    return {**settings, "views": list(views)} if views else settings
+
+
+def _views(bundle: OpenBundle, chosen: Options) -> tuple[str, ...]:
+    """The views to ask; none of a model that has one network.
+
+    Raises:
+        ConfigError: a view that the model does not have, or probabilities of several.
+    """
+    if not bundle.views and chosen.views:
+        raise ConfigError(
+            f"--view {chosen.views[0]}: the model is one network ({bundle.data.view}) and has no views to choose from",
+            path=bundle.path,
+        )
+    for view in chosen.views:
+        if view not in bundle.views:
+            raise ConfigError(f"--view {view}: the model has the views {', '.join(bundle.views)}", path=bundle.path)
+    views = tuple(dict.fromkeys(chosen.views)) or bundle.views
+    if chosen.probabilities and len(views) > 1:
+        raise ConfigError(
+            "--probabilities: several views have label maps in common, but no probabilities of all classes",
+            path=bundle.path,
+            hint=f"ask for one of them, --view {views[0]}",
+        )
+    return views
 
 
 @contextmanager
