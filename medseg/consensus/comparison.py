@@ -69,7 +69,7 @@ def _answer(study: Study, name: str, fused: Fused | None) -> tuple[Fused | None,
 
 def _measured(study: Study, fused: Fused | None, chosen: np.ndarray | None, reference: np.ndarray | None) -> Facts:
     if fused is None:
-        empty = {"dice_to_chosen": None, "volumes_ml": {}, "differing_voxels": None, "undecided_voxels": None}
+        empty: Facts = {"dice_to_chosen": None, "volumes_ml": {}, "differing_voxels": None, "undecided_voxels": None}
         return empty | ({} if reference is None else {"dice_to_reference": None})
     counts = np.bincount(fused.labels.reshape(-1), minlength=MISSING + 1)
     millilitres = float(np.prod(study.spacing_mm)) / 1000
