@@ -7,6 +7,7 @@ fractions of the run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -29,6 +30,9 @@ Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 Sampling = Literal["cases", "union", "half"]
 """How the rows of a batch are shared by the cases. `cases`: equally. `union`: in planes equally by the slices of all
 cases, in volumes as `cases`. `half`: half of the rows by those whose labels were drawn, half by pseudo-labels."""
+
+
+_OTHER_SIDE = {"left": "right", "l": "r", "lt": "rt"}
 
 
 class Frozen(BaseModel):
@@ -156,6 +160,12 @@ class DataSpec(Frozen):
     def label_values(self) -> tuple[int, ...]:
         """The value in label files of each class index."""
         return tuple(sorted(self.labels))
+
+    @property
+    def has_sides(self) -> bool:
+        """Whether there are structures of which one lies on the left and one on the right."""
+        words = [tuple(re.split(r"[^a-z]+", name.lower())) for name in self.labels.values()]
+        return any(tuple(_OTHER_SIDE.get(w, w) for w in name) in words for name in words if _OTHER_SIDE.keys() & name)
 
     @property
     def slice_axis(self) -> int | None:

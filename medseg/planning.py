@@ -95,11 +95,17 @@ def data_spec(fields: Mapping[str, Any]) -> DataSpec:
         ConfigError: with the path of the field.
     """
     try:
-        return DataSpec(**fields)
+        spec = DataSpec(**fields)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in ("data", *first["loc"]))
         raise ConfigError(f"{where}: {first['msg']}, got {first['input']!r}") from error
+    if 0 in spec.augment.flip_axes and spec.has_sides:
+        raise ConfigError(
+            "data.augment.flip_axes has 0, which makes left structures look like right ones, and both are labels",
+            hint="leave 0 out",
+        )
+    return spec
 
 
 def _one_view(views: Sequence[View], given: View | None) -> View | None:

@@ -26,7 +26,6 @@ from medseg.engine import distributed
 from medseg.errors import ConfigError, DataError, MedsegError, OutputError
 from medseg.files import make_folder, write_whole
 from medseg.portable.views import ViewsInferer
-from medseg.portable.views import ViewsInferer
 from medseg.portable.writing import remove_leftovers
 from medseg.workflows.predict_case import PROBABILITIES, CasePredictor, fingerprint, record
 from medseg.workflows.predict_cases import Item, collect, share
@@ -58,9 +57,8 @@ class Options:
 
     Attributes:
         section: list of the manifest; default `test`, or all lists where there is no test case.
-        views: which views of a model of several to ask; default all.
+        views: which views of a model of several to ask; default all of them, fused.
         probabilities: also write the probability of each class, in steps of 1/255.
-        views: the views to ask, of a model that has several; none: all of them, fused.
         mirror: average over mirrored images.
         overlap: of windows, in [0, 1); default as planned.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
@@ -73,7 +71,6 @@ class Options:
     section: str | None = None
     views: Sequence[str] = ()
     probabilities: bool = False
-    views: Sequence[str] = ()
     mirror: bool = False
     overlap: float | None = None
     device: str = "auto"
@@ -166,20 +163,18 @@ def _views(bundle: OpenBundle, chosen: Options) -> tuple[str, ...]:
     Raises:
         ConfigError: a view that the model does not have, or probabilities of several.
     """
-    if not bundle.views and chosen.views:
-        raise ConfigError(
-            f"--view {chosen.views[0]}: the model is one network ({bundle.data.view}) and has no views to choose from",
-            path=bundle.path,
-        )
+    known = bundle.views or (bundle.data.view,)
     for view in chosen.views:
-        if view not in bundle.views:
-            raise ConfigError(f"--view {view}: the model has the views {', '.join(bundle.views)}", path=bundle.path)
+        if view not in known:
+            raise ConfigError(f"--view {view}: the model has no such view; it has {', '.join(known)}", path=bundle.path)
+    if not bundle.views:
+        return ()
     views = tuple(dict.fromkeys(chosen.views)) or bundle.views
     if chosen.probabilities and len(views) > 1:
         raise ConfigError(
-            "--probabilities: several views have label maps in common, but no probabilities of all classes",
+            "--probabilities: the views agree on labels, and have no probabilities of all classes in common",
             path=bundle.path,
-            hint=f"ask for one of them, --view {views[0]}",
+            hint="ask for one, " + " or ".join(f"--view {view}" for view in views),
         )
     return views
 
