@@ -5,8 +5,8 @@ experts' signed distances to its boundary, in mm and negative inside, are averag
 
 Choices where the paper has no answer: only classes that somebody gave a voxel compete there. An expert has no
 distance to a class that he nowhere drew (or drew everywhere), so he is left out of that class's mean; a class
-competes only where at least half of the voxel's annotators have a distance to it. Where an expert annotated
-nothing he abstains, and a face towards such voxels is no boundary.
+competes only where at least half of the voxel's annotators have a distance to it; without any such class the
+majority decides. Where an expert annotated nothing he abstains, and a face towards such voxels is no boundary.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from medseg.consensus.account import Account, present, shares
 from medseg.consensus.patterns import compress
 from medseg.consensus.region import grown
 from medseg.consensus.study import MISSING, Fused, Study
+from medseg.consensus.voting import elect
 from medseg.ops.distance import signed_distance
 
 Spacing = tuple[float, float, float]
@@ -36,10 +37,10 @@ def shape_average(study: Study) -> Fused:
     with account.stage("patterns"):
         patterns = compress(study)
     account.describe(study, patterns)
-    labels = np.zeros(study.shape, np.uint8)
+    labels = patterns.paint(elect(patterns)[0])
     with account.stage("distances"):
         parts = [expert.labels[patterns.field] for expert in study.experts]
-        labels[patterns.field] = nearest(parts, patterns.classes, study.spacing_mm)
+        nearest(parts, patterns.classes, study.spacing_mm, labels[patterns.field])
     with account.stage("write"):
         confidence = agreeing(study, labels)
     weights = shares(present(patterns))
@@ -57,11 +58,18 @@ def agreeing(study: Study, labels: np.ndarray) -> np.ndarray:
     return np.divide(same, np.maximum(cast, 1), dtype=np.float32)
 
 
-def nearest(parts: Sequence[np.ndarray], classes: int, spacing_mm: Spacing) -> np.ndarray:
-    """The fused `(x, y, z)` uint8 labels of the experts' `(x, y, z)` uint8 labels."""
+def nearest(parts: Sequence[np.ndarray], classes: int, spacing_mm: Spacing, labels: np.ndarray) -> None:
+    """Write the class of the smallest mean distance.
+
+    Args:
+        parts: `(x, y, z)` uint8, the experts' labels.
+        classes: K.
+        spacing_mm: of the grid.
+        labels: `(x, y, z)` uint8 to write into; what it holds stays where no class competes.
+    """
     shape = parts[0].shape
     annotators = np.stack([part != MISSING for part in parts]).sum(0, dtype=np.uint16)
-    best, labels = np.full(shape, np.inf, np.float32), np.zeros(shape, np.uint8)
+    best = np.full(shape, np.inf, np.float32)
     boxes = [ndimage.find_objects(np.where(part == MISSING, 0, part), max_label=classes - 1) for part in parts]
     for c in range(classes):
         # one voxel more than anybody's class holds every distance that is asked for
@@ -73,7 +81,6 @@ def nearest(parts: Sequence[np.ndarray], classes: int, spacing_mm: Spacing) -> n
         mean, cast = _mean_distance(cut, c, spacing_mm)
         nearer = voted & (2 * cast >= annotators[box]) & (mean < best[box])
         labels[box][nearer], best[box][nearer] = c, mean[nearer]
-    return labels
 
 
 def _joint(boxes: Sequence[tuple[slice, ...] | None]) -> tuple[slice, ...]:

@@ -63,8 +63,9 @@ def simple(study: Study, *, alpha: float = 1.0, max_iterations: int = 25) -> Fus
         labels, confidence = decide(patterns, {c: s.share for c, s in found.items()})
         painted = patterns.paint(labels), patterns.paint(confidence)
     account.facts["iterations"] = {study.classes[c]: s.iterations for c, s in found.items()}
-    trust = sum((s.phi * s.kept for s in found.values()), np.zeros(len(study.experts)))
-    weights = shares(trust if trust.any() else present(patterns))
+    voting = present(patterns)
+    trust = sum((s.phi * (s.kept & voting) for s in found.values()), np.zeros(len(study.experts)))
+    weights = shares(trust if trust.any() else voting)
     experts = [
         {
             "name": study.experts[r].name,

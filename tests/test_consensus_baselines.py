@@ -1,0 +1,583 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
+
+from medseg.consensus import patterns as patterns_module
+from medseg.consensus.fuse import FUSERS, fuser_called, run
+from medseg.consensus.multilabel_staple import iterate, multilabel_staple, prior_of, start
+from medseg.consensus.patterns import compress
+from medseg.consensus.simple import select
+from medseg.consensus.staple import estimate
+from medseg.consensus.study import MISSING, Expert, Study
+from medseg.errors import ConfigError
+
+OWN = ("majority", "staple-fast", "ml-staple-fast", "simple", "sba")
+ITK = ("staple", "ml-staple", "voting-itk")
+
+
+def study_of(labels, classes=None, spacing=(1.0, 1.0, 1.0)) -> Study:
+    """One expert per map; 1D and 2D maps get axes of length 1."""
+    given_labels = [np.asarray(a, np.uint8) for a in labels]
+    volumes = [a.reshape(*a.shape, *[1] * (3 - a.ndim)) for a in given_labels]
+    highest = max(int(a[a != MISSING].max(initial=0)) for a in volumes)
+    names = tuple(f"class{c}" for c in range(classes or max(highest + 1, 2)))
+    return Study(tuple(Expert(f"e{r}", a) for r, a in enumerate(volumes)), names, spacing)
+
+
+def blobs(shape, experts=5, classes=2, seed=0) -> Study:
+    """Experts whose boundaries wobble; the second draws too much."""
+    random = np.random.default_rng(seed)
+    wide = [3.0 if n > 1 else 0.0 for n in shape]
+    base = [ndimage.gaussian_filter(random.normal(size=shape), wide) for _ in range(classes - 1)]
+    maps = []
+    for r in range(experts):
+        fields = [
+            b / b.std() + 0.4 * (w := ndimage.gaussian_filter(random.normal(size=shape), wide)) / w.std() for b in base
+        ]
+        level = 0.9 - 0.3 * (r == 1)
+        maps.append(np.where(np.max(fields, 0) > level, np.argmax(fields, 0) + 1, 0))
+    return study_of(maps, classes)
+
+
+def votes_of(draw, classes=3, missing=True, experts=(2, 5)):
+    values = [*range(classes), MISSING] if missing else list(range(classes))
+    number = draw(st.integers(*experts))
+    shape = draw(st.sampled_from([(7, 1, 1), (3, 4, 1), (2, 3, 3)]))
+    maps = draw(arrays(np.uint8, (number, *shape), elements=st.sampled_from(values)))
+    return study_of(list(maps), classes)
+
+
+@st.composite
+def studies(draw, **options):
+    return votes_of(draw, **options)
+
+
+def voxels(study):
+    """The votes at each voxel, as lists with None where an expert abstains."""
+    stacked = np.stack([e.labels.ravel() for e in study.experts], 1)
+    return [[None if v == MISSING else int(v) for v in row] for row in stacked]
+
+
+# patterns
+
+
+@pytest.mark.parametrize(("small", "largest"), [(1 << 16, 1 << 20), (8, 1 << 20), (8, 16)])
+@settings(max_examples=40, deadline=None)
+@given(study=studies(experts=(1, 6)), order=st.sampled_from("CF"))
+def test_patterns_stand_for_every_voxel(small, largest, study, order):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(patterns_module, "SMALL", small)
+        patch.setattr(patterns_module, "LARGEST", largest)
+        patch.setattr(patterns_module, "CHUNK", 5)
+        study = replace(
+            study, experts=tuple(replace(e, labels=np.asarray(e.labels, order=order)) for e in study.experts)
+        )
+        found = compress(study)
+        painted = found.paint(np.arange(len(found.table)))
+        index = found.index()
+    stacked = np.stack([np.minimum(e.labels, 3) for e in study.experts], -1)
+    assert (found.table[painted] == stacked).all()
+    assert (painted[found.box] == index).all()
+    assert (np.bincount(painted.ravel(), minlength=len(found.table)) == found.everywhere).all()
+    assert (np.bincount(painted[found.field].ravel(), minlength=len(found.table)) == found.counts).all()
+    assert len(np.unique(found.table, axis=0)) == len(found.table)
+    assert not found.table[0].any()
+
+
+def test_more_experts_than_an_integer_has_digits():
+    random = np.random.default_rng(0)
+    maps = random.integers(0, 3, (60, 30, 20, 1)).astype(np.uint8)  # 3^60 codes, 600 different columns
+    found = compress(study_of(list(maps), 3))
+    assert (found.table[found.paint(np.arange(len(found.table)))] == np.moveaxis(maps, 0, -1)).all()
+    assert found.codes.dtype.itemsize <= 4
+
+
+def test_a_crop_counts_its_field_only_and_answers_everywhere():
+    maps = np.zeros((3, 60, 50, 40), np.uint8)
+    maps[:, 25:30, 20:25, 18:20] = 1
+    maps[0, :10] = MISSING
+    study = study_of(list(maps), spacing=(1.0, 0.5, 3.0))
+    cropped, whole = compress(study), compress(study, crop=False)
+    assert cropped.field == (slice(17, 38), slice(4, 41), slice(10, 28))  # 8 voxels, 16 for 8 mm, 8
+    assert cropped.counts.sum() == 21 * 37 * 18
+    assert whole.counts.sum() == 60 * 50 * 40 == cropped.everywhere.sum()
+    assert cropped.everywhere[cropped.table[:, 0] == 2].sum() == 10 * 50 * 40
+    assert (cropped.paint(cropped.table[:, 0]) == np.minimum(maps[0], 2)).all()
+
+
+def test_a_class_that_the_study_does_not_have_is_refused():
+    for extra in (0, MISSING):
+        with pytest.raises(ValueError, match="class index 4 in a study of 3 classes"):
+            compress(study_of([[0, 1, 4], [0, extra, 2]], 3))
+
+
+# majority
+
+
+def vote(row, tie, used):
+    cast = [v for v in row if v is not None]
+    if not cast:
+        return 0, 0.0
+    counts = {c: cast.count(c) for c in set(cast)}
+    best = sorted(c for c in counts if counts[c] == max(counts.values()))
+    share = max(counts.values()) / len(cast)
+    if len(best) == 1:
+        return best[0], share
+    by_use = max(best, key=lambda c: (used[c], -c))
+    return {"background": 0, "lowest": best[0], "undecided": MISSING, "prior": by_use}[tie], share
+
+
+@pytest.mark.parametrize("tie", ["background", "lowest", "undecided", "prior"])
+@settings(max_examples=30, deadline=None)
+@given(study=studies(classes=4))
+def test_majority_votes(tie, study):
+    fused = run(study, "majority", tie=tie)
+    rows = voxels(study)
+    used = [sum(row.count(c) for row in rows) for c in range(4)]
+    expected = [vote(row, tie, used) for row in rows]
+    assert fused.labels.ravel().tolist() == [label for label, _ in expected]
+    np.testing.assert_allclose(fused.confidence.ravel(), [share for _, share in expected], rtol=1e-6)
+
+
+def test_an_unknown_tie_rule_is_refused():
+    with pytest.raises(ConfigError, match="tie must be one of"):
+        run(study_of([[0, 1], [1, 0]]), "majority", tie="coin")
+
+
+# STAPLE
+
+
+def staple_by_the_letter(rows):
+    """Lists and loops, from the formulas; None abstains."""
+    R = len(rows[0])
+    cast = [d for row in rows for d in row if d is not None]
+    gamma = sum(cast) / len(cast)
+    W = [
+        float(np.mean([d for d in row if d is not None])) if any(d is not None for d in row) else gamma for row in rows
+    ]
+    p = q = None
+    for iteration in range(10_000):
+        before = p, q
+        p, q = [], []
+        for r in range(R):
+            mine = [(row[r], w) for row, w in zip(rows, W, strict=True) if row[r] is not None]
+            p.append(sum(w for d, w in mine if d == 1) / sum(w for _, w in mine))
+            q.append(sum(1 - w for d, w in mine if d == 0) / sum(1 - w for _, w in mine))
+        for x, row in enumerate(rows):
+            a, b = gamma, 1 - gamma
+            for r, d in enumerate(row):
+                if d is not None:
+                    a *= p[r] if d else 1 - p[r]
+                    b *= 1 - q[r] if d else q[r]
+            W[x] = a / (a + b)
+        if iteration and max((x - y) ** 2 for x, y in zip([*p, *q], [*before[0], *before[1]], strict=True)) <= 1e-14:
+            return W, p, q, iteration
+    raise AssertionError("does not settle")
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), holes=st.sampled_from([0.0, 0.2]), experts=st.integers(3, 5))
+def test_staple_is_its_formulas(seed, holes, experts):
+    random = np.random.default_rng(seed)
+    truth = random.random(60) < 0.4
+    maps = (truth ^ (random.random((experts, 60)) < random.uniform(0.05, 0.3, (experts, 1)))).astype(np.uint8)
+    maps[random.random(maps.shape) < holes] = MISSING
+    maps[:, 0], maps[:, 1] = 1, 0  # every expert has both
+    study = study_of(list(maps))
+    W, p, q, iterations = staple_by_the_letter(voxels(study))
+    found = compress(study)
+    got = estimate(found.table, found.counts)
+    np.testing.assert_allclose(got.sensitivity, p, atol=1e-9)
+    np.testing.assert_allclose(got.specificity, q, atol=1e-9)
+    np.testing.assert_allclose(found.paint(got.truth).ravel(), W, atol=1e-9)
+    assert got.iterations == iterations
+    assert got.converged
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 1), (40, 36, 20)])
+@pytest.mark.parametrize("crop", [True, False])
+def test_staple_equals_simpleitk(shape, crop):
+    study = blobs(shape)
+    study = replace(
+        study, experts=tuple(replace(e, labels=np.pad(e.labels, [(12, 14), (9, 15), (0, 0)])) for e in study.experts)
+    )
+    found = compress(study, crop=crop)
+    got = estimate(found.table, found.counts)
+    tool = sitk.STAPLEImageFilter()
+    cut = [np.ascontiguousarray(e.labels[found.field]) for e in study.experts]
+    truth = sitk.GetArrayFromImage(tool.Execute([sitk.GetImageFromArray(a) for a in cut]))
+    np.testing.assert_allclose(got.sensitivity, tool.GetSensitivity(), atol=1e-9)
+    np.testing.assert_allclose(got.specificity, tool.GetSpecificity(), atol=1e-9)
+    np.testing.assert_allclose(found.paint(got.truth)[found.field], truth, atol=1e-6)
+    assert got.iterations == tool.GetElapsedIterations() > 3
+    ours, theirs = run(study, "staple-fast", crop=crop), run(study, "staple", crop=crop)
+    assert (ours.labels == theirs.labels).all()
+    np.testing.assert_allclose(ours.confidence[found.field], theirs.confidence[found.field], atol=1e-6)
+    assert [e["sensitivity"] for e in ours.experts] == [
+        pytest.approx(e["sensitivity"], abs=1e-9) for e in theirs.experts
+    ]
+
+
+def test_the_field_of_view_matters_to_staple():
+    study = blobs((40, 40, 20), seed=3)
+    study = replace(study, experts=tuple(replace(e, labels=np.pad(e.labels, 40)) for e in study.experts))
+    cropped, whole = (run(study, "staple-fast", crop=crop) for crop in (True, False))
+    assert cropped.facts["field_voxels"] < whole.facts["field_voxels"] / 5
+    assert cropped.experts[0]["specificity"]["class1"] < whole.experts[0]["specificity"]["class1"]
+
+
+def test_staple_of_disputed_voxels_only():
+    study = blobs((48, 48, 1), seed=1)
+    rows = voxels(study)
+    disputed = [row for row in rows if len(set(row)) > 1]
+    _, p, q, _ = staple_by_the_letter(disputed)
+    got = run(study, "staple-fast", disputed_only=True)
+    assert [e["sensitivity"]["class1"] for e in got.experts] == pytest.approx(p, abs=1e-9)
+    assert [e["specificity"]["class1"] for e in got.experts] == pytest.approx(q, abs=1e-9)
+
+
+def test_staple_that_does_not_settle_or_reverses_an_expert_says_so():
+    study = blobs((48, 48, 1), seed=1)
+    assert any("did not settle in 2" in w for w in run(study, "staple-fast", max_iterations=2).facts["warnings"])
+    contrary = replace(study.experts[0], name="contrary", labels=1 - study.experts[0].labels)
+    fused = run(replace(study, experts=(*study.experts, contrary)), "staple-fast", crop=False)
+    assert any("contrary is estimated worse than chance" in w for w in fused.facts["warnings"])
+    assert fused.experts[-1]["weight"] == 0
+
+
+# multi-label STAPLE
+
+
+def confusion_by_the_letter(rows, theta, prior):
+    """Lists and loops; theta[r][j][c], None abstains."""
+    K, R = len(prior), len(theta)
+    for _ in range(10_000):
+        sums = [[[0.0] * K for _ in range(K)] for _ in range(R)]
+        for row in rows:
+            W = [prior[c] * np.prod([theta[r][j][c] for r, j in enumerate(row) if j is not None]) for c in range(K)]
+            total = sum(W)
+            for r, j in enumerate(row):
+                if j is not None and total:
+                    for c in range(K):
+                        sums[r][j][c] += W[c] / total
+        change = 0.0
+        for r in range(R):
+            for c in range(K):
+                whole = sum(sums[r][j][c] for j in range(K))
+                for j in range(K):
+                    new = sums[r][j][c] / whole if whole else theta[r][j][c]
+                    change = max(change, abs(new - theta[r][j][c]))
+                    theta[r][j][c] = new
+        if change < 1e-5:
+            return theta
+    raise AssertionError("does not settle")
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10_000), holes=st.sampled_from([0.0, 0.2]))
+def test_multilabel_staple_is_its_formulas(seed, holes):
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, 3, 80)
+    noise = random.integers(0, 3, (4, 80))
+    maps = np.where(random.random((4, 80)) < 0.25, noise, truth).astype(np.uint8)
+    maps[random.random(maps.shape) < holes] = MISSING
+    study = study_of(list(maps), 3)
+    found = compress(study)
+    first = start(found, found.counts)
+    prior = prior_of(found, found.counts)
+    rows = voxels(study)
+    cast = [v for row in rows for v in row if v is not None]
+    assert prior.tolist() == pytest.approx([cast.count(c) / len(cast) for c in range(3)])
+    slow = confusion_by_the_letter(rows, first[:, :3].tolist(), prior.tolist())
+    got = iterate(found.table, found.counts, first, prior)
+    np.testing.assert_allclose(got.theta[:, :3], slow, atol=1e-9)
+    assert got.converged
+
+
+def itk_confusion(study, iterations=None):
+    tool = sitk.MultiLabelSTAPLEImageFilter()
+    if iterations is not None:
+        tool.SetMaximumNumberOfIterations(iterations)
+    labels = sitk.GetArrayFromImage(tool.Execute([sitk.GetImageFromArray(e.labels.copy()) for e in study.experts]))
+    K = len(study.classes)
+    matrices = [np.reshape(tool.GetConfusionMatrix(r), (K + 1, K)) for r in range(len(study.experts))]
+    return labels, np.array(matrices)
+
+
+def test_multilabel_staple_equals_simpleitk_where_no_vote_is_tied():
+    study = blobs((40, 36, 8), experts=3, seed=2)
+    ours = run(study, "ml-staple-fast", crop=False)
+    labels, theirs = itk_confusion(study)
+    assert (ours.labels == labels).all()
+    mine = np.array([[e["confusion"][c] for c in study.classes] for e in ours.experts])
+    np.testing.assert_allclose(mine, np.moveaxis(theirs[:, :2], 1, 2), atol=1e-6)
+    assert (run(study, "ml-staple").labels == run(study, "ml-staple-fast").labels).all()
+
+
+def test_from_simpleitks_own_start_multilabel_staple_ends_where_simpleitk_does():
+    study = blobs((40, 36, 8), experts=4, classes=4, seed=5)
+    found = compress(study, crop=False)
+    labels, theirs = itk_confusion(study)
+    _, first = itk_confusion(study, iterations=0)
+    first[:, -1] = 1  # its last row stands for no vote; ours for a missing one
+    got = iterate(found.table, found.counts, first, prior_of(found, found.counts))
+    np.testing.assert_allclose(got.theta[:, :4], theirs[:, :4], atol=1e-6)
+    assert (found.paint(got.truth.argmax(1)) == labels).mean() > 0.9999
+
+
+def test_simpleitks_start_counts_ties_for_the_wrong_vote_and_ours_does_not():
+    study = study_of([[0, 0, 1, 1], [0, 1, 0, 1]])
+    _, theirs = itk_confusion(study, iterations=0)
+    assert theirs[0].tolist() == [[1, 0], [0.5, 0.5], [1, 0]]  # a pixel of vote 0 stands in the row of vote 1
+    found = compress(study)
+    ours = start(found, found.counts)
+    # each tied pixel in halves: vote 0 of the first expert meets 1 + 1/2 zeros and 1/2 one
+    np.testing.assert_allclose(ours[:, :2], [[[0.75, 0.25], [0.25, 0.75]]] * 2)
+
+
+def test_two_experts_who_differ_are_reconciled():
+    study = blobs((48, 48, 1), experts=2, classes=3, seed=4)
+    fused = run(study, "ml-staple-fast")
+    assert np.isfinite(fused.confidence).all()
+    said = np.stack([e.labels for e in study.experts])
+    assert (fused.labels == said).any(0).all()
+
+
+# SIMPLE
+
+
+def simple_by_the_letter(rows, alpha):
+    """Shares and experts kept, for class 1."""
+    R = len(rows[0])
+    kept, phi = set(range(R)), [1.0] * R
+
+    def shares_of(weights, members):
+        out = []
+        for row in rows:
+            cast = sum(weights[r] for r in members if row[r] is not None)
+            out.append(sum(weights[r] for r in members if row[r] == 1) / cast if cast else 0.0)
+        return out
+
+    share = shares_of(phi, kept)
+    for _ in range(25):
+        phi = []
+        for r in range(R):
+            mine = [(row[r] == 1, s > 0.5) for row, s in zip(rows, share, strict=True) if row[r] is not None]
+            sizes = sum(a for a, _ in mine) + sum(b for _, b in mine)
+            phi.append(2 * sum(a and b for a, b in mine) / sizes if sizes else 1.0)
+        inside = [phi[r] for r in sorted(kept)]
+        still = kept
+        if len(kept) > 2:
+            limit = np.mean(inside) - alpha * np.std(inside)
+            still = {r for r in kept if phi[r] >= limit - 1e-12}
+            if len(still) < 2:
+                still = set(sorted(kept, key=lambda r: (-phi[r], r))[:2])
+        following = shares_of(phi, still)
+        same = still == kept and [s > 0.5 for s in following] == [s > 0.5 for s in share]
+        share, kept = following, still
+        if same:
+            break
+    return share, kept
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), holes=st.sampled_from([0.0, 0.25]), alpha=st.sampled_from([0.3, 1.0, 2.0]))
+def test_simple_is_its_description(seed, holes, alpha):
+    random = np.random.default_rng(seed)
+    truth = random.random(50) < 0.4
+    maps = (truth ^ (random.random((5, 50)) < random.uniform(0, 0.4, (5, 1)))).astype(np.uint8)
+    maps[random.random(maps.shape) < holes] = MISSING
+    study = study_of(list(maps))
+    share, kept = simple_by_the_letter(voxels(study), alpha)
+    found = compress(study)
+    got = select(found, 1, alpha, 25)
+    assert set(np.flatnonzero(got.kept)) == kept
+    assert len(kept) >= 2
+    np.testing.assert_allclose(found.paint(got.share).ravel(), share, atol=1e-12)
+
+
+def test_simple_drops_an_outlier_and_keeps_equals():
+    study = blobs((40, 40, 1), experts=4, seed=0)
+    odd = Expert("odd", np.roll(study.experts[0].labels, 13, 0))
+    fused = run(replace(study, experts=(*study.experts, odd)), "simple")
+    assert fused.experts[-1]["dropped_for"] == ["class1"]
+    assert fused.experts[-1]["weight"] == 0
+    equal = run(replace(study, experts=tuple(Expert(f"{r}", study.experts[0].labels) for r in range(7))), "simple")
+    assert all(not e["dropped_for"] and e["weight"] == pytest.approx(1 / 7) for e in equal.experts)
+    with pytest.raises(ConfigError, match="alpha must not be negative"):
+        run(study, "simple", alpha=-1)
+
+
+# shape-based averaging
+
+
+def signed_by_the_letter(labels, c, spacing):
+    """Every pair of annotated voxels; None where there is no boundary."""
+    where = np.argwhere(labels != MISSING)
+    mm = np.asarray(spacing)
+    inside = [v for v in where if labels[tuple(v)] == c]
+    outside = [v for v in where if labels[tuple(v)] != c]
+    if not inside or not outside:
+        return None
+    half, out = 0.5 * min(spacing), {}
+    for v in where:
+        others, sign = (outside, -1) if labels[tuple(v)] == c else (inside, 1)
+        out[tuple(v)] = sign * (min(float(np.linalg.norm((v - o) * mm)) for o in others) - half)
+    return out
+
+
+@settings(max_examples=25, deadline=None)
+@given(study=studies(classes=3, experts=(2, 4)), spacing=st.sampled_from([(1.0, 1.0, 1.0), (0.7, 1.3, 2.5)]))
+def test_shape_average_is_its_description(study, spacing):
+    study = replace(study, spacing_mm=spacing)
+    got = run(study, "sba").labels
+    voted = run(study, "majority").labels
+    fields = [[signed_by_the_letter(e.labels, c, spacing) for e in study.experts] for c in range(3)]
+    for voxel in np.ndindex(*study.shape):
+        cast = [int(e.labels[voxel]) for e in study.experts if e.labels[voxel] != MISSING]
+        means = {}
+        for c in sorted(set(cast)):
+            known = [f[voxel] for f in fields[c] if f is not None and voxel in f]
+            if known and 2 * len(known) >= len(cast):
+                means[c] = float(np.mean(known))
+        if means:
+            assert means[int(got[voxel])] <= min(means.values()) + 1e-5
+        else:
+            assert got[voxel] == voted[voxel]
+
+
+def test_shape_average_of_three_intervals_in_mm():
+    # ends at 4, 6 and 14 voxels of 2 mm: the mean boundary lies at 8 voxels, the majority's at 6
+    maps = [[1] * n + [0] * (30 - n) for n in (4, 6, 14)]
+    study = study_of(maps, spacing=(2.0, 3.0, 3.0))
+    assert run(study, "sba").labels.sum() == 8
+    assert run(study, "majority").labels.sum() == 6
+
+
+# all of them
+
+
+@pytest.mark.parametrize("method", [*OWN, *ITK])
+@pytest.mark.parametrize("shape", [(30, 28, 1), (20, 18, 12)])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_identical_experts_give_that_mask(method, shape, classes):
+    one = blobs(shape, experts=1, classes=classes).experts[0].labels
+    fused = run(study_of([one, one.copy(), one.copy()], classes), method)
+    assert (fused.labels == one).all()
+    np.testing.assert_allclose(fused.confidence, 1, atol=1e-6)
+    assert [e["weight"] for e in fused.experts] == pytest.approx([1 / 3] * 3)
+    assert fused.labels.dtype == np.uint8
+    assert fused.confidence.dtype == np.float32
+
+
+@pytest.mark.parametrize("method", OWN)
+def test_order_orientation_and_layout_do_not_matter(method):
+    study = blobs((30, 28, 6), experts=5, classes=3, seed=6)
+    study.experts[3].labels[:9] = MISSING
+    fused = run(study, method)
+    turned = run(replace(study, experts=study.experts[::-1]), method)
+    assert (fused.labels == turned.labels).all()
+    np.testing.assert_allclose(fused.confidence, turned.confidence, atol=1e-6)
+    flipped = replace(study, experts=tuple(replace(e, labels=e.labels[::-1, :, ::-1]) for e in study.experts))
+    assert (run(flipped, method).labels[::-1, :, ::-1] == fused.labels).all()
+    fortran = replace(study, experts=tuple(replace(e, labels=np.asfortranarray(e.labels)) for e in study.experts))
+    assert (run(fortran, method).labels == fused.labels).all()
+
+
+@pytest.mark.parametrize("method", OWN)
+def test_who_annotated_nothing_is_as_good_as_away(method):
+    study = blobs((30, 28, 6), experts=4, classes=3, seed=7)
+    silent = Expert("silent", np.full(study.shape, MISSING, np.uint8))
+    fused, joined = run(study, method), run(replace(study, experts=(*study.experts, silent)), method)
+    assert (fused.labels == joined.labels).all()
+    np.testing.assert_allclose(fused.confidence, joined.confidence, atol=1e-6)
+    assert joined.facts["dropped"] == ["silent"]
+    assert joined.experts[-1]["weight"] == 0
+    assert any("silent annotated no voxel" in w for w in joined.facts["warnings"])
+
+
+@pytest.mark.parametrize("method", [*OWN, *ITK])
+@pytest.mark.parametrize("value", [0, 1, MISSING])
+def test_all_empty_all_full_or_nothing_annotated(method, value):
+    fused = run(study_of([np.full((9, 8, 7), value)] * 3, 2), method)
+    assert (fused.labels == (value == 1)).all()
+    assert np.isfinite(fused.confidence).all()
+    told = {0: "the consensus is empty", 1: "no expert called any voxel background", MISSING: "nothing is annotated"}
+    assert any(told[value] in w for w in fused.facts["warnings"])
+    json.dumps([fused.facts, fused.experts], allow_nan=False)
+    if method == "staple" and value == 1:
+        assert any("answers NaN" in w for w in fused.facts["warnings"])
+
+
+@pytest.mark.parametrize("method", [*OWN, *ITK])
+def test_one_empty_expert_is_a_vote(method):
+    study = blobs((30, 28, 1), experts=4, seed=8)
+    empty = Expert("blind", np.zeros(study.shape, np.uint8))
+    fused = run(replace(study, experts=(*study.experts, empty)), method)
+    assert fused.facts["empty"] == ["blind"]
+    assert any("blind labelled nothing" in w for w in fused.facts["warnings"])
+    assert fused.labels.any()
+    if "staple" in method and "ml" not in method:
+        assert fused.experts[-1]["sensitivity"]["class1"] == 0
+        assert fused.experts[-1]["weight"] == 0
+
+
+@pytest.mark.parametrize("method", OWN)
+def test_what_nobody_annotated_is_background_without_confidence(method):
+    study = blobs((30, 28, 1), experts=3, seed=9)
+    for expert in study.experts:
+        expert.labels[:5] = MISSING
+    fused = run(study, method)
+    assert not fused.labels[:5].any()
+    assert not fused.confidence[:5].any()
+    assert fused.facts["uncovered_voxels"] == 5 * 28
+
+
+@pytest.mark.parametrize("method", sorted(set(FUSERS) - {"gcssl"}))
+def test_probabilities_count_as_their_likeliest_class_and_that_is_said(method):
+    study = blobs((20, 20, 1), experts=3, seed=1)
+    soft = np.stack([1 - study.experts[0].labels, study.experts[0].labels]).astype(np.float32)
+    fused = run(replace(study, experts=(replace(study.experts[0], probabilities=soft), *study.experts[1:])), method)
+    assert fused.facts["from_probabilities"] == ["e0"]
+    assert (fused.labels == run(study, method).labels).all()
+
+
+def test_simpleitks_voting_is_ours_and_its_ties_are_counted():
+    study = blobs((30, 28, 6), experts=4, classes=3, seed=3)
+    ours, theirs = run(study, "majority"), run(study, "voting-itk")
+    assert (ours.labels == theirs.labels).all()
+    assert ours.facts["tied_voxels"] == theirs.facts["tied_voxels"] > 0
+    left = run(study, "voting-itk", undecided="undecided")
+    assert (left.labels == run(study, "majority", tie="undecided").labels).all()
+    with pytest.raises(ConfigError, match="undecided must be one of"):
+        run(study, "voting-itk", undecided="coin")
+
+
+@pytest.mark.parametrize("method", ITK)
+def test_simpleitk_takes_missing_for_background_and_that_is_said(method):
+    study = blobs((30, 28, 1), experts=3, seed=3)
+    study.experts[1].labels[10:] = MISSING
+    fused = run(study, method)
+    assert any("counts as background" in w for w in fused.facts["warnings"])
+    filled = replace(study.experts[1], labels=np.where(study.experts[1].labels == MISSING, 0, study.experts[1].labels))
+    full = run(replace(study, experts=(study.experts[0], filled, study.experts[2])), method)
+    assert (fused.labels == full.labels).all()
+
+
+def test_many_experts_make_simpleitks_multilabel_staple_slow_and_that_is_said():
+    study = blobs((20, 20, 1), experts=11)
+    assert any("slow with 11 experts" in w for w in run(study, "ml-staple").facts["warnings"])
+
+
+def test_every_fuser_is_the_function_it_is_listed_as():
+    assert fuser_called("ml-staple-fast") is multilabel_staple
+    assert {*OWN, *ITK} == set(FUSERS) - {"gcssl"}
