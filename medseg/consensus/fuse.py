@@ -84,7 +84,7 @@ def fuse(
         ConfigError: an unknown method or option.
     """
     filed = [isinstance(a, str | Path) for a in annotations]
-    if any(filed) != all(filed):
+    if filed and any(filed) != all(filed):
         raise ConfigError("some annotations are files and some are arrays; give all in one way")
     if filed and filed[0]:
         if spacing_mm is not None:
