@@ -2,54 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from medseg.consensus.label_values import Values, distinct, indices, integers
 from medseg.consensus.study import MISSING, Expert, Study
 from medseg.errors import ConfigError, DataError
 
 Regions = Sequence[np.ndarray | None] | Mapping[str, np.ndarray]
 
-_WHOLE = 1e-6
-"""Floating-point labels may be so far from an integer."""
 _SUM = 1e-3
 """Probabilities may so much exceed 1, or not sum to it, by rounding."""
 _NOTHING = 1e-6
 """Probabilities that sum to less say that nothing was annotated."""
-_CHUNK, _TABLE = 1 << 20, 1 << 16
-
-
-@dataclass(frozen=True, eq=False)
-class Values:
-    """How class indices are spelled in the user's arrays.
-
-    Args:
-        of: `(K,)` int64 label value of each class, 0 first.
-        missing: value of what was not annotated; None if there is none.
-        dtype: of the label arrays.
-        shape: of the label arrays.
-    """
-
-    of: np.ndarray
-    missing: int | None
-    dtype: np.dtype
-    shape: tuple[int, ...]
-
-    def restore(self, labels: np.ndarray) -> np.ndarray:
-        """Class indices `(X, Y, Z)` as the user spells them; undecided voxels get the missing value.
-
-        Raises:
-            ConfigError: voxels are undecided and the user's arrays have no value for that.
-        """
-        table = np.zeros(MISSING + 1, self.dtype)
-        table[: len(self.of)] = self.of.astype(self.dtype)
-        if (labels == MISSING).any():
-            if self.missing is None or not _fits(self.missing, self.dtype):
-                raise ConfigError("voxels stay undecided and no label value says so; take another tie rule")
-            table[MISSING] = self.missing
-        return table[labels].reshape(self.shape)
 
 
 def study_of(
@@ -75,13 +42,13 @@ def study_of(
     titles = _names(names, len(given))
     picture = None if image is None else np.asarray(image)
     grid = _grid(picture, given, titles)
-    hard = {t: _integers(a, t) for t, a in zip(titles, given, strict=True) if a.shape == grid}
+    hard = {t: integers(a, t) for t, a in zip(titles, given, strict=True) if a.shape == grid}
     channels = max((len(a) for a in given if a.shape != grid), default=1)
     values, notes = _values(hard, channels, missing), list[str]()
     experts = []
     for title, array in zip(titles, given, strict=True):
         if title in hard:
-            labels, soft = _indices(hard.pop(title), values, missing), None
+            labels, soft = indices(hard.pop(title), values, missing), None
         else:
             labels, soft = _probabilities(array, title, len(values), notes)
         experts.append(_within(Expert(title, labels, soft), _region(regions, titles, title), grid))
@@ -133,63 +100,15 @@ def _size(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _integers(array: np.ndarray, title: str) -> np.ndarray:
-    """Labels of any integer type; numbers with a fraction are none."""
-    if array.dtype.kind in "biu":
-        return array.astype(np.uint8) if array.dtype.kind == "b" else array
-    if array.dtype.kind != "f":
-        raise DataError(f"{title} holds {array.dtype}; integers, or probabilities (K, ...), are wanted")
-    whole = np.rint(array)
-    if not (np.abs(array - whole) <= _WHOLE).all():  # NaN is none either
-        hint = "probabilities have one channel per class in front, the background first"
-        raise DataError(f"{title} holds numbers that are no integers", hint=hint)
-    return whole.astype(np.int64)
-
-
 def _values(hard: Mapping[str, np.ndarray], channels: int, missing: int | None) -> np.ndarray:
     """All label values, 0 first; channels of probabilities count from 0."""
-    found = {v for array in hard.values() for v in _distinct(array)} - {missing}
+    found = {v for array in hard.values() for v in distinct(array)} - {missing}
     if missing is not None and 0 <= missing < channels:
         raise DataError(f"value {missing} means not annotated and is a class of the probabilities; change `missing`")
     values = [0, *sorted((found | set(range(channels))) - {0})]
     if len(values) > MISSING:
         raise DataError(f"{len(values)} label values; at most {MISSING} are possible, with the background")
     return np.array(values, np.int64)
-
-
-def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:
-    """Planes of an array, several at a time: what is made of them stays in the cache."""
-    step = max(1, _CHUNK * len(array) // max(array.size, 1))
-    yield from (array[k : k + step] for k in range(0, len(array), step))
-
-
-def _distinct(array: np.ndarray) -> list[int]:
-    if not array.size:
-        return []
-    low, high = int(array.min()), int(array.max())
-    if high - low >= _TABLE:
-        return [int(v) for v in np.unique(array)]
-    seen = np.zeros(high - low + 1, np.int64)
-    for piece in _pieces(array):
-        if low or piece.any():
-            seen += np.bincount((piece.astype(np.int64) - low).reshape(-1), minlength=seen.size)
-        else:
-            seen[0] += piece.size
-    return [low + int(v) for v in np.flatnonzero(seen)]
-
-
-def _indices(array: np.ndarray, values: np.ndarray, missing: int | None) -> np.ndarray:
-    """Class indices `(X, Y, Z)` uint8; the array itself where it is spelled so already."""
-    volume = array.reshape(*array.shape, *[1] * (3 - array.ndim))
-    if array.dtype == np.uint8 and missing in (None, MISSING) and values[-1] == len(values) - 1:
-        return volume
-    known = values if missing is None else np.append(values, missing)
-    order = np.argsort(known, kind="stable")
-    index = np.append(np.arange(len(values)), MISSING)[: len(known)].astype(np.uint8)[order]
-    found = np.empty(volume.shape, np.uint8)
-    for piece, out in zip(_pieces(volume), _pieces(found), strict=True):
-        out[...] = index[np.searchsorted(known[order], piece)]
-    return found
 
 
 def _probabilities(array: np.ndarray, title: str, classes: int, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -265,7 +184,3 @@ def _channels(image: np.ndarray | None, grid: tuple[int, ...], nan: str | None) 
             raise DataError(f"the image has {int(bad.sum())} voxels that are NaN or infinite; nan='zero' replaces them")
         volume[bad] = 0
     return volume
-
-
-def _fits(value: int, dtype: np.dtype) -> bool:
-    return dtype.kind == "f" or (dtype.kind in "iu" and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)

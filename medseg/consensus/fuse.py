@@ -108,8 +108,8 @@ def _fuse_files(
 ) -> Consensus:
     from dataclasses import fields
 
-    from medseg.consensus.arrays import Values
     from medseg.consensus.files import read_study
+    from medseg.consensus.label_values import Values
     from medseg.consensus.reading import Reading
 
     known = {field.name for field in fields(Reading)}
@@ -165,7 +165,7 @@ def consensus_of(study: Study, fused: Fused, values: Any, notes: Sequence[str] =
     Args:
         study: what was fused.
         fused: the answer.
-        values: `medseg.consensus.arrays.Values`, the spelling.
+        values: `medseg.consensus.label_values.Values`, the spelling.
         notes: what was strange about the input.
         form: of the files, if there are any.
     """
