@@ -27,11 +27,13 @@ class Source:
         image: `(C, X, Y, Z)` floating point.
         label: `(1, X, Y, Z)` uint8, or None.
         background: `(C,)`, the image beyond its edges.
+        repeat: axis beyond whose ends there are the outermost slices again, as neighbours of the slices there.
     """
 
     image: Tensor
     label: Tensor | None
     background: Tensor
+    repeat: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +137,10 @@ def _cut(
     at, shape, centre = start, wanted, np.asarray(start) + (np.asarray(wanted) - 1) / 2
     if drawn.matrix is not None:
         at, shape = source_box(centre, drawn.matrix, wanted)
-    image = box(source.image, at, shape, source.background)
-    label = box(source.label, at, shape, torch.zeros(1)) if with_label and source.label is not None else None
+    image = box(source.image, at, shape, source.background, source.repeat)
+    label = None
+    if with_label and source.label is not None:
+        label = box(source.label, at, shape, torch.zeros(1), source.repeat)
     if drawn.matrix is None:
         return image, label
     return gather(image.float(), label, centre - np.asarray(at), drawn.matrix, wanted)

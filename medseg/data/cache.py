@@ -16,6 +16,7 @@ import socket
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -67,7 +68,7 @@ class VolumeCache:
             progress: called with the number of cases made and to make.
 
         Returns:
-            One volume per case, in order.
+            One volume per case, in order; `pseudo` for those whose case says so by an extra key of that name.
 
         Raises:
             DataError: a case that cannot be used.
@@ -83,7 +84,8 @@ class VolumeCache:
             found[key] = self._open(key, missing[key])
             if progress:
                 progress(done, len(missing))
-        return [self._sure(found[key], key) for key in keys]
+        made = zip(cases, keys, strict=True)
+        return [replace(self._sure(found[key], key), pseudo=bool(getattr(c, "pseudo", False))) for c, key in made]
 
     def _job(self, manifest: Manifest, case: Case, spec: DataSpec) -> Job:
         hidden = any(case is other for other in manifest.unlabeled)

@@ -11,7 +11,9 @@ from torch import Tensor
 _CHUNK = 2**17  # points at a time: the dozen arrays of a chunk stay in the cache
 
 
-def box(volume: Tensor, start: Sequence[int], shape: Sequence[int], background: Tensor) -> Tensor:
+def box(
+    volume: Tensor, start: Sequence[int], shape: Sequence[int], background: Tensor, repeat: int | None = None
+) -> Tensor:
     """Copy `(C, *shape)` out of a volume `(C, X, Y, Z)`, dtype kept.
 
     Args:
@@ -19,7 +21,16 @@ def box(volume: Tensor, start: Sequence[int], shape: Sequence[int], background: 
         start: first voxel, possibly outside of the volume.
         shape: voxels along each axis.
         background: `(C,)`, what lies outside of the volume.
+        repeat: axis beyond whose ends the outermost slices are repeated instead.
     """
+    if repeat is not None:
+        first, last, size = start[repeat], start[repeat] + shape[repeat], volume.shape[repeat + 1]
+        index = torch.arange(first, last).clamp_(0, size - 1)
+        volume = volume.narrow(repeat + 1, int(index[0]), int(index[-1] - index[0]) + 1)
+        start = [0 if axis == repeat else s for axis, s in enumerate(start)]
+        within = [volume.shape[repeat + 1] if axis == repeat else n for axis, n in enumerate(shape)]
+        part = box(volume, start, within, background)
+        return part if within == list(shape) else part.index_select(repeat + 1, index - index[0])
     inside = [(max(s, 0), min(s + n, size)) for s, n, size in zip(start, shape, volume.shape[1:], strict=True)]
     part = volume[(slice(None), *(slice(a, max(a, b)) for a, b in inside))]
     if part.shape[1:] == tuple(shape):

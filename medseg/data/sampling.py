@@ -12,6 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from medseg.config import Sampling
+from medseg.data.slices import slice_weights
 from medseg.data.volume import CachedVolume
 
 _ORDER, _SAMPLE = 0, 1  # two independent families of random numbers per stream
@@ -38,6 +40,33 @@ def case_of(seed: int, stream: str, number: int, cases: int) -> int:
     return int(_permutation(seed, stream, epoch, cases)[place])
 
 
+class Turns:
+    """Whose turn it is: the case of each sample of a stream.
+
+    Args:
+        cases: of the stream.
+        sampling: see `config.Sampling`.
+        across: the axis across which a planar view cuts; None for volumes.
+    """
+
+    def __init__(self, cases: Sequence[CachedVolume], sampling: Sampling, across: int | None) -> None:
+        everyone = list(range(len(cases)))
+        halves = [[i for i in everyone if cases[i].pseudo is pseudo] for pseudo in (False, True)]
+        self._groups = halves if sampling == "half" and all(halves) else [everyone]
+        weights = [1.0 if across is None else float(slice_weights(c.body, across).sum()) for c in cases]
+        by_slices = sampling != "cases" and across is not None
+        self._rising = [np.cumsum([weights[i] for i in group]) for group in self._groups] if by_slices else None
+
+    def case(self, seed: int, stream: str, number: int) -> int:
+        """Index of the case of sample `number`; of two groups the samples go to one and the other in turn."""
+        place, which = divmod(number, len(self._groups))
+        group = self._groups[which]
+        name = stream if len(self._groups) == 1 else f"{stream}/{which}"
+        if self._rising is None:
+            return group[case_of(seed, name, place, len(group))]
+        return group[_weighed(self._rising[which], _generator(seed, name, _ORDER, place).random())]
+
+
 def start_of(
     volume: CachedVolume,
     patch: Sequence[int],
@@ -45,13 +74,15 @@ def start_of(
     *,
     foreground: float = 0.0,
     labelled: bool = False,
+    across: int | None = None,
 ) -> tuple[int, int, int]:
     """First voxel of a random patch.
 
     With probability `foreground` the patch is centred on a random voxel of a class drawn uniformly from
     those present (background apart), as far as it stays within the volume. Otherwise every position is
     equally likely or, in a volume of which only a part was drawn, the patch is centred on a random voxel of
-    that part. Along an axis that is shorter than the patch the volume lies anywhere within the patch.
+    that part. Along an axis that is shorter than the patch the volume lies anywhere within the patch. Slices
+    without the body are seldom taken where a plane cuts.
 
     Args:
         volume: to cut from.
@@ -59,6 +90,7 @@ def start_of(
         rng: of the sample.
         foreground: share of patches that are centred on a class.
         labelled: False never looks at what is known of the label.
+        across: the axis across which a planar view cuts, along which the patch has one voxel.
     """
     ends = np.subtract(volume.shape, patch)
     low, high = np.minimum(ends, 0), np.maximum(ends, 0)
@@ -68,11 +100,18 @@ def start_of(
     if labelled:
         classes = volume.foreground if centred else {}
         candidates = _pick(list(classes.values()), group) if classes else volume.annotated
+    if across is not None:
+        anywhere[across] = _weighed(np.cumsum(slice_weights(volume.body, across)), rng.random())
     start = anywhere
     if candidates is not None:
         start = np.clip(_pick(candidates, place) - np.asarray(patch) // 2, low, high)
     x, y, z = start.tolist()
     return x, y, z
+
+
+def _weighed(rising: np.ndarray, u: float) -> int:
+    """Index of the item that a fraction of the sum of all weights falls on."""
+    return min(int(np.searchsorted(rising, u * rising[-1], side="right")), len(rising) - 1)
 
 
 def _pick(items: Sequence | np.ndarray, u: float) -> np.ndarray:

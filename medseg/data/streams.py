@@ -62,6 +62,8 @@ class PatchStreams(Dataset):
         self.spec, self.targets = spec, targets
         self.seed, self.total, self.rank, self.world = seed, total, rank, world
         self.thin = spec.slice_axis
+        self.seen = [n + 2 * c for n, c in zip(spec.patch, spec.context, strict=True)]
+        self._turns = {s: sampling.Turns(cases, spec.sampling, self.thin) for s, cases in self.volumes.items()}
         self._check(batch)
 
     def _check(self, batch: Mapping[str, int]) -> None:
@@ -92,7 +94,8 @@ class PatchStreams(Dataset):
         Returns:
             For each stream `image` `(B, C, *spatial)` float32; for the labelled one also `label`
             `(B, 1, *spatial)` uint8 class indices with 255 = ignore, and the targets `(B, C', *spatial)`.
-            Planar views have two spatial axes.
+            Planar views have two spatial axes; the adjacent slices of an image channel follow one another as
+            channels.
         """
         if not 0 <= iteration < self.total:
             raise IndexError(f"iteration {iteration} of {self.total}")
@@ -111,18 +114,18 @@ class PatchStreams(Dataset):
         return range(first, first + rows)
 
     def _volume(self, stream: str, number: int) -> CachedVolume:
-        cases = self.volumes[stream]
-        return cases[sampling.case_of(self.seed, stream, number, len(cases))]
+        return self.volumes[stream][self._turns[stream].case(self.seed, stream, number)]
 
     def _rows(self, stream: str, iteration: int) -> dict[str, Tensor]:
-        numbers, patch = self._numbers(stream, iteration), self.spec.patch
-        images = torch.empty((len(numbers), len(self.spec.modality), *patch))
-        labels = torch.empty((len(numbers), 1, *patch), dtype=torch.uint8) if stream == LABELED else None
+        numbers = self._numbers(stream, iteration)
+        images = torch.empty((len(numbers), len(self.spec.modality), *self.seen))
+        labels = torch.empty((len(numbers), 1, *self.seen), dtype=torch.uint8) if stream == LABELED else None
         for row, number in enumerate(numbers):
             self._sample(stream, number, images[row], None if labels is None else labels[row])
         if self.thin is not None:
-            images = images.squeeze(self.thin + 2)
-            labels = None if labels is None else labels.squeeze(self.thin + 2)
+            images = images.movedim(self.thin + 2, 2).flatten(1, 2).contiguous()
+            middle = self.spec.slices // 2
+            labels = None if labels is None else labels.select(self.thin + 2, middle).contiguous()
         if labels is None:
             return {"image": images}
         return {"image": images, "label": labels, **self._targets(labels)}
@@ -137,13 +140,16 @@ class PatchStreams(Dataset):
             rng,
             foreground=self.spec.foreground,
             labelled=label is not None,
+            across=self.thin,
         )
         source = augment.Source(
             image=torch.from_numpy(volume.image),
             label=torch.from_numpy(volume.label)[None] if label is not None else None,
             background=torch.tensor(volume.background),
+            repeat=self.thin if self.spec.slices > 1 else None,
         )
-        augment.apply(drawn, source, start, image, label)
+        first = [s - c for s, c in zip(start, self.spec.context, strict=True)]
+        augment.apply(drawn, source, first, image, label)
 
     def _targets(self, labels: Tensor) -> dict[str, Tensor]:
         if self.targets is None:
@@ -192,7 +198,7 @@ def _affordable(dataset: PatchStreams, shared: Path = Path("/dev/shm")) -> int: 
         return 1024
     voxels = torch.Size(dataset.spec.patch).numel()
     classes = dataset.spec.classes if dataset.targets else 0
-    per_voxel = {s: 4 * len(dataset.spec.modality) for s in dataset.batch}
+    per_voxel = dict.fromkeys(dataset.batch, 4 * dataset.spec.channels)
     per_voxel[LABELED] += 1 + 5 * classes
     batch = voxels * sum(rows * per_voxel[stream] for stream, rows in dataset.batch.items())
     return int(shutil.disk_usage(shared).free / batch / (_PREFETCH + 1))

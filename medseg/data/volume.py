@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from medseg.data.slices import body_slices
 from medseg.errors import DataError
 from medseg.method import IGNORE
 
@@ -57,6 +58,8 @@ class CachedVolume:
         affine: (4, 4), voxels to millimetres in RAS+.
         background: smallest value of each channel, which stands for what lies outside.
         rows: class index (as text) or "annotated" -> first and last row in the file of voxels.
+        body: for each axis which slices show the body, see `slices.body_slices`.
+        pseudo: nobody drew its label; it was predicted.
     """
 
     name: str
@@ -70,6 +73,8 @@ class CachedVolume:
     affine: np.ndarray
     background: tuple[float, ...]
     rows: Mapping[str, tuple[int, int]]
+    body: tuple[str, str, str]
+    pseudo: bool = False
 
     @property
     def image(self) -> np.ndarray:
@@ -161,6 +166,7 @@ def write(folder: Path, content: Content, seed: int) -> None:
         "affine": content.affine.tolist(),
         "background": content.image.reshape(len(content.image), -1).min(1).astype(float).tolist(),
         "rows": rows,
+        "body": body_slices(content.image, content.label),
         "bytes": {file.name: file.stat().st_size for file in sorted(folder.glob("*.npy"))},
     }
     with open(folder / "entry.json", "w", encoding="utf-8") as file:
@@ -184,6 +190,7 @@ def read(folder: Path, name: str, source: Path, labelled: bool) -> CachedVolume 
             return None
         affine = np.array(entry["affine"], float).reshape(4, 4)
         x, y, z = (int(n) for n in entry["shape"])
+        across_x, across_y, across_z = (str(b) for b in entry["body"])
         dx, dy, dz = (float(d) for d in entry["spacing_mm"])
         volume = CachedVolume(
             name=name,
@@ -197,9 +204,11 @@ def read(folder: Path, name: str, source: Path, labelled: bool) -> CachedVolume 
             affine=affine,
             background=tuple(float(b) for b in entry["background"]),
             rows={str(k): (int(a), int(b)) for k, (a, b) in entry["rows"].items()},
+            body=(across_x, across_y, across_z),
         )
         images_fit = volume.image.shape == (volume.channels, *volume.shape)
+        slices_fit = tuple(len(b) for b in volume.body) == volume.shape
         labels_fit = not labelled or volume.label.shape == volume.shape
     except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError):
         return None
-    return volume if images_fit and labels_fit else None
+    return volume if images_fit and slices_fit and labels_fit else None
