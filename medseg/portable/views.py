@@ -19,7 +19,7 @@ from .fusion import fuse_mean, fuse_votes
 from .inferer import SlabInferer
 from .labels import Maker, mapped_bytes
 from .nets import Views, context_of
-from .planes import slice_axis
+from .planes import AXES, PLANES, slice_axis
 from .windows import Predictor, window_starts
 
 FUSIONS = ("vote", "mean")
@@ -88,9 +88,11 @@ class ViewsInferer(Inferer):
         """Predict one image; `args` and `kwargs` go to the networks.
 
         Raises:
-            ValueError: as of `SlabInferer`; a view that the network does not have; probabilities of several views.
+            ValueError: as of `SlabInferer`; a view that the network does not have; an image of one voxel along an axis
+                of a plane; probabilities of several views.
         """
         networks = self._networks(network)
+        self._check_planes(inputs.shape[2:])
         votes = self.sink is not None or (self.fusion == "vote" and len(self.views) > 1)
         answers: list[_Answer] = []
         with tempfile.TemporaryDirectory() if self._by_mean else nullcontext("") as scratch:
@@ -104,6 +106,17 @@ class ViewsInferer(Inferer):
                     self.sink(view, answer.plain, answer.confidence)
                 answers.append(answer)
             return self._fused(answers)
+
+    def _check_planes(self, size: Sequence[int]) -> None:
+        """Refuse lines in place of slices."""
+        for view in self.views:
+            across = slice_axis(view)
+            for axis, length in enumerate(size):
+                if length == 1 and across not in (None, axis):
+                    raise ValueError(
+                        f"has one voxel along {AXES[axis]}, so that there is no {view} view of it; "
+                        f"ask for the {PLANES[axis]} view alone"
+                    )
 
     @property
     def _by_mean(self) -> bool:
