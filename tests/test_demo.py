@@ -6,9 +6,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+import torch
 
 from medseg.errors import OutputError
-from medseg.workflows.demo import FULL, QUICK, run_demo
+from medseg.workflows.demo import run_demo
 
 pytestmark = pytest.mark.slow
 
@@ -58,30 +59,36 @@ def test_the_page_says_what_was_measured(demo):
     page.feed(demo.read_text(encoding="utf-8"))
     words = " ".join(page.text)
     dice = {}
-    for method in ("supervised", "dtc"):
-        metrics = json.loads((demo.parent / method / "predictions/evaluation/metrics.json").read_text())
+    for method in ("supervised", "dmpct"):
+        metrics = json.loads((demo.parent / "predictions" / method / "evaluation/metrics.json").read_text())
         assert not metrics["failed"]
         dice[method] = metrics["mean"]["dice"]["mean"]
         assert f"{dice[method]:.3f}" in words
         for organ in metrics["classes"]:
             assert organ in words
-    helped = dice["dtc"] > dice["supervised"]
+    helped = dice["dmpct"] > dice["supervised"]
     assert ("helped" in words) == helped
     assert ("did not help" in words) == (not helped)
     assert "far too short to mean anything" in words
-    for command in ("medseg train --task dtc", "medseg predict", "medseg evaluate", "medseg demo"):
+    for command in ("medseg train --task dmpct", "medseg predict", "medseg evaluate", "medseg demo"):
         assert command in words
 
 
-def test_both_methods_had_the_same_of_everything_but_the_unlabelled_scans():
-    for plan in (FULL, QUICK):
-        first, second = (plan.overrides(method, 3) for method in ("supervised", "dtc"))
-        apart = set(first) ^ set(second)
-        assert {text.split("=")[0] for text in apart} == {
-            "stages.0.schedule.batch",
-            "stages.0.method.options.cross_entropy",
-            "stages.0.method.options.clip",
-        }
+def test_the_pseudo_labels_are_measured_against_the_hidden_truth(demo):
+    words = demo.read_text(encoding="utf-8")
+    for name in ("round1", "round2"):
+        metrics = json.loads((demo.parent / "predictions" / name / "metrics.json").read_text())
+        assert f"{metrics['mean']['dice']['mean']:.3f}" in words
+    assert "hidden" not in (demo.parent / "dmpct" / "round2" / "manifest.json").read_text()
+
+
+def test_the_baseline_had_the_same_of_everything_but_the_unlabelled_scans(demo):
+    steps = {}
+    for number in (0, 2):
+        for view in ("sagittal", "coronal", "axial"):
+            state = torch.load(demo.parent / f"dmpct/round{number}/{view}/last.pt", weights_only=True)
+            steps[number, view] = state["total"], state["optimizer"]["param_groups"][0]["initial_lr"]
+    assert len(set(steps.values())) == 1
 
 
 def test_a_demonstration_is_replaced_and_anything_else_is_left_alone(demo, tmp_path):
@@ -94,6 +101,7 @@ def test_a_demonstration_is_replaced_and_anything_else_is_left_alone(demo, tmp_p
 
 
 def test_bundles_are_left_for_use(demo):
-    for method in ("supervised", "dtc"):
-        assert (demo.parent / method / "bundle/configs/inference.json").is_file()
-        assert (demo.parent / method / "predictions/test_000.nii.gz").is_file()
+    for bundle in ("dmpct/bundle", "dmpct/round0/bundle"):
+        assert (demo.parent / bundle / "configs/inference.json").is_file()
+    for method in ("supervised", "dmpct"):
+        assert (demo.parent / "predictions" / method / "test_000.nii.gz").is_file()

@@ -12,7 +12,7 @@ from medseg.workflows.settings import shipped
 from medseg.workflows.train import train
 
 SMALL = ["stages.0.schedule.iterations=2", "stages.0.network.width=4", "data.patch=[16,16,16]", "data.overlap=0.25",
-         "data.spacing_mm=[1.5,1.5,1.5]"]  # fmt: skip
+         "data.spacing_mm=[1.5,1.5,1.5]", "stages.0.schedule.workers=0"]  # fmt: skip
 
 
 @pytest.mark.parametrize("task", shipped())

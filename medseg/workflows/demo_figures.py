@@ -1,9 +1,7 @@
-"""Pictures of the demonstration: learning curves, and both methods on the same test cases."""
+"""The picture of the demonstration: both models on the same test cases."""
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,37 +17,9 @@ from medseg.manifest import Case, Manifest
 from medseg.portable.reading import read_volume
 from medseg.workflows.comparison import Scale, onto, read_labels
 from medseg.workflows.montage import CT_WINDOW, colors
+from medseg.workflows.page import png
 
-HUES = {"supervised": "#8a8f98", "dtc": "#d9480f"}
-TITLES = {"supervised": "supervised", "dtc": "DTC"}
-
-
-def learning_curves(runs: Mapping[str, Path]) -> bytes:
-    """PNG: Dice of the validation cases, and the loss terms that both methods have, over the iterations."""
-    figure = Figure(figsize=(10, 3.4), dpi=110, layout="constrained")
-    dice, loss = figure.subplots(1, 2)
-    for method, run in runs.items():
-        records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        style = {"color": HUES[method], "label": TITLES[method]}
-        held_out = [(r["iteration"], r["dice"]) for r in records if r["kind"] == "validation"]
-        dice.plot(*zip(*held_out, strict=True), marker="o", ms=4, **style)
-        learned = [(r["iteration"], r["dice"] + r["cross_entropy"]) for r in records if r["kind"] == "train"]
-        x, y = (np.array(column) for column in zip(*learned, strict=True))
-        loss.plot(x, y, lw=0.7, alpha=0.35, color=HUES[method])
-        loss.plot(x, _smooth(y), lw=1.8, **style)
-    dice.set(title="Dice on the validation scans", xlabel="iteration", ylim=(0, 1))
-    loss.set(title="Dice + cross-entropy loss, labelled patches", xlabel="iteration", yscale="log")
-    for ax in (dice, loss):
-        ax.set_xlim(left=0)
-        ax.grid(alpha=0.25)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False)
-    return _png(figure)
-
-
-def _smooth(y: np.ndarray, width: int = 5) -> np.ndarray:
-    padded = np.pad(y, width // 2, mode="edge")
-    return np.convolve(padded, np.ones(width) / width, mode="valid")
+TITLES = {"supervised": "supervised planes", "dmpct": "DMPCT"}
 
 
 class Row(NamedTuple):
@@ -60,17 +30,17 @@ class Row(NamedTuple):
     size_mm: np.ndarray
 
 
-def side_by_side(manifest: Manifest, runs: Mapping[str, Path], cases: Sequence[str]) -> bytes:
+def side_by_side(manifest: Manifest, predictions: Mapping[str, Path], cases: Sequence[str]) -> bytes:
     """PNG: two rows per case, axial and coronal: the scan, the truth, and what each method made of it.
 
     Args:
         manifest: whose test cases have labels; values 1, 2, ... .
-        runs: method -> run folder with `predictions/`.
+        predictions: method -> folder of its label files.
         cases: names of test cases.
     """
     named = {case.name: case for case in manifest.test}
-    rows = [_read(manifest, named[name], runs) for name in cases]
-    titles = ["scan", "truth", *(TITLES[method] for method in runs)]
+    rows = [_read(manifest, named[name], predictions) for name in cases]
+    titles = ["scan", "truth", *(TITLES[method] for method in predictions)]
     planes = [(name, row, axis) for name, row in zip(cases, rows, strict=True) for axis in (2, 1)]
     heights = [row.size_mm[1 if axis == 2 else 2] / row.size_mm[0] for _, row, axis in planes]
     figure = Figure(figsize=(3 * len(titles), 3.1 * sum(heights) + 0.8), dpi=100, layout="constrained")
@@ -87,19 +57,19 @@ def side_by_side(manifest: Manifest, runs: Mapping[str, Path], cases: Sequence[s
         ax.set_title(title, fontsize=12, weight="bold")
     patches = [Patch(color=palette(k), label=name) for k, name in enumerate(names)]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def _note(ax: Axes, text: str) -> None:
     ax.text(0.01, 0.98, text, transform=ax.transAxes, color="white", va="top", fontsize=8)
 
 
-def _read(manifest: Manifest, case: Case, runs: Mapping[str, Path]) -> Row:
-    """A case along RAS+ axes: reference and predictions in the order of `runs`."""
+def _read(manifest: Manifest, case: Case, predictions: Mapping[str, Path]) -> Row:
+    """A case along RAS+ axes: reference and predictions in the order of `predictions`."""
     image, grid = read_volume(manifest.images(case)[0])
     files = [
         manifest.resolve(case.label or ""),
-        *(run / "predictions" / f"{case.name}.nii.gz" for run in runs.values()),
+        *(folder / f"{case.name}.nii.gz" for folder in predictions.values()),
     ]
     scale = Scale({value: name for value, name in manifest.labels.items() if value})
     drawn = [onto(grid, *read_labels(file, scale, may_ignore=True))[0] for file in files]
@@ -119,9 +89,3 @@ def _slice(ax: Axes, row: Row, drawn: np.ndarray | None, axis: int, where: int, 
         ax.imshow(shown, cmap=palette, vmin=0.5, vmax=palette.N + 0.5, alpha=0.6, origin="lower",
                   extent=extent, interpolation="nearest")  # fmt: skip
     ax.set_axis_off()
-
-
-def _png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
