@@ -26,7 +26,6 @@ from medseg.files import make_folder
 from medseg.portable.writing import remove_leftovers
 from medseg.workflows.consensus_items import Item
 from medseg.workflows.consensus_options import Options
-from medseg.workflows.consensus_page import write_page
 from medseg.workflows.consensus_result import Result
 from medseg.workflows.consensus_tables import comparison_csv, experts_csv, pairwise_csv
 from medseg.workflows.pieces import Piece, digest_of
@@ -161,6 +160,8 @@ def _write(folder: Path, item: Item, result: Result, options: Options) -> Path:
     if "comparison" in report:
         write_bytes(folder / "comparison.csv", comparison_csv(report["comparison"]))
     if options.page:
+        from medseg.workflows.consensus_page import write_page  # matplotlib takes longer to import than a small study
+
         write_page(folder / "report.html", result, viewer=options.viewer)
     write_bytes(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
     return labels
