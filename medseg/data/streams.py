@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -207,7 +209,17 @@ def _affordable(dataset: PatchStreams, shared: Path = Path("/dev/shm")) -> int: 
 def _quiet(worker: int) -> None:
     """The training process alone answers signals: it finishes its step, saves, and ends the workers.
 
-    Ctrl-C reaches a whole process group; so does the TERM of torchrun and of many schedulers.
+    Ctrl-C reaches a whole process group; so does the TERM of torchrun and of many schedulers. The TERM by which the
+    training process ends its workers must still do so, or both would wait for each other.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # elsewhere nobody tells who sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_by_parent, daemon=True).start()
+
+
+def _end_by_parent() -> None:
+    parent = os.getppid()
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
