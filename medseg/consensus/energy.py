@@ -46,6 +46,11 @@ class Energy:
         """`(n,)` uint8: the label of the least cost at each node by itself, the first of equal ones."""
         return self.unary.argmin(axis=0).astype(np.uint8)
 
+    def reach(self) -> np.ndarray:
+        """`(n,)` float64: the sum of the weights of each node's pairs, the most that its neighbours can change."""
+        count = self.unary.shape[1]
+        return np.bincount(self.first, self.weight, count) + np.bincount(self.second, self.weight, count)
+
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
