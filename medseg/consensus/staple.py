@@ -92,6 +92,9 @@ def estimate(table: np.ndarray, counts: np.ndarray, max_iterations: int = 10_000
         counts: `(P,)` voxels of each pattern.
         max_iterations: at most.
     """
+    # patterns of many classes are few in the eyes of one: 2^R, 3^R where experts abstain
+    table, which = np.unique(table, axis=0, return_inverse=True)
+    counts = np.bincount(which.reshape(-1), counts, len(table))
     for_it, cast = (table == 1).sum(1), (table < 2).sum(1)
     gamma = float(counts @ for_it / max(counts @ cast, 1))
     inside = np.where(cast > 0, for_it / np.maximum(cast, 1), gamma)
@@ -105,7 +108,7 @@ def estimate(table: np.ndarray, counts: np.ndarray, max_iterations: int = 10_000
         iteration += not converged
     known = ballots.sums(counts[:, None] * W)[:, :2].sum(1) > 0
     p, q = np.where(known[:, 1], theta[:, 1, 1], np.nan), np.where(known[:, 0], theta[:, 0, 0], np.nan)
-    return Estimate(W[:, 1], p, q, iteration, converged)
+    return Estimate(W[which.reshape(-1), 1], p, q, iteration, converged)
 
 
 def decide(patterns: Patterns, truths: dict[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
