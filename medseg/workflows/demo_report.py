@@ -62,7 +62,7 @@ def write_report(report: Report) -> Path:
         "<h2>What they look like</h2>",
         picture(
             side_by_side(manifest, folders, _shown(report.results)),
-            "The test scans on which the rounds helped most, in the middle, and least or harmed most. Soft-tissue "
+            "The test scans that gained most from the rounds, a middle gain, and least or lost most. Soft-tissue "
             "window; the patient's right is on the left.",
         ),
         _rounds(report),
