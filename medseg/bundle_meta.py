@@ -148,12 +148,12 @@ def readme(data: DataSpec, name: str, views: Sequence[str] = ()) -> str:
     window = " x ".join(map(str, data.patch))
     seen = one = ""
     if views:
-        seen = f"It is a network for each of the views {', '.join(views)}; their label maps are fused.\n"
+        seen = f"\nIt is a network for each of the views {', '.join(views)}; their label maps are fused."
         one = f"""\nA single view is asked with `--inferer#views "['{views[0]}']"`.\n"""
     return f"""# {name}
 
 A segmentation model for {", ".join(data.modality)}, trained by medseg {__version__} at {spacing} mm
-with windows of {window} voxels. {seen}Not for diagnostic use.
+with windows of {window} voxels.{seen} Not for diagnostic use.
 
 | value in the result | structure |
 | --- | --- |
