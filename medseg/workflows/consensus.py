@@ -193,8 +193,8 @@ def _batch(items: Sequence[Item], output: Path, options: Options, work: Work, st
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             line = bar.add_task("studies", total=len(tasks))
-            with closing(run_all(tasks, jobs)) as entries:
-                for entry in entries:
+            with closing(run_all(tasks, jobs)) as told:
+                for entry in told:
                     _enter(report, entry, work)
                     if work.write_back and studies is not None and entry["status"] != "failed":
                         labels = output / entry["case"] / entry["labels"]
@@ -204,7 +204,8 @@ def _batch(items: Sequence[Item], output: Path, options: Options, work: Work, st
     finally:
         report["seconds"] = round(time.perf_counter() - started, 2)
         order = {item.name: n for n, item in enumerate(items)}
-        report["cases"].sort(key=lambda entry: order[entry["case"]])
+        for entries in (report["cases"], report["failed"]):
+            entries.sort(key=lambda entry: order[entry["case"]])
         write_bytes(output / work.report, json.dumps(report, indent=1, allow_nan=False) + "\n")
     _tell(console, report, output)
     return report
