@@ -304,15 +304,6 @@ def test_names_of_experts(tmp_path):
     assert "no annotation" in refusal(None, [], ConfigError)
 
 
-def test_empty_experts_are_flagged(tmp_path):
-    image, drawn = write_study(tmp_path)
-    nothing = save(tmp_path / "nothing.nii.gz", np.zeros((24, 20, 12), np.uint8))
-    blank = save(tmp_path / "blank.nii.gz", np.full((24, 20, 12), 255, np.uint8))
-    _, form = read_study(image, [*drawn, nothing, blank])
-    assert any("nothing: holds no structure" in note for note in form.notes)
-    assert any("blank: annotated no voxel" in note for note in form.notes)
-
-
 def test_soft_labels_are_the_weighted_votes(tmp_path):
     image, drawn = write_study(tmp_path)
     study, form = read_study(image, drawn)

@@ -134,7 +134,7 @@ def _expert(
 def _apply_protocols(
     experts: list[Expert], segments: Sequence[Segment], grid: Header, chosen: Reading, notes: list[str]
 ) -> None:
-    """Regions, partial protocols, and what is worth knowing of each expert."""
+    """Regions and partial protocols."""
     names = [e.name for e in experts]
     strangers = sorted({n for n in [*chosen.regions, *(n for n, _ in chosen.partial)] if n not in names})
     if strangers:
@@ -149,9 +149,3 @@ def _apply_protocols(
         at = names.index(name)
         experts[at], said = unsay(experts[at], [b for n, b in enumerate(before) if n != at], wanted, segments)
         notes += said
-    for expert in experts:
-        share = float(np.mean(expert.labels == MISSING))
-        if share == 1:
-            notes.append(f"{expert.name}: annotated no voxel")
-        elif not ((expert.labels > 0) & (expert.labels < MISSING)).any():
-            notes.append(f"{expert.name}: holds no structure; seen and found empty is a vote")

@@ -1,0 +1,219 @@
+"""The report of a fused study: what it says, what it shows, and that a browser opens it offline."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from experts import ball, image_of, save, write_study
+from PIL import Image
+
+from medseg.workflows import consensus_scene as scenes
+from medseg.workflows.consensus import Source, consensus
+from medseg.workflows.consensus_options import Options
+from medseg.workflows.consensus_page import write_page
+from medseg.workflows.consensus_pictures import draw
+from medseg.workflows.consensus_sections import made
+from medseg.workflows.consensus_viewer import NIIVUE, viewer
+from medseg.workflows.consensus_words import about_agreement, about_expert, about_method
+
+NIIVUE_SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NASTY = "</script><b>bob</b>"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    """Of three experts and two structures, one with a name that would break careless HTML."""
+    folder = tmp_path_factory.mktemp("report")
+    image, drawn = write_study(folder)
+    for n, path in enumerate(drawn[:2]):
+        save(path, np.where(ball(radius=2 + n), 2, ball(radius=5 + n)).astype(np.uint8))
+    options = Options(reading={"labels": {1: "liver & co", 2: "tumour"}}, compare=True)
+    consensus(Source([image], drawn, ("anna", NASTY, "cleo")), folder / "out", options)
+    return folder / "out" / "report.html"
+
+
+def test_what_it_says(report):
+    text = report.read_text(encoding="utf-8")
+    for words in ("Not for diagnostic use", "anna", "liver &amp; co", "Who was trusted, and why", "tumour",
+                  "When not to trust this", "Krippendorff", "Other methods", "right is on the left",
+                  "annotated 50%", "@media print"):  # fmt: skip
+        assert words in text, words
+    assert "&lt;/script&gt;&lt;b&gt;bob" in text
+    assert "<b>bob</b>" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+    facts = json.loads((report.parent / "report.json").read_text())
+    for expert in facts["experts"]:
+        assert f"{expert['weight']:.0%}" in text
+    assert str(report.parent) not in text
+
+
+def test_it_needs_nothing_beside_it(report):
+    text = report.read_text(encoding="utf-8")
+    own = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    assert len(re.findall('<script(?: type="application/json" id="viewer-data")?>', text)) == 3
+    assert not re.findall(r"(?:src|href)\s*=\s*[\"'](?!data:)|url\((?!data:)|https?://|@import", own)
+    assert report.stat().st_size < 5e6
+
+
+def test_the_viewer_is_the_published_one_and_comes_with_its_licence():
+    assert hashlib.sha256(NIIVUE.read_bytes()).hexdigest() == NIIVUE_SHA256
+    assert NIIVUE_SHA256 in NIIVUE.with_name("README.md").read_text()
+    assert "BSD 2-Clause" in NIIVUE.with_name("LICENSE").read_text()
+
+
+def test_pictures_show_the_slices_of_largest_disagreement(report, tmp_path):
+    result = result_of(tmp_path)
+    scene = scenes.scene_of(result)
+    view = scenes.scanned_view(scene)
+    assert view.name == "axial"  # the thickest voxels
+    places = scenes.worst_slices(scene, view)
+    total = scene.disagreement.sum((0, 1))
+    assert total.argmax() in places
+    assert places == sorted(places)
+    assert len(places) <= 3
+    data, words = draw(result, scene)
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.width == pytest.approx(13.5 * 110, abs=2)
+    assert len(words) == len(places)
+    # stored LPS: slices along z run as they are stored, those along x backwards
+    assert scene.stored[2][0] < scene.stored[2][-1]
+    assert scene.stored[0][0] > scene.stored[0][-1]
+    where = np.unravel_index(int(scene.disagreement.argmax()), scene.disagreement.shape)
+    at = tuple(int(numbers[n]) - 1 for numbers, n in zip(scene.stored, where, strict=True))
+    assert result.disagreement[at] == scene.disagreement.max()
+    world = scene.affine @ [*where, 1]
+    np.testing.assert_allclose(world, result.form.grid.affine @ [*at, 1])
+
+
+def result_of(folder: Path, **reading):
+    """A fused study as the report takes it."""
+    from medseg.workflows.consensus_case import _fuse
+    from medseg.workflows.consensus_items import Item
+
+    image, drawn = write_study(folder)
+    return _fuse(Item("case", (image,), tuple(drawn), ("anna", "bob", "cleo")), Options("majority", reading=reading))
+
+
+def test_the_viewer_carries_the_crop_in_8_bit_and_leaves_out_voxels_above_the_cap(tmp_path, monkeypatch):
+    import base64
+    import gzip
+
+    import nibabel as nib
+
+    from medseg.workflows import consensus_viewer
+
+    result = result_of(tmp_path)
+    scene = scenes.scene_of(result)
+
+    def layers() -> list:
+        found = re.search(r'id="viewer-data">(.*?)</script>', viewer(result, scene), re.DOTALL)
+        return json.loads(found[1])["layers"]
+
+    def volume(layer) -> nib.Nifti1Image:
+        return nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(layer["file"])))
+
+    assert [layer["name"] for layer in layers()] == ["image", "consensus", "anna", "bob", "cleo"]
+    image, labels, *_, cleo = map(volume, layers())
+    assert image.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(labels.dataobj, scene.consensus)
+    np.testing.assert_allclose(labels.affine, scene.affine)
+    assert set(np.unique(cleo.dataobj)) == {0, 1}  # what is missing is not shown
+    monkeypatch.setattr(consensus_viewer, "MOST_VOXELS", scene.consensus.size // 8)
+    assert volume(layers()[1]).shape == tuple(-(-n // 2) for n in scene.consensus.shape)
+    assert "every second voxel" in viewer(result, scene)
+
+
+def test_unanimous_empty_and_flat_studies_have_a_report_too(tmp_path):
+    same = [save(tmp_path / f"{n}.nii.gz", ball()) for n in "ab"]
+    image = save(tmp_path / "image.nii.gz", image_of(ball()))
+    consensus(Source([image], same), tmp_path / "same", Options())
+    text = (tmp_path / "same" / "report.html").read_text()
+    assert "nowhere contradict" in text
+    assert "Where they disagree most" not in text
+    empty = save(tmp_path / "e.nii.gz", np.zeros((24, 20, 12), np.uint8))
+    consensus(Source([image], [empty]), tmp_path / "empty", Options())
+    assert "structures: none" in (tmp_path / "empty" / "report.html").read_text()
+    truth = ball((160, 140, 1), radius=30)[..., 0]
+    drawn = [save(tmp_path / "c.png", truth), save(tmp_path / "d.png", np.roll(truth, 5, 0))]
+    eye = save(tmp_path / "eye.png", (truth[..., None] * [90, 60, 30]).astype(np.uint8))
+    consensus(Source([eye], drawn), tmp_path / "eye", Options())
+    text = (tmp_path / "eye" / "report.html").read_text()
+    assert "pixels" in text
+    assert "viewer-data" not in text
+    assert "on the left" not in text
+
+
+def test_the_words_follow_the_figures():
+    def words(weight=0.5, kappa=0.9, expert=10.0, region=1.0, **row) -> str:
+        table = {"overall": {"expert_ml": expert, "consensus_ml": 10.0}}
+        return about_expert({"weight": weight, "kappa": kappa, **row}, table, [0.5, 0.3, 0.2], region)
+
+    assert words() == "counts most; the outlines follow the image very consistently; draws as much as the consensus."
+    assert "counts least" in words(weight=0.2)
+    assert "only loosely" in words(kappa=0.3)
+    assert "little to do" in words(kappa=0.0)
+    assert "draws 20 % more" in words(expert=12)
+    assert "draws 20 % less" in words(expert=8)
+    assert "annotated 40% of the region" in words(region=0.4)
+    assert "found nothing" in words(empty=True)
+    assert "image" not in words(kappa=None)
+    assert [about_agreement(v) for v in (None, -0.1, 0.3, 0.5, 0.7, 0.9)] == [
+        "cannot be computed", "no better than chance", "fair", "moderate", "substantial", "almost perfect",
+    ]  # fmt: skip
+    assert all(about_method(name) for name in ("gcssl", "majority", "voting-itk", "staple-fast", "ml-staple", "sba"))
+
+
+def test_places_that_cannot_be_written_and_settings_are_told(tmp_path):
+    result = result_of(tmp_path)
+    assert "majority, tie background" in made(result)
+    assert write_page(tmp_path / "p.html", result, viewer=False).stat().st_size < 1e6
+
+
+# ---- in a browser
+
+
+def browse(page: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Headless, without a network, with a graphics card of software."""
+    command = [
+        BROWSER, "--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", f"--user-data-dir={folder / 'profile'}",
+        "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--v=0", *arguments, page,
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def console(done: subprocess.CompletedProcess) -> list[str]:
+    """What the page told the console, but for NiiVue's greetings."""
+    return [line for line in done.stderr.splitlines() if "CONSOLE" in line and "niivue-info" not in line]
+
+
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
+
+
+@needs_browser
+def test_the_viewer_starts_offline_without_errors(report, tmp_path):
+    software = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+    done = browse(f"file://{report}#viewer", tmp_path, *software, "--virtual-time-budget=60000", "--dump-dom")
+    assert not console(done)
+    assert 'data-state="ready"' in done.stdout
+    assert done.stdout.count('type="checkbox"') == 4
+
+
+@needs_browser
+def test_without_webgl_the_pictures_remain_and_it_prints(report, tmp_path):
+    done = browse(f"file://{report}#viewer", tmp_path, "--disable-gpu", "--disable-3d-apis", "--dump-dom")
+    assert not console(done)
+    assert 'data-state="no-webgl"' in done.stdout
+    assert 'src="data:image/png;base64,' in done.stdout
+    pdf = tmp_path / "report.pdf"
+    browse(f"file://{report}", tmp_path, f"--print-to-pdf={pdf}", "--no-pdf-header-footer")
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert pdf.stat().st_size > 50_000
