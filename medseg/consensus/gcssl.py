@@ -4,7 +4,8 @@ D. Mahapatra, "Consensus Based Medical Image Segmentation Using Semi-Supervised 
 arXiv:1612.02166; Pattern Recognition 2017, doi 10.1016/j.patcog.2016.09.030. The abstract states the parts: a
 self-consistency score from low-level image features, semi-supervised prediction of missing annotations, and a
 second-order random field whose penalty is the score, solved by graph cut. What it does not state is ours: the features,
-one shared forest in place of one per expert, log-odds weights and their guard, and all constants.
+one shared forest in place of one per expert, log-odds weights and their guard (which weakens the smoothing likewise),
+and all constants.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def gcssl(
         ssl: experts vote also where they annotated nothing, as they would label what looks alike; False: they abstain.
         neighbours: 4 or 8 (default) in a picture; 6 (default), 18 or 26 in a volume.
         smoothness: total cost of a voxel that differs from all its neighbours where the image has no edge; 0 gives
-            the weighted vote. Thin structures want 1 or less.
+            the weighted vote. Thin structures want 1 or less. It is multiplied by the informativeness of the image.
         local_sc: experimental: each voxel has its own weights, by how the expert's posterior there agrees with him.
         seed: of the sample and the trees.
 
@@ -124,6 +125,9 @@ def _fuse(study: Study, region: Region, options: Options, account: Account) -> t
             voxels = np.flatnonzero(region.disputed)
             strength = judgement.soft_strength()
             account.facts["soft_votes"] = fill(counted, said, voxels, strength, judgement.posterior)
+    if not canvas.constant:
+        # the edges of an image that says nothing are noise, and boundaries drawn along them worse than the plain vote
+        options = replace(options, smoothness=options.smoothness * judgement.rho)
     labels, confidence = _decide(study, region, counted, canvas, options, account)
     return judgement, labels, confidence
 
