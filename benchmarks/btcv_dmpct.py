@@ -118,7 +118,7 @@ def of_draw(number: int, chosen: argparse.Namespace) -> tuple[dict[str, dict[str
                 rows[f"pseudo-labels {stage + 1}, {view}"] = pool
         if stage:
             rows[f"pseudo-labels {stage}, {FUSED}"] = dice(run / f"round{stage}" / "pseudo", truth)
-    for view in PLANES:
+    for view in chosen.self_training:
         alone = folder / f"self_{view}"
         minutes[f"self_{view}"] = train(alone, manifest, plan, (view,), teachers=run)
         rows[f"self-training, {view}"] = dice(folder / "test" / f"self_{view}", manifest, alone / "bundle")
@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, help="channels of the network's first level")
     parser.add_argument("--spacing-mm", help="such as [4.8, 4.8, 6]")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="further settings of the plan")
+    parser.add_argument("--self-training", nargs="*", default=PLANES, choices=PLANES, help="planes that train alone")
     parser.add_argument("--threads", type=int, help="of every step")
     chosen = parser.parse_args()
     if chosen.threads:

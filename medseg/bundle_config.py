@@ -116,11 +116,14 @@ def train_config(network_def: Config, data: DataSpec) -> Config:
     crops: list[Config] = [
         {"_target_": "monai.transforms.SpatialPadd", **both, "spatial_size": seen},
         {
-            "_target_": "monai.transforms.RandCropByPosNegLabeld",
+            "_target_": "monai.transforms.RandCropByLabelClassesd",  # never around a voxel that nobody labelled
             **both,
             "label_key": "label",
             "spatial_size": seen,
+            "num_classes": data.classes,
+            "ratios": [data.classes - 1] + [1] * (data.classes - 1),
             "num_samples": 2,
+            "warn": False,
         },
         {"_target_": "monai.transforms.RandScaleIntensityd", "keys": ["image"], "factors": 0.1, "prob": 0.5},
     ]
@@ -134,7 +137,7 @@ def train_config(network_def: Config, data: DataSpec) -> Config:
         "epochs": 50,
         "val_interval": 5,
         "learning_rate": 0.0001,
-        "loss": {"_target_": "monai.losses.DiceCELoss", "to_onehot_y": True, "softmax": True},
+        "loss": {"_target_": f"{SCRIPTS}.known.DiceAndCrossEntropy"},
         "optimizer": {
             "_target_": "torch.optim.AdamW",
             "params": "$@network.parameters()",
@@ -151,9 +154,8 @@ def _loader(dataset: str, shuffle: bool) -> Config:
     return {"_target_": "monai.data.DataLoader", "dataset": dataset, **options}
 
 
-def _one_hot(argmax: bool, classes: int) -> Config:
-    arguments = {"keys": ["pred", "label"], "argmax": [argmax, False], "to_onehot": classes}
-    return _compose([{"_target_": "monai.transforms.AsDiscreted", **arguments}])
+def _one_hot(classes: int) -> Config:
+    return _compose([{"_target_": f"{SCRIPTS}.known.KnownOneHotd", "keys": ["pred", "label"], "classes": classes}])
 
 
 def _dice() -> Config:
@@ -172,7 +174,7 @@ def _training(transforms: list[Config], classes: int) -> Config:
         },
         "dataloader": _loader("@train#dataset", True),
         "inferer": {"_target_": "monai.inferers.SimpleInferer"},
-        "postprocessing": _one_hot(True, classes),
+        "postprocessing": _one_hot(classes),
         "key_metric": _dice(),
         "handlers": [
             _weights("model.pt"),
@@ -215,7 +217,7 @@ def _validation(transforms: list[Config], data: DataSpec) -> Config:
         },
         "dataloader": _loader("@validate#dataset", False),
         "inferer": own_grid,
-        "postprocessing": _one_hot(False, data.classes),
+        "postprocessing": _one_hot(data.classes),
         "key_metric": _dice(),
         "handlers": [
             {"_target_": "monai.handlers.StatsHandler", "iteration_log": False},

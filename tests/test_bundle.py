@@ -17,6 +17,7 @@ from models import data_spec, definition_of, labels_of, make_bundle, make_image,
 
 from medseg.bundle import open_bundle, write_bundle
 from medseg.errors import BundleError, OutputError
+from medseg.portable.known import KnownOneHotd
 from medseg.workflows.predict import predict
 
 BLOCK_MEDSEG = """
@@ -101,12 +102,23 @@ def test_monais_own_checks_pass_and_fine_tuning_runs(world, tmp_path):
     for i in range(2):
         image = make_image(data / f"i{i}.nii.gz", seed=i)
         values = np.array([0, 1, 7], np.uint8)[(labels_of(image) > 0).astype(int) + (labels_of(image) > 150)]
+        values[:, :, values.shape[2] // 2 :] = 255  # nobody labelled the upper half
         nib.save(nib.Nifti1Image(values, nib.load(image).affine), data / f"l{i}.nii.gz")
         cases.append({"image": f"i{i}.nii.gz", "label": f"l{i}.nii.gz"})
     (data / "dataset.json").write_text(json.dumps({"training": cases[:1], "validation": cases[1:]}))
     done = elsewhere(tmp_path / "copy", "-c", CHECKS, str(data))
     assert "All keys matched" in done.stdout
     assert (tmp_path / "copy" / "models" / "model_finetuned.pt").exists()
+
+
+def test_maps_for_stock_metrics_are_empty_where_nobody_labelled():
+    label = torch.tensor([[0, 1, 255, 255, 2]])
+    logits = torch.nn.functional.one_hot(torch.tensor([0, 2, 1, 0, 2]), 3).T.float()
+    of_logits = KnownOneHotd(["pred", "label"], 3)({"pred": logits, "label": label})
+    of_labels = KnownOneHotd(["pred", "label"], 3)({"pred": torch.tensor([[0, 2, 1, 0, 2]]), "label": label})
+    for maps in (of_logits, of_labels):
+        assert maps["pred"].tolist() == [[1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 1]]
+        assert maps["label"].tolist() == [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1]]
 
 
 def test_what_is_written_is_what_is_opened(tmp_path):

@@ -2,56 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own name
-from monai.losses import DiceLoss
 from torch import Tensor
 
-IGNORE = 255
+from medseg.portable.known import IGNORE, cross_entropy, known, one_hot, soft_dice
 
-
-def known(label: Tensor) -> Tensor:
-    """Where a label counts: `(B, 1, *spatial)` bool."""
-    return label != IGNORE
-
-
-def one_hot(label: Tensor, classes: int) -> Tensor:
-    """Label `(B, 1, *spatial)` to `(B, classes, *spatial)` float32; ignored voxels belong to no class."""
-    index = torch.arange(classes, device=label.device, dtype=label.dtype).view(1, -1, *[1] * (label.ndim - 2))
-    return (label == index).float()  # 255 is no class; F.one_hot would pass through 64-bit integers
-
-
-def soft_dice(logits: Tensor, label: Tensor, *, smooth: float = 1e-5) -> Tensor:
-    """One minus soft Dice, pooled over the batch, mean over the foreground classes.
-
-    `1 - (2 sum(p y) + e) / (sum(p^2) + sum(y^2) + e)`, sums over all known voxels of the batch at once (Milletari et
-    al., 3DV 2016; pooled as in the code of DTC).
-
-    Args:
-        logits: `(B, C, *spatial)`.
-        label: `(B, 1, *spatial)` class indices, 255 = ignore.
-        smooth: `e`.
-
-    Returns:
-        Scalar in [0, 1].
-    """
-    classes = logits.shape[1]
-    # MONAI's MaskedDiceLoss masks before its softmax, which makes ignored voxels uniform instead of absent.
-    probabilities = logits.float().softmax(1) * known(label)
-    loss = DiceLoss(include_background=False, squared_pred=True, batch=True, smooth_nr=smooth, smooth_dr=smooth)
-    return loss(probabilities, one_hot(label, classes))
-
-
-def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Mean cross-entropy over known voxels; zero, not NaN, where no voxel is known.
-
-    Args:
-        logits: `(B, C, *spatial)`.
-        label: `(B, 1, *spatial)` class indices, 255 = ignore.
-    """
-    target = label.squeeze(1).long()
-    total = F.cross_entropy(logits.float(), target, ignore_index=IGNORE, reduction="sum")
-    return total / known(label).sum().clamp(min=1)
+__all__ = ["IGNORE", "cross_entropy", "known", "masked_mean", "one_hot", "soft_dice"]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
