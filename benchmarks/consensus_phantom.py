@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import edt
 import numpy as np
 from scipy import ndimage
 
 from medseg.consensus.study import MISSING, Expert, Study
 
 INTENSITIES = (0.0, 1.0, 1.8, -0.8)
+"""Of the first classes; the others lie between the least and the largest of them."""
 BLUR, BIAS, NOISE, DISTRACTOR = 0.7, 0.15, 0.35, 0.9
 
 
@@ -89,23 +91,30 @@ def _vessels(scene: Scene, random: np.random.Generator, count: int = 8, width: f
         at = np.rint(points).astype(int)
         at = at[:, (at >= 4).all(axis=0) & (at < np.array(scene.shape[:2])[:, None] - 4).all(axis=0)]
         line[at[0], at[1], 0] = False
-    return (ndimage.distance_transform_edt(line) <= width / 2).astype(np.uint8)
+    return (edt.edt(line) <= width / 2).astype(np.uint8)
 
 
 def _image(scene: Scene, truth: np.ndarray, random: np.random.Generator) -> np.ndarray:
     flat = [n == 1 for n in scene.shape]
-    clean = np.asarray(INTENSITIES, np.float32)[truth]
-    far = ndimage.distance_transform_edt(truth == 0) >= 6
+    clean = _intensities(scene.classes)[truth]
+    far = edt.edt(truth == 0) >= 6
     clean[(_field(scene.shape, 4.0, random) > 1.8) & far] = DISTRACTOR
     clean = ndimage.gaussian_filter(clean * scene.contrast, [0 if f else BLUR for f in flat])
     bias = BIAS * _field(scene.shape, [n / 6 for n in scene.shape], random)
     return (clean + bias + NOISE * random.standard_normal(scene.shape)).astype(np.float32)
 
 
+def _intensities(classes: int) -> np.ndarray:
+    low, high = min(INTENSITIES), max(INTENSITIES)
+    golden = (5**0.5 - 1) / 2  # steps of it never fall on the same value twice
+    more = [low + (high - low) * (golden * c % 1) for c in range(len(INTENSITIES), classes)]
+    return np.array([*INTENSITIES, *more], np.float32)
+
+
 def _signed_distance(mask: np.ndarray) -> np.ndarray:
     """Voxels to the boundary, negative inside."""
-    outside, inside = ndimage.distance_transform_edt(~mask), ndimage.distance_transform_edt(mask)
-    return (np.maximum(outside - 0.5, 0) - np.maximum(inside - 0.5, 0)).astype(np.float32)
+    outside, inside = edt.edt(~mask), edt.edt(mask)
+    return np.maximum(outside - 0.5, 0) - np.maximum(inside - 0.5, 0)
 
 
 def _expert(kind: str, distances: np.ndarray, truth: np.ndarray, random: np.random.Generator) -> np.ndarray:
