@@ -1,0 +1,158 @@
+"""Label maps as DICOM SEG on the slices of the series that they were made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg import __version__
+from medseg.dicom.codes import code_of
+from medseg.dicom.extra import quietly
+from medseg.dicom.scan import full_header
+from medseg.dicom.series import Series
+from medseg.errors import OutputError
+from medseg.portable.writing import SaveError, replacing
+
+SUFFIX = ".dcm"
+SERIES_NUMBER = 300  # far from those of scanners, which count from 1
+LONGEST = 64  # letters of a description or a label
+EMPTY_BUT_THERE = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
+                   "StudyDate", "StudyTime")  # fmt: skip
+"""Attributes that every image should have, if only empty, and that anonymised ones often lack."""
+
+
+@dataclass(frozen=True)
+class Author:
+    """What made a segmentation.
+
+    Attributes:
+        name: of the algorithm.
+        description: of the series.
+        parameters: of the run; short values, they are what tells results apart.
+    """
+
+    name: str
+    description: str
+    parameters: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Marked:
+    """One segment.
+
+    Attributes:
+        name: its label, coded by `medseg.dicom.codes`.
+        color: red, green, blue in [0, 1]; None leaves it to the viewer.
+    """
+
+    name: str
+    color: tuple[float, float, float] | None = None
+
+
+def write_segmentation(
+    path: Path, labels: np.ndarray, series: Series, segments: Sequence[Marked], author: Author
+) -> None:
+    """Write a BINARY segmentation, atomically.
+
+    Args:
+        path: where; replaced if it exists.
+        labels: `(X, Y, Z)` uint8 on the grid of the series: 0, or the place of a segment counted from 1.
+        series: the source.
+        segments: at least one; those that no voxel has are described too.
+        author: of all of them.
+
+    Raises:
+        OutputError: it cannot be written.
+        DataError: a source file cannot be read any more.
+    """
+    try:
+        with quietly(), replacing(path) as new:
+            _segmentation(labels, series, segments, author).save_as(new)
+    except SaveError as error:
+        raise OutputError(str(error), path=path) from error
+
+
+def _segmentation(labels: np.ndarray, series: Series, segments: Sequence[Marked], author: Author) -> Any:
+    import highdicom as hd
+
+    frames = np.ascontiguousarray(labels.transpose(2, 1, 0))
+    if series.slices[0].frame is not None:  # of a multi-frame file in the order of its frames
+        frames = frames[np.argsort([piece.frame or 0 for piece in series.slices])]
+    return hd.seg.Segmentation(
+        source_images=_sources(series),
+        pixel_array=frames,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[_described(n, one, author) for n, one in enumerate(segments, start=1)],
+        series_instance_uid=hd.UID(),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="medseg",
+        manufacturer_model_name="medseg",
+        software_versions=__version__,
+        device_serial_number="none",
+        series_description=author.description[:LONGEST],
+        content_label="SEGMENTATION",
+        content_creator_name="medseg^",
+        content_description=author.description[:LONGEST],
+        omit_empty_frames=bool(frames.any()),  # an empty result has to have a frame nevertheless
+    )
+
+
+def _sources(series: Series) -> list[Any]:
+    """Full headers of the source files, with what the standard asks for put in empty."""
+    headers = [full_header(path) for path in series.files]
+    for header in headers:
+        for name in EMPTY_BUT_THERE:
+            if name not in header:
+                setattr(header, name, "")
+        if "FrameOfReferenceUID" not in header:
+            header.FrameOfReferenceUID = f"{header.SeriesInstanceUID}.1"
+    return headers
+
+
+def _described(number: int, segment: Marked, author: Author) -> Any:
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    coded = code_of(segment.name)
+    color = None
+    if segment.color is not None:
+        color = hd.color.CIELabColor.from_rgb(*(round(255 * part) for part in segment.color))
+    described = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=segment.name[:LONGEST],
+        segmented_property_category=coded.category,
+        segmented_property_type=coded.kind,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name=author.name[:LONGEST],
+            family=codes.cid7162.ArtificialIntelligence,
+            version=__version__,
+            source="medseg",
+            parameters=author.parameters or None,
+        ),
+        tracking_uid=hd.UID(),
+        tracking_id=f"medseg {segment.name}"[:LONGEST],
+        anatomic_regions=[coded.region] if coded.region is not None else None,
+        display_color=color,
+    )
+    if coded.side is not None:
+        kind = described.SegmentedPropertyTypeCodeSequence[0]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [hd.sr.CodedConcept.from_code(coded.side)]
+    return described
+
+
+def recorded_parameters(path: Path) -> str | None:
+    """Parameters that an earlier segmentation was made with, as they are written; None if there is none of ours."""
+    import pydicom
+
+    try:
+        data = pydicom.dcmread(path, stop_before_pixels=True)
+        return str(data.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmParameters)
+    except (OSError, pydicom.errors.InvalidDicomError, AttributeError, IndexError):
+        return None
