@@ -14,11 +14,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "medseg"
 
 LAYERS = {
-    5: {"cli", "__main__"},
+    6: {"cli", "__main__"},
+    5: {"label"},
     4: {"workflows"},
     3: {"bundle", "consensus"},
     2: {"methods", "engine", "data"},
-    1: {"method", "ops", "networks", "config", "manifest", "planning", "metrics", "portable", "files"},
+    1: {"method", "ops", "networks", "config", "manifest", "planning", "metrics", "portable", "files", "dicom"},
     0: {"errors", ""},
 }
 SIBLINGS = LAYERS[2]
