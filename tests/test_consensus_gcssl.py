@@ -273,6 +273,8 @@ def test_other_settings_also_find_the_object(picture, options):
         ({"smoothness": math.nan}, "a number >= 0"),
         ({"neighbours": 6}, "6 neighbours in a picture"),
         ({"trees": 3}, "has no option trees"),
+        ({"smoothness": "much"}, "smoothness of gcssl is 'much': .*number"),
+        ({"method": "simple", "alpha": "word"}, "alpha of simple is 'word': .*number"),
     ],
 )
 def test_options_that_make_no_sense(picture, options, words):

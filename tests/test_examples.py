@@ -10,10 +10,22 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def test_own_method(tmp_path):
+def run(name: str, folder: Path) -> str:
     done = subprocess.run(
-        [sys.executable, ROOT / "examples" / "own_method.py", tmp_path],
+        [sys.executable, ROOT / "examples" / name, folder],
         capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_own_method(tmp_path):
+    run("own_method.py", tmp_path)
     assert list((tmp_path / "prediction").glob("*.nii.gz"))
+
+
+def test_consensus(tmp_path):
+    told = run("consensus.py", tmp_path)
+    dice = {line.split()[0]: float(line.split()[-1]) for line in told.splitlines() if "truth" in line}
+    assert dice["gcssl"] > max(dice["majority"], dice["staple-fast"]) + 0.005
+    assert (tmp_path / "consensus.nii.gz").exists()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import numpy as np
 
@@ -132,16 +132,26 @@ def run(study: Study, method: str = "gcssl", **options: Any) -> Fused:
     return fuser_called(method)(study, **options)
 
 
-def check_options(method: str, options: Iterable[str]) -> None:
-    """Refuse a name or an option that does not exist before any file is opened.
+def check_options(method: str, options: Mapping[str, Any]) -> None:
+    """Refuse a name, an option that does not exist, or a value of another type before any file is opened.
 
     Raises:
-        ConfigError: an unknown name or option.
+        ConfigError: an unknown name or option, or a value that it does not take.
     """
-    offered = list(_keywords(fuser_called(method)))
+    from pydantic import TypeAdapter, ValidationError
+
+    fuser = fuser_called(method)
+    offered, hints = list(_keywords(fuser)), get_type_hints(fuser)
     strange = [key for key in options if key not in offered]
     if strange:
         raise ConfigError(f"{method} has no option {', '.join(strange)}; it has {', '.join(offered) or 'none'}")
+    for name, value in options.items():
+        plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        try:
+            TypeAdapter(hints[name]).validate_python(plain)
+        except ValidationError as error:
+            wanted = " or ".join(dict.fromkeys(problem["msg"] for problem in error.errors()))
+            raise ConfigError(f"{name} of {method} is {value!r}: {wanted}") from error
 
 
 def fuser_called(name: str) -> Fuser:
