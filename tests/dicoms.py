@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pydicom
+import pytest
+import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -129,3 +133,28 @@ def enhanced(path: Path, array: np.ndarray, *, axes=STRAIGHT, spacing=(0.7, 1.3,
     data.SharedFunctionalGroupsSequence, data.PerFrameFunctionalGroupsSequence = [shared], groups
     data.save_as(path, enforce_file_format=True)
     return path
+
+
+def by_dcmqi(path: Path, folder: Path, affine: np.ndarray, shape) -> np.ndarray:
+    """Labels (X, Y, Z) of a DICOM SEG as dcmqi reads it, on the grid of an image; skips where it is not installed."""
+    tool = Path(sys.executable).with_name("segimage2itkimage")
+    if not tool.exists():
+        pytest.skip("dcmqi, the independent reader of DICOM SEG, is not installed for this platform")
+    folder.mkdir()
+    command = [tool, "--inputDICOM", path, "--outputDirectory", folder, "--outputType", "nrrd", "--prefix", "s"]
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    labels = np.zeros(shape, np.uint8)
+    for file in folder.glob("s-*.nrrd"):
+        image = sitk.ReadImage(str(file))
+        number = int(file.stem.split("-")[1])
+        size = np.array(image.GetSize())
+        corners = [image.TransformIndexToPhysicalPoint(tuple(map(int, c))) for c in (size * 0, size - 1)]
+        ras = np.array(corners) * [-1, -1, 1]
+        index = np.linalg.solve(affine, np.c_[ras, [1, 1]].T)[:3].T
+        np.testing.assert_allclose(index, index.round(), atol=1e-3)
+        low, high = index.round().astype(int)
+        step = np.sign(high - low + 0.5).astype(int)
+        found = np.argwhere(sitk.GetArrayFromImage(image).T > 0)
+        labels[tuple((low + found * step).T)] = number
+    return labels

@@ -69,6 +69,7 @@ class Form:
         missing: value of what is not annotated.
         sources: files of each expert.
         notes: what was done to the files, and what is strange about them.
+        fields: further fields for the header of a `.seg.nrrd`.
     """
 
     grid: Header
@@ -80,3 +81,4 @@ class Form:
     palette: bytes | None
     sources: tuple[tuple[Path, ...], ...]
     notes: tuple[str, ...]
+    fields: Mapping[str, str] = field(default_factory=dict)

@@ -195,4 +195,4 @@ def _segment_fields(labels: np.ndarray, form: Form) -> dict[str, str]:
         if segment.color is not None:
             own["Color"] = " ".join(f"{c:.6g}" for c in segment.color)
         fields |= {f"Segment{number}_{key}": value for key, value in own.items()}
-    return fields
+    return {**fields, **form.fields}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,10 @@ from monai.utils import ensure_tuple
 from monai.utils.enums import MetaKeys, SpaceKeys
 
 from .reading import SUFFIXES, Header, VolumeError, read_volume
+
+# LoadImage makes every reader it knows, and where pydicom is installed one of them complains of a decoder for GPUs
+logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 
 SAME_GRID_VOXELS = 1e-3
 """Channels of one image must share their grid to this part of a voxel at every corner."""
@@ -42,9 +48,13 @@ class VerifiedReader(ImageReader):
         """Only the paths: LoadImage answers an error here with the next, less careful reader."""
         return tuple(Path(f) for f in ensure_tuple(data))
 
+    def volume(self, path: Path) -> tuple[np.ndarray, Header]:
+        """Voxels and header of one file; see `read_volume`."""
+        return read_volume(path)
+
     def get_data(self, img: tuple[Path, ...]) -> tuple[np.ndarray, dict]:
         """The voxels `(C, X, Y, Z)`, at least as precise as stored, and what MONAI wants to know of them."""
-        arrays, headers = zip(*(read_volume(path) for path in img), strict=True)
+        arrays, headers = zip(*map(self.volume, img), strict=True)
         for array, header in zip(arrays, headers, strict=True):
             _refuse_non_finite(array, header)
             _refuse_other_grid(header, headers[0])

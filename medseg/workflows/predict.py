@@ -29,6 +29,7 @@ from medseg.portable.views import ViewsInferer
 from medseg.portable.writing import remove_leftovers
 from medseg.workflows.predict_case import PROBABILITIES, CasePredictor, fingerprint, record
 from medseg.workflows.predict_cases import Item, collect, share
+from medseg.workflows.predict_formats import suffix_of, uncoded
 
 GIB = 2**30
 WORTH_SAYING = 2 * GIB
@@ -57,6 +58,8 @@ class Options:
 
     Attributes:
         section: list of the manifest; default `test`, or all lists where there is no test case.
+        series: UID of the DICOM series to take; default the only volume in a folder.
+        format: of the label maps, a name of `predict_formats.FORMATS`.
         views: which views of a model of several to ask; default all of them, fused.
         probabilities: also write the probability of each class, in steps of 1/255.
         mirror: average over mirrored images.
@@ -69,6 +72,8 @@ class Options:
     """
 
     section: str | None = None
+    series: str | None = None
+    format: str = "nifti"
     views: Sequence[str] = ()
     probabilities: bool = False
     mirror: bool = False
@@ -82,6 +87,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise ConfigError(f"--overlap {self.overlap} is not in [0, 1)")
+        suffix_of(self.format)
 
     @property
     def report(self) -> str:
@@ -95,8 +101,9 @@ def predict(model: Path, inputs: Path, output: Path, **options: Any) -> dict[str
 
     Args:
         model: run folder or bundle.
-        inputs: an image, a folder of images, or a manifest.
-        output: folder for `<case>.nii.gz`, `predict_report.json` and, if wanted, `probabilities/<case>.nii.gz`.
+        inputs: an image, a folder of images, a DICOM series, a folder of such, or a manifest.
+        output: folder for `<case>.nii.gz` (or what `format` says), `predict_report.json` and, if wanted,
+            `probabilities/<case>.nii.gz`.
         options: fields of `Options`.
 
     Returns:
@@ -108,7 +115,10 @@ def predict(model: Path, inputs: Path, output: Path, **options: Any) -> dict[str
     """
     chosen = Options(**options)
     bundle = open_bundle(model)
-    items = collect(inputs, output, channels=len(bundle.data.modality), section=chosen.section)
+    items = collect(
+        inputs, output, channels=len(bundle.data.modality), section=chosen.section, uid=chosen.series,
+        suffix=suffix_of(chosen.format),
+    )  # fmt: skip
     items = share(items, chosen.shard, chosen.num_shards)
     device = distributed.setup(chosen.device)
     make_folder(output / PROBABILITIES if chosen.probabilities else output)
@@ -127,6 +137,8 @@ def predict(model: Path, inputs: Path, output: Path, **options: Any) -> dict[str
         "interrupted": True,
     }
     predictor = CasePredictor(bundle, device, output, probabilities=chosen.probabilities)
+    if chosen.format == "dicom-seg" and (names := uncoded(predictor.model.names.values())):
+        listener.say(f"no SNOMED code is known for {', '.join(names)}: coded as Tissue")
     run = _Run(predictor, listener, report, overwrite=chosen.overwrite, strict=chosen.strict)
     try:
         with _listening(listener):

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from copy import copy
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -19,12 +18,17 @@ from medseg import __version__
 from medseg.bundle import OpenBundle
 from medseg.errors import DataError, OutputError
 from medseg.portable.labels import LEVELS, mapped_bytes
+from medseg.portable.loading import VerifiedReader
 from medseg.portable.memory import out_of_memory
 from medseg.portable.reading import Header, VolumeError, read_header
 from medseg.portable.resample import resampled_size
 from medseg.portable.windows import slab_axis
-from medseg.portable.writing import SaveError, is_flat, temporary, write_labels, write_nifti
+from medseg.portable.writing import SaveError, temporary, write_nifti
 from medseg.workflows.predict_cases import LONGEST_NAME, Item
+from medseg.workflows.predict_formats import Model, recorded, write_result
+
+if TYPE_CHECKING:
+    from medseg.dicom.series import Series
 
 VOTE_BYTES = 3  # label and probability of a view
 PROBABILITIES = "probabilities"  # folder of theirs in the output folder
@@ -32,6 +36,8 @@ PROBABILITIES = "probabilities"  # folder of theirs in the output folder
 
 def fingerprint(item: Item) -> str:
     """SHA-256 of a case's image files, with the data files that `.mhd` headers name by their own name."""
+    if item.dicom:
+        return item.series.digest()
     digest = hashlib.sha256()
     for image in item.images:
         beside = [image.with_suffix(s) for s in (".raw", ".zraw")] if image.suffix.lower() == ".mhd" else []
@@ -50,13 +56,20 @@ def record(fingerprint: str, setting: str) -> str:
     return f"medseg {__version__} image={fingerprint[:24]} model={setting[:24]}"[:79]
 
 
-def recorded(result: Path) -> str | None:
-    """The record of an earlier result; None if there is none or it is no result of ours."""
-    try:
-        header: Any = nib.load(result).header
-    except (OSError, nib.filebasedimages.ImageFileError, EOFError):
-        return None
-    return bytes(header["descrip"]).rstrip(b"\0").decode("utf-8", "replace")
+class SeriesReader(VerifiedReader):
+    """A DICOM series for the first transform of a bundle, which knows files only.
+
+    Args:
+        series: opened.
+    """
+
+    def __init__(self, series: Series) -> None:
+        super().__init__(as_closest_canonical=True)
+        self.series = series
+
+    def volume(self, path: Path) -> tuple[np.ndarray, Header]:
+        """The series, whatever the path."""
+        return self.series.voxels(), self.series.header
 
 
 class CasePredictor:
@@ -72,6 +85,10 @@ class CasePredictor:
     def __init__(self, bundle: OpenBundle, device: torch.device, output: Path, *, probabilities: bool) -> None:
         self.bundle, self.output, self.probabilities = bundle, output, probabilities
         self.network = bundle.network.to(device)
+        names = bundle.data.labels
+        run = bundle.path.resolve()
+        title = run.parent.name if run.name == "bundle" else run.name
+        self.model = Model(title, {value: names[value] for value in bundle.data.label_values[1:]})
 
     def headers(self, item: Item) -> list[Header]:
         """Headers of a case's files, of which the channels are as many as the model's.
@@ -82,7 +99,7 @@ class CasePredictor:
         if len(os.fsencode(item.result)) > LONGEST_NAME:
             raise DataError(f"the result's name would be longer than {LONGEST_NAME} bytes", path=item.images[0])
         try:
-            headers = [read_header(path) for path in item.images]
+            headers = [item.series.header] if item.dicom else [read_header(path) for path in item.images]
         except VolumeError as error:
             raise DataError(str(error), path=error.path) from error
         found, wanted = sum(h.channels for h in headers), self.bundle.data.modality
@@ -114,7 +131,7 @@ class CasePredictor:
         """Whether the result of the same image, model and settings is there."""
         wanted = [self.output / item.result]
         if self.probabilities:
-            wanted.append(self.output / PROBABILITIES / item.result)
+            wanted.append(self._probabilities(item))
         return all(recorded(path) == line for path in wanted)
 
     def run(self, item: Item, line: str, progress: Callable[[int, int], None]) -> dict[str, float]:
@@ -133,17 +150,16 @@ class CasePredictor:
             OutputError: the results cannot be written.
         """
         result = self.output / item.result
-        scratch = temporary(self.output / PROBABILITIES / item.result, "scratch")
+        scratch = temporary(self._probabilities(item), "scratch")
         try:
             image = self._prepared(item)
             with scratch as file:
                 labels, stored = self._predict(image, file, progress)
                 array, affine = labels.numpy()[0, 0], labels.affine.numpy()
                 if stored is not None:
-                    target, planes = self.output / PROBABILITIES / item.result, stored.transpose(1, 2, 3, 0)
-                    write_nifti(target, planes, affine, slope=1 / LEVELS, description=line)
-                flat = is_flat(item.images[0], array.shape)
-                write_labels(result, array, affine, flat=flat, description=line)
+                    planes = stored.transpose(1, 2, 3, 0)
+                    write_nifti(self._probabilities(item), planes, affine, slope=1 / LEVELS, description=line)
+                write_result(result, array, item, affine, line, self.model)
         except SaveError as error:
             raise OutputError(str(error), path=result) from error
         except VolumeError as error:
@@ -157,11 +173,16 @@ class CasePredictor:
             raise DataError(str(error) if isinstance(error, ValueError) else lacking, path=item.images[0]) from error
         return self._millilitres(array, affine)
 
+    def _probabilities(self, item: Item) -> Path:
+        return self.output / PROBABILITIES / f"{item.name}.nii.gz"
+
     def _prepared(self, item: Item) -> MetaTensor:
         """Network input; the transforms one by one, since `Compose` hides what an error was."""
         files = [str(path) for path in item.images]
         data: Any = {"image": files if len(files) > 1 else files[0]}
-        for transform in self.bundle.preprocessing.transforms:
+        load, *others = self.bundle.preprocessing.transforms
+        data = load(data, reader=SeriesReader(item.series)) if item.dicom else load(data)
+        for transform in others:
             data = transform(data)
         return data["image"]
 

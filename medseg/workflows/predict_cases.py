@@ -3,37 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from medseg.dicom.extra import holds_dicom, is_dicom_file
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.manifest import SECTIONS, Manifest
 from medseg.portable.cases import find_cases
+from medseg.portable.reading import SUFFIXES
+
+if TYPE_CHECKING:
+    from medseg.dicom.series import Series
 
 LONGEST_NAME = 255  # bytes of a file name on every common file system
 
 
 @dataclass(frozen=True)
 class Item:
-    """One case: its name and the files of its image, one per channel or one for all."""
+    """One case.
+
+    Attributes:
+        name: of the case.
+        images: files of its image, one per channel or one for all; or the folder (or file) of a DICOM series.
+        dicom: whether it is DICOM.
+        uid: of the series; None: the only volume there.
+        suffix: ending of its result.
+    """
 
     name: str
     images: tuple[Path, ...]
+    dicom: bool = False
+    uid: str | None = None
+    suffix: str = ".nii.gz"
 
     @property
     def result(self) -> str:
         """File name of its labels."""
-        return f"{self.name}.nii.gz"
+        return f"{self.name}{self.suffix}"
+
+    @cached_property
+    def series(self) -> Series:
+        """The DICOM series.
+
+        Raises:
+            ConfigError: the extra `dicom` is not installed.
+            DataError: it is no volume, or there are several.
+        """
+        from medseg.dicom.series import open_series
+
+        return open_series(self.images[0], self.uid)
 
 
-def collect(inputs: Path, output: Path, *, channels: int, section: str | None = None) -> list[Item]:
+def collect(
+    inputs: Path, output: Path, *, channels: int, section: str | None = None, uid: str | None = None,
+    suffix: str = ".nii.gz",
+) -> list[Item]:  # fmt: skip
     """The cases of `inputs`, none of which a result in `output` would overwrite.
 
+    A folder that holds DICOM files is one case; a folder of such folders has one case in each.
+
     Args:
-        inputs: an image, a folder of images, or a manifest (`.json`).
+        inputs: an image, a folder of images, a DICOM series, a folder of such folders, or a manifest (`.json`).
         output: folder of the results.
         channels: that the model takes.
         section: list of the manifest; None: `test`, or all of them where there is no test case.
+        uid: of the DICOM series to take; `inputs` is one case then.
+        suffix: ending of the results.
 
     Raises:
         DataError, ManifestError, ConfigError: nothing to predict, or not so.
@@ -44,14 +81,61 @@ def collect(inputs: Path, output: Path, *, channels: int, section: str | None = 
         items = _of_manifest(Manifest.load(inputs), section, channels)
     elif section is not None:
         raise ConfigError(f"--section {section} needs a manifest, and {inputs} is none")
+    elif cases := _dicom_cases(inputs, one=uid is not None):
+        items = _of_dicom(cases, channels, uid, suffix)
+    elif uid is not None:
+        raise ConfigError(f"--series {uid} needs DICOM, and {inputs} holds none")
     else:
         try:
             found = find_cases(inputs, channels)
         except ValueError as error:
             raise DataError(str(error), path=inputs) from error
         items = [Item(str(case["case"]), _paths(case["image"])) for case in found]
+    if suffix == ".dcm" and not all(item.dicom for item in items):
+        raise ConfigError(f"--format dicom-seg refers to the DICOM images it was made of, and {inputs} is no DICOM")
+    items = [item if item.suffix == suffix else replace(item, suffix=suffix) for item in items]
     _refuse_overwriting(items, inputs, output)
     return items
+
+
+def _dicom_cases(inputs: Path, *, one: bool) -> list[Path]:
+    """Folders (or the file) of the DICOM cases; none where images of other formats lie, or no DICOM at all."""
+    if inputs.is_file():
+        known = inputs.name.lower().endswith(SUFFIXES)
+        return [inputs] if not known and is_dicom_file(inputs) else []
+    if holds_dicom(inputs):
+        return [inputs]
+    if any(path.name.lower().endswith(SUFFIXES) for path in inputs.iterdir() if path.is_file()):
+        return []
+    below = sorted(path for path in inputs.iterdir() if path.is_dir() and not path.name.startswith("."))
+    cases = [path for path in below if holds_dicom(path, deep=True)]
+    return [inputs] if cases and (one or _share_a_series(cases)) else cases
+
+
+def _share_a_series(folders: Sequence[Path]) -> bool:
+    """Whether a series is spread over several folders, as some exports do."""
+    from medseg.dicom.scan import first_series
+
+    uids = [first_series(folder) for folder in folders]
+    return len(set(uids)) < len(uids)
+
+
+def _of_dicom(cases: Sequence[Path], channels: int, uid: str | None, suffix: str) -> list[Item]:
+    """Each with its own name; a single one is opened now, since what is wrong with it ends the command."""
+    if channels != 1:
+        raise DataError(
+            f"is DICOM, one series for a case; the model takes {channels} channels", path=cases[0],
+            hint="convert the series to files named CASE_0000, CASE_0001, ...",
+        )  # fmt: skip
+    items = [Item(_case_name(path), (path,), dicom=True, uid=uid, suffix=suffix) for path in cases]
+    if len(items) == 1:
+        _ = items[0].series
+    return items
+
+
+def _case_name(path: Path) -> str:
+    name = path.resolve().name
+    return name.removesuffix(path.suffix) if path.is_file() else name
 
 
 def _paths(image: str | Sequence[str]) -> tuple[Path, ...]:
