@@ -88,9 +88,13 @@ def plan(
 @app.command()
 def predict(
     model: Annotated[Path, typer.Option("--model", "-m", help="Run folder or bundle.")],
-    inputs: Annotated[Path, typer.Option("--input", "-i", help="An image, a folder of images, or a manifest.")],
+    inputs: Annotated[
+        Path, typer.Option("--input", "-i", help="An image, a folder of images, DICOM folder(s), or a manifest.")
+    ],
     output: Output,
     section: Annotated[str | None, typer.Option(help="List of the manifest to predict; default test.")] = None,
+    series: Annotated[str | None, typer.Option(help="UID of the DICOM series, if the folder holds several.")] = None,
+    format_: Annotated[str, typer.Option("--format", help="nifti, nrrd (with names), or dicom-seg.")] = "nifti",
     view: Annotated[list[str] | None, typer.Option(help="Ask this view alone; may be repeated.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write class probabilities.")] = False,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored images (slower).")] = False,
@@ -105,8 +109,9 @@ def predict(
     from medseg.workflows.predict import predict as run
 
     report = run(
-        model, inputs, output, section=section, views=view or (), probabilities=probabilities, mirror=mirror,
-        overlap=overlap, device=device, overwrite=overwrite, strict=strict, shard=shard, num_shards=num_shards,
+        model, inputs, output, section=section, series=series, format=format_, views=view or (),
+        probabilities=probabilities, mirror=mirror, overlap=overlap, device=device,
+        overwrite=overwrite, strict=strict, shard=shard, num_shards=num_shards,
     )  # fmt: skip
     if report["failed"]:
         raise typer.Exit(1)
