@@ -1,15 +1,21 @@
 # make demo    install, train on generated scans, predict, evaluate; the result is demo/report.html
 # make test    checks, then all tests, slow ones last
+# make label-env      a second environment (.venv-label) with medseg and MONAI Label, which needs other versions than medseg
+# make test-serving   tests with real servers in it, about ten minutes
 # Variables: PYTHON (3.11 or newer makes the environment), VENV (where it is), PYTEST (further arguments)
 
 PYTHON ?= python3
 VENV ?= .venv
+LABEL_VENV ?= .venv-label
 PYTEST ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.medseg-installed
+LABEL_BIN := $(LABEL_VENV)/bin
+LABEL_STAMP := $(LABEL_VENV)/.medseg-installed
+SERVING := --constraint constraints.txt --constraint serving/constraints.txt
 
-.PHONY: help env demo test check format clean
+.PHONY: help env label-env demo test test-serving check format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,11 +30,23 @@ $(STAMP): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+label-env: $(LABEL_STAMP)
+
+$(LABEL_STAMP): constraints.txt pyproject.toml $(wildcard serving/*.txt)
+	@test -x $(LABEL_BIN)/python || $(PYTHON) -m venv $(LABEL_VENV)
+	$(LABEL_BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(LABEL_BIN)/python -m pip install --quiet $(SERVING) --requirement serving/requirements.txt --editable .
+	$(LABEL_BIN)/python -m pip install --quiet --no-deps --requirement serving/no-deps.txt
+	@touch $@
+
 demo: env
 	$(BIN)/medseg demo --output demo
 
 test: check
 	$(BIN)/python -m pytest $(PYTEST)
+
+test-serving: label-env
+	$(LABEL_BIN)/python -m pytest serving/tests $(PYTEST)
 
 check: env
 	$(BIN)/ruff format --check .

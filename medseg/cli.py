@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from medseg import cli_consensus as fused
+from medseg.cli_label import label_app
 
 _USAGE: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, which newer typers carry inside themselves
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Make and check manifests.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
+app.add_typer(label_app, name="label")
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
@@ -56,6 +58,7 @@ def train(
     device: Device = "auto",
     budget: Budget = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    start: Annotated[Path | None, typer.Option(help="Run or bundle whose weights to start from.")] = None,
 ) -> None:
     """Train a pipeline on a data set; the product is a MONAI bundle in the run folder."""
     from medseg.manifest import Manifest
@@ -65,7 +68,7 @@ def train(
     from medseg.workflows.train import train as run
 
     folder = output or Path("runs") / f"{Path(task).stem}-{data.stem}"
-    done = run(task, data, folder, overrides=overrides or (), device=device, resume=resume, budget=budget)
+    done = run(task, data, folder, overrides=overrides or (), device=device, resume=resume, budget=budget, start=start)
     if os.environ.get("RANK", "0") == "0":
         typer.echo(str(done / "bundle"))
 
@@ -244,6 +247,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and turn what goes wrong into one line and an exit code."""
     from medseg.errors import MedsegError
 
+    _without_remarks()
     given = sys.argv[1:] if arguments is None else arguments
     # --debug is understood wherever it stands: people add it at the end of the line that failed
     debug = "--debug" in given
@@ -265,6 +269,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
         _fail(f"{error.filename or 'output'}: {error.strerror}", 2, debug=debug)
+
+
+def _without_remarks() -> None:
+    """MONAI remarks whenever it makes a reader that a decoder for GPUs, which nobody asked for, is not installed."""
+    import logging
+    import warnings
+
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 
 
 def _fail(line: str, code: int, *, debug: bool, prefix: str = "error: ") -> NoReturn:

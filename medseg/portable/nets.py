@@ -176,5 +176,9 @@ class Views(nn.Module):
 
 
 def context_of(network: object) -> tuple[int, int, int]:
-    """Voxels around its windows that a network needs along each axis, and gives no output for."""
-    return network.context if isinstance(network, Planar) else (0, 0, 0)
+    """Voxels around its windows that a network needs along each axis, and gives no output for.
+
+    Asked of the object and not of its class: MONAI Label imports a bundle's scripts again for every request, so that
+    its network, made earlier, is of another `Planar` than this one.
+    """
+    return getattr(network, "context", (0, 0, 0))

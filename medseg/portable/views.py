@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .fusion import fuse_mean, fuse_votes
 from .inferer import SlabInferer
 from .labels import Maker, mapped_bytes
-from .nets import Views, context_of
+from .nets import context_of
 from .planes import AXES, PLANES, slice_axis
 from .windows import Predictor, window_starts
 
@@ -124,13 +124,14 @@ class ViewsInferer(Inferer):
 
     def _networks(self, network: Predictor) -> nn.ModuleDict:
         """The networks of the views, if all are there that are asked."""
-        if not isinstance(network, Views):
+        networks = getattr(network, "networks", None)  # not by class, see `context_of`
+        if not isinstance(networks, nn.ModuleDict):
             raise ValueError(f"views are asked of a {type(network).__name__}, which has none")
-        if unknown := [view for view in self.views if view not in network.networks]:
-            raise ValueError(f"there is no view {', '.join(unknown)}; this model has {', '.join(network.networks)}")
+        if unknown := [view for view in self.views if view not in networks]:
+            raise ValueError(f"there is no view {', '.join(unknown)}; this model has {', '.join(networks)}")
         if self.probabilities and len(self.views) > 1:
             raise ValueError("several views have no probabilities of all classes in common; ask for one view")
-        return network.networks
+        return networks
 
     def _inferer(self, view: str, network: nn.Module, size: Sequence[int]) -> SlabInferer:
         inferer = SlabInferer(

@@ -29,7 +29,7 @@ from medseg.files import make_folder
 from medseg.manifest import Case, Manifest
 from medseg.method import Method
 from medseg.portable.inferer import SlabInferer
-from medseg.portable.nets import FirstChannels, Planar
+from medseg.portable.nets import FirstChannels, Planar, Views
 from medseg.workflows.sections import streams_of
 
 _SEEDS_APART = 1000
@@ -163,7 +163,7 @@ class StageRun:
             out_channels=kind.output_channels(spec.classes),
         )
         network = networks.build(definition)
-        before = open_bundle(previous).network if previous else None
+        before = self._before(previous) if previous else None
         if before is not None:
             start_from(network, before)
         method = methods.build(
@@ -176,6 +176,14 @@ class StageRun:
         if stage.schedule.channels_last:
             use_channels_last(method, spec.spatial_dims)
         return definition, method
+
+    def _before(self, previous: Path) -> nn.Module:
+        """The network to start from; of several views the one of this view."""
+        network = open_bundle(previous).network
+        views = network.networks if isinstance(network, Views) else {self.spec.view: network}
+        if self.spec.view not in views:
+            raise ConfigError(f"has networks for {', '.join(views)}, none for {self.spec.view}", path=previous)
+        return views[self.spec.view]
 
     def _segmenter(self, method: Method) -> nn.Module:
         """What validates and travels: volumes in, class logits out."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from medseg import planning
+from medseg.bundle import open_bundle
 from medseg.config import DataSpec, Pipeline, Stage
 from medseg.engine import distributed
 from medseg.errors import ConfigError, ManifestError, OutputError
@@ -42,6 +43,7 @@ def train(
     device: str = "auto",
     resume: bool = False,
     budget: str | None = None,
+    start: Path | None = None,
 ) -> Path:
     """Train a pipeline on a data set.
 
@@ -53,6 +55,7 @@ def train(
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         resume: continue an interrupted run, bit for bit.
         budget: time that training may take, such as "25m"; the plan is made to fit.
+        start: run or bundle whose weights the first stage starts from, wherever name and shape agree.
 
     Returns:
         The run folder; its `bundle` is the product.
@@ -65,16 +68,17 @@ def train(
     pipeline = settings.check(settings.apply(content, overrides), source)
     manifest = Manifest.load(Path(data))
     chosen = distributed.setup(device)
-    fingerprint = _fingerprint(pipeline, manifest, budget)
+    given = open_bundle(start) if start else None
+    fingerprint = _fingerprint(pipeline, manifest, budget, given.digest if given else None)
     _claim(output, resume=resume, fingerprint=fingerprint)
     try:
-        resolved = _resolve(pipeline, manifest, output, chosen, budget)
-        product: Product | None = None
+        resolved = _resolve(pipeline, manifest, output, chosen, budget, fingerprint)
+        product = Product(given.path, {"start": given.path}) if given else None
         for index, stage in enumerate(resolved.stages):
             folder = output if len(resolved.stages) == 1 else output / f"stage{index}"
             last = index == len(resolved.stages) - 1
             place = Place((output if last else folder) / "bundle", folder, output / "cache", chosen, fingerprint)
-            before = product if stage.init == "previous" else None
+            before = product if stage.init == "previous" or index == 0 else None
             product = _train_stage(resolved, index, manifest, place, before, resume=resume)
         distributed.barrier()
         if distributed.rank() == 0:
@@ -191,12 +195,13 @@ def _with_batch(stage: Stage, spec: DataSpec, sizes: dict[str, int]) -> Stage:
     return stage.model_copy(update={"schedule": stage.schedule.model_copy(update={"batch": batch})})
 
 
-def _resolve(asked: Pipeline, manifest: Manifest, output: Path, device: torch.device, budget: str | None) -> Pipeline:
+def _resolve(
+    asked: Pipeline, manifest: Manifest, output: Path, device: torch.device, budget: str | None, fingerprint: str
+) -> Pipeline:
     """The pipeline with its plan, made once by rank 0 and then read by all and by every resumption."""
     path = output / "pipeline.yaml"
     if distributed.rank() == 0 and not path.exists():
         resolved = plan_pipeline(asked, manifest, device, budget)
-        fingerprint = _fingerprint(asked, manifest, budget)
         write_whole(make_folder(output) / RECORD, json.dumps({"fingerprint": fingerprint}) + "\n")
         manifest.save(output / "manifest.json")
         write_whole(output / "versions.json", json.dumps(versions(), indent=1) + "\n")
@@ -217,12 +222,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _fingerprint(pipeline: Pipeline, manifest: Manifest, budget: str | None) -> str:
+def _fingerprint(pipeline: Pipeline, manifest: Manifest, budget: str | None, start: str | None) -> str:
     """Of what was asked for; a run is only resumed by the same command."""
     asked: dict[str, Any] = {
         "pipeline": pipeline.model_dump(mode="json"),
         "manifest": manifest.model_dump(mode="json"),
         "budget": budget,
+        **({"start": start} if start else {}),
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 

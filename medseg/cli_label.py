@@ -1,0 +1,37 @@
+"""`medseg label`: a MONAI Label server, so that 3D Slicer and OHIF can use models and collect labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+label_app = typer.Typer(help="Serve models to 3D Slicer and OHIF.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@label_app.callback()
+def common() -> None:
+    """Serve models to 3D Slicer and OHIF."""
+
+
+@label_app.command(context_settings={"allow_extra_args": True})
+def start(
+    context: typer.Context,
+    studies: Annotated[str, typer.Option(help="Folder of images, or address of a DICOMweb server.")],
+    models: Annotated[list[Path], typer.Option(help="Run folders or bundles; several may follow.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; others can reach 0.0.0.0.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    work: Annotated[Path, typer.Option(help="Folder for logs and for what is trained.")] = Path("runs/label"),
+    print_only: Annotated[bool, typer.Option("--print", help="Print the command instead of running it.")] = False,
+) -> None:
+    """Start a MONAI Label server with trained models."""
+    from medseg.label import start as server
+
+    server.check_port(host, port) if not print_only else None
+    app = server.prepare(studies, [*models, *map(Path, context.args)], work)
+    arguments = server.arguments(app, studies, host, port)
+    if print_only:
+        typer.echo(server.line(arguments))
+    else:
+        server.become_server(arguments)

@@ -1,0 +1,128 @@
+"""The app that MONAI Label loads: the models of `medseg label start` and everything around them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from monailabel.config import settings
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+
+from medseg import __version__
+from medseg.errors import MedsegError
+from medseg.label import fusing
+from medseg.label.infers import ConsensusTask, ModelTask
+from medseg.label.learning import can_learn
+from medseg.label.models import read_list
+from medseg.label.problems import as_http
+from medseg.label.stores import CheckedDicomWeb, CheckedLocal
+from medseg.label.tasks import ConsensusScoring, DiceScoring, Disagreement, First, MostDisagreement, Training
+
+
+class MedSegApp(MONAILabelApp):
+    """Serves bundles of medseg.
+
+    Args:
+        app_dir: folder that `medseg label start` made.
+        studies: folder or DICOMweb address.
+        conf: of the command line; nothing of it is used.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        self.models = read_list(Path(app_dir))
+        first = next(iter(self.models.values()))
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name=f"medseg {__version__}",
+            description="Models trained by medseg from few, partly labelled or contradictory annotations",
+            version=__version__,
+            labels=list(first.labels) if len(self.models) == 1 else None,
+        )
+
+    def init_datastore(self) -> Datastore:
+        """A store that refuses labels of another geometry."""
+        if self.studies.startswith(("http://", "https://")):
+            return super().init_datastore()
+        return CheckedLocal(
+            self.studies,
+            extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+        )
+
+    def _init_dicomweb_datastore(self) -> Datastore:
+        store = super()._init_dicomweb_datastore()
+        store.__class__ = CheckedDicomWeb  # the client is made inside, with what the environment says
+        return store
+
+    def init_infers(self) -> dict[str, InferTask]:
+        """Every model, and the consensus of annotators."""
+        return {**{name: ModelTask(m) for name, m in self.models.items()}, fusing.NAME: ConsensusTask(self.datastore())}
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        """Every model of which the run is there."""
+        return {name: Training(model) for name, model in self.models.items() if can_learn(model)}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        """The most disputed study, or simply the first."""
+        return {"disagreement": MostDisagreement(self._alike()), "first": First()}
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        """Disagreement of models, consensus of annotators, agreement of tags."""
+        return {
+            "disagreement": Disagreement(self._alike()),
+            fusing.NAME: ConsensusScoring(),
+            "dice": DiceScoring(),
+        }
+
+    def _alike(self) -> list[Any]:
+        """The models that can disagree: those with the labels of the first one."""
+        models = list(self.models.values())
+        return [model for model in models if model.labels == models[0].labels]
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Run a model, or the consensus, which also saves what it makes as final label."""
+        request = {**request, "image_id": request.get("image")}
+        if request.get("model") == fusing.NAME:
+            request = {"save_label": True, "label_tag": fusing.FINAL, **request}
+        return self._told(lambda: super(MedSegApp, self).infer(request, datastore))
+
+    def train(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Continue a model's run."""
+        return self._told(lambda: super(MedSegApp, self).train(request))
+
+    def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Run a scoring method."""
+        return self._told(lambda: super(MedSegApp, self).scoring(request, datastore))
+
+    def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Run a model on many studies."""
+        return self._told(lambda: super(MedSegApp, self).batch_infer(request, datastore))
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The study to annotate next."""
+        request = {**request, "strategy": request.get("strategy") or "disagreement"}
+        return self._told(lambda: super(MedSegApp, self).next_sample(request))
+
+    def _told(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Do it; in a request an error becomes an answer, in a background task one line and an exit code."""
+        try:
+            return work()
+        except Exception as error:
+            if self._server_mode:
+                raise as_http(error) from error
+            if not isinstance(error, MedsegError):
+                raise
+            sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
+            sys.stdout.flush()
+            raise SystemExit(2) from error

@@ -1,0 +1,60 @@
+"""Several annotators' labels of a study, kept under tags of their own, become its final label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import DataError
+from medseg.workflows.consensus_case import finished_labels, fuse_item
+from medseg.workflows.consensus_items import NOT_EXPERTS, Item
+from medseg.workflows.consensus_options import Options
+
+NAME = "consensus"
+FINAL = "final"
+
+
+def experts_of(tags: Mapping[str, Path], asked: Any = None) -> dict[str, Path]:
+    """The tags that are annotators: those that were asked for, or all but `final` and `original`.
+
+    Args:
+        tags: tag -> label file of a study.
+        asked: a list of tags, or a text with commas.
+
+    Raises:
+        DataError: a tag that the study does not have, or fewer than two annotators.
+    """
+    wanted = [t.strip() for t in asked.split(",")] if isinstance(asked, str) and asked else list(asked or ())
+    if unknown := sorted(set(wanted) - set(tags)):
+        raise DataError(f"the study has no label with the tag {', '.join(unknown)}; it has {', '.join(tags) or 'none'}")
+    found = {tag: tags[tag] for tag in wanted or sorted(set(tags) - set(NOT_EXPERTS))}
+    if len(found) < 2:
+        there = ", ".join(tags) or "none"
+        raise DataError(
+            f"the study has labels of {len(found)} annotators, a consensus needs two; its tags are {there}",
+            hint="save each annotator's label with a tag of its own, such as rater-a",
+        )
+    return found
+
+
+def fuse_study(image: Path, experts: Mapping[str, Path], folder: Path, method: str) -> tuple[Path, dict[str, Any]]:
+    """Fuse the labels of a study as `medseg consensus` does.
+
+    Args:
+        image: its file.
+        experts: annotator -> label file.
+        folder: for the results.
+        method: a name of `medseg.consensus.fuse.FUSERS`.
+
+    Returns:
+        The label map, and per annotator how much it was trusted, with warnings.
+
+    Raises:
+        DataError, ConfigError: the labels cannot be fused, or an unknown method.
+    """
+    item = Item("study", (image,), tuple(experts.values()), tuple(experts))
+    told = fuse_item(item, folder, Options(method=method, page=False), overwrite=True)
+    labels = finished_labels(folder)
+    assert labels is not None
+    return labels, {"method": method, "annotators": list(experts), "warnings": told["warnings"]}

@@ -1,0 +1,111 @@
+"""`medseg label start`: check what is given, make the app's folder, and become the server."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from medseg.bundle import open_bundle
+from medseg.errors import ConfigError
+from medseg.files import make_folder, write_whole
+from medseg.label.models import names_of, write_list
+from medseg.label.standins import python_path
+
+MAIN = '''"""What MONAI Label loads; made by `medseg label start`."""
+
+from medseg.label.app import MedSegApp
+
+__all__ = ["MedSegApp"]
+'''
+ENVIRONMENT = {
+    "MONAI_LABEL_TRACKING_ENABLED": "false",
+    # else every scoring method runs when the server starts and whenever somebody asks for a study
+    "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+}
+WEB = "medseg.label.web:app"
+
+
+def prepare(studies: str, models: Sequence[Path], work: Path) -> Path:
+    """Check studies and models, and make the folder of the app.
+
+    Args:
+        studies: folder or DICOMweb address.
+        models: run folders or bundles.
+        work: where the app, its logs and trained models go.
+
+    Returns:
+        The app's folder.
+
+    Raises:
+        BundleError: a model that is no bundle.
+        ConfigError: no studies, or two models of one name.
+        OutputError: the folder cannot be made.
+    """
+    if not studies.startswith(("http://", "https://")) and not Path(studies).is_dir():
+        raise ConfigError("is no folder of studies", path=studies, hint="make it, or give a DICOMweb address")
+    named = names_of(models)
+    for run in named.values():
+        open_bundle(run)
+    app = make_folder(work.resolve() / "app")
+    write_whole(app / "main.py", MAIN)
+    write_list(app, named, make_folder(work.resolve() / "models"))
+    return app
+
+
+def arguments(app: Path, studies: str, host: str, port: int) -> list[str]:
+    """What follows `monailabel` in the command that starts the server."""
+    place = studies if studies.startswith(("http://", "https://")) else str(Path(studies).resolve())
+    where = ["--host", host, "--port", str(port)]
+    return ["start_server", "--app", str(app), "--studies", place, *where, "--uvicorn_app", WEB]
+
+
+def line(given: Sequence[str]) -> str:
+    """The command for a shell."""
+    settings = [f"{key}={shlex.quote(value)}" for key, value in _environment().items()]
+    return " ".join([*settings, "monailabel", *map(shlex.quote, given)])
+
+
+def check_port(host: str, port: int) -> None:
+    """See that the server can listen.
+
+    Raises:
+        ConfigError: the port is taken, or the address is none of this machine.
+    """
+    if not 0 < port < 65536:
+        raise ConfigError(f"--port {port}: 1 to 65535 are possible")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"{host}:{port} cannot be used ({error.strerror})", hint="choose another --port or --host"
+            ) from error
+
+
+def become_server(given: Sequence[str]) -> None:
+    """Replace this process by the server, so that signals and the exit code are its own.
+
+    Raises:
+        ConfigError: MONAI Label is not installed here.
+    """
+    if importlib.util.find_spec("monailabel") is None:
+        raise ConfigError(
+            "MONAI Label is not installed beside this medseg",
+            hint="it wants an environment of its own: see docs/serving.md (make label-env)",
+        )
+    sys.stdout.flush()
+    environment = {**os.environ, **_environment()}
+    os.execve(sys.executable, [sys.executable, "-m", "monailabel.main", *given], environment)  # noqa: S606
+
+
+def _environment() -> dict[str, str]:
+    """What the server's processes need; what is set already stays."""
+    own = {key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()}
+    return {"PYTHONPATH": python_path(), **own}

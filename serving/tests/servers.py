@@ -1,0 +1,76 @@
+"""A server process: started, waited for, asked, stopped by its own number."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import requests
+
+STARTS = 240  # seconds; importing takes a minute where the disk is slow
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A command that serves HTTP on a port of 127.0.0.1; its caches and logs stay in `home`."""
+
+    work: Path
+
+    def __init__(self, command: list[str], port: int, home: Path, environment: Mapping[str, str] = {}) -> None:  # noqa: B006
+        self.url, self.home, self.log = f"http://127.0.0.1:{port}", home, home / "server.log"
+        home.mkdir(parents=True, exist_ok=True)
+        own = {**os.environ, "HOME": str(home), "PYTHONUNBUFFERED": "1", **environment}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=own
+            )
+
+    def wait(self, path: str = "/info/") -> Server:
+        until = time.monotonic() + STARTS
+        while time.monotonic() < until:
+            assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.words()}"
+            try:
+                if requests.get(self.url + path, timeout=30).status_code == 200:
+                    return self
+            except requests.ConnectionError:
+                time.sleep(0.3)
+        self.stop(signal.SIGKILL)
+        raise AssertionError(f"did not start:\n{self.words()}")
+
+    def words(self) -> str:
+        return self.log.read_text("utf-8", "replace")[-4000:]
+
+    def ask(self, how: str, path: str, **arguments: Any) -> requests.Response:
+        return requests.request(how, self.url + path, timeout=300, **arguments)
+
+    def json(self, how: str, path: str, **arguments: Any) -> Any:
+        answer = self.ask(how, path, **arguments)
+        assert answer.status_code == 200, f"{answer.status_code} {answer.text[:500]}\n{self.words()}"
+        return answer.json()
+
+    def infer(self, model: str, image: str, **options: Any) -> requests.Response:
+        return self.ask("POST", f"/infer/{model}", params={"image": image, "output": "image"}, **options)
+
+    def save(self, image: str, label: Path, tag: str) -> requests.Response:
+        with label.open("rb") as stream:
+            return self.ask("PUT", "/datastore/label", params={"image": image, "tag": tag}, files={"label": stream})
+
+    def stop(self, how: int) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()

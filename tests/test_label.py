@@ -1,0 +1,291 @@
+"""What the MONAI Label app is made of, without MONAI Label; the servers themselves are tested in `serving/tests`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from models import data_spec, make_bundle, make_image
+from tiny import FAST, write_dataset
+
+from medseg.bundle import open_bundle
+from medseg.cli import main
+from medseg.errors import BundleError, ConfigError, DataError
+from medseg.label import dataset, learning, predicting
+from medseg.label.agreeing import dice_of
+from medseg.label.dataset import Studies, gather
+from medseg.label.disagreement import disagreement, overlap
+from medseg.label.fusing import experts_of, fuse_study
+from medseg.label.models import Model, names_of, read_list
+from medseg.workflows.predict import predict
+from medseg.workflows.train import train
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A trained run, and the data set that it was trained on."""
+    folder = tmp_path_factory.mktemp("world")
+    data = write_dataset(folder / "data")
+    train("supervised", data, folder / "run", overrides=FAST, device="cpu")
+    return folder
+
+
+def model_of(world: Path, folder: Path) -> Model:
+    return Model("run", world / "run", folder / "run")
+
+
+def studies_of(world: Path) -> Studies:
+    """What a server has: two studies that the run did not see, with labels, and one without."""
+    data = world / "data"
+    cases = {f"case{i}": (data / f"case{i}.nii.gz", data / f"case{i}_label.nii.gz") for i in (4, 5)}
+    return Studies(cases, {"case9": data / "case2.nii.gz"})
+
+
+def command(capsys, *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+def test_the_line_that_starts_the_server(world, tmp_path, capsys):
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "second").symlink_to(world / "run")
+    given = ["--studies", tmp_path / "studies", "--models", world / "run", tmp_path / "renamed"]
+    shutil.copytree(world / "run" / "bundle", tmp_path / "renamed")
+    code, out, _ = command(capsys, "label", "start", *given, "--work", tmp_path / "work", "--print", "--port", 8123)
+    assert code == 0
+    assert " monailabel start_server --app " in out
+    assert "--host 127.0.0.1 --port 8123" in out
+    assert set(read_list(tmp_path / "work" / "app")) == {"run", "renamed"}
+    assert "MedSegApp" in (tmp_path / "work" / "app" / "main.py").read_text()
+
+
+def test_what_cannot_be_served_is_one_line(world, tmp_path, capsys):
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "empty").mkdir()
+    start = ["label", "start", "--work", tmp_path / "work", "--studies"]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        mistakes = {
+            "holds no bundle": [tmp_path / "studies", "--models", tmp_path / "empty"],
+            "does not exist": [tmp_path / "studies", "--models", tmp_path / "nothing"],
+            "no folder of studies": [tmp_path / "nothing", "--models", world / "run"],
+            "another model called run": [tmp_path / "studies", "--models", world / "run", world / "run" / "bundle"],
+            "choose another --port": [tmp_path / "studies", "--models", world / "run", "--port", port],
+            "1 to 65535": [tmp_path / "studies", "--models", world / "run", "--port", 70000],
+        }
+        for words, arguments in mistakes.items():
+            code, _, err = command(capsys, *start, *arguments)
+            assert (code, err.count("\n")) == (2, 1), err
+            assert err.startswith("error: ")
+            assert words in err
+
+
+def test_without_monai_label_it_says_where_to_find_it(world, tmp_path):
+    (tmp_path / "studies").mkdir()
+    code = "import sys; sys.modules['monailabel'] = None\n"
+    code += "import importlib.util as u; real = u.find_spec\n"
+    code += "u.find_spec = lambda n, *a: None if n == 'monailabel' else real(n, *a)\n"
+    code += "from medseg.cli import main; main(sys.argv[1:])"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    start = ["label", "start", "--studies", tmp_path / "studies", "--models", world / "run", "--work", tmp_path / "w"]
+    run = [sys.executable, "-c", code, *map(str, start), "--port", str(port)]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "docs/serving.md" in done.stderr
+
+
+def test_a_served_study_has_the_voxels_of_predict(world, tmp_path):
+    image = world / "data" / "case5.nii.gz"
+    predict(world / "run", image, tmp_path / "out")
+    told = predicting.predict_study(model_of(world, tmp_path), image, tmp_path / "served.nii.gz")
+    ours, theirs = (nib.load(p) for p in (tmp_path / "out" / "case5.nii.gz", tmp_path / "served.nii.gz"))
+    np.testing.assert_array_equal(ours.dataobj, theirs.dataobj)
+    np.testing.assert_array_equal(ours.affine, theirs.affine)
+    assert set(told["volumes_ml"]) == {"ball", "box"}
+
+
+@pytest.mark.parametrize("name", ["", "auto?", "cuda:7"])
+def test_devices_of_clients(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if name == "auto?":
+        with pytest.raises(ConfigError, match="auto"):
+            predicting.device_called(name)
+    else:
+        assert predicting.device_called(name) == torch.device("cpu"), "clients ask for cuda always"
+
+
+def test_studies_become_a_manifest(world, tmp_path):
+    model = model_of(world, tmp_path)
+    studies = studies_of(world)
+    bad = tmp_path / "bad.nii.gz"
+    image = nib.load(world / "data" / "case2.nii.gz")
+    nib.save(nib.Nifti1Image(np.full(image.shape, 9, np.uint8), image.affine), bad)
+    studies.labeled = {**studies.labeled, "worse": (world / "data" / "case2.nii.gz", bad)}
+    found = gather(studies, model.bundle, model.run, tmp_path / "t", tmp_path / "held.json")
+    manifest = found.manifest
+    names = {s: {case.name for case in getattr(manifest, s)} for s in ("training", "validation", "unlabeled", "test")}
+    assert "worse" in found.left_out
+    assert names["training"] >= {"case0", "case1"}, "what was learned is not forgotten"
+    assert names["test"] == set()
+    assert names["unlabeled"] == {"case9", "case3"}, "case2 is case9 already"
+    assert "case4" in names["validation"] | names["training"]
+    assert not names["training"] & names["validation"]
+    held = set(json.loads((tmp_path / "held.json").read_text()))
+    again = gather(studies, model.bundle, model.run, tmp_path / "t", tmp_path / "held.json").manifest
+    assert {case.name for case in again.validation} == names["validation"]
+    assert not held & {"case0", "case1"}, "nobody is judged by what he learned"
+
+
+def test_one_of_two_studies_is_held_out_if_nothing_else_judges(world, tmp_path):
+    model = Model("b", world / "run" / "bundle", tmp_path)
+    bundle = shutil.copytree(world / "run" / "bundle", tmp_path / "alone")  # without its run there are no other cases
+    found = gather(studies_of(world), model.bundle, bundle, tmp_path / "t", tmp_path / "held.json").manifest
+    assert len(found.training) == len(found.validation) == 1
+    only = Studies(dict(list(studies_of(world).labeled.items())[:1]), {})
+    with pytest.raises(DataError, match="at least two studies"):
+        gather(only, model.bundle, bundle, tmp_path / "t", tmp_path / "other.json")
+
+
+def trained_by(copy_of: Path, spoil: bool):
+    """In place of training: a copy of a model, or of one with other weights."""
+
+    def fake(arguments, run, iterations, say):
+        assert arguments[arguments.index("--start") + 1]
+        run.mkdir(parents=True)
+        if spoil:
+            make_bundle(run / "bundle", open_bundle(copy_of).data)
+        else:
+            shutil.copytree(copy_of, run / "bundle")
+
+    return fake
+
+
+def test_a_model_that_is_no_better_is_not_published(world, tmp_path, monkeypatch):
+    model = model_of(world, tmp_path)
+    monkeypatch.setattr(learning, "run_training", trained_by(world / "run" / "bundle", spoil=False))
+    report = learning.learn(model, studies_of(world), {"iterations": 1})
+    assert report["dice"] == report["dice_in_service"]
+    assert not report["published"]
+    assert model.place == model.run
+    assert not (Path(report["folder"]) / "run").exists()
+
+
+def test_a_better_model_goes_into_service_and_a_worse_one_does_not_replace_it(world, tmp_path, monkeypatch):
+    data, bundle = world / "data", world / "run" / "bundle"
+    bad = tmp_path / "bad"
+    shutil.copytree(world / "run", bad)
+    make_bundle(bad / "bundle", open_bundle(bundle).data)  # as good as random weights are
+    model = Model("bad", bad, tmp_path / "served")
+    dice = {}
+    for name, place in (("good", bundle), ("bad", bad / "bundle")):
+        predict(place, data / "case5.nii.gz", tmp_path / name)
+        dice[name] = dice_of(tmp_path / name / "case5.nii.gz", data / "case5_label.nii.gz")["mean"]
+    better = "good" if dice["good"] > dice["bad"] else "bad"
+    first = model.bundle.digest
+    scores = iter([0.2, 0.6, 0.6, 0.5])
+
+    def judged(results, manifest, **_):
+        assert list(results.glob("*.nii.gz"))
+        return {"mean": {"dice_with_failures": {"mean": next(scores)}}}
+
+    monkeypatch.setattr(learning, "evaluate", judged)
+    monkeypatch.setattr(learning, "run_training", trained_by(bundle, spoil=False))
+    assert learning.learn(model, studies_of(world), {})["published"]
+    assert model.bundle.digest == open_bundle(bundle).digest != first
+    assert Model("bad", bad, tmp_path / "served").bundle.digest == model.bundle.digest, "also after a new start"
+    monkeypatch.setattr(learning, "run_training", trained_by(bundle, spoil=True))
+    report = learning.learn(model, studies_of(world), {})
+    assert (report["dice_in_service"], report["dice"], report["published"]) == (0.6, 0.5, False)
+    assert model.bundle.digest == open_bundle(bundle).digest
+    assert better in dice
+    make_bundle(bad / "bundle", open_bundle(bundle).data, name="vnet")
+    assert Model("bad", bad, tmp_path / "served").place == bad, "what was trained from another model is not served"
+
+
+def test_training_that_fails_says_why_and_two_at_once_are_refused(world, tmp_path, monkeypatch):
+    model = model_of(world, tmp_path)
+    with pytest.raises(ConfigError, match="iterations is 'many'"):
+        learning.learn(model, studies_of(world), {"iterations": "many"})
+    with learning._alone(model), pytest.raises(ConfigError, match="being trained already"):
+        learning.learn(model, studies_of(world), {})
+    alone = Model("b", shutil.copytree(world / "run" / "bundle", tmp_path / "alone"), tmp_path / "x")
+    assert not learning.can_learn(alone)
+    with pytest.raises(ConfigError, match="without its run"):
+        learning.learn(alone, studies_of(world), {})
+    with pytest.raises(DataError, match="cannot|no "):
+        learning.learn(model, studies_of(world), {"iterations": 1, "device": "cuda:9"})
+
+
+def test_experts_of_a_study(tmp_path):
+    tags = {t: tmp_path / t for t in ("rater-a", "rater-b", "final", "original")}
+    assert set(experts_of(tags)) == {"rater-a", "rater-b"}
+    assert list(experts_of(tags, "final, rater-b")) == ["final", "rater-b"]
+    with pytest.raises(DataError, match="no label with the tag x"):
+        experts_of(tags, ["x"])
+    with pytest.raises(DataError, match="tag of its own"):
+        experts_of({"rater-a": tmp_path})
+
+
+def test_experts_are_fused(world, tmp_path):
+    data = world / "data"
+    label = nib.load(data / "case5_label.nii.gz")
+    truth = np.asarray(label.dataobj)
+    experts = {}
+    for shift in (-1, 0, 1):
+        experts[f"e{shift}"] = tmp_path / f"e{shift}.nii.gz"
+        nib.save(nib.Nifti1Image(np.roll(truth, shift, 0), label.affine), experts[f"e{shift}"])
+    fused, told = fuse_study(data / "case5.nii.gz", experts, tmp_path / "f", "majority")
+    np.testing.assert_array_equal(nib.load(fused).dataobj, sorted_middle(truth))
+    assert told["annotators"] == ["e-1", "e0", "e1"]
+
+
+def sorted_middle(truth: np.ndarray) -> np.ndarray:
+    """Majority of three shifted maps, written slowly; where all differ the smallest label."""
+    three = np.stack([np.roll(truth, s, 0) for s in (-1, 0, 1)])
+    counts = np.stack([(three == value).sum(0) for value in range(3)])
+    return counts.argmax(0)
+
+
+def test_disagreement_of_views_and_of_models(world, tmp_path):
+    image = make_image(tmp_path / "ct.nii.gz")
+    places = [make_bundle(tmp_path / name, data_spec(), name=name) for name in ("unet", "vnet")]
+    models = [Model(p.name, p, tmp_path / f"w{p.name}") for p in places]
+    maps = []
+    for place in places:
+        predict(place, image, tmp_path / f"o{place.name}")
+        maps.append(torch.from_numpy(np.array(nib.load(tmp_path / f"o{place.name}" / "ct.nii.gz").dataobj)))
+    assert disagreement(models, image) == pytest.approx(1 - overlap(*maps))
+    assert 0 < disagreement(models[:1], image) < 1, "of one network what it is unsure of"
+    (tmp_path / "text.nii.gz").write_text("no image")
+    with pytest.raises(DataError):
+        disagreement(models, tmp_path / "text.nii.gz")
+    one = torch.tensor([0, 1, 1, 2])
+    assert overlap(one, one) == overlap(one * 0, one * 0) == 1
+    assert overlap(one, torch.tensor([0, 1, 2, 0])) == pytest.approx(2 * 1 / (3 + 2))
+
+
+def test_a_damaged_record_is_named(world, tmp_path):
+    model = model_of(world, tmp_path)
+    model.folder.mkdir(parents=True)
+    (model.folder / "service.json").write_text("{")
+    with pytest.raises(BundleError, match=r"service\.json.*remove it"):
+        _ = model.bundle
+
+
+def test_names_are_fit_for_addresses(tmp_path):
+    assert set(names_of([tmp_path / "a b?", tmp_path / "c" / "bundle"])) == {"a_b_", "c"}
+    assert dataset.ONE_IN > 1
