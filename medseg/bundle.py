@@ -20,7 +20,7 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 
 from medseg import __version__, bundle_meta, portable
-from medseg.bundle_config import SCRIPTS, Config, inference_config, inferer_config, train_config
+from medseg.bundle_config import SCRIPTS, Config, evaluate_config, inference_config, inferer_config, train_config
 from medseg.bundle_open import checked_weights, literal, read_json
 from medseg.config import DataSpec
 from medseg.errors import BundleError, MedsegError, OutputError
@@ -129,7 +129,9 @@ def _configs(definition: Config, data: DataSpec, name: str, views: list[str], fu
         "metadata_schema.json": bundle_meta.metadata_schema(),
     }
     # MONAI's trainer trains one network on one kind of patch
-    return configs if views else {**configs, "train.json": train_config(definition, data)}
+    if views:
+        return configs
+    return {**configs, "train.json": train_config(definition, data), "evaluate.json": evaluate_config()}
 
 
 def _write_files(folder: Path, state: dict[str, Tensor], name: str, data: DataSpec, configs: dict[str, Config]) -> None:

@@ -149,6 +149,12 @@ def train_config(network_def: Config, data: DataSpec) -> Config:
     }
 
 
+def evaluate_config() -> Config:
+    """`evaluate.json`: read after `train.json`, it validates these weights; federated clients ask for it."""
+    handlers = [{"_target_": "monai.handlers.StatsHandler", "iteration_log": False}]
+    return {"validate#handlers": [_weights("model.pt"), *handlers], "run": ["$@validate#evaluator.run()"]}
+
+
 def _loader(dataset: str, shuffle: bool) -> Config:
     options = {"batch_size": 1, "shuffle": shuffle, "num_workers": 0}
     return {"_target_": "monai.data.DataLoader", "dataset": dataset, **options}

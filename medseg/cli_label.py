@@ -28,10 +28,11 @@ def start(
     """Start a MONAI Label server with trained models."""
     from medseg.label import start as server
 
-    server.check_port(host, port) if not print_only else None
-    app = server.prepare(studies, [*models, *map(Path, context.args)], work)
+    if not print_only:
+        server.check_port(host, port)
+    app, environment = server.prepare(studies, [*models, *map(Path, context.args)], work)
     arguments = server.arguments(app, studies, host, port)
     if print_only:
-        typer.echo(server.line(arguments))
+        typer.echo(server.line(arguments, environment))
     else:
-        server.become_server(arguments)
+        server.become_server(arguments, environment)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medseg.errors import DataError
 from medseg.label.models import Model
-from medseg.label.predicting import _RUNNING, device_called
+from medseg.label.predicting import RUNNING, device_called
 from medseg.portable.inferer import SlabInferer
 from medseg.portable.reading import VolumeError
 from medseg.portable.views import ViewsInferer
@@ -65,7 +65,7 @@ def _opinions(model: Model, image: Path, device: str | None) -> tuple[list[Tenso
         inside = confidence[found > 0].float()
         doubts.append(float(1 - inside.mean()) if len(inside) else 0.0)
 
-    with _RUNNING:
+    with RUNNING:
         network, inferer = bundle.network.to(device_called(device)), copy(bundle.inferer)
         prepared = _prepared(bundle.preprocessing.transforms, image)[None]
         if isinstance(inferer, ViewsInferer):

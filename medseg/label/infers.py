@@ -48,8 +48,8 @@ class ModelTask(InferTask):
         """The label file of an image, and what is known of it."""
         started = time.perf_counter()
         result = new_result()
-        told = predict_study(self.model, image_of(request), result, _one(request.get("device")))
-        label = converted(result, _one(request.get("result_extension")), bool(request.get("result_compress", True)))
+        told = predict_study(self.model, image_of(request), result, choice(request.get("device")))
+        label = converted(result, choice(request.get("result_extension")), bool(request.get("result_compress", True)))
         seconds = round(time.perf_counter() - started, 3)
         latencies = {"pre": 0, "infer": told["seconds"], "post": 0, "write": 0, "total": seconds}
         return str(label), {**told, "label_names": self.labels, "latencies": latencies, "centroids": {}}
@@ -79,7 +79,9 @@ class ConsensusTask(InferTask):
         folder = Path(tempfile.mkdtemp(prefix="medseg-consensus-"))
         try:
             experts = fusing.experts_of(tags, request.get("tags"))
-            labels, told = fusing.fuse_study(image_of(request), experts, folder, _one(request.get("method")) or "gcssl")
+            labels, told = fusing.fuse_study(
+                image_of(request), experts, folder, choice(request.get("method")) or "gcssl"
+            )
             result = new_result(labels.name.removeprefix("consensus"))
             shutil.move(labels, result)
         finally:
@@ -136,7 +138,7 @@ def converted(result: Path, ending: str | None, compress: bool) -> Path:
     return other
 
 
-def _one(value: Any) -> str | None:
+def choice(value: Any) -> str | None:
     """A choice; clients send the whole list of an option back that nobody touched."""
     chosen = value[0] if isinstance(value, list) and value else value
     return str(chosen) if chosen else None

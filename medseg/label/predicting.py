@@ -20,7 +20,7 @@ from medseg.workflows.predict_case import CasePredictor
 from medseg.workflows.predict_cases import Item
 
 GIB = 2**30
-_RUNNING = threading.Lock()
+RUNNING = threading.Lock()
 """One prediction at a time in a process: two at once would share the cores and need the memory of two."""
 
 
@@ -83,7 +83,7 @@ def predict_study(model: Model, image: Path, result: Path, device: str | None = 
     if image.is_dir():
         raise DataError("is a folder of DICOM files", path=image, hint="let MONAI Label convert series to NIfTI")
     bundle = model.bundle
-    with _RUNNING, _warnings() as lines:
+    with RUNNING, _warnings() as lines:
         predictor = CasePredictor(bundle, device_called(device), result.parent, probabilities=False)
         item = Item(result.name.removesuffix(".nii.gz"), (image,))
         headers = predictor.headers(item)

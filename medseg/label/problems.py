@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 from fastapi import HTTPException
 from monailabel.interfaces.exception import MONAILabelException
 
 from medseg.errors import MedsegError, OutputError
 
-Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
 
 
@@ -35,16 +31,3 @@ def as_http(error: Exception) -> HTTPException:
     words = " ".join(str(error).split())[:300] or "no words"
     logger.error("request failed", exc_info=error)
     return HTTPException(500, f"{type(error).__name__}: {words}; what led to it is in the server's log, logs/app.log")
-
-
-def told(function: Callable[..., Answer]) -> Callable[..., Answer]:
-    """Let nothing but `HTTPException` out of a function."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Answer:
-        try:
-            return function(*args, **kwargs)
-        except Exception as error:
-            raise as_http(error) from error
-
-    return wrapped

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shlex
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medseg.bundle import open_bundle
@@ -30,7 +31,7 @@ ENVIRONMENT = {
 WEB = "medseg.label.web:app"
 
 
-def prepare(studies: str, models: Sequence[Path], work: Path) -> Path:
+def prepare(studies: str, models: Sequence[Path], work: Path) -> tuple[Path, dict[str, str]]:
     """Check studies and models, and make the folder of the app.
 
     Args:
@@ -39,7 +40,7 @@ def prepare(studies: str, models: Sequence[Path], work: Path) -> Path:
         work: where the app, its logs and trained models go.
 
     Returns:
-        The app's folder.
+        The app's folder, and environment variables of the server.
 
     Raises:
         BundleError: a model that is no bundle.
@@ -49,12 +50,14 @@ def prepare(studies: str, models: Sequence[Path], work: Path) -> Path:
     if not studies.startswith(("http://", "https://")) and not Path(studies).is_dir():
         raise ConfigError("is no folder of studies", path=studies, hint="make it, or give a DICOMweb address")
     named = names_of(models)
-    for run in named.values():
-        open_bundle(run)
+    modalities = {modality for run in named.values() for modality in open_bundle(run).data.modality}
     app = make_folder(work.resolve() / "app")
     write_whole(app / "main.py", MAIN)
     write_list(app, named, make_folder(work.resolve() / "models"))
-    return app
+    environment = dict(ENVIRONMENT)
+    if len(modalities) == 1:
+        environment["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"] = json.dumps({"Modality": modalities.pop()})
+    return app, {key: os.environ.get(key, value) for key, value in environment.items()}
 
 
 def arguments(app: Path, studies: str, host: str, port: int) -> list[str]:
@@ -64,9 +67,10 @@ def arguments(app: Path, studies: str, host: str, port: int) -> list[str]:
     return ["start_server", "--app", str(app), "--studies", place, *where, "--uvicorn_app", WEB]
 
 
-def line(given: Sequence[str]) -> str:
+def line(given: Sequence[str], environment: Mapping[str, str]) -> str:
     """The command for a shell."""
-    settings = [f"{key}={shlex.quote(value)}" for key, value in _environment().items()]
+    whole = {"PYTHONPATH": python_path(), **environment}
+    settings = [f"{key}={shlex.quote(value)}" for key, value in whole.items()]
     return " ".join([*settings, "monailabel", *map(shlex.quote, given)])
 
 
@@ -89,7 +93,7 @@ def check_port(host: str, port: int) -> None:
             ) from error
 
 
-def become_server(given: Sequence[str]) -> None:
+def become_server(given: Sequence[str], environment: Mapping[str, str]) -> None:
     """Replace this process by the server, so that signals and the exit code are its own.
 
     Raises:
@@ -101,11 +105,7 @@ def become_server(given: Sequence[str]) -> None:
             hint="it wants an environment of its own: see docs/serving.md (make label-env)",
         )
     sys.stdout.flush()
-    environment = {**os.environ, **_environment()}
-    os.execve(sys.executable, [sys.executable, "-m", "monailabel.main", *given], environment)  # noqa: S606
-
-
-def _environment() -> dict[str, str]:
-    """What the server's processes need; what is set already stays."""
-    own = {key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()}
-    return {"PYTHONPATH": python_path(), **own}
+    # the tools beside this Python, dcmqi's among them, are found without activating its environment
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    whole = {**os.environ, "PATH": path, "PYTHONPATH": python_path(), **environment}
+    os.execve(sys.executable, [sys.executable, "-m", "monailabel.main", *given], whole)  # noqa: S606

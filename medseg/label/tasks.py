@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +16,10 @@ from monailabel.utils.others.generic import device_list
 
 from medseg.errors import ConfigError, MedsegError
 from medseg.label import fusing
+from medseg.label.agreeing import dice_of
 from medseg.label.dataset import Studies
 from medseg.label.disagreement import disagreement
-from medseg.label.infers import labels_of
+from medseg.label.infers import choice, labels_of
 from medseg.label.learning import default_iterations, learn
 from medseg.label.models import Model
 from medseg.label.progress import status
@@ -45,7 +47,7 @@ class Training(TrainTask):
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Train, judge, and publish what is better."""
-        request = {**request, "device": _first(request.get("device"))}
+        request = {**request, "device": choice(request.get("device"))}
         pairs = [(entry["image"], entry["label"]) for entry in datastore.datalist()]
         unlabeled = [datastore.get_image_uri(study) for study in datastore.get_unlabeled_images()]
         return learn(self.model, Studies.of_paths(pairs, [path for path in unlabeled if path]), request)
@@ -110,8 +112,6 @@ class ConsensusScoring(ScoringMethod):
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Per study what was done; `overwrite` also does those with a final label again."""
-        import tempfile
-
         done: dict[str, Any] = {}
         for study in sorted(datastore.list_images()):
             tags = labels_of(datastore, study)
@@ -138,8 +138,6 @@ class DiceScoring(ScoringMethod):
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Per study the Dice of each label value."""
-        from medseg.label.agreeing import dice_of
-
         one, other = str(request.get("y_pred") or "original"), str(request.get("y") or fusing.FINAL)
         scores: dict[str, Any] = {}
         for study in sorted(datastore.list_images()):
@@ -161,15 +159,10 @@ def score(models: Sequence[Model], study: str, datastore: Datastore, request: di
     path = datastore.get_image_uri(study)
     if not path or not Path(path).exists():
         raise ConfigError(f"there is no study {study!r}")
-    found = disagreement(models, Path(path), _first(request.get("device")))
+    found = disagreement(models, Path(path), choice(request.get("device")))
     datastore.update_image_info(study, {SCORE: {"score": found, "models": key}})
     return found
 
 
 def _scored(datastore: Datastore, study: str) -> bool:
     return SCORE in datastore.get_image_info(study)
-
-
-def _first(value: Any) -> str | None:
-    chosen = value[0] if isinstance(value, list) and value else value
-    return str(chosen) if chosen else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,25 +15,20 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))  # the generated data set that all tests share
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from servers import Server, free_port
-from tiny import write_dataset
+from servers import Server, free_port  # noqa: E402
+from tiny import write_dataset  # noqa: E402
+
+from medseg.workflows import train as training  # noqa: E402
 
 ENOUGH = ["stages.0.network.width=4", "stages.0.schedule.workers=0", "stages.0.schedule.validate_every=40"]
 VOLUMES = [*ENOUGH, "stages.0.schedule.iterations=40", "data.patch=[16,16,16]", "data.spacing_mm=[1.2,1,1.5]"]
-PLANES = [*ENOUGH, "stages.0.schedule.iterations=20", "stages.0.rounds=1", "data.patch=[32,32,32]"]
+SLICES = [*ENOUGH, "stages.0.schedule.iterations=20", "stages.0.rounds=1", "data.patch=[32,32,32]"]
+BALL, DTC, PLANES = "ball_mr_segmentation", "dtc_ball", "planes_segmentation"
 MODELS = {
-    "ball_mr_segmentation": ("supervised", [*VOLUMES, "stages.0.network.name=vnet"]),
-    "dtc_ball": ("dtc", VOLUMES),
-    "planes_segmentation": ("dmpct", [*PLANES, "data.spacing_mm=[1,1,1]"]),
+    BALL: ("supervised", [*VOLUMES, "stages.0.network.name=vnet"]),
+    DTC: ("dtc", VOLUMES),
+    PLANES: ("dmpct", [*SLICES, "data.spacing_mm=[1,1,1]"]),
 }
-
-
-def medseg(*arguments: object) -> subprocess.CompletedProcess:
-    """Run a command of medseg; it must succeed."""
-    command = [sys.executable, "-m", "medseg", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
 
 
 @pytest.fixture(scope="session")
@@ -51,38 +45,36 @@ def train(data, tmp_path_factory) -> Callable[[str], Path]:
     def trained(name: str) -> Path:
         task, settings = MODELS[name]
         if not (folder / name).exists():
-            chosen = [part for text in settings for part in ("--set", text)]
-            medseg("train", "--task", task, "--data", data, "--output", folder / name, "--device", "cpu", *chosen)
+            training.train(task, data, folder / name, overrides=settings, device="cpu")
         return folder / name
 
     return trained
 
 
-@pytest.fixture
-def studies(data, tmp_path) -> Path:
+def images_of(data: Path, folder: Path) -> Path:
     """A folder with all images and no label."""
-    folder = tmp_path / "studies"
     folder.mkdir()
     for image in sorted(data.parent.glob("case?.nii.gz")):
         shutil.copy(image, folder)
     return folder
 
 
-@pytest.fixture
-def serve(tmp_path) -> Iterator[Callable[..., Server]]:
-    """Starts servers of `medseg label start`; all are stopped after the test."""
-    running: list[Server] = []
+def start(studies: object, models: list[Path], place: Path, **environment: str) -> Server:
+    """A server of `medseg label start`, once it answers."""
+    port = free_port()
+    command = [sys.executable, "-m", "medseg", "label", "start", "--studies", studies, "--models", *models]
+    command += ["--port", port, "--work", place / "work"]
+    server = Server([str(part) for part in command], port, place / "home", environment)
+    server.work = place / "work"
+    return server.wait()
 
-    def start(studies: object, *models: Path, **environment: str) -> Server:
-        port = free_port()
-        work = tmp_path / f"work{len(running)}"
-        command = [sys.executable, "-m", "medseg", "label", "start", "--studies", studies, "--models", *models]
-        command += ["--port", port, "--work", work]
-        server = Server([str(part) for part in command], port, tmp_path / f"home{len(running)}", environment)
-        server.work = work
-        running.append(server)
-        return server.wait()
 
-    yield start
-    for server in running:
-        server.stop(signal.SIGTERM)
+@pytest.fixture(scope="session")
+def app(data, train, tmp_path_factory) -> Iterator[Server]:
+    """A server of two models over a folder of six images; its runs are copies, which may be trained further."""
+    place = tmp_path_factory.mktemp("app")
+    runs = [shutil.copytree(train(name), place / name) for name in (BALL, PLANES)]
+    server = start(images_of(data, place / "studies"), runs, place)
+    server.studies = place / "studies"
+    yield server
+    server.stop(signal.SIGTERM)

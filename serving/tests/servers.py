@@ -26,11 +26,12 @@ class Server:
     """A command that serves HTTP on a port of 127.0.0.1; its caches and logs stay in `home`."""
 
     work: Path
+    studies: Path
 
-    def __init__(self, command: list[str], port: int, home: Path, environment: Mapping[str, str] = {}) -> None:  # noqa: B006
+    def __init__(self, command: list[str], port: int, home: Path, environment: Mapping[str, str] | None = None) -> None:
         self.url, self.home, self.log = f"http://127.0.0.1:{port}", home, home / "server.log"
         home.mkdir(parents=True, exist_ok=True)
-        own = {**os.environ, "HOME": str(home), "PYTHONUNBUFFERED": "1", **environment}
+        own = {**os.environ, "HOME": str(home), "PYTHONUNBUFFERED": "1", **(environment or {})}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=own

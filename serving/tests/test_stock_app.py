@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import MODELS, medseg
+from conftest import MODELS
 from servers import Server, free_port
 
 from medseg.label.standins import python_path
+from medseg.workflows.predict import predict
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +22,8 @@ def stock(train, data, tmp_path_factory):
     """The stock app with every model, over a folder of images."""
     place = tmp_path_factory.mktemp("stock")
     environment = {"PYTHONPATH": python_path(), "MONAI_LABEL_TRACKING_ENABLED": "false"}
-    label = [sys.executable, "-m", "monailabel.main"]
-    download = [*label, "apps", "--download", "--name", "monaibundle", "--output", str(place)]
-    subprocess.run(download, check=True, capture_output=True, env={**os.environ, **environment}, timeout=300)
+    # what `monailabel apps --download --name monaibundle` copies
+    shutil.copytree(Path(sys.prefix) / "monailabel" / "sample-apps" / "monaibundle", place / "monaibundle")
     for name in MODELS:
         shutil.copytree(train(name) / "bundle", place / "monaibundle" / "model" / name)
     images = place / "studies"
@@ -35,7 +33,9 @@ def stock(train, data, tmp_path_factory):
     port = free_port()
     app = ["--app", str(place / "monaibundle"), "--studies", str(images), "--host", "127.0.0.1", "--port", str(port)]
     settings = ["--conf", "models", ",".join(MODELS), "--conf", "zoo_source", "ngc", "--conf", "sam2", "false"]
-    server = Server([*label, "start_server", *app, *settings], port, place / "home", environment)
+    server = Server(
+        [sys.executable, "-m", "monailabel.main", "start_server", *app, *settings], port, place / "home", environment
+    )
     try:
         yield server.wait()
     finally:
@@ -53,7 +53,7 @@ def test_the_app_knows_the_models(stock):
 @pytest.mark.parametrize("case", ["case4", "case5"])
 @pytest.mark.parametrize("name", MODELS)
 def test_voxels_are_those_of_medseg_predict(name, case, stock, train, data, tmp_path):
-    medseg("predict", "--model", train(name), "--input", data.parent / f"{case}.nii.gz", "--output", tmp_path)
+    predict(train(name), data.parent / f"{case}.nii.gz", tmp_path)
     answer = stock.infer(name, case)
     assert answer.status_code == 200, answer.text[:500] + stock.words()
     served = tmp_path / "served.nii.gz"

@@ -1,0 +1,113 @@
+"""What goes wrong: every answer is JSON that says what to do, and the server goes on."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import BALL, PLANES
+from servers import free_port
+
+
+@pytest.fixture(autouse=True)
+def goes_on(app):
+    """Whatever was asked, the next request is answered."""
+    yield
+    assert app.process.poll() is None
+    assert app.infer(BALL, "case0").status_code == 200
+
+
+def refused(answer, *words: str) -> None:
+    assert 400 <= answer.status_code < 500, answer.text
+    detail = answer.json()["detail"]
+    for word in words:
+        assert word in detail
+    assert "Traceback" not in detail
+
+
+def listed(app, study: str, there: bool) -> None:
+    """Wait until the server's watch of the folder has noticed."""
+    until = time.monotonic() + 60
+    while (study in app.json("GET", "/datastore/", params={"output": "all"})["objects"]) != there:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def test_a_study_that_is_no_image(app):
+    (app.studies / "notes.nii.gz").write_text("these are notes")
+    listed(app, "notes", True)
+    refused(app.infer(BALL, "notes"), "notes.nii.gz")
+    scores = app.json("POST", "/scoring/disagreement", params={"run_sync": True})
+    assert "notes.nii.gz" in scores["notes"]["error"]
+    assert app.json("POST", "/activelearning/disagreement")["id"] != "notes"
+    (app.studies / "notes.nii.gz").unlink()
+    listed(app, "notes", False)
+
+
+def test_a_study_that_was_deleted_since(app):
+    shutil.copy(app.studies / "case0.nii.gz", app.studies / "gone.nii.gz")
+    listed(app, "gone", True)
+    (app.studies / "gone.nii.gz").unlink()
+    refused(app.infer(BALL, "gone"), "list of studies again")
+    listed(app, "gone", False)
+    refused(app.infer(BALL, "gone"), "list of studies again")
+    refused(app.infer(BALL, "never-there"), "never-there")
+
+
+def test_a_label_of_another_geometry(app, tmp_path):
+    image = nib.load(app.studies / "case0.nii.gz")
+    empty = np.zeros(image.shape, np.uint8)
+    moved = image.affine.copy()
+    moved[0, 3] += 40
+    nib.save(nib.Nifti1Image(empty, moved), tmp_path / "moved.nii.gz")
+    nib.save(nib.Nifti1Image(empty[:-3], image.affine), tmp_path / "smaller.nii.gz")
+    (tmp_path / "text.nii.gz").write_text("no label")
+    refused(app.save("case0", tmp_path / "moved.nii.gz", "final"), "voxels off its image", "resample")
+    refused(app.save("case0", tmp_path / "smaller.nii.gz", "final"), "voxels, its image")
+    refused(app.save("case0", tmp_path / "text.nii.gz", "final"), "label cannot be read")
+    refused(app.save("never-there", tmp_path / "moved.nii.gz", "final"), "never-there")
+    assert not (app.studies / "labels" / "final" / "case0.nii.gz").exists()
+    # the same grid stored the other way round is the same geometry
+    turned = nib.Nifti1Image(empty, image.affine).as_reoriented(np.array([[0, -1], [1, 1], [2, 1]]))
+    nib.save(turned, tmp_path / "turned.nii.gz")
+    assert app.save("case0", tmp_path / "turned.nii.gz", "rater-z").status_code == 200
+    assert app.ask("DELETE", "/datastore/label", params={"id": "case0", "tag": "rater-z"}).status_code == 200
+
+
+def test_a_client_that_hangs_up(app):
+    host, port = "127.0.0.1", int(app.url.rpartition(":")[2])
+    for _ in range(3):
+        with socket.create_connection((host, port)) as line:
+            request = f"POST /infer/{PLANES}?image=case1&output=image HTTP/1.1"
+            line.sendall(f"{request}\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n".encode())
+            time.sleep(0.1)
+
+
+def test_requests_that_mean_nothing(app):
+    refused(app.infer("no-such-model", "case0"), "no-such-model")
+    refused(app.infer(BALL, "case0", data={"params": "{not json"}), "JSON")
+    refused(app.infer(BALL, "case0", data={"params": '{"device": "abacus"}'}), "abacus")
+    refused(app.infer(BALL, "case0", data={"params": '{"result_extension": ".exe"}'}), ".exe")
+    refused(app.infer("consensus", "case0", data={"params": '{"tags": "a,b"}'}), "no label with the tag a, b")
+    refused(app.ask("POST", "/scoring/no-such", params={"run_sync": True}), "no-such")
+    refused(app.ask("POST", "/activelearning/no-such"), "no-such")
+
+
+def test_a_model_folder_that_is_no_bundle_and_a_port_that_is_taken(app, tmp_path, train):
+    start = [sys.executable, "-m", "medseg", "label", "start", "--studies", str(app.studies), "--work", str(tmp_path)]
+    taken = app.url.rpartition(":")[2]
+    mistakes = {
+        "holds no bundle": ["--models", str(app.studies), "--port", str(free_port())],
+        "choose another --port": ["--models", str(train(BALL)), "--port", taken],
+    }
+    for words, more in mistakes.items():
+        done = subprocess.run([*start, *more], capture_output=True, text=True, timeout=200)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert done.stderr.count("\n") == 1

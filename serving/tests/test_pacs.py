@@ -1,0 +1,127 @@
+"""End to end over DICOMweb: Orthanc has a study, a model is asked for it, its labels are stored and read by others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import requests
+from conftest import BALL, start
+from servers import Server, free_port
+
+from medseg.workflows.predict import predict
+
+PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+SEGMENTS = [{"name": "ball", "model_name": "medseg"}, {"name": "box", "model_name": "medseg"}]
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory):
+    """A DICOM store of its own on loopback."""
+    program = shutil.which("Orthanc")
+    if program is None or not PLUGIN.exists():
+        pytest.skip("Orthanc is not installed (apt-get install orthanc orthanc-dicomweb)")
+    place, port = tmp_path_factory.mktemp("orthanc"), free_port()
+    settings = {
+        "StorageDirectory": str(place / "store"),
+        "IndexDirectory": str(place / "store"),
+        "HttpPort": port,
+        "DicomServerEnabled": False,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "Plugins": [str(PLUGIN)],
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+    }
+    (place / "orthanc.json").write_text(json.dumps(settings))
+    server = Server([program, str(place / "orthanc.json")], port, place / "home")
+    try:
+        yield server.wait("/system")
+    finally:
+        server.stop(signal.SIGTERM)
+
+
+def write_series(image: nib.Nifti1Image, folder: Path) -> str:
+    """A volume as an MR series, by pydicom alone; gives the series' UID."""
+    from dicoms import header, put_pixels
+    from pydicom.uid import MRImageStorage, generate_uid
+
+    series, study = generate_uid()[:50].rstrip("."), generate_uid()
+    lps = np.diag([-1.0, -1, 1, 1]) @ image.affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    array = np.asarray(image.dataobj).astype(np.int16)
+    folder.mkdir()
+    for z in range(array.shape[2]):
+        data = header(series, z, "MR", study)
+        data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = MRImageStorage
+        put_pixels(data, array[:, :, z].T)
+        data.ImageOrientationPatient = [*(lps[:3, 0] / spacing[0]), *(lps[:3, 1] / spacing[1])]
+        data.ImagePositionPatient = [float(f"{v:.9g}") for v in lps[:3, 3] + lps[:3, 2] * z]
+        data.PixelSpacing, data.SliceThickness = [spacing[1], spacing[0]], spacing[2]
+        data.save_as(folder / f"{z}.dcm", enforce_file_format=True)
+    return series
+
+
+def voxels(content: bytes, path: Path) -> np.ndarray:
+    path.write_bytes(content)
+    return np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj)
+
+
+def test_a_study_is_segmented_stored_and_read_by_others(orthanc, train, data, tmp_path):
+    image = nib.load(data.parent / "case5.nii.gz")
+    series = write_series(image, tmp_path / "series")
+    for file in sorted((tmp_path / "series").iterdir()):
+        assert orthanc.ask("POST", "/instances", data=file.read_bytes()).status_code == 200
+    label = start(f"{orthanc.url}/dicom-web", [train(BALL)], tmp_path / "label")
+    try:
+        assert label.json("POST", "/activelearning/first")["id"] == series
+        served = voxels(label.infer(BALL, series).content, tmp_path / "served.nii.gz")
+        predict(train(BALL), data.parent / "case5.nii.gz", tmp_path / "ours")
+        ours = np.asarray(nib.as_closest_canonical(nib.load(tmp_path / "ours" / "case5.nii.gz")).dataobj)
+        assert set(np.unique(ours)) == {0, 1, 2}
+        assert served.shape == ours.shape
+        assert (served == ours).mean() > 0.999, "DICOM's decimal numbers move no label"
+        # a DICOM SEG as the answer
+        told = {"params": json.dumps({"label_info": SEGMENTS})}
+        options = {"image": series, "output": "dicom_seg"}
+        answer = label.ask("POST", f"/infer/{BALL}", params=options, data=told)
+        assert answer.status_code == 200, answer.text
+        (tmp_path / "answer.dcm").write_bytes(answer.content)
+        assert pydicom.dcmread(tmp_path / "answer.dcm").Modality == "SEG"
+        # the accepted label goes into the store
+        with (tmp_path / "served.nii.gz").open("rb") as stream:
+            where = {"image": series, "tag": "final"}
+            told = {"params": json.dumps({"label_info": SEGMENTS})}
+            saved = label.ask("PUT", "/datastore/label", params=where, data=told, files={"label": stream})
+        assert saved.status_code == 200, saved.text + label.words()
+    finally:
+        label.stop(signal.SIGTERM)
+    found = requests.get(f"{orthanc.url}/dicom-web/series", params={"Modality": "SEG"}, timeout=60).json()
+    assert len(found) == 1
+    stored = orthanc.json("POST", "/tools/find", json={"Level": "Instance", "Query": {"Modality": "SEG"}})
+    (tmp_path / "stored.dcm").write_bytes(orthanc.ask("GET", f"/instances/{stored[0]}/file").content)
+    segmentation = pydicom.dcmread(tmp_path / "stored.dcm")
+    assert segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID == series
+    np.testing.assert_array_equal(by_dcmqi(tmp_path / "stored.dcm", tmp_path / "read", served), served)
+
+
+def by_dcmqi(file: Path, folder: Path, like: np.ndarray) -> np.ndarray:
+    """The labels as an independent program reads them, in RAS order."""
+    folder.mkdir()
+    tool = Path(sys.executable).with_name("segimage2itkimage")
+    order = ["--inputDICOM", str(file), "--outputDirectory", str(folder), "--outputType", "nii", "--mergeSegments"]
+    subprocess.run([str(tool), *order], check=True, capture_output=True, timeout=120)
+    whole = np.zeros(like.shape, np.uint8)
+    parts = sorted(folder.glob("*.nii.gz"))
+    assert parts
+    for part in parts:
+        found = np.asarray(nib.as_closest_canonical(nib.load(part)).dataobj)
+        whole = np.maximum(whole, found.astype(np.uint8))
+    return whole
