@@ -140,6 +140,7 @@ def consensus(
     output: Output,
     image: fused.Image = None,
     annotation: fused.Annotation = None,
+    series: fused.Series = None,
     name: fused.Name = None,
     data: fused.Data = None,
     section: fused.Section = None,

@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 Image = Annotated[
-    list[Path] | None, typer.Option("--image", "-i", help="The image, one file per channel; or a folder of images.")
+    list[Path] | None,
+    typer.Option("--image", "-i", help="The image, one file per channel; a DICOM folder; or a folder of images."),
 ]
 Annotation = Annotated[
     list[Path] | None, typer.Option("--annotation", "-a", help="An expert's file or folder; repeat for each expert.")
 ]
+Series = Annotated[str | None, typer.Option(help="UID of the image's DICOM series, if its folder holds several.")]
 Name = Annotated[list[str] | None, typer.Option("--name", help="Of each expert, in the same order.")]
 Data = Annotated[Path | None, typer.Option(help="Manifest whose cases have annotations: fuse them all.")]
 Section = Annotated[str | None, typer.Option(help="List of the manifest; default all.")]

@@ -11,7 +11,14 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    RTStructureSetStorage,
+    generate_uid,
+)
 
 STUDY, FRAME = generate_uid(), generate_uid()
 STRAIGHT = np.array([[1.0, 0, 0], [0, 1, 0]])
@@ -158,3 +165,58 @@ def by_dcmqi(path: Path, folder: Path, affine: np.ndarray, shape) -> np.ndarray:
         found = np.argwhere(sitk.GetArrayFromImage(image).T > 0)
         labels[tuple((low + found * step).T)] = number
     return labels
+
+
+def outline(mask: np.ndarray) -> list[np.ndarray]:
+    """Closed polygons (n, 2) along the edges of the pixels of (X, Y): outer ones and holes alike."""
+    edges: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    padded = np.pad(mask.astype(bool), 1)
+    for x, y in np.argwhere(padded):
+        for (dx, dy), start, end in (
+            ((0, -1), (0, 0), (1, 0)), ((1, 0), (1, 0), (1, 1)), ((0, 1), (1, 1), (0, 1)), ((-1, 0), (0, 1), (0, 0)),
+        ):  # fmt: skip
+            if not padded[x + dx, y + dy]:
+                edges.setdefault((x + start[0], y + start[1]), []).append((x + end[0], y + end[1]))
+    loops = []
+    while edges:
+        at = first = next(iter(edges))
+        loop = []
+        while True:
+            loop.append(at)
+            following = edges[at].pop()
+            if not edges[at]:
+                del edges[at]
+            at = following
+            if at == first:
+                break
+        loops.append(np.array(loop) - 1.5)  # half a pixel before the padding
+    return loops
+
+
+def write_contours(path: Path, structures: dict[str, np.ndarray], affine: np.ndarray, frame: str = FRAME) -> Path:
+    """An RTSTRUCT of masks (X, Y, Z), outlined on each slice."""
+    data = header(generate_uid()[:50].rstrip("."), 0, "RTSTRUCT")
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
+    data.StructureSetROISequence, data.ROIContourSequence = [], []
+    for number, (name, mask) in enumerate(structures.items(), start=1):
+        item, drawn = Dataset(), Dataset()
+        item.ROINumber, item.ROIName, item.ReferencedFrameOfReferenceUID = number, name, frame
+        drawn.ReferencedROINumber, drawn.ROIDisplayColor, drawn.ContourSequence = number, [255, 0, 51], []
+        for z in np.flatnonzero(mask.any((0, 1))):
+            for loop in outline(mask[:, :, z]):
+                drawn.ContourSequence.append(contour(np.c_[loop, np.full(len(loop), z)], affine))
+        data.StructureSetROISequence.append(item)
+        data.ROIContourSequence.append(drawn)
+    data.FrameOfReferenceUID = frame
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def contour(points: np.ndarray, affine: np.ndarray, kind: str = "CLOSED_PLANAR") -> Dataset:
+    """One contour of points in voxels (n, 3)."""
+    made = Dataset()
+    made.ContourGeometricType, made.NumberOfContourPoints = kind, len(points)
+    lps = (np.c_[points, np.ones(len(points))] @ affine.T)[:, :3] * [-1, -1, 1]
+    made.ContourData = [float(f"{v:.6f}") for v in lps.ravel()]
+    return made

@@ -124,7 +124,13 @@ def test_a_cropped_segmentation_is_background_beyond_its_extent(tmp_path):
     part = AFFINE.copy()
     part[:3, 3] = AFFINE[:3, :3] @ [6, 4, 2]
     a = seg_nrrd(tmp_path / "a.seg.nrrd", ball()[None, 6:18, 4:16, 2:10], fields_of(("x", 1, 0, "1 0 0")), part)
-    assert "--resample" in refusal(image, [a])
+    study, form = read_study(image, [a])
+    np.testing.assert_array_equal(study.experts[0].labels, ball())
+    assert any("shows 12x12x8 of the 24x20x12 voxels: the rest is background" in note for note in form.notes)
+    part[:3, 3] += [0.2, 0, 0]
+    seg_nrrd(a, ball()[None, 6:18, 4:16, 2:10], fields_of(("x", 1, 0, "1 0 0")), part)
+    assert "has voxels between those of" in (line := refusal(image, [a]))
+    assert "--resample" in line
     study, form = read_study(image, [a], resample="nearest")
     np.testing.assert_array_equal(study.experts[0].labels, ball())
     assert any("was resampled (nearest)" in note for note in form.notes)

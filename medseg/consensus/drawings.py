@@ -10,6 +10,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name everyone knows
 
 from medseg.consensus.geometry import SAME_VOXELS
+from medseg.consensus.naming import DICOM, is_dicom, is_series
 from medseg.consensus.segments import MOST, Segment, read_segments
 from medseg.consensus.study import MISSING
 from medseg.errors import DataError
@@ -106,8 +107,12 @@ def read_drawing(
     return _drawing(_numbered(array[0], [s.value for s in segments], missing), header, segments, notes)
 
 
-def suffix_of(path: Path) -> str:
-    """Ending of what is written in the likeness of a file."""
+def suffix_of(path: Path, image: Path | None = None) -> str:
+    """Ending of what is written in the likeness of an expert's file, or as DICOM SEG where the image is DICOM."""
+    if image is not None and is_series(image):
+        return DICOM
+    if is_dicom(path):
+        return ".seg.nrrd"  # keeps names and colours, and needs no images to refer to
     name = path.name.lower()
     for ending in (".seg.nrrd", ".nrrd", ".mha", ".mhd", ".png", ".tif", ".tiff"):
         if name.endswith(ending):

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from medseg.consensus.dicom_drawing import Where, read_dicom_drawing
 from medseg.consensus.drawings import Drawing, palette_of, read_drawing
 from medseg.consensus.geometry import Placed, place
 from medseg.consensus.image import read_image
-from medseg.consensus.naming import expert_names, files_of
+from medseg.consensus.naming import DICOM, expert_names, files_of, is_dicom, is_series
 from medseg.consensus.protocols import limit_to_region, tidy_probabilities, unsay
 from medseg.consensus.reading import Form, Reading
 from medseg.consensus.segments import Segment, union
 from medseg.consensus.study import MISSING, Expert, Study
+from medseg.dicom.series import Series, open_series
 from medseg.errors import ConfigError, DataError
 from medseg.portable.reading import VolumeError, read_header
 from medseg.portable.volume import Header
@@ -29,9 +31,9 @@ def read_study(
     """Read an image and its experts.
 
     Args:
-        image: one file, or one per channel; None: there is none.
-        annotations: for each expert a label map, a file of probabilities, or a folder with the study's file or with
-            one mask per class.
+        image: one file, or one per channel, or the folder of a DICOM series; None: there is none.
+        annotations: for each expert a label map, a file of probabilities, a DICOM SEG or RTSTRUCT, or a folder with
+            the study's file or with one mask per class.
         names: of the experts; default from the files' names.
         reading: fields of `Reading`.
 
@@ -46,16 +48,18 @@ def read_study(
     sources = [files_of(Path(a), images[0] if images else None) for a in annotations]
     titles = expert_names([Path(a) for a in annotations], names)
     notes: list[str] = []
-    grid = _header(images[0]) if images else _header(sources[0][0])
-    experts, segments, drawings = _experts(sources, titles, grid, chosen, notes)
-    voxels = read_image(images, grid, chosen, notes) if images else None
+    series = _series(images, chosen)
+    grid = series.header if series else _header(images[0] if images else sources[0][0])
+    where = Where(grid, series.frame_of_reference if series else "", bool(images))
+    experts, segments, drawings = _experts(sources, titles, where, chosen, notes)
+    voxels = read_image(images, grid, chosen, notes, series) if images else None
     classes = ("background", *(s.title for s in segments))
     study = Study(tuple(experts), classes, grid.spacing_mm, voxels)
     first = drawings[0]
     missing = _free_value(segments) if chosen.missing is None else chosen.missing
     return study, Form(
         grid=grid,
-        suffix=first.suffix,
+        suffix=DICOM if series else first.suffix,
         flat=first.flat,
         dtype=first.dtype,
         segments=segments,
@@ -63,10 +67,24 @@ def read_study(
         palette=palette_of(sources[0][0]),
         sources=tuple(map(tuple, sources)),
         notes=tuple(notes),
+        series=series,
     )
 
 
+def _series(images: Sequence[Path], chosen: Reading) -> Series | None:
+    """The image, if it is DICOM."""
+    if not images or not is_series(images[0]):
+        if chosen.series is not None:
+            raise ConfigError(f"--series {chosen.series} needs an image that is DICOM")
+        return None
+    if len(images) > 1:
+        raise ConfigError(f"{images[0]} is DICOM, one series for an image; {len(images)} channels are given")
+    return open_series(images[0], chosen.series)
+
+
 def _header(path: Path) -> Header:
+    if is_dicom(path):
+        raise DataError("is DICOM and refers to images", path=path, hint="give the series as --image FOLDER")
     try:
         return read_header(path)
     except VolumeError as error:
@@ -79,14 +97,11 @@ def _free_value(segments: Sequence[Segment]) -> int:
 
 
 def _experts(
-    sources: Sequence[Sequence[Path]], names: Sequence[str], grid: Header, chosen: Reading, notes: list[str]
+    sources: Sequence[Sequence[Path]], names: Sequence[str], where: Where, chosen: Reading, notes: list[str]
 ) -> tuple[list[Expert], tuple[Segment, ...], list[Drawing]]:
     """Every expert on the grid in common classes, and the drawings without their voxels."""
     known = tuple(Segment(value, name) for value, name in chosen.labels.items() if value)
-    drawings = [
-        read_drawing(s, chosen.missing, known=known, probabilities=chosen.probabilities, closed=chosen.closed)
-        for s in sources
-    ]
+    drawings = [_drawing(s, known, chosen, where) for s in sources]
     if not known and not any(d.segments for d in drawings):  # probabilities alone: their channels are the classes
         known = tuple(Segment(n) for n in range(1, max(max(d.channels, 2) if d.channels else 1 for d in drawings)))
     segments, (_, *indices), changed = union([known, *(d.segments for d in drawings)])
@@ -95,7 +110,7 @@ def _experts(
     for name, drawing, own in zip(names, drawings, indices, strict=True):
         notes += [f"{name}: {text}" for text in drawing.notes]
         placed = Placed(drawing.take(), drawing.header, 0 if drawing.cropped else MISSING)
-        array, said = place(placed, grid, chosen.resample)
+        array, said = place(placed, where.grid, chosen.resample)
         notes += [f"{name}: {text}" for text in said]
         experts.append(_expert(name, array, own, segments, drawing, notes))
     if not segments and any((e.labels == MISSING).any() for e in experts):
@@ -104,8 +119,16 @@ def _experts(
             path=drawings[0].header.path,
             hint=f"if {chosen.missing} is the structure, say --missing-value none",
         )
-    _apply_protocols(experts, segments, grid, chosen, notes)
+    _apply_protocols(experts, segments, where.grid, chosen, notes)
     return experts, segments, drawings
+
+
+def _drawing(files: Sequence[Path], known: Sequence[Segment], chosen: Reading, where: Where) -> Drawing:
+    if len(files) == 1 and is_dicom(files[0]):
+        return read_dicom_drawing(files[0], known, where)
+    return read_drawing(
+        files, chosen.missing, known=known, probabilities=chosen.probabilities, closed=chosen.closed
+    )  # fmt: skip
 
 
 def _expert(

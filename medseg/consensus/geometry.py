@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
+from medseg.consensus.cropping import uncropped
 from medseg.consensus.study import MISSING
 from medseg.errors import DataError
 from medseg.portable.grids import along, times
@@ -59,10 +60,12 @@ def place(placed: Placed, grid: Header, way: Way | None = None) -> tuple[np.ndar
     if off <= SAME_VOXELS:
         notes = [f"{name} is stored along other axes than the image: turned to the image's"] if turned else []
         return moved if moved.ndim == 3 else np.moveaxis(moved, -1, 0), notes
+    if np.isinf(off) and placed.array.ndim == 3 and placed.outside == 0:
+        whole = uncropped(placed.array, placed.header, grid, tolerance=SAME_VOXELS)
+        if whole is not None:
+            return whole
     if way is None:
-        raise DataError(
-            _difference(placed.header, grid, off), path=placed.header.path, hint="--resample brings it over"
-        )
+        raise DataError(_difference(placed, grid, off), path=placed.header.path, hint="--resample brings it over")
     note = (
         f"{name} was resampled ({way}) from {times(placed.header.shape)} voxels of "
         f"{times(placed.header.spacing_mm)} mm to {times(grid.shape)} of {times(grid.spacing_mm)} mm"
@@ -74,12 +77,15 @@ def place(placed: Placed, grid: Header, way: Way | None = None) -> tuple[np.ndar
     return _resampled_nearest(placed, grid), [note]
 
 
-def _difference(header: Header, grid: Header, off: float) -> str:
-    if np.isinf(off):
+def _difference(placed: Placed, grid: Header, off: float) -> str:
+    header, cropped = placed.header, placed.outside == 0
+    if np.isinf(off) and not cropped:
         return f"has {times(header.shape)} voxels, {grid.path} has {times(grid.shape)}"
     spacing = np.array(sorted(header.spacing_mm)), np.array(sorted(grid.spacing_mm))
     if np.abs(spacing[0] - spacing[1]).max() * max(grid.shape) > SAME_VOXELS * spacing[1].min():
         return f"has a spacing of {times(header.spacing_mm)} mm, {grid.path} one of {times(grid.spacing_mm)} mm"
+    if np.isinf(off):
+        return f"has voxels between those of {grid.path} (origin or direction differ)"
     return f"lies up to {off:.3g} voxels off {grid.path} (origin or direction differ); accepted is {SAME_VOXELS}"
 
 

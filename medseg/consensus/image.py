@@ -9,6 +9,7 @@ import numpy as np
 
 from medseg.consensus.geometry import SAME_VOXELS
 from medseg.consensus.reading import Reading
+from medseg.dicom.series import Series
 from medseg.errors import DataError
 from medseg.portable.grids import along, times
 from medseg.portable.reading import VolumeError, read_volume
@@ -17,7 +18,9 @@ from medseg.portable.volume import Header
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
 
-def read_image(paths: Sequence[Path], grid: Header, chosen: Reading, notes: list[str]) -> np.ndarray:
+def read_image(
+    paths: Sequence[Path], grid: Header, chosen: Reading, notes: list[str], series: Series | None = None
+) -> np.ndarray:
     """`(C, X, Y, Z)` float32, finite.
 
     Args:
@@ -25,6 +28,7 @@ def read_image(paths: Sequence[Path], grid: Header, chosen: Reading, notes: list
         grid: of the first.
         chosen: which channels, and what to do with NaN.
         notes: gets what was strange.
+        series: the image, where it is DICOM.
 
     Raises:
         DataError: a file that cannot be used.
@@ -32,7 +36,7 @@ def read_image(paths: Sequence[Path], grid: Header, chosen: Reading, notes: list
     parts = []
     for path in paths:
         try:
-            array, header = read_volume(path)
+            array, header = (series.voxels(), series.header) if series else read_volume(path)
         except VolumeError as error:
             raise DataError(str(error), path=error.path or path) from error
         notes += [f"{path.name}: {warning}" for warning in header.warnings]

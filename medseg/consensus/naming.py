@@ -6,14 +6,39 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from medseg.dicom.extra import holds_dicom, is_dicom_file
 from medseg.errors import ConfigError, DataError
-from medseg.manifest_fields import stem
+from medseg.manifest_fields import stem as stem_of_others
 from medseg.portable.reading import SUFFIXES
+
+DICOM = ".dcm"
+ACCEPTED = (*SUFFIXES, DICOM)
+
+
+def stem(name: str) -> str:
+    """File name without the ending of an image or an annotation."""
+    return name[: -len(DICOM)] if name.lower().endswith(DICOM) else stem_of_others(name)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, by its name or, where that says nothing, by its first bytes."""
+    name = path.name.lower()
+    return name.endswith(DICOM) or (not name.endswith(SUFFIXES) and is_dicom_file(path))
+
+
+def is_series(image: Path, annotations: Sequence[Path] = ()) -> bool:
+    """Whether an image is DICOM: a file, or the folder of a series.
+
+    Below a folder it is looked for only where no expert gives a folder: then it might be a folder of many studies.
+    """
+    if not image.is_dir():
+        return is_dicom(image)
+    return holds_dicom(image, deep=not any(path.is_dir() for path in annotations))
 
 
 def is_readable(path: Path) -> bool:
     """Whether a file's name says that it is a volume or a picture."""
-    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(SUFFIXES)
+    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(ACCEPTED)
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -23,7 +48,8 @@ def files_in(folder: Path) -> list[Path]:
 
 def case_of(image: Path) -> str:
     """What the results of an image, and its annotations in folders, are called."""
-    return stem(image.name).removesuffix("_0000") or stem(image.name)
+    name = image.resolve().name if image.is_dir() else stem(image.name)
+    return name.removesuffix("_0000") or name
 
 
 def found_in(folder: Path, case: str) -> list[Path]:
@@ -54,7 +80,7 @@ def files_of(source: Path, image: Path | None) -> list[Path]:
         return mine
     files = files_in(source)
     if not files:
-        raise DataError(f"has no file of this study; accepted endings are {', '.join(SUFFIXES)}", path=source)
+        raise DataError(f"has no file of this study; accepted endings are {', '.join(ACCEPTED)}", path=source)
     return files
 
 

@@ -13,6 +13,7 @@ from medseg.consensus.drawings import LARGEST
 from medseg.consensus.geometry import Way
 from medseg.consensus.segments import Segment
 from medseg.consensus.study import MISSING
+from medseg.dicom.series import Series
 from medseg.errors import ConfigError
 from medseg.portable.volume import Header
 
@@ -31,6 +32,7 @@ class Reading:
         regions: expert -> mask file of what the expert annotated.
         labels: value -> name, known beforehand.
         closed: whether other values than `labels` are mistakes.
+        series: UID of the image's DICOM series; None: the only volume in its folder.
     """
 
     missing: int | None = MISSING
@@ -42,6 +44,7 @@ class Reading:
     regions: Mapping[str, Path] = field(default_factory=dict)
     labels: Mapping[int, str] = field(default_factory=dict)
     closed: bool = False
+    series: str | None = None
 
     def __post_init__(self) -> None:
         if self.resample not in (None, "nearest", "linear"):
@@ -61,7 +64,7 @@ class Form:
 
     Attributes:
         grid: of the image, or of the first expert where there is no image.
-        suffix: of the first expert's file, `.nii.gz` for any NIfTI.
+        suffix: of the first expert's file, `.nii.gz` for any NIfTI; `.dcm` where the image is DICOM.
         flat: whether that file is a picture of two dimensions.
         dtype: of its label values.
         palette: colours of a palette picture, as Pillow has them.
@@ -70,6 +73,7 @@ class Form:
         sources: files of each expert.
         notes: what was done to the files, and what is strange about them.
         fields: further fields for the header of a `.seg.nrrd`.
+        series: the image, where it is DICOM.
     """
 
     grid: Header
@@ -82,3 +86,4 @@ class Form:
     sources: tuple[tuple[Path, ...], ...]
     notes: tuple[str, ...]
     fields: Mapping[str, str] = field(default_factory=dict)
+    series: Series | None = None

@@ -16,6 +16,7 @@ from medseg import __version__
 from medseg.consensus.maps import STEPS, as_bytes
 from medseg.consensus.reading import Form
 from medseg.consensus.study import MISSING
+from medseg.dicom.series import Series
 from medseg.errors import OutputError
 from medseg.portable.writing import SaveError, replacing, write_nifti
 
@@ -43,14 +44,15 @@ def write_bytes(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def write_labels(folder: Path, name: str, labels: np.ndarray, form: Form) -> Path:
-    """Write class indices `(X, Y, Z)` as label values in the experts' format.
+def write_labels(folder: Path, name: str, labels: np.ndarray, form: Form, method: str = "") -> Path:
+    """Write class indices `(X, Y, Z)` as label values in the experts' format, or as DICOM SEG.
 
     Args:
         folder: that exists.
         name: without ending.
         labels: class indices, `MISSING` where undecided.
         form: of the experts' files.
+        method: that made them, for DICOM.
 
     Returns:
         The file.
@@ -58,6 +60,8 @@ def write_labels(folder: Path, name: str, labels: np.ndarray, form: Form) -> Pat
     Raises:
         OutputError: it cannot be written.
     """
+    if form.series is not None:
+        return _write_dicom(folder / f"{name}{form.suffix}", labels, form, form.series, method)
     values = np.zeros(256, np.int64)
     values[1 : len(form.segments) + 1] = [s.value for s in form.segments]
     values[MISSING] = form.missing if (labels == MISSING).any() else 0
@@ -71,6 +75,20 @@ def write_labels(folder: Path, name: str, labels: np.ndarray, form: Form) -> Pat
     return _write_itk(path, stored, form, fields)
 
 
+def _write_dicom(path: Path, labels: np.ndarray, form: Form, series: Series, method: str) -> Path:
+    """A segmentation on the series; what stayed undecided is a segment, since a DICOM SEG has no value for it."""
+    from medseg.dicom.segmentation import Author, Marked, write_segmentation
+
+    marks = [Marked(segment.title, segment.color) for segment in form.segments]
+    if (labels == MISSING).any() or not marks:
+        marks.append(Marked("undecided"))
+    title = " ".join(("medseg consensus", method)).strip()
+    author = Author(title, title, {"method": method, "experts": str(len(form.sources))})
+    places = np.where(labels == MISSING, np.uint8(len(marks)), labels)
+    write_segmentation(path, places, series, marks, author)
+    return path
+
+
 def _smallest(values: np.ndarray, form: Form) -> np.dtype:
     """The experts' type if it holds all values, which it does unless values had to change."""
     fitting = [form.dtype, np.dtype(np.uint8), np.dtype(np.int16), np.dtype(np.uint16), np.dtype(np.int32)]
@@ -78,6 +96,11 @@ def _smallest(values: np.ndarray, form: Form) -> np.dtype:
         fitting = [d for d in fitting if d in (np.uint8, np.uint16)]
     low, high = int(values.min()), int(values.max())
     return next((d for d in fitting if np.iinfo(d).min <= low and high <= np.iinfo(d).max), np.dtype(np.int32))
+
+
+def map_suffix(suffix: str) -> str:
+    """Ending of maps of numbers beside label maps of another."""
+    return ".nii.gz" if suffix == ".dcm" else suffix.replace(".seg", "")
 
 
 def write_map(folder: Path, name: str, numbers: np.ndarray, form: Form) -> Path:
@@ -95,7 +118,7 @@ def write_map(folder: Path, name: str, numbers: np.ndarray, form: Form) -> Path:
     Raises:
         OutputError: it cannot be written.
     """
-    suffix = form.suffix.replace(".seg", "")
+    suffix = map_suffix(form.suffix)
     path = folder / f"{name}{suffix}"
     if suffix in (".png", ".tif"):
         return _write_picture(path, (numbers if numbers.dtype == np.uint8 else as_bytes(numbers))[..., 0])

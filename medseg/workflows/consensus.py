@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from medseg import __version__
+from medseg.consensus.naming import is_series
 from medseg.consensus.writing import write_bytes
 from medseg.errors import ConfigError, DataError, OutputError
 from medseg.files import make_folder
@@ -68,7 +69,8 @@ class Source:
     @property
     def single(self) -> bool:
         """Whether it is one study, whose results need no folder of their own."""
-        return not (self.data or self.studies or any(path.is_dir() for path in self.images))
+        folders = any(path.is_dir() and not is_series(path, self.annotations) for path in self.images)
+        return not (self.data or self.studies or folders)
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,8 @@ def _items(source: Source, manifest: Manifest | None) -> list[Item]:
 def _check(items: Sequence[Item], output: Path, source: Source) -> None:
     if source.data is not None and (output / MANIFEST).resolve() == source.data.resolve():
         raise ConfigError(f"the manifest of the results would overwrite {source.data}; choose another --output")
-    inputs = {path.resolve().parent for item in items for path in (*item.images, *item.annotations)}
+    paths = [path.resolve() for item in items for path in (*item.images, *item.annotations)]
+    inputs = {path if path.is_dir() else path.parent for path in paths}
     for item in items:
         if (output / item.name).resolve() in inputs:
             raise ConfigError(f"{output / item.name} holds files to fuse; choose another --output")

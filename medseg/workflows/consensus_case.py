@@ -20,7 +20,7 @@ from medseg.consensus.naming import files_of
 from medseg.consensus.reading import Form
 from medseg.consensus.study import MISSING, Study
 from medseg.consensus.summary import annotators, summarise
-from medseg.consensus.writing import write_bytes, write_labels, write_map, write_soft
+from medseg.consensus.writing import map_suffix, write_bytes, write_labels, write_map, write_soft
 from medseg.errors import DataError
 from medseg.files import make_folder
 from medseg.portable.writing import remove_leftovers
@@ -88,9 +88,9 @@ def _made_of(item: Item, options: Options) -> dict[str, Any]:
 
 def _products(item: Item, options: Options) -> list[str]:
     """Names of the files that a finished study has."""
-    suffix = suffix_of(files_of(item.annotations[0], item.images[0] if item.images else None)[0])
-    plain = suffix.replace(".seg", "")
-    maps = [f"{name}{plain}" for name in ("confidence", "annotators", "disagreement")]
+    image = item.images[0] if item.images else None
+    suffix = suffix_of(files_of(item.annotations[0], image)[0], image)
+    maps = [f"{name}{map_suffix(suffix)}" for name in ("confidence", "annotators", "disagreement")]
     soft = {"uint8": ["soft.nii.gz"], "float16": ["soft.npy"]}.get(options.soft or "", [])
     page = ["report.html"] if options.page else []
     compared = ["comparison.csv"] if options.compare or options.reference else []
@@ -148,7 +148,7 @@ def _merged(asked: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any
 def _write(folder: Path, item: Item, result: Result, options: Options) -> Path:
     """All files; what says that they are complete comes last."""
     study, form, fused, report = result.study, result.form, result.fused, result.report
-    labels = write_labels(folder, "consensus", fused.labels, form)
+    labels = write_labels(folder, "consensus", fused.labels, form, report["method"])
     write_map(folder, "confidence", fused.confidence, form)
     write_map(folder, "annotators", annotators(study), form)
     write_map(folder, "disagreement", result.disagreement, form)

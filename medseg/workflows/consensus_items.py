@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg.consensus.naming import case_of, expert_names, files_in, found_in
+from medseg.consensus.naming import case_of, expert_names, files_in, found_in, is_series, stem
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.manifest import SECTIONS, Annotation, Case, Manifest
-from medseg.manifest_fields import stem
 
 CHANNEL = re.compile(r"_\d{4}$")
 NOT_EXPERTS = ("final", "original")
@@ -24,7 +23,7 @@ class Item:
 
     Attributes:
         name: of the case.
-        images: one file, or one per channel; empty if there is no image.
+        images: one file, or one per channel, or the folder of a DICOM series; empty if there is no image.
         annotations: a file or a folder of each expert.
         experts: their names.
         reading: what is known of these files, as fields of `medseg.consensus.reading.Reading`.
@@ -46,7 +45,7 @@ def of_files(images: Sequence[Path], annotations: Sequence[Path], names: Sequenc
     if not annotations:
         raise ConfigError("no annotation is given; give --annotation once per expert, or --data, or --studies")
     experts = expert_names(annotations, names or None)
-    if len(images) == 1 and images[0].is_dir():
+    if len(images) == 1 and images[0].is_dir() and not is_series(images[0], annotations):
         return _of_folders(images[0], annotations, experts)
     name = case_of(images[0]) if images else stem(annotations[0].name)
     return [Item(name, tuple(images), tuple(annotations), tuple(experts))]
@@ -59,6 +58,8 @@ def _of_folders(folder: Path, annotations: Sequence[Path], experts: Sequence[str
     cases: dict[str, list[Path]] = {}
     for path in files_in(folder):
         cases.setdefault(CHANNEL.sub("", stem(path.name)) or stem(path.name), []).append(path)
+    series = sorted(path for path in folder.iterdir() if path.is_dir() and is_series(path))
+    cases |= {path.name: [path] for path in series}
     items = []
     for case, images in cases.items():
         found = [(place, name) for place, name in zip(annotations, experts, strict=True) if found_in(place, case)]

@@ -102,7 +102,7 @@ def reading_options(given: Mapping[str, Any]) -> dict[str, Any]:
         "partial": tuple(_pair("--partial-protocol", text, ":") for text in given["partial"] or ()),
         "labels": {int(number): name for number, name in names.items()},
         "channel": int(channel) if channel and channel.isdigit() else channel,
-        **{name: given[name] for name in ("probabilities", "resample", "nan")},
+        **{name: given[name] for name in ("probabilities", "resample", "nan", "series")},
     }
 
 
