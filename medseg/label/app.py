@@ -18,7 +18,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from medseg import __version__
 from medseg.errors import MedsegError
-from medseg.label import fusing
+from medseg.label import fusing, segs
 from medseg.label.infers import ConsensusTask, ModelTask
 from medseg.label.learning import can_learn
 from medseg.label.models import read_list
@@ -61,6 +61,7 @@ class MedSegApp(MONAILabelApp):
         )
 
     def _init_dicomweb_datastore(self) -> Datastore:
+        segs.install(segs.segment_names(self.models.values()))
         store = super()._init_dicomweb_datastore()
         store.__class__ = CheckedDicomWeb  # the client is made inside, with what the environment says
         return store

@@ -11,8 +11,8 @@ from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore
 
 from medseg.errors import DataError
+from medseg.portable.grids import along, times
 from medseg.portable.reading import SUFFIXES, VolumeError, read_header
-from medseg.portable.volume import corners_mm
 
 LARGEST_SHIFT = 0.5
 """Voxels by which a label's corners may lie off those of its image."""
@@ -30,19 +30,12 @@ def check_geometry(image: Path, label: Path) -> None:
         which = "image" if error.path == image else "label"
         raise DataError(f"the {which} cannot be read: {error}") from error
     hint = "resample the label to its image, or save it from the viewer that showed the image"
-    if sorted(grid.shape) != sorted(drawn.shape):
-        raise DataError(
-            f"the label has {_by(drawn.shape)} voxels, its image {image.name} has {_by(grid.shape)}", hint=hint
-        )
-    ours, theirs = corners_mm(grid.affine, grid.shape), corners_mm(drawn.affine, drawn.shape)
-    # axes may be stored in another order and direction: the corners are the same points then
-    apart = np.linalg.norm(ours[:, None] - theirs[None], axis=-1).min(axis=1).max() / min(grid.spacing_mm)
-    if apart > LARGEST_SHIFT:
-        raise DataError(f"the label lies up to {apart:.3g} voxels off its image {image.name}", hint=hint)
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
+    _, off, _ = along(grid, drawn, np.broadcast_to(np.uint8(0), drawn.shape))  # no voxels are needed to compare grids
+    if np.isinf(off):
+        found, wanted = times(drawn.shape), times(grid.shape)
+        raise DataError(f"the label has {found} voxels, its image {image.name} has {wanted}", hint=hint)
+    if off > LARGEST_SHIFT:
+        raise DataError(f"the label lies up to {off:.3g} voxels off its image {image.name}", hint=hint)
 
 
 class CheckedLocal(LocalDatastore):

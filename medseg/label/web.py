@@ -1,32 +1,51 @@
 """MONAI Label's web application with two changes: errors are JSON, and a long request does not hold up the others.
 
-Its endpoints are coroutines that never wait, so that each would stop the whole server until it is done.
+Its endpoints are coroutines that never wait, so that each would stop the whole server until it is done. As ordinary
+functions they are run in threads by FastAPI.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import inspect
+from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.concurrency import run_in_threadpool
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
-from monailabel.app import app as stock
 
 from medseg.label.problems import as_http
 
-LONG = ("/activelearning/", "/batch/", "/datastore/", "/infer/", "/scoring/", "/train/")
+LONG = ("activelearning", "batch_infer", "datastore", "infer", "scoring", "session", "train")
+"""Modules of `monailabel.endpoints` whose endpoints read and write files or compute."""
 
 
-def _in_thread(endpoint: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """The same endpoint in a thread of its own."""
+def ordinary(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that does what a coroutine function does, with its signature."""
 
-    async def elsewhere(**values: Any) -> Any:
-        return await run_in_threadpool(lambda: asyncio.run(endpoint(**values)))  # type: ignore[arg-type]
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return asyncio.run(endpoint(*args, **kwargs))
 
-    return elsewhere
+    call.__name__, call.__doc__ = endpoint.__name__, endpoint.__doc__
+    # not functools.wraps: FastAPI looks through its mark and would find the coroutine again
+    call.__signature__ = inspect.signature(endpoint)  # type: ignore[attr-defined]
+    return call
+
+
+def stock_app() -> FastAPI:
+    """MONAI Label's application, its long endpoints as ordinary functions."""
+    add = APIRouter.add_api_route
+
+    def add_ordinary(self: APIRouter, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        long = endpoint.__module__.removeprefix("monailabel.endpoints.") in LONG
+        add(self, path, ordinary(endpoint) if long and inspect.iscoroutinefunction(endpoint) else endpoint, **options)
+
+    APIRouter.add_api_route = add_ordinary
+    try:
+        from monailabel.app import app as stock
+    finally:
+        APIRouter.add_api_route = add
+    return stock
 
 
 async def _as_json(_: Request, error: Exception) -> JSONResponse:
@@ -34,13 +53,5 @@ async def _as_json(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": answer.detail}, answer.status_code)
 
 
-def changed(app: FastAPI) -> FastAPI:
-    """The application with both changes."""
-    for route in app.routes:
-        if isinstance(route, APIRoute) and route.path.startswith(LONG) and asyncio.iscoroutinefunction(route.endpoint):
-            route.dependant.call = _in_thread(route.endpoint)
-    app.add_exception_handler(Exception, _as_json)
-    return app
-
-
-app = changed(stock)
+app = stock_app()
+app.add_exception_handler(Exception, _as_json)

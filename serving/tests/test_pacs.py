@@ -20,7 +20,7 @@ from servers import Server, free_port
 from medseg.workflows.predict import predict
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-SEGMENTS = [{"name": "ball", "model_name": "medseg"}, {"name": "box", "model_name": "medseg"}]
+SEGMENTS = [{"name": "any", "model_name": "medseg"}, {"name": "other"}]  # the model knows better
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +109,8 @@ def test_a_study_is_segmented_stored_and_read_by_others(orthanc, train, data, tm
     (tmp_path / "stored.dcm").write_bytes(orthanc.ask("GET", f"/instances/{stored[0]}/file").content)
     segmentation = pydicom.dcmread(tmp_path / "stored.dcm")
     assert segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID == series
+    assert [segment.SegmentLabel for segment in segmentation.SegmentSequence] == ["ball", "box"]
+    assert segmentation.SegmentSequence[0].SegmentAlgorithmName
     np.testing.assert_array_equal(by_dcmqi(tmp_path / "stored.dcm", tmp_path / "read", served), served)
 
 

@@ -1,0 +1,70 @@
+"""Labels of a DICOM study as DICOM SEG: coded segments, a named algorithm, references to the images."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.dicom.segmentation import Author, Marked, write_segmentation
+from medseg.dicom.series import open_series
+from medseg.errors import DataError
+from medseg.label.models import Model
+from medseg.portable.grids import along
+from medseg.portable.reading import VolumeError, read_volume
+
+LARGEST_SHIFT = 0.5  # voxels
+
+
+def segment_names(models: Iterable[Model]) -> dict[int, str]:
+    """Label value -> name, of all models; where they differ, all names."""
+    found: dict[int, list[str]] = {}
+    for model in models:
+        for name, value in model.labels.items():
+            found.setdefault(value, []).append(name)
+    return {value: " or ".join(dict.fromkeys(names)) for value, names in found.items()}
+
+
+def seg_writer(names: Mapping[int, str]) -> Callable[..., str]:
+    """A function in place of MONAI Label's `nifti_to_dicom_seg`.
+
+    Args:
+        names: of label values; others are named by the client's `label_info`, in rising order, or by their number.
+    """
+
+    def write(series_dir: str, label: str, label_info: Any = None, **_: Any) -> str:
+        """The DICOM SEG of a label file on the slices of a series; the caller removes it."""
+        series = open_series(Path(series_dir))
+        try:
+            array, header = read_volume(label)
+        except VolumeError as error:
+            raise DataError(f"the label cannot be read: {error}") from error
+        labels, off, _ = along(series.header, header, array[0])
+        if off > LARGEST_SHIFT:
+            raise DataError("the label does not lie on the images of the study", hint="save it from the viewer")
+        values = [int(value) for value in np.unique(labels) if value]
+        if not values:
+            raise DataError(
+                "the label is empty: there is no segment to store", hint="draw something, or do not save it"
+            )
+        told = dict(zip(values, label_info or (), strict=False))
+        marked = [Marked(names.get(v) or str(told.get(v, {}).get("name") or f"label {v}")) for v in values]
+        places = np.searchsorted(values, labels).astype(np.uint8) + np.uint8(1)
+        name = next((str(info["model_name"]) for info in told.values() if info.get("model_name")), "medseg")
+        with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
+            path = Path(file.name)
+        write_segmentation(path, np.where(labels > 0, places, 0).astype(np.uint8), series, marked, Author(name, name))
+        return str(path)
+
+    return write
+
+
+def install(names: Mapping[int, str]) -> None:
+    """Let MONAI Label store and answer with our DICOM SEG."""
+    from monailabel.datastore import dicom
+    from monailabel.endpoints import infer
+
+    dicom.nifti_to_dicom_seg = infer.nifti_to_dicom_seg = seg_writer(names)
