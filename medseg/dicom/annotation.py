@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from medseg.dicom.extra import need_dicom, quietly
-from medseg.errors import DataError
-from medseg.portable.volume import COPY_AGAIN, Header
+from medseg.dicom.extra import is_dicom_file, need_dicom, quietly, reason_of
+from medseg.errors import DataError, MedsegError
+from medseg.portable.volume import COPY_AGAIN, Header, VolumeError
 
 MOST = 254  # structures that fit into bytes beside 0 and the mark of what is missing
 
@@ -50,11 +50,27 @@ def read_annotation(path: Path, grid: Header, frame: str = "", only: Sequence[st
         ConfigError: the extra `dicom` is not installed.
         DataError: it is neither, damaged, or was drawn on another image.
     """
+    need_dicom(path)
+    if not is_dicom_file(path):
+        raise DataError("is called DICOM and is none", path=path, hint=COPY_AGAIN)
+    try:
+        with quietly():
+            return _read(path, grid, frame, only)
+    except (MedsegError, MemoryError):
+        raise
+    except VolumeError as error:
+        raise DataError(str(error), path=path) from error
+    except Exception as error:  # pydicom and highdicom raise whatever a damaged or foreign file leads to
+        raise DataError(f"is DICOM that cannot be read ({reason_of(error)})", path=path, hint=COPY_AGAIN) from error
+
+
+def _read(path: Path, grid: Header, frame: str, only: Sequence[str]) -> Annotation:
+    import pydicom
+
     from medseg.dicom.contours import read_contours
     from medseg.dicom.segments import read_segmentation
 
-    need_dicom(path)
-    data = _opened(path)
+    data = pydicom.dcmread(path, force=True)
     kind = str(data.get("Modality") or "?")
     readers = {"SEG": read_segmentation, "RTSTRUCT": read_contours}
     if kind not in readers:
@@ -65,20 +81,7 @@ def read_annotation(path: Path, grid: Header, frame: str = "", only: Sequence[st
             f"was drawn on another image: its frame of reference is {sorted(frames)[0]}, the image's {frame}",
             path=path, hint="give the series it was drawn on",
         )  # fmt: skip
-    with quietly():
-        return readers[kind](data, path, grid, only)
-
-
-def _opened(path: Path) -> Any:
-    import pydicom
-
-    try:
-        with quietly():
-            data = pydicom.dcmread(path, force=True)
-            _ = data.get("Modality")
-    except Exception as error:  # its parser raises whatever a damaged byte leads to
-        raise DataError("is a damaged DICOM file", path=path, hint=COPY_AGAIN) from error
-    return data
+    return readers[kind](data, path, grid, only)
 
 
 def _frames_of(data: Any) -> set[str]:

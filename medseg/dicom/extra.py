@@ -68,6 +68,12 @@ def holds_dicom(folder: Path, *, deep: bool = False) -> bool:
     return any(is_dicom_file(path) for path in sorted(folder.iterdir()) if not path.name.startswith("."))
 
 
+def reason_of(error: Exception) -> str:
+    """What a library said, short enough for a line."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 @contextmanager
 def quietly() -> Iterator[None]:
     """Without pydicom's remarks on odd values: those that matter are checked, and the others fill the screen."""

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from medseg.errors import DataError
+from medseg.dicom.extra import reason_of
+from medseg.errors import DataError, MedsegError
+from medseg.portable.volume import COPY_AGAIN
 
 MOMENTS = ("TemporalPositionIdentifier", "EchoTime", "DiffusionBValue", "TriggerTime", "AcquisitionNumber",
            "AcquisitionTime", "ContentTime")  # fmt: skip
@@ -29,6 +31,7 @@ class Slice:
         spacing_mm: between neighbours of a row, and of a column.
         size: columns, rows.
         scale: slope and intercept of the stored numbers.
+        ends: smallest and largest number that can be stored.
         thickness_mm: what stands for the distance to a neighbour where there is none; None if nothing does.
         moments: values of `MOMENTS`.
     """
@@ -41,6 +44,7 @@ class Slice:
     spacing_mm: tuple[float, float]
     size: tuple[int, int]
     scale: tuple[float, float]
+    ends: tuple[int, int]
     thickness_mm: float | None
     moments: dict[str, str]
 
@@ -56,9 +60,17 @@ def slices_of(files: Sequence[tuple[Path, Any]]) -> list[Slice]:
         files: paths and headers of one series.
 
     Raises:
-        DataError: a file has no place in space, has colours, or is scaled by a table.
+        DataError: a file has no place in space, has colours, is scaled by a table, or has a damaged header.
     """
-    return [piece for path, header in files for piece in _slices(path, header)]
+    slices = []
+    for path, header in files:
+        try:
+            slices += list(_slices(path, header))
+        except (MedsegError, MemoryError):
+            raise
+        except Exception as error:  # whatever becomes of values that are none
+            raise DataError(f"is a damaged DICOM file ({reason_of(error)})", path=path, hint=COPY_AGAIN) from error
+    return slices
 
 
 def _slices(path: Path, header: Any) -> Iterator[Slice]:
@@ -113,6 +125,9 @@ def _slice(path: Path, frame: int | None, header: Any, where: Sequence[Any]) -> 
     slope = 1.0 if _value(where, "RescaleSlope") is None else float(numbers("RescaleSlope", 1)[0])
     offset = 0.0 if _value(where, "RescaleIntercept") is None else float(numbers("RescaleIntercept", 1)[0])
     apart = _value(where, "SpacingBetweenSlices") or _value(where, "SliceThickness")
+    bits = int(header.get("BitsStored") or header.get("BitsAllocated") or 16)
+    if not 1 <= bits <= 32:
+        raise DataError(f"stores {bits} bits per voxel; accepted are up to 32", path=path)
     return Slice(
         path=path,
         frame=frame,
@@ -122,6 +137,7 @@ def _slice(path: Path, frame: int | None, header: Any, where: Sequence[Any]) -> 
         spacing_mm=(float(right), float(down)),
         size=(int(header.Columns), int(header.Rows)),
         scale=(slope, offset),
+        ends=(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if header.get("PixelRepresentation") else (0, 2**bits - 1),
         thickness_mm=abs(float(apart)) if apart else None,
         moments={name: str(value) for name in MOMENTS if (value := _value(where, name)) is not None},
     )

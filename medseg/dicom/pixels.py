@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg.dicom.extra import quietly
+from medseg.dicom.extra import quietly, reason_of
 from medseg.dicom.frames import Slice
 from medseg.errors import DataError
 from medseg.portable.volume import COPY_AGAIN
@@ -50,8 +50,7 @@ def _decoded(path: Path, *, frames: bool = False) -> tuple[np.ndarray, bool]:
     except DataError:
         raise
     except Exception as error:  # decoders raise whatever a damaged byte leads to
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise DataError(f"its pixels cannot be read ({reason})", path=path, hint=COPY_AGAIN) from error
+        raise DataError(f"its pixels cannot be read ({reason_of(error)})", path=path, hint=COPY_AGAIN) from error
 
 
 def _syntax(data: Any) -> Any:

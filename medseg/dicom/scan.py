@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.dicom.extra import files_below, is_dicom_file, need_dicom, quietly
+from medseg.dicom.extra import files_below, is_dicom_file, need_dicom, quietly, reason_of
 from medseg.errors import DataError
 from medseg.portable.volume import COPY_AGAIN
 
@@ -103,15 +103,11 @@ def full_header(path: Path, tags: list[str] | None = None) -> Any:
     try:
         with quietly():
             header: Any = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
-            for name in TAGS:  # pydicom parses a value when it is asked for: better now than anywhere later
-                header.get(name)
+            # pydicom parses a value when it is asked for: better now than anywhere later
+            _ = [*header.file_meta, *(header.iterall() if tags is not None else ())]
     except Exception as error:  # its parser raises whatever a damaged byte leads to
-        raise DataError(f"is a damaged DICOM file ({_reason(error)})", path=path, hint=COPY_AGAIN) from error
+        raise DataError(f"is a damaged DICOM file ({reason_of(error)})", path=path, hint=COPY_AGAIN) from error
     return header
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 def series_in(place: Path) -> list[Found]:
@@ -126,7 +122,12 @@ def series_in(place: Path) -> list[Found]:
         raise DataError("no such file or folder", path=place, hint="check the path")
     groups: dict[str, list[tuple[Path, Any]]] = {}
     for path in files_below(place) if place.is_dir() else [place]:
-        if is_dicom_file(path) and (header := read_tags(path)) is not None:
+        if not is_dicom_file(path):
+            if path.suffix.lower() == ".dcm":  # the end of a series would be missed by nobody
+                size = path.stat().st_size
+                raise DataError(f"is called DICOM and is none ({size} bytes)", path=path, hint=COPY_AGAIN)
+            continue
+        if (header := read_tags(path)) is not None:
             groups.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append((path, header))
     if not groups:
         raise DataError("holds no DICOM file", path=place, hint="give the folder of a series")

@@ -11,10 +11,10 @@ import numpy as np
 
 from medseg import __version__
 from medseg.dicom.codes import code_of
-from medseg.dicom.extra import quietly
+from medseg.dicom.extra import quietly, reason_of
 from medseg.dicom.scan import full_header
 from medseg.dicom.series import Series
-from medseg.errors import OutputError
+from medseg.errors import DataError, MedsegError, OutputError
 from medseg.portable.writing import SaveError, replacing
 
 SUFFIX = ".dcm"
@@ -67,11 +67,19 @@ def write_segmentation(
 
     Raises:
         OutputError: it cannot be written.
-        DataError: a source file cannot be read any more.
+        DataError: a source file cannot be read any more, or has a header that cannot be referred to.
     """
     try:
+        with quietly():
+            made = _segmentation(labels, series, segments, author)
+    except (MedsegError, MemoryError):
+        raise
+    except Exception as error:  # highdicom raises whatever an odd header of a source leads to
+        problem = f"cannot be referred to by a DICOM SEG ({reason_of(error)})"
+        raise DataError(problem, path=series.header.path, hint="--format nrrd keeps names too") from error
+    try:
         with quietly(), replacing(path) as new:
-            _segmentation(labels, series, segments, author).save_as(new)
+            made.save_as(new)
     except SaveError as error:
         raise OutputError(str(error), path=path) from error
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from medseg.dicom.annotation import Annotation, Color, chosen, overlapping
 from medseg.dicom.stacking import LPS_TO_RAS
-from medseg.errors import DataError
-from medseg.portable.volume import COPY_AGAIN, Header, VolumeError, checked_spacing
+from medseg.portable.volume import Header, checked_spacing
 
 HALF = 0.5  # from which share on a voxel of a FRACTIONAL segmentation counts
 
@@ -26,25 +25,20 @@ def read_segmentation(data: Any, path: Path, grid: Header, only: Sequence[str]) 
         only: names of the segments to take; none: all.
 
     Raises:
-        DataError: its frames are damaged, or no volume.
+        DataError: none of the segments is wanted.
+        VolumeError: its grid is unusable.
+        Exception: whatever highdicom finds wrong with a damaged file, or one whose frames are no volume.
     """
     import highdicom as hd
 
     _give_spacing(data, grid)
-    try:
-        seg = hd.seg.Segmentation.from_dataset(data, copy=False)
-        described = [seg.get_segment_description(n) for n in seg.segment_numbers]
-        names = [str(item.segment_label) for item in described]
-        taken, notes = chosen(names, only, path)
-        labels, affine, said = _volume(seg, [int(seg.segment_numbers[n]) for n in taken])
-        spacing = checked_spacing(affine)
-    except (DataError, VolumeError) as error:
-        raise DataError(error.problem if isinstance(error, DataError) else str(error), path=path) from error
-    except Exception as error:  # highdicom and pydicom raise whatever a damaged or foreign file leads to
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise DataError(f"is a DICOM SEG that cannot be read ({reason})", path=path, hint=COPY_AGAIN) from error
+    seg = hd.seg.Segmentation.from_dataset(data, copy=False)
+    described = [seg.get_segment_description(n) for n in seg.segment_numbers]
+    names = [str(item.segment_label) for item in described]
+    taken, notes = chosen(names, only, path)
+    labels, affine, said = _volume(seg, [int(seg.segment_numbers[n]) for n in taken])
+    header = Header(path, labels.shape, 1, affine, checked_spacing(affine), np.dtype(np.uint8))
     colors = tuple(_color(described[n]) for n in taken)
-    header = Header(path, labels.shape, 1, affine, spacing, np.dtype(np.uint8))
     return Annotation(labels, header, tuple(names[n] for n in taken), colors, (*notes, *said))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def _opened(found: Found, place: Path, notes: list[str]) -> Series:
     slices, affine, said = stack(slices_of(found.files), place)
     try:
         spacing = checked_spacing(affine)
-        dtype = _dtype(found, slices)
+        dtype = _dtype(slices)
         shape = (*slices[0].size, len(slices))
         check_memory(int(np.prod(shape)) * dtype.itemsize)
     except VolumeError as error:
@@ -96,18 +97,11 @@ def _opened(found: Found, place: Path, notes: list[str]) -> Series:
     )  # fmt: skip
 
 
-def _dtype(found: Found, slices: list[Slice]) -> np.dtype:
+def _dtype(slices: Sequence[Slice]) -> np.dtype:
     """The smallest type that holds every rescaled number; floating where a slope or an offset has a fraction."""
-    low, high = 0.0, 0.0
-    headers = dict(found.files)
-    for piece in slices:
-        header = headers[piece.path]
-        bits = int(header.get("BitsStored") or header.get("BitsAllocated") or 16)
-        signed = bool(header.get("PixelRepresentation"))
-        ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-        scaled = [end * piece.scale[0] + piece.scale[1] for end in ends]
-        low, high = min(low, *scaled), max(high, *scaled)
     if any(not number.is_integer() for piece in slices for number in piece.scale):
         return np.dtype(np.float32)
+    scaled = [end * piece.scale[0] + piece.scale[1] for piece in slices for end in piece.ends]
+    low, high = min(0.0, *scaled), max(0.0, *scaled)
     whole = (np.uint8, np.int16, np.uint16, np.int32)
     return np.dtype(next((d for d in whole if np.iinfo(d).min <= low and high <= np.iinfo(d).max), np.float64))
