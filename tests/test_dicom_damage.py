@@ -56,5 +56,5 @@ def test_mutations(kind, tmp_path):
 def test_what_is_called_dicom_and_is_none_is_not_passed_over(tmp_path):
     paths = write_series(tmp_path, voxels(SHAPE))
     paths[-1].write_bytes(b"")
-    with pytest.raises(DataError, match=r"is called DICOM and is none \(0 bytes\); copy it again"):
+    with pytest.raises(DataError, match=r"is called .dcm and has no header of DICOM \(0 bytes\); copy it again"):
         open_series(tmp_path)

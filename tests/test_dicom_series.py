@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -204,7 +206,7 @@ def test_mixed_slices_are_refused(tmp_path):
             data.Rows, data.PixelData = 8, data.PixelData[: 8 * 12 * 2]
 
     for name, change, words in (
-        ("a", turn_one, "mixes orientations: 5 slices lie like"), ("b", wider, "mixes pixel spacings"),
+        ("a", turn_one, "mixes orientations: 1 of 6 slices do"), ("b", wider, "mixes pixel spacings"),
         ("c", crop, "mixes slices of"),
     ):  # fmt: skip
         assert words in refusal(changed(tmp_path / name, change=change))
@@ -251,12 +253,40 @@ def test_odd_encodings_of_one_picture_are_one_picture(name, shape, tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [("MR_truncated.dcm", "pixels cannot be read"), ("SC_rgb_jpeg.dcm", "colour"), ("reportsi.dcm", "no images"),
-     ("rtplan_truncated.dcm", ""), ("no_meta.dcm", ""), ("examples_palette.dcm", "place in space")],
+     ("rtplan_truncated.dcm", ""), ("no_meta.dcm", "no header of DICOM"),
+     ("badVR.dcm", "damaged"), ("UN_sequence.dcm", "without rows"), ("examples_palette.dcm", "place in space")],
 )  # fmt: skip
 def test_what_cannot_be_a_volume_is_refused_in_one_line(name, words, tmp_path):
     path = tmp_path / name
     shutil.copy(get_testdata_file(name), path)
     assert words in refusal(path)
+
+
+def test_real_folders_of_several_series():
+    place = Path(get_testdata_file("DICOMDIR")).parent
+    series = open_series(place / "98892001")
+    assert series.header.shape == (16, 16, 5)
+    assert "'Scout' CT 2 slices" in series.header.warnings[0]
+    assert "holds 7 image series" in (line := refusal(place / "98892003"))
+    assert "'ANGIO Projected from C' MR 7 slices" in line
+    assert "mixes orientations" in refusal(place / "98892003" / "MR700")
+
+
+ABSENT = """
+import sys
+class Lacking:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("pydicom", "highdicom"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Lacking())
+import medseg.dicom.series, medseg.dicom.annotation, medseg.dicom.segmentation, medseg.consensus.files
+sys.exit("torch" if "torch" in sys.modules else None)
+"""
+
+
+def test_everything_else_works_without_the_extra():
+    run = subprocess.run([sys.executable, "-c", ABSENT], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 def test_without_the_extra_the_way_to_it_is_told(monkeypatch, tmp_path):

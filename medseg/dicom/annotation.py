@@ -52,7 +52,7 @@ def read_annotation(path: Path, grid: Header, frame: str = "", only: Sequence[st
     """
     need_dicom(path)
     if not is_dicom_file(path):
-        raise DataError("is called DICOM and is none", path=path, hint=COPY_AGAIN)
+        raise DataError("is called .dcm and has no header of DICOM", path=path, hint=COPY_AGAIN)
     try:
         with quietly():
             return _read(path, grid, frame, only)

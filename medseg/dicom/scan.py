@@ -81,6 +81,10 @@ def read_tags(path: Path) -> Any | None:
     from pydicom.uid import UID
 
     header = full_header(path, list(TAGS))
+    try:
+        int(header.get("NumberOfFrames") or 1)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"is a damaged DICOM file ({reason_of(error)})", path=path, hint=COPY_AGAIN) from error
     with quietly():
         kind = UID(str(header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or ""))
     if "Image Storage" in kind.name and "Rows" not in header:
@@ -125,7 +129,7 @@ def series_in(place: Path) -> list[Found]:
         if not is_dicom_file(path):
             if path.suffix.lower() == ".dcm":  # the end of a series would be missed by nobody
                 size = path.stat().st_size
-                raise DataError(f"is called DICOM and is none ({size} bytes)", path=path, hint=COPY_AGAIN)
+                raise DataError(f"is called .dcm and has no header of DICOM ({size} bytes)", path=path, hint=COPY_AGAIN)
             continue
         if (header := read_tags(path)) is not None:
             groups.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append((path, header))

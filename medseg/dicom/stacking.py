@@ -67,8 +67,8 @@ def _refuse_mixed(slices: Sequence[Slice], place: Path) -> None:
     turned = [piece for piece in slices if np.abs(piece.axes - first.axes).max() > SAME]
     if turned:
         raise DataError(
-            f"mixes orientations: {len(slices) - len(turned)} slices lie like {first}, {len(turned)} do not, such as "
-            f"{turned[0]}", path=place, hint="keep those of one volume only",
+            f"mixes orientations: {len(turned)} of {len(slices)} slices do not lie like {first}, such as {turned[0]}",
+            path=place, hint="keep those of one volume only",
         )  # fmt: skip
 
 
