@@ -8,7 +8,7 @@ is as small as the dispute.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -71,6 +71,11 @@ class Pairs:
     held: np.ndarray
     beta: float
     lattice: float
+
+    def weakened(self, factor: np.ndarray) -> Pairs:
+        """The same with each value times the smaller `factor` `(n,)` of its nodes."""
+        both = np.minimum(factor[self.first], factor[self.second])
+        return replace(self, value=self.value * both, held=self.held * factor[self.node])
 
     def energy(self, costs: np.ndarray, strength: float) -> Energy:
         """Energy with these neighbours; `costs` `(K, n)` are the nodes' own, `strength` is lambda."""

@@ -5,7 +5,7 @@ arXiv:1612.02166; Pattern Recognition 2017, doi 10.1016/j.patcog.2016.09.030. Th
 self-consistency score from low-level image features, semi-supervised prediction of missing annotations, and a
 second-order random field whose penalty is the score, solved by graph cut. What it does not state is ours: the features,
 one shared forest in place of one per expert, log-odds weights and their guard (which weakens the smoothing likewise),
-and all constants.
+the care for thin structures, and all constants.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from medseg.consensus.missing import Ballot, ballot, fill
 from medseg.consensus.region import Region, find_region, relative_spacing
 from medseg.consensus.self_consistency import weigh
 from medseg.consensus.study import MISSING, Fused, Study
+from medseg.consensus.thickness import slenderness
 from medseg.errors import ConfigError, DataError
 
 SIGMA_PAIRS = 0.7
@@ -40,6 +41,7 @@ class Options:
     ssl: bool = True
     neighbours: int | None = None
     smoothness: float = 2.0
+    thin: float = 6.0
     local_sc: bool = False
     seed: int = 0
 
@@ -47,8 +49,9 @@ class Options:
         """Raise what is wrong before anything is computed."""
         if study.image is None:
             raise DataError("gcssl judges experts by the image, and there is none; give it, or take a voting method")
-        if not np.isfinite(self.smoothness) or self.smoothness < 0:
-            raise ConfigError(f"smoothness {self.smoothness}; a number >= 0 is wanted")
+        for name in ("smoothness", "thin"):
+            if not np.isfinite(getattr(self, name)) or getattr(self, name) < 0:
+                raise ConfigError(f"{name} {getattr(self, name)}; a number >= 0 is wanted")
         neighbourhood(relative_spacing(study.shape, study.spacing_mm), self.neighbours)
         weigh(np.ones(len(study.experts)), max(len(study.classes), 2), self.weights, 0.0)
 
@@ -71,6 +74,7 @@ def gcssl(
     ssl: bool = True,
     neighbours: int | None = None,
     smoothness: float = 2.0,
+    thin: float = 6.0,
     local_sc: bool = False,
     seed: int = 0,
 ) -> Fused:
@@ -82,7 +86,9 @@ def gcssl(
         ssl: experts vote also where they annotated nothing, as they would label what looks alike; False: they abstain.
         neighbours: 4 or 8 (default) in a picture; 6 (default), 18 or 26 in a volume.
         smoothness: total cost of a voxel that differs from all its neighbours where the image has no edge; 0 gives
-            the weighted vote. Thin structures want 1 or less. It is multiplied by the informativeness of the image.
+            the weighted vote. It is multiplied by the informativeness of the image.
+        thin: distance to the boundary, in units of the smallest spacing, that a structure must reach near a voxel to be
+            smoothed there in full; what is thinner is smoothed less (`thickness.slenderness`). 0: all alike.
         local_sc: experimental: each voxel has its own weights, by how the expert's posterior there agrees with him.
         seed: of the sample and the trees.
 
@@ -90,7 +96,7 @@ def gcssl(
         DataError: if the study has no image.
         ConfigError: if an option is out of range.
     """
-    options = Options(weights, ssl, neighbours, smoothness, local_sc, seed)
+    options = Options(weights, ssl, neighbours, smoothness, thin, local_sc, seed)
     options.check(study)
     account = Account("gcssl", **options.settings())
     with account.stage("region"):
@@ -158,6 +164,9 @@ def _decide(
         fixed[silent] = MISSING  # what nobody can tell pulls at nobody
         pairs = find_pairs(nodes, fixed, canvas.smoothed(SIGMA_PAIRS), region.units, options.neighbours)
         shares = counted.shares()[:, heard]
+        voted = np.where(fixed == MISSING, 0, fixed).astype(np.uint8)
+        voted[nodes] = shares.argmax(axis=0)
+        pairs = pairs.weakened(slenderness(voted, nodes, region.units, options.thin))
         strength = options.smoothness / pairs.lattice if pairs.lattice else 0.0
         energy = pairs.energy(counted.costs()[:, heard], strength)
     with account.stage("cut"):
