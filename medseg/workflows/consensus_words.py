@@ -24,8 +24,8 @@ NOT_TO_TRUST = (
     "<b>Shared mistakes.</b> If most experts are wrong in the same way, every method follows them.",
     "<b>No contrast.</b> Where the image shows no edge, nothing tells experts apart; the result is close to a vote.",
     "<b>Consistent bias.</b> Somebody who always draws two millimetres too wide is consistent, and hardly punished.",
-    "<b>Fine structures.</b> Short boundaries are preferred, which can remove what is thinner than two voxels; "
-    "a lower smoothness keeps more of it.",
+    "<b>Fine structures.</b> Short boundaries are preferred, less so where structures are thin; what is a voxel or two "
+    "wide can still be lost. A lower smoothness keeps more of it.",
     "<b>Two experts.</b> With two there is no majority; where they contradict one another the image decides alone.",
     "<b>Confidence is not probability.</b> It is the share of the votes that the label won, not the chance of its "
     "being right.",
