@@ -16,10 +16,12 @@ from skimage.draw import polygon
 
 from medseg.cli import main
 from medseg.consensus.files import read_study
+from medseg.consensus.segments import read_segments
+from medseg.consensus.writing import write_labels
 from medseg.dicom.annotation import read_annotation
 from medseg.dicom.segmentation import Author, Marked, write_segmentation
 from medseg.dicom.series import open_series
-from medseg.errors import DataError
+from medseg.errors import ConfigError, DataError
 
 SHAPE = (24, 20, 12)
 AUTHOR = Author("a person", "by hand")
@@ -258,14 +260,38 @@ def test_many_series_with_a_folder_per_expert(tmp_path, capfd):
     assert capfd.readouterr().err.startswith(f"error: {tmp_path / 'ct' / 'p1'}: has no image series 1.2.3")
 
 
-def test_undecided_voxels_are_a_segment(tmp_path):
+def test_folders_of_one_study_other_images_and_other_grids(tmp_path):
+    series = write_case(tmp_path / "ct", turned())
+    drawn = seg(tmp_path / "anna" / "ct.dcm", ball(), series, "liver")
+    study, form = read_study(series, [tmp_path / "anna"])
+    np.testing.assert_array_equal(study.experts[0].labels, ball())
+    image = save(tmp_path / "ct.nii.gz", image_of(ball()), affine_of(turned()))
+    study, form = read_study(image, [drawn])
+    np.testing.assert_array_equal(study.experts[0].labels, ball())
+    out = write_labels(tmp_path, "consensus", study.experts[0].labels, form)
+    assert out.name == "consensus.seg.nrrd"
+    assert [s.name for s in read_segments(out)] == ["liver"]
+    finer = save(tmp_path / "fine.nii.gz", np.zeros((48, 40, 12), np.int16), affine_of(turned(), (0.35, 0.65, 2.5)))
+    assert "--resample brings it over" in refusal(finer, [drawn])
+    study, _ = read_study(finer, [drawn], resample="nearest")
+    assert study.experts[0].labels.sum() == pytest.approx(4 * ball().sum(), rel=0.1)
+    with pytest.raises(ConfigError, match="one series for an image; 2 channels are given"):
+        read_study([series, series], [drawn])
+    with pytest.raises(ConfigError, match=r"--series 1\.2\.3 needs an image"):
+        read_study(image, [drawn], series="1.2.3")
+
+
+def test_undecided_voxels_are_a_segment_and_finished_studies_are_known(tmp_path, capfd):
     series = write_case(tmp_path / "ct")
     one, other = (
         seg(tmp_path / f"{n}.dcm", ball(shift=s), series, "liver") for n, s in (("a", (0, 0, 0)), ("b", (2, 0, 0)))
     )
-    out = tmp_path / "out"
+    out = series / "out"
     given = ("-i", series, "-a", one, "-a", other, "-o", out, "-m", "majority", "--tie", "undecided", "--no-report")
     assert fused(*given) == 0
+    assert "is done" in capfd.readouterr().err
+    assert fused(*given) == 0  # although the results lie in the folder of the series
+    assert "is there already" in capfd.readouterr().err
     found = by_dcmqi(out / "consensus.dcm", tmp_path / "dcmqi", affine_of(), SHAPE)
     a, b = ball(), ball(shift=(2, 0, 0))
     np.testing.assert_array_equal(found, a * b + 2 * (a != b))

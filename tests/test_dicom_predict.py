@@ -211,6 +211,9 @@ def test_models_of_several_channels_and_folders_without_images_are_refused(tmp_p
     single = make_bundle(tmp_path / "single")
     with pytest.raises(DataError, match="holds DICOM files but no images: series 1 of SR"):
         predict(single, tmp_path / "report", tmp_path / "out")
+    nib.save(nib.Nifti1Image(scan((9, 8, 4)), np.eye(4)), tmp_path / "report" / "x.nii.gz")
+    with pytest.raises(DataError, match=r"holds DICOM files and 1 volumes such as x\.nii\.gz; say which"):
+        predict(single, tmp_path / "report", tmp_path / "out")
     with pytest.raises(ConfigError, match="folder of the images"):
         predict(single, tmp_path / "in", tmp_path / "in")
 

@@ -16,11 +16,12 @@ from medseg.consensus.expert_table import expert_table
 from medseg.consensus.files import read_study
 from medseg.consensus.fuse import FUSERS, run
 from medseg.consensus.maps import disagreement, soft_labels
-from medseg.consensus.naming import files_of
+from medseg.consensus.naming import files_of, is_series
 from medseg.consensus.reading import Form
 from medseg.consensus.study import MISSING, Study
 from medseg.consensus.summary import annotators, summarise
 from medseg.consensus.writing import map_suffix, write_bytes, write_labels, write_map, write_soft
+from medseg.dicom.series import open_series
 from medseg.errors import DataError
 from medseg.files import make_folder
 from medseg.portable.writing import remove_leftovers
@@ -82,8 +83,14 @@ def _made_of(item: Item, options: Options) -> dict[str, Any]:
         if not path.exists():
             raise DataError("no such file or folder", path=path, hint="check the path")
     beside = [p.with_suffix(s) for p in paths if p.suffix.lower() == ".mhd" for s in (".raw", ".zraw")]
-    digests = [digest_of(path) for path in [*paths, *(p for p in beside if p.is_file())]]
+    digests = [digest_of(path) for path in [*paths[len(item.images) :], *(p for p in beside if p.is_file())]]
+    digests += [_image_digest(path, options.reading.get("series")) for path in item.images]
     return {"files": digests, "item": [item.name, item.experts, repr(item.reading)], "options": repr(options.plain())}
+
+
+def _image_digest(path: Path, uid: str | None) -> str:
+    """Of a series its own files count, and not what else is written into its folder."""
+    return open_series(path, uid).digest() if path.is_dir() and is_series(path) else digest_of(path)
 
 
 def _products(item: Item, options: Options) -> list[str]:

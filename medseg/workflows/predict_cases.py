@@ -17,6 +17,8 @@ from medseg.portable.reading import SUFFIXES
 if TYPE_CHECKING:
     from medseg.dicom.series import Series
 
+VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")  # pictures among DICOM files are previews
+
 LONGEST_NAME = 255  # bytes of a file name on every common file system
 
 
@@ -103,9 +105,15 @@ def _dicom_cases(inputs: Path, *, one: bool) -> list[Path]:
     if inputs.is_file():
         known = inputs.name.lower().endswith(SUFFIXES)
         return [inputs] if not known and is_dicom_file(inputs) else []
+    files = sorted(path for path in inputs.iterdir() if path.is_file() and not path.name.startswith("."))
     if holds_dicom(inputs):
+        if volumes := [path.name for path in files if path.name.lower().endswith(VOLUMES)]:
+            raise DataError(
+                f"holds DICOM files and {len(volumes)} volumes such as {volumes[0]}", path=inputs,
+                hint="say which by giving a file, or a folder of one kind",
+            )  # fmt: skip
         return [inputs]
-    if any(path.name.lower().endswith(SUFFIXES) for path in inputs.iterdir() if path.is_file()):
+    if any(path.name.lower().endswith(SUFFIXES) for path in files):
         return []
     below = sorted(path for path in inputs.iterdir() if path.is_dir() and not path.name.startswith("."))
     cases = [path for path in below if holds_dicom(path, deep=True)]
