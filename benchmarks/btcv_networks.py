@@ -20,6 +20,11 @@ SGD = ("optimizer=sgd", "lr=0.01")
 VARIANTS = {
     "unet, adamw": ("unet", ("optimizer=adamw", "lr=0.002")),
     "vnet, adamw": ("vnet", ("optimizer=adamw", "lr=0.002")),
+    "vnet with instance norm, adamw": (
+        "vnet",
+        ("optimizer=adamw", "lr=0.002"),
+        "stages.0.network.options.norm=instance",
+    ),
     "unet, sgd": ("unet", SGD),
     "vnet, sgd": ("vnet", SGD),
 }
@@ -71,13 +76,13 @@ def main() -> None:
     manifest = split(chosen.data, chosen.work)
     print("| network, optimiser | seeds | mean Dice | organs found of 13 |\n|---|---|---|---|")
     for variant in chosen.variants:
-        network, settings = VARIANTS[variant]
+        network, settings, *more = VARIANTS[variant]
         size = ["data.spacing_mm=[4.8,4.8,4.8]", "data.patch=[48,48,40]", "stages.0.network.width=8"]
         size += [f"stages.0.network.name={network}", f"stages.0.schedule.iterations={chosen.iterations}"]
-        size += [f"stages.0.schedule.{setting}" for setting in settings]
+        size += [*(f"stages.0.schedule.{setting}" for setting in settings), *more]
         dice, organs = [], []
         for seed in chosen.seeds:
-            name = variant.replace(", ", "-")
+            name = variant.replace(", ", "-").replace(" ", "_")
             found = run(manifest, chosen.work / f"{name}-{seed}", [*size, f"seed={seed}"])
             classes = [c["dice"]["mean"] for c in found["classes"].values()]
             dice.append(statistics.mean(classes))
