@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,8 @@ def gather(studies: Studies, bundle: OpenBundle, run: Path, folder: Path, held_o
     """Put the studies of a server and the cases of the model's own run into one manifest.
 
     The run's cases stay in their lists as long as their files are there, so that what was learned is not forgotten and
-    models are judged by the same cases; a study that is also a case of the run is taken as the server has it. No model
-    is judged by a study that the run learned from.
+    models are judged by the same cases; of a study that is also a case of the run the server's label counts, if it has
+    one. No model is judged by a study that the run learned from.
 
     Args:
         studies: of the server.
@@ -76,14 +76,19 @@ def gather(studies: Studies, bundle: OpenBundle, run: Path, folder: Path, held_o
     before = _before(run)
     learned = {case.name for case in before.training} if before else set()
     held = _hold_out(sorted(set(studies.labeled) - learned), held_out, need=not (before and before.validation))
+    held |= {case.name for case in before.validation} if before else set()
     lists: dict[str, list[dict[str, Any]]] = {section: [] for section in SECTIONS}
     for name, (image, label) in sorted(studies.labeled.items()):
         section = "validation" if name in held else "training"
         lists[section].append({"case": name, "image": str(image), "label": str(label)})
-    for name, image in sorted(studies.unlabeled.items()):
-        lists["unlabeled"].append({"case": name, "image": str(image)})
     if before:
-        _add_before(lists, before)
+        _add_before(lists, before, ("training", "validation"))
+    known = {entry["case"] for section in lists.values() for entry in section}
+    for name, image in sorted(studies.unlabeled.items()):
+        if name not in known:
+            lists["unlabeled"].append({"case": name, "image": str(image)})
+    if before:
+        _add_before(lists, before, ("unlabeled",))
     content = {
         "name": folder.name,
         "modality": {str(i): m for i, m in enumerate(bundle.data.modality)},
@@ -101,18 +106,22 @@ def _before(run: Path) -> Manifest | None:
     return None
 
 
-def _add_before(lists: dict[str, list[dict[str, Any]]], before: Manifest) -> None:
-    known = {entry["case"] for section in lists.values() for entry in section}
-    files = {str(Path(entry["image"]).resolve()) for section in lists.values() for entry in section}
-    for section in SECTIONS:
-        if section == "test":
-            continue  # nothing that judges a paper's result may be learned from
+def _add_before(lists: dict[str, list[dict[str, Any]]], before: Manifest, sections: Sequence[str]) -> None:
+    """Add the run's cases that are there still; never its test cases, by which nothing may be learned."""
+    entries = [entry for section in lists.values() for entry in section]
+    known = {entry["case"] for entry in entries}
+    files = {str(Path(file).resolve()) for entry in entries for file in _files(entry["image"])}
+    for section in sections:
         for case in getattr(before, section):
             images = before.images(case)
             label = before.label(case)
             there = all(path.is_file() for path in (*images, *([label] if label else ())))
             if there and case.name not in known and not {str(p.resolve()) for p in images} & files:
                 lists[section].append(_entry(before, case))
+
+
+def _files(image: str | list[str]) -> list[str]:
+    return [image] if isinstance(image, str) else image
 
 
 def _entry(before: Manifest, case: Case) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from medseg.errors import ConfigError
 from medseg.files import make_folder, write_whole
 from medseg.label.dataset import HELD_OUT, Gathered, Studies, gather
 from medseg.label.models import Model
-from medseg.label.progress import Say, reporter, run_training
+from medseg.label.progress import Say, reporter, run_training, status
 from medseg.workflows import settings
 from medseg.workflows.evaluate import evaluate
 from medseg.workflows.predict import predict
@@ -35,6 +35,18 @@ def can_learn(model: Model) -> bool:
 def default_iterations(model: Model) -> int:
     """How long a request trains that does not say."""
     return max(1, round(_stage(model).schedule.iterations * PART))
+
+
+def state(model: Model) -> dict[str, Any]:
+    """Where the model's last training is, or what came of it; one that was killed is "stopped"."""
+    found = status(model.folder)
+    if found.get("status") in (None, "done", "failed"):
+        return found
+    try:
+        with _alone(model):  # whoever trains holds this
+            return {**found, "status": "stopped"}
+    except ConfigError:
+        return found
 
 
 def learn(model: Model, studies: Studies, request: Mapping[str, Any]) -> dict[str, Any]:

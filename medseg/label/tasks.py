@@ -20,9 +20,8 @@ from medseg.label.agreeing import dice_of
 from medseg.label.dataset import Studies
 from medseg.label.disagreement import disagreement
 from medseg.label.infers import choice, labels_of
-from medseg.label.learning import default_iterations, learn
+from medseg.label.learning import default_iterations, learn, state
 from medseg.label.models import Model
-from medseg.label.progress import status
 
 SCORE = "medseg_disagreement"
 SECONDS = 20.0
@@ -43,7 +42,7 @@ class Training(TrainTask):
     def stats(self) -> dict[str, Any]:
         """How far the last training is, or what came of it; which bundle is in service."""
         service = self.model.service
-        return {**status(self.model.folder), "in_service": str(self.model.place), "published": service is not None}
+        return {**state(self.model), "in_service": str(self.model.place), "published": service is not None}
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Train, judge, and publish what is better."""

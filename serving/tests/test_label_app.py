@@ -23,7 +23,7 @@ def label_of(data: Path, case: str) -> Path:
 def voxels(content: bytes, folder: Path) -> np.ndarray:
     path = folder / "answer.nii.gz"
     path.write_bytes(content)
-    return np.array(nib.load(path).dataobj)
+    return np.asarray(nib.load(path).dataobj).copy()
 
 
 def finished(server, path: str, seconds: float = 300) -> dict:
