@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,7 +34,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: it cannot be written; nothing of it is left, and what was there before is untouched.
     """
-    temporary = path.with_name(f".medseg-{secrets.token_hex(8)}.tmp")  # short: names may have 255 bytes
+    # short, for names may have 255 bytes; and as `portable.writing` names its own, so that `remove_leftovers` knows it
+    owner = f"{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}-{os.getpid()}"
+    temporary = path.with_name(f".medseg-{owner}-{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as stream:
             yield stream

@@ -287,6 +287,22 @@ def test_leftovers_of_dead_processes_are_removed_and_those_of_living_ones_kept(t
     assert names[os.getpid()].exists()
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from medseg.files import replacing
+with replacing(Path(sys.argv[1])):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_of_a_small_file_is_removed_too(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "report.json")], check=False)
+    assert len(hidden(tmp_path)) == 1
+    remove_leftovers(tmp_path)
+    assert not hidden(tmp_path)
+
+
 INTERRUPTED = """
 import signal, sys
 from pathlib import Path
