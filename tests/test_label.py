@@ -232,6 +232,19 @@ def test_training_that_fails_says_why_and_two_at_once_are_refused(world, tmp_pat
         assert learning.state(model)["status"] == "failed"
 
 
+def test_training_starts_from_a_models_weights(world, tmp_path):
+    still = [*FAST, "stages.0.schedule.iterations=1", "stages.0.schedule.lr=1e-12"]
+    run = train("supervised", world / "data" / "m.json", tmp_path / "again", overrides=still, start=world / "run")
+    first, again = (open_bundle(folder).network.state_dict() for folder in (world / "run", run))
+    for name, value in first.items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(again[name], value)
+    with pytest.raises(BundleError, match="does not exist"):
+        train("supervised", world / "data" / "m.json", tmp_path / "no", overrides=still, start=tmp_path / "nothing")
+    with pytest.raises(ConfigError, match="started with another"):
+        train("supervised", world / "data" / "m.json", run, overrides=still, resume=True)
+
+
 def test_experts_of_a_study(tmp_path):
     tags = {t: tmp_path / t for t in ("rater-a", "rater-b", "final", "original")}
     assert set(experts_of(tags)) == {"rater-a", "rater-b"}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,9 +26,9 @@ def reporter(folder: Path) -> Say:
 
     def say(facts: dict[str, Any]) -> None:
         line = json.dumps(facts)
+        write_whole(folder / STATUS, line + "\n")  # first: there may be nobody any more who reads the output
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
-        write_whole(folder / STATUS, line + "\n")
 
     return say
 
@@ -50,7 +52,7 @@ def run_training(arguments: Sequence[str], run: Path, iterations: int, say: Say)
         say: is told.
 
     Raises:
-        MedsegError: it failed; the words are its own.
+        MedsegError: it failed; the words are its own. Or the server ended.
     """
     log = run.parent / "train.log"
     with log.open("wb") as stream:
@@ -61,9 +63,13 @@ def run_training(arguments: Sequence[str], run: Path, iterations: int, say: Say)
             stderr=subprocess.STDOUT,
         )
         told = 0
+        # MONAI Label's task process, whose main thread this is, ends with the server; its own thread does anyway
+        server = os.getppid() if threading.current_thread() is threading.main_thread() else None
         try:
             while child.poll() is None:
                 time.sleep(EVERY)
+                if server is not None and os.getppid() != server:
+                    raise MedsegError("the server ended, and its training with it")
                 told = _tell(run, told, iterations, say)
         finally:
             if child.poll() is None:

@@ -26,7 +26,7 @@ def voxels(content: bytes, folder: Path) -> np.ndarray:
     return np.asarray(nib.load(path).dataobj).copy()
 
 
-def finished(server, path: str, seconds: float = 300) -> dict:
+def finished(server, path: str, seconds: float = 500) -> dict:
     """Wait for a background task."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -70,6 +70,7 @@ def test_a_volume_that_only_the_client_has(app, data):
     assert facts["label_names"] == {"ball": 1, "box": 2}
 
 
+@pytest.mark.filterwarnings("ignore:.*cgi.*:DeprecationWarning")
 def test_the_client_of_slicer(app, tmp_path):
     from monailabel.client import MONAILabelClient
 
