@@ -15,7 +15,7 @@ from medseg.bundle import open_bundle
 from medseg.errors import ConfigError
 from medseg.files import make_folder, write_whole
 from medseg.label.models import names_of, write_list
-from medseg.label.standins import python_path
+from medseg.label.standins import folders, python_path
 
 MAIN = '''"""What MONAI Label loads; made by `medseg label start`."""
 
@@ -94,7 +94,7 @@ def check_port(host: str, port: int) -> None:
 
 
 def become_server(given: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Replace this process by the server, so that signals and the exit code are its own.
+    """Run MONAI Label in this process, as its own command would.
 
     Raises:
         ConfigError: MONAI Label is not installed here.
@@ -104,8 +104,12 @@ def become_server(given: Sequence[str], environment: Mapping[str, str]) -> None:
             "MONAI Label is not installed beside this medseg",
             hint="it wants an environment of its own: see docs/serving.md (make label-env)",
         )
-    sys.stdout.flush()
     # the tools beside this Python, dcmqi's among them, are found without activating its environment
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    whole = {**os.environ, "PATH": path, "PYTHONPATH": python_path(), **environment}
-    os.execve(sys.executable, [sys.executable, "-m", "monailabel.main", *given], whole)  # noqa: S606
+    # what has to be stood in for is known by now; processes that the server starts read it from the environment
+    os.environ.update({"PATH": path, "PYTHONPATH": python_path(), **environment})
+    sys.path[:0] = folders()
+    sys.argv = ["monailabel", *given]
+    from monailabel.main import Main
+
+    Main().run()

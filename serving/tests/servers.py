@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import Any
 import requests
 
 STARTS = 500  # seconds; a busy machine with a slow disk takes minutes to import everything
+
+
+FONTS = str(Path(tempfile.gettempdir()) / "medseg-fonts")  # whose list takes a while to make, once for all servers
 
 
 def free_port() -> int:
@@ -31,7 +35,7 @@ class Server:
     def __init__(self, command: list[str], port: int, home: Path, environment: Mapping[str, str] | None = None) -> None:
         self.url, self.home, self.log = f"http://127.0.0.1:{port}", home, home / "server.log"
         home.mkdir(parents=True, exist_ok=True)
-        own = {**os.environ, "HOME": str(home), "PYTHONUNBUFFERED": "1", **(environment or {})}
+        own = {**os.environ, "HOME": str(home), "PYTHONUNBUFFERED": "1", "MPLCONFIGDIR": FONTS, **(environment or {})}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=own

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -29,5 +30,7 @@ def _imports(name: str) -> bool:
     try:
         importlib.import_module(name)
     except Exception:  # a binary of another build raises whatever it likes
+        for loaded in [m for m in sys.modules if m.partition(".")[0] == name]:
+            del sys.modules[loaded]  # parts of it, which what stands in for it must not be mixed with
         return False
     return True
