@@ -112,9 +112,18 @@ def test_finished_cases_are_known_in_every_format(model, tmp_path):
 def test_one_bad_series_of_several_does_not_stop_the_others(model, tmp_path):
     write_series(tmp_path / "in" / "good", scan(), spacing=SPACING)
     write_series(tmp_path / "in" / "gap", scan(), spacing=SPACING, change=lambda data, z: z != 5)
+    cut = write_series(tmp_path / "in" / "damaged", scan(), spacing=SPACING)
+    for path in cut:
+        path.write_bytes(path.read_bytes()[:500])
     report = predict(model, tmp_path / "in", tmp_path / "out")
-    assert sorted(statuses(report)) == ["done", "failed"]
-    assert "1 slice is missing" in report["failed"][0]["error"]
+    assert statuses(report) == ["failed", "failed", "done"]
+    assert "is a damaged DICOM file" in report["failed"][0]["error"]
+    assert "1 slice is missing" in report["failed"][1]["error"]
+    slices = {path.name: path.read_bytes() for path in (tmp_path / "in" / "good").iterdir()}
+    (tmp_path / "in" / "good" / "IM0003.dcm").rename(tmp_path / "in" / "good" / "good.dcm")
+    report = predict(model, tmp_path / "in", tmp_path / "in" / "good", format="dicom-seg")
+    assert "the result good.dcm would overwrite a slice" in report["failed"][2]["error"]
+    assert (tmp_path / "in" / "good" / "good.dcm").read_bytes() == slices["IM0003.dcm"]
 
 
 def test_a_series_spread_over_folders_is_one_case(model, tmp_path):

@@ -16,6 +16,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from medseg.consensus.naming import is_series
+from medseg.dicom.series import open_series
 from medseg.errors import ConfigError, MedsegError, OutputError
 from medseg.portable.reading import VolumeError, read_header
 from medseg.workflows.consensus_case import fuse_item
@@ -157,8 +159,8 @@ def fitting_jobs(items: Sequence[Item]) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     first = (*items[0].images, *items[0].annotations)[0]
     try:
-        shape = read_header(first).shape
-    except VolumeError:  # told when its turn comes
+        shape = (open_series(first).header if is_series(first) else read_header(first)).shape
+    except (VolumeError, MedsegError):  # told when its turn comes
         return cores
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     each = BYTES_PER_VOXEL

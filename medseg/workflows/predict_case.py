@@ -102,6 +102,8 @@ class CasePredictor:
             headers = [item.series.header] if item.dicom else [read_header(path) for path in item.images]
         except VolumeError as error:
             raise DataError(str(error), path=error.path) from error
+        if item.dicom and (self.output / item.result).resolve() in [path.resolve() for path in item.series.files]:
+            raise DataError(f"the result {item.result} would overwrite a slice", path=item.images[0])
         found, wanted = sum(h.channels for h in headers), self.bundle.data.modality
         if found != len(wanted):
             raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -124,7 +125,10 @@ def _share_a_series(folders: Sequence[Path]) -> bool:
     """Whether a series is spread over several folders, as some exports do."""
     from medseg.dicom.scan import first_series
 
-    uids = [first_series(folder) for folder in folders]
+    uids = []
+    for folder in folders:
+        with suppress(DataError):  # told when its turn comes
+            uids.append(first_series(folder))
     return len(set(uids)) < len(uids)
 
 
