@@ -159,6 +159,19 @@ def test_empty_results_colours_sides_and_anonymous_images(tmp_path):
         assert "RecommendedDisplayCIELabValue" in kidney
 
 
+def test_names_in_any_script_survive(tmp_path):
+    def latin(data, z):
+        data.SpecificCharacterSet, data.PatientName = "ISO_IR 100", "Müller^Jürgen"
+
+    write_series(tmp_path / "in", scan((9, 8, 4)), change=latin)
+    names, labels = ["肝脏", "a\\b " + "c" * 80], np.full((9, 8, 4), 2, np.uint8)
+    series = open_series(tmp_path / "in")
+    write_segmentation(tmp_path / "a.dcm", labels, series, [Marked(n) for n in names], Author("é", "é"))
+    seg = pydicom.dcmread(tmp_path / "a.dcm")
+    assert [s.SegmentLabel for s in seg.SegmentSequence] == ["肝脏", "a/b " + "c" * 60]
+    assert (seg.PatientName, seg.SeriesDescription) == ("Müller^Jürgen", "é")
+
+
 @pytest.mark.parametrize(
     ("name", "meaning", "side"),
     [("Left Atrium", "Left atrium", None), ("rightAdrenalGland", "Adrenal gland", "Right"),

@@ -20,6 +20,7 @@ from medseg.portable.writing import SaveError, replacing
 SUFFIX = ".dcm"
 SERIES_NUMBER = 300  # far from those of scanners, which count from 1
 LONGEST = 64  # letters of a description or a label
+UTF8 = "ISO_IR 192"  # in place of the source's character set, where that of a name may not be in it
 EMPTY_BUT_THERE = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
                    "StudyDate", "StudyTime")  # fmt: skip
 """Attributes that every image should have, if only empty, and that anonymised ones often lack."""
@@ -90,6 +91,8 @@ def _segmentation(labels: np.ndarray, series: Series, segments: Sequence[Marked]
     frames = np.ascontiguousarray(labels.transpose(2, 1, 0))
     if series.slices[0].frame is not None:  # of a multi-frame file in the order of its frames
         frames = frames[np.argsort([piece.frame or 0 for piece in series.slices])]
+    texts = [author.name, author.description, *(segment.name for segment in segments)]
+    unicode: dict[str, Any] = {} if all(text.isascii() for text in texts) else {"specific_character_set": UTF8}
     return hd.seg.Segmentation(
         source_images=_sources(series),
         pixel_array=frames,
@@ -103,12 +106,18 @@ def _segmentation(labels: np.ndarray, series: Series, segments: Sequence[Marked]
         manufacturer_model_name="medseg",
         software_versions=__version__,
         device_serial_number="none",
-        series_description=author.description[:LONGEST],
+        series_description=_text(author.description),
         content_label="SEGMENTATION",
         content_creator_name="medseg^",
-        content_description=author.description[:LONGEST],
+        content_description=_text(author.description),
         omit_empty_frames=bool(frames.any()),  # an empty result has to have a frame nevertheless
+        **unicode,
     )
+
+
+def _text(text: str) -> str:
+    """As a DICOM value: short, and without the mark between values."""
+    return text.replace("\\", "/")[:LONGEST].strip()
 
 
 def _sources(series: Series) -> list[Any]:
@@ -133,19 +142,19 @@ def _described(number: int, segment: Marked, author: Author) -> Any:
         color = hd.color.CIELabColor.from_rgb(*(round(255 * part) for part in segment.color))
     described = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=segment.name[:LONGEST],
+        segment_label=_text(segment.name),
         segmented_property_category=coded.category,
         segmented_property_type=coded.kind,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=author.name[:LONGEST],
+            name=_text(author.name),
             family=codes.cid7162.ArtificialIntelligence,
             version=__version__,
             source="medseg",
             parameters=author.parameters or None,
         ),
         tracking_uid=hd.UID(),
-        tracking_id=f"medseg {segment.name}"[:LONGEST],
+        tracking_id=_text(f"medseg {segment.name}"),
         anatomic_regions=[coded.region] if coded.region is not None else None,
         display_color=color,
     )
