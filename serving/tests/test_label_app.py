@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import BALL, PLANES
+from servers import PATIENCE
 
 from medseg.workflows.predict import predict
 
@@ -26,9 +27,9 @@ def voxels(content: bytes, folder: Path) -> np.ndarray:
     return np.asarray(nib.load(path).dataobj).copy()
 
 
-def finished(server, path: str, seconds: float = 500) -> dict:
+def finished(server, path: str, seconds: float = 300) -> dict:
     """Wait for a background task."""
-    until = time.monotonic() + seconds
+    until = time.monotonic() + seconds * PATIENCE
     while time.monotonic() < until:
         task = server.json("GET", path)
         if task["status"] not in ("SUBMITTED", "RUNNING"):
@@ -143,7 +144,7 @@ def test_training_continues_the_run_and_publishes_what_is_better(name, app, data
         assert app.save(case, label_of(data, case), "final").status_code == 200
     before = app.infer(name, "case3").content
     app.json("POST", f"/train/{name}", json={"iterations": 30, "device": "cpu"})
-    until = time.monotonic() + 60
+    until = time.monotonic() + 60 * PATIENCE
     while app.json("GET", "/train/")["status"] == "SUBMITTED" and time.monotonic() < until:
         time.sleep(0.1)
     again = app.ask("POST", f"/train/{name}")

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import BALL, PLANES
-from servers import free_port
+from servers import PATIENCE, free_port
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def refused(answer, *words: str) -> None:
 
 def listed(app, study: str, there: bool) -> None:
     """Wait until the server's watch of the folder has noticed."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 60 * PATIENCE
     while (study in app.json("GET", "/datastore/", params={"output": "all"})["objects"]) != there:
         assert time.monotonic() < until
         time.sleep(0.2)
@@ -107,7 +107,7 @@ def test_a_model_folder_that_is_no_bundle_and_a_port_that_is_taken(app, tmp_path
         "choose another --port": ["--models", str(train(BALL)), "--port", taken],
     }
     for words, more in mistakes.items():
-        done = subprocess.run([*start, *more], capture_output=True, text=True, timeout=200)
+        done = subprocess.run([*start, *more], capture_output=True, text=True, timeout=200 * PATIENCE)
         assert done.returncode == 2
         assert words in done.stderr
         assert done.stderr.count("\n") == 1
