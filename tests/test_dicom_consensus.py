@@ -59,8 +59,22 @@ def test_segmentations_lie_on_the_series_voxel_by_voxel(axes, tmp_path):
     assert study.classes == ("background", "liver", "tumour")
     assert study.experts[0].name == "anna"
     assert form.segments[0].color == pytest.approx((0, 0.5, 1), abs=0.01)
-    assert any("the rest is background" in note for note in form.notes)
+    assert not form.notes
     np.testing.assert_array_equal(study.image[0], image_of(ball()))
+
+
+@pytest.mark.parametrize("slices", [[5], [2, 6], [1, 4, 10]])
+def test_segmentations_of_few_slices_that_do_not_state_their_distance(slices, tmp_path):
+    series, labels = write_case(tmp_path / "ct", turned()), np.zeros(SHAPE, np.uint8)
+    labels[3:9, 4:8, slices] = 1
+    data = pydicom.dcmread(path := seg(tmp_path / "a.dcm", labels, series, "liver"))
+    measures = data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    for name in ("SpacingBetweenSlices", "SliceThickness"):
+        if name in measures:
+            delattr(measures, name)
+    data.save_as(path)
+    study, _ = read_study(series, [path])
+    np.testing.assert_array_equal(study.experts[0].labels, labels)
 
 
 def test_a_segmentation_that_dcmqi_wrote(tmp_path):

@@ -141,6 +141,7 @@ def test_empty_results_colours_sides_and_anonymous_images(tmp_path):
         for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
                      "StudyDate", "StudyTime", "FrameOfReferenceUID"):  # fmt: skip
             delattr(data, name)
+        data.PatientSex = "U"  # what many archives write, and the standard does not know
 
     write_series(tmp_path / "in", scan((9, 8, 4)), change=anonymous)
     series = open_series(tmp_path / "in")
@@ -150,7 +151,10 @@ def test_empty_results_colours_sides_and_anonymous_images(tmp_path):
         write_segmentation(path, labels, series, marks, Author("medseg", "medseg"))
         found = by_dcmqi(path, tmp_path / name, series.header.affine, labels.shape)
         np.testing.assert_array_equal(found, labels)
-        kidney, tumour, other = pydicom.dcmread(path).SegmentSequence
+        written = pydicom.dcmread(path)
+        assert written.PatientSex == ""
+        assert written.FrameOfReferenceUID
+        kidney, tumour, other = written.SegmentSequence
         kind = kidney.SegmentedPropertyTypeCodeSequence[0]
         assert (kind.CodeMeaning, kind.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning) == ("Kidney", "Left")
         assert tumour.SegmentedPropertyCategoryCodeSequence[0].CodeMeaning == "Morphologically Abnormal Structure"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from nibabel import orientations
 
+from medseg.consensus.naming import is_dicom
 from medseg.errors import DataError
 from medseg.portable.grids import times
 from medseg.portable.volume import Header
@@ -48,5 +49,7 @@ def uncropped(
     whole = np.zeros(grid.shape, array.dtype)
     if kept.size:
         whole[target] = kept
+    if is_dicom(header.path):  # frames without a voxel are always left out of it
+        return whole, []
     part = f"{times(array.shape)} of the {times(grid.shape)} voxels"
     return whole, [f"{header.path.name} shows {part}: the rest is background"]

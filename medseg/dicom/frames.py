@@ -13,8 +13,10 @@ from medseg.dicom.extra import reason_of
 from medseg.errors import DataError, MedsegError
 from medseg.portable.volume import COPY_AGAIN
 
-MOMENTS = ("TemporalPositionIdentifier", "EchoTime", "DiffusionBValue", "TriggerTime", "AcquisitionNumber",
-           "AcquisitionTime", "ContentTime")  # fmt: skip
+MOMENTS = (
+    "TemporalPositionIdentifier", "TemporalPositionIndex", "EchoTime", "EffectiveEchoTime", "DiffusionBValue",
+    "TriggerTime", "AcquisitionNumber", "ImageType", "AcquisitionTime", "ContentTime",
+)  # fmt: skip
 """Attributes that tell several images at one position apart, the most telling first."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +22,14 @@ SUFFIX = ".dcm"
 SERIES_NUMBER = 300  # far from those of scanners, which count from 1
 LONGEST = 64  # letters of a description or a label
 UTF8 = "ISO_IR 192"  # in place of the source's character set, where that of a name may not be in it
-EMPTY_BUT_THERE = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
-                   "StudyDate", "StudyTime")  # fmt: skip
-"""Attributes that every image should have, if only empty, and that anonymised ones often lack."""
+STANDARD = {
+    **dict.fromkeys(("PatientID", "PatientName", "AccessionNumber", "StudyID"), ".*"),
+    **dict.fromkeys(("PatientBirthDate", "StudyDate"), r"(\d{8})?"),
+    "StudyTime": r"(\d\d(\d\d(\d\d(\.\d{1,6})?)?)?)?",
+    "PatientSex": "[MFO]?",
+}
+"""What every image should have, if only empty, and which values the standard knows: anonymised images often lack some,
+or have others there, and a SEG may not. It gets none then."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def write_segmentation(
         raise
     except Exception as error:  # highdicom raises whatever an odd header of a source leads to
         problem = f"cannot be referred to by a DICOM SEG ({reason_of(error)})"
-        raise DataError(problem, path=series.header.path, hint="--format nrrd keeps names too") from error
+        raise DataError(problem, path=series.header.path, hint="mend that, or write another format") from error
     try:
         with quietly(), replacing(path) as new:
             made.save_as(new)
@@ -121,13 +127,14 @@ def _text(text: str) -> str:
 
 
 def _sources(series: Series) -> list[Any]:
-    """Full headers of the source files, with what the standard asks for put in empty."""
+    """Full headers of the source files, with what they lack of the standard put in empty."""
     headers = [full_header(path) for path in series.files]
     for header in headers:
-        for name in EMPTY_BUT_THERE:
-            if name not in header:
+        for name, pattern in STANDARD.items():
+            if not re.fullmatch(pattern, str(header.get(name) or "")):
                 setattr(header, name, "")
-        if "FrameOfReferenceUID" not in header:
+            header.setdefault(name, "")
+        if not header.get("FrameOfReferenceUID"):
             header.FrameOfReferenceUID = f"{header.SeriesInstanceUID}.1"
     return headers
 

@@ -46,8 +46,9 @@ def _give_spacing(data: Any, grid: Header) -> None:
     """Frames that are all empty are left out of a file, so that only a stated distance tells which are missing."""
     for shared in data.get("SharedFunctionalGroupsSequence") or ():
         for measures in shared.get("PixelMeasuresSequence") or ():
-            if not measures.get("SpacingBetweenSlices"):
-                measures.SpacingBetweenSlices = float(grid.spacing_mm[2])
+            for name in ("SpacingBetweenSlices", "SliceThickness"):
+                if not measures.get(name):
+                    setattr(measures, name, float(grid.spacing_mm[2]))
 
 
 def _volume(seg: Any, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, list[str]]:
