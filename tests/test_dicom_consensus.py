@@ -12,6 +12,7 @@ import pydicom
 import pytest
 from dicoms import STRAIGHT, affine_of, by_dcmqi, contour, enhanced, turned, write_contours, write_series
 from experts import ball, fields_of, image_of, save, seg_nrrd
+from pydicom.data import get_testdata_file
 from skimage.draw import polygon
 
 from medseg.cli import main
@@ -22,6 +23,7 @@ from medseg.dicom.annotation import read_annotation
 from medseg.dicom.segmentation import Author, Marked, write_segmentation
 from medseg.dicom.series import open_series
 from medseg.errors import ConfigError, DataError
+from medseg.portable.volume import Header
 
 SHAPE = (24, 20, 12)
 AUTHOR = Author("a person", "by hand")
@@ -99,6 +101,30 @@ def test_a_segmentation_that_dcmqi_wrote(tmp_path):
     study, _ = read_study(series, [tmp_path / "theirs.dcm"])
     np.testing.assert_array_equal(study.experts[0].labels, truth)
     assert study.classes == ("background", "liver")
+
+
+@pytest.mark.parametrize(
+    "name", ["MR_small_bigendian.dcm", "MR_small_RLE.dcm", "CT_small.dcm", "dicomdirtests/98892001/CT5N"]
+)  # fmt: skip
+def test_images_of_scanners_come_back_with_what_was_drawn_on_them(name, tmp_path):
+    place = Path(get_testdata_file("MR_small.dcm")).parent / name
+    labels = np.zeros(open_series(place).header.shape, np.uint8)
+    labels[3:9, 2:14] = 1
+    study, _ = read_study(place, [seg(tmp_path / "a.dcm", labels, place, "liver")])
+    np.testing.assert_array_equal(study.experts[0].labels, labels)
+
+
+def test_contours_of_a_planning_system_are_read(tmp_path):
+    path = Path(get_testdata_file("rtstruct.dcm"))  # without a preamble
+    affine = np.diag([-1.0, -1, 1, 1])
+    affine[:3, 3] = [200, 200, -200]
+    grid = Header(tmp_path, (400, 400, 400), 1, affine, (1, 1, 1), np.dtype(np.int16))
+    data = pydicom.dcmread(path, force=True)
+    names = [item.ROIName for item in data.StructureSetROISequence]
+    found = read_annotation(path, grid, only=names[:1])
+    assert found.names == (names[0],)
+    heights = {float(c.ContourData[2]) for c in data.ROIContourSequence[0].ContourSequence}
+    assert {z - 200.0 for z in np.flatnonzero(found.labels.any((0, 1)))} == heights
 
 
 def test_overlapping_segments_fractions_and_a_choice(tmp_path):
