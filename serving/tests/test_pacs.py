@@ -111,19 +111,22 @@ def test_a_study_is_segmented_stored_and_read_by_others(orthanc, train, data, tm
     assert segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID == series
     assert [segment.SegmentLabel for segment in segmentation.SegmentSequence] == ["ball", "box"]
     assert segmentation.SegmentSequence[0].SegmentAlgorithmName
-    np.testing.assert_array_equal(by_dcmqi(tmp_path / "stored.dcm", tmp_path / "read", served), served)
+    grid = nib.as_closest_canonical(nib.load(tmp_path / "served.nii.gz"))
+    np.testing.assert_array_equal(by_dcmqi(tmp_path / "stored.dcm", tmp_path / "read", grid), served)
 
 
-def by_dcmqi(file: Path, folder: Path, like: np.ndarray) -> np.ndarray:
-    """The labels as an independent program reads them, in RAS order."""
+def by_dcmqi(file: Path, folder: Path, like: nib.Nifti1Image) -> np.ndarray:
+    """The labels as an independent program reads them, on the grid of an image; it gives the slices that have any."""
     folder.mkdir()
     tool = Path(sys.executable).with_name("segimage2itkimage")
     order = ["--inputDICOM", str(file), "--outputDirectory", str(folder), "--outputType", "nii", "--mergeSegments"]
     subprocess.run([str(tool), *order], check=True, capture_output=True, timeout=120)
     whole = np.zeros(like.shape, np.uint8)
-    parts = sorted(folder.glob("*.nii.gz"))
-    assert parts
-    for part in parts:
-        found = np.asarray(nib.as_closest_canonical(nib.load(part)).dataobj)
-        whole = np.maximum(whole, found.astype(np.uint8))
+    for path in sorted(folder.glob("*.nii.gz")):
+        part = nib.as_closest_canonical(nib.load(path))
+        first = np.linalg.solve(like.affine, part.affine @ [0, 0, 0, 1])[:3]
+        start = first.round().astype(int)
+        np.testing.assert_allclose(first, start, atol=1e-3)
+        here = tuple(slice(s, s + n) for s, n in zip(start, part.shape, strict=True))
+        whole[here] = np.maximum(whole[here], np.asarray(part.dataobj).astype(np.uint8))
     return whole
