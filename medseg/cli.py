@@ -248,7 +248,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and turn what goes wrong into one line and an exit code."""
     from medseg.errors import MedsegError
 
-    _without_remarks()
     given = sys.argv[1:] if arguments is None else arguments
     # --debug is understood wherever it stands: people add it at the end of the line that failed
     debug = "--debug" in given
@@ -270,15 +269,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
         _fail(f"{error.filename or 'output'}: {error.strerror}", 2, debug=debug)
-
-
-def _without_remarks() -> None:
-    """MONAI remarks whenever it makes a reader that a decoder for GPUs, which nobody asked for, is not installed."""
-    import logging
-    import warnings
-
-    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 
 
 def _fail(line: str, code: int, *, debug: bool, prefix: str = "error: ") -> NoReturn:
