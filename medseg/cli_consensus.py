@@ -28,7 +28,7 @@ Method = Annotated[
 Compare = Annotated[bool, typer.Option("--compare", help="Also run every other method and compare.")]
 Reference = Annotated[Path | None, typer.Option(help="True labels, to measure against; no method sees them.")]
 Weights = Annotated[str | None, typer.Option(help="logodds, sc, uniform, or numbers: 0.5,0.3,0.2.")]
-Smoothness = Annotated[float | None, typer.Option(help="Total smoothness; thin structures want 1 or less.")]
+Smoothness = Annotated[float | None, typer.Option(help="Total smoothness; 0 for the weighted vote.")]
 Neighbours = Annotated[int | None, typer.Option(help="4 or 8 in a picture, 6, 18 or 26 in a volume.")]
 Ssl = Annotated[bool | None, typer.Option("--ssl/--no-ssl", help="Whether experts vote where they left something out.")]
 Tie = Annotated[str | None, typer.Option(help="Of majority: background, lowest, undecided or prior.")]
