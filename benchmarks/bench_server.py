@@ -26,6 +26,7 @@ from scipy.ndimage import gaussian_filter
 from medseg import networks
 from medseg.bundle import write_bundle
 from medseg.config import DataSpec, Intensity, NetworkSpec
+from medseg.engine.memory import keep_freed_memory
 from medseg.label.models import Model
 from medseg.label.predicting import predict_study
 
@@ -98,6 +99,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--width", type=int, default=8)
     chosen = parser.parse_args()
+    keep_freed_memory()  # as `medseg predict` and the server do
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

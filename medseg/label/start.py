@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medseg.bundle import open_bundle
+from medseg.engine.memory import keep_freed_memory
 from medseg.errors import ConfigError
 from medseg.files import make_folder, write_whole
 from medseg.label.models import names_of, write_list
@@ -109,6 +110,7 @@ def become_server(given: Sequence[str], environment: Mapping[str, str]) -> None:
     # what has to be stood in for is known by now; processes that the server starts read it from the environment
     os.environ.update({"PATH": path, "PYTHONPATH": python_path(), **environment})
     sys.path[:0] = folders()
+    keep_freed_memory()  # as `medseg predict` does
     sys.argv = ["monailabel", *given]
     from monailabel.main import Main
 

@@ -72,6 +72,7 @@ def test_a_volume_that_only_the_client_has(app, data):
 
 
 @pytest.mark.filterwarnings("ignore:.*cgi.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves its sockets open
 def test_the_client_of_slicer(app, tmp_path):
     from monailabel.client import MONAILabelClient
 
