@@ -42,7 +42,7 @@ def seg_writer(names: Mapping[int, str]) -> Callable[..., str]:
             array, header = read_volume(label)
         except VolumeError as error:
             raise DataError(f"the label cannot be read: {error}") from error
-        labels, off, _ = along(series.header, header, array[0])
+        labels, off, _turned = along(series.header, header, array[0])
         if off > LARGEST_SHIFT:
             raise DataError("the label does not lie on the images of the study", hint="save it from the viewer")
         values = [int(value) for value in np.unique(labels) if value]
