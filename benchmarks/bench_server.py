@@ -76,7 +76,7 @@ def wait(url: str, server: subprocess.Popen) -> None:
 
 
 def measure(url: str, server: int, folder: Path, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each round, by the clock and of the processors; the first round, which opens the model, is not counted."""
+    """Seconds of each round, by the clock and of the processors; not of the first, which opens the model."""
     model, image = Model("model", folder / "model", folder / "own"), folder / "studies" / "ct.nii.gz"
     times: dict[str, list[float]] = {"in process": [], "request": [], "in process, CPU": [], "request, CPU": []}
     process = psutil.Process(server)
