@@ -124,7 +124,21 @@ def of_draw(number: int, chosen: argparse.Namespace) -> tuple[dict[str, dict[str
         rows[f"self-training, {view}"] = dice(folder / "test" / f"self_{view}", manifest, alone / "bundle")
         for stage in range(1, chosen.rounds + 1):
             rows[f"pseudo-labels {stage}, {view} alone"] = dice(alone / f"round{stage}" / "pseudo", truth)
+    for view in chosen.ceiling:
+        rows[f"all labels known, {view}"] = ceiling(folder, manifest, truth, plan, view)
     return rows, minutes
+
+
+def ceiling(folder: Path, manifest: Path, truth: Path, plan: dict, view: str) -> dict[str, float]:
+    """What a plane would reach if the labels of the unlabelled cases were known: no pseudo-label can do better."""
+    known = json.loads(manifest.read_text())
+    known["training"] += json.loads(truth.read_text())["test"]
+    known["unlabeled"] = []
+    told = folder / "all_labels.json"
+    told.write_text(json.dumps(known, indent=1))
+    without = plan | {"stages": [plan["stages"][0] | {"rounds": 0}]}
+    train(folder / f"all_{view}", told, without, (view,))
+    return dice(folder / "test" / f"all_{view}", told, folder / f"all_{view}" / "bundle")
 
 
 def table(rows: dict[str, list[dict[str, float]]]) -> Iterator[str]:
@@ -160,6 +174,7 @@ def main() -> None:
     parser.add_argument("--spacing-mm", help="such as [4.8, 4.8, 6]")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="further settings of the plan")
     parser.add_argument("--self-training", nargs="*", default=PLANES, choices=PLANES, help="planes that train alone")
+    parser.add_argument("--ceiling", nargs="*", default=(), choices=PLANES, help="planes also trained with all labels")
     parser.add_argument("--threads", type=int, help="of every step")
     chosen = parser.parse_args()
     if chosen.threads:
