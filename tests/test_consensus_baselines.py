@@ -149,7 +149,7 @@ def test_majority_votes(tie, study):
 
 
 def test_an_unknown_tie_rule_is_refused():
-    with pytest.raises(ConfigError, match="tie of majority is .coin.: .*.background., .lowest., .undecided. or .prior."):
+    with pytest.raises(ConfigError, match=r"tie of majority is .coin.: .*background., .lowest., .undecided. or .prior"):
         run(study_of([[0, 1], [1, 0]]), "majority", tie="coin")
 
 
@@ -558,7 +558,7 @@ def test_simpleitks_voting_is_ours_and_its_ties_are_counted():
     assert ours.facts["tied_voxels"] == theirs.facts["tied_voxels"] > 0
     left = run(study, "voting-itk", undecided="undecided")
     assert (left.labels == run(study, "majority", tie="undecided").labels).all()
-    with pytest.raises(ConfigError, match="undecided of .* is .*background. or .undecided."):
+    with pytest.raises(ConfigError, match=r"undecided of .* is .*background. or .undecided."):
         run(study, "voting-itk", undecided="coin")
 
 
