@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from limits import full_disk
 from models import data_spec, labels_of, make_bundle, make_image
 
 from medseg.errors import BundleError, ConfigError, DataError, ManifestError, OutputError
@@ -229,19 +227,6 @@ def test_what_cannot_fit_is_refused_with_its_size(tmp_path):
     make_image(tmp_path / "in" / "a.nii.gz")
     report = predict(fine, tmp_path / "in", tmp_path / "out")
     assert "GiB at the model's spacing, this machine has" in report["failed"][0]["error"]
-
-
-@contextmanager
-def full_disk(largest: int) -> Iterator[None]:
-    """Files cannot grow beyond this many bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path):

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from limits import full_disk
 from tiny import write_dataset
 
 from medseg.errors import ConfigError, OutputError
@@ -209,19 +207,6 @@ def test_stages_with_views_start_from_the_one_before(manifest, tmp_path):
     for place in ("round0/coronal", "round1/axial"):
         later = weights(folder / "stage1" / place)
         assert all(torch.allclose(value, first[key], atol=1e-6) for key, value in later.items())
-
-
-@contextmanager
-def full_disk(largest: int) -> Iterator[None]:
-    """Files cannot grow beyond this many bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_full_disk_leaves_no_half_label_and_is_resumed(run, manifest, tmp_path):
