@@ -46,7 +46,7 @@ class Judgement:
             mode: see `score_weights`.
         """
         assert self.posterior is not None
-        q = self.posterior(voxels).astype(np.float64)
+        q = self.posterior(voxels, np.arange(len(said))).astype(np.float64)
         called = np.where(said == MISSING, 0, said).T[:, :, None].astype(np.intp)
         scores = np.take_along_axis(q, called, axis=2)[:, :, 0].T
         raw = np.where(said == MISSING, 0, score_weights(scores, q.shape[2], mode))

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 16
 
-Posterior = Callable[[np.ndarray], np.ndarray]
-"""`(n,)` flat voxels to `(n, R, K)`: how each expert would label them."""
+Posterior = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""`(n,)` flat voxels and `(E,)` numbers of experts to `(n, E, K)`: how each of these would label them."""
 
 
 def posterior_of(features: Features, partition: Partition, histograms: Histograms) -> Posterior:
     """The experts' posteriors at any voxel of the region, from the histograms of all judged voxels."""
     rates, _ = histograms.rates(np.ones(histograms.labels.shape[1], bool))
 
-    def posterior(voxels: np.ndarray) -> np.ndarray:
-        return histograms.posterior(partition.leaves(features.at(voxels)), rates)
+    def posterior(voxels: np.ndarray, experts: np.ndarray) -> np.ndarray:
+        return histograms.posterior(partition.leaves(features.at(voxels)), rates[:, experts])
 
     return posterior
 
@@ -93,12 +93,12 @@ def fill(counted: Ballot, labels: np.ndarray, voxels: np.ndarray, strength: np.n
         How many soft votes were added.
     """
     absent = (labels == MISSING) & (strength[:, None] > 0)
-    wanted = np.flatnonzero(absent.any(axis=0))
+    wanted, experts = np.flatnonzero(absent.any(axis=0)), np.flatnonzero(absent.any(axis=1))
     for start in range(0, wanted.size, _CHUNK):
         at = wanted[start : start + _CHUNK]
-        q = posterior(voxels[at])
-        for r in np.flatnonzero(absent[:, at].any(axis=1)):
+        q = posterior(voxels[at], experts)
+        for e, r in enumerate(experts):
             here = absent[r, at]
-            counted.votes[:, at[here]] += np.float32(strength[r]) * q[here, r].T
+            counted.votes[:, at[here]] += np.float32(strength[r]) * q[here, e].T
             counted.cast[at[here]] += np.float32(strength[r])
     return int(np.count_nonzero(absent))
