@@ -26,6 +26,10 @@ def start(
     print_only: Annotated[bool, typer.Option("--print", help="Print the command instead of running it.")] = False,
 ) -> None:
     """Start a MONAI Label server with trained models."""
+    from medseg.engine.memory import keep_freed_memory
+
+    if not print_only:
+        keep_freed_memory(threads=True)  # before anything is imported that starts threads
     from medseg.label import start as server
 
     if not print_only:

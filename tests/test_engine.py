@@ -195,3 +195,27 @@ print(int(kept), faults[-1] - faults[-2])
     if not found["keep"][0]:
         pytest.skip("this C library has no mallopt")
     assert found["keep"][1] < found["stock"][1] / 10  # page faults of a step
+
+
+def test_freed_memory_is_kept_by_threads() -> None:
+    script = """
+import sys
+from medseg.engine.memory import keep_freed_memory
+kept = keep_freed_memory(threads=sys.argv[1] == "shared")
+import resource, torch
+from concurrent.futures import ThreadPoolExecutor
+def step():
+    activations = [torch.ones(size, 2**18) for size in (50, 20, 20, 20, 20, 20)]
+    del activations
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+with ThreadPoolExecutor(1) as pool:
+    faults = [pool.submit(step).result() for _ in range(8)]
+print(int(kept), faults[-1] - faults[-4])
+"""
+    found = {}
+    for heap in ("own", "shared"):
+        ran = subprocess.run([sys.executable, "-c", script, heap], capture_output=True, text=True, check=True)
+        found[heap] = [int(word) for word in ran.stdout.split()]
+    if not found["shared"][0]:
+        pytest.skip("this C library has no mallopt")
+    assert found["shared"][1] < found["own"][1] / 10  # page faults of three steps

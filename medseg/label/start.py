@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medseg.bundle import open_bundle
-from medseg.engine.memory import keep_freed_memory
 from medseg.errors import ConfigError
 from medseg.files import make_folder, write_whole
 from medseg.label.models import names_of, write_list
@@ -28,6 +27,10 @@ ENVIRONMENT = {
     "MONAI_LABEL_TRACKING_ENABLED": "false",
     # else every scoring method runs when the server starts and whenever somebody asks for a study
     "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+    # what `keep_freed_memory` sets, for a server started by the printed line and for what servers start themselves
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "-1",
 }
 WEB = "medseg.label.web:app"
 
@@ -110,7 +113,6 @@ def become_server(given: Sequence[str], environment: Mapping[str, str]) -> None:
     # what has to be stood in for is known by now; processes that the server starts read it from the environment
     os.environ.update({"PATH": path, "PYTHONPATH": python_path(), **environment})
     sys.path[:0] = folders()
-    keep_freed_memory()  # as `medseg predict` does
     sys.argv = ["monailabel", *given]
     from monailabel.main import Main
 
