@@ -113,17 +113,17 @@ def of_draw(number: int, chosen: argparse.Namespace) -> tuple[dict[str, dict[str
         for view in (*PLANES, FUSED):
             model = run / f"round{stage}" / ("" if view == FUSED else view) / "bundle"
             rows[f"{title}, {view}"] = dice(folder / "test" / f"round{stage}_{view}", manifest, model)
-            if stage < chosen.rounds and view != FUSED:
+            if stage < chosen.rounds:  # with what students leave out of learning
                 pool = dice(folder / "pool" / f"round{stage + 1}_{view}", truth, model)
                 rows[f"pseudo-labels {stage + 1}, {view}"] = pool
-        if stage:
-            rows[f"pseudo-labels {stage}, {FUSED}"] = dice(run / f"round{stage}" / "pseudo", truth)
     for view in chosen.self_training:
         alone = folder / f"self_{view}"
         minutes[f"self_{view}"] = train(alone, manifest, plan, (view,), teachers=run)
         rows[f"self-training, {view}"] = dice(folder / "test" / f"self_{view}", manifest, alone / "bundle")
-        for stage in range(1, chosen.rounds + 1):
-            rows[f"pseudo-labels {stage}, {view} alone"] = dice(alone / f"round{stage}" / "pseudo", truth)
+        for stage in range(chosen.rounds):
+            model = alone / f"round{stage}" / "bundle"
+            pool = dice(folder / "pool" / f"self_{view}_round{stage + 1}", truth, model)
+            rows[f"pseudo-labels {stage + 1}, {view} alone"] = pool
     for view in chosen.ceiling:
         rows[f"all labels known, {view}"] = ceiling(folder, manifest, truth, plan, view)
     return rows, minutes

@@ -67,6 +67,21 @@ def test_where_no_two_planes_agree_may_be_left_out():
     assert 255 not in relabelled(two, ignore_disagreement=True)
 
 
+def test_background_that_some_plane_doubts_may_be_left_out():
+    maps = np.array(  # three planes of two classes, five voxels
+        [
+            [[0.95, 0.95, 0.95, 0.95, 0.2], [0.05, 0.05, 0.05, 0.05, 0.8]],
+            [[0.92, 0.85, 0.92, 0.40, 0.1], [0.08, 0.15, 0.08, 0.60, 0.9]],
+            [[0.91, 0.99, 0.45, 0.99, 0.9], [0.09, 0.01, 0.55, 0.01, 0.1]],
+        ],
+        np.float32,
+    )
+    assert relabelled(votes_of(maps)) == [0, 0, 0, 0, 1]
+    assert relabelled(votes_of(maps), sure_background=0.9) == [0, 255, 255, 255, 1]
+    assert relabelled(votes_of(maps), sure_background=0) == [0, 0, 255, 255, 1]
+    assert relabelled(votes_of(maps, full=True), sure_background=1, fusion="mean")[:4] == [255] * 4
+
+
 def test_the_mean_is_another_rule():
     maps = np.array([[0.95, 0.05], [0.45, 0.55], [0.45, 0.55]], np.float32)[..., None]
     assert relabelled(votes_of(maps)) == [1]
@@ -101,6 +116,7 @@ def test_cases_are_loaded_one_by_one():
         ({"fusion": "median"}, "accepted are vote, mean"),
         ({"student": "cold"}, "scratch, warm"),
         ({"stop_dice": 2}, "up to 1"),
+        ({"sure_background": 90}, "from 0 to 1"),
     ],
 )
 def test_wrong_options_are_named(options, words):

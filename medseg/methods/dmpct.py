@@ -34,6 +34,9 @@ class DMPCT(Method):
         dice: weight of a soft Dice term beside the cross-entropy, which is all that the paper has.
         fusion: "vote", or "mean": the largest mean of the planes' probabilities.
         ignore_disagreement: do not learn where no two planes agree.
+        sure_background: learn background from pseudo-labels only where every plane calls it that with at least this
+            probability, such as 0.9; None: wherever the vote is background, as in the paper. Teachers of few scans
+            miss much more than they invent, and what they miss would be taught as background.
         student: "scratch", from where the teachers started, or "warm", from the teachers' weights with half the
             iterations and a tenth of the learning rate.
         stop_dice: end early where pseudo-labels change less than this mean Dice between two rounds tells, such as 0.99.
@@ -42,7 +45,8 @@ class DMPCT(Method):
     def __init__(
         self, network: nn.Module, *, classes: int, previous: nn.Module | None = None,
         dice: float = 0.0, fusion: Literal["vote", "mean"] = "vote", ignore_disagreement: bool = False,
-        student: Literal["scratch", "warm"] = "scratch", stop_dice: float | None = None,
+        sure_background: float | None = None, student: Literal["scratch", "warm"] = "scratch",
+        stop_dice: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__(network, classes=classes)  # a network that is not trained here need not travel along
         for name, value, known in (("fusion", fusion, ("vote", "mean")), ("student", student, ("scratch", "warm"))):
@@ -50,8 +54,10 @@ class DMPCT(Method):
                 raise ValueError(f"{name} is {value!r}; accepted are {', '.join(known)}")
         if stop_dice is not None and not 0 < stop_dice <= 1:
             raise ValueError(f"stop_dice is {stop_dice}; accepted is a Dice above 0 and up to 1")
+        if sure_background is not None and not 0 <= sure_background <= 1:
+            raise ValueError(f"sure_background is {sure_background}; accepted is a probability from 0 to 1")
         self.dice, self.fusion, self.ignore_disagreement = dice, fusion, ignore_disagreement
-        self.warm_students, self.stop_dice = student == "warm", stop_dice
+        self.sure_background, self.warm_students, self.stop_dice = sure_background, student == "warm", stop_dice
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Terms `cross_entropy` and `dice`."""
@@ -71,4 +77,7 @@ class DMPCT(Method):
                 fused = fusing.fuse_mean(votes.probabilities)
             if self.ignore_disagreement and len(votes.labels) > 2:
                 fused[fusing.all_differ(votes.labels)] = IGNORE
+            if self.sure_background is not None:
+                sure = fusing.all_sure(votes.labels, votes.confidences, 0, self.sure_background)
+                fused[(fused == 0) & ~sure] = IGNORE
             yield fused

@@ -84,6 +84,25 @@ def all_differ(labels: Sequence[Tensor]) -> Tensor:
     return found
 
 
+def all_sure(labels: Sequence[Tensor], confidences: Sequence[Tensor], label: int, least: float) -> Tensor:
+    """Where every view gives this label with at least this probability, bool `(*spatial)`.
+
+    Args:
+        labels: as for `fuse_votes`.
+        confidences: as for `fuse_votes`.
+        label: which one.
+        least: probability in [0, 1].
+
+    Raises:
+        ValueError: the views are of different shapes.
+    """
+    _same_shape([*labels, *confidences])
+    found = torch.ones_like(labels[0], dtype=torch.bool)
+    for one, confidence in zip(labels, confidences, strict=True):
+        found &= (one == label) & (confidence >= least)
+    return found
+
+
 def fuse_mean(probabilities: Sequence[Tensor | np.ndarray]) -> Tensor:
     """The class of the largest mean probability, the first of equals; not the vote.
 
