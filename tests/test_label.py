@@ -114,10 +114,11 @@ def test_a_served_study_has_the_voxels_of_predict(world, tmp_path):
     assert set(told["volumes_ml"]) == {"ball", "box"}
 
 
-@pytest.mark.parametrize("name", ["", "auto?", "cuda:7"])
+@pytest.mark.parametrize("name", ["", "auto", "auto?", "mps", "cuda:7"])
 def test_devices_of_clients(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    if name == "auto?":
+    assert predicting.device_names()[-1] == "cpu"
+    if name in ("auto?", "mps"):
         with pytest.raises(ConfigError, match="auto"):
             predicting.device_called(name)
     else:
@@ -131,10 +132,12 @@ def test_studies_become_a_manifest(world, tmp_path):
     image = nib.load(world / "data" / "case2.nii.gz")
     nib.save(nib.Nifti1Image(np.full(image.shape, 9, np.uint8), image.affine), bad)
     studies.labeled = {**studies.labeled, "worse": (world / "data" / "case2.nii.gz", bad)}
+    studies.unusable = {"tilted": "has a tilted gantry"}
     found = gather(studies, model.bundle, model.run, tmp_path / "t", tmp_path / "held.json")
     manifest = found.manifest
     names = {s: {case.name for case in getattr(manifest, s)} for s in ("training", "validation", "unlabeled", "test")}
     assert "worse" in found.left_out
+    assert found.left_out["tilted"] == "has a tilted gantry"
     assert names["training"] >= {"case0", "case1"}, "what was learned is not forgotten"
     assert names["test"] == set()
     assert names["unlabeled"] == {"case9", "case3"}, "case2 is case9 already"
@@ -173,7 +176,19 @@ def trained_by(copy_of: Path, spoil: bool):
 def test_a_model_that_is_no_better_is_not_published(world, tmp_path, monkeypatch):
     model = model_of(world, tmp_path)
     monkeypatch.setattr(learning, "run_training", trained_by(world / "run" / "bundle", spoil=False))
+    for folder in ("0001/run", "0002/run", "0003/run"):  # of a finished one, and of two that were stopped
+        (model.folder / folder).mkdir(parents=True)
+    (model.folder / "0001" / "report.json").write_text("{}")
+    service = model.folder / "service.json"
+    shutil.copytree(world / "run" / "bundle", model.folder / "0003" / "run" / "bundle")
+    model.publish(model.folder / "0003" / "run" / "bundle", 0.5)
+    learning._tidy(model)
+    left = [(model.folder / f"000{n}" / "run").exists() for n in (1, 2, 3)]
+    assert left == [True, False, True], "not what is in service, nor what is finished"
+    service.unlink()
     report = learning.learn(model, studies_of(world), {"iterations": 1})
+    assert Path(report["folder"]).name == "0004"
+    assert not (model.folder / "0003" / "run").exists()
     assert report["dice"] == report["dice_in_service"]
     assert not report["published"]
     assert model.place == model.run

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -40,11 +40,13 @@ class Author:
         name: of the algorithm.
         description: of the series.
         parameters: of the run; short values, they are what tells results apart.
+        kind: AUTOMATIC; SEMIAUTOMATIC, a person went on from what the algorithm made; MANUAL, there is no algorithm.
     """
 
     name: str
     description: str
     parameters: dict[str, str] = field(default_factory=dict)
+    kind: Literal["AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"] = "AUTOMATIC"
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,6 @@ def _sources(series: Series) -> list[Any]:
 
 def _described(number: int, segment: Marked, author: Author) -> Any:
     import highdicom as hd
-    from pydicom.sr.codedict import codes
 
     coded = code_of(segment.name)
     color = None
@@ -152,14 +153,8 @@ def _described(number: int, segment: Marked, author: Author) -> Any:
         segment_label=_text(segment.name),
         segmented_property_category=coded.category,
         segmented_property_type=coded.kind,
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=_text(author.name),
-            family=codes.cid7162.ArtificialIntelligence,
-            version=__version__,
-            source="medseg",
-            parameters=author.parameters or None,
-        ),
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues[author.kind],
+        algorithm_identification=_algorithm(author) if author.kind != "MANUAL" else None,
         tracking_uid=hd.UID(),
         tracking_id=_text(f"medseg {segment.name}"),
         anatomic_regions=[coded.region] if coded.region is not None else None,
@@ -169,6 +164,19 @@ def _described(number: int, segment: Marked, author: Author) -> Any:
         kind = described.SegmentedPropertyTypeCodeSequence[0]
         kind.SegmentedPropertyTypeModifierCodeSequence = [hd.sr.CodedConcept.from_code(coded.side)]
     return described
+
+
+def _algorithm(author: Author) -> Any:
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    return hd.AlgorithmIdentificationSequence(
+        name=_text(author.name),
+        family=codes.cid7162.ArtificialIntelligence,
+        version=__version__,
+        source="medseg",
+        parameters=author.parameters or None,
+    )
 
 
 def recorded_parameters(path: Path) -> str | None:

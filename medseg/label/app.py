@@ -19,11 +19,12 @@ from monailabel.interfaces.tasks.train import TrainTask
 from medseg import __version__
 from medseg.errors import MedsegError
 from medseg.label import fusing, segs
-from medseg.label.infers import ConsensusTask, ModelTask
+from medseg.label.archive import CheckedDicomWeb
+from medseg.label.infers import ConsensusTask, ModelTask, choice
 from medseg.label.learning import can_learn
 from medseg.label.models import read_list
 from medseg.label.problems import as_http
-from medseg.label.stores import CheckedDicomWeb, CheckedLocal
+from medseg.label.stores import CheckedLocal
 from medseg.label.tasks import ConsensusScoring, DiceScoring, Disagreement, First, MostDisagreement, Training
 
 
@@ -64,6 +65,7 @@ class MedSegApp(MONAILabelApp):
         segs.install(segs.segment_names(self.models.values()))
         store = super()._init_dicomweb_datastore()
         store.__class__ = CheckedDicomWeb  # the client is made inside, with what the environment says
+        store.serve(self.models.values())
         return store
 
     def init_infers(self) -> dict[str, InferTask]:
@@ -96,7 +98,15 @@ class MedSegApp(MONAILabelApp):
         request = {**request, "image_id": request.get("image")}
         if request.get("model") == fusing.NAME:
             request = {"save_label": True, "label_tag": fusing.FINAL, **request}
-        return self._told(lambda: super(MedSegApp, self).infer(request, datastore))
+            author = segs.by_consensus(choice(request.get("method")) or fusing.METHOD)
+        else:
+            author = segs.by_model(str(request.get("model")))
+        segs.MADE_BY.set(author)  # to the end of the request: an answer as DICOM SEG is made when this has returned
+        answer = self._told(lambda: super(MedSegApp, self).infer(request, datastore))
+        store = self.datastore()
+        if isinstance(store, CheckedDicomWeb) and request["model"] in self.models:
+            store.proposed[str(request["image_id"])] = request["model"]
+        return answer
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """Continue a model's run."""

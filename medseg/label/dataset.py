@@ -28,16 +28,21 @@ class Studies:
     Attributes:
         labeled: image and final label of each study.
         unlabeled: images without one.
+        unusable: study -> why the label that it has is none.
     """
 
     labeled: Mapping[str, tuple[Path, Path]]
     unlabeled: Mapping[str, Path]
+    unusable: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of_paths(cls, labeled: Iterable[tuple[str, str]], unlabeled: Iterable[str]) -> Studies:
+    def of_paths(
+        cls, labeled: Iterable[tuple[str, str]], unlabeled: Iterable[str], unusable: Mapping[str, str] | None = None
+    ) -> Studies:
         """From files; a study is called as its image's file."""
         pairs = {stem(image): (Path(image), Path(label)) for image, label in labeled}
-        return cls(pairs, {stem(image): Path(image) for image in unlabeled})
+        bad = {study: why for study, why in (unusable or {}).items() if study not in pairs}
+        return cls(pairs, {stem(image): Path(image) for image in unlabeled}, bad)
 
 
 @dataclass
@@ -95,7 +100,7 @@ def gather(studies: Studies, bundle: OpenBundle, run: Path, folder: Path, held_o
         "labels": {str(value): name for value, name in bundle.data.labels.items()},
         **({"ignore_index": before.ignore_index} if before else {}),
     }
-    return _usable(Manifest.build({**content, **lists}, folder / "manifest.json"), set(studies.labeled))
+    return _usable(Manifest.build({**content, **lists}, folder / "manifest.json"), studies)
 
 
 def _before(run: Path) -> Manifest | None:
@@ -151,9 +156,9 @@ def _hold_out(names: list[str], record: Path, *, need: bool) -> set[str]:
     return held
 
 
-def _usable(manifest: Manifest, labeled: set[str]) -> Gathered:
+def _usable(manifest: Manifest, studies: Studies) -> Gathered:
     """The manifest without the cases that have an error, each named with its reason."""
-    left_out: dict[str, str] = {}
+    left_out = dict(studies.unusable)
     kept: dict[str, tuple[Case, ...]] = {}
     for section in SECTIONS:
         cases = []
@@ -171,4 +176,4 @@ def _usable(manifest: Manifest, labeled: set[str]) -> Gathered:
             hint = f"save final labels of at least two studies{f' (left out: {why})' if why else ''}"
             raise DataError(f"there is no labelled study {purpose}", hint=hint)
     good = manifest.model_copy(update=kept)
-    return Gathered(good, sum(case.name in labeled for case in kept["training"]), left_out)
+    return Gathered(good, sum(case.name in studies.labeled for case in kept["training"]), left_out)

@@ -13,6 +13,7 @@ from medseg.workflows.consensus_options import Options
 
 NAME = "consensus"
 FINAL = "final"
+METHOD = "gcssl"  # where a request names none
 
 
 def experts_of(tags: Mapping[str, Path], asked: Any = None) -> dict[str, Path]:

@@ -11,13 +11,12 @@ from typing import Any
 import SimpleITK as sitk  # noqa: N813 - the name everyone knows
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
-from monailabel.utils.others.generic import device_list
 
 from medseg.consensus.fuse import FUSERS
 from medseg.errors import ConfigError, DataError, OutputError
 from medseg.label import fusing
 from medseg.label.models import Model
-from medseg.label.predicting import predict_study
+from medseg.label.predicting import device_names, predict_study
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
@@ -32,7 +31,7 @@ class ModelTask(InferTask):
             labels=model.labels,
             dimension=2 if data.slice_axis is not None and not model.bundle.views else 3,
             description=f"{', '.join(model.labels)} in {', '.join(data.modality)}. Not for diagnostic use.",
-            config={"device": device_list(), "result_extension": list(ENDINGS)},
+            config={"device": device_names(), "result_extension": list(ENDINGS)},
         )
         self.model = model
 
@@ -79,9 +78,8 @@ class ConsensusTask(InferTask):
         folder = Path(tempfile.mkdtemp(prefix="medseg-consensus-"))
         try:
             experts = fusing.experts_of(tags, request.get("tags"))
-            labels, told = fusing.fuse_study(
-                image_of(request), experts, folder, choice(request.get("method")) or "gcssl"
-            )
+            method = choice(request.get("method")) or fusing.METHOD
+            labels, told = fusing.fuse_study(image_of(request), experts, folder, method)
             result = new_result(labels.name.removeprefix("consensus"))
             shutil.move(labels, result)
         finally:

@@ -21,6 +21,7 @@ from medseg.workflows import settings
 from medseg.workflows.evaluate import evaluate
 from medseg.workflows.predict import predict
 
+REPORT = "report.json"
 PART = 0.2
 """Of the run's iterations, where the request does not say how many."""
 SLOWER = 10
@@ -66,6 +67,7 @@ def learn(model: Model, studies: Studies, request: Mapping[str, Any]) -> dict[st
     iterations = _positive(request.get("iterations"), default_iterations(model))
     make_folder(model.folder)
     with _alone(model):
+        _tidy(model)
         say, folder = reporter(model.folder), make_folder(_next(model.folder))
         say({"status": "checking data"})
         try:
@@ -80,7 +82,7 @@ def learn(model: Model, studies: Studies, request: Mapping[str, Any]) -> dict[st
         report["published"] = better and request.get("publish", True) is not False
         if report["published"]:
             model.publish(folder / "run" / "bundle", report["dice"])
-        write_whole(folder / "report.json", json.dumps(report, indent=1) + "\n")
+        write_whole(folder / REPORT, json.dumps(report, indent=1) + "\n")
         if not report["published"]:
             shutil.rmtree(folder / "run", ignore_errors=True)
         say({"status": "done", **report})
@@ -125,6 +127,16 @@ def _alone(model: Model) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _tidy(model: Model) -> None:
+    """Remove what trainings left that were stopped or failed; the next one starts anew, their logs stay."""
+    service = model.place
+    for folder in model.folder.iterdir():
+        over = folder.name.isdigit() and not (folder / REPORT).exists()
+        if over and not service.is_relative_to(folder):  # it may have been stopped between publishing and its report
+            shutil.rmtree(folder / "run", ignore_errors=True)
+            shutil.rmtree(folder / "judged", ignore_errors=True)
 
 
 def _next(folder: Path) -> Path:

@@ -44,17 +44,24 @@ def _warnings() -> Iterator[list[str]]:
         logger.removeHandler(listener)
 
 
+def device_names() -> list[str]:
+    """The devices of this machine, the best one first, as `device_called` knows them."""
+    return [*(f"cuda:{n}" for n in range(torch.cuda.device_count())), "cpu"]
+
+
 def device_called(name: str | None) -> torch.device:
-    """A device by its name; none, or a GPU where there is no GPU: the best that there is.
+    """A device by its name; none, "auto", or a GPU where there is no GPU: the best that there is.
 
     Raises:
         ConfigError: there is no such device.
     """
     best = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name or best)
+        device = torch.device(best if name in (None, "", "auto") else name)
     except RuntimeError as error:
-        raise ConfigError(f"device {name!r} is not known; one of auto, cpu, cuda, cuda:N") from error
+        raise ConfigError(f"device {name!r} is not known; one of auto, {', '.join(device_names())}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name!r} is not supported; one of auto, {', '.join(device_names())}")
     if device.type == "cuda" and not torch.cuda.is_available():
         return torch.device("cpu")  # clients that know stock apps ask for cuda always
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

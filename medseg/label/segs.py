@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,32 @@ from medseg.portable.grids import along
 from medseg.portable.reading import VolumeError, read_volume
 
 LARGEST_SHIFT = 0.5  # voxels
+MADE_BY: ContextVar[Author | None] = ContextVar("MADE_BY", default=None)
+"""What made the label of a request; MONAI Label's functions in between do not pass it on. None: a person."""
+
+
+def by_model(name: str) -> Author:
+    """A result of a model, as nobody touched it."""
+    return Author(f"medseg {name}", f"medseg {name}")
+
+
+def by_consensus(method: str) -> Author:
+    """A label fused of several annotators' ones."""
+    return Author(f"medseg consensus by {method}", f"Consensus by {method}", {"method": method})
+
+
+def by_person(told: Any, proposed: str | None) -> Author:
+    """A label that a client saved.
+
+    Args:
+        told: the client's `label_info`, of which a segment may have the `model_name` that it started from.
+        proposed: the model whose result of this study the server gave out; None if it did not.
+    """
+    named = [info.get("model_name") for info in told or () if isinstance(info, Mapping)]
+    model = proposed or next((str(name) for name in named if name), None)
+    if model is None:
+        return Author("", "Drawn by an annotator", kind="MANUAL")
+    return Author(f"medseg {model}" if proposed else model, f"Drawn by an annotator from {model}", kind="SEMIAUTOMATIC")
 
 
 def segment_names(models: Iterable[Model]) -> dict[int, str]:
@@ -53,10 +80,10 @@ def seg_writer(names: Mapping[int, str]) -> Callable[..., str]:
         told = dict(zip(values, label_info or (), strict=False))
         marked = [Marked(names.get(v) or str(told.get(v, {}).get("name") or f"label {v}")) for v in values]
         places = np.searchsorted(values, labels).astype(np.uint8) + np.uint8(1)
-        name = next((str(info["model_name"]) for info in told.values() if info.get("model_name")), "medseg")
         with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
             path = Path(file.name)
-        write_segmentation(path, np.where(labels > 0, places, 0).astype(np.uint8), series, marked, Author(name, name))
+        author = MADE_BY.get() or by_person(label_info, None)
+        write_segmentation(path, np.where(labels > 0, places, 0).astype(np.uint8), series, marked, author)
         return str(path)
 
     return write

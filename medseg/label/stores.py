@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from medseg.errors import DataError
 from medseg.portable.grids import along, times
 from medseg.portable.reading import SUFFIXES, VolumeError, read_header
 
+RAW = ".bin"
 LARGEST_SHIFT = 0.5
 """Voxels by which a label's corners may lie off those of its image."""
 
@@ -38,30 +41,46 @@ def check_geometry(image: Path, label: Path) -> None:
         raise DataError(f"the label lies up to {off:.3g} voxels off its image {image.name}", hint=hint)
 
 
+def check_name(text: str, what: str) -> None:
+    """Refuse what would become a path to somewhere else.
+
+    Raises:
+        DataError: it has other characters than names have.
+    """
+    if not re.fullmatch(r"\w[\w .()+-]*", text):
+        raise DataError(f"the {what} {text!r} is no name", hint="use letters, digits, '-', '_' and '.'")
+
+
+def check_label(store: Datastore, image_id: str, label: str, tag: str) -> None:
+    """Refuse a label that cannot be used; see `check_geometry`. Raw voxels of OHIF can be counted only.
+
+    Raises:
+        DataError: no such study, no label map, not of its image, or a tag that is no name.
+    """
+    check_name(tag, "tag")
+    image = store.get_image_uri(image_id)
+    if not image or not Path(image).exists():
+        raise DataError(f"there is no study {image_id!r}", hint="ask for the list of studies again")
+    raw = label.lower().endswith(RAW) and isinstance(store, DICOMWebDatastore)
+    if raw:
+        wanted, found = prod(read_header(image).shape), Path(label).stat().st_size
+        if found != wanted:
+            raise DataError(f"the label has {found} voxels of one byte, its image {wanted}")
+    elif label.lower().endswith(SUFFIXES):
+        check_geometry(Path(image), Path(label))
+    else:
+        raise DataError(f"the label is no {', '.join(SUFFIXES)}", hint="save it in one of these formats")
+
+
 class CheckedLocal(LocalDatastore):
     """A folder of studies."""
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Save a label that fits its image; see `check_geometry`."""
-        _check(self, image_id, label_filename)
+        """Save a label that fits its image; see `check_label`."""
+        check_label(self, image_id, label_filename, label_tag)
         return super().save_label(image_id, label_filename, label_tag, label_info)
 
-
-class CheckedDicomWeb(DICOMWebDatastore):
-    """Studies of a DICOMweb server."""
-
-    def save_label(
-        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
-    ) -> str:
-        """Save a label that fits its image; see `check_geometry`."""
-        _check(self, image_id, label_filename)
-        return super().save_label(image_id, label_filename, label_tag, label_info, label_id)
-
-
-def _check(store: Datastore, image_id: str, label: str) -> None:
-    """Check what can be: raw voxels of OHIF have no geometry of their own."""
-    image = store.get_image_uri(image_id)
-    if not image or not Path(image).exists():
-        raise DataError(f"there is no study {image_id!r}", hint="ask for the list of studies again")
-    if label.lower().endswith(SUFFIXES):
-        check_geometry(Path(image), Path(label))
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Add a study; its name becomes that of its file."""
+        check_name(image_id, "study")
+        return super().add_image(image_id, image_filename, image_info)

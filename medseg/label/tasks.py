@@ -12,16 +12,18 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
-from monailabel.utils.others.generic import device_list
 
-from medseg.errors import ConfigError, MedsegError
+from medseg.errors import ConfigError, DataError, MedsegError
 from medseg.label import fusing
 from medseg.label.agreeing import dice_of
+from medseg.label.archive import CheckedDicomWeb
 from medseg.label.dataset import Studies
 from medseg.label.disagreement import disagreement
 from medseg.label.infers import choice, labels_of
 from medseg.label.learning import default_iterations, learn, state
 from medseg.label.models import Model
+from medseg.label.predicting import device_names
+from medseg.label.segs import MADE_BY, by_consensus
 
 SCORE = "medseg_disagreement"
 SECONDS = 20.0
@@ -37,7 +39,7 @@ class Training(TrainTask):
 
     def config(self) -> dict[str, Any]:
         """What a client may choose."""
-        return {"iterations": default_iterations(self.model), "device": ["auto", *device_list()], "publish": True}
+        return {"iterations": default_iterations(self.model), "device": ["auto", *device_names()], "publish": True}
 
     def stats(self) -> dict[str, Any]:
         """How far the last training is, or what came of it; which bundle is in service."""
@@ -47,9 +49,20 @@ class Training(TrainTask):
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Train, judge, and publish what is better."""
         request = {**request, "device": choice(request.get("device"))}
-        pairs = [(entry["image"], entry["label"]) for entry in datastore.datalist()]
-        unlabeled = [datastore.get_image_uri(study) for study in datastore.get_unlabeled_images()]
-        return learn(self.model, Studies.of_paths(pairs, [path for path in unlabeled if path]), request)
+        return learn(self.model, studies_of(datastore), request)
+
+
+def studies_of(datastore: Datastore) -> Studies:
+    """What a datastore has to learn from; a study that cannot be used stops no training."""
+    pairs = [(entry["image"], entry["label"]) for entry in datastore.datalist()]
+    unusable = dict(datastore.unusable) if isinstance(datastore, CheckedDicomWeb) else {}
+    unlabeled = []
+    for study in datastore.get_unlabeled_images():
+        try:
+            unlabeled.append(datastore.get_image_uri(study))
+        except DataError as error:
+            unusable[study] = str(error)
+    return Studies.of_paths(pairs, [path for path in unlabeled if path], unusable)
 
 
 class Disagreement(ScoringMethod):
@@ -112,6 +125,7 @@ class ConsensusScoring(ScoringMethod):
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Per study what was done; `overwrite` also does those with a final label again."""
         done: dict[str, Any] = {}
+        datastore.datalist()  # fetches labels that only the archive has
         for study in sorted(datastore.list_images()):
             tags = labels_of(datastore, study)
             if len(set(tags) - set(fusing.NOT_EXPERTS)) < 2 or (fusing.FINAL in tags and not request.get("overwrite")):
@@ -119,9 +133,10 @@ class ConsensusScoring(ScoringMethod):
             try:
                 with tempfile.TemporaryDirectory(prefix="medseg-consensus-") as folder:
                     experts = fusing.experts_of(tags, request.get("tags"))
-                    method = str(request.get("fuser") or "gcssl")
+                    method = str(request.get("fuser") or fusing.METHOD)
                     image = Path(datastore.get_image_uri(study))
                     labels, told = fusing.fuse_study(image, experts, Path(folder), method)
+                    MADE_BY.set(by_consensus(method))
                     datastore.save_label(study, str(labels), fusing.FINAL, {"consensus": told})
                 done[study] = told
             except MedsegError as error:
@@ -139,6 +154,7 @@ class DiceScoring(ScoringMethod):
         """Per study the Dice of each label value."""
         one, other = str(request.get("y_pred") or "original"), str(request.get("y") or fusing.FINAL)
         scores: dict[str, Any] = {}
+        datastore.datalist()  # fetches labels that only the archive has
         for study in sorted(datastore.list_images()):
             tags = labels_of(datastore, study)
             if one in tags and other in tags:

@@ -1,4 +1,6 @@
-"""MONAI Label's web application with two changes: errors are JSON, and a long request does not hold up the others.
+"""MONAI Label's web application with changes.
+
+Errors are JSON, a long request does not hold up the others, no file of a request stays, a server that is stopped ends.
 
 Its endpoints are coroutines that never wait, so that each would stop the whole server until it is done. As ordinary
 functions they are run in threads by FastAPI.
@@ -8,14 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, FastAPI, HTTPException, Request
+from fastapi.background import BackgroundTasks
+from fastapi.responses import FileResponse, JSONResponse
 
+from medseg.label import background
 from medseg.label.problems import as_http
 
+DICOM = "application/dicom"
 LONG = ("activelearning", "batch_infer", "datastore", "infer", "scoring", "session", "train")
 """Modules of `monailabel.endpoints` whose endpoints read and write files or compute."""
 
@@ -24,7 +31,17 @@ def ordinary(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     """A function that does what a coroutine function does, with its signature."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return asyncio.run(endpoint(*args, **kwargs))
+        tasks = kwargs.get("background_tasks") or BackgroundTasks()
+        try:
+            answer = asyncio.run(endpoint(*args, **kwargs))
+        except Exception as error:
+            asyncio.run(tasks())  # they remove what was uploaded, and are run with answers only
+            if isinstance(error, HTTPException) and error.status_code == 500 and error.__cause__ is None:
+                raise HTTPException(400, error.detail) from error  # MONAI Label's own, all of them clients' mistakes
+            raise
+        if isinstance(answer, FileResponse) and answer.media_type == DICOM:
+            tasks.add_task(Path(answer.path).unlink, missing_ok=True)  # which MONAI Label forgets
+        return answer
 
     call.__name__, call.__doc__ = endpoint.__name__, endpoint.__doc__
     # not functools.wraps: FastAPI looks through its mark and would find the coroutine again
@@ -48,10 +65,23 @@ def stock_app() -> FastAPI:
     return stock
 
 
+@asynccontextmanager
+async def lifespan(served: FastAPI) -> AsyncIterator[None]:
+    """MONAI Label's, which leaves its background tasks alone: a server would wait for them before it ends."""
+    async with stock_lifespan(served):
+        try:
+            yield
+        finally:
+            background.stop_all()
+
+
 async def _as_json(_: Request, error: Exception) -> JSONResponse:
     answer = as_http(error)
     return JSONResponse({"detail": answer.detail}, answer.status_code)
 
 
+background.install()
 app = stock_app()
+stock_lifespan = app.router.lifespan_context
+app.router.lifespan_context = lifespan
 app.add_exception_handler(Exception, _as_json)
