@@ -77,6 +77,9 @@ class Method(nn.Module, ABC):
     fusion: Literal["vote", "mean"] = "vote"
     """How networks of several views predict together; with "mean" `relabel` gets the probabilities of all classes."""
 
+    rule_options: ClassVar[frozenset[str]] = frozenset()
+    """Options that a single network does not depend on: those of pseudo-labels and rounds."""
+
     warm_students: bool = False
     """Whether the networks of a round start from the round before, with half its iterations and a tenth of its rate."""
 
@@ -113,7 +116,7 @@ class Method(nn.Module, ABC):
         """Further targets to make of each labelled patch in the loader's workers."""
         return None
 
-    def relabel(self, cases: Sequence[Votes]) -> Iterator[Tensor]:
+    def relabel(self, cases: Sequence[Votes], round_number: int = 1) -> Iterator[Tensor]:
         """New labels for unlabelled cases, once per round; only for papers that have rounds.
 
         What a case gets must depend on that case alone: a resumed run asks for the missing ones only. `self.network`
@@ -121,6 +124,7 @@ class Method(nn.Module, ABC):
 
         Args:
             cases: `cases[i]` predicts case `i` when it is asked for, and keeps nothing of it.
+            round_number: from 1, where the votes are those of the teachers.
 
         Returns:
             For each case in order `(X, Y, Z)` uint8 class indices, 255 = ignore.

@@ -34,8 +34,8 @@ CARD = np.array(  # (voxel, plane, class): axial, sagittal, coronal
 ).transpose(1, 2, 0)
 
 
-def relabelled(votes, **options):
-    (fused,) = method(**options).relabel([votes])
+def relabelled(votes, round_number=1, **options):
+    (fused,) = method(**options).relabel([votes], round_number)
     return fused.flatten().tolist()
 
 
@@ -78,6 +78,7 @@ def test_background_that_some_plane_doubts_may_be_left_out():
     )
     assert relabelled(votes_of(maps)) == [0, 0, 0, 0, 1]
     assert relabelled(votes_of(maps), sure_background=0.9) == [0, 255, 255, 255, 1]
+    assert relabelled(votes_of(maps), 2, sure_background=0.9) == [0, 0, 0, 0, 1]
     assert relabelled(votes_of(maps), sure_background=0) == [0, 0, 255, 255, 1]
     assert relabelled(votes_of(maps, full=True), sure_background=1, fusion="mean")[:4] == [255] * 4
 

@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 FAST = (
     "stages.0.network.width=4", "stages.0.schedule.iterations=8", "stages.0.schedule.lr=0.01",
     "stages.0.schedule.batch.labeled=4", "stages.0.schedule.workers=0", "data.patch=[32,32,32]",
-    "data.spacing_mm=[1,1,1]", "data.slices=1",
+    "data.spacing_mm=[1,1,1]", "data.slices=1", "stages.0.method.options.sure_background=null",
 )  # fmt: skip
 
 
@@ -165,13 +165,21 @@ def test_rounds_of_another_run_are_taken_where_they_are_the_same(run, manifest, 
     folder = tmp_path / "alone"
     shutil.copytree(run / "round0" / "axial", folder / "round0" / "axial")
     kept = (folder / "round0" / "axial" / "last.pt").stat().st_mtime_ns
-    changes = ["stages.0.views=[axial]", "stages.0.rounds=1", "data.view=axial"]  # the rest as it was resolved
+    changes = [
+        "stages.0.views=[axial]",
+        "stages.0.rounds=1",
+        "data.view=axial",  # the rest as it was resolved
+        "stages.0.method.options.sure_background=0.4",
+    ]  # teachers do not depend on it
     train(str(run), manifest, folder, overrides=changes)
     assert (folder / "round0" / "axial" / "last.pt").stat().st_mtime_ns == kept
     voter, data = Voter(run / "round0" / "axial" / "bundle", CPU), Manifest.load(manifest)
     for case in data.unlabeled:
-        own = voter(data.images(case)).labels[0].numpy()
-        assert np.array_equal(voxels(folder / "round1" / "pseudo" / f"{case.name}.nii.gz"), own)
+        votes = voter(data.images(case))
+        own, sure = votes.labels[0].numpy(), votes.confidences[0].numpy() >= 0.4
+        assert not sure[own == 0].all()
+        expected = np.where((own == 0) & ~sure, 255, own)
+        assert np.array_equal(voxels(folder / "round1" / "pseudo" / f"{case.name}.nii.gz"), expected)
 
 
 def test_options_and_views_of_volumes(manifest, tmp_path, capsys):
@@ -211,7 +219,7 @@ def test_stages_with_views_start_from_the_one_before(manifest, tmp_path):
 
 def test_a_full_disk_leaves_no_half_label_and_is_resumed(run, manifest, tmp_path):
     data = Manifest.load(manifest)
-    labeller = Labeller(tmp_path / "round1", None, data, data.unlabeled, (), {"method": "dmpct"})
+    labeller = Labeller(1, tmp_path / "round1", None, data, data.unlabeled, (), {"method": "dmpct"})
     networks, method = run / "round0" / "bundle", DMPCT(torch.nn.Identity(), classes=3)
 
     def label() -> None:

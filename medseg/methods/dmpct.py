@@ -34,13 +34,16 @@ class DMPCT(Method):
         dice: weight of a soft Dice term beside the cross-entropy, which is all that the paper has.
         fusion: "vote", or "mean": the largest mean of the planes' probabilities.
         ignore_disagreement: do not learn where no two planes agree.
-        sure_background: learn background from pseudo-labels only where every plane calls it that with at least this
-            probability, such as 0.9; None: wherever the vote is background, as in the paper. Teachers of few scans
-            miss much more than they invent, and what they miss would be taught as background.
+        sure_background: in the first round, learn background from pseudo-labels only where every plane calls it that
+            with at least this probability, such as 0.9; None: wherever the vote is background, as in the paper.
+            Teachers of few scans miss much more than they invent, and what they miss would be taught as background.
+            Their students miss as much as they invent; leaving background out again would let structures swell.
         student: "scratch", from where the teachers started, or "warm", from the teachers' weights with half the
             iterations and a tenth of the learning rate.
         stop_dice: end early where pseudo-labels change less than this mean Dice between two rounds tells, such as 0.99.
     """
+
+    rule_options = frozenset({"fusion", "ignore_disagreement", "sure_background", "student", "stop_dice"})
 
     def __init__(
         self, network: nn.Module, *, classes: int, previous: nn.Module | None = None,
@@ -66,7 +69,7 @@ class DMPCT(Method):
         soft_dice = self.dice * losses.soft_dice(logits, label) if self.dice else logits.new_zeros(())
         return {"cross_entropy": losses.cross_entropy(logits, label), "dice": soft_dice}
 
-    def relabel(self, cases: Sequence[Votes]) -> Iterator[Tensor]:
+    def relabel(self, cases: Sequence[Votes], round_number: int = 1) -> Iterator[Tensor]:
         """The vote of the views, case by case."""
         for index in range(len(cases)):
             votes = cases[index]
@@ -77,7 +80,7 @@ class DMPCT(Method):
                 fused = fusing.fuse_mean(votes.probabilities)
             if self.ignore_disagreement and len(votes.labels) > 2:
                 fused[fusing.all_differ(votes.labels)] = IGNORE
-            if self.sure_background is not None:
+            if self.sure_background is not None and round_number == 1:
                 sure = fusing.all_sure(votes.labels, votes.confidences, 0, self.sure_background)
                 fused[(fused == 0) & ~sure] = IGNORE
             yield fused

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medseg.data.phantom import write_phantoms
 from medseg.errors import OutputError
 from medseg.files import make_folder, write_whole
+from medseg.method import IGNORE
 
 METHODS = ("supervised", "dmpct")
 RUN = "dmpct"
@@ -185,11 +188,24 @@ def _pseudo_labels(output: Path) -> dict[int, float]:
 
     found = {}
     for folder in sorted((output / RUN).glob("round*/pseudo")):
-        report = evaluate(
-            folder, output / "data" / "hidden", output / "predictions" / folder.parent.name, pictures=False
-        )
+        called = _called(folder, output / "predictions" / folder.parent.name)
+        report = evaluate(called, output / "data" / "hidden", pictures=False)
         found[int(folder.parent.name.removeprefix("round"))] = float(report["mean"]["dice"]["mean"] or 0.0)
     return found
+
+
+def _called(pseudo: Path, place: Path) -> Path:
+    """Pseudo-labels as the planes voted: what was left out of learning is background that some plane doubted."""
+    import nibabel as nib
+
+    from medseg.portable.writing import write_nifti
+
+    make_folder(place)
+    for path in sorted(pseudo.glob("*.nii.gz")):
+        image: Any = nib.load(path)
+        voted = np.asarray(image.dataobj)
+        write_nifti(place / path.name, np.where(voted == IGNORE, np.uint8(0), voted), image.affine)
+    return place
 
 
 def _shell(*command: object) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -167,7 +168,7 @@ class RoundsRun:
         stage, previous = self._student(number, view)
         wanted = {*(stage.schedule.batch or {}), "validation"}
         made_of = {
-            "stage": stage.model_dump(mode="json", exclude={"views", "rounds"}),
+            "stage": self._learned_by(stage),
             "data": self.spec.of_view(view).model_dump(mode="json"),
             "seed": self.pipeline.seed,
             "files": {k: v for k, v in files_of(manifest).items() if k in wanted},
@@ -187,6 +188,13 @@ class RoundsRun:
             distributed.barrier()
         self.outlook.done("training", notes["seconds"], size)
         return float(notes["seconds"])
+
+    def _learned_by(self, stage: Stage) -> dict[str, Any]:
+        """What of a stage matters to a single network."""
+        found = stage.model_dump(mode="json", exclude={"views", "rounds"})
+        options = found["method"]["options"]
+        found["method"]["options"] = {k: v for k, v in options.items() if k not in self.method.rule_options}
+        return found
 
     def _student(self, number: int, view: View) -> tuple[Stage, Path | None]:
         """The stage of a round's network, and the bundle that it starts from."""
@@ -216,6 +224,7 @@ class RoundsRun:
         names = sorted(case.name for case in self.unlabeled)
         shown = list(dict.fromkeys([names[0], names[len(names) // 2], names[-1]]))
         labeller = Labeller(
+            number=number,
             folder=self._folder(number),
             before=self._folder(number - 1) if number > 1 else None,
             manifest=self.manifest,

@@ -31,6 +31,7 @@ class Labeller:
     """Makes the pseudo-labels of one round.
 
     Args:
+        number: of the round, from 1.
         folder: of the round.
         before: folder of the round before, if it had pseudo-labels.
         manifest: whose cases are labelled.
@@ -39,6 +40,7 @@ class Labeller:
         rule: what the fusion depends on, as plain values.
     """
 
+    number: int
     folder: Path
     before: Path | None
     manifest: Manifest
@@ -91,14 +93,14 @@ class Labeller:
     ) -> None:
         asked = _Asked(voter, [self.manifest.images(case) for case in cases])
         began = time.monotonic()
-        for number, (case, fused) in enumerate(zip(cases, method.relabel(asked), strict=True)):
+        for number, (case, fused) in enumerate(zip(cases, method.relabel(asked, self.number), strict=True)):
             piece = pieces[case.name]
             piece.begin()
             notes = self._keep(case, asked[number], fused.numpy())
             seconds = round(time.monotonic() - began, 3)
             piece.finish({**notes, "seconds": seconds})
             outlook.done("labelling", seconds)
-            outlook.say(f"round {self.folder.name.removeprefix('round')}: labelled {case.name}", now=False)
+            outlook.say(f"round {self.number}: labelled {case.name}", now=False)
             began = time.monotonic()
 
     def _piece(self, case: Case, networks: Path) -> Piece:
@@ -107,6 +109,7 @@ class Labeller:
             "case": case.name,
             "images": [digest_of(path) for path in self.manifest.images(case)],
             "networks": digest_of(networks),
+            "round": self.number,
             "rule": dict(self.rule),
             "ignore": self.manifest.ignore_index,
             "before": digest_of(earlier) if earlier else None,
