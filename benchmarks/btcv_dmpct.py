@@ -5,8 +5,9 @@
 Each draw shuffles the cases: some are labelled, some are kept for testing, the rest are the unlabelled pool, whose
 labels are opened for the table of pseudo-labels and for nothing else. One plan is sized once, by `--budget` for the
 co-training of a draw or by `--iterations` and the like, and then frozen: every network of every variant and round has
-the same iterations, patches and seed. Self-training starts from the very teachers of the co-training. Finished steps
-are kept, so that an interrupted benchmark goes on where it was.
+the same iterations, patches and seed. Co-training by the paper's own rule (`--paper`: all that the vote calls background
+is taught as background) and self-training start from the very teachers of the co-training. Finished steps are kept, so
+that an interrupted benchmark goes on where it was.
 """
 
 from __future__ import annotations
@@ -78,8 +79,9 @@ def train(folder: Path, manifest: Path, plan: dict, views: tuple[str, ...], teac
     data = plan["data"] if len(views) > 1 else plan["data"] | {"view": views[0]}
     pipeline = folder.with_suffix(".yaml")
     pipeline.write_text(yaml.safe_dump(plan | {"stages": [stage], "data": data}))
-    if teachers and not folder.exists():  # the same piece of work: found by its content and not done again
-        shutil.copytree(teachers / "round0" / views[0], folder / "round0" / views[0])
+    if teachers and not folder.exists():  # the same pieces of work: found by their content and not done again
+        for view in views:
+            shutil.copytree(teachers / "round0" / view, folder / "round0" / view)
     resume = ["--resume"] if (folder / "run.json").exists() else []
     began = time.time()
     medseg("train", "--task", pipeline, "--data", manifest, "--output", folder, *resume)
@@ -109,24 +111,41 @@ def of_draw(number: int, chosen: argparse.Namespace) -> tuple[dict[str, dict[str
     run, rows = folder / "dmpct", {}
     minutes = {"dmpct": train(run, manifest, plan, PLANES)}
     for stage in range(chosen.rounds + 1):
-        title = f"dmpct round {stage}" if stage else "supervised"
-        for view in (*PLANES, FUSED):
-            model = run / f"round{stage}" / ("" if view == FUSED else view) / "bundle"
-            rows[f"{title}, {view}"] = dice(folder / "test" / f"round{stage}_{view}", manifest, model)
-            if stage < chosen.rounds:  # with what students leave out of learning
-                pool = dice(folder / "pool" / f"round{stage + 1}_{view}", truth, model)
-                rows[f"pseudo-labels {stage + 1}, {view}"] = pool
+        rows |= of_round(folder, "dmpct", stage, truth if stage < chosen.rounds else None)
+    if chosen.paper:
+        minutes["paper"] = train(folder / "paper", manifest, by_the_paper(plan), PLANES, teachers=run)
+        for stage in range(1, chosen.rounds + 1):
+            rows |= of_round(folder, "paper", stage, truth if stage < chosen.rounds else None)
     for view in chosen.self_training:
-        alone = folder / f"self_{view}"
-        minutes[f"self_{view}"] = train(alone, manifest, plan, (view,), teachers=run)
-        rows[f"self-training, {view}"] = dice(folder / "test" / f"self_{view}", manifest, alone / "bundle")
-        for stage in range(chosen.rounds):
-            model = alone / f"round{stage}" / "bundle"
-            pool = dice(folder / "pool" / f"self_{view}_round{stage + 1}", truth, model)
-            rows[f"pseudo-labels {stage + 1}, {view} alone"] = pool
+        for kind, its in {"self": plan, **({"self_paper": by_the_paper(plan)} if chosen.paper else {})}.items():
+            alone = folder / f"{kind}_{view}"
+            minutes[alone.name] = train(alone, manifest, its, (view,), teachers=run)
+            rows[f"{kind}-training, {view}"] = dice(folder / "test" / alone.name, manifest, alone / "bundle")
     for view in chosen.ceiling:
         rows[f"all labels known, {view}"] = ceiling(folder, manifest, truth, plan, view)
     return rows, minutes
+
+
+def by_the_paper(plan: dict) -> dict:
+    """The same plan without a rule of ours for pseudo-labels."""
+    stage = plan["stages"][0]
+    options = {key: value for key, value in stage["method"]["options"].items() if key != "sure_background"}
+    return plan | {"stages": [stage | {"method": stage["method"] | {"options": options}}]}
+
+
+def of_round(folder: Path, variant: str, number: int, truth: Path | None) -> dict[str, dict[str, float]]:
+    """Rows of a round of co-training: the planes and their vote, on the test cases and, with `truth`, on the pool."""
+    rows, title = {}, f"{variant} round {number}" if number else "supervised"
+    run, names = folder / variant, "" if variant == "dmpct" else f"{variant}_"
+    for view in (*PLANES, FUSED):
+        model = run / f"round{number}" / ("" if view == FUSED else view) / "bundle"
+        rows[f"{title}, {view}"] = dice(
+            folder / "test" / f"{names}round{number}_{view}", folder / "manifest.json", model
+        )
+        if truth:  # the vote itself, with what students leave out of learning
+            found = dice(folder / "pool" / f"{names}round{number + 1}_{view}", truth, model)
+            rows[f"pseudo-labels {names}{number + 1}, {view}"] = found
+    return rows
 
 
 def ceiling(folder: Path, manifest: Path, truth: Path, plan: dict, view: str) -> dict[str, float]:
@@ -173,6 +192,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, help="channels of the network's first level")
     parser.add_argument("--spacing-mm", help="such as [4.8, 4.8, 6]")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="further settings of the plan")
+    parser.add_argument("--paper", action="store_true", help="also co-train by the paper's own rule")
     parser.add_argument("--self-training", nargs="*", default=PLANES, choices=PLANES, help="planes that train alone")
     parser.add_argument("--ceiling", nargs="*", default=(), choices=PLANES, help="planes also trained with all labels")
     parser.add_argument("--threads", type=int, help="of every step")

@@ -77,7 +77,7 @@ def test_the_page_says_what_was_measured(demo):
 def test_the_pseudo_labels_are_measured_against_the_hidden_truth(demo):
     words = demo.read_text(encoding="utf-8")
     for name in ("round1", "round2"):
-        metrics = json.loads((demo.parent / "predictions" / name / "metrics.json").read_text())
+        metrics = json.loads((demo.parent / "predictions" / name / "evaluation" / "metrics.json").read_text())
         assert f"{metrics['mean']['dice']['mean']:.3f}" in words
     assert "hidden" not in (demo.parent / "dmpct" / "round2" / "manifest.json").read_text()
 
