@@ -232,6 +232,9 @@ def test_training_that_fails_says_why_and_two_at_once_are_refused(world, tmp_pat
     assert learning.state(model)["status"] == "stopped", "nobody is at it any more"
     alone = Model("b", shutil.copytree(world / "run" / "bundle", tmp_path / "alone"), tmp_path / "x")
     assert not learning.can_learn(alone)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "pipeline.yaml").write_text("stages: nothing")
+    assert not learning.can_learn(Model("d", tmp_path / "damaged", tmp_path / "y")), "it is served all the same"
     with pytest.raises(ConfigError, match="without its run"):
         learning.learn(alone, studies_of(world), {})
     if not torch.cuda.is_available():

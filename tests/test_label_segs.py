@@ -94,6 +94,8 @@ def test_a_seg_with_names_that_no_model_knows_is_refused(tmp_path):
     [
         (None, None, "MANUAL", None),
         (None, [{"name": "x"}, {"name": "y"}], "MANUAL", None),
+        (None, "liver", "MANUAL", None),
+        (None, ["liver", None], "MANUAL", None),
         (None, [{"name": "x"}, {"name": "y", "model_name": "theirs"}], "SEMIAUTOMATIC", "theirs"),
         (segs.by_person([{"model_name": "theirs"}], "ours"), None, "SEMIAUTOMATIC", "medseg ours"),
         (segs.by_model("ours"), [{"model_name": "theirs"}], "AUTOMATIC", "medseg ours"),

@@ -130,6 +130,7 @@ def converted(result: Path, ending: str | None, compress: bool) -> Path:
     try:
         sitk.WriteImage(sitk.ReadImage(str(result)), str(other), useCompression=compress and ending != ".nii")
     except RuntimeError as error:
+        other.unlink(missing_ok=True)
         raise OutputError(f"cannot be written ({str(error).splitlines()[-1]})", path=other) from error
     finally:
         result.unlink()

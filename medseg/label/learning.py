@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from medseg.config import Pipeline
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, MedsegError
 from medseg.files import make_folder, write_whole
 from medseg.label.dataset import HELD_OUT, Gathered, Studies, gather
 from medseg.label.models import Model
@@ -20,6 +21,8 @@ from medseg.label.progress import Say, reporter, run_training, status
 from medseg.workflows import settings
 from medseg.workflows.evaluate import evaluate
 from medseg.workflows.predict import predict
+
+logger = logging.getLogger(__name__)
 
 REPORT = "report.json"
 PART = 0.2
@@ -30,7 +33,14 @@ SLOWER = 10
 
 def can_learn(model: Model) -> bool:
     """Whether the model's run is there, which training continues."""
-    return _pipeline_file(model.run) is not None
+    if _pipeline_file(model.run) is None:
+        return False
+    try:
+        _stage(model)
+    except MedsegError as error:
+        logger.warning("%s is served and cannot be trained: %s", model.name, error)
+        return False
+    return True
 
 
 def default_iterations(model: Model) -> int:
@@ -66,7 +76,7 @@ def learn(model: Model, studies: Studies, request: Mapping[str, Any]) -> dict[st
     """
     iterations = _positive(request.get("iterations"), default_iterations(model))
     make_folder(model.folder)
-    with _alone(model):
+    with _alone(model, patience=1.0):  # who asks for the state holds the lock for a moment
         _tidy(model)
         say, folder = reporter(model.folder), make_folder(_next(model.folder))
         say({"status": "checking data"})
@@ -117,8 +127,8 @@ def _judge(model: Model, folder: Path, data: Gathered, say: Say) -> dict[str, An
 
 
 @contextmanager
-def _alone(model: Model) -> Iterator[None]:
-    lock = FileLock(model.folder / "training.lock", timeout=0)
+def _alone(model: Model, patience: float = 0.0) -> Iterator[None]:
+    lock = FileLock(model.folder / "training.lock", timeout=patience)
     try:
         lock.acquire()
     except Timeout as error:

@@ -39,7 +39,8 @@ def by_person(told: Any, proposed: str | None) -> Author:
         told: the client's `label_info`, of which a segment may have the `model_name` that it started from.
         proposed: the model whose result of this study the server gave out; None if it did not.
     """
-    named = [info.get("model_name") for info in told or () if isinstance(info, Mapping)]
+    infos = told if isinstance(told, list) else []
+    named = [info.get("model_name") for info in infos if isinstance(info, Mapping)]
     model = proposed or next((str(name) for name in named if name), None)
     if model is None:
         return Author("", "Drawn by an annotator", kind="MANUAL")
@@ -77,7 +78,8 @@ def seg_writer(names: Mapping[int, str]) -> Callable[..., str]:
             raise DataError(
                 "the label is empty: there is no segment to store", hint="draw something, or do not save it"
             )
-        told = dict(zip(values, label_info or (), strict=False))
+        infos = label_info if isinstance(label_info, list) else []
+        told = {v: info for v, info in zip(values, infos, strict=False) if isinstance(info, Mapping)}
         marked = [Marked(names.get(v) or str(told.get(v, {}).get("name") or f"label {v}")) for v in values]
         places = np.searchsorted(values, labels).astype(np.uint8) + np.uint8(1)
         with tempfile.NamedTemporaryFile(suffix=".dcm") as file:

@@ -36,10 +36,11 @@ class Training(TrainTask):
     def __init__(self, model: Model) -> None:
         super().__init__(f"Continue {model.name} with new labels and the unlabelled studies; published if better.")
         self.model = model
+        self.iterations = default_iterations(model)  # MONAI Label asks with every request, and it is read from a file
 
     def config(self) -> dict[str, Any]:
         """What a client may choose."""
-        return {"iterations": default_iterations(self.model), "device": ["auto", *device_names()], "publish": True}
+        return {"iterations": self.iterations, "device": ["auto", *device_names()], "publish": True}
 
     def stats(self) -> dict[str, Any]:
         """How far the last training is, or what came of it; which bundle is in service."""
@@ -92,7 +93,7 @@ class MostDisagreement(Strategy):
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """The study; those without a score are scored as long as there is time."""
-        until = time.monotonic() + float(request.get("seconds", SECONDS))
+        until = time.monotonic() + _seconds(request.get("seconds", SECONDS))
         found: dict[str, float] = {}
         for study in sorted(datastore.get_unlabeled_images(), key=lambda s: (not _scored(datastore, s), s)):
             if found and not _scored(datastore, study) and time.monotonic() > until:
@@ -177,6 +178,13 @@ def score(models: Sequence[Model], study: str, datastore: Datastore, request: di
     found = disagreement(models, Path(path), choice(request.get("device")))
     datastore.update_image_info(study, {SCORE: {"score": found, "models": key}})
     return found
+
+
+def _seconds(asked: Any) -> float:
+    try:
+        return float(asked)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"seconds is {asked!r}; a number is wanted") from error
 
 
 def _scored(datastore: Datastore, study: str) -> bool:

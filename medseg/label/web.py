@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +19,9 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.background import BackgroundTasks
 from fastapi.responses import FileResponse, JSONResponse
+from monailabel.interfaces.exception import MONAILabelException
 
+from medseg.errors import MedsegError
 from medseg.label import background
 from medseg.label.problems import as_http
 
@@ -32,6 +35,7 @@ def ordinary(endpoint: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         tasks = kwargs.get("background_tasks") or BackgroundTasks()
+        check_params(kwargs.get("params"))
         try:
             answer = asyncio.run(endpoint(*args, **kwargs))
         except Exception as error:
@@ -47,6 +51,21 @@ def ordinary(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     # not functools.wraps: FastAPI looks through its mark and would find the coroutine again
     call.__signature__ = inspect.signature(endpoint)  # type: ignore[attr-defined]
     return call
+
+
+def check_params(params: Any) -> None:
+    """Refuse options in a form that are no JSON object, which MONAI Label takes them for.
+
+    Raises:
+        HTTPException: 400.
+    """
+    if isinstance(params, str) and params:
+        try:
+            fits = isinstance(json.loads(params), dict)
+        except json.JSONDecodeError:
+            fits = False
+        if not fits:
+            raise HTTPException(400, f'params is no JSON object ({params[:100]!r}); give {{"name": value}}')
 
 
 def stock_app() -> FastAPI:
@@ -84,4 +103,5 @@ background.install()
 app = stock_app()
 stock_lifespan = app.router.lifespan_context
 app.router.lifespan_context = lifespan
-app.add_exception_handler(Exception, _as_json)
+for kind in (MedsegError, MONAILabelException, Exception):  # what is not named would be logged as the server's failure
+    app.add_exception_handler(kind, _as_json)

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))  # the generated data set that all tests share
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from archives import orthanc_in  # noqa: E402
 from servers import Server, free_port  # noqa: E402
 from tiny import write_dataset  # noqa: E402
 
@@ -74,7 +75,29 @@ def app(data, train, tmp_path_factory) -> Iterator[Server]:
     """A server of two models over a folder of six images; its runs are copies, which may be trained further."""
     place = tmp_path_factory.mktemp("app")
     runs = [shutil.copytree(train(name), place / name) for name in (BALL, PLANES)]
-    server = start(images_of(data, place / "studies"), runs, place)
+    (place / "temporary").mkdir()
+    server = start(images_of(data, place / "studies"), runs, place, TMPDIR=str(place / "temporary"))
     server.studies = place / "studies"
+    server.watches(place / "temporary")
     yield server
     server.stop(signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory) -> Iterator[Server]:
+    """A DICOM store of its own on loopback."""
+    store = orthanc_in(tmp_path_factory.mktemp("orthanc"))
+    if store is None:
+        pytest.skip("Orthanc is not installed (apt-get install orthanc orthanc-dicomweb)")
+    try:
+        yield store.wait("/system")
+    finally:
+        store.stop(signal.SIGTERM)
+
+
+def serve(orthanc: Server, run: Path, place: Path) -> Server:
+    temporary = place / "temporary"
+    temporary.mkdir()
+    server = start(f"{orthanc.url}/dicom-web", [run], place / "label", TMPDIR=str(temporary))
+    server.watches(temporary)
+    return server

@@ -32,6 +32,8 @@ class Server:
 
     work: Path
     studies: Path
+    temporary: Path
+    own: set[Path]
 
     def __init__(self, command: list[str], port: int, home: Path, environment: Mapping[str, str] | None = None) -> None:
         self.url, self.home, self.log = f"http://127.0.0.1:{port}", home, home / "server.log"
@@ -71,6 +73,25 @@ class Server:
     def save(self, image: str, label: Path, tag: str) -> requests.Response:
         with label.open("rb") as stream:
             return self.ask("PUT", "/datastore/label", params={"image": image, "tag": tag}, files={"label": stream})
+
+    def watches(self, temporary: Path) -> None:
+        """What is in its temporary folder by now is the server's own, such as the settings of its log."""
+        self.temporary, self.own = temporary, set(temporary.iterdir())
+
+    def tidied(self) -> None:
+        """Wait until no file of a request is left; they are removed after the answer."""
+        until = time.monotonic() + 20 * PATIENCE
+        while left := set(self.temporary.iterdir()) - self.own:
+            assert time.monotonic() < until, left
+            time.sleep(0.1)
+
+    def stats(self, model: str, *statuses: str) -> dict[str, Any]:
+        """Wait until a model's training is there, and what is told of it."""
+        until = time.monotonic() + 120 * PATIENCE
+        while (told := self.json("GET", "/info/")["train_stats"][model]).get("status") not in statuses:
+            assert time.monotonic() < until, f"{told}\n{self.words()}"
+            time.sleep(0.3)
+        return told
 
     def stop(self, how: int) -> None:
         if self.process.poll() is None:

@@ -97,6 +97,7 @@ def test_many_requests_at_once_are_all_answered(app, tmp_path):
         found = voxels(answer.content, tmp_path)
         np.testing.assert_array_equal(found, first.setdefault(case, found))
     assert len({found.tobytes() for found in first.values()}) > 1
+    app.tidied()
 
 
 def test_active_learning_asks_for_the_most_disputed_study(app, data):

@@ -21,6 +21,7 @@ def goes_on(app):
     yield
     assert app.process.poll() is None
     assert app.infer(BALL, "case0").status_code == 200
+    app.tidied()
 
 
 def refused(answer, *words: str) -> None:
@@ -80,6 +81,19 @@ def test_a_label_of_another_geometry(app, tmp_path):
     assert app.ask("DELETE", "/datastore/label", params={"id": "case0", "tag": "rater-z"}).status_code == 200
 
 
+def test_a_label_that_is_none(app, tmp_path):
+    shutil.copy(app.studies / "case0.nii.gz", tmp_path / "label.nii.gz")
+    (tmp_path / "label.docx").write_text("no label")
+    (tmp_path / "label.bin").write_bytes(b"raw voxels, which a folder of files has no use for")
+    refused(app.save("case0", tmp_path / "label.docx", "final"), "save it in one of these formats")
+    refused(app.save("case0", tmp_path / "label.bin", "final"), "save it in one of these formats")
+    refused(app.save("case0", tmp_path / "label.nii.gz", "../../escaped"), "is no name")
+    with (tmp_path / "label.nii.gz").open("rb") as stream:
+        where = {"image": "../escaped"}
+        refused(app.ask("PUT", "/datastore/image", params=where, files={"file": ("a.nii.gz", stream)}), "is no name")
+    assert not list(app.studies.parent.glob("escaped*"))
+
+
 def test_a_client_that_hangs_up(app):
     host, port = "127.0.0.1", int(app.url.rpartition(":")[2])
     for _ in range(3):
@@ -92,11 +106,15 @@ def test_a_client_that_hangs_up(app):
 def test_requests_that_mean_nothing(app):
     refused(app.infer("no-such-model", "case0"), "no-such-model")
     refused(app.infer(BALL, "case0", data={"params": "{not json"}), "JSON")
+    refused(app.infer(BALL, "case0", data={"params": "[1, 2]"}), "no JSON object")
     refused(app.infer(BALL, "case0", data={"params": '{"device": "abacus"}'}), "abacus")
     refused(app.infer(BALL, "case0", data={"params": '{"result_extension": ".exe"}'}), ".exe")
+    refused(app.infer(BALL, "", data={"params": "{}"}), "Neither Image")
+    refused(app.ask("POST", f"/infer/{BALL}", params={"image": "case0", "output": "dicom_seg"}), "DICOM SEG")
     refused(app.infer("consensus", "case0", data={"params": '{"tags": "a,b"}'}), "no label with the tag a, b")
     refused(app.ask("POST", "/scoring/no-such", params={"run_sync": True}), "no-such")
     refused(app.ask("POST", "/activelearning/no-such"), "no-such")
+    refused(app.ask("POST", "/activelearning/disagreement", json={"seconds": "few"}), "seconds is 'few'")
 
 
 def test_a_model_folder_that_is_no_bundle_and_a_port_that_is_taken(app, tmp_path, train):

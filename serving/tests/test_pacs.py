@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,61 +11,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pydicom
-import pytest
 import requests
-from conftest import BALL, start
-from servers import Server, free_port
+from archives import upload, write_series
+from conftest import BALL, serve
 
 from medseg.workflows.predict import predict
 
-PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 SEGMENTS = [{"name": "any", "model_name": "medseg"}, {"name": "other"}]  # the model knows better
-
-
-@pytest.fixture(scope="module")
-def orthanc(tmp_path_factory):
-    """A DICOM store of its own on loopback."""
-    program = shutil.which("Orthanc")
-    if program is None or not PLUGIN.exists():
-        pytest.skip("Orthanc is not installed (apt-get install orthanc orthanc-dicomweb)")
-    place, port = tmp_path_factory.mktemp("orthanc"), free_port()
-    settings = {
-        "StorageDirectory": str(place / "store"),
-        "IndexDirectory": str(place / "store"),
-        "HttpPort": port,
-        "DicomServerEnabled": False,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "Plugins": [str(PLUGIN)],
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-    }
-    (place / "orthanc.json").write_text(json.dumps(settings))
-    server = Server([program, str(place / "orthanc.json")], port, place / "home")
-    try:
-        yield server.wait("/system")
-    finally:
-        server.stop(signal.SIGTERM)
-
-
-def write_series(image: nib.Nifti1Image, folder: Path) -> str:
-    """A volume as an MR series, by pydicom alone; gives the series' UID."""
-    from dicoms import header, put_pixels
-    from pydicom.uid import MRImageStorage, generate_uid
-
-    series, study = generate_uid()[:50].rstrip("."), generate_uid()
-    lps = np.diag([-1.0, -1, 1, 1]) @ image.affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    array = np.asarray(image.dataobj).astype(np.int16)
-    folder.mkdir()
-    for z in range(array.shape[2]):
-        data = header(series, z, "MR", study)
-        data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = MRImageStorage
-        put_pixels(data, array[:, :, z].T)
-        data.ImageOrientationPatient = [*(lps[:3, 0] / spacing[0]), *(lps[:3, 1] / spacing[1])]
-        data.ImagePositionPatient = [float(f"{v:.9g}") for v in lps[:3, 3] + lps[:3, 2] * z]
-        data.PixelSpacing, data.SliceThickness = [spacing[1], spacing[0]], spacing[2]
-        data.save_as(folder / f"{z}.dcm", enforce_file_format=True)
-    return series
 
 
 def voxels(content: bytes, path: Path) -> np.ndarray:
@@ -77,9 +28,8 @@ def voxels(content: bytes, path: Path) -> np.ndarray:
 def test_a_study_is_segmented_stored_and_read_by_others(orthanc, train, data, tmp_path):
     image = nib.load(data.parent / "case5.nii.gz")
     series = write_series(image, tmp_path / "series")
-    for file in sorted((tmp_path / "series").iterdir()):
-        assert orthanc.ask("POST", "/instances", data=file.read_bytes()).status_code == 200
-    label = start(f"{orthanc.url}/dicom-web", [train(BALL)], tmp_path / "label")
+    upload(orthanc, tmp_path / "series")
+    label = serve(orthanc, train(BALL), tmp_path)
     try:
         assert label.json("POST", "/activelearning/first")["id"] == series
         served = voxels(label.infer(BALL, series).content, tmp_path / "served.nii.gz")
@@ -101,8 +51,11 @@ def test_a_study_is_segmented_stored_and_read_by_others(orthanc, train, data, tm
             told = {"params": json.dumps({"label_info": SEGMENTS})}
             saved = label.ask("PUT", "/datastore/label", params=where, data=told, files={"label": stream})
         assert saved.status_code == 200, saved.text + label.words()
+        label.tidied()
     finally:
         label.stop(signal.SIGTERM)
+    answered = pydicom.dcmread(tmp_path / "answer.dcm").SegmentSequence[0]
+    assert (answered.SegmentAlgorithmType, answered.SegmentAlgorithmName) == ("AUTOMATIC", f"medseg {BALL}")
     found = requests.get(f"{orthanc.url}/dicom-web/series", params={"Modality": "SEG"}, timeout=60).json()
     assert len(found) == 1
     stored = orthanc.json("POST", "/tools/find", json={"Level": "Instance", "Query": {"Modality": "SEG"}})
@@ -110,7 +63,8 @@ def test_a_study_is_segmented_stored_and_read_by_others(orthanc, train, data, tm
     segmentation = pydicom.dcmread(tmp_path / "stored.dcm")
     assert segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID == series
     assert [segment.SegmentLabel for segment in segmentation.SegmentSequence] == ["ball", "box"]
-    assert segmentation.SegmentSequence[0].SegmentAlgorithmName
+    drawn = segmentation.SegmentSequence[0]  # the client was given a model's result and saved what it became
+    assert (drawn.SegmentAlgorithmType, drawn.SegmentAlgorithmName) == ("SEMIAUTOMATIC", f"medseg {BALL}")
     grid = nib.as_closest_canonical(nib.load(tmp_path / "served.nii.gz"))
     np.testing.assert_array_equal(by_dcmqi(tmp_path / "stored.dcm", tmp_path / "read", grid), served)
 
