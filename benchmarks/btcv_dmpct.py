@@ -5,9 +5,9 @@
 Each draw shuffles the cases: some are labelled, some are kept for testing, the rest are the unlabelled pool, whose
 labels are opened for the table of pseudo-labels and for nothing else. One plan is sized once, by `--budget` for the
 co-training of a draw or by `--iterations` and the like, and then frozen: every network of every variant and round has
-the same iterations, patches and seed. Co-training by the paper's own rule (`--paper`: all that the vote calls background
-is taught as background) and self-training start from the very teachers of the co-training. Finished steps are kept, so
-that an interrupted benchmark goes on where it was.
+the same iterations, patches and seed. Co-training by the paper's own rule (`--paper`: all that the vote calls
+background is taught as background) and self-training start from the very teachers of the co-training. Finished steps
+are kept, so that an interrupted benchmark goes on where it was.
 """
 
 from __future__ import annotations
