@@ -34,22 +34,25 @@ class DMPCT(Method):
         dice: weight of a soft Dice term beside the cross-entropy, which is all that the paper has.
         fusion: "vote", or "mean": the largest mean of the planes' probabilities.
         ignore_disagreement: do not learn where no two planes agree.
-        sure_background: in the first round, learn background from pseudo-labels only where every plane calls it that
-            with at least this probability, such as 0.9; None: wherever the vote is background, as in the paper.
-            Teachers of few scans miss much more than they invent, and what they miss would be taught as background.
-            Their students miss as much as they invent; leaving background out again would let structures swell.
+        sure_background: learn background from pseudo-labels only where every plane calls it that with at least this
+            probability, such as 0.9; None: wherever the vote is background, as in the paper. Teachers of few scans
+            miss much more than they invent, and what they miss would be taught as background.
+        sure_rounds: rounds, from the first, in which `sure_background` holds. Once networks miss no more than they
+            invent, leaving background out lets structures swell.
         student: "scratch", from where the teachers started, or "warm", from the teachers' weights with half the
             iterations and a tenth of the learning rate.
         stop_dice: end early where pseudo-labels change less than this mean Dice between two rounds tells, such as 0.99.
     """
 
-    rule_options = frozenset({"fusion", "ignore_disagreement", "sure_background", "student", "stop_dice"})
+    rule_options = frozenset(
+        {"fusion", "ignore_disagreement", "sure_background", "sure_rounds", "student", "stop_dice"}
+    )
 
     def __init__(
         self, network: nn.Module, *, classes: int, previous: nn.Module | None = None,
         dice: float = 0.0, fusion: Literal["vote", "mean"] = "vote", ignore_disagreement: bool = False,
-        sure_background: float | None = None, student: Literal["scratch", "warm"] = "scratch",
-        stop_dice: float | None = None,
+        sure_background: float | None = None, sure_rounds: int = 1,
+        student: Literal["scratch", "warm"] = "scratch", stop_dice: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__(network, classes=classes)  # a network that is not trained here need not travel along
         for name, value, known in (("fusion", fusion, ("vote", "mean")), ("student", student, ("scratch", "warm"))):
@@ -60,7 +63,8 @@ class DMPCT(Method):
         if sure_background is not None and not 0 <= sure_background <= 1:
             raise ValueError(f"sure_background is {sure_background}; accepted is a probability from 0 to 1")
         self.dice, self.fusion, self.ignore_disagreement = dice, fusion, ignore_disagreement
-        self.sure_background, self.warm_students, self.stop_dice = sure_background, student == "warm", stop_dice
+        self.sure_background, self.sure_rounds = sure_background, sure_rounds
+        self.warm_students, self.stop_dice = student == "warm", stop_dice
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Terms `cross_entropy` and `dice`."""
@@ -80,7 +84,7 @@ class DMPCT(Method):
                 fused = fusing.fuse_mean(votes.probabilities)
             if self.ignore_disagreement and len(votes.labels) > 2:
                 fused[fusing.all_differ(votes.labels)] = IGNORE
-            if self.sure_background is not None and round_number == 1:
+            if self.sure_background is not None and round_number <= self.sure_rounds:
                 sure = fusing.all_sure(votes.labels, votes.confidences, 0, self.sure_background)
                 fused[(fused == 0) & ~sure] = IGNORE
             yield fused
