@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from medseg.label.models import Model
 from medseg.label.predicting import device_names, predict_study
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+RESULTS: ContextVar[list[Path] | None] = ContextVar("RESULTS", default=None)
+"""Files that a request made, to be removed if it is refused in the end; MONAI Label forgets them then."""
 
 
 class ModelTask(InferTask):
@@ -111,7 +114,10 @@ def image_of(request: dict[str, Any]) -> Path:
 def new_result(ending: str = ".nii.gz") -> Path:
     """A file name that nobody has; the server removes the file when it is sent."""
     with tempfile.NamedTemporaryFile(prefix="medseg-", suffix=ending) as file:
-        return Path(file.name)
+        result = Path(file.name)
+    if (made := RESULTS.get()) is not None:
+        made.append(result)
+    return result
 
 
 def converted(result: Path, ending: str | None, compress: bool) -> Path:
@@ -126,7 +132,7 @@ def converted(result: Path, ending: str | None, compress: bool) -> Path:
     if ending not in ENDINGS:
         result.unlink()
         raise ConfigError(f"result_extension {ending!r} is not offered; one of {', '.join(ENDINGS)}")
-    other = result.with_name(result.name.removesuffix(".nii.gz") + str(ending))
+    other = new_result(str(ending))
     try:
         sitk.WriteImage(sitk.ReadImage(str(result)), str(other), useCompression=compress and ending != ".nii")
     except RuntimeError as error:

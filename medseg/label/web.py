@@ -23,6 +23,7 @@ from monailabel.interfaces.exception import MONAILabelException
 
 from medseg.errors import MedsegError
 from medseg.label import background
+from medseg.label.infers import RESULTS
 from medseg.label.problems import as_http
 
 DICOM = "application/dicom"
@@ -36,10 +37,14 @@ def ordinary(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         tasks = kwargs.get("background_tasks") or BackgroundTasks()
         check_params(kwargs.get("params"))
+        made: list[Path] = []
+        RESULTS.set(made)
         try:
             answer = asyncio.run(endpoint(*args, **kwargs))
         except Exception as error:
             asyncio.run(tasks())  # they remove what was uploaded, and are run with answers only
+            for path in made:
+                path.unlink(missing_ok=True)
             if isinstance(error, HTTPException) and error.status_code == 500 and error.__cause__ is None:
                 raise HTTPException(400, error.detail) from error  # MONAI Label's own, all of them clients' mistakes
             raise
