@@ -111,7 +111,8 @@ def test_the_product_is_the_last_round(run):
         assert equal({k.removeprefix(prefix): v for k, v in weights(run).items() if k.startswith(prefix)}, own)
 
 
-def test_what_the_run_tells(run):
+def test_what_the_run_tells(run, manifest):
+    data = Manifest.load(manifest)
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [(r["round"], r["kind"]) for r in records] == [
         (0, "validation"), (1, "pseudo"), (1, "validation"), (2, "pseudo"), (2, "validation")
@@ -126,6 +127,8 @@ def test_what_the_run_tells(run):
     assert second["volume_ml"]["ball"] == pytest.approx(ball, abs=1e-3)
     page = (run / "summary.html").read_text()
     assert page.count("data:image/png;base64,") == 2
+    drawn = [1.25e-3 * np.sum(voxels(data.label(case)) == 1) for case in data.training]
+    assert f">{np.mean(drawn):.1f}<" in page.split("Mean volume")[1]
     assert "http" not in page
     assert (run / "summary.png").read_bytes()[:4] == b"\x89PNG"
     assert list((run / "tensorboard" / "rounds").glob("events*"))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from medseg.manifest import Manifest
 from medseg.workflows.pieces import Piece, digest_of
 from medseg.workflows.rounds_bundle import copy_bundle, join_bundles
 from medseg.workflows.rounds_check import check_rounds, files_of, warn
+from medseg.workflows.rounds_drawn import drawn_ml
 from medseg.workflows.rounds_figures import figures
 from medseg.workflows.rounds_label import Labeller, round_manifest
 from medseg.workflows.rounds_outlook import Outlook
@@ -262,6 +263,10 @@ class RoundsRun:
     def _structures(self) -> tuple[str, ...]:
         return tuple(self.spec.labels[value] for value in self.spec.label_values[1:])
 
+    @cached_property
+    def _drawn(self) -> dict[str, float]:
+        return drawn_ml(self.manifest) if self.rounds else {}
+
     def _note(self, line: str) -> None:
         """Say a warning now, and on the page."""
         self.notes.append(line)
@@ -273,5 +278,7 @@ class RoundsRun:
             return
         counts = {name: len(cases) for name, cases in files_of(self.manifest).items()}
         ct = set(self.spec.modality) == {"CT"}
-        story = Story(self.pipeline.name, self.views, self._structures, self.rounds, counts, ct, tuple(self.notes))
+        story = Story(
+            self.pipeline.name, self.views, self._structures, self.rounds, counts, ct, tuple(self.notes), self._drawn
+        )
         write_summary(self.folder, self.results, story)

@@ -39,7 +39,7 @@ def score_round(voter: Voter, manifest: Manifest, views: Sequence[str]) -> dict[
     scores = {name: ClassDice(classes, voter.device) for name in (*views, FUSED)}
     found = torch.zeros(len(views), device=voter.device)
     for case in cases[distributed.rank() :: distributed.world()]:
-        truth = torch.from_numpy(_truth(manifest, case))
+        truth = torch.from_numpy(truth_of(manifest, case))
         votes, fused = voter.both(manifest.images(case))
         for number, (name, label) in enumerate(zip(scores, [*votes.labels, fused], strict=True)):
             scores[name].update(([label], [truth]))
@@ -54,7 +54,7 @@ def score_round(voter: Voter, manifest: Manifest, views: Sequence[str]) -> dict[
     }
 
 
-def _truth(manifest: Manifest, case: Case) -> np.ndarray:
+def truth_of(manifest: Manifest, case: Case) -> np.ndarray:
     """The label of a case `(X, Y, Z)` as class indices, 255 = ignore, along the axes of its image's file."""
     path = manifest.label(case)
     assert path is not None
