@@ -78,8 +78,9 @@ def test_background_that_some_plane_doubts_may_be_left_out():
     )
     assert relabelled(votes_of(maps)) == [0, 0, 0, 0, 1]
     assert relabelled(votes_of(maps), sure_background=0.9) == [0, 255, 255, 255, 1]
-    assert relabelled(votes_of(maps), 2, sure_background=0.9) == [0, 0, 0, 0, 1]
-    assert relabelled(votes_of(maps), 2, sure_background=0.9, sure_rounds=2) == [0, 255, 255, 255, 1]
+    assert relabelled(votes_of(maps), 2, sure_background=0.9) == [0, 255, 255, 255, 1]
+    assert relabelled(votes_of(maps), 1, sure_background=0.9, sure_rounds=1) == [0, 255, 255, 255, 1]
+    assert relabelled(votes_of(maps), 2, sure_background=0.9, sure_rounds=1) == [0, 0, 0, 0, 1]
     assert relabelled(votes_of(maps), sure_background=0) == [0, 0, 255, 255, 1]
     assert relabelled(votes_of(maps, full=True), sure_background=1, fusion="mean")[:4] == [255] * 4
 

@@ -37,8 +37,8 @@ class DMPCT(Method):
         sure_background: learn background from pseudo-labels only where every plane calls it that with at least this
             probability, such as 0.9; None: wherever the vote is background, as in the paper. Teachers of few scans
             miss much more than they invent, and what they miss would be taught as background.
-        sure_rounds: rounds, from the first, in which `sure_background` holds. Once networks miss no more than they
-            invent, leaving background out lets structures swell.
+        sure_rounds: rounds, from the first, in which `sure_background` holds; None: all. Once networks miss no more
+            than they invent, leaving background out lets structures swell.
         student: "scratch", from where the teachers started, or "warm", from the teachers' weights with half the
             iterations and a tenth of the learning rate.
         stop_dice: end early where pseudo-labels change less than this mean Dice between two rounds tells, such as 0.99.
@@ -51,7 +51,7 @@ class DMPCT(Method):
     def __init__(
         self, network: nn.Module, *, classes: int, previous: nn.Module | None = None,
         dice: float = 0.0, fusion: Literal["vote", "mean"] = "vote", ignore_disagreement: bool = False,
-        sure_background: float | None = None, sure_rounds: int = 1,
+        sure_background: float | None = None, sure_rounds: int | None = None,
         student: Literal["scratch", "warm"] = "scratch", stop_dice: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__(network, classes=classes)  # a network that is not trained here need not travel along
@@ -84,7 +84,7 @@ class DMPCT(Method):
                 fused = fusing.fuse_mean(votes.probabilities)
             if self.ignore_disagreement and len(votes.labels) > 2:
                 fused[fusing.all_differ(votes.labels)] = IGNORE
-            if self.sure_background is not None and round_number <= self.sure_rounds:
+            if self.sure_background is not None and (self.sure_rounds is None or round_number <= self.sure_rounds):
                 sure = fusing.all_sure(votes.labels, votes.confidences, 0, self.sure_background)
                 fused[(fused == 0) & ~sure] = IGNORE
             yield fused
