@@ -85,7 +85,7 @@ def write_bundle(
         network_def: `_target_` dictionary that makes such a network.
         data: what the plan decided about the data.
         name: of the pipeline.
-        fusion: how the views of a `portable.nets.Views` become one, "vote" or "mean".
+        fusion: how the views of a `portable.nets.Views` become one, of `portable.views.FUSIONS`.
 
     Returns:
         `out`.

@@ -20,7 +20,7 @@ def join_bundles(out: Path, parts: Mapping[str, Path], *, data: DataSpec, name: 
         parts: view -> bundle of one network.
         data: what all views share, as planned: its patch has the length of every axis.
         name: of the pipeline.
-        fusion: "vote" or "mean".
+        fusion: of `portable.views.FUSIONS`.
 
     Returns:
         `out`.

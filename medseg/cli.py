@@ -99,6 +99,7 @@ def predict(
     series: Annotated[str | None, typer.Option(help="UID of the DICOM series, if the folder holds several.")] = None,
     format_: Annotated[str, typer.Option("--format", help="nifti, nrrd (with names), or dicom-seg.")] = "nifti",
     view: Annotated[list[str] | None, typer.Option(help="Ask this view alone; may be repeated.")] = None,
+    fusion: Annotated[str | None, typer.Option(help="Of several views: vote, any (that sees it), or mean.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write class probabilities.")] = False,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored images (slower).")] = False,
     overlap: Annotated[float | None, typer.Option(help="Overlap of windows, 0 to below 1.")] = None,
@@ -113,7 +114,7 @@ def predict(
 
     report = run(
         model, inputs, output, section=section, series=series, format=format_, views=view or (),
-        probabilities=probabilities, mirror=mirror, overlap=overlap, device=device,
+        fusion=fusion, probabilities=probabilities, mirror=mirror, overlap=overlap, device=device,
         overwrite=overwrite, strict=strict, shard=shard, num_shards=num_shards,
     )  # fmt: skip
     if report["failed"]:

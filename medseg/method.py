@@ -74,8 +74,9 @@ class Method(nn.Module, ABC):
     streams: ClassVar[tuple[str, ...]] = ("labeled",)
     """Which streams a batch must carry, labelled first."""
 
-    fusion: Literal["vote", "mean"] = "vote"
-    """How networks of several views predict together; with "mean" `relabel` gets the probabilities of all classes."""
+    fusion: Literal["vote", "any", "mean"] = "vote"
+    """How networks of several views predict together (`portable.views.FUSIONS`); with "mean" `relabel` gets the
+    probabilities of all classes."""
 
     rule_options: ClassVar[frozenset[str]] = frozenset()
     """Options that a single network does not depend on: those of pseudo-labels and rounds."""

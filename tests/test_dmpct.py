@@ -85,6 +85,10 @@ def test_background_that_some_plane_doubts_may_be_left_out():
     assert relabelled(votes_of(maps, full=True), sure_background=1, fusion="mean")[:4] == [255] * 4
 
 
+def test_planes_that_say_background_may_have_no_vote():
+    assert relabelled(votes_of(CARD), fusion="any") == [1, 1, 2, 1]
+
+
 def test_the_mean_is_another_rule():
     maps = np.array([[0.95, 0.05], [0.45, 0.55], [0.45, 0.55]], np.float32)[..., None]
     assert relabelled(votes_of(maps)) == [1]
@@ -116,7 +120,7 @@ def test_cases_are_loaded_one_by_one():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"fusion": "median"}, "accepted are vote, mean"),
+        ({"fusion": "median"}, "accepted are vote, any, mean"),
         ({"student": "cold"}, "scratch, warm"),
         ({"stop_dice": 2}, "up to 1"),
         ({"sure_background": 90}, "from 0 to 1"),

@@ -56,6 +56,19 @@ def test_label_and_confidence_are_enough(views, classes, seed):
     assert fused.tolist() == [slow_vote(maps[:, i]) for i in range(60)]
 
 
+@given(st.integers(1, 5), st.integers(2, 17), st.integers(0, 10**6))
+def test_views_that_say_background_may_have_no_vote(views, classes, seed):
+    maps = random_maps(views, classes, 60, seed)
+    expected = []
+    for i in range(60):
+        seen = [p for p in maps[:, i] if np.argmax(p)]
+        expected.append(slow_vote(np.array(seen)) if seen else 0)
+    labels, confidences = top(maps)
+    assert fuse_votes(labels, confidences, 0).tolist() == expected
+    values = torch.tensor([200, *range(1, classes)], dtype=torch.uint8)  # background need not be the smallest value
+    assert fuse_votes(values[labels.int()], confidences, 200).tolist() == [label or 200 for label in expected]
+
+
 @given(st.integers(2, 17), st.integers(0, 10**6))
 def test_all_differ_takes_the_largest_probability_of_any_view_and_class(classes, seed):
     maps = np.random.default_rng(seed).dirichlet(np.ones(classes), (3, 200)).astype(np.float16)

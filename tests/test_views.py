@@ -108,6 +108,8 @@ def test_results_of_other_views_are_not_taken_for_done(world, tmp_path):
     [
         ("all", {"views": ["frontal"]}, "--view frontal: the model has no such view; it has sagittal, coronal, axial"),
         ("axial", {"views": ["coronal"]}, "it has axial"),
+        ("all", {"fusion": "sum"}, "--fusion sum: accepted are vote, any, mean"),
+        ("axial", {"fusion": "any"}, "--fusion any: the model has one network"),
         ("all", {"probabilities": True}, "--view sagittal or --view coronal or --view axial"),
     ],
 )
@@ -180,6 +182,10 @@ def test_all_views_are_the_vote_and_the_mean_of_each():
     votes = [m.argmax(0).byte() for m in maps]
     assert all(torch.equal(labels, vote) for (_, labels, _), vote in zip(heard, votes, strict=True))
     assert torch.equal(fused, fuse_votes(votes, [m.amax(0).half() for m in maps]))
+    seen = ViewsInferer(volume.shape[2:], PLANES, fusion="any")(volume, nets)[0, 0]
+    assert torch.equal(seen, fuse_votes(votes, [m.amax(0).half() for m in maps], 0))
+    values = ViewsInferer(volume.shape[2:], PLANES, fusion="any", label_values=[7, 1, 2, 3])(volume, nets)[0, 0]
+    assert torch.equal(values, torch.where(seen == 0, 7, seen))
     mean = torch.stack(maps).mean(0)
     by_mean = ViewsInferer(volume.shape[2:], PLANES, fusion="mean")(volume, nets)[0, 0].long()
     lost = mean.amax(0) - mean.gather(0, by_mean[None])[0]
@@ -188,7 +194,7 @@ def test_all_views_are_the_vote_and_the_mean_of_each():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("fusion", ["vote", "mean"])
+@pytest.mark.parametrize("fusion", ["vote", "any", "mean"])
 def test_three_copies_of_one_view_are_that_view(fusion):
     nets, volume = three(), torch.randn(1, 1, 12, 10, 11)
     thrice = ViewsInferer((16, 16, 16), ("coronal",) * 3, fusion=fusion)(volume, nets)
@@ -213,7 +219,7 @@ def test_views_that_are_none_are_refused():
         Views({"frontal": small(1, 1, 1)})
     with pytest.raises(ValueError, match="must be odd"):
         Planar(nn.Identity(), 0, 2)
-    with pytest.raises(ValueError, match="fusion must be one of vote, mean"):
+    with pytest.raises(ValueError, match="fusion must be one of vote, any, mean"):
         ViewsInferer((8, 8, 8), PLANES, fusion="sum")
 
 

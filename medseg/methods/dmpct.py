@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from medseg.method import IGNORE, Batch, Clock, Method, Votes
 from medseg.ops import losses
 from medseg.portable import fusion as fusing
+from medseg.portable.views import FUSIONS
 
 
 class DMPCT(Method):
@@ -32,7 +33,8 @@ class DMPCT(Method):
         classes: number of classes with background.
         previous: not used.
         dice: weight of a soft Dice term beside the cross-entropy, which is all that the paper has.
-        fusion: "vote", or "mean": the largest mean of the planes' probabilities.
+        fusion: "vote"; "any": planes that say background have no vote, so that a structure is where any plane sees it;
+            or "mean": the largest mean of the planes' probabilities.
         ignore_disagreement: do not learn where no two planes agree.
         sure_background: learn background from pseudo-labels only where every plane calls it that with at least this
             probability, such as 0.9; None: wherever the vote is background, as in the paper. Teachers of few scans
@@ -50,12 +52,12 @@ class DMPCT(Method):
 
     def __init__(
         self, network: nn.Module, *, classes: int, previous: nn.Module | None = None,
-        dice: float = 0.0, fusion: Literal["vote", "mean"] = "vote", ignore_disagreement: bool = False,
+        dice: float = 0.0, fusion: Literal["vote", "any", "mean"] = "vote", ignore_disagreement: bool = False,
         sure_background: float | None = None, sure_rounds: int | None = None,
         student: Literal["scratch", "warm"] = "scratch", stop_dice: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__(network, classes=classes)  # a network that is not trained here need not travel along
-        for name, value, known in (("fusion", fusion, ("vote", "mean")), ("student", student, ("scratch", "warm"))):
+        for name, value, known in (("fusion", fusion, FUSIONS), ("student", student, ("scratch", "warm"))):
             if value not in known:
                 raise ValueError(f"{name} is {value!r}; accepted are {', '.join(known)}")
         if stop_dice is not None and not 0 < stop_dice <= 1:
@@ -77,11 +79,11 @@ class DMPCT(Method):
         """The vote of the views, case by case."""
         for index in range(len(cases)):
             votes = cases[index]
-            if self.fusion == "vote":
-                fused = fusing.fuse_votes(votes.labels, votes.confidences)
-            else:
+            if self.fusion == "mean":
                 assert votes.probabilities is not None  # since `fusion` asks for them
                 fused = fusing.fuse_mean(votes.probabilities)
+            else:
+                fused = fusing.fuse_votes(votes.labels, votes.confidences, 0 if self.fusion == "any" else None)
             if self.ignore_disagreement and len(votes.labels) > 2:
                 fused[fusing.all_differ(votes.labels)] = IGNORE
             if self.sure_background is not None and (self.sure_rounds is None or round_number <= self.sure_rounds):

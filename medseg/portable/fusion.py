@@ -20,12 +20,13 @@ from .restore import strongest
 BLOCK = 2**18  # voxels at a time: what is computed of them stays in the cache
 
 
-def fuse_votes(labels: Sequence[Tensor], confidences: Sequence[Tensor]) -> Tensor:
+def fuse_votes(labels: Sequence[Tensor], confidences: Sequence[Tensor], silent: int | None = None) -> Tensor:
     """Plurality of the views, ties to the most confident one.
 
     Args:
         labels: for each view `(*spatial)` uint8, or all of them in one tensor `(V, *spatial)`.
         confidences: likewise float16 in [0, 1], the probability of each of these labels.
+        silent: a label that views give without a vote for it: it is the answer only where all of them give it.
 
     Returns:
         `(*spatial)` uint8, in the memory layout of the first view's.
@@ -45,7 +46,11 @@ def fuse_votes(labels: Sequence[Tensor], confidences: Sequence[Tensor]) -> Tenso
                 same = one == votes[j]
                 agree[i] += same
                 agree[j] += same
-        here(fused).copy_(_winner(votes, agree, [here(c) for c in confidences]))
+        sure = [here(c) for c in confidences]
+        if silent is not None:  # the smallest of keys: no supporter, no confidence
+            sure = [c.masked_fill(vote == silent, 0) for c, vote in zip(sure, votes, strict=True)]
+            agree = [others.masked_fill(vote == silent, 0) for others, vote in zip(agree, votes, strict=True)]
+        here(fused).copy_(_winner(votes, agree, sure))
     return fused
 
 

@@ -22,7 +22,8 @@ from .nets import context_of
 from .planes import AXES, PLANES, slice_axis
 from .windows import Predictor, window_starts
 
-FUSIONS = ("vote", "mean")
+FUSIONS = ("vote", "any", "mean")
+"""Most views; most of those that do not say background; the largest mean probability."""
 
 Progress = Callable[[int, int], None]
 PlaneSink = Callable[[str, Tensor, Tensor], None]
@@ -44,7 +45,7 @@ class ViewsInferer(Inferer):
         mirror_axes: axes along which each window is also predicted mirrored.
         restore: give labels on the grid of the image's file.
         label_values: label value of each class.
-        fusion: "vote" or "mean"; see `fusion`.
+        fusion: of `FUSIONS`; see `fusion`.
 
     Attributes:
         probabilities: as of `SlabInferer`, for a single view.
@@ -93,7 +94,7 @@ class ViewsInferer(Inferer):
         """
         networks = self._networks(network)
         self._check_planes(inputs.shape[2:])
-        votes = self.sink is not None or (self.fusion == "vote" and len(self.views) > 1)
+        votes = self.sink is not None or (self.fusion != "mean" and len(self.views) > 1)
         answers: list[_Answer] = []
         with tempfile.TemporaryDirectory() if self._by_mean else nullcontext("") as scratch:
             for view in self.views:
@@ -163,7 +164,12 @@ class ViewsInferer(Inferer):
             if self.label_values is not None:
                 fused = torch.tensor(list(self.label_values), dtype=torch.uint8)[fused.int()]
         else:
-            fused = fuse_votes([answer.plain for answer in answers], [answer.confidence for answer in answers])
+            background = int(self.label_values[0]) if self.label_values is not None else 0
+            fused = fuse_votes(
+                [answer.plain for answer in answers],
+                [answer.confidence for answer in answers],
+                background if self.fusion == "any" else None,
+            )
         fused = fused.to(first.device)[None, None]
         if not isinstance(first, MetaTensor):
             return fused

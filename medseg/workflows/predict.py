@@ -25,7 +25,7 @@ from medseg.bundle import OpenBundle, open_bundle
 from medseg.engine import distributed
 from medseg.errors import ConfigError, DataError, MedsegError, OutputError
 from medseg.files import make_folder, write_whole
-from medseg.portable.views import ViewsInferer
+from medseg.portable.views import FUSIONS, ViewsInferer
 from medseg.portable.writing import remove_leftovers
 from medseg.workflows.predict_case import PROBABILITIES, CasePredictor, fingerprint, record
 from medseg.workflows.predict_cases import Item, collect, share
@@ -61,6 +61,7 @@ class Options:
         series: UID of the DICOM series to take; default the only volume in a folder.
         format: of the label maps, a name of `predict_formats.FORMATS`.
         views: which views of a model of several to ask; default all of them, fused.
+        fusion: how several views become one, of `portable.views.FUSIONS`; default as the model says.
         probabilities: also write the probability of each class, in steps of 1/255.
         mirror: average over mirrored images.
         overlap: of windows, in [0, 1); default as planned.
@@ -75,6 +76,7 @@ class Options:
     series: str | None = None
     format: str = "nifti"
     views: Sequence[str] = ()
+    fusion: str | None = None
     probabilities: bool = False
     mirror: bool = False
     overlap: float | None = None
@@ -155,7 +157,7 @@ def _configure(bundle: OpenBundle, chosen: Options, listener: Listener) -> dict[
     inferer = bundle.inferer
     views = _views(bundle, chosen)
     if isinstance(inferer, ViewsInferer):
-        inferer.views = views
+        inferer.views, inferer.fusion = views, chosen.fusion or inferer.fusion
     if chosen.overlap is not None:
         inferer.overlap = chosen.overlap
     if chosen.mirror:
@@ -166,19 +168,26 @@ def _configure(bundle: OpenBundle, chosen: Options, listener: Listener) -> dict[
         inferer.mirror_axes = (1, 2) if sided else tuple(trained or (0, 1, 2))
     mirrored = list(inferer.mirror_axes)
     settings = {"overlap": inferer.overlap, "mirror_axes": mirrored, "probabilities": chosen.probabilities}
-    return {**settings, "views": list(views)} if views else settings
+    if isinstance(inferer, ViewsInferer):
+        settings |= {"views": list(views), "fusion": inferer.fusion}
+    return settings
 
 
 def _views(bundle: OpenBundle, chosen: Options) -> tuple[str, ...]:
     """The views to ask; none of a model that has one network.
 
     Raises:
-        ConfigError: a view that the model does not have, or probabilities of several.
+        ConfigError: a view that the model does not have, an unknown fusion, or probabilities of several views.
     """
     known = bundle.views or (bundle.data.view,)
     for view in chosen.views:
         if view not in known:
             raise ConfigError(f"--view {view}: the model has no such view; it has {', '.join(known)}", path=bundle.path)
+    if chosen.fusion and (chosen.fusion not in FUSIONS or not bundle.views):
+        accepted = (
+            f"accepted are {', '.join(FUSIONS)}" if bundle.views else "the model has one network, nothing to fuse"
+        )
+        raise ConfigError(f"--fusion {chosen.fusion}: {accepted}", path=bundle.path)
     if not bundle.views:
         return ()
     views = tuple(dict.fromkeys(chosen.views)) or bundle.views

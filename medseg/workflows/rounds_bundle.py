@@ -20,7 +20,7 @@ def join_bundles(single: Mapping[str, Path], out: Path, data: DataSpec, *, name:
         out: where the common bundle goes.
         data: what the plan decided for all views.
         name: of the pipeline.
-        fusion: "vote" or "mean".
+        fusion: of `portable.views.FUSIONS`.
 
     Raises:
         MedsegError: a bundle that cannot be used, or a place that cannot be written.
