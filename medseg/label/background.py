@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -16,6 +15,8 @@ from monailabel.utils.async_tasks.task import AsyncTask
 
 STARTS = 30.0
 """Seconds that a task may need until it is a process; one that never became any does not bar others for ever."""
+STOPS = 10.0
+"""Seconds that stopping all tasks may take."""
 _submitting = threading.Lock()
 _submitted: dict[str, float] = {}
 
@@ -52,7 +53,10 @@ def stop_all() -> None:
     """Stop what runs and forget what waits."""
     for executor in utils.background_executors.values():
         executor.shutdown(wait=False, cancel_futures=True)
+    latest = time.monotonic() + STOPS
     for method in list(utils.background_processes):
-        while utils.background_processes[method]:
-            with suppress(psutil.NoSuchProcess, StopIteration):  # it ended meanwhile
+        while utils.background_processes[method] and time.monotonic() < latest:
+            try:
                 utils.stop_background_task(method)
+            except (psutil.NoSuchProcess, StopIteration):  # it ended; the thread that watches it takes it off the list
+                time.sleep(0.05)
