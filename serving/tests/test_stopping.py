@@ -55,7 +55,7 @@ def test_a_training_is_stopped_and_then_its_server(place):
         assert again.infer(BALL, "case0").status_code == 200
         again.json("POST", f"/train/{BALL}", json={**LONG, "iterations": 1})
         assert again.stats(BALL, "done")["cases"]["training"] >= 2
-        left = sorted(folder.name for folder in (place / "work" / "models" / BALL).glob("*/run"))
+        left = sorted(folder.parent.name for folder in (place / "work" / "models" / BALL).glob("*/run"))
         assert left in ([], ["0003"]), "what the stopped ones left is gone"
     finally:
         again.stop(signal.SIGTERM)
