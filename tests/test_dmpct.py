@@ -120,10 +120,12 @@ def test_cases_are_loaded_one_by_one():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"fusion": "median"}, "accepted are vote, any, mean"),
-        ({"student": "cold"}, "scratch, warm"),
+        ({"fusion": "median"}, "fusion of method dmpct is 'median': .* 'vote', 'any' or 'mean'"),
+        ({"student": "cold"}, "'scratch' or 'warm'"),
         ({"stop_dice": 2}, "up to 1"),
         ({"sure_background": 90}, "from 0 to 1"),
+        ({"sure_background": "most"}, "sure_background of method dmpct is 'most': .* valid number"),
+        ({"sure_rounds": "two"}, "sure_rounds of method dmpct is 'two': .* valid integer"),
     ],
 )
 def test_wrong_options_are_named(options, words):

@@ -19,7 +19,19 @@ LAYERS = {
     4: {"workflows"},
     3: {"bundle", "consensus"},
     2: {"methods", "engine", "data"},
-    1: {"method", "ops", "networks", "config", "manifest", "planning", "metrics", "portable", "files", "dicom"},
+    1: {
+        "method",
+        "ops",
+        "networks",
+        "config",
+        "manifest",
+        "planning",
+        "metrics",
+        "portable",
+        "files",
+        "dicom",
+        "typed",
+    },
     0: {"errors", ""},
 }
 SIBLINGS = LAYERS[2]

@@ -12,6 +12,7 @@ import numpy as np
 
 from medseg.consensus.study import MISSING, Fused, Fuser, Study
 from medseg.errors import ConfigError
+from medseg.typed import typed
 
 FUSERS: dict[str, str] = {
     "gcssl": "medseg.consensus.gcssl:gcssl",
@@ -138,20 +139,13 @@ def check_options(method: str, options: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: an unknown name or option, or a value that it does not take.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     fuser = fuser_called(method)
     offered, hints = list(_keywords(fuser)), get_type_hints(fuser)
     strange = [key for key in options if key not in offered]
     if strange:
         raise ConfigError(f"{method} has no option {', '.join(strange)}; it has {', '.join(offered) or 'none'}")
-    for name, value in options.items():
-        plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-        try:
-            TypeAdapter(hints[name]).validate_python(plain)
-        except ValidationError as error:
-            wanted = " or ".join(dict.fromkeys(problem["msg"] for problem in error.errors()))
-            raise ConfigError(f"{name} of {method} is {value!r}: {wanted}") from error
+    plain = {k: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for k, v in options.items()}
+    typed(plain, hints, method)
 
 
 def fuser_called(name: str) -> Fuser:

@@ -7,9 +7,10 @@ import importlib.util
 import inspect
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from medseg.errors import ConfigError
+from medseg.typed import typed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,6 +65,13 @@ def build(name: str, network: nn.Module, *, classes: int, previous: nn.Module | 
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ConfigError(f"method {name} has no option {unknown[0]!r}; it has {', '.join(known)}")
+    try:
+        hints = get_type_hints(kind.__init__)
+    except (
+        NameError
+    ):  # a user's own file may import types for its type checker only; then its method has to look itself
+        hints = {}
+    options = typed(options, hints, f"method {name}")
     try:
         return kind(network, classes=classes, previous=previous, **options)
     except (TypeError, ValueError) as error:

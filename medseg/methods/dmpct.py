@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from medseg.method import IGNORE, Batch, Clock, Method, Votes
 from medseg.ops import losses
 from medseg.portable import fusion as fusing
-from medseg.portable.views import FUSIONS
 
 
 class DMPCT(Method):
@@ -57,9 +56,6 @@ class DMPCT(Method):
         student: Literal["scratch", "warm"] = "scratch", stop_dice: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__(network, classes=classes)  # a network that is not trained here need not travel along
-        for name, value, known in (("fusion", fusion, FUSIONS), ("student", student, ("scratch", "warm"))):
-            if value not in known:
-                raise ValueError(f"{name} is {value!r}; accepted are {', '.join(known)}")
         if stop_dice is not None and not 0 < stop_dice <= 1:
             raise ValueError(f"stop_dice is {stop_dice}; accepted is a Dice above 0 and up to 1")
         if sure_background is not None and not 0 <= sure_background <= 1:
