@@ -199,9 +199,8 @@ print(int(kept), faults[-1] - faults[-2])
 
 def test_freed_memory_is_kept_by_threads() -> None:
     script = """
-import sys
 from medseg.engine.memory import keep_freed_memory
-kept = keep_freed_memory(threads=sys.argv[1] == "shared")
+kept = keep_freed_memory(threads=True)
 import resource, torch
 from concurrent.futures import ThreadPoolExecutor
 def step():
@@ -212,10 +211,9 @@ with ThreadPoolExecutor(1) as pool:
     faults = [pool.submit(step).result() for _ in range(8)]
 print(int(kept), faults[-1] - faults[-4])
 """
-    found = {}
-    for heap in ("own", "shared"):
-        ran = subprocess.run([sys.executable, "-c", script, heap], capture_output=True, text=True, check=True)
-        found[heap] = [int(word) for word in ran.stdout.split()]
-    if not found["shared"][0]:
-        pytest.skip("this C library has no mallopt")
-    assert found["shared"][1] < found["own"][1] / 10  # page faults of three steps
+    for _ in range(3):  # heaps of their own give memory back in most runs, not in all
+        ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        kept, faults = (int(word) for word in ran.stdout.split())
+        if not kept:
+            pytest.skip("this C library has no mallopt")
+        assert faults < 1000  # page faults of three steps, of which each touches 38 400 pages
