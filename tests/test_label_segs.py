@@ -80,13 +80,16 @@ def test_a_seg_that_is_not_on_the_images_voxels_is_refused(wrong, tmp_path):
 
 def test_a_seg_with_names_that_no_model_knows_is_refused(tmp_path):
     seg, image = stored(tmp_path, names=("Segment_1", "liver"))
-    with pytest.raises(DataError, match=r"no model knows: Segment_1; known are liver, tumour"):
+    with pytest.raises(DataError, match=r"no known value: Segment_1; known are liver, tumour"):
         label_map(seg, image, KNOWN, tmp_path / "label.nii.gz")
     image.write_text("no image")
     with pytest.raises(DataError, match=r"image\.nii\.gz"):
         label_map(seg, image, KNOWN, tmp_path / "label.nii.gz")
-    models = [SimpleNamespace(labels={"Liver": 1}), SimpleNamespace(labels={"liver": 2, "Tumour": 4})]
-    assert known_names(models) == KNOWN
+
+
+def test_structures_that_models_number_differently_have_no_value():
+    labels = [{"Liver": 1, "spleen": 2, "aorta": 5}, {"liver": 1, "Tumour": 4, "Spleen": 3}, {"colon": 5}]
+    assert known_names(SimpleNamespace(labels=each) for each in labels) == KNOWN
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def _has_decoder(syntax: Any) -> bool:
 
     try:
         return bool(get_decoder(syntax).is_available)
-    except NotImplementedError:
+    except NotImplementedError:  # pydicom's answer for a syntax that it has no decoder for at all
         return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,12 +20,14 @@ TOLERANCE = 0.05
 
 
 def known_names(models: Iterable[Model]) -> dict[str, int]:
-    """Name of a structure in small letters -> its value in labels; where models differ, that of the first."""
-    found: dict[str, int] = {}
-    for model in models:
-        for name, value in model.labels.items():
-            found.setdefault(name.casefold(), value)
-    return found
+    """Name of a structure in small letters -> its value in labels.
+
+    Left out is what models number differently, a name with two values or a value with two names: a label map is one for all
+    of them, and would teach one of the models another structure.
+    """
+    pairs = {(name.casefold(), value) for model in models for name, value in model.labels.items()}
+    names, values = Counter(name for name, _ in pairs), Counter(value for _, value in pairs)
+    return {name: value for name, value in sorted(pairs) if names[name] == 1 and values[value] == 1}
 
 
 def label_map(segmentation: Path, image: Path, known: Mapping[str, int], result: Path) -> None:
@@ -63,7 +66,7 @@ def label_map(segmentation: Path, image: Path, known: Mapping[str, int], result:
 def _values(names: Sequence[str], known: Mapping[str, int], segmentation: Path) -> list[int]:
     if unknown := [name for name in names if name.casefold() not in known]:
         raise DataError(
-            f"has segments that no model knows: {', '.join(unknown)}; known are {', '.join(known)}", path=segmentation,
-            hint="name segments as the models' labels",
+            f"has segments of no known value: {', '.join(unknown)}; known are {', '.join(known)}", path=segmentation,
+            hint="name segments as the models' labels; models of one server must number structures alike",
         )  # fmt: skip
     return [known[name.casefold()] for name in names]

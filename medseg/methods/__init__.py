@@ -67,9 +67,7 @@ def build(name: str, network: nn.Module, *, classes: int, previous: nn.Module | 
         raise ConfigError(f"method {name} has no option {unknown[0]!r}; it has {', '.join(known)}")
     try:
         hints = get_type_hints(kind.__init__)
-    except (
-        NameError
-    ):  # a user's own file may import types for its type checker only; then its method has to look itself
+    except NameError:  # a user's own file may import types for its type checker only: it has to check values itself
         hints = {}
     options = typed(options, hints, f"method {name}")
     try:

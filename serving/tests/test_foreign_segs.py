@@ -45,7 +45,7 @@ def test_segmentations_of_other_programs_and_of_people(orthanc, train, data, tmp
         label.json("POST", f"/train/{BALL}", json={"iterations": 1, "device": "cpu"})
         told = label.stats(BALL, "done", "failed")
         assert told["status"] == "done", told
-        assert "no model knows: Segment_1, Segment_2" in told["left_out"][series["unknown"]]
+        assert "no known value: Segment_1, Segment_2" in told["left_out"][series["unknown"]]
         manifest = json.loads((Path(told["folder"]) / "manifest.json").read_text())
         assert series["theirs"] in {case["case"] for part in ("training", "validation") for case in manifest[part]}
         # a person's label, without any model; two of them fused
