@@ -22,8 +22,8 @@ TOLERANCE = 0.05
 def known_names(models: Iterable[Model]) -> dict[str, int]:
     """Name of a structure in small letters -> its value in labels.
 
-    Left out is what models number differently, a name with two values or a value with two names: a label map is one for all
-    of them, and would teach one of the models another structure.
+    Left out is what models number differently, a name with two values or a value with two names: a label map is one
+    for all of them, and would teach one of the models another structure.
     """
     pairs = {(name.casefold(), value) for model in models for name, value in model.labels.items()}
     names, values = Counter(name for name, _ in pairs), Counter(value for _, value in pairs)
