@@ -178,23 +178,22 @@ def test_class_dice_counts_what_is_there():
 
 def test_freed_memory_is_kept() -> None:
     script = """
-import resource, sys, torch
+import resource, torch
 from medseg.engine.memory import keep_freed_memory
-kept = keep_freed_memory() if sys.argv[1] == "keep" else False
+kept = keep_freed_memory()
 net = torch.nn.Sequential(*[torch.nn.Conv3d(c, 16, 3, padding=1) for c in (1, 16, 16)])
 faults = []
-for _ in range(5):
+for _ in range(10):
     net(torch.ones(1, 1, 48, 48, 48)).square().mean().backward()
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-print(int(kept), faults[-1] - faults[-2])
+print(int(kept), faults[-1] - faults[-6])
 """
-    found = {}
-    for mode in ("stock", "keep"):
-        ran = subprocess.run([sys.executable, "-c", script, mode], capture_output=True, text=True, check=True)
-        found[mode] = [int(word) for word in ran.stdout.split()]
-    if not found["keep"][0]:
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    kept, faults = (int(word) for word in ran.stdout.split())
+    if not kept:
         pytest.skip("this C library has no mallopt")
-    assert found["keep"][1] < found["stock"][1] / 10  # page faults of a step
+    # page faults of five steps; without the setting about 40 000, though a single step may have none
+    assert faults < 2000
 
 
 def test_freed_memory_is_kept_by_threads() -> None:
