@@ -39,6 +39,9 @@ def draw(chosen: argparse.Namespace, number: int) -> tuple[Path, Path]:
     random.Random(number).shuffle(cases)
     training, rest = cases[: chosen.labeled], cases[chosen.labeled :]
     held_out, pool = rest[: chosen.test], rest[chosen.test :][: chosen.pool]
+    if chosen.use:  # the same cases for testing and, but for the last ones, the same pool
+        more = max(chosen.use - len(training), 0)
+        training, pool = (training + pool[len(pool) - more :])[: chosen.use], pool[: len(pool) - more]
     head = {"name": "BTCV", "modality": source["modality"], "labels": source["labels"]}
     unlabeled = [{"image": case["image"]} for case in pool]
     folder = chosen.work / f"draw{number}"
@@ -90,12 +93,12 @@ def train(folder: Path, manifest: Path, plan: dict, views: tuple[str, ...], teac
     return minutes
 
 
-def dice(predictions: Path, reference: Path, model: Path | None = None, section: str = "test") -> dict[str, float]:
-    """Mean Dice, "mean" and per organ; `model` predicts what is missing."""
-    report = predictions / "evaluation" / "metrics.json"
+def dice(predictions: Path, reference: Path, model: Path, fusion: str | None = None) -> dict[str, float]:
+    """Mean Dice, "mean" and per organ; what is missing is predicted."""
+    report, section = predictions / "evaluation" / "metrics.json", "test"
     if not report.exists():
-        if model is not None:
-            medseg("predict", "-m", model, "-i", reference, "-o", predictions, "--section", section)
+        how = ["--fusion", fusion] if fusion else []
+        medseg("predict", "-m", model, "-i", reference, "-o", predictions, "--section", section, *how)
         medseg("evaluate", "-p", predictions, "-r", reference, "--section", section, "--no-pictures")
     found = json.loads(report.read_text())
     assert not found["failed"], found["failed"]
@@ -145,6 +148,8 @@ def of_round(folder: Path, variant: str, number: int, truth: Path | None) -> dic
         if truth:  # the vote itself, with what students leave out of learning
             found = dice(folder / "pool" / f"{names}round{number + 1}_{view}", truth, model)
             rows[f"pseudo-labels {names}{number + 1}, {view}"] = found
+    model, predicted = run / f"round{number}" / "bundle", folder / "test" / f"any_{names}round{number}"
+    rows[f"{title}, fused by any"] = dice(predicted, folder / "manifest.json", model, fusion="any")
     return rows
 
 
@@ -186,6 +191,7 @@ def main() -> None:
     parser.add_argument("--labeled", type=int, default=6)
     parser.add_argument("--test", type=int, default=6)
     parser.add_argument("--pool", type=int, help="most unlabelled cases")
+    parser.add_argument("--use", type=int, help="labelled cases of each draw: the first ones, or more from the pool")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--budget", help="time of the co-training of one draw, such as 45m; the plan is made to fit")
     parser.add_argument("--iterations", type=int, help="of each network, instead of or beside --budget")
