@@ -37,7 +37,7 @@ LAYERS = {
 SIBLINGS = LAYERS[2]
 LIGHT = ("__init__", "errors", "config", "cli", "manifest*", "portable/__init__", "portable/reading")
 PORTABLE = {"numpy", "nibabel", "torch", "monai"}
-PORTABLE_INSIDE_FUNCTIONS = {"isal", "PIL", "itk", "SimpleITK"}
+PORTABLE_INSIDE_FUNCTIONS = {"deflate", "isal", "PIL", "itk", "SimpleITK"}
 METHODS_MAY_USE = {"method", "ops", "portable", "errors"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

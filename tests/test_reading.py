@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from medseg.portable.gunzip import gunzip
 from medseg.portable.loading import VerifiedReader
 from medseg.portable.reading import VolumeError, read_header, read_volume
 
@@ -138,6 +139,38 @@ def test_no_scaling(tmp_path, slope):
     path = save(tmp_path / "a.nii", voxels())
     patched(path, 112, np.array([slope, 5], "<f4").tobytes(), tmp_path / "b.nii")
     np.testing.assert_array_equal(read_volume(tmp_path / "b.nii")[0][0], voxels())
+
+
+def test_one_gzip_member_is_inflated_in_one_go(tmp_path, monkeypatch):
+    for version, offset in ((nib.Nifti1Image, 352), (nib.Nifti2Image, 544)):
+        path = save(tmp_path / "a.nii.gz", voxels(), version=version)
+        raw = gzip.decompress(path.read_bytes())
+        assert len(raw) == offset + voxels().nbytes
+        assert gunzip(path, len(raw)) == raw
+        assert gunzip(path, len(raw) - 1) is gunzip(path, len(raw) + 1) is None
+    monkeypatch.setattr("medseg.portable.nifti._by_pieces", lambda *_: pytest.fail("the slow way"))
+    found, _ = read_volume(path)
+    np.testing.assert_array_equal(found[0], voxels())
+    found += 1  # it may be written into
+
+
+def test_what_is_inflated_in_one_go_is_what_gzip_gives_or_nothing(tmp_path):
+    raw = voxels((4, 3, 2)).tobytes()
+    packed = gzip.compress(raw, mtime=0)
+    path = tmp_path / "a.gz"
+    others = [packed + end for end in (b"\0", bytes(512), b"stray", gzip.compress(b""), gzip.compress(raw[:5]))]
+    others += [packed[:k] for k in range(len(packed))] + [gzip.compress(raw[:9]) + gzip.compress(raw[9:])]
+    for content in others:
+        path.write_bytes(content)
+        assert gunzip(path, len(raw)) is None
+    for k in range(len(packed)):
+        damaged = bytearray(packed)
+        damaged[k] ^= 1
+        path.write_bytes(damaged)
+        assert gunzip(path, len(raw)) in (None, raw)  # in its header are bytes that mean nothing
+        if k >= 10:
+            assert gunzip(path, len(raw)) is None
+    assert gunzip(tmp_path / "missing.gz", 1) is None
 
 
 def test_several_gzip_members_and_padding(tmp_path):
@@ -468,13 +501,14 @@ def test_error_survives_a_worker():
     assert error.path == Path("a.nii")
 
 
-def test_without_isal_the_standard_library_reads_the_same(tmp_path):
+@pytest.mark.parametrize("missing", [["isal"], ["deflate"], ["isal", "deflate"]])
+def test_without_a_fast_library_the_next_one_reads_the_same(tmp_path, missing):
     save(tmp_path / "a.nii.gz", voxels())
     damaged = bytearray((tmp_path / "a.nii.gz").read_bytes())
     damaged[-6] ^= 1
     (tmp_path / "crc.nii.gz").write_bytes(bytes(damaged))
     code = (
-        "import sys; sys.modules['isal'] = None\n"
+        f"import sys; sys.modules.update(dict.fromkeys({missing}))\n"
         "from medseg.portable.reading import read_volume, VolumeError\n"
         "print(int(read_volume('a.nii.gz')[0].sum()))\n"
         "try: read_volume('crc.nii.gz')\n"

@@ -17,6 +17,7 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 
+from .gunzip import gunzip
 from .nifti_affine import best_affine
 from .stream import Stream
 from .volume import COPY_AGAIN, DAMAGED, Header, VolumeError, check_memory, checked_spacing
@@ -72,8 +73,11 @@ def read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
         info = Header(path, shape, channels, affine, spacing, layout.dtype.newbyteorder("="), warnings)
         if not voxels:
             return None, info
-        stream.skip(layout.offset - start)
-        return _voxels(stream, layout), info
+        flat = _at_once(stream, layout)
+        if flat is None:
+            stream.skip(layout.offset - start)
+            flat = _by_pieces(stream, layout)
+    return _intensities(flat, layout), info
 
 
 def _decode(stream: Stream) -> tuple[Any, int]:
@@ -163,13 +167,26 @@ def _surplus(what: str) -> VolumeError:
     return VolumeError(f"contradicts itself: {what} follow the last voxel", hint=DAMAGED)
 
 
-def _voxels(stream: Stream, layout: Layout) -> np.ndarray:
+def _at_once(stream: Stream, layout: Layout) -> np.ndarray | None:
+    """All voxels as they are stored, if the file is of the common kind that can be inflated in one go."""
+    if not stream.compressed or layout.offset % layout.dtype.itemsize:  # torch takes no unaligned arrays
+        return None
+    found = gunzip(stream.path, layout.offset + layout.nbytes)
+    return None if found is None else np.frombuffer(found, layout.dtype, offset=layout.offset)
+
+
+def _by_pieces(stream: Stream, layout: Layout) -> np.ndarray:
+    """The same from any file, or what is wrong with it."""
     flat = np.empty(prod(layout.extents), layout.dtype)
     found = stream.into(flat.view(np.uint8).data)
     if found < layout.nbytes:
         raise VolumeError(f"is cut off: {found} of {layout.nbytes} bytes of voxels", hint=COPY_AGAIN)
     if stream.upto(1):  # at its end the stream verifies CRC and length
         raise _surplus("more bytes")
+    return flat
+
+
+def _intensities(flat: np.ndarray, layout: Layout) -> np.ndarray:
     if not flat.dtype.isnative:
         flat = flat.byteswap(inplace=True).view(flat.dtype.newbyteorder("="))
     if layout.scaled:

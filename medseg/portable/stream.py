@@ -86,7 +86,7 @@ class Stream:
     """
 
     def __init__(self, path: Path, offset: int = 0, packing: str | None = None) -> None:
-        self.size = regular_size(path) - offset
+        self.path, self.size = path, regular_size(path) - offset
         try:
             self._file: IO[bytes] = path.open("rb")
             if packing is None:
