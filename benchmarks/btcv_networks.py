@@ -1,5 +1,7 @@
 """DTC on abdominal CT with the paper's network and optimiser, and with those of the shipped pipeline, each by itself.
 
+The "residual vnet" has residual branches, instance norm and no dropout, as the U-Net has.
+
     python benchmarks/btcv_networks.py --data ../shared/data/btcv --work runs/networks
 
 6 labelled CT with 13 organs; of the 16 unlabelled ones the first 8 train and the last 4 test. Every run has the same
@@ -20,10 +22,12 @@ SGD = ("optimizer=sgd", "lr=0.01")
 VARIANTS = {
     "unet, adamw": ("unet", ("optimizer=adamw", "lr=0.002")),
     "vnet, adamw": ("vnet", ("optimizer=adamw", "lr=0.002")),
-    "vnet with instance norm, adamw": (
+    "residual vnet, adamw": (
         "vnet",
         ("optimizer=adamw", "lr=0.002"),
+        "stages.0.network.options.residual=true",
         "stages.0.network.options.norm=instance",
+        "stages.0.network.options.dropout=0.0",
     ),
     "unet, sgd": ("unet", SGD),
     "vnet, sgd": ("vnet", SGD),

@@ -167,5 +167,5 @@ Predict every image of a folder, from this folder, with MONAI alone:
 Each result `<case>.nii.gz` lies on its image's own grid. Files named `<case>_0000`, `<case>_0001`, ...
 are the channels of one case.{one}
 {_NO_TRAIN if views else _TRAIN}
-`pip install "monai[nibabel,ignite,fire]"` is all that is needed; with `deflate` and `isal` compressed files are read faster.
+`pip install "monai[nibabel,ignite,fire]"` is all that is needed; `deflate` and `isal` read compressed files faster.
 """

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from medseg.errors import BundleError
-from medseg.portable import inferer, loading, nets, resample, views
+from medseg.portable import inferer, loading, nets, resample, views, vnet
 
 LARGEST_JSON = 2**22
 
 OURS: dict[str, Any] = {
-    "scripts.nets.VNet": nets.VNet,
+    "scripts.vnet.VNet": vnet.VNet,
     "scripts.nets.FirstChannels": nets.FirstChannels,
     "scripts.nets.Planar": nets.Planar,
     "scripts.nets.Views": nets.Views,

@@ -60,7 +60,7 @@ def fit_size(size: float, *, largest: float | None = None, levels: int = 4, smal
 
 def _vnet(dims: int, channels: tuple[int, int], width: int, strides: Strides) -> dict[str, Any]:
     return {
-        "_target_": f"{PORTABLE}.nets.VNet",
+        "_target_": f"{PORTABLE}.vnet.VNet",
         "spatial_dims": dims,
         "in_channels": channels[0],
         "out_channels": channels[1],

@@ -120,6 +120,28 @@ def test_vnet_has_the_size_of_the_papers():
     assert sum(p.numel() for p in build(definition).parameters()) / 1e6 == pytest.approx(9.44, abs=0.01)
 
 
+@pytest.mark.parametrize(("outputs", "dimensions"), [(3, 3), (4, 4), (9, 9)])
+def test_outputs_of_a_vnet_can_vary_freely(outputs, dimensions):
+    spec = NetworkSpec(name="vnet", width=4)
+    network = build(network_def(spec, patch=(16, 16, 16), in_channels=1, out_channels=outputs)).eval()
+    found = network(torch.randn(2, 1, 16, 16, 16)).movedim(1, -1).flatten(0, -2)
+    assert torch.linalg.matrix_rank(found - found.mean(0), rtol=1e-5) == dimensions
+
+
+def test_residual_vnet_adds_the_input_of_every_block():
+    from medseg.portable.vnet import Residual
+
+    options = {"residual": True, "dropout": 0.0}
+    spec = NetworkSpec(name="vnet", width=4, options=options)
+    network = build(network_def(spec, patch=(16, 16), in_channels=1, out_channels=2))
+    blocks = [module for module in network.modules() if isinstance(module, Residual)]
+    assert len(blocks) == len(network.encoder) + len(network.decoder)
+    block, x = blocks[1], torch.randn(2, 8, 4, 4)
+    assert torch.equal(block.eval()(x), block.block(x) + x)
+    network(torch.randn(2, 1, 16, 16)).sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
 def test_planar_runs_every_slice():
     from medseg.portable.nets import Planar
 

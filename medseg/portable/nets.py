@@ -1,104 +1,13 @@
-"""Networks that MONAI does not have, and small adapters; plain torch, so that they travel with a bundle."""
+"""Adapters of networks: some channels, slices of volumes, several views; plain torch, as a bundle needs it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
-from monai.networks.layers.factories import Conv, Dropout, Norm
 from torch import Tensor, nn
 
 from .planes import PLANES
-
-
-def _block(dims: int, channels_in: int, channels: int, convs: int, norm: str) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for i in range(convs):
-        layers += [
-            Conv[Conv.CONV, dims](channels_in if i == 0 else channels, channels, 3, padding=1),
-            _norm(dims, channels, norm),
-            nn.ReLU(inplace=True),
-        ]
-    return nn.Sequential(*layers)
-
-
-def _norm(dims: int, channels: int, norm: str) -> nn.Module:
-    if norm == "group":
-        return nn.GroupNorm(min(8, channels), channels)
-    return Norm[norm, dims](channels)
-
-
-class VNet(nn.Module):
-    """The V-Net of the semi-supervised literature: plain 3x3x3 convolutions, strided convolutions, added skips.
-
-    It differs from `monai.networks.nets.VNet` (5x5x5 convolutions, residual branches, 45 M parameters): this one has
-    9.4 M parameters at width 16 and is the backbone of UA-MT, SASSNet and DTC (Luo et al., AAAI 2021).
-
-    Args:
-        spatial_dims: 2 or 3.
-        in_channels: channels of the image.
-        out_channels: channels of the last 1x1x1 convolution.
-        width: channels of the first level, doubled at each of the next four.
-        strides: down-sampling into each deeper level, a number or one number per axis.
-        norm: "batch", "instance" or "group".
-        dropout: probability of whole channels to be dropped at the bottom and before the last layer, while training.
-
-    Shape: image `(B, in_channels, *spatial)` to `(B, out_channels, *spatial)`; each size a multiple of its strides'
-    product.
-    """
-
-    encoder_convs = (1, 2, 3, 3, 3)
-    decoder_convs = (3, 3, 2, 1)
-
-    def __init__(
-        self,
-        spatial_dims: int,
-        in_channels: int,
-        out_channels: int,
-        width: int = 16,
-        strides: Sequence[int | Sequence[int]] = (2, 2, 2, 2),
-        norm: str = "batch",
-        dropout: float = 0.5,
-    ) -> None:
-        super().__init__()
-        if not 1 <= len(strides) <= 4:
-            raise ValueError(f"strides must have 1 to 4 entries, got {len(strides)}")
-        depth = len(strides)
-        widths = [width * 2**level for level in range(depth + 1)]
-        steps = [s if isinstance(s, int) else tuple(s) for s in strides]
-        conv, transposed = Conv[Conv.CONV, spatial_dims], Conv[Conv.CONVTRANS, spatial_dims]
-
-        def step(kind: type[nn.Module], level_in: int, level_out: int, stride: int | tuple[int, ...]) -> nn.Sequential:
-            return nn.Sequential(
-                kind(widths[level_in], widths[level_out], stride, stride=stride),
-                _norm(spatial_dims, widths[level_out], norm),
-                nn.ReLU(inplace=True),
-            )
-
-        first_in = [in_channels, *widths[1:]]
-        self.encoder = nn.ModuleList(
-            _block(spatial_dims, first_in[level], widths[level], self.encoder_convs[level], norm)
-            for level in range(depth + 1)
-        )
-        self.down = nn.ModuleList(step(conv, level, level + 1, steps[level]) for level in range(depth))
-        self.up = nn.ModuleList(step(transposed, level + 1, level, steps[level]) for level in reversed(range(depth)))
-        self.decoder = nn.ModuleList(
-            _block(spatial_dims, widths[level], widths[level], convs, norm)
-            for level, convs in zip(reversed(range(depth)), self.decoder_convs[4 - depth :], strict=True)
-        )
-        self.dropout = Dropout[Dropout.DROPOUT, spatial_dims](dropout)
-        self.head = conv(widths[0], out_channels, 1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Image `(B, in_channels, *spatial)` to `(B, out_channels, *spatial)`."""
-        x, skips = self.encoder[0](image), []
-        for down, encode in zip(self.down, self.encoder[1:], strict=True):
-            skips.append(x)
-            x = encode(down(x))
-        x = self.dropout(x)
-        for up, decode in zip(self.up, self.decoder, strict=True):
-            x = decode(up(x) + skips.pop())
-        return self.head(self.dropout(x))
 
 
 class FirstChannels(nn.Module):
