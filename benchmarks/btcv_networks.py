@@ -24,9 +24,8 @@ VARIANTS = {
     "vnet, adamw": ("vnet", ("optimizer=adamw", "lr=0.002")),
     "residual vnet, adamw": (
         "vnet",
-        ("optimizer=adamw", "lr=0.002"),
+        ("optimizer=adamw", "lr=0.005"),
         "stages.0.network.options.residual=true",
-        "stages.0.network.options.norm=instance",
         "stages.0.network.options.dropout=0.0",
     ),
     "unet, sgd": ("unet", SGD),
