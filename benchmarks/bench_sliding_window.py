@@ -1,9 +1,10 @@
 """Sliding windows: ours, labels out, beside MONAI's inferer with an argmax and the network alone on the same windows.
 
-    python benchmarks/bench_sliding_window.py [--classes 2 14] [--network free small unet] [--rounds 5]
+    python benchmarks/bench_sliding_window.py [--classes 2 14] [--network free small unet] [--stock-allocator]
     python benchmarks/bench_sliding_window.py --peak 2 14     # peak memory of a whole-body CT, from file to file
 
-One thread, process time unless `--clock wall --threads 2`; candidates take turns.
+One thread, process time unless `--clock wall --threads 2`; candidates take turns. All run with freed memory kept, as
+`medseg predict` does on a CPU; `--stock-allocator` leaves the C library as it is.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch import nn
 
 from medseg.bundle import write_bundle
 from medseg.config import DataSpec, Intensity
+from medseg.engine.memory import keep_freed_memory
 from medseg.portable.inferer import SlabInferer
 from medseg.portable.windows import batches, cut, slab_axis, visit, window_starts
 from medseg.workflows.predict import predict
@@ -124,6 +126,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clock", choices=["cpu", "wall"], default="cpu")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--stock-allocator", action="store_true")
     parser.add_argument("--peak", type=int, nargs="+", metavar="CLASSES", help="peak memory instead of time")
     parser.add_argument("--body", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -135,6 +138,8 @@ def main() -> None:
         for classes in chosen.peak:  # a process each: the peak is the process's
             subprocess.run([sys.executable, __file__, "--body", str(classes)], check=True)
     else:
+        if not chosen.stock_allocator:
+            keep_freed_memory()
         for name in chosen.network:
             for classes in chosen.classes:
                 side_by_side(name, classes, chosen.rounds, chosen.clock)
