@@ -173,6 +173,19 @@ def test_what_is_inflated_in_one_go_is_what_gzip_gives_or_nothing(tmp_path):
     assert gunzip(tmp_path / "missing.gz", 1) is None
 
 
+def test_older_releases_of_deflate_are_not_used(tmp_path, monkeypatch):
+    def invalid(*_: object) -> bytes:
+        raise ValueError("Invalid gzip data.")
+
+    import deflate
+
+    path = save(tmp_path / "a.nii.gz", voxels())
+    for other in (invalid, lambda packed, _: gzip.decompress(packed)):  # the voxels could not be written into
+        monkeypatch.setattr(deflate, "gzip_decompress", other)
+        assert gunzip(path, 352 + voxels().nbytes) is None
+        np.testing.assert_array_equal(read_volume(path)[0][0], voxels())
+
+
 def test_several_gzip_members_and_padding(tmp_path):
     raw = save(tmp_path / "a.nii", voxels()).read_bytes()
     members = b"".join(gzip.compress(raw[k : k + 200]) for k in range(0, len(raw), 200))

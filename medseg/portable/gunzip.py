@@ -31,9 +31,10 @@ def gunzip(path: Path, size: int) -> bytearray | None:
         packed = path.read_bytes()
         if packed[-4:] != (size % 2**32).to_bytes(4, "little"):
             return None
-        found: bytearray = deflate.gzip_decompress(packed, size)
-    except (OSError, deflate.DeflateError):
+        found = deflate.gzip_decompress(packed, size)
+    except (OSError, ValueError, deflate.DeflateError):
+        return None
+    if not isinstance(found, bytearray) or len(found) != size:  # before 0.8, which a bundle may meet: immutable bytes
         return None
     # the file must end with the trailer of this member, or something follows it
-    crc = int.from_bytes(packed[-TRAILER:-4], "little")
-    return found if len(found) == size and deflate.crc32(found) == crc else None
+    return found if deflate.crc32(found) == int.from_bytes(packed[-TRAILER:-4], "little") else None
