@@ -137,8 +137,7 @@ def _configs(definition: Config, data: DataSpec, name: str, views: list[str], fu
 def _write_files(folder: Path, state: dict[str, Tensor], name: str, data: DataSpec, configs: dict[str, Config]) -> None:
     for part in ("configs", "models", "docs"):
         (folder / part).mkdir(parents=True)
-    source = Path(portable.__file__).parent
-    shutil.copytree(source, folder / SCRIPTS, ignore=lambda _, names: [n for n in names if not n.endswith(".py")])
+    shutil.copytree(Path(portable.__file__).parent, folder / SCRIPTS, ignore=_no_source)
     weights = folder / "models" / "model.pt"
     torch.save(state, weights)
     ours = {
@@ -151,6 +150,11 @@ def _write_files(folder: Path, state: dict[str, Tensor], name: str, data: DataSp
     for file, content in {**configs, "medseg.json": ours}.items():
         (folder / "configs" / file).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
     (folder / "configs" / "logging.conf").write_text(bundle_meta.LOGGING, "utf-8")
+
+
+def _no_source(folder: str, names: list[str]) -> list[str]:
+    """Entries of a folder of the package that do not travel: everything but Python files and the folders of them."""
+    return [n for n in names if not n.endswith(".py") and not Path(folder, n, "__init__.py").is_file()]
 
 
 def _flush(folder: Path) -> None:

@@ -108,7 +108,7 @@ def test_methods_know_the_contract_only(path):
     assert used <= METHODS_MAY_USE, f"{name_of(path)} imports {sorted(used - METHODS_MAY_USE)}"
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "portable").glob("*.py")), ids=name_of)
+@pytest.mark.parametrize("path", sorted((PACKAGE / "portable").rglob("*.py")), ids=name_of)
 def test_portable_travels_without_medseg(path):
     for module, at_once in imports(path):
         top = module.split(".")[0]

@@ -162,7 +162,7 @@ def _stamp(path: Path) -> tuple[str, int, int]:
 def _code() -> int:
     """Checksum of the code that preprocesses, so that a changed installation does not trust old entries."""
     folders = (Path(portable.__file__).parent, Path(__file__).parent)
-    files = sorted(file for folder in folders for file in folder.glob("*.py"))
+    files = sorted(file for folder in folders for file in folder.rglob("*.py"))
     return zlib.crc32(b"".join(file.read_bytes() for file in files))
 
 

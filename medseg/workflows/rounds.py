@@ -25,7 +25,7 @@ from medseg.errors import ConfigError
 from medseg.files import make_folder
 from medseg.manifest import Manifest
 from medseg.workflows.pieces import Piece, digest_of
-from medseg.workflows.rounds_bundle import copy_bundle, join_bundles
+from medseg.workflows.rounds_bundle import copy_bundle, write_joint_bundle
 from medseg.workflows.rounds_check import check_rounds, files_of, warn
 from medseg.workflows.rounds_drawn import drawn_ml
 from medseg.workflows.rounds_figures import figures
@@ -143,7 +143,7 @@ class RoundsRun:
         networks = self._folder(number) / "bundle"
         if self.main:
             single: dict[str, Path] = {view: self._folder(number, view) / "bundle" for view in self.views}
-            join_bundles(single, networks, self.spec, name=self.pipeline.name, fusion=self.method.fusion)
+            write_joint_bundle(single, networks, self.spec, name=self.pipeline.name, fusion=self.method.fusion)
         distributed.barrier()
         made_of = {"networks": digest_of(networks), "files": files_of(manifest)["validation"]}
         piece = Piece(self._folder(number) / "scores.json", made_of, ())

@@ -12,7 +12,7 @@ from medseg.errors import OutputError
 from medseg.workflows.pieces import Piece, digest_of
 
 
-def join_bundles(single: Mapping[str, Path], out: Path, data: DataSpec, *, name: str, fusion: str) -> None:
+def write_joint_bundle(single: Mapping[str, Path], out: Path, data: DataSpec, *, name: str, fusion: str) -> None:
     """Write one bundle of the networks of several, unless it is there already; of one it is a copy.
 
     Args:

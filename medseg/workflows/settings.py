@@ -9,11 +9,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+import medseg
 from medseg.config import Pipeline
 from medseg.errors import ConfigError
 from medseg.files import write_whole
 
-_HERE = Path(__file__).resolve().parents[1]
+_HERE = Path(medseg.__file__).resolve().parent
 
 
 def pipeline_folder() -> Path:
