@@ -7,8 +7,9 @@ average of its own past on the unlabelled patches:
 
     L = soft Dice + CE + w(t) mean (softmax(student(x + noise)) - softmax(teacher(x)))^2
 
-Everything else (data, engine, resume, bundle, prediction) is medseg's. With a YAML you can use it by name:
-`method: {name: "examples/own_method.py:MeanTeacher"}` and `medseg train --task own.yaml --data M.json`.
+Everything else (data, engine, resume, bundle, prediction) is medseg's. On the command line:
+
+    medseg train --task supervised --method examples/own_method.py:MeanTeacher --data M.json
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class MeanTeacher(Method):
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Terms `dice`, `cross_entropy` and `agreement`."""
-        labeled, unlabeled = batch["labeled"], batch["unlabeled"]["image"]
+        labeled = batch["labeled"]
+        unlabeled = batch.get("unlabeled", labeled)["image"]  # a data set may have no unlabelled case
         logits = self.network(torch.cat([labeled["image"], unlabeled + self.noise * torch.randn_like(unlabeled)]))
         rows = len(labeled["image"])
         with torch.no_grad():
@@ -86,7 +88,7 @@ def main(folder: Path = Path("runs/own_method")) -> Path:
         "name": "own_method",
         "stages": [
             {
-                "method": {"name": f"{__file__}:MeanTeacher"},
+                "method": {"name": "MeanTeacher", "options": {"decay": 0.95}},
                 "network": {"name": "unet", "width": 4},
                 "schedule": {"iterations": 20, "batch": {"labeled": 2, "unlabeled": 2}},
             }
@@ -94,7 +96,7 @@ def main(folder: Path = Path("runs/own_method")) -> Path:
     }
     task = folder / "own_method.yaml"
     task.write_text(yaml.safe_dump(pipeline))
-    run = train(str(task), manifest, folder / "run")
+    run = train(str(task), manifest, folder / "run", method=MeanTeacher)
     predict(run, manifest, folder / "prediction")
     return folder / "prediction"
 

@@ -30,6 +30,10 @@ app.add_typer(label_app, name="label")
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: a.b=value; repeatable.")]
+OwnMethod = Annotated[
+    list[str] | None,
+    typer.Option("--method", metavar="FILE.py:Class", help="A method of your own, whose file is executed; repeatable."),
+]
 Budget = Annotated[str | None, typer.Option(help="Time for training, e.g. 25m: the plan is made to fit this machine.")]
 
 
@@ -55,6 +59,7 @@ def train(
     data: Annotated[Path, typer.Option(help="Manifest of the data set.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; default runs/TASK-DATA.")] = None,
     overrides: Overrides = None,
+    method: OwnMethod = None,
     device: Device = "auto",
     budget: Budget = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
@@ -62,13 +67,17 @@ def train(
 ) -> None:
     """Train a pipeline on a data set; the product is a MONAI bundle in the run folder."""
     from medseg.manifest import Manifest
+    from medseg.methods import named
     from medseg.workflows.settings import load
 
-    load(task, overrides or ()), Manifest.load(data)  # mistakes that need no torch are told at once
+    load(task, overrides or (), named(method)), Manifest.load(data)  # mistakes that need no torch are told at once
     from medseg.workflows.train import train as run
 
     folder = output or Path("runs") / f"{Path(task).stem}-{data.stem}"
-    done = run(task, data, folder, overrides=overrides or (), device=device, resume=resume, budget=budget, start=start)
+    done = run(
+        task, data, folder, overrides=overrides or (), method=method, device=device,
+        resume=resume, budget=budget, start=start,
+    )  # fmt: skip
     if os.environ.get("RANK", "0") == "0":
         typer.echo(str(done / "bundle"))
 
@@ -79,13 +88,14 @@ def plan(
     data: Annotated[Path, typer.Option(help="Manifest of the data set.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="YAML to write; train it with --task.")],
     overrides: Overrides = None,
+    method: OwnMethod = None,
     device: Device = "auto",
     budget: Budget = None,
 ) -> None:
     """Decide spacing, patch, batch and iterations without training, and write them as a pipeline."""
     from medseg.workflows.train import write_plan
 
-    write_plan(task, data, output, overrides=overrides or (), device=device, budget=budget)
+    write_plan(task, data, output, overrides=overrides or (), method=method, device=device, budget=budget)
 
 
 @app.command()

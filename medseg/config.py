@@ -18,9 +18,12 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
 )
 
+from medseg.literals import not_plain
 from medseg.portable.planes import slice_axis
 
 NetworkName = Literal["vnet", "unet", "dynunet", "segresnet"]
@@ -42,10 +45,19 @@ class Frozen(BaseModel):
 
 
 class MethodSpec(Frozen):
-    """Which paper, with which of its hyper-parameters changed from the paper's."""
+    """Which paper, with which of its hyper-parameters changed from the paper's.
+
+    `sha256` is that of the file of a method of the user's own, which the run folder records.
+    """
 
     name: str
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _own_only(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content = whole(self)
+        return content if self.sha256 else {key: value for key, value in content.items() if key != "sha256"}
 
 
 class NetworkSpec(Frozen):
@@ -54,6 +66,13 @@ class NetworkSpec(Frozen):
     name: NetworkName
     width: PositiveInt = 16
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("options")
+    @classmethod
+    def _plain(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if found := not_plain(options):
+            raise ValueError(f"{found}; accepted are numbers, words, and lists of them")
+        return options
 
 
 class Schedule(Frozen):

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from math import log2
 from typing import Any
 
-from monai.bundle import ConfigParser
 from torch import nn
 
+from medseg import parts
 from medseg.config import NetworkSpec
 from medseg.errors import ConfigError
 
@@ -136,17 +136,15 @@ def network_def(spec: NetworkSpec, *, patch: Sequence[int], in_channels: int, ou
 
 
 def build(definition: dict[str, Any]) -> nn.Module:
-    """Instantiate a network definition that this installation made.
+    """Instantiate a network definition that this installation made; nothing in it is evaluated.
 
     Raises:
-        ConfigError: keywords that the network does not have.
+        ConfigError: keywords that the network does not have, or values that it does not take.
     """
-    parser = ConfigParser({"network": definition})
     try:
-        network = parser.get_parsed_content("network")
-    except (RuntimeError, TypeError, ValueError) as error:
-        cause = error.__cause__ or error
-        raise ConfigError(f"network {definition.get('_target_')}: {cause}") from error
+        network = parts.make(definition, "network", PORTABLE)
+    except parts.Refused as error:
+        raise ConfigError(error.problem) from error
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{definition.get('_target_')} is not a network")
     return network

@@ -14,7 +14,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from medseg.config import DataSpec, Intensity, NetworkSpec, View
-from medseg.errors import ConfigError, DataError
+from medseg.errors import ConfigError, DataError, ManifestError
+from medseg.literals import begins_expression
 from medseg.manifest import Case, Manifest
 from medseg.networks import fit_size
 from medseg.planning_survey import survey
@@ -61,8 +62,10 @@ def plan(
     Raises:
         ConfigError: an override that `DataSpec` refuses, or views that do not go with it.
         DataError: an image that a view reduces to lines.
+        ManifestError: a name that MONAI's tools would evaluate in the bundle.
     """
     given = dict(overrides or {})
+    _refuse_expressions(manifest)
     seen = survey(manifest)
     check_views(views, seen)
     spacing = np.array(given.get("spacing_mm") or np.median(seen.spacing_mm, axis=0).round(4), dtype=float)
@@ -86,6 +89,16 @@ def plan(
         "augment": {} if view == "volume" else {"rotate_degrees": _in_plane(view)},
     }
     return data_spec(planned | given)
+
+
+def _refuse_expressions(manifest: Manifest) -> None:
+    for name in (*manifest.labels.values(), *manifest.modalities):
+        if begins_expression(name):
+            raise ManifestError(
+                f"has the name {name!r}: what begins with $, @ or % is no name to MONAI's tools, which read the bundle",
+                path=manifest.path,
+                hint="rename it",
+            )
 
 
 def data_spec(fields: Mapping[str, Any]) -> DataSpec:

@@ -174,6 +174,10 @@ def edit(bundle: Path, change, file: str = "inference.json") -> None:
     path.write_text(json.dumps(content))
 
 
+def nested(levels: int) -> list:
+    return [nested(levels - 1)] if levels else []
+
+
 FOREIGN = {
     "expression": (lambda c: c.update(network_def="$__import__('os').system('touch HACKED')"), "expression"),
     "expression inside": (lambda c: c["inferer"].update(overlap="$0.5"), r"inferer#overlap.*expression"),
@@ -191,7 +195,27 @@ FOREIGN = {
         r"preprocessing#transforms#0#reader",
     ),
     "debugger": (lambda c: c["network_def"].update(_mode_="debug"), "_mode_"),
-    "wrong argument": (lambda c: c["network_def"].update(colour="red"), "cannot be made.*colour"),
+    "wrong argument": (
+        lambda c: c["network_def"].update(colour="red"),
+        "has no argument 'colour'; accepted are dropout",
+    ),
+    "wrong value": (lambda c: c["network_def"].update(norm="nothing"), "cannot be made"),
+    "other network": (lambda c: c["network_def"].update(_target_="monai.networks.nets.AutoEncoder"), "AutoEncoder"),
+    "pretrained": (lambda c: c["network_def"].update(pretrained=True), "has no argument 'pretrained'"),
+    "address": (
+        lambda c: c["network_def"].update(norm="https://example.org/w.pt"),
+        r"norm is 'https://example\.org/w\.pt'; accepted are numbers, words",
+    ),
+    "file": (
+        lambda c: c["network_def"].update(norm=["group", {"weights": "../w.pt"}]),
+        r"norm\.1\.weights is '\.\./w\.pt'",
+    ),
+    "object": (lambda c: c["network_def"].update(norm=dict(c["inferer"])), "norm is <medseg"),
+    "argument of a transform": (
+        lambda c: c["preprocessing"]["transforms"][0].update(dtype="object"),
+        r"transforms#0.*has no argument 'dtype'; accepted are as_closest_canonical",
+    ),
+    "nesting": (lambda c: c.update(inferer=nested(60)), "is nested more than 50 times"),
     "wrong kind": (lambda c: c.update(inferer=c["network_def"]), "inferer is not"),
     "nothing": (lambda c: c.pop("preprocessing"), "preprocessing is not"),
 }

@@ -31,11 +31,13 @@ LAYERS = {
         "files",
         "dicom",
         "typed",
+        "literals",
+        "parts",
     },
     0: {"errors", ""},
 }
 SIBLINGS = LAYERS[2]
-LIGHT = ("__init__", "errors", "config", "cli", "manifest*", "portable/__init__", "portable/reading")
+LIGHT = ("__init__", "errors", "literals", "config", "cli", "manifest*", "portable/__init__", "portable/reading")
 PORTABLE = {"numpy", "nibabel", "torch", "monai"}
 PORTABLE_INSIDE_FUNCTIONS = {"deflate", "isal", "PIL", "itk", "SimpleITK"}
 METHODS_MAY_USE = {"method", "ops", "portable", "errors"}

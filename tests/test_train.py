@@ -100,9 +100,9 @@ def test_two_processes_agree(manifest, tmp_path):
         *FAST,
         "stages.0.schedule.batch={labeled: 1, unlabeled: 1}",
         "stages.0.schedule.validate_every=3",
-        f"stages.0.method.name={Path(__file__).with_name('spy_method.py')}:Spy",
     )
-    arguments = ["train", "--task", "dtc", "--data", manifest, "-o", tmp_path / "run", *changes]
+    spy = f"{Path(__file__).with_name('spy_method.py')}:Spy"
+    arguments = ["train", "--task", "dtc", "--method", spy, "--data", manifest, "-o", tmp_path / "run", *changes]
     done = subprocess.run(
         command(*arguments, launcher=launcher), env=ENVIRONMENT | {"SPY_FOLDER": str(tmp_path)},
         capture_output=True, timeout=300,

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
+from medseg import parts
 from medseg.config import DataSpec, Intensity
 
 PACKAGE = "medseg.portable"
@@ -66,5 +66,4 @@ def preprocessing(spec: DataSpec, keys: Sequence[str] = ("image",), package: str
 
 def instantiate(transforms: Sequence[dict[str, Any]]) -> Compose:
     """Make the transforms of a list of `_target_` dictionaries."""
-    parser = ConfigParser({"transforms": list(transforms)})
-    return Compose(parser.get_parsed_content("transforms"))
+    return Compose(parts.make(list(transforms), "preprocessing", PACKAGE))

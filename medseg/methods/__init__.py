@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
-import sys
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from medseg.errors import ConfigError
+from medseg.methods._own import Given, Own, loaded, named
 from medseg.typed import typed
 
 if TYPE_CHECKING:
@@ -17,41 +17,54 @@ if TYPE_CHECKING:
 
     from medseg.method import Method
 
+__all__ = ["METHODS", "REMEDY", "Given", "Own", "build", "find", "in_use", "named", "using"]
+
 METHODS: dict[str, str] = {
     "supervised": "medseg.methods.supervised:Supervised",
     "dtc": "medseg.methods.dtc:DTC",
     "dmpct": "medseg.methods.dmpct:DMPCT",
 }
 
+REMEDY = "a method of your own is named on the command line: --method FILE.py:Class"
 
-def find(name: str) -> type[Method]:
-    """The class of a method: a name of `METHODS`, or `module:Class` or `file.py:Class` of your own.
+_OWN: dict[str, tuple[Own, type[Method]]] = {}
+"""Methods that the user named, while a command uses them."""
+
+
+@contextmanager
+def using(own: Sequence[Own]) -> Iterator[None]:
+    """Execute the files of the user's own methods; inside, `find` knows them.
 
     Raises:
-        ConfigError: no such method.
+        ConfigError: a file that cannot be executed, or holds no such method.
     """
-    target = METHODS.get(name, name)
-    module_name, _, class_name = target.rpartition(":")
-    if not module_name:
-        raise ConfigError(f"method {name!r} is not known; one of {', '.join(METHODS)}, or FILE.py:Class of your own")
-    try:
-        found = getattr(_module(module_name), class_name)
-    except (ImportError, AttributeError, FileNotFoundError) as error:
-        raise ConfigError(f"method {name!r} cannot be loaded: {error}") from error
-    return found
+    with loaded(own) as classes:
+        before = dict(_OWN)
+        _OWN.update({each.name: (each, classes[each.name]) for each in own})
+        try:
+            yield
+        finally:
+            _OWN.clear()
+            _OWN.update(before)
 
 
-def _module(name: str) -> Any:
-    if not name.endswith(".py"):
-        return importlib.import_module(name)
-    path = Path(name)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{name} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # so that loader workers can unpickle what the method sends them
-    spec.loader.exec_module(module)
-    return module
+def in_use() -> tuple[Own, ...]:
+    """The user's own methods that the running command was given."""
+    return tuple(own for own, _ in _OWN.values())
+
+
+def find(name: str) -> type[Method]:
+    """The class of a method: a name of `METHODS`, or a class that the user named.
+
+    Raises:
+        ConfigError: no such method; nothing is imported for a name that is not known.
+    """
+    if name in _OWN:
+        return _OWN[name][1]
+    if name not in METHODS:
+        raise ConfigError(f"method {name!r} is not known; one of {', '.join(METHODS)}", hint=REMEDY)
+    module, _, class_name = METHODS[name].rpartition(":")
+    return getattr(importlib.import_module(module), class_name)
 
 
 def build(name: str, network: nn.Module, *, classes: int, previous: nn.Module | None = None, **options: Any) -> Method:
@@ -64,7 +77,7 @@ def build(name: str, network: nn.Module, *, classes: int, previous: nn.Module | 
     known = [p for p in inspect.signature(kind).parameters if p not in ("network", "classes", "previous")]
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise ConfigError(f"method {name} has no option {unknown[0]!r}; it has {', '.join(known)}")
+        raise ConfigError(f"method {name} has no option {unknown[0]!r}; it has {', '.join(known) or 'none'}")
     try:
         hints = get_type_hints(kind.__init__)
     except NameError:  # a user's own file may import types for its type checker only: it has to check values itself

@@ -231,7 +231,7 @@ class RoundsRun:
             manifest=self.manifest,
             cases=self.unlabeled,
             shown=shown,
-            rule={"method": self.stage.method.name, **self.stage.method.options},
+            rule=self._rule,
         )
         self.outlook.say(f"{self._name(number)}: labelling {len(names)} cases")
         networks = self._folder(number - 1) / "bundle"
@@ -245,6 +245,13 @@ class RoundsRun:
         pictures = {case.name: labeller.picture(case) for case in self.unlabeled if case.name in shown}
         seconds = {"labelling": sum(c["seconds"] for c in counts.values())}
         return labeller, Round(number, found, pictures=pictures, seconds=seconds)
+
+    @property
+    def _rule(self) -> dict[str, Any]:
+        """What the pseudo-labels of a round depend on beside the votes."""
+        method = self.stage.method
+        file = {"sha256": method.sha256} if method.sha256 else {}
+        return {"method": method.name, **method.options, **file}
 
     def _settled(self, result: Round) -> bool:
         """Whether the pseudo-labels have come to rest, so that the networks before them are the last."""

@@ -1,4 +1,4 @@
-"""From a task name, a YAML and `--set` to a checked pipeline."""
+"""From a task name, a YAML and `--set` to a checked pipeline. Nothing that a file says is executed or imported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ import medseg
 from medseg.config import Pipeline
 from medseg.errors import ConfigError
 from medseg.files import write_whole
+from medseg.literals import begins_expression, is_expression, is_instruction, named, texts
+from medseg.methods import Own, in_use
+from medseg.workflows.settings_methods import check_methods, put_own
 
+NAMES = (("data", "labels"), ("data", "modality"))
 _HERE = Path(medseg.__file__).resolve().parent
 
 
@@ -35,7 +39,7 @@ def read_task(task: str) -> tuple[dict[str, Any], str]:
         task: a shipped name or the path of a YAML.
 
     Raises:
-        ConfigError: no such task, or no readable YAML.
+        ConfigError: no such task, no readable YAML, or one with an expression in it.
     """
     path = shipped().get(task) or Path(task)
     if path.is_dir():
@@ -48,27 +52,59 @@ def read_task(task: str) -> tuple[dict[str, Any], str]:
         raise ConfigError(f"not a readable YAML ({' '.join(str(error).split())[:160]})", path=path) from error
     if not isinstance(content, dict):
         raise ConfigError(f"a pipeline is a mapping with 'name' and 'stages', got {type(content).__name__}", path=path)
+    refuse_expressions(content, str(path))
     return content, str(path)
+
+
+def refuse_expressions(content: Any, source: str) -> None:
+    """Refuse what a configuration of MONAI would evaluate, wherever it stands.
+
+    The names of structures and modalities are those of the manifest, and may have such signs inside.
+
+    Args:
+        content: of a pipeline.
+        source: the file or the option that it is from.
+
+    Raises:
+        ConfigError: with the place.
+    """
+    try:
+        for place, text, is_key in texts(content):
+            evaluated = begins_expression if place[:2] in NAMES else is_expression
+            if is_instruction(place[-1]) if is_key else evaluated(text):
+                what = f"has the key {text!r}" if is_key else f"is {text!r}"
+                raise ConfigError(
+                    f"{named(place[:-1] if is_key else place) or 'the pipeline'} {what}",
+                    path=source,
+                    hint="a pipeline holds values alone: no text with $ or @, none that begins with %, no key with _",
+                )
+    except ValueError as error:
+        raise ConfigError(str(error), path=source) from error
 
 
 def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Apply `a.b=c` edits to a plain dictionary, in place; values are read as YAML.
 
     Raises:
-        ConfigError: no `=`, or a path through something that is neither mapping nor list.
+        ConfigError: no `=`, an expression, or a path through something that is neither mapping nor list.
     """
     for text in overrides:
         path, separator, value = text.partition("=")
         if not separator:
             raise ConfigError(f"--set {text!r}: expected a.b=value")
-        node: Any = content
         keys = path.strip().split(".")
-        for key in keys[:-1]:
-            node = _child(node, key, text)
         try:
-            _put(node, keys[-1], yaml.safe_load(value), text)
+            parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {text!r}: {value!r} is no YAML value") from error
+        nested: Any = parsed
+        for key in reversed(keys):
+            nested = {key: nested}
+        refuse_expressions(nested, f"--set {text!r}")
+        node: Any = content
+        for key in keys[:-1]:
+            node = _child(node, key, text)
+        _put(node, keys[-1], parsed, text)
     return content
 
 
@@ -113,10 +149,33 @@ def check(content: dict[str, Any], source: str) -> Pipeline:
         raise ConfigError(f"{where}: {first['msg']}{found}{more}", path=source) from error
 
 
-def load(task: str, overrides: Sequence[str] = ()) -> Pipeline:
-    """`read_task`, `apply`, `check`."""
+def load(task: str, overrides: Sequence[str] = (), own: Sequence[Own] | None = None) -> Pipeline:
+    """`read_task`, `apply`, `check`, and whether every stage's method is one of medseg or one that the user named.
+
+    Args:
+        task: a shipped name, the path of a YAML, or a run folder.
+        overrides: `a.b=c` edits.
+        own: methods that the user named; by default those that the running command was given.
+
+    Raises:
+        ConfigError: with the path of the first mistake.
+    """
     content, source = read_task(task)
-    return check(apply(content, overrides), source)
+    own = in_use() if own is None else own
+    put_own(content, own)
+    pipeline = check(apply(content, overrides), source)
+    check_methods(pipeline, own, source)
+    return pipeline
+
+
+def check_begun(run: Path) -> None:
+    """See that the methods of a run that has begun are here, as they were, before it is resumed.
+
+    Raises:
+        ConfigError: a method of the user's own that was not named again, or whose file is another one.
+    """
+    if (run / "pipeline.yaml").is_file() and any(run.glob("**/last.pt")):
+        load(str(run))
 
 
 def dump(pipeline: Pipeline, path: Path) -> None:

@@ -15,47 +15,55 @@ from typing import Any
 
 import torch
 
-from medseg import planning
+from medseg import methods, planning
 from medseg.bundle import open_bundle
 from medseg.config import DataSpec, Pipeline, Stage
 from medseg.engine import distributed
 from medseg.errors import ConfigError, ManifestError, OutputError
 from medseg.files import make_folder, write_whole
 from medseg.manifest import Manifest
-from medseg.methods import find
+from medseg.methods import Given
 from medseg.workflows import budget as budgets
 from medseg.workflows import plan_table, settings
 from medseg.workflows.rounds import Product, RoundsRun
 from medseg.workflows.rounds_plan import check_stage
 from medseg.workflows.sections import streams_of
+from medseg.workflows.settings_methods import with_hashes
 from medseg.workflows.stage import StageRun
 
 RECORD = "run.json"
 PACKAGES = ("medseg", "torch", "monai", "numpy", "nibabel", "pytorch-ignite", "edt", "SimpleITK")
 
 
-def train(
-    task: str,
-    data: Path,
-    output: Path,
-    *,
-    overrides: Sequence[str] = (),
-    device: str = "auto",
-    resume: bool = False,
-    budget: str | None = None,
-    start: Path | None = None,
-) -> Path:
+@dataclass(frozen=True)
+class Options:
+    """How to train.
+
+    Attributes:
+        overrides: `a.b=c` edits of the pipeline.
+        method: of your own, as `FILE.py:Class` or the class; several in a list. This file is executed.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        resume: continue an interrupted run, bit for bit.
+        budget: time that training may take, such as "25m"; the plan is made to fit.
+        start: run or bundle whose weights the first stage starts from, wherever name and shape agree.
+    """
+
+    overrides: Sequence[str] = ()
+    method: Given | Sequence[Given] | None = None
+    device: str = "auto"
+    resume: bool = False
+    budget: str | None = None
+    start: Path | None = None
+
+
+def train(task: str, data: Path, output: Path, **options: Any) -> Path:
     """Train a pipeline on a data set.
 
     Args:
         task: name of a shipped pipeline, a YAML, or the folder of an earlier run to repeat.
         data: manifest.
         output: run folder; must not hold a run already, unless `resume`.
-        overrides: `a.b=c` edits of the pipeline.
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        resume: continue an interrupted run, bit for bit.
-        budget: time that training may take, such as "25m"; the plan is made to fit.
-        start: run or bundle whose weights the first stage starts from, wherever name and shape agree.
+        options: fields of `Options`.
 
     Returns:
         The run folder; its `bundle` is the product.
@@ -64,15 +72,23 @@ def train(
         MedsegError: anything about task, manifest, data or folder that the user can mend.
         KeyboardInterrupt: stopped by a signal; the folder can be resumed.
     """
-    content, source = settings.read_task(task)
-    pipeline = settings.check(settings.apply(content, overrides), source)
-    manifest = Manifest.load(Path(data))
-    chosen = distributed.setup(device)
+    asked = Options(**options)
+    own = methods.named(asked.method)
+    pipeline, manifest = settings.load(task, asked.overrides, own), Manifest.load(Path(data))
+    with methods.using(own):
+        return _train(pipeline, manifest, output, asked)
+
+
+def _train(pipeline: Pipeline, manifest: Manifest, output: Path, asked: Options) -> Path:
+    resume, budget, start = asked.resume, asked.budget, asked.start
+    chosen = distributed.setup(asked.device)
     given = open_bundle(start) if start else None
     fingerprint = _fingerprint(pipeline, manifest, budget, given.digest if given else None)
+    if resume:
+        settings.check_begun(output)
     _claim(output, resume=resume, fingerprint=fingerprint)
     try:
-        resolved = _resolve(pipeline, manifest, output, chosen, budget, fingerprint)
+        resolved = _resolve(with_hashes(pipeline), manifest, output, chosen, budget, fingerprint)
         product = Product(given.path, {"start": given.path}) if given else None
         for index, stage in enumerate(resolved.stages):
             folder = output if len(resolved.stages) == 1 else output / f"stage{index}"
@@ -130,14 +146,15 @@ def write_plan(
     output: Path,
     *,
     overrides: Sequence[str] = (),
+    method: Given | Sequence[Given] | None = None,
     device: str = "auto",
     budget: str | None = None,
 ) -> Pipeline:
     """Plan as `train` would and write the resolved pipeline to the YAML `output`, without training."""
-    content, source = settings.read_task(task)
-    pipeline = settings.check(settings.apply(content, overrides), source)
-    manifest = Manifest.load(Path(data))
-    resolved = plan_pipeline(pipeline, manifest, distributed.setup(device), budget)
+    own = methods.named(method)
+    pipeline, manifest = settings.load(task, overrides, own), Manifest.load(Path(data))
+    with methods.using(own):
+        resolved = plan_pipeline(pipeline, manifest, distributed.setup(device), budget)
     make_folder(output.parent)
     settings.dump(resolved, output)
     plan_table.show(resolved, manifest)
@@ -179,7 +196,7 @@ def memory_bytes(device: torch.device) -> float:
 
 
 def _with_batch(stage: Stage, spec: DataSpec, sizes: dict[str, int]) -> Stage:
-    method = find(stage.method.name)
+    method = methods.find(stage.method.name)
     dims = max(each.spatial_dims for each in stage.specs(spec))
     batch = stage.schedule.batch or planning.plan_batch(method.streams, sizes, dims)
     unknown = sorted(set(batch) - set(method.streams))
@@ -249,7 +266,7 @@ def _claim(output: Path, *, resume: bool, fingerprint: str) -> None:
             raise OutputError("holds a run already", path=output, hint="--resume to continue it, or another --output")
         elif record.exists() and _recorded(record) != fingerprint:
             raise ConfigError(
-                "this run was started with another task, manifest, --set or --budget",
+                "this run was started with another task, manifest, --method, --set or --budget",
                 path=output,
                 hint="resume with the same command, or choose another --output",
             )

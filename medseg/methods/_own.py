@@ -1,0 +1,152 @@
+"""Methods of the user's own: named on the command line or given by Python code, never by a file that is read."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from medseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medseg.method import Method
+
+Given: TypeAlias = "str | type[Method]"
+"""`FILE.py:Class`, or the class."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """A method as it was named; nothing of its file has run yet.
+
+    Attributes:
+        name: of the class, by which a pipeline calls it.
+        said: how it was named, for messages.
+        file: that holds it.
+        sha256: of the file; None where the class of a notebook has none.
+        kind: the class, where Python code gave it.
+    """
+
+    name: str
+    said: str
+    file: Path | None
+    sha256: str | None
+    kind: type[Method] | None = None
+
+
+def named(given: Given | Sequence[Given] | None) -> tuple[Own, ...]:
+    """What a user named, looked up but not executed.
+
+    Args:
+        given: one or several `FILE.py:Class` or classes.
+
+    Raises:
+        ConfigError: no such file, or no name of a class.
+    """
+    several = [given] if isinstance(given, str | type) else list(given or ())
+    found = tuple(_of_text(each) if isinstance(each, str) else _of_class(each) for each in several)
+    names = [own.name for own in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"--method names two classes called {twice}", hint="rename one of them")
+    return found
+
+
+def _of_text(text: str) -> Own:
+    file, _, name = text.rpartition(":")
+    if not file.endswith(".py") or not name.isidentifier():
+        raise ConfigError(f"--method {text!r}: accepted is FILE.py:Class, a file of yours and the class in it")
+    path = Path(file)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--method {text!r}: {file} cannot be read ({error.strerror})") from error
+    return Own(name, f"--method {text}", path, hashlib.sha256(content).hexdigest())
+
+
+def _of_class(kind: type[Method]) -> Own:
+    try:
+        path = Path(inspect.getsourcefile(kind) or "")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except (TypeError, OSError):  # defined in a notebook or at a prompt
+        return Own(kind.__name__, f"method={kind.__name__}", None, None, kind)
+    return Own(kind.__name__, f"method={kind.__name__}", path, digest, kind)
+
+
+@contextmanager
+def loaded(own: Sequence[Own]) -> Iterator[dict[str, type[Method]]]:
+    """Execute the files and give the classes by name; afterwards Python's modules are as they were.
+
+    A file is a module of its own name in a folder that is searched for modules, so that worker processes find what the
+    method sends them, and so that the file can import its neighbours.
+
+    Raises:
+        ConfigError: a file that cannot be executed, or holds no such method.
+    """
+    modules, path = dict(sys.modules), list(sys.path)
+    executed: dict[Path, ModuleType] = {}
+    try:
+        yield {each.name: _checked(each, executed) for each in own}
+    finally:
+        sys.path[:] = path
+        for module in executed.values():
+            before = modules.get(module.__name__)
+            if before is None:
+                sys.modules.pop(module.__name__, None)
+            else:
+                sys.modules[module.__name__] = before
+
+
+def _checked(own: Own, executed: dict[Path, ModuleType]) -> type[Method]:
+    from medseg.method import Method
+
+    kind: Any = own.kind
+    if kind is None and own.file is not None:
+        file = own.file.resolve()
+        if file not in executed:
+            _execute(own, file, executed)
+        kind = getattr(executed[file], own.name, None)
+        if kind is None:
+            raise ConfigError(f"{own.said}: there is no {own.name} in {own.file}")
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        raise ConfigError(f"{own.said}: {own.name} is no class derived from medseg.method.Method")
+    if inspect.isabstract(kind):
+        raise ConfigError(f"{own.said}: {own.name} does not define {', '.join(sorted(kind.__abstractmethods__))}")
+    return kind
+
+
+def _execute(own: Own, file: Path, executed: dict[Path, ModuleType]) -> None:
+    _refuse_known_name(own, file)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    executed[file] = sys.modules[file.stem] = module
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's own code may raise anything
+        reason = " ".join(str(error).split()) or "no words"
+        raise ConfigError(f"{own.said}: {own.file} cannot be loaded ({type(error).__name__}: {reason})") from error
+
+
+def _refuse_known_name(own: Own, file: Path) -> None:
+    """A file called like a module that there is would be taken for it, by workers and by whatever imports it."""
+    try:
+        spec = importlib.util.find_spec(file.stem)
+    except (ImportError, ValueError):
+        spec = None
+        taken = file.stem in sys.modules or "." in file.stem
+    else:
+        taken = spec is not None and spec.origin is not None and Path(spec.origin).resolve() != file
+    if taken:
+        place = f" ({spec.origin})" if spec is not None else ""
+        raise ConfigError(f"{own.said}: {file.stem} is also a module of Python{place}", hint="rename the file")

@@ -1,0 +1,91 @@
+"""Which stage has which method: one of medseg, or one that the user named; a file cannot choose another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from medseg.config import Pipeline
+from medseg.errors import ConfigError
+from medseg.methods import METHODS, REMEDY, Own, in_use
+
+
+def put_own(content: dict[str, Any], own: Sequence[Own]) -> None:
+    """Let stages have the methods that the user named: those that say their name, or the only stage the only one.
+
+    Args:
+        content: of a pipeline, not checked yet; changed in place.
+        own: what the user named.
+    """
+    stages = content.get("stages")
+    methods = [stage.get("method") for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
+    for method in methods:
+        if not isinstance(method, dict):
+            continue
+        said = str(method.get("name")).rpartition(":")[2]
+        if any(each.name == said for each in own):
+            method["name"] = said
+        elif len(own) == len(methods) == 1:
+            method["name"] = own[0].name
+            method.pop("sha256", None)
+            # what is trained is not what the pipeline was written for
+            content["description"] = f"{content.get('name')}, with the method {own[0].name}"
+            content["name"] = own[0].name
+
+
+def check_methods(pipeline: Pipeline, own: Sequence[Own], source: str) -> None:
+    """Refuse a stage whose method is neither one of `METHODS` nor named by the user.
+
+    Args:
+        pipeline: as it was read.
+        own: what the user named.
+        source: the file that it is from.
+
+    Raises:
+        ConfigError: with what to do.
+    """
+    by_name = {each.name: each for each in own}
+    for each in own:
+        if each.name in METHODS:
+            raise ConfigError(f"{each.said}: {each.name} is a method of medseg", hint="rename the class")
+    for number, stage in enumerate(pipeline.stages):
+        _check_stage(stage.method.name, stage.method.sha256, by_name, f"stages.{number}.method", source)
+    used = [stage.method.name for stage in pipeline.stages]
+    for each in own:
+        if each.name not in used:
+            raise ConfigError(
+                f"{each.said}: no stage has the method {each.name}; the stages have {', '.join(used)}",
+                path=source,
+                hint=f"--set stages.N.method.name={each.name}",
+            )
+
+
+def _check_stage(name: str, recorded: str | None, own: dict[str, Own], where: str, source: str) -> None:
+    if name in METHODS:
+        return
+    if name not in own and recorded:
+        raise ConfigError(
+            f"{where}: it was trained with a method of your own, {name} (SHA-256 {recorded[:12]})",
+            path=source,
+            hint=f"name its file again: --method FILE.py:{name}",
+        )
+    if name not in own:
+        known = f"method {name!r} is not known; one of {', '.join(METHODS)}"
+        raise ConfigError(f"{where}.name: {known}", path=source, hint=REMEDY)
+    found = own[name].sha256
+    if recorded and found and recorded != found:
+        raise ConfigError(
+            f"{where}: {own[name].file} is not as it was: SHA-256 {found[:12]}, recorded is {recorded[:12]}",
+            path=source,
+            hint=f"give the old file, or train anew with --set {where}.sha256=null and another --output",
+        )
+
+
+def with_hashes(pipeline: Pipeline) -> Pipeline:
+    """The pipeline with the SHA-256 of the files of the user's methods in use, as a run folder records it."""
+    hashes = {each.name: each.sha256 for each in in_use()}
+    stages = []
+    for stage in pipeline.stages:
+        method = stage.method.model_copy(update={"sha256": hashes.get(stage.method.name)})
+        stages.append(stage.model_copy(update={"method": method}))
+    return pipeline.model_copy(update={"stages": tuple(stages)})
