@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from medseg import cli_consensus as fused
 from medseg.cli_label import label_app
-
-_USAGE: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, which newer typers carry inside themselves
+from medseg.cli_run import run as run_command
 
 app = typer.Typer(
     name="medseg",
-    help="Segment medical images when labels are scarce, weak or contradictory.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -37,6 +35,11 @@ OwnMethod = Annotated[
 Budget = Annotated[str | None, typer.Option(help="Time for training, e.g. 25m: the plan is made to fit this machine.")]
 
 
+def _next(command: str | None) -> None:
+    if command:
+        typer.echo(f"next: {command}", err=True)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from medseg import __version__
@@ -50,7 +53,14 @@ def common(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
-    """Segment medical images when labels are scarce, weak or contradictory."""
+    """Segment medical images when labels are scarce, weak or contradictory.
+
+    Standard output gets the result: a table or a report, and as its last line the path of what was written. Progress,
+    warnings, what failed and the next command go to standard error.
+
+    Exit codes: 0 all is done; 1 some cases failed, or the data has errors; 2 a mistake, told in one line; 130 stopped by
+    Ctrl-C; 143 stopped by SIGTERM.
+    """
 
 
 @app.command()
@@ -68,10 +78,17 @@ def train(
     """Train a pipeline on a data set; the product is a MONAI bundle in the run folder."""
     from medseg.manifest import Manifest
     from medseg.methods import named
+    from medseg.workflows.durations import budget_seconds
     from medseg.workflows.settings import load
 
-    load(task, overrides or (), named(method)), Manifest.load(data)  # mistakes that need no torch are told at once
+    # mistakes that need no torch are told at once
+    load(task, overrides or (), named(method))
+    Manifest.load(data)
+    if budget is not None:
+        budget_seconds(budget)
+    from medseg.workflows.next_commands import predict_command
     from medseg.workflows.train import train as run
+    from medseg.workflows.train_words import validation_words
 
     folder = output or Path("runs") / f"{Path(task).stem}-{data.stem}"
     done = run(
@@ -79,7 +96,9 @@ def train(
         resume=resume, budget=budget, start=start,
     )  # fmt: skip
     if os.environ.get("RANK", "0") == "0":
+        typer.echo(f"{validation_words(done)}; the bundle:", err=True)
         typer.echo(str(done / "bundle"))
+        _next(predict_command(done, data))
 
 
 @app.command()
@@ -93,9 +112,12 @@ def plan(
     budget: Budget = None,
 ) -> None:
     """Decide spacing, patch, batch and iterations without training, and write them as a pipeline."""
+    from medseg.workflows.next_commands import train_command
     from medseg.workflows.train import write_plan
 
     write_plan(task, data, output, overrides=overrides or (), method=method, device=device, budget=budget)
+    typer.echo(str(output))
+    _next(train_command(output, data, device))
 
 
 @app.command()
@@ -120,6 +142,7 @@ def predict(
     shard: Annotated[int, typer.Option(help="Which part this command does, from 0.")] = 0,
 ) -> None:
     """Segment images with a trained model; results lie on each image's own grid."""
+    from medseg.workflows.next_commands import evaluate_command
     from medseg.workflows.predict import predict as run
 
     report = run(
@@ -127,6 +150,8 @@ def predict(
         fusion=fusion, probabilities=probabilities, mirror=mirror, overlap=overlap, device=device,
         overwrite=overwrite, strict=strict, shard=shard, num_shards=num_shards,
     )  # fmt: skip
+    typer.echo(str(output))
+    _next(evaluate_command(inputs, output, section))
     if report["failed"]:
         raise typer.Exit(1)
 
@@ -142,8 +167,15 @@ def evaluate(
 ) -> None:
     """Compare predictions with reference labels: Dice, distances in mm, volumes; tables and a picture."""
     from medseg.workflows.evaluate import evaluate as run
+    from medseg.workflows.evaluate_words import problems, table
 
-    run(prediction, reference, output, section=section, tolerance_mm=tolerance_mm, pictures=pictures)
+    report = run(prediction, reference, output, section=section, tolerance_mm=tolerance_mm, pictures=pictures)
+    for line in problems(report):
+        typer.echo(line, err=True)
+    typer.echo(table(report))
+    typer.echo(str(output or prediction / "evaluation"))
+    if report["failed"]:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -190,7 +222,9 @@ def consensus(
     given = dict(locals())
     from medseg.workflows.consensus import asked
 
-    if asked(given)["failed"]:
+    report = asked(given)
+    typer.echo(str(output))
+    if report["failed"]:
         raise typer.Exit(1)
 
 
@@ -221,10 +255,13 @@ def data_init(
 ) -> None:
     """Make a manifest from data that is laid out some other way."""
     from medseg.workflows.data_init import init_manifest
+    from medseg.workflows.next_commands import check_command
 
     made = init_manifest(source, output, kind=kind, validation=validation, seed=seed, name=name, modality=modality)
     counts = ", ".join(f"{len(getattr(made, s))} {s}" for s in ("training", "validation", "test", "unlabeled"))
-    typer.echo(f"{output}: {counts}")
+    typer.echo(f"{counts}; the manifest:", err=True)
+    typer.echo(str(output))
+    _next(check_command(output))
 
 
 @app.command("list")
@@ -257,35 +294,4 @@ def demo(
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and turn what goes wrong into one line and an exit code."""
-    from medseg.errors import MedsegError
-
-    given = sys.argv[1:] if arguments is None else arguments
-    # --debug is understood wherever it stands: people add it at the end of the line that failed
-    debug = "--debug" in given
-    command = typer.main.get_command(app)
-    try:
-        code = command.main([a for a in given if a != "--debug"], prog_name="medseg", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped", 130, debug=debug, prefix="")
-    except _USAGE as problem:
-        error: Any = problem
-        if type(error).__name__ == "NoArgsIsHelpError":
-            typer.echo(error.format_message())
-            sys.exit(0)
-        _fail(f"{error.format_message()} (see medseg --help)", 2, debug=debug)
-    except MedsegError as error:
-        _fail(str(error), 2, debug=debug)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT):
-            raise
-        _fail(f"{error.filename or 'output'}: {error.strerror}", 2, debug=debug)
-
-
-def _fail(line: str, code: int, *, debug: bool, prefix: str = "error: ") -> NoReturn:
-    if debug:
-        import traceback
-
-        traceback.print_exc()
-    sys.stderr.write(f"{prefix}{line}\n")
-    sys.exit(code)
+    run_command(app, sys.argv[1:] if arguments is None else arguments)

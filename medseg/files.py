@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,24 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise OutputError(f"cannot be made ({error.strerror})", path=path) from error
     return path
+
+
+def check_writable(folder: Path) -> None:
+    """See that files can be made in a folder, before hours go into what is to be written there; nothing of it stays.
+
+    Raises:
+        OutputError: it cannot be made or written.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with tempfile.TemporaryFile(dir=make_folder(folder)) as stream:
+            stream.write(b"x")
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror or error})", path=folder) from error
+    finally:
+        for path in missing:
+            with suppress(OSError):  # it could not be made, or somebody else uses it by now
+                path.rmdir()
 
 
 @contextmanager

@@ -33,6 +33,7 @@ LAYERS = {
         "typed",
         "literals",
         "parts",
+        "progress",
     },
     0: {"errors", ""},
 }

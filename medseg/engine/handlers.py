@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import nn
 from medseg.engine import checkpoint, distributed
 from medseg.engine.logs import RunLog, TrainingBar
 from medseg.engine.trainer import MethodTrainer
+from medseg.errors import Stopped, stopped
 
 LOG_EVERY = 10
 SAVE_EVERY_SECONDS = 120.0
@@ -26,11 +29,31 @@ class Progress:
 
     Args:
         best: best validation Dice so far, -1 before the first.
+        done: iterations of an earlier run that this one continues.
+
+    Attributes:
+        asked: the signal that this process got; 0: none.
+        stopped: no further step is taken.
+        saved: iteration of the last checkpoint; 0: there is none.
+        validated: iteration of the last validation.
     """
 
-    def __init__(self, best: float = -1.0) -> None:
-        self.best = best
-        self.asked = self.stopped = False  # asked: this process got a signal; stopped: no further step
+    def __init__(self, best: float = -1.0, done: int = 0) -> None:
+        self.best, self.asked, self.stopped = best, 0, False
+        self.saved = self.validated = done
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Progress:
+        """As a checkpoint of `SaveLast` tells it."""
+        extra, done = state["extra"], int(state["iteration"])
+        found = cls(float(extra["best"]), done)
+        found.validated = int(extra.get("validated", done))
+        return found
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {"best": self.best, "validated": self.validated}
 
 
 class LogTerms:
@@ -85,10 +108,20 @@ class Validate:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, trainer: MethodTrainer) -> None:
-        """Validate, if it is time."""
+        """Validate, if it is time; a run that is being stopped does it when it is continued."""
+        if not self.progress.stopped and self._due(trainer):
+            self._validate(trainer.state.iteration)
+
+    def catch_up(self, trainer: MethodTrainer) -> None:
+        """Validate what an interruption left out, before the next step: the run goes on as an unbroken one."""
+        if self._due(trainer) and self.progress.validated < trainer.state.iteration:
+            self._validate(trainer.state.iteration)
+
+    def _due(self, trainer: MethodTrainer) -> bool:
         iteration = trainer.state.iteration
-        if self.progress.stopped or (iteration % self.every and iteration != trainer.total):
-            return
+        return iteration > 0 and (iteration % self.every == 0 or iteration == trainer.total)
+
+    def _validate(self, iteration: int) -> None:
         score = self.score()
         if self.log:
             self.log.add(iteration, "validation", {"dice": score["mean"], "classes": score["classes"]})
@@ -97,6 +130,7 @@ class Validate:
             if score["mean"] > self.progress.best and checkpoint.finite(weights):
                 checkpoint.save_atomic(weights, self.folder / "best.pt")
         self.progress.best = max(self.progress.best, score["mean"])
+        self.progress.validated = iteration
 
 
 class SaveLast:
@@ -118,54 +152,83 @@ class SaveLast:
         due = time.monotonic() - self._saved > SAVE_EVERY_SECONDS
         if not (due or self.progress.stopped or trainer.state.iteration in (1, trainer.total)):
             return
-        extra = {"best": self.progress.best}
-        state = checkpoint.capture(trainer, self.scheduler, fingerprint=self.fingerprint, extra=extra)
+        state = checkpoint.capture(trainer, self.scheduler, fingerprint=self.fingerprint, extra=self.progress.extra)
         if checkpoint.finite(state["method"]):
             checkpoint.save_atomic(state, self.path)
+            self.progress.saved = trainer.state.iteration
         self._saved = time.monotonic()
 
 
-class Together:
-    """Keeps several processes in step: their random numbers, and where they stop.
+class Reseed:
+    """Gives each process the random numbers of a step by seed, iteration and rank: rank 0 alone writes checkpoints."""
 
-    The random numbers of a step are a function of seed, iteration and rank, since only rank 0 writes checkpoints. A
-    signal reaches the processes at different iterations; they ask one another at every tenth.
-    """
-
-    def __init__(self, progress: Progress, *, seed: int) -> None:
-        self.progress, self.seed = progress, seed
+    def __init__(self, *, seed: int) -> None:
+        self.seed = seed
 
     def attach(self, engine: Engine) -> None:
-        """Act around each iteration."""
-        engine.add_event_handler(Events.ITERATION_STARTED, self.reseed)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.agree)
+        """Act before each iteration."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self)
 
-    def reseed(self, trainer: MethodTrainer) -> None:
-        """Give this rank's random numbers of this iteration."""
+    def __call__(self, trainer: MethodTrainer) -> None:
+        """Seed this rank's generator."""
         torch.manual_seed((self.seed * 1_000_003 + trainer.state.iteration) * 1009 + distributed.rank())
 
-    def agree(self, trainer: MethodTrainer) -> None:
-        """Stop if any process was asked to."""
-        if trainer.state.iteration % LOG_EVERY == 0 and distributed.any_of(self.progress.asked):
+
+class Stop:
+    """Ends the run after a whole step when it is asked to, before the other handlers act, so that they save it.
+
+    A signal reaches several processes at different iterations; they ask one another at every tenth.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def attach(self, engine: Engine) -> None:
+        """Act after each iteration."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, trainer: MethodTrainer) -> None:
+        """Stop, if any process was asked to."""
+        asked, iteration = bool(self.progress.asked), trainer.state.iteration
+        if distributed.world() > 1:
+            asked = (iteration % LOG_EVERY == 0 or iteration == trainer.total) and distributed.any_of(asked)
+        if asked:
             self.progress.stopped = True
             trainer.terminate()
 
 
 @contextmanager
 def stop_on_signal(trainer: MethodTrainer, progress: Progress) -> Iterator[None]:
-    """First Ctrl-C or TERM: finish this step, save, stop. Second: stop now, with the last checkpoint."""
+    """First Ctrl-C or TERM: finish this step, save, stop. Second: stop now, with the last checkpoint.
+
+    Raises:
+        Stopped: after either; it tells the iteration, and what is saved.
+    """
 
     def stop(number: int, frame: Any) -> None:
         if progress.asked:
-            raise KeyboardInterrupt
-        progress.asked = True
-        if distributed.world() == 1:  # else `Together` stops all at the same iteration
-            progress.stopped = True
-            trainer.terminate()
+            raise Stopped(number=number)
+        progress.asked = number
+        if distributed.rank() == 0:
+            _say_at_once("stopping after this iteration; once more stops at once")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+        if progress.stopped or (progress.asked and distributed.world() == 1):
+            raise Stopped(number=progress.asked or signal.SIGINT)
+    except KeyboardInterrupt as error:
+        iteration, saved = trainer.state.iteration, progress.saved
+        earlier = f"the last checkpoint is of iteration {saved}" if saved else "before the first checkpoint"
+        kept = "saved" if saved == iteration else earlier
+        raise stopped(error, f"at {iteration} of {trainer.total} iterations", kept) from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _say_at_once(line: str) -> None:
+    """Write to standard error from a signal's handler, which may have interrupted somebody who holds its lock."""
+    with suppress(OSError, ValueError):  # nobody may be left to read it
+        below = "\n" if sys.stderr.isatty() else ""  # the progress bar
+        os.write(2, f"{below}{line}\n".encode())

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,14 @@ class RunLog:
         folder: the run folder.
         resume_at: iteration that a resumed run continues from; later records are of work that will be done again
             and are dropped.
+        validated: iteration up to which validations count; later ones will be done again, too.
     """
 
-    def __init__(self, folder: Path, *, resume_at: int = 0) -> None:
+    def __init__(self, folder: Path, *, resume_at: int = 0, validated: int | None = None) -> None:
         self.path = folder / "metrics.jsonl"
-        kept = [line for line in self._lines() if json.loads(line)["iteration"] <= resume_at] if resume_at else []
+        last = {"validation": resume_at if validated is None else validated}
+        records = [(json.loads(line), line) for line in self._lines()] if resume_at else []
+        kept = [line for record, line in records if record["iteration"] <= last.get(record["kind"], resume_at)]
         self._stream = self.path.open("w", encoding="utf-8")
         self._stream.writelines(line + "\n" for line in kept)
         self._stream.flush()
@@ -110,12 +112,3 @@ class TrainingBar:
         """Leave the terminal as it was."""
         if self._live:
             self._progress.stop()
-
-
-@contextmanager
-def counting(title: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """A bar for work in pieces on a terminal: yields a function of the pieces done and the pieces in all."""
-    live = shown and sys.stderr.isatty()
-    with Progress(console=Console(stderr=True), disable=not live, transient=True) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

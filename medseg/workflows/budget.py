@@ -10,7 +10,6 @@ unlabelled cases in every round takes.
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from medseg.config import DataSpec, NetworkSpec, Pipeline, Stage
 from medseg.data.transforms import instantiate, preprocessing
 from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, step_settings, use_channels_last
-from medseg.errors import ConfigError
 from medseg.manifest import Manifest
 from medseg.networks import fit_size
 from medseg.planning_survey import survey
@@ -51,19 +49,6 @@ SMALLEST_PATCH = 16
 """Voxels along an axis below which a coarser grid would leave nothing to see."""
 
 VALIDATIONS = 10
-
-
-def seconds(text: str) -> float:
-    """Seconds of "90s", "25m", "1.5h" or a bare number of seconds.
-
-    Raises:
-        ConfigError: anything else, or less than ten seconds.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
-    value = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
-    if value < 10:
-        raise ConfigError(f"--budget {text!r}: expected at least 10 seconds, such as 90s, 25m or 1.5h")
-    return value
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from medseg import __version__
-from medseg.errors import DataError, ManifestError
-from medseg.files import make_folder
+from medseg.errors import ConfigError, DataError, ManifestError
+from medseg.files import check_writable, make_folder
 from medseg.manifest import SECTIONS, Manifest
 from medseg.metrics import DEFINITIONS
 from medseg.metrics.summary import mean_of_classes, summarize
 from medseg.portable.grids import values_in
 from medseg.portable.reading import SUFFIXES
+from medseg.progress import counting
 from medseg.workflows.comparison import IGNORE, Compared, Pairing, Scale, compare, read_labels
 from medseg.workflows.evaluate_tables import write_tables
 
@@ -45,11 +46,14 @@ def evaluate(
         `failed` (names of cases without a usable prediction or reference), `unmatched` files.
 
     Raises:
+        ConfigError: a tolerance that is no length.
         DataError: no folder of predictions, or not one case that could be compared.
         ManifestError: no labels to compare with.
         OutputError: the results cannot be written.
     """
     prediction, reference = Path(prediction), Path(reference)
+    if not 0 <= tolerance_mm < float("inf"):
+        raise ConfigError(f"--tolerance-mm {tolerance_mm}: a length of 0 or more is wanted")
     files = _predictions(prediction)
     pairings, scale, used = _pair(reference, files, section, tolerance_mm)
     matched = {pairing.prediction for pairing in pairings}
@@ -59,7 +63,9 @@ def evaluate(
             path=prediction,
             hint=f"files are named like {pairings[0].name}.nii.gz",
         )
-    done = [compare(pairing, scale) for pairing in pairings]
+    folder = output or prediction / "evaluation"
+    check_writable(folder)
+    done = _compared(pairings, scale)
     if not any(case.status == "compared" for case in done):
         bad = next(case for case in done if case.status != "no prediction")
         raise DataError(f"not one case can be compared; the first: {bad.message}")
@@ -71,13 +77,21 @@ def evaluate(
         **_summary(done, scale),
         "unmatched": sorted(path.name for path in files.values() if path not in matched),
     }
-    folder = make_folder(output or prediction / "evaluation")
-    write_tables(folder, report)
+    write_tables(make_folder(folder), report)
     if pictures:
         from medseg.workflows.montage import draw_montage  # matplotlib takes longer to import than a case
 
         draw_montage(folder / "montage.png", done, scale)
     return report
+
+
+def _compared(pairings: Sequence[Pairing], scale: Scale) -> list[Compared]:
+    done: list[Compared] = []
+    with counting("comparing", kept="nothing is written") as progress:
+        for pairing in pairings:
+            progress(len(done), len(pairings))
+            done.append(compare(pairing, scale))
+    return done
 
 
 def _predictions(folder: Path) -> dict[str, Path]:

@@ -21,9 +21,10 @@ import torch
 
 from medseg.config import DataSpec, Pipeline, Stage, View
 from medseg.engine import distributed
-from medseg.errors import ConfigError
+from medseg.errors import told_when_stopped
 from medseg.files import make_folder
 from medseg.manifest import Manifest
+from medseg.workflows.building import one_of_view
 from medseg.workflows.pieces import Piece, digest_of
 from medseg.workflows.rounds_bundle import copy_bundle, write_joint_bundle
 from medseg.workflows.rounds_check import check_rounds, files_of, warn
@@ -39,6 +40,8 @@ from medseg.workflows.rounds_votes import Voter
 from medseg.workflows.sections import streams_of
 from medseg.workflows.stage import StageRun
 
+SAVED = "what is finished is saved"
+
 
 @dataclass(frozen=True)
 class Product:
@@ -53,13 +56,7 @@ class Product:
         Raises:
             ConfigError: the stage had several networks, none of that view.
         """
-        if len(self.networks) == 1:
-            return next(iter(self.networks.values()))
-        if view is None or view not in self.networks:
-            raise ConfigError(
-                f"init: previous: the stage before has networks for {', '.join(self.networks)}, none for {view}"
-            )
-        return self.networks[view]
+        return one_of_view(self.networks, view)
 
 
 class RoundsRun:
@@ -112,7 +109,7 @@ class RoundsRun:
 
         Raises:
             MedsegError: data that cannot be used, or a place that cannot be written.
-            KeyboardInterrupt: stopped by a signal.
+            Stopped: by a signal.
         """
         if self.stage.rounds and not self.unlabeled:
             self._note("there is no unlabelled case: only the teachers are trained, which is supervised learning")
@@ -151,7 +148,7 @@ class RoundsRun:
         distributed.barrier()
         if notes is None:
             self.outlook.say(f"{self._name(number)}: scoring")
-            with self._voter(number) as voter:
+            with told_when_stopped(f"{self._place(number)}, while scoring", SAVED), self._voter(number) as voter:
                 scores = score_round(voter, self.manifest, self.views)
             notes = piece.finish(scores) if self.main else scores
         distributed.barrier()
@@ -184,7 +181,8 @@ class RoundsRun:
             distributed.barrier()
             self.outlook.say(f"{self._name(number)}: training the {view} network")
             run = self._stage_run(number, view, stage, manifest, piece.key)
-            run.train(folder / "bundle", previous=previous, resume=True)
+            with told_when_stopped(f"{self._place(number)}, {view} network", SAVED):
+                run.train(folder / "bundle", previous=previous, resume=True)
             notes = piece.finish() if self.main else {"seconds": 0.0}
             distributed.barrier()
         self.outlook.done("training", notes["seconds"], size)
@@ -220,6 +218,9 @@ class RoundsRun:
     def _name(self, number: int) -> str:
         return f"round {number} of {self.rounds}" if number else "teacher"
 
+    def _place(self, number: int) -> str:
+        return f"in round {number} of {self.rounds}" if number else "in the round of the teachers"
+
     def _label(self, number: int) -> tuple[Labeller, Round]:
         """Make the pseudo-labels of a round."""
         names = sorted(case.name for case in self.unlabeled)
@@ -235,7 +236,8 @@ class RoundsRun:
         )
         self.outlook.say(f"{self._name(number)}: labelling {len(names)} cases")
         networks = self._folder(number - 1) / "bundle"
-        counts = labeller.run(networks, self.method, partial(self._voter, number - 1), self.outlook)
+        with told_when_stopped(self._place(number), SAVED):
+            counts = labeller.run(networks, self.method, partial(self._voter, number - 1), self.outlook)
         found = figures(counts, self._structures, self.views)
         for view in found["silent"]:
             self._note(f"round {number}: the {view} network found nothing but background in any unlabelled case")

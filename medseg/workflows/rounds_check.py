@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from medseg.engine.logs import counting
 from medseg.errors import DataError
 from medseg.manifest import Case, Manifest
+from medseg.progress import counting
 from medseg.workflows.data_check_case import Finding, check_case
 from medseg.workflows.data_check_report import Problem
 from medseg.workflows.data_check_set import check_set
@@ -44,15 +44,16 @@ def check_rounds(manifest: Manifest, record: Path) -> list[str]:
         return list(notes["warnings"])
     findings = []
     with counting("checking the data") as progress:
+        progress(0, len(cases))
         for done, (section, case) in enumerate(cases, 1):
-            findings.append(check_case(manifest, section, _visible(section, case), headers_only=False))
+            findings.append(check_case(manifest, section, visible(section, case), headers_only=False))
             progress(done, len(cases))
     _refuse_other_modality(manifest, findings)
     problems = [p for found in findings for p in found.problems] + check_set(_used(manifest), findings)
     for problem in problems:
         if problem.severity == "error":
-            raise DataError(f"{_place(problem)}{problem.message}", path=_file(manifest, problem))
-    warnings = [f"{_place(p)}{p.message}" for p in problems if p.code in ("class_absent", "empty")]
+            raise DataError(f"{place_of(problem)}{problem.message}", path=file_of(manifest, problem))
+    warnings = [f"{place_of(p)}{p.message}" for p in problems if p.code in ("class_absent", "empty")]
     for line in warnings:
         warn(line)
     piece.finish({"warnings": warnings})
@@ -77,24 +78,27 @@ def _groups(manifest: Manifest) -> dict[str, list[Case]]:
 
 def _used(manifest: Manifest) -> Manifest:
     """The manifest without what the rounds do not open."""
-    groups = {section: tuple(_visible(section, case) for case in cases) for section, cases in _groups(manifest).items()}
+    groups = {section: tuple(visible(section, case) for case in cases) for section, cases in _groups(manifest).items()}
     return manifest.model_copy(update={**groups, "test": ()})
 
 
-def _visible(section: str, case: Case) -> Case:
+def visible(section: str, case: Case) -> Case:
+    """What training may open of a case: of an unlabelled one the image alone."""
     return case.model_copy(update={"label": None, "annotations": ()}) if section == "unlabeled" else case
 
 
 def _digests(manifest: Manifest, section: str, case: Case) -> list[str]:
-    label = manifest.label(_visible(section, case))
+    label = manifest.label(visible(section, case))
     return [digest_of(path) for path in (*manifest.images(case), *([label] if label else []))]
 
 
-def _place(problem: Problem) -> str:
+def place_of(problem: Problem) -> str:
+    """The case that a problem is of, before its message."""
     return f"{problem.section} case {problem.case}: " if problem.case else ""
 
 
-def _file(manifest: Manifest, problem: Problem) -> Path:
+def file_of(manifest: Manifest, problem: Problem) -> Path:
+    """The file that a problem is of, or else the manifest."""
     return manifest.resolve(problem.file) if problem.file else manifest.path
 
 

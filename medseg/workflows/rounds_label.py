@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from medseg.engine import distributed
-from medseg.errors import DataError, OutputError
+from medseg.errors import DataError, OutputError, told_when_stopped
 from medseg.files import make_folder
 from medseg.manifest import Case, Manifest
 from medseg.method import IGNORE, Method, Votes
 from medseg.portable.reading import read_header, read_volume
 from medseg.portable.writing import SaveError, is_flat, remove_leftovers, write_nifti
+from medseg.progress import Count
 from medseg.workflows.pieces import Piece, digest_of
 from medseg.workflows.rounds_figures import Counts, count_case
 from medseg.workflows.rounds_outlook import Outlook
@@ -92,16 +93,20 @@ class Labeller:
         self, cases: Sequence[Case], pieces: Mapping[str, Piece], method: Method, voter: Voter, outlook: Outlook
     ) -> None:
         asked = _Asked(voter, [self.manifest.images(case) for case in cases])
+        count = Count("labelling")
+        count.total = len(cases)
         began = time.monotonic()
-        for number, (case, fused) in enumerate(zip(cases, method.relabel(asked, self.number), strict=True)):
-            piece = pieces[case.name]
-            piece.begin()
-            notes = self._keep(case, asked[number], fused.numpy())
-            seconds = round(time.monotonic() - began, 3)
-            piece.finish({**notes, "seconds": seconds})
-            outlook.done("labelling", seconds)
-            outlook.say(f"round {self.number}: labelled {case.name}", now=False)
-            began = time.monotonic()
+        with told_when_stopped(count.where):
+            for number, (case, fused) in enumerate(zip(cases, method.relabel(asked, self.number), strict=True)):
+                piece = pieces[case.name]
+                piece.begin()
+                notes = self._keep(case, asked[number], fused.numpy())
+                seconds = round(time.monotonic() - began, 3)
+                piece.finish({**notes, "seconds": seconds})
+                count.done += 1
+                outlook.done("labelling", seconds)
+                outlook.say(f"round {self.number}: labelled {case.name}", now=False)
+                began = time.monotonic()
 
     def _piece(self, case: Case, networks: Path) -> Piece:
         earlier = self._earlier(case, PSEUDO)

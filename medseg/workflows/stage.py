@@ -14,41 +14,27 @@ from monai.utils import set_determinism
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from medseg import methods, networks
 from medseg.bundle import open_bundle, write_bundle
 from medseg.config import DataSpec, Pipeline, View
 from medseg.data.cache import CachedVolume, VolumeCache
 from medseg.data.streams import PatchStreams, make_loader
 from medseg.engine import checkpoint, distributed, handlers
-from medseg.engine.logs import RunLog, TrainingBar, counting
+from medseg.engine.logs import RunLog, TrainingBar
 from medseg.engine.optimizer import make_optimizer, make_scheduler
 from medseg.engine.trainer import MethodTrainer, step_settings, use_channels_last
 from medseg.engine.validation import validate
-from medseg.errors import ConfigError, OutputError
+from medseg.errors import OutputError
 from medseg.files import make_folder
 from medseg.manifest import Case, Manifest
 from medseg.method import Method
 from medseg.portable.inferer import SlabInferer
-from medseg.portable.nets import FirstChannels, Planar, Views
+from medseg.portable.nets import FirstChannels, Planar
+from medseg.progress import counting
+from medseg.workflows.building import build_method, network_of_view
 from medseg.workflows.sections import streams_of
 
 _SEEDS_APART = 1000
 """Between the seeds of views, so that another seed of the run is not another view's."""
-
-
-def start_from(network: nn.Module, previous: nn.Module) -> None:
-    """Copy the weights of an earlier stage wherever name and shape agree; heads may differ.
-
-    Raises:
-        ConfigError: nothing agrees.
-    """
-    while isinstance(previous, (Planar, FirstChannels)):
-        previous = previous.network
-    own = network.state_dict()
-    same = {k: v for k, v in previous.state_dict().items() if k in own and own[k].shape == v.shape}
-    if not same:
-        raise ConfigError("init: previous: the network has nothing in common with that of the stage before")
-    network.load_state_dict(same, strict=False)
 
 
 class ValidationVolumes(Dataset):
@@ -116,7 +102,7 @@ class StageRun:
         """Train, or continue, until `bundle` is written.
 
         Raises:
-            KeyboardInterrupt: stopped by a signal after saving `last.pt`.
+            Stopped: by a signal, after saving `last.pt`.
         """
         if resume and (bundle / "configs" / "metadata.json").is_file():
             return
@@ -130,8 +116,6 @@ class StageRun:
         trainer, scheduler = self._trainer(method, streams, state)
         segmenter = self._segmenter(method)
         self._run(trainer, scheduler, segmenter, validation)
-        if self.progress.stopped:
-            raise KeyboardInterrupt
         if self.main:
             self._export(segmenter, definition, bundle)
         distributed.barrier()
@@ -150,40 +134,16 @@ class StageRun:
     def _prepared(self, name: str, cases: list[Case]) -> list[CachedVolume]:
         # a worker process takes seconds to start, so that few volumes are done sooner without
         workers = 1 if len(cases) < 24 else os.cpu_count() or 1
-        with counting(f"preprocessing: {name}", shown=self.main) as progress:
+        with counting(f"preprocessing {name} cases", kept="saved", shown=self.main) as progress:
             return self.cache.prepare(self.manifest, cases, self.spec, workers=workers, progress=progress)
 
     def _method(self, previous: Path | None) -> tuple[dict[str, Any], Method]:
-        spec, stage = self.spec, self.stage
-        kind = methods.find(stage.method.name)
-        definition = networks.network_def(
-            stage.network,
-            patch=spec.network_patch,
-            in_channels=spec.channels,
-            out_channels=kind.output_channels(spec.classes),
-        )
-        network = networks.build(definition)
-        before = self._before(previous) if previous else None
-        if before is not None:
-            start_from(network, before)
-        method = methods.build(
-            stage.method.name,
-            network,
-            classes=spec.classes,
-            previous=before,
-            **stage.method.options,
-        ).to(self.device)
-        if stage.schedule.channels_last:
-            use_channels_last(method, spec.spatial_dims)
+        before = network_of_view(open_bundle(previous), self.spec.view) if previous else None
+        definition, method = build_method(self.stage, self.spec, before)
+        method.to(self.device)
+        if self.stage.schedule.channels_last:
+            use_channels_last(method, self.spec.spatial_dims)
         return definition, method
-
-    def _before(self, previous: Path) -> nn.Module:
-        """The network to start from; of several views the one of this view."""
-        network = open_bundle(previous).network
-        views = network.networks if isinstance(network, Views) else {self.spec.view: network}
-        if self.spec.view not in views:
-            raise ConfigError(f"has networks for {', '.join(views)}, none for {self.spec.view}", path=previous)
-        return views[self.spec.view]
 
     def _segmenter(self, method: Method) -> nn.Module:
         """What validates and travels: volumes in, class logits out."""
@@ -224,7 +184,7 @@ class StageRun:
             if state["fingerprint"] != self.fingerprint:
                 raise checkpoint.CheckpointError("belongs to another run", path=path)
             checkpoint.restore(state, trainer, scheduler, path=path)
-            self.progress.best = float(state["extra"]["best"])
+            self.progress = handlers.Progress.of(state)
         return trainer, scheduler
 
     def _run(
@@ -232,25 +192,28 @@ class StageRun:
     ) -> None:
         """Attach the handlers, in the order in which they act, and run."""
         total, start = trainer.total, trainer.state.iteration
-        if start >= total:
-            return
         every = self.stage.schedule.validate_every or max(1, total // 10)
-        log = RunLog(self.folder, resume_at=start) if self.main else None
+        log = RunLog(self.folder, resume_at=start, validated=self.progress.validated) if self.main else None
         bar = TrainingBar(self.title, total, start=start, shown=self.main, aside=self.aside)
-        together = [handlers.Together(self.progress, seed=self.seed)] if distributed.world() > 1 else []
-        steps: list[Any] = [*together, LrScheduleHandler(scheduler, epoch_level=False, print_lr=False)]
+        reseed = [handlers.Reseed(seed=self.seed)] if distributed.world() > 1 else []
+        schedule = LrScheduleHandler(scheduler, epoch_level=False, print_lr=False)
+        steps: list[Any] = [*reseed, handlers.Stop(self.progress), schedule]
         if log:
             steps.append(handlers.LogTerms(log, bar))
+        score = partial(self._score, segmenter, validation)
+        scorer = handlers.Validate(score, segmenter, self.folder, self.progress, every=every, log=log, bar=bar)
         if validation:
-            score = partial(self._score, segmenter, validation)
-            steps.append(handlers.Validate(score, segmenter, self.folder, self.progress, every=every, log=log, bar=bar))
+            steps.append(scorer)
         if self.main:
             steps.append(handlers.SaveLast(scheduler, self.folder, self.progress, fingerprint=self.fingerprint))
         for handler in steps:
             handler.attach(trainer)
         try:
             with handlers.stop_on_signal(trainer, self.progress):
-                trainer.run()
+                if validation:
+                    scorer.catch_up(trainer)
+                if start < total:
+                    trainer.run()
         finally:
             bar.close()
             if log:

@@ -16,22 +16,26 @@ from typing import Any
 import torch
 
 from medseg import methods, planning
-from medseg.bundle import open_bundle
+from medseg.bundle import OpenBundle, open_bundle
 from medseg.config import DataSpec, Pipeline, Stage
 from medseg.engine import distributed
-from medseg.errors import ConfigError, ManifestError, OutputError
-from medseg.files import make_folder, write_whole
+from medseg.errors import ConfigError, ManifestError, OutputError, told_when_stopped
+from medseg.files import check_writable, make_folder, write_whole
 from medseg.manifest import Manifest
 from medseg.methods import Given
 from medseg.workflows import budget as budgets
 from medseg.workflows import plan_table, settings
+from medseg.workflows.building import try_stages
+from medseg.workflows.durations import budget_seconds
 from medseg.workflows.rounds import Product, RoundsRun
+from medseg.workflows.rounds_check import warn
 from medseg.workflows.rounds_plan import check_stage
 from medseg.workflows.sections import streams_of
 from medseg.workflows.settings_methods import with_hashes
 from medseg.workflows.stage import StageRun
+from medseg.workflows.train_check import check_files, check_space, doubts
+from medseg.workflows.train_folder import RECORD, claim
 
-RECORD = "run.json"
 PACKAGES = ("medseg", "torch", "monai", "numpy", "nibabel", "pytorch-ignite", "edt", "SimpleITK")
 
 
@@ -70,11 +74,13 @@ def train(task: str, data: Path, output: Path, **options: Any) -> Path:
 
     Raises:
         MedsegError: anything about task, manifest, data or folder that the user can mend.
-        KeyboardInterrupt: stopped by a signal; the folder can be resumed.
+        Stopped: by a signal; the folder can be resumed.
     """
     asked = Options(**options)
     own = methods.named(asked.method)
     pipeline, manifest = settings.load(task, asked.overrides, own), Manifest.load(Path(data))
+    if asked.budget is not None:
+        budget_seconds(asked.budget)
     with methods.using(own):
         return _train(pipeline, manifest, output, asked)
 
@@ -86,22 +92,41 @@ def _train(pipeline: Pipeline, manifest: Manifest, output: Path, asked: Options)
     fingerprint = _fingerprint(pipeline, manifest, budget, given.digest if given else None)
     if resume:
         settings.check_begun(output)
-    _claim(output, resume=resume, fingerprint=fingerprint)
+    claim(output, resume=resume, fingerprint=fingerprint)
     try:
-        resolved = _resolve(with_hashes(pipeline), manifest, output, chosen, budget, fingerprint)
+        with told_when_stopped("before training began"):
+            resolved = _resolve(with_hashes(pipeline), manifest, output, Asked(chosen, budget, fingerprint, given))
         product = Product(given.path, {"start": given.path}) if given else None
         for index, stage in enumerate(resolved.stages):
             folder = output if len(resolved.stages) == 1 else output / f"stage{index}"
             last = index == len(resolved.stages) - 1
             place = Place((output if last else folder) / "bundle", folder, output / "cache", chosen, fingerprint)
             before = product if stage.init == "previous" or index == 0 else None
-            product = _train_stage(resolved, index, manifest, place, before, resume=resume)
+            with told_when_stopped(f"in stage {index}" if len(resolved.stages) > 1 else ""):
+                product = _train_stage(resolved, index, manifest, place, before, resume=resume)
         distributed.barrier()
         if distributed.rank() == 0:
             shutil.rmtree(output / "cache", ignore_errors=True)  # as large as the data, and quickly made again
     finally:
         distributed.finish()
     return output
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a plan is made for.
+
+    Args:
+        device: where it will be trained.
+        budget: time that it may take.
+        fingerprint: of the run.
+        start: model whose weights the first stage starts from.
+    """
+
+    device: torch.device
+    budget: str | None
+    fingerprint: str
+    start: OpenBundle | None
 
 
 @dataclass(frozen=True)
@@ -153,6 +178,9 @@ def write_plan(
     """Plan as `train` would and write the resolved pipeline to the YAML `output`, without training."""
     own = methods.named(method)
     pipeline, manifest = settings.load(task, overrides, own), Manifest.load(Path(data))
+    if output.is_dir():
+        raise OutputError("is a folder; a plan is a file", path=output, hint="give a name that ends in .yaml")
+    check_writable(output.parent)
     with methods.using(own):
         resolved = plan_pipeline(pipeline, manifest, distributed.setup(device), budget)
     make_folder(output.parent)
@@ -161,9 +189,11 @@ def write_plan(
     return resolved
 
 
-def plan_pipeline(pipeline: Pipeline, manifest: Manifest, device: torch.device, budget: str | None) -> Pipeline:
+def plan_pipeline(
+    pipeline: Pipeline, manifest: Manifest, device: torch.device, budget: str | None, start: OpenBundle | None = None
+) -> Pipeline:
     """Fill in all that the pipeline leaves to be planned: data, batch, and with a budget sizes and iterations."""
-    seconds = budgets.seconds(budget) if budget else None
+    seconds = None if budget is None else budget_seconds(budget)
     sizes = {stream: len(cases) for stream, cases in streams_of(manifest).items()}
     if not sizes["labeled"]:
         raise ManifestError(
@@ -183,6 +213,7 @@ def plan_pipeline(pipeline: Pipeline, manifest: Manifest, device: torch.device, 
     )
     stages = tuple(_with_batch(stage, spec, sizes) for stage in pipeline.stages)
     planned = pipeline.model_copy(update={"stages": stages, "data": spec.model_dump(mode="json")})
+    try_stages(planned, start)
     if seconds is None:
         return planned
     return budgets.fit(planned, manifest, device, seconds=seconds, fixed=set(pipeline.data))
@@ -212,18 +243,21 @@ def _with_batch(stage: Stage, spec: DataSpec, sizes: dict[str, int]) -> Stage:
     return stage.model_copy(update={"schedule": stage.schedule.model_copy(update={"batch": batch})})
 
 
-def _resolve(
-    asked: Pipeline, manifest: Manifest, output: Path, device: torch.device, budget: str | None, fingerprint: str
-) -> Pipeline:
+def _resolve(pipeline: Pipeline, manifest: Manifest, output: Path, asked: Asked) -> Pipeline:
     """The pipeline with its plan, made once by rank 0 and then read by all and by every resumption."""
     path = output / "pipeline.yaml"
     if distributed.rank() == 0 and not path.exists():
-        resolved = plan_pipeline(asked, manifest, device, budget)
-        write_whole(make_folder(output) / RECORD, json.dumps({"fingerprint": fingerprint}) + "\n")
+        check_writable(output)
+        findings = check_files(pipeline, manifest)
+        resolved = plan_pipeline(pipeline, manifest, asked.device, asked.budget, asked.start)
+        check_space(resolved, findings, make_folder(output))
+        write_whole(output / RECORD, json.dumps({"fingerprint": asked.fingerprint}) + "\n")
         manifest.save(output / "manifest.json")
         write_whole(output / "versions.json", json.dumps(versions(), indent=1) + "\n")
         settings.dump(resolved, path)
         plan_table.show(resolved, manifest)
+        for line in doubts(resolved, manifest):
+            warn(line)
     distributed.barrier()
     return settings.load(str(path))
 
@@ -248,38 +282,3 @@ def _fingerprint(pipeline: Pipeline, manifest: Manifest, budget: str | None, sta
         **({"start": start} if start else {}),
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _claim(output: Path, *, resume: bool, fingerprint: str) -> None:
-    """See that the folder is free, or holds the run to resume; a run that never took a step is started anew."""
-    if distributed.rank() == 0:
-        record = output / RECORD
-        if output.exists() and not output.is_dir():
-            raise OutputError("is a file; a run needs a folder", path=output)
-        if not record.exists() and output.is_dir() and not all(_is_round(path) for path in output.iterdir()):
-            raise OutputError("is not empty and holds no run", path=output, hint="choose another --output")
-        begun = (output / "bundle").exists() or any(output.glob("**/last.pt"))
-        if record.exists() and not begun:
-            record.unlink()
-            (output / "pipeline.yaml").unlink(missing_ok=True)
-        elif record.exists() and not resume:
-            raise OutputError("holds a run already", path=output, hint="--resume to continue it, or another --output")
-        elif record.exists() and _recorded(record) != fingerprint:
-            raise ConfigError(
-                "this run was started with another task, manifest, --method, --set or --budget",
-                path=output,
-                hint="resume with the same command, or choose another --output",
-            )
-    distributed.barrier()
-
-
-def _is_round(path: Path) -> bool:
-    """Whether this is a round of some run: its pieces are taken where they are the same and made again where not."""
-    return path.is_dir() and path.name.startswith("round") and path.name.removeprefix("round").isdigit()
-
-
-def _recorded(record: Path) -> str:
-    try:
-        return str(json.loads(record.read_text(encoding="utf-8"))["fingerprint"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise OutputError("is damaged", path=record, hint="start again in another folder") from error

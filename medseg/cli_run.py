@@ -1,0 +1,137 @@
+"""Run the command: what goes wrong becomes one line and an exit code, and who stops it is told how to go on."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shlex
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+
+from medseg.errors import MedsegError, Stopped, stopped
+
+_USAGE: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, which newer typers carry inside themselves
+_OF_THE_PLACE = (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT)
+_GOES_ON = ("train", "predict", "consensus")
+"""Commands that find what is finished when they are called again."""
+
+
+def run(app: typer.Typer, arguments: Sequence[str]) -> NoReturn:
+    """Run `medseg ARGUMENTS` and exit.
+
+    Exit codes: 0 done; 1 done, and some cases failed or the data has errors; 2 a mistake, told in one line; 130 stopped
+    by Ctrl-C; 143 stopped by SIGTERM.
+    """
+    # --debug is understood wherever it stands: people add it at the end of the line that failed
+    debug = "--debug" in arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name that the terminal cannot write must not cost the result
+    try:
+        with _terminated_as_interrupted():
+            _invoke(app, [a for a in arguments if a != "--debug"])
+    except KeyboardInterrupt as error:
+        _end_stopped(stopped(error), arguments, debug=debug)
+    except _USAGE as problem:
+        error: Any = problem
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(error.format_message())
+            sys.exit(0)
+        _fail(f"{error.format_message()} (see medseg --help)", 2, debug=debug)
+    except MedsegError as error:
+        _fail(str(error), 2, debug=debug)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # whoever read the output is gone; nothing is left to flush at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(1)
+        if error.errno not in _OF_THE_PLACE:
+            raise
+        _fail(f"{error.filename or 'output'}: {error.strerror}", 2, debug=debug)
+    sys.exit(0)
+
+
+def _invoke(app: typer.Typer, arguments: list[str]) -> None:
+    """As the command's own `main`, which keeps an interruption and its words to itself."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("medseg", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        if end.exit_code:
+            sys.exit(end.exit_code)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM, by which schedulers stop a job, do what Ctrl-C does: reports are written, files are whole."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped(number=number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_stopped(stop: Stopped, arguments: Sequence[str], *, debug: bool) -> NoReturn:
+    code = 128 + stop.number
+    if os.environ.get("RANK", "0") != "0":
+        sys.exit(code)
+    further = how_to_go_on(arguments)
+    _fail(f"{stop}; {further}" if further else str(stop), code, debug=debug, prefix="")
+
+
+def how_to_go_on(arguments: Sequence[str]) -> str:
+    """What to call after an interruption; nothing for a server.
+
+    Args:
+        arguments: of the command that was stopped.
+    """
+    name = next((word for word in arguments if not word.startswith("-")), "")
+    if name == "label":
+        return ""
+    further = list(arguments)
+    if name == "train" and "--resume" not in further:
+        further.append("--resume")
+    if name in _GOES_ON and "--write-back" not in further:
+        further = [word for word in further if word != "--overwrite"]  # it would do again what is done
+    words = "continue with" if name in _GOES_ON else "begin again with"
+    several = int(os.environ.get("WORLD_SIZE", "1"))
+    if several > int(os.environ.get("LOCAL_WORLD_SIZE", several)):
+        return f"{words} the same torchrun command on every machine, and --resume"
+    launcher = ["torchrun", f"--nproc_per_node={several}", "-m", "medseg"] if several > 1 else _program()
+    return f"{words}: {shlex.join([*launcher, *further])}"
+
+
+def _program() -> list[str]:
+    """How this program was called, in words that call it again."""
+    original = sys.orig_argv
+    for place in range(1, len(original)):
+        if original[place - 1 : place + 1] == ["-m", "medseg"]:
+            return original[: place + 1]
+    called = sys.argv[0]
+    if Path(called).name != "medseg" or shutil.which("medseg") == called:
+        return ["medseg"]
+    return [called]
+
+
+def _fail(line: str, code: int, *, debug: bool, prefix: str = "error: ") -> NoReturn:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    sys.stderr.write(f"{prefix}{line}\n")
+    sys.exit(code)
