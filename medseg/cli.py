@@ -58,8 +58,8 @@ def common(
     Standard output gets the result: a table or a report, and as its last line the path of what was written. Progress,
     warnings, what failed and the next command go to standard error.
 
-    Exit codes: 0 all is done; 1 some cases failed, or the data has errors; 2 a mistake, told in one line; 130 stopped by
-    Ctrl-C; 143 stopped by SIGTERM.
+    Exit codes: 0 all is done; 1 some cases failed, or the data has errors; 2 a mistake, told in one line; 130 stopped
+    by Ctrl-C; 143 stopped by SIGTERM.
     """
 
 
@@ -222,9 +222,9 @@ def consensus(
     given = dict(locals())
     from medseg.workflows.consensus import asked
 
-    report = asked(given)
+    failed = asked(given)["failed"]
     typer.echo(str(output))
-    if report["failed"]:
+    if failed:
         raise typer.Exit(1)
 
 

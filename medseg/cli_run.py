@@ -38,14 +38,14 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> NoReturn:
     try:
         with _terminated_as_interrupted():
             _invoke(app, [a for a in arguments if a != "--debug"])
-    except KeyboardInterrupt as error:
-        _end_stopped(stopped(error), arguments, debug=debug)
+    except KeyboardInterrupt as stop:
+        _end_stopped(stopped(stop), arguments, debug=debug)
     except _USAGE as problem:
-        error: Any = problem
-        if type(error).__name__ == "NoArgsIsHelpError":
-            typer.echo(error.format_message())
+        words = problem.format_message()  # type: ignore[attr-defined]
+        if type(problem).__name__ == "NoArgsIsHelpError":
+            typer.echo(words)
             sys.exit(0)
-        _fail(f"{error.format_message()} (see medseg --help)", 2, debug=debug)
+        _fail(f"{words} (see medseg --help)", 2, debug=debug)
     except MedsegError as error:
         _fail(str(error), 2, debug=debug)
     except OSError as error:

@@ -21,11 +21,12 @@ class Count:
     Args:
         title: of the work, such as "checking the data".
         pieces: what is counted.
+        total: of them; 0: not known yet.
     """
 
-    def __init__(self, title: str, pieces: str = "cases") -> None:
-        self.title, self.pieces = title, pieces
-        self.done, self.total = 0, 0
+    def __init__(self, title: str, pieces: str = "cases", total: int = 0) -> None:
+        self.title, self.pieces, self.total = title, pieces, total
+        self.done = 0
         self._began = self._said = time.monotonic()
 
     def line(self) -> str | None:

@@ -14,16 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from medseg import __version__
 from medseg.consensus.naming import is_series
 from medseg.consensus.writing import write_bytes
 from medseg.errors import ConfigError, DataError, OutputError
-from medseg.files import make_folder
+from medseg.files import check_writable, make_folder
 from medseg.manifest import SECTIONS, Manifest
 from medseg.portable.writing import remove_leftovers
+from medseg.progress import counting, say
 from medseg.workflows.consensus_batch import Task, fitting_jobs, run_all
 from medseg.workflows.consensus_case import finished_labels, fuse_item
 from medseg.workflows.consensus_items import Item, of_files, of_manifest, of_studies
@@ -120,7 +118,7 @@ def consensus(source: Source, output: Path, options: Options, work: Work | None 
 
     Raises:
         MedsegError: nothing can be fused; for a single study, or with `strict`, also why one could not.
-        KeyboardInterrupt: stopped; finished results and the report are whole.
+        Stopped: by a signal; finished results and the report are whole.
     """
     work = work or Work()
     if work.write_back and source.studies is None:
@@ -185,24 +183,23 @@ def _check(items: Sequence[Item], output: Path, source: Source) -> None:
 def _batch(items: Sequence[Item], output: Path, options: Options, work: Work, studies: Path | None) -> dict[str, Any]:
     """All studies, with a bar, each entered into the report."""
     make_folder(output)
+    check_writable(output)
     remove_leftovers(output)
-    console = Console(stderr=True)
     tasks = [Task(item, output / item.name, options, work.overwrite) for item in items]
     jobs = work.jobs or (fitting_jobs(items) if items else 1)
     report: dict[str, Any] = {"medseg_version": __version__, "request": options.plain(), "jobs": jobs}
     report |= {"cases": [], "failed": [], "interrupted": True}
     started = time.perf_counter()
     try:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-            line = bar.add_task("studies", total=len(tasks))
+        with counting("fusing", pieces="studies", kept="finished studies are kept") as progress:
+            progress(0, len(tasks))
             with closing(run_all(tasks, jobs)) as told:
-                for entry in told:
+                for done, entry in enumerate(told, 1):
                     _enter(report, entry, work)
                     if work.write_back and studies is not None and entry["status"] != "failed":
                         labels = output / entry["case"] / entry["labels"]
                         _accept(labels, studies, entry["case"], overwrite=work.overwrite)
-                    bar.advance(line)
+                    progress(done, len(tasks))
         report["interrupted"] = False
     finally:
         report["seconds"] = round(time.perf_counter() - started, 2)
@@ -210,7 +207,7 @@ def _batch(items: Sequence[Item], output: Path, options: Options, work: Work, st
         for entries in (report["cases"], report["failed"]):
             entries.sort(key=lambda entry: order[entry["case"]])
         write_bytes(output / work.report, json.dumps(report, indent=1, allow_nan=False) + "\n")
-    _tell(console, report, output)
+    _tell(report, output)
     return report
 
 
@@ -253,16 +250,14 @@ def _write_manifest(
 
 
 def _tell_one(entry: Mapping[str, Any], output: Path) -> None:
-    console = Console(stderr=True)
     for line in entry["warnings"]:
-        console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
+        say(f"warning: {line}")
     what = "is there already" if entry["status"] == "skipped" else "is done"
-    console.print(f"{output / entry['labels']} {what}", markup=False, highlight=False, soft_wrap=True)
+    say(f"{output / entry['labels']} {what}")
 
 
-def _tell(console: Console, report: Mapping[str, Any], output: Path) -> None:
+def _tell(report: Mapping[str, Any], output: Path) -> None:
     count = {status: sum(c["status"] == status for c in report["cases"]) for status in ("done", "skipped")}
-    line = f"{count['done']} fused, {count['skipped']} already there, {len(report['failed'])} failed: {output}"
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(f"{count['done']} fused, {count['skipped']} already there, {len(report['failed'])} failed: {output}")
     for failure in report["failed"]:
-        console.print(f"failed: {failure['error']}", markup=False, highlight=False, soft_wrap=True)
+        say(f"failed: {failure['error']}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from medseg.manifest import SECTIONS, Case, Manifest
-from medseg.workflows.data_check_case import check_case
+from medseg.manifest import SECTIONS, Manifest
+from medseg.progress import counting
+from medseg.workflows.data_check_case import Finding, check_case
 from medseg.workflows.data_check_report import CheckReport, Problem
 from medseg.workflows.data_check_set import check_set
 
@@ -26,19 +25,12 @@ def check_manifest(path: Path, *, headers_only: bool = False) -> CheckReport:
     """
     manifest = Manifest.load(path)
     cases = [(section, case) for section in SECTIONS for case in getattr(manifest, section)]
-    findings = [check_case(manifest, section, case, headers_only=headers_only) for section, case in _shown(cases)]
+    findings: list[Finding] = []
+    with counting("checking") as progress:
+        for section, case in cases:
+            progress(len(findings), len(cases))
+            findings.append(check_case(manifest, section, case, headers_only=headers_only))
     problems = [p for found in findings for p in found.problems]
     problems += check_set(manifest, findings)
     files = sum(found.files for found in findings)
     return CheckReport(Path(path), len(cases), files, headers_only, tuple(problems))
-
-
-def _shown(cases: list[tuple[str, Case]]) -> Iterator[tuple[str, Case]]:
-    """The cases, with a progress bar for a person who waits."""
-    if not sys.stderr.isatty():
-        yield from cases
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(cases, description="checking", console=Console(stderr=True), transient=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from medseg.data.phantom import write_phantoms
-from medseg.errors import OutputError
+from medseg.errors import OutputError, Stopped, stopped
 from medseg.files import make_folder, write_whole
 from medseg.method import IGNORE
+from medseg.progress import say
 
 METHODS = ("supervised", "dmpct")
 RUN = "dmpct"
@@ -122,20 +122,19 @@ def run_demo(output: Path, *, seed: int = 0, quick: bool = False) -> Path:
     _claim(output)
     seconds: dict[str, float] = {}
     with _timed(seconds, "all"):
-        _say(1, "generating scans")
-        with _timed(seconds, "data"):
+        with _step(1, "generating scans"), _timed(seconds, "data"):
             manifest = write_phantoms(output / "data", seed=seed, **plan.phantoms)
-        _say(2, "training: teachers on the labelled scans, then two rounds of pseudo-labels")
-        with _timed(seconds, "training"):
+        rounds = "training: teachers on the labelled scans, then two rounds of pseudo-labels"
+        with _step(2, rounds), _timed(seconds, "training"):
             command = _train(plan.overrides(seed), manifest, output / RUN)
-        _say(3, "predicting and evaluating the test scans, before and after the rounds")
-        results = {method: _one(method, manifest, output) for method in METHODS}
-        labels = _pseudo_labels(output)
-    _say(4, "writing the report")
-    from medseg.workflows.demo_report import Report, write_report  # matplotlib is not needed before
+        with _step(3, "predicting and evaluating the test scans, before and after the rounds"):
+            results = {method: _one(method, manifest, output) for method in METHODS}
+            labels = _pseudo_labels(output)
+    with _step(4, "writing the report"):
+        from medseg.workflows.demo_report import Report, write_report  # matplotlib is not needed before
 
-    report = Report(output, manifest, results, labels, command, seconds, seed=seed, quick=quick)
-    page = write_report(report)
+        report = Report(output, manifest, results, labels, command, seconds, seed=seed, quick=quick)
+        page = write_report(report)
     print(_closing(results, seconds["all"]))
     return page
 
@@ -219,8 +218,14 @@ def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
     seconds[what] = time.monotonic() - started
 
 
-def _say(step: int, what: str) -> None:
-    print(f"[{step}/4] {what}", file=sys.stderr, flush=True)
+@contextmanager
+def _step(number: int, what: str) -> Iterator[None]:
+    say(f"[{number}/4] {what}")
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        found = stopped(error, f"in step {number} of 4")
+        raise Stopped(found.where, "", found.number) from error  # the next demonstration continues nothing
 
 
 def _closing(results: dict[str, Result], seconds: float) -> str:

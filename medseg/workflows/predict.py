@@ -23,33 +23,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from medseg import __version__
 from medseg.bundle import OpenBundle, open_bundle
 from medseg.engine import distributed
-from medseg.errors import ConfigError, DataError, MedsegError, OutputError
-from medseg.files import make_folder, write_whole
+from medseg.errors import ConfigError, DataError, MedsegError, OutputError, told_when_stopped
+from medseg.files import check_writable, make_folder, write_whole
 from medseg.portable.views import FUSIONS, ViewsInferer
 from medseg.portable.writing import remove_leftovers
+from medseg.progress import Count, say
 from medseg.workflows.predict_case import PROBABILITIES, CasePredictor, fingerprint, record
 from medseg.workflows.predict_cases import Item, collect, share
 from medseg.workflows.predict_formats import suffix_of, uncoded
+from medseg.workflows.predict_words import Listener, closing
 
 GIB = 2**30
 WORTH_SAYING = 2 * GIB
-
-
-class Listener(logging.Handler):
-    """Passes warnings of the inferer on, one line each, and keeps them for the report."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__(logging.WARNING)
-        self.console, self.lines = console, list[str]()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Take one warning."""
-        self.say(record.getMessage())
-
-    def say(self, line: str) -> None:
-        """Show and keep a line."""
-        self.lines.append(line)
-        self.console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -113,7 +98,7 @@ def predict(model: Path, inputs: Path, output: Path, **options: Any) -> dict[str
 
     Raises:
         MedsegError: nothing can be predicted; with `strict` also for the first case that fails.
-        KeyboardInterrupt: stopped; finished results and the report are whole.
+        Stopped: by a signal; finished results and the report are whole.
     """
     chosen = Options(**options)
     bundle = open_bundle(model)
@@ -124,6 +109,7 @@ def predict(model: Path, inputs: Path, output: Path, **options: Any) -> dict[str
     items = share(items, chosen.shard, chosen.num_shards)
     device = distributed.setup(chosen.device)
     make_folder(output / PROBABILITIES if chosen.probabilities else output)
+    check_writable(output)
     for folder in (output, output / PROBABILITIES):
         remove_leftovers(folder)
     console = Console(stderr=True)
@@ -148,7 +134,8 @@ def predict(model: Path, inputs: Path, output: Path, **options: Any) -> dict[str
         report["interrupted"] = False
     finally:
         write_whole(output / chosen.report, json.dumps(report, indent=2, allow_nan=False) + "\n")
-    _tell(console, report, output)
+    for line in closing(report, output, chosen.report):
+        listener.show(line)
     return report
 
 
@@ -228,7 +215,11 @@ class _Run:
         """Do them; a case that fails is entered and passed over, unless `strict`."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = self.listener.console
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        count = Count("predicting", total=len(items))
+        with (
+            told_when_stopped(count.where, "finished results are kept"),
+            Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
+        ):
             cases = bar.add_task("cases", total=len(items))
             windows = bar.add_task("windows", total=None)
             for item in items:
@@ -240,6 +231,9 @@ class _Run:
 
                 self._one(item, progress)
                 bar.advance(cases)
+                count.done += 1
+                if not console.is_terminal and (line := count.line()):
+                    say(line)
 
     def _one(self, item: Item, progress: Any) -> None:
         entry: dict[str, Any] = {"case": item.name, "images": [str(path) for path in item.images]}
@@ -254,6 +248,7 @@ class _Run:
             entry["status"] = "failed"
             if self.strict:
                 raise
+            self.listener.show(f"failed: {item.name}: {error}")  # now: the next hundred may fail of the same
         entry["seconds"] = round(time.perf_counter() - started, 3)
         entry["warnings"] = list(self.listener.lines)
         self.report["cases"].append(entry)
@@ -278,13 +273,4 @@ class _Run:
                 path=item.images[0],
             )
         if needed > WORTH_SAYING:
-            self.listener.console.print(f"{item.name}: needs about {needed / GIB:.1f} GiB", highlight=False)
-
-
-def _tell(console: Console, report: dict[str, Any], output: Path) -> None:
-    """What was done, on standard error."""
-    count = {status: sum(c["status"] == status for c in report["cases"]) for status in ("done", "skipped")}
-    line = f"{count['done']} predicted, {count['skipped']} already there, {len(report['failed'])} failed: {output}"
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for failure in report["failed"]:
-        console.print(f"failed: {failure['error']}", markup=False, highlight=False, soft_wrap=True)
+            self.listener.show(f"{item.name}: needs about {needed / GIB:.1f} GiB")

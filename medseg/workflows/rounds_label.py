@@ -93,8 +93,7 @@ class Labeller:
         self, cases: Sequence[Case], pieces: Mapping[str, Piece], method: Method, voter: Voter, outlook: Outlook
     ) -> None:
         asked = _Asked(voter, [self.manifest.images(case) for case in cases])
-        count = Count("labelling")
-        count.total = len(cases)
+        count = Count("labelling", total=len(cases))
         began = time.monotonic()
         with told_when_stopped(count.where):
             for number, (case, fused) in enumerate(zip(cases, method.relabel(asked, self.number), strict=True)):

@@ -90,7 +90,7 @@ def check_space(pipeline: Pipeline, findings: Sequence[Finding], output: Path) -
 
 
 def cache_bytes(pipeline: Pipeline, findings: Iterable[Finding]) -> int:
-    """What the preprocessed volumes of a run take, small files left out: each once, and with every pseudo-label again."""
+    """What the preprocessed volumes of a run take, small files left out: once, and again with each pseudo-label."""
     spec, total = DataSpec(**pipeline.data), 0
     rounds = max(stage.rounds for stage in pipeline.stages)
     for found in findings:

@@ -1,0 +1,52 @@
+"""What `predict` says, on standard error: warnings while it works, and at its end what was done and what looks odd."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+
+class Listener(logging.Handler):
+    """Passes warnings of the inferer on, one line each, and keeps them for the report."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self.console, self.lines = console, list[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one warning."""
+        self.say(record.getMessage())
+
+    def say(self, line: str) -> None:
+        """Show and keep a warning."""
+        self.lines.append(line)
+        self.show(f"warning: {line}")
+
+    def show(self, line: str) -> None:
+        """Show a line above the bars."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def closing(report: dict[str, Any], output: Path, name: str) -> list[str]:
+    """What was done, where it is, and by name what failed or looks odd.
+
+    Args:
+        report: of all cases.
+        output: folder of the results.
+        name: file name of the report.
+    """
+    cases = report["cases"]
+    count = {status: sum(case["status"] == status for case in cases) for status in ("done", "skipped")}
+    lines = [f"{count['done']} predicted, {count['skipped']} already there, {len(report['failed'])} failed: {output}"]
+    odd = {
+        "failed": [failure["case"] for failure in report["failed"]],
+        "nothing was found in": [case["case"] for case in cases if not any(case.get("volumes_ml", {"": 1}).values())],
+        "warnings of": [case["case"] for case in cases if case["warnings"]],
+    }
+    lines += [f"{words} {', '.join(names)}" for words, names in odd.items() if names]
+    if any(odd.values()):
+        lines.append(f"each case in {output / name}")
+    return lines
