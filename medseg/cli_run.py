@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 
 import typer
 
-from medseg.errors import MedsegError, Stopped, stopped
+from medseg.errors import MedsegError
+from medseg.stopping import Stopped, stopped
 
 _USAGE: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, which newer typers carry inside themselves
 _OF_THE_PLACE = (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT)

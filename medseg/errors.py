@@ -9,15 +9,10 @@
     └── OutputError       a place where nothing can be written
 
 Each prints as one line, `PATH: what is wrong; what to do`, and ends a command with exit code 2.
-
-`Stopped` is no error: somebody pressed Ctrl-C, or a scheduler sent SIGTERM.
 """
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -58,41 +53,3 @@ class CheckpointError(MedsegError):
 
 class OutputError(MedsegError):
     """A place where nothing can be written."""
-
-
-class Stopped(KeyboardInterrupt):  # what catches KeyboardInterrupt catches it too
-    """A command was stopped by a signal, and this is how far it was.
-
-    Args:
-        where: how far, such as "at 13 of 400 iterations".
-        kept: what is kept of the work, such as "saved".
-        number: of the signal.
-    """
-
-    def __init__(self, where: str = "", kept: str = "", number: int = signal.SIGINT) -> None:
-        self.where, self.kept, self.number = where, kept, number
-        line = f"stopped {where}" if where else "stopped"
-        super().__init__(f"{line}, {kept}" if kept else line)
-
-
-def stopped(error: KeyboardInterrupt, where: str = "", kept: str = "") -> Stopped:
-    """The same interruption, told with what the caller knows of it.
-
-    Args:
-        error: that was caught.
-        where: of the caller's work; goes before what is known already.
-        kept: of the caller's work; counts where nothing is known yet.
-    """
-    if not isinstance(error, Stopped):
-        return Stopped(where, kept)
-    place = ", ".join(part for part in (where, error.where) if part)
-    return Stopped(place, error.kept or kept, error.number)
-
-
-@contextmanager
-def told_when_stopped(where: str | Callable[[], str], kept: str = "") -> Iterator[None]:
-    """Give an interruption inside the block these words; a function is asked for them when it happens."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise stopped(error, where() if callable(where) else where, kept) from error

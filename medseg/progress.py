@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from medseg.errors import told_when_stopped
+from medseg.stopping import told_when_stopped
 
 EVERY_SECONDS = 30.0
 

@@ -35,7 +35,7 @@ LAYERS = {
         "parts",
         "progress",
     },
-    0: {"errors", ""},
+    0: {"errors", "stopping", ""},
 }
 SIBLINGS = LAYERS[2]
 LIGHT = ("__init__", "errors", "literals", "config", "cli", "manifest*", "portable/__init__", "portable/reading")

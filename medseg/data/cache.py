@@ -14,10 +14,11 @@ import shutil
 import signal
 import socket
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import monai
@@ -32,6 +33,7 @@ from medseg.data.transforms import preprocessing
 from medseg.data.volume import CachedVolume
 from medseg.errors import DataError, OutputError
 from medseg.manifest import Case, Manifest
+from medseg.stopping import out_of_reach
 
 __all__ = ["CachedVolume", "VolumeCache"]
 
@@ -80,12 +82,13 @@ class VolumeCache:
         missing = {key: job for key, job in zip(keys, jobs, strict=True) if found[key] is None}
         if missing:
             self._start()
-        for done, key in enumerate(self._make(missing, workers), 1):
-            found[key] = self._open(key, missing[key])
-            if progress:
-                progress(done, len(missing))
-        made = zip(cases, keys, strict=True)
-        return [replace(self._sure(found[key], key), pseudo=bool(getattr(c, "pseudo", False))) for c, key in made]
+        with closing(self._make(missing, workers)) as made:  # else an interruption here would leave its workers at it
+            for done, key in enumerate(made, 1):
+                found[key] = self._open(key, missing[key])
+                if progress:
+                    progress(done, len(missing))
+        pairs = zip(cases, keys, strict=True)
+        return [replace(self._sure(found[key], key), pseudo=bool(getattr(c, "pseudo", False))) for c, key in pairs]
 
     def _job(self, manifest: Manifest, case: Case, spec: DataSpec) -> Job:
         hidden = any(case is other for other in manifest.unlabeled)
@@ -111,7 +114,7 @@ class VolumeCache:
             if not _alive(int(pid)):
                 shutil.rmtree(left, ignore_errors=True)
 
-    def _make(self, jobs: dict[str, Job], workers: int) -> Iterator[str]:
+    def _make(self, jobs: dict[str, Job], workers: int) -> Generator[str, None, None]:
         """Preprocess the jobs; yields each key as its entry is written."""
         if min(workers, len(jobs)) <= 1:
             for key, job in jobs.items():
@@ -119,16 +122,25 @@ class VolumeCache:
                 yield key
             return
         pool = ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn"), initializer=_quiet_worker)
+        others = set(active_children())
         try:
-            futures = {pool.submit(_store, self.folder, key, job): key for key, job in jobs.items()}
+            with out_of_reach():
+                futures = {pool.submit(_store, self.folder, key, job): key for key, job in jobs.items()}
             for future in as_completed(futures):
                 future.result()
                 yield futures[future]
+        except BaseException:
+            # nobody waits for the cases that they are at: what they leave half done is cleared away
+            for worker in set(active_children()) - others:
+                worker.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _quiet_worker() -> None:
+    from medseg.portable import loading  # noqa: F401  before MONAI makes its readers, which it silences
+
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops, and tells
 

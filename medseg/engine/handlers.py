@@ -18,7 +18,7 @@ from torch import nn
 from medseg.engine import checkpoint, distributed
 from medseg.engine.logs import RunLog, TrainingBar
 from medseg.engine.trainer import MethodTrainer
-from medseg.errors import Stopped, stopped
+from medseg.stopping import Stopped, stopped
 
 LOG_EVERY = 10
 SAVE_EVERY_SECONDS = 120.0

@@ -20,6 +20,7 @@ from medseg.consensus.naming import is_series
 from medseg.dicom.series import open_series
 from medseg.errors import ConfigError, MedsegError, OutputError
 from medseg.portable.reading import VolumeError, read_header
+from medseg.stopping import out_of_reach
 from medseg.workflows.consensus_case import fuse_item
 from medseg.workflows.consensus_items import Item
 from medseg.workflows.consensus_options import Options
@@ -112,7 +113,8 @@ def _hire() -> Worker:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs,), daemon=True)
-    process.start()
+    with out_of_reach():
+        process.start()
     theirs.close()
     return Worker(process, ours)
 

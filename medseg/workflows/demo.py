@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from medseg.data.phantom import write_phantoms
-from medseg.errors import OutputError, Stopped, stopped
+from medseg.errors import OutputError
 from medseg.files import make_folder, write_whole
 from medseg.method import IGNORE
 from medseg.progress import say
+from medseg.stopping import Stopped, stopped
 
 METHODS = ("supervised", "dmpct")
 RUN = "dmpct"

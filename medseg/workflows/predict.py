@@ -23,11 +23,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from medseg import __version__
 from medseg.bundle import OpenBundle, open_bundle
 from medseg.engine import distributed
-from medseg.errors import ConfigError, DataError, MedsegError, OutputError, told_when_stopped
+from medseg.errors import ConfigError, DataError, MedsegError, OutputError
 from medseg.files import check_writable, make_folder, write_whole
 from medseg.portable.views import FUSIONS, ViewsInferer
 from medseg.portable.writing import remove_leftovers
 from medseg.progress import Count, say
+from medseg.stopping import told_when_stopped
 from medseg.workflows.predict_case import PROBABILITIES, CasePredictor, fingerprint, record
 from medseg.workflows.predict_cases import Item, collect, share
 from medseg.workflows.predict_formats import suffix_of, uncoded

@@ -21,9 +21,9 @@ import torch
 
 from medseg.config import DataSpec, Pipeline, Stage, View
 from medseg.engine import distributed
-from medseg.errors import told_when_stopped
 from medseg.files import make_folder
 from medseg.manifest import Manifest
+from medseg.stopping import told_when_stopped
 from medseg.workflows.building import one_of_view
 from medseg.workflows.pieces import Piece, digest_of
 from medseg.workflows.rounds_bundle import copy_bundle, write_joint_bundle

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from medseg.engine import distributed
-from medseg.errors import DataError, OutputError, told_when_stopped
+from medseg.errors import DataError, OutputError
 from medseg.files import make_folder
 from medseg.manifest import Case, Manifest
 from medseg.method import IGNORE, Method, Votes
 from medseg.portable.reading import read_header, read_volume
 from medseg.portable.writing import SaveError, is_flat, remove_leftovers, write_nifti
 from medseg.progress import Count
+from medseg.stopping import told_when_stopped
 from medseg.workflows.pieces import Piece, digest_of
 from medseg.workflows.rounds_figures import Counts, count_case
 from medseg.workflows.rounds_outlook import Outlook

@@ -134,7 +134,7 @@ class StageRun:
     def _prepared(self, name: str, cases: list[Case]) -> list[CachedVolume]:
         # a worker process takes seconds to start, so that few volumes are done sooner without
         workers = 1 if len(cases) < 24 else os.cpu_count() or 1
-        with counting(f"preprocessing {name} cases", kept="saved", shown=self.main) as progress:
+        with counting(f"preprocessing {name} cases", kept="finished ones are saved", shown=self.main) as progress:
             return self.cache.prepare(self.manifest, cases, self.spec, workers=workers, progress=progress)
 
     def _method(self, previous: Path | None) -> tuple[dict[str, Any], Method]:

@@ -19,10 +19,11 @@ from medseg import methods, planning
 from medseg.bundle import OpenBundle, open_bundle
 from medseg.config import DataSpec, Pipeline, Stage
 from medseg.engine import distributed
-from medseg.errors import ConfigError, ManifestError, OutputError, told_when_stopped
+from medseg.errors import ConfigError, ManifestError, OutputError
 from medseg.files import check_writable, make_folder, write_whole
 from medseg.manifest import Manifest
 from medseg.methods import Given
+from medseg.stopping import told_when_stopped
 from medseg.workflows import budget as budgets
 from medseg.workflows import plan_table, settings
 from medseg.workflows.building import try_stages
