@@ -16,6 +16,7 @@ from medseg.consensus.study import MISSING
 from medseg.errors import DataError
 from medseg.manifest_fields import stem
 from medseg.portable.grids import along, times, values_in
+from medseg.portable.nifti_header import dimensions
 from medseg.portable.reading import VolumeError, read_volume
 from medseg.portable.volume import Header
 
@@ -134,6 +135,8 @@ def _is_flat(header: Header) -> bool:
         return False
     if suffix_of(header.path) in (".png", ".tif"):
         return True
+    if header.nifti:
+        return dimensions(header.nifti) == 2
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(header.path))
     reader.ReadImageInformation()

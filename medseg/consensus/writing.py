@@ -70,7 +70,7 @@ def write_labels(folder: Path, name: str, labels: np.ndarray, form: Form, method
     if form.suffix in (".png", ".tif"):
         return _write_picture(path, stored[..., 0], form.palette)
     if form.suffix == ".nii.gz":
-        return _write_nifti(path, stored, form)
+        return _write_nifti(path, _as_stored(stored, form), form, intent="label")
     fields = _segment_fields(labels, form) if form.suffix == ".seg.nrrd" else {}
     return _write_itk(path, stored, form, fields)
 
@@ -123,7 +123,7 @@ def write_map(folder: Path, name: str, numbers: np.ndarray, form: Form) -> Path:
     if suffix in (".png", ".tif"):
         return _write_picture(path, (numbers if numbers.dtype == np.uint8 else as_bytes(numbers))[..., 0])
     if suffix == ".nii.gz":
-        return _write_nifti(path, numbers, form)
+        return _write_nifti(path, _as_stored(numbers, form), form)
     return _write_itk(path, numbers, form, {})
 
 
@@ -148,22 +148,23 @@ def write_soft(folder: Path, shares: np.ndarray, form: Form, kind: str) -> Path:
         with whole(path) as new, new.open("wb") as stream:
             np.save(stream, shares)
         return path
-    path = folder / "soft.nii.gz"
-    try:
-        write_nifti(path, shares.transpose(1, 2, 3, 0), form.grid.affine, slope=1 / STEPS, description=_by())
-    except SaveError as error:
-        raise OutputError(str(error), path=path) from error
-    return path
+    return _write_nifti(folder / "soft.nii.gz", shares.transpose(1, 2, 3, 0), form, slope=1 / STEPS)
 
 
 def _by() -> str:
     return f"medseg {__version__} consensus; not for diagnostic use"
 
 
-def _write_nifti(path: Path, array: np.ndarray, form: Form) -> Path:
-    stored = array[..., 0] if form.flat else array
+def _as_stored(array: np.ndarray, form: Form) -> np.ndarray:
+    """An array `(X, Y, Z)` with its first axis contiguous, as NIfTI stores it; of a picture `(X, Y)`."""
+    return np.asfortranarray(array[..., 0] if form.flat else array)
+
+
+def _write_nifti(path: Path, array: np.ndarray, form: Form, *, slope: float = 1.0, intent: str = "none") -> Path:
+    """An array `(X, Y, Z)` or `(X, Y, Z, K)` on the study's grid."""
+    grid = form.grid
     try:
-        write_nifti(path, np.asfortranarray(stored), form.grid.affine, description=_by())
+        write_nifti(path, array, grid.affine, source=grid.nifti, slope=slope, intent=intent, description=_by())
     except SaveError as error:
         raise OutputError(str(error), path=path) from error
     return path
@@ -180,17 +181,29 @@ def _write_picture(path: Path, array: np.ndarray, palette: bytes | None = None) 
     return write_bytes(path, stream.getvalue())
 
 
+def itk_image(array: np.ndarray, affine: np.ndarray, *, flat: bool = False) -> Any:
+    """An array `(X, Y, Z)` as SimpleITK's image.
+
+    Args:
+        array: the voxels.
+        affine: (4, 4), RAS mm.
+        flat: make an image of two dimensions.
+    """
+    image: Any = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+    placed = RAS_TO_LPS @ affine
+    if flat:
+        image, placed = image[:, :, 0], placed[np.ix_([0, 1, 3], [0, 1, 3])]
+    axes = len(placed) - 1
+    spacing = np.linalg.norm(placed[:axes, :axes], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(placed[:axes, axes].tolist())
+    image.SetDirection((placed[:axes, :axes] / spacing).ravel().tolist())
+    return image
+
+
 def _write_itk(path: Path, array: np.ndarray, form: Form, fields: dict[str, str]) -> Path:
     """NRRD or MetaImage: written elsewhere, since ITK goes by the ending, and put in place whole."""
-    image: Any = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
-    affine = RAS_TO_LPS @ form.grid.affine
-    if form.flat:
-        image, affine = image[:, :, 0], affine[np.ix_([0, 1, 3], [0, 1, 3])]
-    axes = len(affine) - 1
-    spacing = np.linalg.norm(affine[:axes, :axes], axis=0)
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(affine[:axes, axes].tolist())
-    image.SetDirection((affine[:axes, :axes] / spacing).ravel().tolist())
+    image = itk_image(array, form.grid.affine, flat=form.flat)
     for key, value in fields.items():
         image.SetMetaData(key, value)
     try:

@@ -7,16 +7,16 @@ as unlabelled is written beside them, in `hidden/`, and is not in the manifest: 
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
 from medseg.data.anatomy import LABELS, Canvas, Subject, paint
+from medseg.errors import OutputError
 from medseg.files import make_folder, write_whole
+from medseg.portable.writing import SaveError, write_nifti
 
 FINE = 2
 """Fine voxels per voxel along each axis: their mean is the partial volume effect."""
@@ -63,7 +63,7 @@ def write_phantoms(
             image, label, affine = make_phantom(shape, spacing_mm, seed=(seed, number, index))
             place = "hidden" if section == "unlabeled" else "labels"
             _write(folder / "images" / f"{name}.nii.gz", image, affine)
-            _write(folder / place / f"{name}.nii.gz", label, affine)
+            _write(folder / place / f"{name}.nii.gz", label, affine, "label")
             entry = {"image": f"images/{name}.nii.gz", "subject": name}
             lists[section].append(entry if section == "unlabeled" else {**entry, "label": f"labels/{name}.nii.gz"})
     manifest = {
@@ -170,10 +170,9 @@ def _scanned(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.round(image), -1024, 3071).astype(np.int16)
 
 
-def _write(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
-    image = nib.Nifti1Image(array, affine)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(affine, 1)
-    image.set_qform(affine, 1)
+def _write(path: Path, array: np.ndarray, affine: np.ndarray, intent: str = "none") -> None:
     make_folder(path.parent)
-    write_whole(path, gzip.compress(image.to_bytes(), 4, mtime=0))  # no time in it: same seed, same bytes
+    try:
+        write_nifti(path, array, affine, intent=intent)
+    except SaveError as error:
+        raise OutputError(str(error), path=path) from error

@@ -58,7 +58,7 @@ def label_map(segmentation: Path, image: Path, known: Mapping[str, int], result:
             hint="resample it to the image and store it again",
         )  # fmt: skip
     try:
-        write_nifti(result, placed[0], grid.affine)
+        write_nifti(result, placed[0], grid.affine, source=grid.nifti, intent="label")
     except SaveError as error:
         raise OutputError(str(error), path=result) from error
 

@@ -9,17 +9,16 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import SimpleITK as sitk  # noqa: N813 - the name everyone knows
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from medseg.consensus.fuse import FUSERS
 from medseg.errors import ConfigError, DataError, OutputError
 from medseg.label import fusing
+from medseg.label.formats import ENDINGS, convert
 from medseg.label.models import Model
 from medseg.label.predicting import device_names, predict_study
 
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 RESULTS: ContextVar[list[Path] | None] = ContextVar("RESULTS", default=None)
 """Files that a request made, to be removed if it is refused in the end; MONAI Label forgets them then."""
 
@@ -134,8 +133,8 @@ def converted(result: Path, ending: str | None, compress: bool) -> Path:
         raise ConfigError(f"result_extension {ending!r} is not offered; one of {', '.join(ENDINGS)}")
     other = new_result(str(ending))
     try:
-        sitk.WriteImage(sitk.ReadImage(str(result)), str(other), useCompression=compress and ending != ".nii")
-    except RuntimeError as error:
+        convert(result, other, compress=compress)
+    except (RuntimeError, OSError) as error:
         other.unlink(missing_ok=True)
         raise OutputError(f"cannot be written ({str(error).splitlines()[-1]})", path=other) from error
     finally:

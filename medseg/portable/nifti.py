@@ -13,20 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nibabel.nifti1 import Nifti1Header
-from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 
 from .gunzip import gunzip
 from .nifti_affine import best_affine
+from .nifti_header import decoded
 from .stream import Stream
 from .volume import COPY_AGAIN, DAMAGED, Header, VolumeError, check_memory, checked_spacing
 
-VERSIONS: dict[int, tuple[type, bytes, int]] = {
-    348: (Nifti1Header, b"n+1", 352),
-    540: (Nifti2Header, b"n+2", 544),
-}
-"""Length of the header -> its class, its magic in single files, the first byte where voxels may lie."""
+VERSIONS: dict[int, tuple[bytes, int]] = {348: (b"n+1", 352), 540: (b"n+2", 544)}
+"""Length of the header -> its magic in single files, the first byte where voxels may lie."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +60,15 @@ def read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
         VolumeError: for a file that is not what it says.
     """
     with Stream(path) as stream:
-        header, start = _decode(stream)
+        stored = _stored_header(stream)
+        header, start = decoded(stored), len(stored)
         layout = _layout(header, start)
         _check_size(layout, stream)
         affine, warnings = best_affine(header)
         spacing = checked_spacing(affine)
         shape, channels = layout.extents[:3], layout.extents[3]
-        info = Header(path, shape, channels, affine, spacing, layout.dtype.newbyteorder("="), warnings)
+        dtype = layout.dtype.newbyteorder("=")
+        info = Header(path, shape, channels, affine, spacing, dtype, warnings, stored)
         if not voxels:
             return None, info
         flat = _at_once(stream, layout)
@@ -80,30 +78,29 @@ def read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
     return _intensities(flat, layout), info
 
 
-def _decode(stream: Stream) -> tuple[Any, int]:
-    """The header as nibabel's object, and the number of bytes that it took."""
+def _stored_header(stream: Stream) -> bytes:
+    """The 348 bytes of a NIfTI-1 header, or the 540 of a NIfTI-2 header, of a single file."""
     raw = stream.upto(4)
     lengths = int.from_bytes(raw, "little"), int.from_bytes(raw, "big")
     length = next((n for n in VERSIONS if n in lengths), None)
     if length is None:
         hint = "convert it, or give it the suffix of its format"
         raise VolumeError(f"is no NIfTI file: it begins with {raw!r}", hint=hint)
-    kind, magic, _ = VERSIONS[length]
+    magic, _ = VERSIONS[length]
     raw += stream.upto(length - 4)
     if len(raw) < length:
         raise VolumeError(f"is cut off: {len(raw)} of the {length} bytes of its header", hint=COPY_AGAIN)
-    header = kind(raw, check=False)
-    found = header["magic"].item()[:3]
+    found = decoded(raw)["magic"].item()[:3]
     if found in (b"ni1", b"ni2"):
         raise VolumeError("is one half of a header/image pair", hint="convert it to a single .nii.gz")
     if found != magic:
         hint = "Analyze files must be converted to .nii.gz"
         raise VolumeError(f"is no NIfTI file: its magic is {found!r}, not {magic!r}", hint=hint)
-    return header, length
+    return raw
 
 
 def _layout(header: Any, start: int) -> Layout:
-    lowest = VERSIONS[start][2]
+    lowest = VERSIONS[start][1]
     offset = float(header["vox_offset"]) or float(lowest)
     if not (offset.is_integer() and lowest <= offset < 2**62):
         found = f"its voxels are said to begin at byte {offset:g}"

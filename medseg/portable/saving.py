@@ -11,14 +11,14 @@ from monai.config import KeysCollection
 from monai.transforms import SaveImaged
 
 from .cases import stem
-from .writing import is_flat, write_labels
+from .writing import is_flat, source_of, write_labels
 
 
 class SaveLabeld(SaveImaged):
     """Writes predictions `(1, X, Y, Z)` to `<output_dir>/<case>.nii.gz`, where <case> is the item "case".
 
     It is a `SaveImaged`, so that programs that take the saving out of a bundle's postprocessing find it; but
-    the file is written atomically, with sform and qform.
+    the file is written atomically, with the sform and the qform of the image's file.
 
     Args:
         keys: items to write.
@@ -38,5 +38,6 @@ class SaveLabeld(SaveImaged):
             array = labels.cpu().numpy()[0]
             name = str(data.get("case") or stem(image))
             affine = torch.as_tensor(labels.affine).cpu().numpy()
-            write_labels(self.output_dir / f"{name}.nii.gz", array, affine, flat=is_flat(image, array.shape))
+            flat = is_flat(image, array.shape)
+            write_labels(self.output_dir / f"{name}.nii.gz", array, affine, source=source_of(image), flat=flat)
         return dict(data)

@@ -55,6 +55,7 @@ class Header:
         spacing_mm: distance of neighbouring voxels along each stored axis.
         dtype: of the stored numbers, before any scaling.
         warnings: what was contradictory in the file, and what was made of it.
+        nifti: a NIfTI file's own header as stored, for what is written on its grid; empty for other formats.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class Header:
     spacing_mm: tuple[float, float, float]
     dtype: np.dtype
     warnings: tuple[str, ...] = ()
+    nifti: bytes = b""
 
     @property
     def corners_mm(self) -> np.ndarray:

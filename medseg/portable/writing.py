@@ -11,10 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
+from .nifti_header import dimensions, new_header
+from .reading import read_header
+
 LEVEL = 1  # of compression: label maps shrink a hundredfold at any level, and slower ones gain little
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
 _PREFIX = ".medseg-"
 _CHUNK = 2**24
 
@@ -88,8 +92,24 @@ def _compressed(stream: Any) -> Any:
     return IGzipFile(**how)
 
 
+def nifti_pieces(header: Any, array: np.ndarray) -> Iterator[bytes | memoryview]:
+    """The bytes of a single NIfTI file, uncompressed: `header`, no extensions, the voxels."""
+    yield header.binaryblock + bytes(4)
+    fast_last = array.T  # NIfTI stores the first axis fastest
+    step = max(1, _CHUNK // max(1, fast_last[0].nbytes))
+    for start in range(0, len(fast_last), step):
+        yield np.ascontiguousarray(fast_last[start : start + step]).data
+
+
 def write_nifti(
-    path: Path, array: np.ndarray, affine: np.ndarray, *, slope: float = 1.0, description: str = ""
+    path: Path,
+    array: np.ndarray,
+    affine: np.ndarray,
+    *,
+    source: bytes = b"",
+    slope: float = 1.0,
+    intent: str = "none",
+    description: str = "",
 ) -> None:
     """Write an array as `.nii.gz`, with sform and qform, atomically.
 
@@ -98,32 +118,34 @@ def write_nifti(
         array: `(X, Y)`, `(X, Y, Z)` or `(X, Y, Z, K)`, may be a memory map; best with its first axis
             contiguous.
         affine: (4, 4), RAS mm.
+        source: NIfTI header of the image on whose grid the array lies, of which both forms and their codes are taken;
+            see `nifti_header.new_header`. Empty: both forms are the affine, in scanner axes.
         slope: what one step of the stored numbers means.
+        intent: what the numbers are, by nibabel's name of the NIfTI intent; "label" of label maps.
         description: up to 79 bytes, for the header.
 
     Raises:
         SaveError: the file cannot be written; what was there before is untouched.
     """
-    header = nib.Nifti1Header()
-    header.set_data_dtype(array.dtype)
-    header.set_data_shape(array.shape)
-    header.set_xyzt_units("mm")
-    header.set_sform(affine, code="scanner")
-    header.set_qform(affine, code="scanner", strip_shears=True)
+    header = new_header(array.shape, array.dtype, affine, source)
+    header.set_intent(intent)
     header.set_slope_inter(slope, 0.0)
     header["descrip"] = description.encode("utf-8")[:79]
-    header["vox_offset"] = 352
-    fast_last = array.T  # NIfTI stores the first axis fastest
     with replacing(path) as new, new.open("wb") as raw:
         with _compressed(raw) as stream:
-            stream.write(header.binaryblock + bytes(4))
-            for start in range(0, len(fast_last), step := max(1, _CHUNK // max(1, fast_last[0].nbytes))):
-                stream.write(np.ascontiguousarray(fast_last[start : start + step]).data)
+            for piece in nifti_pieces(header, array):
+                stream.write(piece)
         raw.flush()
 
 
 def write_labels(
-    path: Path, labels: np.ndarray, affine: np.ndarray, *, flat: bool = False, description: str = ""
+    path: Path,
+    labels: np.ndarray,
+    affine: np.ndarray,
+    *,
+    source: bytes = b"",
+    flat: bool = False,
+    description: str = "",
 ) -> None:
     """Write a label map `(X, Y, Z)` as uint8 `.nii.gz` on its image's grid; see `write_nifti`.
 
@@ -131,6 +153,7 @@ def write_labels(
         path: where.
         labels: integers from 0 to 255.
         affine: of the image.
+        source: its NIfTI header, if it has one.
         flat: the image is a picture: write `(X, Y)`.
         description: up to 79 bytes, for the header.
     """
@@ -138,13 +161,31 @@ def write_labels(
         raise SaveError("has labels outside 0 ... 255")
     stored = labels.astype(np.uint8, copy=False)
     stored = stored[..., 0] if flat else stored
-    write_nifti(path, stored, np.asarray(affine, dtype=float), description=description)
+    placed = np.asarray(affine, dtype=float)
+    write_nifti(path, stored, placed, source=source, intent="label", description=description)
+
+
+def source_of(image: str | Path) -> bytes:
+    """The NIfTI header of an image's file, by which results on its grid are placed; empty for other formats.
+
+    Raises:
+        VolumeError: the file is not what its ending says.
+    """
+    return read_header(image).nifti if str(image).lower().endswith(NIFTI_SUFFIXES) else b""
 
 
 def is_flat(image: str | Path, shape: tuple[int, ...]) -> bool:
-    """Whether an image file holds a picture and not a volume of one slice."""
+    """Whether an image file holds a picture and not a volume of one slice.
+
+    Args:
+        image: the file.
+        shape: its voxels `(X, Y, Z)`.
+
+    Raises:
+        VolumeError: the file is not what its ending says.
+    """
     if shape[-1] != 1:
         return False
-    if not str(image).lower().endswith((".nii", ".nii.gz")):
-        return not str(image).lower().endswith((".nrrd", ".mha", ".mhd"))
-    return isinstance(header := nib.load(image).header, nib.Nifti1Header) and header["dim"][0] == 2
+    if str(image).lower().endswith(NIFTI_SUFFIXES):
+        return dimensions(source_of(image)) == 2
+    return not str(image).lower().endswith(ITK_SUFFIXES)

@@ -14,12 +14,13 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from matplotlib.colors import to_rgb
 
 from medseg import consensus
 from medseg.consensus.study import MISSING
+from medseg.portable.nifti_header import new_header
+from medseg.portable.writing import nifti_pieces
 from medseg.workflows.consensus_pictures import hues, tints
 from medseg.workflows.consensus_result import Result
 from medseg.workflows.consensus_scene import Scene
@@ -78,9 +79,9 @@ def _layer(
     """One volume as NiiVue takes it; of label maps what is missing is not shown."""
     kept = array[::step, ::step, ::step]
     kept = np.where(kept == MISSING, 0, kept).astype(np.uint8) if colors else kept
-    image = nib.Nifti1Image(np.ascontiguousarray(kept), affine)
-    image.header.set_xyzt_units("mm")
-    packed = gzip.compress(image.to_bytes(), 6, mtime=0)
+    header = new_header(kept.shape, kept.dtype, affine)
+    header.set_intent("label" if colors else "none")
+    packed = gzip.compress(b"".join(nifti_pieces(header, kept)), 6, mtime=0)
     return {
         "name": name,
         "file": base64.b64encode(packed).decode("ascii"),

@@ -196,15 +196,14 @@ def _pseudo_labels(output: Path) -> dict[int, float]:
 
 def _called(pseudo: Path, place: Path) -> Path:
     """Pseudo-labels as the planes voted: what was left out of learning is background that some plane doubted."""
-    import nibabel as nib
-
-    from medseg.portable.writing import write_nifti
+    from medseg.portable.reading import read_volume
+    from medseg.portable.writing import write_labels
 
     make_folder(place)
     for path in sorted(pseudo.glob("*.nii.gz")):
-        image: Any = nib.load(path)
-        voted = np.asarray(image.dataobj)
-        write_nifti(place / path.name, np.where(voted == IGNORE, np.uint8(0), voted), image.affine)
+        array, header = read_volume(path)
+        voted = np.where(array[0] == IGNORE, np.uint8(0), array[0])
+        write_labels(place / path.name, voted, header.affine, source=header.nifti)
     return place
 
 

@@ -25,7 +25,7 @@ from medseg.portable.resample import resampled_size
 from medseg.portable.windows import slab_axis
 from medseg.portable.writing import SaveError, temporary, write_nifti
 from medseg.workflows.predict_cases import LONGEST_NAME, Item
-from medseg.workflows.predict_formats import Model, recorded, write_result
+from medseg.workflows.predict_formats import Model, recorded, source_of_item, write_result
 
 if TYPE_CHECKING:
     from medseg.dicom.series import Series
@@ -160,7 +160,9 @@ class CasePredictor:
                 array, affine = labels.numpy()[0, 0], labels.affine.numpy()
                 if stored is not None:
                     planes = stored.transpose(1, 2, 3, 0)
-                    write_nifti(self._probabilities(item), planes, affine, slope=1 / LEVELS, description=line)
+                    shares = self._probabilities(item)
+                    source = source_of_item(item)
+                    write_nifti(shares, planes, affine, source=source, slope=1 / LEVELS, description=line)
                 write_result(result, array, item, affine, line, self.model)
         except SaveError as error:
             raise OutputError(str(error), path=result) from error

@@ -12,7 +12,7 @@ import numpy as np
 
 from medseg.errors import ConfigError
 from medseg.portable.volume import Header, checked_spacing
-from medseg.portable.writing import is_flat, write_labels
+from medseg.portable.writing import is_flat, source_of, write_labels
 from medseg.workflows.predict_cases import Item
 
 FORMATS = {"nifti": ".nii.gz", "nrrd": ".seg.nrrd", "dicom-seg": ".dcm"}
@@ -61,7 +61,7 @@ def write_result(path: Path, labels: np.ndarray, item: Item, affine: np.ndarray,
     """
     if item.suffix == FORMATS["nifti"]:
         flat = not item.dicom and is_flat(item.images[0], labels.shape)
-        write_labels(path, labels, affine, flat=flat, description=line)
+        write_labels(path, labels, affine, source=source_of_item(item), flat=flat, description=line)
         return
     places = np.zeros(256, np.uint8)
     places[list(model.names)] = np.arange(1, len(model.names) + 1)
@@ -74,6 +74,11 @@ def write_result(path: Path, labels: np.ndarray, item: Item, affine: np.ndarray,
 
     author = Author(f"medseg {model.name}", f"medseg {model.name}", {RECORD: line})
     write_segmentation(path, places[labels], item.series, [Marked(name) for name in model.names.values()], author)
+
+
+def source_of_item(item: Item) -> bytes:
+    """The NIfTI header of a case's first file; empty for other formats."""
+    return b"" if item.dicom else source_of(item.images[0])
 
 
 def uncoded(names: Iterable[str]) -> list[str]:

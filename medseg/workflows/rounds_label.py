@@ -133,18 +133,20 @@ class Labeller:
         """Write the pseudo-label of a case on its file's grid, and its picture; returns what was counted."""
         image, path = self.manifest.images(case)[0], self.file(case)
         values = self._values()
-        affine = read_header(image).affine
+        grid = read_header(image)
         flat = is_flat(image, fused.shape)
         try:
             stored = values[fused]
-            write_nifti(path, stored[..., 0] if flat else stored, affine, description="medseg pseudo-label")
+            stored = stored[..., 0] if flat else stored
+            said = "medseg pseudo-label"
+            write_nifti(path, stored, grid.affine, source=grid.nifti, intent="label", description=said)
         except SaveError as error:
             hint = "free some space; --resume goes on with this case"
             raise OutputError(str(error), path=path, hint=hint) from error
         labels = [label.numpy() for label in votes.labels]
         if case.name in self.shown:
             keep_slices(self.picture(case), image, labels, fused, self._earlier(case, "picture"))
-        voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+        voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
         earlier = self._earlier(case, PSEUDO)
         before = self._indices(earlier) if earlier else None
         return count_case(labels, fused, classes=len(self.manifest.labels), voxel_ml=voxel_ml, before=before)
