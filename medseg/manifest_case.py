@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
 
 from medseg.manifest_fields import STRING_OR_LIST, FilePath, ImagePaths, stem
+from medseg.portable.channels import FIRST, RAW_FOLDERS, group_channels
 
 Class = int | str  # a class by its value or by its name
 
@@ -52,11 +53,13 @@ class Case(Item):
 
     @property
     def name(self) -> str:
-        """What its outputs are called: `case`, else the first image's file name without its ending."""
+        """What its outputs are called: `case`, else the first image's file name without ending and channel."""
         if self.case is not None:
             return self.case
         name = stem(self.image[0])
-        short = name.removesuffix("_0000")  # the first channel of nnU-Net's naming
-        of_label = self.label is not None and stem(self.label) == short
-        nnunet = PurePath(self.image[0]).parent.name in ("imagesTr", "imagesTs")
-        return short if short and (of_label or nnunet or len(self.image) > 1) else name
+        if len(self.image) > 1:
+            return name.removesuffix(FIRST) or name
+        drawn = [*([self.label] if self.label is not None else []), *(each.label for each in self.annotations)]
+        raw = PurePath(self.image[0]).parent.name in RAW_FOLDERS
+        (case,) = group_channels([name], (1,), raw=raw, labels=[stem(label) for label in drawn])
+        return case

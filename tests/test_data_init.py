@@ -148,7 +148,7 @@ def test_nnunet_mistakes(nnunet, tmp_path):
     assert "odd.nii.gz: is not named like nnU-Net's images" in line()
     (nnunet / "imagesTr/odd.nii.gz").unlink()
     change(nnunet, channel_names={"0": "T1", "1": "T2", "2": "FLAIR"})
-    assert "case a has 2 files, channel_names has 3" in line()
+    assert "a_0000.nii.gz: is no channel of a case 'a', which would be a_0000, a_0001, a_0002; there are" in line()
     volume(nnunet / "labelsTr/z.nii.gz")
     assert "z.nii.gz has no image" in line()
     change(nnunet, labels={"background": 0, "whole": [1, 2]})

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
+from .channels import RAW_FOLDERS, group_channels
 from .reading import SUFFIXES
-
-_CHANNEL = re.compile(r"_(\d{4})$")  # nnU-Net's number of a channel at the end of a name
 
 
 def stem(path: str | Path) -> str:
@@ -23,41 +22,66 @@ def stem(path: str | Path) -> str:
 def find_cases(folder: str | Path, channels: int = 1) -> list[dict[str, str | list[str]]]:
     """The images of a folder, or one image, as items for the preprocessing.
 
-    Files named `<case>_0000`, `<case>_0001`, ... are the channels of one case; if all files of a folder are
-    named so, the numbers are no part of the case's name. Files starting with a dot are passed over.
+    Files named `<case>_0000`, `<case>_0001`, ... are the channels of one case where there are exactly as many of
+    them as the model takes; other numbers are part of the name. See `channels.group_channels`.
 
     Args:
         folder: a folder, not searched deeper, or one image file.
-        channels: of the model; with more than one, numbered files are put together.
+        channels: of the model.
 
     Returns:
         `{"image": file or files, "case": name}`, sorted by name.
 
     Raises:
-        ValueError: no image is there, two files would have one name, or a channel is missing.
+        ValueError: no image is there, or two files have one name.
     """
     place = Path(folder)
-    files = [place] if place.is_file() else sorted(p for p in place.iterdir() if _is_image(p))
+    if place.is_file():
+        return [{"image": str(place), "case": _name_among_others(place, channels)}]
+    files = images_in(place)
     if not files:
         raise ValueError(f"has no image; accepted endings are {', '.join(SUFFIXES)}")
-    numbered = all(_CHANNEL.search(stem(f)) for f in files)
-    groups: dict[str, list[Path]] = {}
+    named = by_name(files)
+    groups = group_channels(named, (channels,), raw=is_raw(place))
+    return [{"image": _one_or_many([str(named[n]) for n in names]), "case": case} for case, names in groups.items()]
+
+
+def is_raw(folder: Path) -> bool:
+    """Whether a folder is one of nnU-Net's, by its name."""
+    return Path(os.path.abspath(folder)).name in RAW_FOLDERS
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Image files of a folder by name, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if _is_image(path))
+
+
+def by_name(files: Iterable[Path]) -> dict[str, Path]:
+    """Name without ending -> file.
+
+    Raises:
+        ValueError: two files differ in their endings only.
+    """
+    named: dict[str, Path] = {}
     for file in files:
-        name = _CHANNEL.sub("", stem(file)) if numbered else stem(file)
-        groups.setdefault(name or stem(file), []).append(file)
-    for name, group in groups.items():
-        _check(name, group, channels if numbered else 1)
-    return [
-        {"image": str(group[0]) if len(group) == 1 else [str(f) for f in group], "case": name}
-        for name, group in sorted(groups.items())
-    ]
+        other = named.setdefault(stem(file), file)
+        if other is not file:
+            raise ValueError(f"has {other.name} and {file.name}, both of the name '{stem(file)}'; rename one of them")
+    return named
+
+
+def _name_among_others(file: Path, channels: int) -> str:
+    """What one file's result is called: as it would be if its whole folder were given."""
+    folder, name = file.parent, stem(file)
+    others = images_in(folder) if os.access(folder, os.R_OK) else []
+    groups = group_channels({name, *map(stem, others)}, (channels,), raw=is_raw(folder))
+    case = next(case for case, names in groups.items() if name in names)
+    return case if groups[case] == [name] else name
+
+
+def _one_or_many(files: list[str]) -> str | list[str]:
+    return files[0] if len(files) == 1 else files
 
 
 def _is_image(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(SUFFIXES)
-
-
-def _check(name: str, group: Sequence[Path], channels: int) -> None:
-    names = ", ".join(f.name for f in group)
-    if len(group) not in (1, channels) or len({stem(f) for f in group}) != len(group):
-        raise ValueError(f"has {len(group)} files for the case '{name}' ({names}), the model takes {channels} per case")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from medseg.errors import DataError
+from medseg.manifest import Case
 from medseg.manifest_fields import SUFFIX, stem
+from medseg.portable.cases import is_raw
+from medseg.portable.channels import alike, group_channels, listed, shown_by_labels
 from medseg.portable.reading import VolumeError, read_header, read_volume
 from medseg.workflows.data_check_voxels import values
 
@@ -20,7 +23,6 @@ FOLDERS = {
 }
 """List of the manifest -> names of its folder of images and of its folder of labels."""
 
-CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 LABEL_MARK = re.compile(r"[-_.](seg|label|mask|gt)s?$", re.IGNORECASE)
 
 Sections = dict[str, list[dict[str, Any]]]
@@ -37,8 +39,13 @@ def from_folders(source: Path, modality: str | None) -> dict[str, Any]:
         DataError: when nothing is found, or when the labels are no labels.
     """
     sections: Sections = {name: [] for name in FOLDERS}
-    for section, (images, labels) in FOLDERS.items():
-        _pair(files_in(source, images), files_in(source, labels), section, sections)
+    images = {section: _named(files_in(source, names)) for section, (names, _) in FOLDERS.items()}
+    labels = {section: files_in(source, names) for section, (_, names) in FOLDERS.items()}
+    counts = {len((modality or "").split(","))}
+    if counts == {1}:  # one name may be that of every channel
+        counts |= set().union(*(shown_by_labels(images[s], _labels_by_name(labels[s])) for s in FOLDERS))
+    for section in FOLDERS:
+        _pair(images[section], labels[section], section, sections, counts)
     cases = [case for section in sections.values() for case in section]
     if not cases:
         accepted = ", ".join("/".join(images) for images, _ in FOLDERS.values())
@@ -62,32 +69,51 @@ def files_in(source: Path, names: Iterable[str]) -> list[Path]:
     return sorted(p for p in folder.iterdir() if SUFFIX.search(p.name) and not p.name.startswith("."))
 
 
-def channels(files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Case name -> its files; `case_0000`, `case_0001` are the channels of one case."""
-    matches = [CHANNEL.match(stem(p.name)) for p in files]
-    if not all(matches):
-        return {stem(p.name): [p] for p in files}
-    cases: dict[str, list[Path]] = {}
-    for match, file in zip(matches, files, strict=True):
-        assert match is not None
-        cases.setdefault(match["case"], []).append(file)
-    return cases
+def _named(files: Sequence[Path]) -> dict[str, Path]:
+    """Name without ending -> file.
+
+    Raises:
+        DataError: two files differ in their endings only.
+    """
+    named: dict[str, Path] = {}
+    for file in files:
+        other = named.setdefault(stem(file.name), file)
+        if other is not file:
+            what = f"has {other.name} and {file.name}, both of the name '{stem(file.name)}'"
+            raise DataError(what, path=file.parent, hint="rename or remove one of them")
+    return named
 
 
-def _pair(images: Sequence[Path], labels: Sequence[Path], section: str, sections: Sections) -> None:
-    by_name = {LABEL_MARK.sub("", stem(p.name)): p for p in labels} | {stem(p.name): p for p in labels}
+def _labels_by_name(labels: Sequence[Path]) -> dict[str, Path]:
+    """Labels by the names that their images may have."""
+    return {LABEL_MARK.sub("", stem(p.name)): p for p in labels} | _named(labels)
+
+
+def _pair(
+    images: dict[str, Path], labels: Sequence[Path], section: str, sections: Sections, counts: Collection[int]
+) -> None:
+    by_name = _labels_by_name(labels)
+    raw = bool(images) and is_raw(next(iter(images.values())).parent)
     used = set()
-    for name, files in channels(images).items():
-        case: dict[str, Any] = {"image": [_inside(p) for p in files]}
-        label = by_name.get(name) or by_name.get(stem(files[0].name))
+    for name, members in group_channels(images, counts, raw=raw, labels=by_name).items():
+        case: dict[str, Any] = {"image": [_inside(images[member]) for member in members]}
+        label = by_name.get(name)
         if label is not None:
             case["label"] = _inside(label)
             used.add(label)
+        if Case.model_validate(case).name != name:
+            case["case"] = name
         sections[section if label is not None or section == "test" else "unlabeled"].append(case)
     lonely = sorted(set(labels) - used)
     if lonely:
         what = f"{len(lonely)} labels have no image of the same name, such as {lonely[0].name}"
-        raise DataError(what, path=lonely[0].parent, hint="rename or remove them")
+        raise DataError(what + _numbered(lonely[0], images), path=lonely[0].parent, hint="rename or remove them")
+
+
+def _numbered(label: Path, images: Collection[str]) -> str:
+    """Which images are called as a label but for a number; empty where there are none."""
+    found = alike(LABEL_MARK.sub("", stem(label.name)), images)
+    return f" (there are {listed(found)}; channels are numbered from 0000 without a gap)" if found else ""
 
 
 def _inside(file: Path) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from medseg.errors import ManifestError
 from medseg.manifest import Manifest
 from medseg.manifest_io import read_json
-from medseg.workflows.data_init_folders import CHANNEL
+from medseg.portable.channels import FIRST, alike, group_channels, listed, split_number
 
 HINT = "see nnU-Net's description of dataset.json"
 
@@ -63,9 +64,10 @@ def _cases(source: Path, told: dict[str, Any], file: Path) -> dict[str, list[dic
     if isinstance(told.get("dataset"), dict):  # every path spelled out
         trained, labels = _spelled_out(source, told["dataset"], file)
     else:
-        trained = _grouped(source / "imagesTr", ending)
         labels = _files(source / "labelsTr", ending)
-    tested, test_labels = _grouped(source / "imagesTs", ending), _files(source / "labelsTs", ending)
+        trained = _grouped(source / "imagesTr", ending, count, labels)
+    test_labels = _files(source / "labelsTs", ending)
+    tested = _grouped(source / "imagesTs", ending, count, test_labels)
     for name in sorted(set(labels) - set(trained)):
         raise ManifestError(f"the label {labels[name].name} has no image in imagesTr", path=file, hint=HINT)
     for images, known, section in ((trained, labels, "training"), (tested, test_labels, "test")):
@@ -96,12 +98,28 @@ def _spelled_out(source: Path, told: dict[str, Any], file: Path) -> tuple[dict[s
         raise ManifestError(f"its 'dataset' has an entry without images or label ({e})", path=file, hint=HINT) from e
 
 
-def _grouped(folder: Path, ending: str) -> dict[str, list[Path]]:
-    cases: dict[str, list[Path]] = {}
-    for name, file in _files(folder, ending).items():
-        match = CHANNEL.match(name)
-        if match is None:
-            what = f"is not named like nnU-Net's images (case_0000{ending})"
-            raise ManifestError(what, path=file, hint="rename it, or use --kind folders")
-        cases.setdefault(match["case"], []).append(file)
-    return cases
+def _grouped(folder: Path, ending: str, count: int, labels: Collection[str]) -> dict[str, list[Path]]:
+    """Case -> its files: one for each of `count` channels, or one for all of them.
+
+    Raises:
+        ManifestError: a file is not named so.
+    """
+    files = _files(folder, ending)
+    cases = group_channels(files, (count,), raw=True, labels=labels)
+    for case, names in cases.items():
+        if names == [case]:
+            raise ManifestError(_misnamed(case, files, count, ending), path=files[case], hint=_remedy(case, ending))
+    return {case: [files[name] for name in names] for case, names in cases.items()}
+
+
+def _misnamed(name: str, names: Collection[str], count: int, ending: str) -> str:
+    """What is wrong with a file that is no channel of nnU-Net's."""
+    parts = split_number(name)
+    if parts is None:
+        return f"is not named like nnU-Net's images (case{FIRST}{ending})"
+    wanted = listed([f"{parts[0]}_{number:04d}" for number in range(count)])
+    return f"is no channel of a case '{parts[0]}', which would be {wanted}; there are {listed(alike(parts[0], names))}"
+
+
+def _remedy(name: str, ending: str) -> str:
+    return f"rename it, {name}{FIRST}{ending} if it is a case by itself, or use --kind folders"
