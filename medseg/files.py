@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -44,6 +45,26 @@ def check_writable(folder: Path) -> None:
         for path in missing:
             with suppress(OSError):  # it could not be made, or somebody else uses it by now
                 path.rmdir()
+
+
+def same_name(name: str) -> str:
+    """What two names have in common that are one on a disk that `folds_case`."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def folds_case(folder: Path) -> bool:
+    """Whether capital and small letters are the same in names of files there, as on most disks of macOS and Windows.
+
+    Args:
+        folder: it need not exist; then the nearest folder above it that does is asked.
+    """
+    place = Path(os.path.abspath(folder))
+    while not place.exists() or place.name == place.name.swapcase():
+        if place == place.parent:
+            return False
+        place = place.parent
+    other = place.with_name(place.name.swapcase())
+    return other.exists() and other.samefile(place)
 
 
 @contextmanager

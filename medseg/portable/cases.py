@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,20 +31,21 @@ def find_cases(folder: str | Path, channels: int = 1) -> list[dict[str, str | li
         channels: of the model.
 
     Returns:
-        `{"image": file or files, "case": name}`, sorted by name.
+        `{"image": file or files, "case": name, "files": the files as JSON}`, sorted by name; a text, since lists do
+        not come out of a loader as they went in.
 
     Raises:
         ValueError: no image is there, or two files have one name.
     """
     place = Path(folder)
     if place.is_file():
-        return [{"image": str(place), "case": _name_among_others(place, channels)}]
+        return [_item(_name_among_others(place, channels), [str(place)])]
     files = images_in(place)
     if not files:
         raise ValueError(f"has no image; accepted endings are {', '.join(SUFFIXES)}")
     named = by_name(files)
     groups = group_channels(named, (channels,), raw=is_raw(place))
-    return [{"image": _one_or_many([str(named[n]) for n in names]), "case": case} for case, names in groups.items()]
+    return [_item(case, [str(named[name]) for name in names]) for case, names in groups.items()]
 
 
 def is_raw(folder: Path) -> bool:
@@ -79,8 +81,8 @@ def _name_among_others(file: Path, channels: int) -> str:
     return case if groups[case] == [name] else name
 
 
-def _one_or_many(files: list[str]) -> str | list[str]:
-    return files[0] if len(files) == 1 else files
+def _item(case: str, files: list[str]) -> dict[str, str | list[str]]:
+    return {"image": files[0] if len(files) == 1 else files, "case": case, "files": json.dumps(files)}
 
 
 def _is_image(path: Path) -> bool:

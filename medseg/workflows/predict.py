@@ -29,8 +29,9 @@ from medseg.portable.views import FUSIONS, ViewsInferer
 from medseg.portable.writing import remove_leftovers
 from medseg.progress import Count, say
 from medseg.stopping import told_when_stopped
-from medseg.workflows.predict_case import PROBABILITIES, CasePredictor, fingerprint, record
-from medseg.workflows.predict_cases import Item, collect, share
+from medseg.workflows.predict_case import CasePredictor, fingerprint, record
+from medseg.workflows.predict_cases import PROBABILITIES, Item, collect, share
+from medseg.workflows.predict_earlier import Earlier
 from medseg.workflows.predict_formats import suffix_of, uncoded
 from medseg.workflows.predict_words import Listener, closing
 
@@ -95,7 +96,8 @@ def predict(model: Path, inputs: Path, output: Path, **options: Any) -> dict[str
         options: fields of `Options`.
 
     Returns:
-        The report: per case its status, seconds and volumes; `failed` lists what could not be done and why.
+        The report: per case its status, seconds and volumes; `failed` lists what could not be done and why, `earlier`
+        the cases of earlier commands whose results are in the folder too.
 
     Raises:
         MedsegError: nothing can be predicted; with `strict` also for the first case that fails.
@@ -108,6 +110,8 @@ def predict(model: Path, inputs: Path, output: Path, **options: Any) -> dict[str
         suffix=suffix_of(chosen.format),
     )  # fmt: skip
     items = share(items, chosen.shard, chosen.num_shards)
+    earlier = Earlier(output)
+    earlier.refuse_all(items, probabilities=chosen.probabilities)
     device = distributed.setup(chosen.device)
     make_folder(output / PROBABILITIES if chosen.probabilities else output)
     check_writable(output)
@@ -124,16 +128,18 @@ def predict(model: Path, inputs: Path, output: Path, **options: Any) -> dict[str
         "cases": [],
         "failed": [],
         "interrupted": True,
+        "earlier": [],
     }
     predictor = CasePredictor(bundle, device, output, probabilities=chosen.probabilities)
     if chosen.format == "dicom-seg" and (names := uncoded(predictor.model.names.values())):
         listener.say(f"no SNOMED code is known for {', '.join(names)}: coded as Tissue")
-    run = _Run(predictor, listener, report, overwrite=chosen.overwrite, strict=chosen.strict)
+    run = _Run(predictor, listener, report, earlier, chosen)
     try:
         with _listening(listener):
             run.all(items)
         report["interrupted"] = False
     finally:
+        report["earlier"] = Earlier(output).others(chosen.report, report["cases"])
         write_whole(output / chosen.report, json.dumps(report, indent=2, allow_nan=False) + "\n")
     for line in closing(report, output, chosen.report):
         listener.show(line)
@@ -204,10 +210,10 @@ class _Run:
     """The cases in a row, with a bar, entering each into the report."""
 
     def __init__(
-        self, predictor: CasePredictor, listener: Listener, report: dict, *, overwrite: bool, strict: bool
+        self, predictor: CasePredictor, listener: Listener, report: dict, earlier: Earlier, chosen: Options
     ) -> None:
-        self.predictor, self.listener, self.report = predictor, listener, report
-        self.overwrite, self.strict = overwrite, strict
+        self.predictor, self.listener, self.report, self.earlier = predictor, listener, report, earlier
+        self.overwrite, self.strict, self.probabilities = chosen.overwrite, chosen.strict, chosen.probabilities
         labels_depend_on = {k: v for k, v in report["settings"].items() if k != "probabilities"}
         content = json.dumps([report["model_sha256"], labels_depend_on], sort_keys=True)
         self.setting = hashlib.sha256(content.encode()).hexdigest()
@@ -256,15 +262,18 @@ class _Run:
 
     def _done_or_predicted(self, item: Item, progress: Any) -> dict[str, Any]:
         headers = self.predictor.headers(item)
-        line = record(fingerprint(item), self.setting)
+        digest = fingerprint(item)
+        line = record(digest, self.setting)
+        entry = {"result": item.result, "input": item.identity, "image_sha256": digest}
         if not self.overwrite and self.predictor.is_done(item, line):
-            return {"status": "skipped", "result": item.result}
+            return {"status": "skipped", **entry}
+        self.earlier.refuse(item, probabilities=self.probabilities)
         for header in headers:
             for warning in header.warnings:
                 self.listener.say(f"{header.path}: {warning}")
         self._check_memory(item, self.predictor.memory_bytes(headers))
         volumes = self.predictor.run(item, line, progress)
-        return {"status": "done", "result": item.result, "volumes_ml": volumes}
+        return {"status": "done", **entry, "volumes_ml": volumes}
 
     def _check_memory(self, item: Item, needed: int) -> None:
         there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from copy import copy
@@ -17,43 +16,42 @@ from monai.data import MetaTensor
 from medseg import __version__
 from medseg.bundle import OpenBundle
 from medseg.errors import DataError, OutputError
+from medseg.portable.channels import FIRST
 from medseg.portable.labels import LEVELS, mapped_bytes
 from medseg.portable.loading import VerifiedReader
 from medseg.portable.memory import out_of_memory
 from medseg.portable.reading import Header, VolumeError, read_header
+from medseg.portable.record import DIGITS, image_record
+from medseg.portable.record import fingerprint as of_files
 from medseg.portable.resample import resampled_size
 from medseg.portable.windows import slab_axis
 from medseg.portable.writing import SaveError, temporary, write_nifti
-from medseg.workflows.predict_cases import LONGEST_NAME, Item
+from medseg.workflows.predict_cases import LONGEST_NAME, PROBABILITIES, Item, targets
 from medseg.workflows.predict_formats import Model, recorded, source_of_item, write_result
 
 if TYPE_CHECKING:
     from medseg.dicom.series import Series
 
 VOTE_BYTES = 3  # label and probability of a view
-PROBABILITIES = "probabilities"  # folder of theirs in the output folder
 
 
 def fingerprint(item: Item) -> str:
-    """SHA-256 of a case's image files, with the data files that `.mhd` headers name by their own name."""
+    """SHA-256 of a case's image, see `medseg.portable.record.fingerprint`.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
     if item.dicom:
         return item.series.digest()
-    digest = hashlib.sha256()
-    for image in item.images:
-        beside = [image.with_suffix(s) for s in (".raw", ".zraw")] if image.suffix.lower() == ".mhd" else []
-        for path in [image, *(p for p in beside if p.is_file())]:
-            try:
-                with path.open("rb") as stream:
-                    while block := stream.read(2**20):
-                        digest.update(block)
-            except OSError as error:
-                raise DataError(f"cannot be read ({error.strerror})", path=path) from error
-    return digest.hexdigest()
+    try:
+        return of_files(item.images)
+    except VolumeError as error:
+        raise DataError(str(error), path=error.path) from error
 
 
 def record(fingerprint: str, setting: str) -> str:
     """What a result's header keeps: by which version it was made, of which image and with what."""
-    return f"medseg {__version__} image={fingerprint[:24]} model={setting[:24]}"[:79]
+    return f"medseg {__version__} {image_record(fingerprint)} model={setting[:DIGITS]}"[:79]
 
 
 class SeriesReader(VerifiedReader):
@@ -102,13 +100,16 @@ class CasePredictor:
             headers = [item.series.header] if item.dicom else [read_header(path) for path in item.images]
         except VolumeError as error:
             raise DataError(str(error), path=error.path) from error
-        if item.dicom and (self.output / item.result).resolve() in [path.resolve() for path in item.series.files]:
+        if item.dicom and item.reads(self.output / item.result):
             raise DataError(f"the result {item.result} would overwrite a slice", path=item.images[0])
         found, wanted = sum(h.channels for h in headers), self.bundle.data.modality
         if found != len(wanted):
+            last = f"CASE_{len(wanted) - 1:04d}"
+            hint = f"channels in several files are CASE{FIRST} to {last} in one folder, none missing"
             raise DataError(
-                f"has {found} channels, the model takes {len(wanted)} ({', '.join(wanted)})", path=item.images[0]
-            )
+                f"has {found} channels, the model takes {len(wanted)} ({', '.join(wanted)})", path=item.images[0],
+                hint=hint if found < len(wanted) and not item.dicom else None,
+            )  # fmt: skip
         return headers
 
     def memory_bytes(self, headers: list[Header]) -> int:
@@ -131,10 +132,11 @@ class CasePredictor:
 
     def is_done(self, item: Item, line: str) -> bool:
         """Whether the result of the same image, model and settings is there."""
-        wanted = [self.output / item.result]
-        if self.probabilities:
-            wanted.append(self._probabilities(item))
-        return all(recorded(path) == line for path in wanted)
+        return all(recorded(path) == line for path in self.targets(item))
+
+    def targets(self, item: Item) -> list[Path]:
+        """Files that a case's results are written to."""
+        return targets(item, self.output, probabilities=self.probabilities)
 
     def run(self, item: Item, line: str, progress: Callable[[int, int], None]) -> dict[str, float]:
         """Predict a case and write its results.
@@ -178,7 +180,7 @@ class CasePredictor:
         return self._millilitres(array, affine)
 
     def _probabilities(self, item: Item) -> Path:
-        return self.output / PROBABILITIES / f"{item.name}.nii.gz"
+        return self.output / PROBABILITIES / item.probabilities
 
     def _prepared(self, item: Item) -> MetaTensor:
         """Network input; the transforms one by one, since `Compose` hides what an error was."""

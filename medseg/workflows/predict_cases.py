@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from medseg.dicom.extra import holds_dicom, is_dicom_file
 from medseg.errors import ConfigError, DataError, ManifestError
+from medseg.files import folds_case, same_name
 from medseg.manifest import SECTIONS, Manifest
 from medseg.portable.cases import find_cases
 from medseg.portable.reading import SUFFIXES
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from medseg.dicom.series import Series
 
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")  # pictures among DICOM files are previews
+
+PROBABILITIES = "probabilities"  # folder of theirs in the output folder
 
 LONGEST_NAME = 255  # bytes of a file name on every common file system
 
@@ -45,6 +49,26 @@ class Item:
     def result(self) -> str:
         """File name of its labels."""
         return f"{self.name}{self.suffix}"
+
+    @property
+    def probabilities(self) -> str:
+        """File name of its probabilities."""
+        return f"{self.name}.nii.gz"
+
+    @property
+    def identity(self) -> list[str]:
+        """What tells its image from others: where its files are, and the series that was asked for."""
+        places = [str(path.resolve()) for path in self.images]
+        return [*places, f"series {self.uid}"] if self.uid else places
+
+    def reads(self, path: Path) -> bool:
+        """Whether a file is one of its image's.
+
+        Raises:
+            ConfigError, DataError: it is DICOM and cannot be opened.
+        """
+        files = self.series.files if self.dicom else self.images
+        return path.resolve() in [file.resolve() for file in files]
 
     @cached_property
     def series(self) -> Series:
@@ -98,7 +122,14 @@ def collect(
         raise ConfigError(f"--format dicom-seg refers to the DICOM images it was made of, and {inputs} is no DICOM")
     items = [item if item.suffix == suffix else replace(item, suffix=suffix) for item in items]
     _refuse_overwriting(items, inputs, output)
+    _refuse_same_results(items, output)
     return items
+
+
+def targets(item: Item, output: Path, *, probabilities: bool) -> list[Path]:
+    """Files in `output` that a case's results are written to."""
+    files = [output / item.result]
+    return [*files, output / PROBABILITIES / item.probabilities] if probabilities else files
 
 
 def _dicom_cases(inputs: Path, *, one: bool) -> list[Path]:
@@ -146,7 +177,7 @@ def _of_dicom(cases: Sequence[Path], channels: int, uid: str | None, suffix: str
 
 
 def _case_name(path: Path) -> str:
-    name = path.resolve().name
+    name = Path(os.path.abspath(path)).name  # a link is called as the user calls it
     return name.removesuffix(path.suffix) if path.is_file() else name
 
 
@@ -175,6 +206,19 @@ def _refuse_overwriting(items: Sequence[Item], inputs: Path, output: Path) -> No
     for item in items:
         if (output / item.result).resolve() in images:
             raise ConfigError(f"the result {output / item.result} would overwrite an image; choose another --output")
+
+
+def _refuse_same_results(items: Sequence[Item], output: Path) -> None:
+    """Two names may be one on a disk that does not tell capital letters from small ones."""
+    one_name = same_name if folds_case(output) else str
+    seen: dict[str, Item] = {}
+    for item in items:
+        other = seen.setdefault(one_name(item.result), item)
+        if other is not item:
+            raise ConfigError(
+                f"{other.images[0]} and {item.images[0]} would both have the result {output / item.result}",
+                hint="rename one of them, or predict them into two folders",
+            )
 
 
 def share(items: Sequence[Item], shard: int, num_shards: int) -> list[Item]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from medseg.errors import ConfigError
+from medseg.portable.record import description
 from medseg.portable.volume import Header, checked_spacing
 from medseg.portable.writing import is_flat, source_of, write_labels
 from medseg.workflows.predict_cases import Item
@@ -112,11 +111,7 @@ def recorded(path: Path) -> str | None:
         return (recorded_parameters(path) or "").removeprefix(f"{RECORD}=") or None
     if path.name.endswith(FORMATS["nrrd"]):
         return _recorded_in_nrrd(path)
-    try:
-        header: Any = nib.load(path).header
-    except (OSError, nib.filebasedimages.ImageFileError, EOFError):
-        return None
-    return bytes(header["descrip"]).rstrip(b"\0").decode("utf-8", "replace")
+    return description(path)
 
 
 def _recorded_in_nrrd(path: Path) -> str | None:
