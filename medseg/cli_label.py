@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -22,20 +23,32 @@ def start(
     models: Annotated[list[Path], typer.Option(help="Run folders or bundles; several may follow.")],
     host: Annotated[str, typer.Option(help="Address to listen on; others can reach 0.0.0.0.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    work: Annotated[Path, typer.Option(help="Folder for logs and for what is trained.")] = Path("runs/label"),
+    work: Annotated[Path, typer.Option(help="Folder for logs, copied and trained models.")] = Path("runs/label"),
+    origin: Annotated[
+        list[str] | None, typer.Option(help="Another address whose web pages may use the server; may be given again.")
+    ] = None,
+    no_token: Annotated[bool, typer.Option("--no-token", help="Answer everybody who reaches the server.")] = False,
+    max_upload_mb: Annotated[int, typer.Option(help="MiB that a request with files may have.")] = 2048,
     print_only: Annotated[bool, typer.Option("--print", help="Print the command instead of running it.")] = False,
 ) -> None:
-    """Start a MONAI Label server with trained models."""
+    """Start a MONAI Label server with trained models.
+
+    It prints a token that clients need, or takes that of the environment variable MEDSEG_TOKEN.
+    """
     from medseg.engine.memory import keep_freed_memory
 
     if not print_only:
         keep_freed_memory(threads=True)  # before anything is imported that starts threads
+    from medseg.label import access as who
     from medseg.label import start as server
 
+    access = who.checked(host, origin or [], not no_token, max_upload_mb, os.environ)
     if not print_only:
         server.check_port(host, port)
-    app, environment = server.prepare(studies, [*models, *map(Path, context.args)], work)
+    app, environment = server.prepare(studies, [*models, *map(Path, context.args)], work, access)
     arguments = server.arguments(app, studies, host, port)
+    for warning in who.warnings_of(access):
+        typer.echo(f"warning: {warning}", err=True)
     if print_only:
         typer.echo(server.line(arguments, environment))
     else:

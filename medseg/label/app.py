@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import requests
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
@@ -17,15 +20,19 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from medseg import __version__
-from medseg.errors import MedsegError
+from medseg.errors import ConfigError, MedsegError
 from medseg.label import fusing, segs
-from medseg.label.archive import CheckedDicomWeb
+from medseg.label.access import VARIABLE
+from medseg.label.archive import ORIGINAL, CheckedDicomWeb
 from medseg.label.infers import ConsensusTask, ModelTask, choice
+from medseg.label.inputs import session_image, uploaded
 from medseg.label.learning import can_learn
 from medseg.label.models import read_list
 from medseg.label.problems import as_http
 from medseg.label.stores import CheckedLocal
 from medseg.label.tasks import ConsensusScoring, DiceScoring, Disagreement, First, MostDisagreement, Training
+
+logger = logging.getLogger(__name__)
 
 
 class MedSegApp(MONAILabelApp):
@@ -102,11 +109,33 @@ class MedSegApp(MONAILabelApp):
         else:
             author = segs.by_model(str(request.get("model")))
         segs.MADE_BY.set(author)  # to the end of the request: an answer as DICOM SEG is made when this has returned
-        answer = self._told(lambda: super(MedSegApp, self).infer(request, datastore))
+        answer = self._told(lambda: self._infer(request, datastore or self.datastore()))
         store = self.datastore()
         if isinstance(store, CheckedDicomWeb) and request["model"] in self.models:
             store.proposed[str(request["image_id"])] = request["model"]
         return answer
+
+    def _infer(self, request: dict[str, Any], store: Datastore) -> dict[str, Any]:
+        """As MONAI Label's, which takes every path for an image that there is on the machine."""
+        task = self._infers.get(str(request.get("model")))
+        if task is None:
+            raise ConfigError(f"there is no model {request.get('model')!r}; there are {', '.join(self._infers)}")
+        brought = self._brought(request)
+        image = brought or store.get_image_uri(str(request.get("image") or ""))
+        result, told = task({**request, "image": image, "description": task.description})
+        label, tag = result, request.get("label_tag") or ORIGINAL
+        if request.get("save_label") and not brought:
+            label = store.save_label(request["image"], result, tag, {"model": request["model"], "params": told})
+        return {"label": label, "tag": ORIGINAL, "file": result, "params": told}
+
+    def _brought(self, request: dict[str, Any]) -> str | None:
+        """The file that this request or a session of its client has brought; None for a study of the store."""
+        image, session = request.get("image"), request.get("session")
+        if isinstance(image, str) and image in uploaded():
+            return image
+        name = str(session.get("name")) if isinstance(session, dict) else ""
+        kept = session_image(self, name)
+        return str(kept) if kept is not None and str(kept) == image else None
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """Continue a model's run."""
@@ -124,6 +153,16 @@ class MedSegApp(MONAILabelApp):
         """The study to annotate next."""
         request = {**request, "strategy": request.get("strategy") or "disagreement"}
         return self._told(lambda: super(MedSegApp, self).next_sample(request))
+
+    def _local_request(self, url: str, params: Any, action: str) -> Any:
+        """As MONAI Label's, which asks the server from a task's process without a token."""
+        address = f"http://127.0.0.1:{settings.MONAI_LABEL_SERVER_PORT}{url}"
+        token = os.environ.get(VARIABLE)
+        headers = {"Authorization": f"Bearer {token}"} if token else None
+        answer = requests.post(address, json=params or {}, headers=headers, timeout=60)
+        if not answer.ok:
+            logger.error("%s was not started: %s", action, answer.text)
+        return answer.json() if answer.ok else None
 
     def _told(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Do it; in a request an error becomes an answer, in a background task one line and an exit code."""

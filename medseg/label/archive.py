@@ -22,7 +22,7 @@ from medseg.label.foreign import known_names, label_map
 from medseg.label.fusing import FINAL
 from medseg.label.models import Model
 from medseg.label.segs import MADE_BY, by_person
-from medseg.label.stores import check_label, check_name
+from medseg.label.stores import check_label, check_name, is_there
 from medseg.portable.writing import SaveError, write_nifti
 
 ORIGINAL = "original"  # MONAI Label's tag of what a model proposed
@@ -122,8 +122,9 @@ class CheckedDicomWeb(DICOMWebDatastore):
             MADE_BY.reset(before)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Add a study to those that were fetched; its name becomes that of its file."""
-        check_name(image_id, "study")
+        """Add a study to those that were fetched; its name becomes that of its file. See `is_there`."""
+        if is_there(self, image_id, Path(image_filename)):
+            return image_id
         return super().add_image(image_id, image_filename, image_info)
 
     @contextmanager

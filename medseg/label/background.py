@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import psutil
 from monailabel.utils.async_tasks import utils
 from monailabel.utils.async_tasks.task import AsyncTask
+
+from medseg.errors import ConfigError
 
 STARTS = 30.0
 """Seconds that a task may need until it is a process; one that never became any does not bar others for ever."""
@@ -32,7 +35,12 @@ _stock = AsyncTask.run
 def run(
     method: str, request: Any = None, params: Any = None, force_sync: bool = False, enqueue: bool = False
 ) -> tuple[Any, str | None]:
-    """As MONAI Label's: the task, or None and why there is none."""
+    """As MONAI Label's: the task, or None and why there is none.
+
+    Raises:
+        ConfigError: settings that would change the task's process.
+    """
+    check_settings(params)
     if force_sync:
         return _stock(method, request, params, force_sync, enqueue)
     with _submitting:
@@ -40,6 +48,22 @@ def run(
             return None, f"{method} is already running; wait, or stop it"
         _submitted[method] = time.monotonic()
         return _stock(method, request, params, force_sync, enqueue)
+
+
+def check_settings(given: Any) -> None:
+    """Refuse a client's settings that MONAI Label makes the environment of a process of, or cannot.
+
+    Raises:
+        ConfigError: a folder that Python would import from, or GPUs in another form than "all" or "0,1".
+    """
+    if not isinstance(given, Mapping):
+        return
+    if "bundle_path" in given:
+        raise ConfigError("bundle_path is not taken from clients; leave it away")
+    if not isinstance(given.get("gpus", ""), str):
+        raise ConfigError(f'gpus is {given["gpus"]!r}; "all" or numbers such as "0,1" are possible')
+    for inner in given.values():  # settings of each model or method, where a request starts all of them
+        check_settings(inner)
 
 
 def _starting(method: str) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +14,11 @@ from typing import Any
 
 from medseg.bundle import OpenBundle, open_bundle
 from medseg.errors import BundleError, ConfigError, OutputError
-from medseg.files import write_whole
+from medseg.files import make_folder, write_whole
 
 LIST = "models.json"
 SERVICE = "service.json"
+GIVEN = "given-"
 
 
 def names_of(runs: Sequence[Path]) -> dict[str, Path]:
@@ -55,12 +58,13 @@ class Model:
 
     Args:
         name: as in addresses.
-        run: run folder or bundle that the server was started with.
+        run: run folder or bundle that the server was started with; training goes on with its settings and cases.
+        given: the server's own copy of its bundle, see `keep`.
         folder: where trainings and the record of what is in service go.
     """
 
-    def __init__(self, name: str, run: Path, folder: Path) -> None:
-        self.name, self.run, self.folder = name, run, folder
+    def __init__(self, name: str, run: Path, given: Path, folder: Path) -> None:
+        self.name, self.run, self.given, self.folder = name, run, given, folder
         self._lock = threading.Lock()
         self._opened: tuple[Any, OpenBundle] | None = None
         self._origin: str | None = None
@@ -78,13 +82,13 @@ class Model:
     def place(self) -> Path:
         """Folder of the bundle in service."""
         service = self.service
-        return self.run if service is None else self.folder / service.bundle
+        return self.given if service is None else self.folder / service.bundle
 
     @property
     def origin(self) -> str:
         """Digest of the bundle that was given."""
         if self._origin is None:
-            self._origin = open_bundle(self.run).digest
+            self._origin = open_bundle(self.given).digest
         return self._origin
 
     @property
@@ -127,13 +131,55 @@ def _stamp(record: Path) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_ino
 
 
-def write_list(app: Path, models: dict[str, Path], work: Path) -> None:
+def keep(bundle: OpenBundle, folder: Path) -> Path:
+    """Copy a bundle into a model's folder, so that nothing that is done with the server reaches the user's run.
+
+    Args:
+        bundle: of the run that the server was started with.
+        folder: of the model.
+
+    Returns:
+        The copy; an older one of an equal bundle is taken again, those of others are removed.
+
+    Raises:
+        BundleError: the bundle was changed meanwhile.
+        OutputError: it cannot be copied.
+    """
+    kept = make_folder(folder) / f"{GIVEN}{bundle.digest[:16]}"
+    if not _is_copy(kept, bundle):
+        part = folder / f".{GIVEN}{os.getpid()}"
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(bundle.path, part, ignore=shutil.ignore_patterns("__pycache__"))
+            if not _is_copy(part, bundle):
+                raise BundleError("was changed while the server copied it", path=bundle.path, hint="start it again")
+            shutil.rmtree(kept, ignore_errors=True)  # damaged
+            part.rename(kept)
+        except (OSError, shutil.Error) as error:
+            raise OutputError(f"cannot be copied ({error})", path=bundle.path, hint=f"see to {folder}") from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    for other in folder.glob(f"{GIVEN}*"):
+        if other != kept:
+            shutil.rmtree(other, ignore_errors=True)
+    return kept
+
+
+def _is_copy(folder: Path, bundle: OpenBundle) -> bool:
+    try:
+        return folder.is_dir() and open_bundle(folder).digest == bundle.digest
+    except BundleError:
+        return False
+
+
+def write_list(app: Path, models: Sequence[Model], work: Path) -> None:
     """Tell the app which models there are.
 
     Raises:
         OutputError: it cannot be written.
     """
-    content = {"work": str(work), "models": {name: str(run) for name, run in models.items()}}
+    places = {model.name: {"run": str(model.run), "given": str(model.given)} for model in models}
+    content = {"work": str(work), "models": places}
     write_whole(app / LIST, json.dumps(content, indent=1) + "\n")
 
 
@@ -145,7 +191,8 @@ def read_list(app: Path) -> dict[str, Model]:
     """
     try:
         content = json.loads((app / LIST).read_text("utf-8"))
-        work, runs = Path(content["work"]), dict(content["models"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        work = Path(content["work"])
+        places = {name: (Path(place["run"]), Path(place["given"])) for name, place in content["models"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OutputError("lists no models", path=app / LIST, hint="start with `medseg label start`") from error
-    return {name: Model(name, Path(run), work / name) for name, run in runs.items()}
+    return {name: Model(name, run, given, work / name) for name, (run, given) in places.items()}

@@ -14,7 +14,8 @@ from pathlib import Path
 from medseg.bundle import open_bundle
 from medseg.errors import ConfigError
 from medseg.files import make_folder, write_whole
-from medseg.label.models import names_of, write_list
+from medseg.label.access import Access, write_access
+from medseg.label.models import Model, keep, names_of, write_list
 from medseg.label.standins import folders, python_path
 
 MAIN = '''"""What MONAI Label loads; made by `medseg label start`."""
@@ -35,13 +36,14 @@ ENVIRONMENT = {
 WEB = "medseg.label.web:app"
 
 
-def prepare(studies: str, models: Sequence[Path], work: Path) -> tuple[Path, dict[str, str]]:
-    """Check studies and models, and make the folder of the app.
+def prepare(studies: str, models: Sequence[Path], work: Path, access: Access) -> tuple[Path, dict[str, str]]:
+    """Check studies and models, copy the models, and make the folder of the app.
 
     Args:
         studies: folder or DICOMweb address.
         models: run folders or bundles.
-        work: where the app, its logs and trained models go.
+        work: where the app, its logs, copied and trained models go.
+        access: who may use the server.
 
     Returns:
         The app's folder, and environment variables of the server.
@@ -49,15 +51,18 @@ def prepare(studies: str, models: Sequence[Path], work: Path) -> tuple[Path, dic
     Raises:
         BundleError: a model that is no bundle.
         ConfigError: no studies, or two models of one name.
-        OutputError: the folder cannot be made.
+        OutputError: the folder cannot be made, or a model not be copied.
     """
     if not studies.startswith(("http://", "https://")) and not Path(studies).is_dir():
         raise ConfigError("is no folder of studies", path=studies, hint="make it, or give a DICOMweb address")
     named = names_of(models)
-    modalities = {modality for run in named.values() for modality in open_bundle(run).data.modality}
-    app = make_folder(work.resolve() / "app")
+    bundles = {name: open_bundle(run) for name, run in named.items()}
+    modalities = {modality for bundle in bundles.values() for modality in bundle.data.modality}
+    app, folder = make_folder(work.resolve() / "app"), make_folder(work.resolve() / "models")
+    served = [Model(name, run, keep(bundles[name], folder / name), folder / name) for name, run in named.items()]
     write_whole(app / "main.py", MAIN)
-    write_list(app, named, make_folder(work.resolve() / "models"))
+    write_access(app, access)
+    write_list(app, served, folder)
     environment = dict(ENVIRONMENT)
     if len(modalities) == 1:
         environment["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"] = json.dumps({"Modality": modalities.pop()})

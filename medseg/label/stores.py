@@ -14,11 +14,13 @@ from monailabel.interfaces.datastore import Datastore
 
 from medseg.errors import DataError
 from medseg.portable.grids import along, times
-from medseg.portable.reading import SUFFIXES, VolumeError, read_header
+from medseg.portable.reading import SUFFIXES, VolumeError, read_header, read_volume
 
 RAW = ".bin"
 LARGEST_SHIFT = 0.5
 """Voxels by which a label's corners may lie off those of its image."""
+SAME_PLACE = 1e-3
+"""Voxels by which the corners of an image that was written anew may lie off those of the first."""
 
 
 def check_geometry(image: Path, label: Path) -> None:
@@ -72,6 +74,49 @@ def check_label(store: Datastore, image_id: str, label: str, tag: str) -> None:
         raise DataError(f"the label is no {', '.join(SUFFIXES)}", hint="save it in one of these formats")
 
 
+def has_study(store: Datastore, study: str) -> bool:
+    """Whether a store has a study; an archive is asked for it when its images are, by a name that is none of a file."""
+    return isinstance(store, DICOMWebDatastore) or study in store.list_images()
+
+
+def has_label(store: Datastore, study: str, tag: str) -> bool:
+    """Whether a store has a label of a study."""
+    return tag in store.get_labels_by_image_id(study)
+
+
+def is_there(store: LocalDatastore, study: str, image: Path) -> bool:
+    """Whether a new study is in the store already, as when a viewer opened its file and saves a label of it.
+
+    Raises:
+        DataError: its name is none, it is no image, or another study has its name: that one would be gone.
+    """
+    check_name(study, "study")
+    endings = [ending for ending in SUFFIXES if f"*{ending}" in store._extensions]
+    if not image.name.endswith(tuple(endings)):
+        raise DataError(f"the image is no {', '.join(endings)}", hint="save it in one of these formats")
+    try:
+        read_header(image)
+    except VolumeError as error:
+        raise DataError(f"the image cannot be read: {error}") from error
+    folder = Path(store._datastore.image_path())
+    there = [folder / f"{study}{ending}" for ending in endings if (folder / f"{study}{ending}").exists()]
+    if there and not all(_same_volume(old, image) for old in there):
+        raise DataError(
+            f"there is another study {study!r} already", hint="open it from the server, or give yours another name"
+        )
+    return bool(there)
+
+
+def _same_volume(one: Path, other: Path) -> bool:
+    try:
+        first, grid = read_volume(one)
+        second, drawn = read_volume(other)
+    except VolumeError:
+        return False
+    turned, off, _ = along(grid, drawn, np.moveaxis(second, 0, -1))
+    return off < SAME_PLACE and np.array_equal(np.moveaxis(first, 0, -1), turned, equal_nan=first.dtype.kind == "f")
+
+
 class CheckedLocal(LocalDatastore):
     """A folder of studies."""
 
@@ -81,6 +126,7 @@ class CheckedLocal(LocalDatastore):
         return super().save_label(image_id, label_filename, label_tag, label_info)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Add a study; its name becomes that of its file."""
-        check_name(image_id, "study")
+        """Add a study; its name becomes that of its file. See `is_there`."""
+        if is_there(self, image_id, Path(image_filename)):
+            return image_id
         return super().add_image(image_id, image_filename, image_info)

@@ -1,6 +1,7 @@
 """MONAI Label's web application with changes.
 
-Errors are JSON, a long request does not hold up the others, no file of a request stays, a server that is stopped ends.
+Only who may is answered, what clients name is looked at, errors are JSON, a long request does not hold up the others, no file of
+a request stays, a server that is stopped ends.
 
 Its endpoints are coroutines that never wait, so that each would stop the whole server until it is done. As ordinary
 functions they are run in threads by FastAPI.
@@ -10,23 +11,34 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
+import io
+import os
+import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.background import BackgroundTasks
 from fastapi.responses import FileResponse, JSONResponse
+from monailabel.config import settings
 from monailabel.interfaces.exception import MONAILabelException
+from starlette.background import BackgroundTask
+from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
-from medseg.errors import MedsegError
-from medseg.label import background
+from medseg.errors import ConfigError, MedsegError
+from medseg.label import background, inputs
+from medseg.label.access import VARIABLE, Access, greeting, origin_called, read_access, token_of
 from medseg.label.infers import RESULTS
+from medseg.label.middleware import Guard, too_large
 from medseg.label.problems import as_http
 
 DICOM = "application/dicom"
+ARCHIVE = "dataset.zip"
 LONG = ("activelearning", "batch_infer", "datastore", "infer", "scoring", "session", "train")
 """Modules of `monailabel.endpoints` whose endpoints read and write files or compute."""
 
@@ -36,10 +48,11 @@ def ordinary(endpoint: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         tasks = kwargs.get("background_tasks") or BackgroundTasks()
-        check_params(kwargs.get("params"))
         made: list[Path] = []
         RESULTS.set(made)
+        inputs.UPLOADS.set(tasks)
         try:
+            inputs.check(endpoint.__name__, kwargs)
             answer = asyncio.run(endpoint(*args, **kwargs))
         except Exception as error:
             asyncio.run(tasks())  # they remove what was uploaded, and are run with answers only
@@ -48,29 +61,17 @@ def ordinary(endpoint: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(error, HTTPException) and error.status_code == 500 and error.__cause__ is None:
                 raise HTTPException(400, error.detail) from error  # MONAI Label's own, all of them clients' mistakes
             raise
-        if isinstance(answer, FileResponse) and answer.media_type == DICOM:
-            tasks.add_task(Path(answer.path).unlink, missing_ok=True)  # which MONAI Label forgets
+        if isinstance(answer, FileResponse):  # files that MONAI Label makes and forgets
+            if answer.media_type == DICOM:
+                tasks.add_task(Path(answer.path).unlink, missing_ok=True)
+            elif answer.filename == ARCHIVE:
+                answer.background = BackgroundTask(Path(answer.path).unlink, missing_ok=True)
         return answer
 
     call.__name__, call.__doc__ = endpoint.__name__, endpoint.__doc__
     # not functools.wraps: FastAPI looks through its mark and would find the coroutine again
     call.__signature__ = inspect.signature(endpoint)  # type: ignore[attr-defined]
     return call
-
-
-def check_params(params: Any) -> None:
-    """Refuse options in a form that are no JSON object, which MONAI Label takes them for.
-
-    Raises:
-        HTTPException: 400.
-    """
-    if isinstance(params, str) and params:
-        try:
-            fits = isinstance(json.loads(params), dict)
-        except json.JSONDecodeError:
-            fits = False
-        if not fits:
-            raise HTTPException(400, f'params is no JSON object ({params[:100]!r}); give {{"name": value}}')
 
 
 def stock_app() -> FastAPI:
@@ -83,16 +84,20 @@ def stock_app() -> FastAPI:
 
     APIRouter.add_api_route = add_ordinary
     try:
-        from monailabel.app import app as stock
+        with redirect_stdout(io.StringIO()):  # it prints that all origins are allowed, which `guarded` puts an end to
+            from monailabel.app import app as found
     finally:
         APIRouter.add_api_route = add
-    return stock
+    return found
 
 
 @asynccontextmanager
 async def lifespan(served: FastAPI) -> AsyncIterator[None]:
     """MONAI Label's, which leaves its background tasks alone: a server would wait for them before it ends."""
     async with stock_lifespan(served):
+        for line in GREETING:
+            sys.stdout.write(f"medseg: {line}\n")
+        sys.stdout.flush()
         try:
             yield
         finally:
@@ -104,9 +109,44 @@ async def _as_json(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": answer.detail}, answer.status_code)
 
 
+async def _as_too_large(request: Request, _: Exception) -> JSONResponse:
+    return JSONResponse({"detail": too_large(request.scope[MAX_BODY_SIZE_SCOPE_KEY])}, 413)
+
+
+def guarded(inner: FastAPI) -> ASGIApp:
+    """The application behind `medseg.label.middleware`, and with answers to the pages of the named origins only."""
+    inner.user_middleware = [layer for layer in inner.user_middleware if layer.cls is not CORSMiddleware]
+    guard = Guard(inner, access, token, foreign_login=settings.MONAI_LABEL_AUTH_ENABLE)
+    if not access.origins:
+        return guard
+    methods, headers = ("GET", "HEAD", "POST", "PUT", "DELETE"), ("Authorization", "Content-Type")
+    return CORSMiddleware(guard, access.origins, methods, headers)
+
+
+def told() -> tuple[Access, str | None, list[str]]:
+    """Who may use this server, its token, and what is said of them when it starts."""
+    try:
+        found = read_access(Path(settings.MONAI_LABEL_APP_DIR))
+        named = [origin_called(str(origin)) for origin in settings.MONAI_LABEL_CORS_ORIGINS]
+        found = replace(found, origins=(*found.origins, *named))
+        secret = token_of(found, os.environ)
+    except ConfigError as error:
+        raise SystemExit(f"error: {error}") from error
+    scheme = "https" if any(text.startswith("--ssl_certfile") for text in sys.argv) else "http"
+    archive = settings.MONAI_LABEL_STUDIES.startswith(("http://", "https://"))
+    address = f"{scheme}://{found.reached_by}:{settings.MONAI_LABEL_SERVER_PORT}"
+    words = greeting(address, "/ohif/" if archive else "/", secret, shown=VARIABLE not in os.environ)
+    if secret is not None:
+        os.environ[VARIABLE] = secret  # for requests that tasks of the server send to it
+    return found, secret, words
+
+
 background.install()
-app = stock_app()
-stock_lifespan = app.router.lifespan_context
-app.router.lifespan_context = lifespan
+access, token, GREETING = told()
+stock = stock_app()
+stock_lifespan = stock.router.lifespan_context
+stock.router.lifespan_context = lifespan
 for kind in (MedsegError, MONAILabelException, Exception):  # what is not named would be logged as the server's failure
-    app.add_exception_handler(kind, _as_json)
+    stock.add_exception_handler(kind, _as_json)
+stock.add_exception_handler(413, _as_too_large)
+app = guarded(stock)
