@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import signal
 import socket
 import statistics
@@ -33,6 +34,8 @@ from medseg.label.predicting import predict_study
 
 GOAL = 1.15
 SHAPE = (192, 192, 96)
+TOKEN = secrets.token_hex(16)
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 
 
 def make_bundle(folder: Path, width: int) -> Path:
@@ -61,14 +64,14 @@ def start(folder: Path, port: int) -> subprocess.Popen:
     command = [sys.executable, "-m", "medseg", "label", "start", "--studies", folder / "studies", "--port", port]
     command += ["--models", folder / "model", "--work", folder / "work"]
     with (folder / "log").open("wb") as log:
-        environment = {**os.environ, "HOME": str(folder)}
+        environment = {**os.environ, "HOME": str(folder), "MEDSEG_TOKEN": TOKEN}
         return subprocess.Popen([str(c) for c in command], stdout=log, stderr=log, env=environment)
 
 
 def wait(url: str, server: subprocess.Popen) -> None:
     while server.poll() is None:
         try:
-            if requests.get(f"{url}/info/", timeout=30).ok:
+            if requests.get(f"{url}/info/", headers=HEADERS, timeout=30).ok:
                 return
         except requests.ConnectionError:
             time.sleep(0.5)
@@ -77,7 +80,7 @@ def wait(url: str, server: subprocess.Popen) -> None:
 
 def measure(url: str, server: int, folder: Path, rounds: int) -> dict[str, list[float]]:
     """Seconds of each round, by the clock and of the processors; not of the first, which opens the model."""
-    model, image = Model("model", folder / "model", folder / "own"), folder / "studies" / "ct.nii.gz"
+    model, image = Model("model", folder / "model", folder / "model", folder / "own"), folder / "studies" / "ct.nii.gz"
     times: dict[str, list[float]] = {"in process": [], "request": [], "in process, CPU": [], "request, CPU": []}
     process = psutil.Process(server)
     for number in range(rounds + 1):
@@ -85,7 +88,8 @@ def measure(url: str, server: int, folder: Path, rounds: int) -> dict[str, list[
         predict_study(model, image, folder / "ours.nii.gz")
         between, busy = time.perf_counter(), time.process_time() - busy
         before = sum(process.cpu_times()[:2])
-        answer = requests.post(f"{url}/infer/model", params={"image": "ct", "output": "image"}, timeout=600)
+        options = {"image": "ct", "output": "image"}
+        answer = requests.post(f"{url}/infer/model", params=options, headers=HEADERS, timeout=600)
         done = time.perf_counter()
         answer.raise_for_status()
         if number:

@@ -38,7 +38,7 @@ def world(tmp_path_factory) -> Path:
 
 
 def model_of(world: Path, folder: Path) -> Model:
-    return Model("run", world / "run", folder / "run")
+    return Model("run", world / "run", world / "run", folder / "run")
 
 
 def studies_of(world: Path) -> Studies:
@@ -150,7 +150,8 @@ def test_studies_become_a_manifest(world, tmp_path):
 
 
 def test_one_of_two_studies_is_held_out_if_nothing_else_judges(world, tmp_path):
-    model = Model("b", world / "run" / "bundle", tmp_path)
+    bundle = world / "run" / "bundle"
+    model = Model("b", bundle, bundle, tmp_path)
     bundle = shutil.copytree(world / "run" / "bundle", tmp_path / "alone")  # without its run there are no other cases
     found = gather(studies_of(world), model.bundle, bundle, tmp_path / "t", tmp_path / "held.json").manifest
     assert len(found.training) == len(found.validation) == 1
@@ -199,7 +200,7 @@ def test_a_better_model_goes_into_service_and_a_worse_one_does_not_replace_it(wo
     bundle, bad = world / "run" / "bundle", tmp_path / "bad"
     shutil.copytree(world / "run", bad)
     make_bundle(bad / "bundle", open_bundle(bundle).data)  # as good as random weights are
-    model = Model("bad", bad, tmp_path / "served")
+    model = Model("bad", bad, bad, tmp_path / "served")
     first = model.bundle.digest
     scores = iter([0.2, 0.6, 0.6, 0.5])
 
@@ -211,13 +212,14 @@ def test_a_better_model_goes_into_service_and_a_worse_one_does_not_replace_it(wo
     monkeypatch.setattr(learning, "run_training", trained_by(bundle, spoil=False))
     assert learning.learn(model, studies_of(world), {})["published"]
     assert model.bundle.digest == open_bundle(bundle).digest != first
-    assert Model("bad", bad, tmp_path / "served").bundle.digest == model.bundle.digest, "also after a new start"
+    assert Model("bad", bad, bad, tmp_path / "served").bundle.digest == model.bundle.digest, "also after a new start"
     monkeypatch.setattr(learning, "run_training", trained_by(bundle, spoil=True))
     report = learning.learn(model, studies_of(world), {})
     assert (report["dice_in_service"], report["dice"], report["published"]) == (0.6, 0.5, False)
     assert model.bundle.digest == open_bundle(bundle).digest
     make_bundle(bad / "bundle", open_bundle(bundle).data, name="vnet")
-    assert Model("bad", bad, tmp_path / "served").place == bad, "what was trained from another model is not served"
+    again = Model("bad", bad, bad, tmp_path / "served")
+    assert again.place == bad, "what was trained from another model is not served"
 
 
 def test_training_that_fails_says_why_and_two_at_once_are_refused(world, tmp_path, monkeypatch):
@@ -230,11 +232,13 @@ def test_training_that_fails_says_why_and_two_at_once_are_refused(world, tmp_pat
         progress.reporter(model.folder)({"status": "training"})
         assert learning.state(model)["status"] == "training"
     assert learning.state(model)["status"] == "stopped", "nobody is at it any more"
-    alone = Model("b", shutil.copytree(world / "run" / "bundle", tmp_path / "alone"), tmp_path / "x")
+    copy = shutil.copytree(world / "run" / "bundle", tmp_path / "alone")
+    alone = Model("b", copy, copy, tmp_path / "x")
     assert not learning.can_learn(alone)
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "pipeline.yaml").write_text("stages: nothing")
-    assert not learning.can_learn(Model("d", tmp_path / "damaged", tmp_path / "y")), "it is served all the same"
+    damaged = Model("d", tmp_path / "damaged", copy, tmp_path / "y")
+    assert not learning.can_learn(damaged), "it is served all the same"
     with pytest.raises(ConfigError, match="without its run"):
         learning.learn(alone, studies_of(world), {})
     if not torch.cuda.is_available():
@@ -290,7 +294,7 @@ def sorted_middle(truth: np.ndarray) -> np.ndarray:
 def test_disagreement_of_views_and_of_models(world, tmp_path):
     image = make_image(tmp_path / "ct.nii.gz")
     places = [make_bundle(tmp_path / name, data_spec(), name=name) for name in ("unet", "vnet")]
-    models = [Model(p.name, p, tmp_path / f"w{p.name}") for p in places]
+    models = [Model(p.name, p, p, tmp_path / f"w{p.name}") for p in places]
     maps = []
     for place in places:
         predict(place, image, tmp_path / f"o{place.name}")

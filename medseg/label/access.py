@@ -151,8 +151,8 @@ def warnings_of(access: Access) -> list[str]:
     found = []
     if access.remote:
         found.append(
-            f"--host {access.host} lets other machines in: without TLS (a proxy that speaks it, or the line of --print with "
-            "--ssl_certfile and --ssl_keyfile) whoever sees the network reads token and images"
+            f"--host {access.host} lets other machines in: without TLS (a proxy that speaks it, or the line of --print "
+            "with --ssl_certfile and --ssl_keyfile) whoever sees the network reads token and images"
         )
     if not access.needs_token:
         who = "every machine that reaches this one" if access.remote else "every user and program of this machine"

@@ -112,7 +112,9 @@ def asked_of(scope: Scope) -> Asked:
 
 def too_large(limit: int) -> str:
     """What is said of a body above a limit of so many bytes."""
-    return f"the request has more than {limit // MIB} MiB; for files the server's --max-upload-mb says how many are taken"
+    return (
+        f"the request has more than {limit // MIB} MiB; for files the server's --max-upload-mb says how many are taken"
+    )
 
 
 def _answer(status: int, words: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -26,8 +26,8 @@ class Route:
 
     Attributes:
         methods: of HTTP.
-        pattern: of the path without its last slash; `{}` is one segment, `{**}` any number, `{dicom}` and `{store}` what
-            follows the address of a DICOMweb server in a request for data, and in one that stores.
+        pattern: of the path without its last slash; `{}` is one segment, `{**}` any number, `{dicom}` and `{store}`
+            what follows the address of a DICOMweb server in a request for data, and in one that stores.
         kind: to whom it is open.
         upload: whether files are sent to it, so that its body may be large.
         remedy: of a refused one, what to do instead.

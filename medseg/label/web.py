@@ -1,7 +1,7 @@
 """MONAI Label's web application with changes.
 
-Only who may is answered, what clients name is looked at, errors are JSON, a long request does not hold up the others, no file of
-a request stays, a server that is stopped ends.
+Only who may is answered, what clients name is looked at, errors are JSON, a long request does not hold up the others,
+no file of a request stays, a server that is stopped ends.
 
 Its endpoints are coroutines that never wait, so that each would stop the whole server until it is done. As ordinary
 functions they are run in threads by FastAPI.

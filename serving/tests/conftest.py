@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -60,13 +61,21 @@ def images_of(data: Path, folder: Path) -> Path:
     return folder
 
 
-def start(studies: object, models: list[Path], place: Path, **environment: str) -> Server:
-    """A server of `medseg label start`, once it answers."""
+def launch(studies: object, models: list[Path], place: Path, *options: str, **environment: str) -> Server:
+    """A server of `medseg label start` that is on its way."""
     port = free_port()
     command = [sys.executable, "-m", "medseg", "label", "start", "--studies", studies, "--models", *models]
-    command += ["--port", port, "--work", place / "work"]
+    command += ["--port", port, "--work", place / "work", *options]
     server = Server([str(part) for part in command], port, place / "home", environment)
     server.work = place / "work"
+    return server
+
+
+def start(studies: object, models: list[Path], place: Path, *options: str, **environment: str) -> Server:
+    """A server of `medseg label start`, once it answers; it and the tests know its token as a service does."""
+    token = secrets.token_hex(16)
+    server = launch(studies, models, place, *options, MEDSEG_TOKEN=token, **environment)
+    server.token = token
     return server.wait()
 
 

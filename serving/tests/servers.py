@@ -28,8 +28,13 @@ def free_port() -> int:
 
 
 class Server:
-    """A command that serves HTTP on a port of 127.0.0.1; its caches and logs stay in `home`."""
+    """A command that serves HTTP on a port of 127.0.0.1; its caches and logs stay in `home`.
 
+    Attributes:
+        token: that requests are sent with; empty where none is wanted.
+    """
+
+    token = ""
     work: Path
     studies: Path
     temporary: Path
@@ -44,12 +49,16 @@ class Server:
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=own
             )
 
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
     def wait(self, path: str = "/info/") -> Server:
         until = time.monotonic() + STARTS
         while time.monotonic() < until:
             assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.words()}"
             try:
-                if requests.get(self.url + path, timeout=30).status_code == 200:
+                if self.ask("GET", path).status_code == 200:
                     return self
             except requests.ConnectionError:
                 time.sleep(0.3)
@@ -60,7 +69,9 @@ class Server:
         return self.log.read_text("utf-8", "replace")[-4000:]
 
     def ask(self, how: str, path: str, **arguments: Any) -> requests.Response:
-        return requests.request(how, self.url + path, timeout=300 * PATIENCE, **arguments)
+        own = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        headers = {**own, **arguments.pop("headers", {})}
+        return requests.request(how, self.url + path, timeout=300 * PATIENCE, headers=headers, **arguments)
 
     def json(self, how: str, path: str, **arguments: Any) -> Any:
         answer = self.ask(how, path, **arguments)

@@ -95,10 +95,10 @@ def test_a_label_that_is_none(app, tmp_path):
 
 
 def test_a_client_that_hangs_up(app):
-    host, port = "127.0.0.1", int(app.url.rpartition(":")[2])
+    host = "127.0.0.1"
     for _ in range(3):
-        with socket.create_connection((host, port)) as line:
-            request = f"POST /infer/{PLANES}?image=case1&output=image HTTP/1.1"
+        with socket.create_connection((host, app.port)) as line:
+            request = f"POST /token/{app.token}/infer/{PLANES}?image=case1&output=image HTTP/1.1"
             line.sendall(f"{request}\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n".encode())
             time.sleep(0.1)
 
@@ -119,7 +119,7 @@ def test_requests_that_mean_nothing(app):
 
 def test_a_model_folder_that_is_no_bundle_and_a_port_that_is_taken(app, tmp_path, train):
     start = [sys.executable, "-m", "medseg", "label", "start", "--studies", str(app.studies), "--work", str(tmp_path)]
-    taken = app.url.rpartition(":")[2]
+    taken = str(app.port)
     mistakes = {
         "holds no bundle": ["--models", str(app.studies), "--port", str(free_port())],
         "choose another --port": ["--models", str(train(BALL)), "--port", taken],
