@@ -1,8 +1,8 @@
 """Whether a request to the label server is answered: its host, its origin, its token and its address.
 
-As Jupyter does it. A page of another site that is open in a browser on the machine can send requests too, and under a name
-of its own that is made to point here (DNS rebinding) it could even read the answers: so names and origins other than the
-server's own are refused, before anything else is looked at.
+As Jupyter does it. A page of another site that is open in a browser on the machine can send requests too, and under
+a name of its own that is made to point here (DNS rebinding) it could even read the answers: so names and origins other
+than the server's own are refused, before anything else is looked at.
 """
 
 from __future__ import annotations

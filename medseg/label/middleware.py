@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import Any
 from urllib.parse import parse_qs
 
+from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse
@@ -83,16 +84,22 @@ class Guard:
                 # a client whose address has the token needs no dialog
                 answer = JSONResponse({"enabled": self.token is not None and not asked.prefix})
             elif route.kind is Kind.LOGIN:
-                form = parse_qs((await Request(scope, receive).body()).decode("utf-8", "replace"))
-                given = "".join(form.get("password", []))
-                answer = _answer(401, "the password is not the token of this server")
-                if self.token is None:
-                    answer = JSONResponse({"access_token": None, "token_type": None})
-                elif same(given, self.token):
-                    answer = JSONResponse({"access_token": self.token, "token_type": "bearer"})
+                answer = await self._traded(Request(scope, receive))
             await answer(scope, receive, send)
 
         return app
+
+    async def _traded(self, request: Request) -> JSONResponse:
+        """The token for who gives it as password."""
+        if self.token is None:
+            return JSONResponse({"access_token": None, "token_type": None})
+        try:
+            form = parse_qs((await request.body()).decode("utf-8", "replace"))
+        except HTTPException:  # of the limit, which would be no JSON
+            return _answer(413, too_large(SMALL))
+        if same("".join(form.get("password", [])), self.token):
+            return JSONResponse({"access_token": self.token, "token_type": "bearer"})
+        return _answer(401, "the password is not the token of this server")
 
 
 def asked_of(scope: Scope) -> Asked:

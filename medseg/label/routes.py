@@ -49,6 +49,7 @@ PLACES = {
 }
 
 DELETED = "delete its file, or the series in the archive; clients cannot"
+ARCHIVE = "ask by /proxy/dicom/qido and wado, store by wado and stow"
 MODELS = "the models are those of `medseg label start --models`; clients cannot change them"
 
 
@@ -81,6 +82,7 @@ ROUTES = (
     *_routes(Kind.REFUSED, "POST /reload", remedy="stop the server and start it again"),
     *_routes(Kind.REFUSED, "GET /logs", "GET /logs/gpu", remedy="read app/logs/app.log in the server's --work folder"),
     *_routes(Kind.REFUSED, "DELETE /datastore", "DELETE /datastore/image", remedy=DELETED),
+    *_routes(Kind.REFUSED, "GET /proxy/dicom/stow/{dicom}", "POST /proxy/dicom/qido/{store}", remedy=ARCHIVE),
     *_routes(Kind.REFUSED, "POST /infer/wsi/{}", "POST /infer/wsi_v2/{}", remedy="no model here is for whole slides"),
 )
 

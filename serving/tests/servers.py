@@ -53,12 +53,12 @@ class Server:
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
-    def wait(self, path: str = "/info/") -> Server:
+    def wait(self, path: str = "/info/", **arguments: Any) -> Server:
         until = time.monotonic() + STARTS
         while time.monotonic() < until:
             assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.words()}"
             try:
-                if self.ask("GET", path).status_code == 200:
+                if self.ask("GET", path, **arguments).status_code == 200:
                     return self
             except requests.ConnectionError:
                 time.sleep(0.3)
@@ -84,6 +84,13 @@ class Server:
     def save(self, image: str, label: Path, tag: str) -> requests.Response:
         with label.open("rb") as stream:
             return self.ask("PUT", "/datastore/label", params={"image": image, "tag": tag}, files={"label": stream})
+
+    def lists(self, study: str, there: bool) -> None:
+        """Wait until the server's watch of the folder has noticed a study, or that it is gone."""
+        until = time.monotonic() + 60 * PATIENCE
+        while (study in self.json("GET", "/datastore/", params={"output": "all"})["objects"]) != there:
+            assert time.monotonic() < until
+            time.sleep(0.2)
 
     def watches(self, temporary: Path) -> None:
         """What is in its temporary folder by now is the server's own, such as the settings of its log."""

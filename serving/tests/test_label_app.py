@@ -71,18 +71,6 @@ def test_a_volume_that_only_the_client_has(app, data):
     assert facts["label_names"] == {"ball": 1, "box": 2}
 
 
-@pytest.mark.filterwarnings("ignore:.*cgi.*:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves its sockets open
-def test_the_client_of_slicer(app, tmp_path):
-    from monailabel.client import MONAILabelClient
-
-    client = MONAILabelClient(app.url, str(tmp_path))
-    sample = client.next_sample("first", {})
-    file, told = client.infer(PLANES, sample["id"], {})
-    assert nib.load(file).shape == nib.load(sample["path"]).shape
-    assert told["model"] == PLANES
-
-
 def test_many_requests_at_once_are_all_answered(app, tmp_path):
     with ThreadPoolExecutor(20) as clients:
         asked = [f"case{i % 6}" for i in range(20)]

@@ -32,31 +32,23 @@ def refused(answer, *words: str) -> None:
     assert "Traceback" not in detail
 
 
-def listed(app, study: str, there: bool) -> None:
-    """Wait until the server's watch of the folder has noticed."""
-    until = time.monotonic() + 60 * PATIENCE
-    while (study in app.json("GET", "/datastore/", params={"output": "all"})["objects"]) != there:
-        assert time.monotonic() < until
-        time.sleep(0.2)
-
-
 def test_a_study_that_is_no_image(app):
     (app.studies / "notes.nii.gz").write_text("these are notes")
-    listed(app, "notes", True)
+    app.lists("notes", True)
     refused(app.infer(BALL, "notes"), "notes.nii.gz")
     scores = app.json("POST", "/scoring/disagreement", params={"run_sync": True})
     assert "notes.nii.gz" in scores["notes"]["error"]
     assert app.json("POST", "/activelearning/disagreement")["id"] != "notes"
     (app.studies / "notes.nii.gz").unlink()
-    listed(app, "notes", False)
+    app.lists("notes", False)
 
 
 def test_a_study_that_was_deleted_since(app):
     shutil.copy(app.studies / "case0.nii.gz", app.studies / "gone.nii.gz")
-    listed(app, "gone", True)
+    app.lists("gone", True)
     (app.studies / "gone.nii.gz").unlink()
     refused(app.infer(BALL, "gone"), "list of studies again")
-    listed(app, "gone", False)
+    app.lists("gone", False)
     refused(app.infer(BALL, "gone"), "list of studies again")
     refused(app.infer(BALL, "never-there"), "never-there")
 
