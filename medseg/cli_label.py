@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -52,4 +53,5 @@ def start(
     if print_only:
         typer.echo(server.line(arguments, environment))
     else:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as servers, and the processes that they start, have it
         server.become_server(arguments, environment)

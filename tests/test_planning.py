@@ -14,7 +14,8 @@ from medseg.errors import ConfigError, DataError
 from medseg.manifest import Manifest
 from medseg.networks import fit_size, plan_strides
 from medseg.planning import choose_view, patch_for, plan, plan_batch
-from medseg.workflows.budget import LADDER, _rung, _work, seconds
+from medseg.workflows.budget import LADDER, _rung, _work
+from medseg.workflows.durations import budget_seconds
 
 PLENTY = 1e12
 VNET = NetworkSpec(name="vnet")
@@ -124,10 +125,17 @@ def test_budget_rungs_keep_the_field_of_view():
 
 
 def test_budget_words():
-    assert [seconds(text) for text in ("90s", "25m", "1.5h", "300")] == [90, 1500, 5400, 300]
-    for text in ("soon", "-5m", "3s", ""):
+    assert [budget_seconds(text) for text in ("90s", "25m", "1.5h", "0.5 m")] == [90, 1500, 5400, 30]
+    for text in ("soon", "-5m", "3s", "", "25d", "1e9"):
         with pytest.raises(ConfigError, match="such as 90s, 25m or"):
-            seconds(text)
+            budget_seconds(text)
+
+
+@pytest.mark.parametrize("bare", ["25", "1500", "2.5", 25, 1500.0])
+def test_a_budget_without_a_unit_could_be_minutes_or_seconds(bare):
+    words = rf"--budget {bare}: a unit is missing; {bare}m is minutes, {bare}s seconds, {bare}h hours"
+    with pytest.raises(ConfigError, match=words):
+        budget_seconds(bare)
 
 
 def test_a_plan_is_a_pipeline_that_repeats_it(tmp_path):

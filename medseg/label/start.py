@@ -17,6 +17,7 @@ from medseg.files import make_folder, write_whole
 from medseg.label.access import Access, write_access
 from medseg.label.models import Model, keep, names_of, write_list
 from medseg.label.standins import folders, python_path
+from medseg.progress import say
 
 MAIN = '''"""What MONAI Label loads; made by `medseg label start`."""
 
@@ -113,6 +114,8 @@ def become_server(given: Sequence[str], environment: Mapping[str, str]) -> None:
             "MONAI Label is not installed beside this medseg",
             hint="it wants an environment of its own: see docs/serving.md (make label-env)",
         )
+    host, port = (given[given.index(option) + 1] for option in ("--host", "--port"))
+    say(f"starting MONAI Label at http://{host}:{port}; Ctrl-C ends it")
     # the tools beside this Python, dcmqi's among them, are found without activating its environment
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     # what has to be stood in for is known by now; processes that the server starts read it from the environment

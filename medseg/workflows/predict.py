@@ -255,7 +255,7 @@ class _Run:
             entry["status"] = "failed"
             if self.strict:
                 raise
-            self.listener.show(f"failed: {item.name}: {error}")  # now: the next hundred may fail of the same
+            self.listener.show(f"failed: {error}")  # now: the next hundred may fail of the same
         entry["seconds"] = round(time.perf_counter() - started, 3)
         entry["warnings"] = list(self.listener.lines)
         self.report["cases"].append(entry)

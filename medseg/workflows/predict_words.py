@@ -43,10 +43,10 @@ def closing(report: dict[str, Any], output: Path, name: str) -> list[str]:
     lines = [f"{count['done']} predicted, {count['skipped']} already there, {len(report['failed'])} failed: {output}"]
     odd = {
         "failed": [failure["case"] for failure in report["failed"]],
-        "nothing was found in": [case["case"] for case in cases if not any(case.get("volumes_ml", {"": 1}).values())],
-        "warnings of": [case["case"] for case in cases if case["warnings"]],
+        "nothing found in": [case["case"] for case in cases if not any(case.get("volumes_ml", {"": 1}).values())],
+        "warnings for": [case["case"] for case in cases if case["warnings"]],
     }
-    lines += [f"{words} {', '.join(names)}" for words, names in odd.items() if names]
+    lines += [f"{words}: {', '.join(names)}" for words, names in odd.items() if names]
     if any(odd.values()):
-        lines.append(f"each case in {output / name}")
+        lines.append(f"why: {output / name}")
     return lines
