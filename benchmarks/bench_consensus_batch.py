@@ -2,7 +2,7 @@
 
     python benchmarks/bench_consensus_batch.py [--studies 100] [--size 96 96 48] [--jobs 2]
 
-Generated experts (`consensus_phantom.py`) as compressed NIfTI files, reports without the viewer. Wall time of the whole
+Generated raters (`consensus_phantom.py`) as compressed NIfTI files, reports without the viewer. Wall time of the whole
 command, start and files included; nothing else should run meanwhile. "one command per study" starts a new process for
 each, as a script over files would; it is timed on some of them.
 """
@@ -22,7 +22,7 @@ import nibabel as nib
 import numpy as np
 from consensus_phantom import Scene, generate
 
-from medseg.consensus.gcssl import gcssl
+from medseg.consensus.fusers.gcssl.gcssl import gcssl
 
 SINGLE = 8
 """Studies done by a command of their own each."""
@@ -42,9 +42,9 @@ def write(folder: Path, scene: Scene, studies: int) -> tuple[Path, float]:
         place.mkdir(parents=True)
         nib.save(nib.Nifti1Image(study.image[0], affine), place / "image.nii.gz")
         drawn = []
-        for expert in study.experts:
-            nib.save(nib.Nifti1Image(expert.labels, affine), place / f"{expert.name}.nii.gz")
-            drawn.append({"rater": expert.name, "label": f"{place.name}/{expert.name}.nii.gz"})
+        for rater in study.raters:
+            nib.save(nib.Nifti1Image(rater.labels, affine), place / f"{rater.name}.nii.gz")
+            drawn.append({"rater": rater.name, "label": f"{place.name}/{rater.name}.nii.gz"})
         cases.append({"case": place.name, "image": f"{place.name}/image.nii.gz", "annotations": drawn})
     manifest = folder / "manifest.json"
     head = {"name": "batch", "modality": {"0": "CT"}, "labels": {"0": "background", "1": "organ"}}
@@ -76,7 +76,7 @@ def main() -> None:
         for case in json.loads(manifest.read_text())["training"][:SINGLE]:
             files = [part for a in case["annotations"] for part in ("-a", manifest.parent / a["label"])]
             again += wall(output, "-i", manifest.parent / case["image"], *files)
-        print(f"{asked.studies} studies of {x}x{y}x{z}, 5 experts\n")
+        print(f"{asked.studies} studies of {x}x{y}x{z}, 5 raters\n")
         print("| how | s per study | studies per minute |\n|---|---|---|")
         rows = {
             f"one command, {asked.jobs} processes": several / asked.studies,

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_gcssl.py [--cases study ct organs] [--rounds 3]
 
-Generated experts (`consensus_phantom.py`): jitter, 3 voxels too wide, holes, half missing, outlier. Every run is a new
+Generated raters (`consensus_phantom.py`): jitter, 3 voxels too wide, holes, half missing, outlier. Every run is a new
 process on one thread; candidates take turns, and the ratios are medians of the per-round ratios. Seconds are those of
 the fusion alone, imports and loading excluded; the peak is the whole process's, with its inputs.
 """
@@ -22,9 +22,9 @@ import SimpleITK as sitk  # noqa: N813 - the name everyone knows
 from consensus_phantom import Scene, generate
 from consensus_table import dice
 
-from medseg.consensus.gcssl import gcssl
+from medseg.consensus.fusers.gcssl.gcssl import gcssl
 from medseg.consensus.itk_fusers import multilabel_staple_itk
-from medseg.consensus.study import Expert, Study
+from medseg.consensus.study import Rater, Study
 
 CT = {"shape": (512, 512, 200), "spacing_mm": (0.8, 0.8, 1.5)}
 CASES = {
@@ -38,22 +38,22 @@ def staple(study: Study) -> np.ndarray:
     """SimpleITK on the whole grid, what is missing being background; the multi-label filter for more than two."""
     if len(study.classes) > 2:
         return multilabel_staple_itk(study, crop=False).labels
-    images = [sitk.GetImageFromArray((e.labels == 1).astype(np.uint8)) for e in study.experts]
+    images = [sitk.GetImageFromArray((e.labels == 1).astype(np.uint8)) for e in study.raters]
     return (sitk.GetArrayFromImage(sitk.STAPLE(images, 1.0)) > 0.5).astype(np.uint8)
 
 
 def save(folder: Path, scene: Scene) -> None:
     study, truth = generate(scene, 0)
-    np.save(folder / "labels.npy", np.stack([e.labels for e in study.experts]))
+    np.save(folder / "labels.npy", np.stack([e.labels for e in study.raters]))
     np.save(folder / "image.npy", study.image)
     np.save(folder / "truth.npy", truth)
 
 
 def load(folder: Path, case: str) -> Study:
     labels, scene = np.load(folder / "labels.npy"), CASES[case]
-    experts = tuple(Expert(f"e{r}", array) for r, array in enumerate(labels))
+    raters = tuple(Rater(f"e{r}", array) for r, array in enumerate(labels))
     classes = ("background", *(f"class{c}" for c in range(1, scene.classes)))
-    return Study(experts, classes, scene.spacing_mm, np.load(folder / "image.npy"))
+    return Study(raters, classes, scene.spacing_mm, np.load(folder / "image.npy"))
 
 
 def once(folder: Path, case: str, method: str) -> None:
@@ -78,7 +78,7 @@ def once(folder: Path, case: str, method: str) -> None:
 def race(case: str, rounds: int) -> None:
     scene = CASES[case]
     size = "x".join(map(str, scene.shape))
-    print(f"\n**{size}, {len(scene.experts)} experts, {scene.classes} labels**\n", flush=True)
+    print(f"\n**{size}, {len(scene.raters)} raters, {scene.classes} labels**\n", flush=True)
     found: dict[str, list[dict]] = {"gcssl": [], "SimpleITK": []}
     with tempfile.TemporaryDirectory() as folder:
         save(Path(folder), scene)

@@ -29,9 +29,9 @@ from monai.transforms import (
 from scipy.ndimage import gaussian_filter
 
 from medseg.config import Augment, DataSpec
-from medseg.data import volume
+from medseg.data import cached_volume
+from medseg.data.cached_volume import CachedVolume, Content
 from medseg.data.streams import PatchStreams
-from medseg.data.volume import CachedVolume, Content
 
 SHAPE = (256, 256, 120)
 
@@ -98,8 +98,8 @@ def main() -> None:
     torch.set_num_threads(1)
     content = phantom()
     with tempfile.TemporaryDirectory() as folder:
-        volume.write(Path(folder), content, seed=0)
-        cached = volume.read(Path(folder), "phantom", Path("phantom.nii.gz"), labelled=True)
+        cached_volume.write(Path(folder), content, seed=0)
+        cached = cached_volume.read(Path(folder), "phantom", Path("phantom.nii.gz"), labelled=True)
         assert cached is not None
         results = measure(
             {

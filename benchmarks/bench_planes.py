@@ -18,9 +18,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medseg.portable.nets import Planar, Views
+from medseg.portable.inference.multi_view import ViewsInferer
+from medseg.portable.networks.adapters import Planar, Views
 from medseg.portable.planes import PLANES
-from medseg.portable.views import ViewsInferer
 
 GB = 1e9
 

@@ -21,8 +21,8 @@ from isal import isal_zlib
 from monai.transforms import LoadImage
 from scipy.ndimage import gaussian_filter
 
-from medseg.portable.loading import VerifiedReader
-from medseg.portable.reading import read_volume
+from medseg.portable.io.monai_reader import VerifiedReader
+from medseg.portable.io.read import read_volume
 
 SHAPE = (256, 256, 120)
 GOAL = 0.35  # of nibabel's time for the stored type

@@ -32,7 +32,7 @@ from rounds import compare
 from scipy.ndimage import gaussian_filter, zoom
 
 from medseg.config import DataSpec, Intensity
-from medseg.data.transforms import instantiate, preprocessing
+from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.portable.resample import Resampled
 
 SHAPE, OLD, NEW = (256, 256, 120), (0.8, 0.8, 2.5), (1.5, 1.5, 2.0)

@@ -25,12 +25,12 @@ import requests
 import torch
 from scipy.ndimage import gaussian_filter
 
-from medseg import networks
-from medseg.bundle import write_bundle
+from medseg.bundle.bundle import write_bundle
 from medseg.config import DataSpec, Intensity, NetworkSpec
-from medseg.engine.memory import keep_freed_memory
-from medseg.label.models import Model
-from medseg.label.predicting import predict_study
+from medseg.engine.allocator import keep_freed_memory
+from medseg.networks import registry
+from medseg.serve.models import Model
+from medseg.serve.prediction import predict_study
 
 GOAL = 1.15
 SHAPE = (192, 192, 96)
@@ -48,8 +48,8 @@ def make_bundle(folder: Path, width: int) -> Path:
         intensity=Intensity(kind="window", low=-200, high=300, mean=40, std=60),
     )
     chosen = NetworkSpec(name="unet", width=width)
-    definition = networks.network_def(chosen, patch=data.patch, in_channels=1, out_channels=data.classes)
-    network = networks.build(definition).eval()
+    definition = registry.network_def(chosen, patch=data.patch, in_channels=1, out_channels=data.classes)
+    network = registry.build(definition).eval()
     return write_bundle(folder, network, network_def=definition, data=data, name="bench")
 
 

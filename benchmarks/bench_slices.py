@@ -34,7 +34,7 @@ from rounds import compare
 from medseg.config import Augment, DataSpec, View
 from medseg.data.cache import VolumeCache
 from medseg.data.streams import PatchStreams, make_loader
-from medseg.manifest import Manifest
+from medseg.manifest.manifest import Manifest
 from medseg.portable.planes import PLANES, slice_axis
 
 KEYS = ["image", "label"]

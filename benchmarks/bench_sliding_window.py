@@ -26,12 +26,12 @@ from monai.networks.nets import UNet
 from rounds import compare
 from torch import nn
 
-from medseg.bundle import write_bundle
+from medseg.bundle.bundle import write_bundle
 from medseg.config import DataSpec, Intensity
-from medseg.engine.memory import keep_freed_memory
-from medseg.portable.inferer import SlabInferer
-from medseg.portable.windows import batches, cut, slab_axis, visit, window_starts
-from medseg.workflows.predict import predict
+from medseg.engine.allocator import keep_freed_memory
+from medseg.portable.inference.sliding_window import SlabInferer
+from medseg.portable.inference.windows import batches, cut, slab_axis, visit, window_starts
+from medseg.workflows.predict.run import predict
 
 SIZE, WINDOW, OVERLAP = (192, 192, 128), (96, 96, 96), 0.5
 BODY = (512, 512, 600)

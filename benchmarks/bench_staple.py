@@ -1,8 +1,8 @@
 """STAPLE and multi-label STAPLE: ours beside SimpleITK's filters on the same arrays.
 
-    python benchmarks/bench_staple.py [--size 192 192 96] [--labels 2 14] [--experts 5] [--rounds 3]
+    python benchmarks/bench_staple.py [--size 192 192 96] [--labels 2 14] [--raters 5] [--rounds 3]
 
-Experts are warped and shifted copies of ellipsoids, with complete annotations; the whole grid, and cropped to the
+Raters are warped and shifted copies of ellipsoids, with complete annotations; the whole grid, and cropped to the
 labels and their margin. SimpleITK runs its bare filter on one thread; ours is the whole fuser, from label maps to label
 map, confidence and report. Candidates take turns; the ratios are medians of the per-round ratios of process time and
 of wall time. The titles tell how far the answers lie apart. Peak memory, over the inputs, is taken in a fresh process
@@ -25,15 +25,15 @@ from rounds import compare
 from scipy.ndimage import gaussian_filter
 
 from medseg.consensus.fuse import run
-from medseg.consensus.multilabel_staple import iterate, prior_of
-from medseg.consensus.patterns import compress
-from medseg.consensus.study import Expert, Study
+from medseg.consensus.fusers.multilabel_staple import iterate, prior_of
+from medseg.consensus.fusers.vote_patterns import compress
+from medseg.consensus.study import Rater, Study
 
 METHODS = ("SimpleITK", "medseg")
 
 
-def drawings(shape: tuple[int, int, int], classes: int, experts: int) -> list[np.ndarray]:
-    """Ellipsoids, each expert's warped by some voxels; the last one's are shifted by three as well."""
+def drawings(shape: tuple[int, int, int], classes: int, raters: int) -> list[np.ndarray]:
+    """Ellipsoids, each rater's warped by some voxels; the last one's are shifted by three as well."""
     random, grid = np.random.default_rng(0), np.indices(shape, np.float32)
     truth, sides = np.zeros(shape, np.uint8), np.array(shape)
     for c in range(1, classes):
@@ -41,23 +41,23 @@ def drawings(shape: tuple[int, int, int], classes: int, experts: int) -> list[np
         axes = (0.3 if classes == 2 else 0.12) * sides
         truth[sum(((g - m) / a) ** 2 for g, m, a in zip(grid, centre, axes, strict=True)) < 1] = c
     drawn = []
-    for r in range(experts):
+    for r in range(raters):
         noise = (gaussian_filter(random.standard_normal(shape, np.float32), 4, mode="wrap") for _ in range(3))
-        moved = [g + 2 * f / f.std() + 3 * (r == experts - 1) for g, f in zip(grid, noise, strict=True)]
+        moved = [g + 2 * f / f.std() + 3 * (r == raters - 1) for g, f in zip(grid, noise, strict=True)]
         at = [np.clip(np.rint(m), 0, n - 1).astype(np.int32) for m, n in zip(moved, shape, strict=True)]
         drawn.append(truth[tuple(at)])
     return drawn
 
 
 def study_of(labels: Sequence[np.ndarray], classes: int) -> Study:
-    experts = tuple(Expert(f"e{r}", array) for r, array in enumerate(labels))
-    return Study(experts, tuple(f"class{c}" for c in range(classes)), (1.0, 1.0, 2.0))
+    raters = tuple(Rater(f"e{r}", array) for r, array in enumerate(labels))
+    return Study(raters, tuple(f"class{c}" for c in range(classes)), (1.0, 1.0, 2.0))
 
 
 def bare_filter(study: Study, crop: bool) -> tuple[np.ndarray, sitk.ImageFilter]:
     """SimpleITK's answer in the field; probabilities for two labels."""
     field = compress(study, crop=crop).field
-    images = [sitk.GetImageFromArray(np.ascontiguousarray(e.labels[field])) for e in study.experts]
+    images = [sitk.GetImageFromArray(np.ascontiguousarray(e.labels[field])) for e in study.raters]
     tool = sitk.STAPLEImageFilter() if len(study.classes) == 2 else sitk.MultiLabelSTAPLEImageFilter()
     return sitk.GetArrayFromImage(tool.Execute(images)), tool
 
@@ -84,7 +84,7 @@ def apart(study: Study, crop: bool) -> str:
         same = np.count_nonzero(from_their_start(study, crop) != theirs)
         return f"{differ} of {labels.size} voxels differ, {same} if ours starts where SimpleITK's does"
     gap = np.abs(np.where(labels > 0, confidence, 1 - confidence) - theirs).max()
-    told = [(e["sensitivity"]["class1"], e["specificity"]["class1"]) for e in fused.experts]
+    told = [(e["sensitivity"]["class1"], e["specificity"]["class1"]) for e in fused.raters]
     rates = np.abs(np.array(told) - np.transpose([tool.GetSensitivity(), tool.GetSpecificity()])).max()
     ours = fused.facts["iterations"]["class1"]
     return (
@@ -96,7 +96,7 @@ def apart(study: Study, crop: bool) -> str:
 def from_their_start(study: Study, crop: bool) -> np.ndarray:
     """Our labels in the field, from SimpleITK's first confusion matrices, which count tied voxels for other votes."""
     patterns, K = compress(study, crop=crop), len(study.classes)
-    images = [sitk.GetImageFromArray(np.ascontiguousarray(e.labels[patterns.field])) for e in study.experts]
+    images = [sitk.GetImageFromArray(np.ascontiguousarray(e.labels[patterns.field])) for e in study.raters]
     tool = sitk.MultiLabelSTAPLEImageFilter()
     tool.SetMaximumNumberOfIterations(0)
     tool.Execute(images)
@@ -118,7 +118,7 @@ def race(study: Study, crop: bool, rounds: int) -> None:
         return once
 
     size, where = "x".join(map(str, study.shape)), "cropped" if crop else "whole grid"
-    title = f"{size}, {len(study.experts)} experts, {len(study.classes)} labels, {where}: {apart(study, crop)}"
+    title = f"{size}, {len(study.raters)} raters, {len(study.classes)} labels, {where}: {apart(study, crop)}"
     tasks = {name: timed(name, task) for name, task in candidates(study, crop).items()}
     ratios = compare(title, tasks, rounds, warm_up=False)
     by_wall = np.median(np.divide(wall[METHODS[0]], wall[METHODS[1]]))
@@ -129,7 +129,7 @@ def race(study: Study, crop: bool, rounds: int) -> None:
 def peaks(study: Study, crop: bool) -> None:
     """Peak memory of each method over its inputs."""
     with tempfile.TemporaryDirectory() as folder:
-        np.save(Path(folder, "labels.npy"), np.stack([e.labels for e in study.experts]))
+        np.save(Path(folder, "labels.npy"), np.stack([e.labels for e in study.raters]))
         for method in METHODS:
             call = [sys.executable, __file__, "--peak", folder, str(len(study.classes)), method, str(int(crop))]
             told = subprocess.run(call, check=True, capture_output=True, text=True).stdout
@@ -139,7 +139,7 @@ def peaks(study: Study, crop: bool) -> None:
 def peak(folder: str, classes: str, method: str, crop: str) -> None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     study = study_of(np.load(Path(folder, "labels.npy")), int(classes))
-    small = study_of([e.labels[:24, :24, :24] for e in study.experts], int(classes))
+    small = study_of([e.labels[:24, :24, :24] for e in study.raters], int(classes))
     candidates(small, crop=False)[method]()  # what is imported at the first call
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading; Linux only
     before = peak_kilobytes()
@@ -157,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=3, default=(192, 192, 96))
     parser.add_argument("--labels", type=int, nargs="+", default=(2, 14))
-    parser.add_argument("--experts", type=int, default=5)
+    parser.add_argument("--raters", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -167,7 +167,7 @@ def main() -> None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     x, y, z = asked.size
     for classes in asked.labels:
-        study = study_of(drawings((x, y, z), classes, asked.experts), classes)
+        study = study_of(drawings((x, y, z), classes, asked.raters), classes)
         for crop in (False, True):
             race(study, crop, asked.rounds)
         peaks(study, crop=False)

@@ -25,14 +25,15 @@ from ignite.engine import Events
 from scipy.ndimage import distance_transform_edt
 from skimage.segmentation import find_boundaries
 
-from medseg import methods, networks
+from medseg import methods
 from medseg.config import DataSpec, NetworkSpec, Schedule
 from medseg.data.cache import VolumeCache
 from medseg.data.streams import PatchStreams, make_loader
-from medseg.engine.memory import keep_freed_memory
+from medseg.engine.allocator import keep_freed_memory
 from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, Precision, StepSettings
-from medseg.manifest import Manifest
+from medseg.manifest.manifest import Manifest
+from medseg.networks import registry
 from medseg.ops import losses
 from medseg.ops.schedules import sigmoid_rampup
 
@@ -162,10 +163,10 @@ def published_map(mask: np.ndarray) -> torch.Tensor:
 
 def make_method(spec: DataSpec, width: int, device: torch.device) -> methods.Method:
     torch.manual_seed(0)
-    definition = networks.network_def(
+    definition = registry.network_def(
         NetworkSpec(name="vnet", width=width), patch=spec.patch, in_channels=1, out_channels=3
     )
-    return methods.build("dtc", networks.build(definition), classes=2).to(device).train()
+    return methods.build("dtc", registry.build(definition), classes=2).to(device).train()
 
 
 def main() -> None:

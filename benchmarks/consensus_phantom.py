@@ -1,6 +1,6 @@
-"""A generated image with its truth, and experts who err in different ways.
+"""A generated image with its truth, and raters who err in different ways.
 
-An ellipsoid with a smooth wobble (or curved vessels) under blur, a bias field, noise and distracting blobs. Experts act
+An ellipsoid with a smooth wobble (or curved vessels) under blur, a bias field, noise and distracting blobs. Raters act
 on the signed distance of each class: `jitter` and `good` move the boundary by a smooth field, `over` lies 3 voxels too
 far out, `holes` misses patches, `missing` annotated the first half of the x axis only, `rows` every other row only,
 `outlier` drew the thing a tenth of each axis aside (in a volume not along z).
@@ -15,7 +15,7 @@ import edt
 import numpy as np
 from scipy import ndimage
 
-from medseg.consensus.study import MISSING, Expert, Study
+from medseg.consensus.study import MISSING, Rater, Study
 
 INTENSITIES = (0.0, 1.0, 1.8, -0.8)
 """Of the first classes; the others lie between the least and the largest of them."""
@@ -27,7 +27,7 @@ class Scene:
     """What to generate.
 
     Args:
-        experts: kinds, as in the module's text.
+        raters: kinds, as in the module's text.
         shape: of the grid; Z = 1 for a picture.
         spacing_mm: of the grid.
         classes: K; each foreground class is a part of the ellipsoid.
@@ -36,7 +36,7 @@ class Scene:
         radius: half axes of the ellipsoid as a share of the axis.
     """
 
-    experts: tuple[str, ...] = ("jitter", "over", "holes", "missing", "outlier")
+    raters: tuple[str, ...] = ("jitter", "over", "holes", "missing", "outlier")
     shape: tuple[int, int, int] = (256, 256, 1)
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
     classes: int = 2
@@ -51,11 +51,11 @@ def generate(scene: Scene, seed: int) -> tuple[Study, np.ndarray]:
     truth = _vessels(scene, random) if scene.kind == "vessels" else _ellipsoid(scene, random)
     image = _image(scene, truth, random)
     distances = np.stack([_signed_distance(truth == c) for c in range(1, scene.classes)])
-    experts = []
-    for number, kind in enumerate(scene.experts):
-        experts.append(Expert(f"{kind}{number}", _expert(kind, distances, truth, random)))
+    raters = []
+    for number, kind in enumerate(scene.raters):
+        raters.append(Rater(f"{kind}{number}", _rater(kind, distances, truth, random)))
     classes = ("background", *(f"class{c}" for c in range(1, scene.classes)))
-    return Study(tuple(experts), classes, scene.spacing_mm, image[None]), truth
+    return Study(tuple(raters), classes, scene.spacing_mm, image[None]), truth
 
 
 def _field(shape: Sequence[int], sigma: float | Sequence[float], random: np.random.Generator) -> np.ndarray:
@@ -117,7 +117,7 @@ def _signed_distance(mask: np.ndarray) -> np.ndarray:
     return np.maximum(outside - 0.5, 0) - np.maximum(inside - 0.5, 0)
 
 
-def _expert(kind: str, distances: np.ndarray, truth: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _rater(kind: str, distances: np.ndarray, truth: np.ndarray, random: np.random.Generator) -> np.ndarray:
     shape = truth.shape
     deviation = {"jitter": 1.5, "good": 1.0, "missing": 1.0, "rows": 1.0}.get(kind, 0.0)
     moved = distances + deviation * _field(shape, 4.0, random) if deviation else distances.copy()

@@ -1,8 +1,8 @@
-"""Fusers on real images: experts simulated from real labels, which are the truth, and two experts who drew vessels.
+"""Fusers on real images: raters simulated from real labels, which are the truth, and two raters who drew vessels.
 
     python benchmarks/consensus_real.py --data ../shared/data [--sets la btcv drive] [--cases 2] [--seeds 5]
 
-Simulated experts work on each structure's signed distance, in mm (for vessels in half pixels):
+Simulated raters work on each structure's signed distance, in mm (for vessels in half pixels):
 
     jitter    the boundary moved by a smooth field of deviation 1.2
     over      1.2 too wide, jitter 0.4              under     1.2 too narrow, jitter 0.4
@@ -13,7 +13,7 @@ Simulated experts work on each structure's signed distance, in mm (for vessels i
 
 Dice is the mean over the structures of the truth. A cell says the mean over cases and seeds, the standard deviation
 over seeds of the mean over cases, and the worst single study; the seconds are process time. Nothing was tuned on these
-data. For DRIVE's two experts there is no truth: what is told is how near each answer lies to either.
+data. For DRIVE's two raters there is no truth: what is told is how near each answer lies to either.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ import nibabel as nib
 import numpy as np
 from scipy.ndimage import find_objects, gaussian_filter
 
-from medseg.consensus.comparison import compare
-from medseg.consensus.files import read_study
+from medseg.consensus.boxes import grown
+from medseg.consensus.compare_methods import compare
 from medseg.consensus.fuse import run
-from medseg.consensus.region import grown
-from medseg.consensus.study import MISSING, Expert, Study
+from medseg.consensus.io.read_study import read_study
+from medseg.consensus.study import MISSING, Rater, Study
 
 PANELS = {
     "mixed": ("jitter", "over", "under", "part", "outlier"),
@@ -42,7 +42,7 @@ PANELS = {
 METHODS = ("majority", "staple-fast", "ml-staple-fast", "simple", "sba", "gcssl")
 THIN = "gcssl, smoothness 1"
 REACH = 12
-"""Voxels round a structure in which experts may draw it."""
+"""Voxels round a structure in which raters may draw it."""
 
 
 def smooth_field(shape: tuple[int, ...], random: np.random.Generator, sigma: float = 4.0) -> np.ndarray:
@@ -62,8 +62,8 @@ def distances(truth: np.ndarray, spacing: tuple[float, ...]) -> Iterator[tuple[i
             yield c, box, np.maximum(out - half, 0) - np.maximum(inside - half, 0)
 
 
-def expert(kind: str, truth: np.ndarray, spacing: tuple[float, ...], random: np.random.Generator) -> np.ndarray:
-    """One expert's labels."""
+def rater(kind: str, truth: np.ndarray, spacing: tuple[float, ...], random: np.random.Generator) -> np.ndarray:
+    """One rater's labels."""
     unit = 0.5 if truth.shape[2] == 1 else 1.0
     deviation = unit * {"jitter": 1.2, "part": 0.8, "lapse": 0.8, "outlier": 0.0}.get(kind, 0.4)
     wider = unit * {"over": 1.2, "under": -1.2, "outlier": 1.6}.get(kind, 0.0)
@@ -93,10 +93,10 @@ def expert(kind: str, truth: np.ndarray, spacing: tuple[float, ...], random: np.
 
 def simulated(image: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...], panel: str, seed: int) -> Study:
     random = np.random.default_rng([seed, *panel.encode()])
-    experts = tuple(Expert(f"{kind}{r}", expert(kind, truth, spacing, random)) for r, kind in enumerate(PANELS[panel]))
+    raters = tuple(Rater(f"{kind}{r}", rater(kind, truth, spacing, random)) for r, kind in enumerate(PANELS[panel]))
     names = ("background", *(f"class{c}" for c in range(1, int(truth.max()) + 1)))
     x, y, z = spacing
-    return Study(experts, names, (x, y, z), image)
+    return Study(raters, names, (x, y, z), image)
 
 
 def volumes(folder: Path, cases: int) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[float, ...]]]:
@@ -108,14 +108,14 @@ def volumes(folder: Path, cases: int) -> Iterator[tuple[np.ndarray, np.ndarray, 
 
 
 def pictures(folder: Path, cases: int) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[float, ...]]]:
-    """Retinas with the first expert's vessels as truth."""
+    """Retinas with the first rater's vessels as truth."""
     for study in pairs(folder, cases):
         assert study.image is not None
-        yield study.image, study.experts[0].labels, study.spacing_mm
+        yield study.image, study.raters[0].labels, study.spacing_mm
 
 
 def pairs(folder: Path, cases: int) -> Iterator[Study]:
-    """Retinas with both experts."""
+    """Retinas with both raters."""
     for path in sorted((folder / "images").glob("*.png"))[:cases]:
         drawn = [folder / f"expert_{n}" / path.name for n in (1, 2)]
         yield read_study(path, drawn, names=("first", "second"), missing=None)[0]
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     asked = parser.parse_args()
     names = (*METHODS, THIN)
-    print(f"| data | experts | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}", flush=True)
+    print(f"| data | raters | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}", flush=True)
     for data in asked.sets:
         read = pictures if data == "drive" else volumes
         cases = list(read(asked.data / data, asked.cases))
@@ -167,12 +167,12 @@ def main() -> None:
 
 
 def real_pairs(folder: Path) -> None:
-    """How near each answer lies to the two experts of DRIVE, who are all there is."""
-    print("\n| DRIVE, both experts | Dice to the first | Dice to the second | vessels, share of the first's |")
+    """How near each answer lies to the two raters of DRIVE, who are all there is."""
+    print("\n| DRIVE, both raters | Dice to the first | Dice to the second | vessels, share of the first's |")
     print("|---|---|---|---|")
     found: dict[str, list[tuple[float, float, float]]] = {}
     for study in pairs(folder, 10):
-        first, second = (e.labels for e in study.experts)
+        first, second = (e.labels for e in study.raters)
         for name, labels in answers(study).items():
             near = dice(labels, first), dice(labels, second), np.count_nonzero(labels) / np.count_nonzero(first)
             found.setdefault(name, []).append(near)
@@ -184,7 +184,7 @@ def real_pairs(folder: Path) -> None:
 
 def answers(study: Study) -> dict[str, np.ndarray]:
     fused = {name: run(study, name).labels for name in METHODS}
-    return {"the second expert": study.experts[1].labels, **fused, THIN: run(study, "gcssl", smoothness=1.0).labels}
+    return {"the second rater": study.raters[1].labels, **fused, THIN: run(study, "gcssl", smoothness=1.0).labels}
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:

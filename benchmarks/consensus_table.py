@@ -1,10 +1,10 @@
-"""Every kind of erring expert: Dice of the fusers against the generated truth, and their CPU seconds.
+"""Every kind of erring rater: Dice of the fusers against the generated truth, and their CPU seconds.
 
     python benchmarks/consensus_table.py [--rows five vessels ...] [--seeds 6] [--seeds-3d 3]
 
 Dice is the mean over the foreground classes; a cell says the mean over the seeds, the worst seed in brackets, and the
 mean CPU seconds of the process. The first seed is run once before the clock counts. SimpleITK's STAPLE is the bare
-filter on the whole grid, what an expert left out being background to it; the other fusers crop by themselves.
+filter on the whole grid, what a rater left out being background to it; the other fusers crop by themselves.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name everyone knows
 from consensus_phantom import Scene, generate
 
-from medseg.consensus.gcssl import gcssl
+from medseg.consensus.fusers.gcssl.gcssl import gcssl
+from medseg.consensus.fusers.majority import majority
 from medseg.consensus.itk_fusers import multilabel_staple_itk
+from medseg.consensus.statistics.report_data import versions
 from medseg.consensus.study import MISSING, Study
-from medseg.consensus.summary import versions
-from medseg.consensus.voting import majority
 
 VOLUME = Scene(shape=(192, 192, 96), spacing_mm=(1.0, 1.0, 2.0))
 ROWS: dict[str, tuple[str, Scene]] = {
-    "five": ("5 experts: jitter, over-seg, holes, missing half, outlier", Scene()),
+    "five": ("5 raters: jitter, over-seg, holes, missing half, outlier", Scene()),
     "rows": ("same, missing every second row", Scene(("jitter", "over", "holes", "rows", "outlier"))),
-    "four": ("4 experts (no jitter)", Scene(("over", "holes", "missing", "outlier"))),
-    "three": ("3 experts: jitter, over-seg, outlier", Scene(("jitter", "over", "outlier"))),
-    "good": ("5 good experts", Scene(("good",) * 5)),
-    "labels": ("4 labels, 5 experts", Scene(classes=4)),
+    "four": ("4 raters (no jitter)", Scene(("over", "holes", "missing", "outlier"))),
+    "three": ("3 raters: jitter, over-seg, outlier", Scene(("jitter", "over", "outlier"))),
+    "good": ("5 good raters", Scene(("good",) * 5)),
+    "labels": ("4 labels, 5 raters", Scene(classes=4)),
     "vessels": ("thin vessels, width 3", Scene(kind="vessels")),
     "flat": ("image without contrast", Scene(contrast=0.0)),
     "volume": ("192x192x96, spacing 1x1x2", VOLUME),
@@ -46,7 +46,7 @@ def staple(study: Study) -> np.ndarray:
     """SimpleITK's STAPLE of each class against the rest; the likeliest class above 1/2 wins."""
     best, labels = np.full(study.shape, 0.5), np.zeros(study.shape, np.uint8)
     for c in range(1, len(study.classes)):
-        images = [sitk.GetImageFromArray((e.labels == c).astype(np.uint8)) for e in study.experts]
+        images = [sitk.GetImageFromArray((e.labels == c).astype(np.uint8)) for e in study.raters]
         truth = sitk.GetArrayFromImage(sitk.STAPLE(images, 1.0))
         labels[truth > best] = c
         np.maximum(best, truth, out=best)
@@ -97,9 +97,9 @@ def measure(row: str, seeds: int) -> list[str]:
 def _corner(study: Study) -> Study:
     """The middle of a study, small."""
     half = [slice(max(n // 2 - 32, 0), n // 2 + 32) for n in study.shape]
-    experts = tuple(replace(e, labels=np.ascontiguousarray(e.labels[tuple(half)])) for e in study.experts)
+    raters = tuple(replace(e, labels=np.ascontiguousarray(e.labels[tuple(half)])) for e in study.raters)
     assert study.image is not None
-    return replace(study, experts=experts, image=np.ascontiguousarray(study.image[(slice(None), *half)]))
+    return replace(study, raters=raters, image=np.ascontiguousarray(study.image[(slice(None), *half)]))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Four experts outlined one organ, each erring in another way: fuse them and see who was trusted.
+"""Four raters outlined one organ, each erring in another way: fuse them and see who was trusted.
 
     python examples/consensus.py [FOLDER]
 
@@ -29,7 +29,7 @@ def scan(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return image.astype(np.float32), truth.astype(np.uint8)
 
 
-def experts(truth: np.ndarray, random: np.random.Generator) -> dict[str, np.ndarray]:
+def raters(truth: np.ndarray, random: np.random.Generator) -> dict[str, np.ndarray]:
     """One is careful, one draws too wide, one stopped in mid-scan (255: not annotated), one was on the wrong place."""
     wobble = ndimage.gaussian_filter(random.standard_normal(truth.shape), 3)
     careful = ndimage.gaussian_filter(truth.astype(float), 1) + wobble / wobble.std() * 0.15 > 0.5
@@ -49,7 +49,7 @@ def main(folder: Path) -> None:
     """Generate, fuse by three methods, and tell who counted how much in the last."""
     random = np.random.default_rng(0)
     image, truth = scan(random)
-    drawn = experts(truth, random)
+    drawn = raters(truth, random)
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in {"image": image, **drawn}.items():
         nib.save(nib.Nifti1Image(array, np.diag([*SPACING_MM, 1])), folder / f"{name}.nii.gz")
@@ -57,10 +57,10 @@ def main(folder: Path) -> None:
     for method in ("majority", "staple-fast", "gcssl"):
         fused = medseg.fuse(image, list(drawn.values()), names=list(drawn), spacing_mm=SPACING_MM, method=method)
         print(f"{method:<12} Dice with the truth {dice(fused.labels, truth):.3f}")
-    print(f"\n{'expert':<10} consistency  weight  Dice with the consensus")
-    for expert in fused.report["experts"]:
-        agreement = expert["dice"]["mean"]
-        print(f"{expert['name']:<10} {expert['self_consistency']:>11.2f} {expert['weight']:>7.2f} {agreement:>8.3f}")
+    print(f"\n{'rater':<10} consistency  weight  Dice with the consensus")
+    for rater in fused.report["raters"]:
+        agreement = rater["dice"]["mean"]
+        print(f"{rater['name']:<10} {rater['self_consistency']:>11.2f} {rater['weight']:>7.2f} {agreement:>8.3f}")
     nib.save(nib.Nifti1Image(fused.labels, np.diag([*SPACING_MM, 1])), folder / "consensus.nii.gz")
 
 

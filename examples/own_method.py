@@ -79,9 +79,9 @@ class MeanTeacher(Method):
 
 def main(folder: Path = Path("runs/own_method")) -> Path:
     """Generate data, train for a few iterations, predict the test cases."""
-    from medseg.data.phantom import write_phantoms
-    from medseg.workflows.predict import predict
-    from medseg.workflows.train import train
+    from medseg.workflows.demo.phantom import write_phantoms
+    from medseg.workflows.predict.run import predict
+    from medseg.workflows.train.run import train
 
     manifest = write_phantoms(folder / "data", labeled=2, unlabeled=2, validation=0, test=1, shape=(32, 32, 16))
     pipeline = {

@@ -75,8 +75,8 @@ class Method(nn.Module, ABC):
     """Which streams a batch must carry, labelled first."""
 
     fusion: Literal["vote", "any", "mean"] = "vote"
-    """How networks of several views predict together (`portable.views.FUSIONS`); with "mean" `relabel` gets the
-    probabilities of all classes."""
+    """How networks of several views predict together, of `portable.inference.multi_view.FUSIONS`; with "mean" `relabel`
+    gets the probabilities of all classes."""
 
     rule_options: ClassVar[frozenset[str]] = frozenset()
     """Options that a single network does not depend on: those of pseudo-labels and rounds."""

@@ -10,12 +10,12 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from dicoms import affine_of, write_contours, write_series
-from experts import fields_of, seg_nrrd
+from raters import fields_of, seg_nrrd
 from scipy import ndimage
 
-from medseg.data.phantom import make_phantom, write_phantoms
-from medseg.dicom.segmentation import Author, Marked, write_segmentation
 from medseg.dicom.series import open_series
+from medseg.dicom.write_seg import Author, Marked, write_segmentation
+from medseg.workflows.demo.phantom import make_phantom, write_phantoms
 
 SHAPE, SPACING_MM = (40, 32, 20), (8.0, 8.0, 10.0)
 LIVER = 1

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from medseg import networks
-from medseg.bundle import write_bundle
+from medseg.bundle.bundle import write_bundle
 from medseg.config import DataSpec, Intensity, NetworkSpec
+from medseg.networks import registry
 
 LABELS = {0: "background", 1: "liver", 7: "spleen"}
 
@@ -31,16 +31,16 @@ def definition_of(spec: DataSpec, name: str = "unet") -> dict:
     planar = 1 in spec.patch
     patch = [n for n in spec.patch if n > 1]
     channels = len(spec.modality)
-    inner = networks.network_def(
+    inner = registry.network_def(
         NetworkSpec(name=name, width=4), patch=patch, in_channels=channels, out_channels=spec.classes
     )
-    return {"_target_": "medseg.portable.nets.Planar", "network": inner, "axis": 2} if planar else inner
+    return {"_target_": "medseg.portable.networks.adapters.Planar", "network": inner, "axis": 2} if planar else inner
 
 
 def network_of(definition: dict) -> nn.Module:
     """Random weights, wide enough apart that all classes appear."""
     torch.manual_seed(3)
-    network = networks.build(definition).eval()
+    network = registry.build(definition).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(2.0)

@@ -13,8 +13,8 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from medseg.config import Augment
+from medseg.data.affine_sampling import box
 from medseg.data.augment import Draw, Source, apply, draw
-from medseg.data.gather import box
 
 SHAPE = (20, 24, 16)
 OFF = Augment(affine_probability=0, intensity_probability=0)

@@ -15,10 +15,10 @@ import pytest
 import torch
 from models import data_spec, definition_of, labels_of, make_bundle, make_image, network_of
 
-from medseg.bundle import open_bundle, write_bundle
+from medseg.bundle.bundle import open_bundle, write_bundle
 from medseg.errors import BundleError, OutputError
-from medseg.portable.known import KnownOneHotd
-from medseg.workflows.predict import predict
+from medseg.portable.masked_losses import KnownOneHotd
+from medseg.workflows.predict.run import predict
 
 BLOCK_MEDSEG = """
 import sys
@@ -133,7 +133,12 @@ def test_what_is_written_is_what_is_opened(tmp_path):
     image = torch.randn(1, 1, 16, 16, 16)
     assert torch.equal(opened.network(image), network(image))
     written = {p.relative_to(tmp_path / "b").as_posix() for p in (tmp_path / "b").rglob("*") if p.is_file()}
-    assert {"configs/metadata.json", "configs/train.json", "docs/README.md", "scripts/inferer.py"} <= written
+    assert {
+        "configs/metadata.json",
+        "configs/train.json",
+        "docs/README.md",
+        "scripts/inference/sliding_window.py",
+    } <= written
     assert not [p for p in tmp_path.iterdir() if p.name != "b"]
 
 
@@ -184,7 +189,10 @@ FOREIGN = {
     "reference": (lambda c: c["inferer"].update(overlap="@overlap"), "expression"),
     "macro": (lambda c: c["inferer"].update(overlap="%/etc/passwd#a"), "expression"),
     "foreign class": (lambda c: c["network_def"].update(_target_="os.system"), "'os.system'"),
-    "foreign script": (lambda c: c["network_def"].update(_target_="scripts.nets.Evil"), "scripts.nets.Evil"),
+    "foreign script": (
+        lambda c: c["network_def"].update(_target_="scripts.networks.adapters.Evil"),
+        "scripts.networks.adapters.Evil",
+    ),
     "function of MONAI": (
         lambda c: c["preprocessing"]["transforms"].append({"_target_": "monai.transforms.Lambdad", "keys": "image"}),
         "Lambdad",

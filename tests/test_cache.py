@@ -17,9 +17,9 @@ import pytest
 
 from medseg.config import DataSpec, Intensity
 from medseg.data.cache import VolumeCache
-from medseg.data.volume import MOST_VOXELS, some_voxels
+from medseg.data.cached_volume import MOST_VOXELS, some_voxels
 from medseg.errors import DataError, MedsegError, OutputError
-from medseg.manifest import Manifest
+from medseg.manifest.manifest import Manifest
 
 SHAPE = (12, 10, 8)
 AFFINE = np.diag([2.0, 1.0, 3.0, 1.0])
@@ -147,7 +147,7 @@ def test_leftovers_of_killed_processes_are_cleared(tmp_path):
     m = manifest(tmp_path)
     code = (
         "import os, sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
-        "import test_cache as t; from medseg.data import volume\n"
+        "import test_cache as t; from medseg.data import cached_volume as volume\n"
         "write = volume.write\n"
         "def stuck(folder, *a, **k):\n"
         "    write(folder, *a, **k); print('writing', flush=True); time.sleep(60)\n"

@@ -33,7 +33,7 @@ def cpu_seconds(code: str) -> float:
 def test_help_and_list_answer_at_once_and_import_no_torch(arguments):
     code = (
         f"import sys; sys.argv = ['medseg', *{arguments!r}]\n"
-        "from medseg.cli import main\n"
+        "from medseg.cli.app import main\n"
         "try: main()\n"
         "except SystemExit as error: assert not error.code\n"
         "assert not {'torch', 'monai', 'numpy'} & set(sys.modules)"

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from medseg.consensus.agreement import agreement
-from medseg.consensus.expert_table import COLUMNS, csv_rows, expert_table
 from medseg.consensus.fuse import run
-from medseg.consensus.study import MISSING, Expert, Fused, Study
+from medseg.consensus.statistics.inter_rater_agreement import agreement
+from medseg.consensus.statistics.rater_vs_consensus import COLUMNS, csv_rows, rater_table
+from medseg.consensus.study import MISSING, Fused, Rater, Study
 from medseg.metrics import segmentation_metrics
 
 KRIPPENDORFF = """
@@ -37,15 +37,15 @@ def study_of(maps, classes, spacing=(1.0, 1.0, 1.0)) -> Study:
     volumes = [np.asarray(a, np.uint8) for a in maps]
     volumes = [a.reshape(*a.shape, *[1] * (3 - a.ndim)) for a in volumes]
     names = tuple(f"class{c}" for c in range(classes))
-    return Study(tuple(Expert(f"e{r}", a) for r, a in enumerate(volumes)), names, spacing)
+    return Study(tuple(Rater(f"e{r}", a) for r, a in enumerate(volumes)), names, spacing)
 
 
-def blobs(shape, experts=4, seed=0, spacing=(1.0, 1.0, 2.0)) -> Study:
+def blobs(shape, raters=4, seed=0, spacing=(1.0, 1.0, 2.0)) -> Study:
     random = np.random.default_rng(seed)
     wide = [2.5 if n > 1 else 0.0 for n in shape]
     base = ndimage.gaussian_filter(random.normal(size=shape), wide)
     maps = []
-    for _ in range(experts):
+    for _ in range(raters):
         wobble = ndimage.gaussian_filter(random.normal(size=shape), wide)
         score = base / base.std() + 0.4 * wobble / wobble.std()
         maps.append(np.where(score > 1.2, 2, np.where(score > 0.5, 1, 0)))
@@ -53,7 +53,7 @@ def blobs(shape, experts=4, seed=0, spacing=(1.0, 1.0, 2.0)) -> Study:
 
 
 def rows_of(study):
-    stacked = np.stack([e.labels.ravel() for e in study.experts], 1)
+    stacked = np.stack([e.labels.ravel() for e in study.raters], 1)
     return [[int(v) for v in row if v != MISSING] for row in stacked]
 
 
@@ -98,13 +98,13 @@ def test_fleiss_worked_example():
 
 
 @settings(max_examples=40, deadline=None)
-@given(data=st.data(), experts=st.integers(1, 4))
-def test_kappa_alpha_and_dice_are_their_definitions(data, experts):
+@given(data=st.data(), raters=st.integers(1, 4))
+def test_kappa_alpha_and_dice_are_their_definitions(data, raters):
     values = st.sampled_from([0, 1, 2, MISSING])
-    study = study_of(list(data.draw(arrays(np.uint8, (experts, 3, 2, 3), elements=values))), 3)
+    study = study_of(list(data.draw(arrays(np.uint8, (raters, 3, 2, 3), elements=values))), 3)
     found = agreement(study, crop=False, resamples=5)
     rows = rows_of(study)
-    raters = sum((e.labels != MISSING).any() for e in study.experts)
+    raters = sum((e.labels != MISSING).any() for e in study.raters)
     assert found["fleiss_kappa"]["overall"]["value"] == approx(kappa_by_the_letter(rows, raters))
     assert found["krippendorff_alpha"]["overall"]["value"] == approx(alpha_by_the_letter(rows))
     for c in range(3):
@@ -112,8 +112,8 @@ def test_kappa_alpha_and_dice_are_their_definitions(data, experts):
         assert found["fleiss_kappa"]["classes"][f"class{c}"]["value"] == approx(kappa_by_the_letter(single, raters))
         assert found["krippendorff_alpha"]["classes"][f"class{c}"]["value"] == approx(alpha_by_the_letter(single))
     dice = found["pairwise_dice"]
-    for i, a in enumerate(study.experts):
-        for j, b in enumerate(study.experts):
+    for i, a in enumerate(study.raters):
+        for j, b in enumerate(study.raters):
             both = (a.labels != MISSING) & (b.labels != MISSING)
             scores = []
             for c in (1, 2):
@@ -136,7 +136,7 @@ def test_intervals_draw_whole_blocks():
     found = agreement(study, crop=False, resamples=40, level=0.8, seed=3)
     assert found["bootstrap"] == {"blocks": 12, "resamples": 40, "level": 0.8, "seed": 3}  # 4 by 4 voxels each
     blocks = [
-        [[int(e.labels[x, y, 0]) for e in study.experts] for x in range(a, a + 4) for y in range(b, b + 4)]
+        [[int(e.labels[x, y, 0]) for e in study.raters] for x in range(a, a + 4) for y in range(b, b + 4)]
         for a in range(0, 16, 4)
         for b in range(0, 12, 4)
     ]
@@ -155,7 +155,7 @@ def test_intervals_are_wider_than_if_voxels_were_independent():
     random = np.random.default_rng(0)
     order = random.permutation(64 * 64)
     shuffled = replace(
-        study, experts=tuple(replace(e, labels=e.labels.ravel()[order].reshape(e.labels.shape)) for e in study.experts)
+        study, raters=tuple(replace(e, labels=e.labels.ravel()[order].reshape(e.labels.shape)) for e in study.raters)
     )
     wide, narrow = (agreement(s, crop=False)["krippendorff_alpha"]["overall"] for s in (study, shuffled))
     assert wide["value"] == pytest.approx(narrow["value"])
@@ -173,7 +173,7 @@ def test_the_same_seed_gives_the_same_intervals_and_level_widens_them():
 
 
 def test_perfect_agreement_is_1_and_one_class_is_nothing_to_measure():
-    one = blobs((16, 16, 4), experts=1).experts[0].labels
+    one = blobs((16, 16, 4), raters=1).raters[0].labels
     found = agreement(study_of([one] * 3, 3))
     assert found["fleiss_kappa"]["overall"] == {"value": 1.0, "low": 1.0, "high": 1.0, "voxels": found["field_voxels"]}
     assert found["pairwise_dice"]["mean"] == [[1.0] * 3] * 3
@@ -182,13 +182,13 @@ def test_perfect_agreement_is_1_and_one_class_is_nothing_to_measure():
     assert empty["pairwise_dice"]["mean"] == [[None] * 3] * 3
 
 
-# each expert against the consensus
+# each rater against the consensus
 
 
-def table_by_the_letter(expert, consensus, c, ml):
+def table_by_the_letter(rater, consensus, c, ml):
     """Counts voxel by voxel."""
     tp = fp = fn = tn = 0
-    for said, true in zip(expert.ravel(), consensus.ravel(), strict=True):
+    for said, true in zip(rater.ravel(), consensus.ravel(), strict=True):
         if MISSING in (said, true):
             continue
         tp, fp = tp + (said == c == true), fp + (said == c != true)
@@ -199,7 +199,7 @@ def table_by_the_letter(expert, consensus, c, ml):
         "specificity": tn / (tn + fp) if tn + fp else None,
         "precision": tp / (tp + fp) if tp + fp else None,
         "dice": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None,
-        "expert_ml": (tp + fp) * ml, "consensus_ml": (tp + fn) * ml, "bias_ml": (fp - fn) * ml,
+        "rater_ml": (tp + fp) * ml, "consensus_ml": (tp + fn) * ml, "bias_ml": (fp - fn) * ml,
         "bias_percent": 100 * (fp - fn) / (tp + fn) if tp + fn else None,
     }  # fmt: skip
 
@@ -211,13 +211,13 @@ def test_the_table_is_its_definitions(data):
     maps = data.draw(arrays(np.uint8, (3, 3, 4, 2), elements=values))
     study = study_of(list(maps[:2]), 3, (0.5, 2.0, 3.0))
     fused = Fused(maps[2], np.ones(study.shape, np.float32))
-    table = expert_table(study, fused, tolerance_mm=2.0)
-    for entry, expert in zip(table, study.experts, strict=True):
+    table = rater_table(study, fused, tolerance_mm=2.0)
+    for entry, rater in zip(table, study.raters, strict=True):
         for c in (1, 2):
             row = entry["classes"][f"class{c}"]
-            for name, value in table_by_the_letter(expert.labels, maps[2], c, 0.003).items():
+            for name, value in table_by_the_letter(rater.labels, maps[2], c, 0.003).items():
                 assert row[name] == approx(value), name
-        assert entry["coverage"] == pytest.approx((expert.labels != MISSING).mean())
+        assert entry["coverage"] == pytest.approx((rater.labels != MISSING).mean())
     json.dumps(table, allow_nan=False)
     lines = list(csv.reader(io.StringIO("\n".join(",".join(str(v) for v in row) for row in csv_rows(table)))))
     assert {len(line) for line in lines} == {len(COLUMNS)}
@@ -226,13 +226,13 @@ def test_the_table_is_its_definitions(data):
 
 def test_surfaces_are_those_of_the_metrics_and_end_where_annotation_ends():
     study = blobs((24, 24, 8), spacing=(0.8, 0.8, 2.0))
-    study.experts[1].labels[:9] = MISSING
+    study.raters[1].labels[:9] = MISSING
     fused = run(study, "majority")
-    table = expert_table(study, fused, tolerance_mm=1.5)
-    for entry, expert in zip(table, study.experts, strict=True):
-        reference = np.where(expert.labels == MISSING, MISSING, fused.labels).astype(np.uint8)
+    table = rater_table(study, fused, tolerance_mm=1.5)
+    for entry, rater in zip(table, study.raters, strict=True):
+        reference = np.where(rater.labels == MISSING, MISSING, fused.labels).astype(np.uint8)
         given_ = {"label_values": [1, 2], "spacing_mm": study.spacing_mm, "tolerance_mm": 1.5}
-        expected = segmentation_metrics(expert.labels, reference, **given_)
+        expected = segmentation_metrics(rater.labels, reference, **given_)
         for c in (1, 2):
             row = entry["classes"][f"class{c}"]
             assert row["hd95_mm"] == pytest.approx(expected[c]["hd95_mm"])
@@ -249,7 +249,7 @@ def test_classes_that_one_side_lacks_are_counted_and_not_averaged_away():
     lacking, inventing = truth.copy(), truth.copy()
     lacking[lacking == 2], inventing[12:18, 12:18] = 0, 3
     study = study_of([lacking, inventing], 5)
-    table = expert_table(study, Fused(truth, np.ones(truth.shape, np.float32)))
+    table = rater_table(study, Fused(truth, np.ones(truth.shape, np.float32)))
     first, second = table
     assert first["classes"]["class2"]["situation"] == "missing"
     assert (first["classes"]["class2"]["dice"], first["classes"]["class2"]["hd95_mm"]) == (0, None)
@@ -261,11 +261,11 @@ def test_classes_that_one_side_lacks_are_counted_and_not_averaged_away():
     assert (first["overall"]["n"]["dice"], first["overall"]["n"]["hd95_mm"]) == (2, 1)
 
 
-def test_an_expert_without_any_voxel_has_a_row_of_nothing():
-    study = blobs((16, 16, 4), experts=3)
-    silent = Expert("silent", np.full(study.shape, MISSING, np.uint8))
-    study = replace(study, experts=(*study.experts, silent))
-    row = expert_table(study, run(study, "majority"))[-1]
+def test_an_rater_without_any_voxel_has_a_row_of_nothing():
+    study = blobs((16, 16, 4), raters=3)
+    silent = Rater("silent", np.full(study.shape, MISSING, np.uint8))
+    study = replace(study, raters=(*study.raters, silent))
+    row = rater_table(study, run(study, "majority"))[-1]
     assert row["coverage"] == 0
     assert row["classes"]["class1"]["situation"] == "both_empty"
     assert row["overall"]["dice"] is None

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from medseg.consensus import patterns as patterns_module
 from medseg.consensus.fuse import FUSERS, fuser_called, run
-from medseg.consensus.multilabel_staple import iterate, multilabel_staple, prior_of, start
-from medseg.consensus.patterns import compress
-from medseg.consensus.simple import select
-from medseg.consensus.staple import estimate
-from medseg.consensus.study import MISSING, Expert, Study
+from medseg.consensus.fusers import vote_patterns as patterns_module
+from medseg.consensus.fusers.multilabel_staple import iterate, multilabel_staple, prior_of, start
+from medseg.consensus.fusers.simple import select
+from medseg.consensus.fusers.staple import estimate
+from medseg.consensus.fusers.vote_patterns import compress
+from medseg.consensus.study import MISSING, Rater, Study
 from medseg.errors import ConfigError
 
 OWN = ("majority", "staple-fast", "ml-staple-fast", "simple", "sba")
@@ -25,21 +25,21 @@ ITK = ("staple", "ml-staple", "voting-itk")
 
 
 def study_of(labels, classes=None, spacing=(1.0, 1.0, 1.0)) -> Study:
-    """One expert per map; 1D and 2D maps get axes of length 1."""
+    """One rater per map; 1D and 2D maps get axes of length 1."""
     given_labels = [np.asarray(a, np.uint8) for a in labels]
     volumes = [a.reshape(*a.shape, *[1] * (3 - a.ndim)) for a in given_labels]
     highest = max(int(a[a != MISSING].max(initial=0)) for a in volumes)
     names = tuple(f"class{c}" for c in range(classes or max(highest + 1, 2)))
-    return Study(tuple(Expert(f"e{r}", a) for r, a in enumerate(volumes)), names, spacing)
+    return Study(tuple(Rater(f"e{r}", a) for r, a in enumerate(volumes)), names, spacing)
 
 
-def blobs(shape, experts=5, classes=2, seed=0) -> Study:
-    """Experts whose boundaries wobble; the second draws too much."""
+def blobs(shape, raters=5, classes=2, seed=0) -> Study:
+    """Raters whose boundaries wobble; the second draws too much."""
     random = np.random.default_rng(seed)
     wide = [3.0 if n > 1 else 0.0 for n in shape]
     base = [ndimage.gaussian_filter(random.normal(size=shape), wide) for _ in range(classes - 1)]
     maps = []
-    for r in range(experts):
+    for r in range(raters):
         fields = [
             b / b.std() + 0.4 * (w := ndimage.gaussian_filter(random.normal(size=shape), wide)) / w.std() for b in base
         ]
@@ -48,9 +48,9 @@ def blobs(shape, experts=5, classes=2, seed=0) -> Study:
     return study_of(maps, classes)
 
 
-def votes_of(draw, classes=3, missing=True, experts=(2, 5)):
+def votes_of(draw, classes=3, missing=True, raters=(2, 5)):
     values = [*range(classes), MISSING] if missing else list(range(classes))
-    number = draw(st.integers(*experts))
+    number = draw(st.integers(*raters))
     shape = draw(st.sampled_from([(7, 1, 1), (3, 4, 1), (2, 3, 3)]))
     maps = draw(arrays(np.uint8, (number, *shape), elements=st.sampled_from(values)))
     return study_of(list(maps), classes)
@@ -62,8 +62,8 @@ def studies(draw, **options):
 
 
 def voxels(study):
-    """The votes at each voxel, as lists with None where an expert abstains."""
-    stacked = np.stack([e.labels.ravel() for e in study.experts], 1)
+    """The votes at each voxel, as lists with None where a rater abstains."""
+    stacked = np.stack([e.labels.ravel() for e in study.raters], 1)
     return [[None if v == MISSING else int(v) for v in row] for row in stacked]
 
 
@@ -72,19 +72,17 @@ def voxels(study):
 
 @pytest.mark.parametrize(("small", "largest"), [(1 << 16, 1 << 20), (8, 1 << 20), (8, 16)])
 @settings(max_examples=40, deadline=None)
-@given(study=studies(experts=(1, 6)), order=st.sampled_from("CF"))
+@given(study=studies(raters=(1, 6)), order=st.sampled_from("CF"))
 def test_patterns_stand_for_every_voxel(small, largest, study, order):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(patterns_module, "SMALL", small)
         patch.setattr(patterns_module, "LARGEST", largest)
         patch.setattr(patterns_module, "CHUNK", 5)
-        study = replace(
-            study, experts=tuple(replace(e, labels=np.asarray(e.labels, order=order)) for e in study.experts)
-        )
+        study = replace(study, raters=tuple(replace(e, labels=np.asarray(e.labels, order=order)) for e in study.raters))
         found = compress(study)
         painted = found.paint(np.arange(len(found.table)))
         index = found.index()
-    stacked = np.stack([np.minimum(e.labels, 3) for e in study.experts], -1)
+    stacked = np.stack([np.minimum(e.labels, 3) for e in study.raters], -1)
     assert (found.table[painted] == stacked).all()
     assert (painted[found.box] == index).all()
     assert (np.bincount(painted.ravel(), minlength=len(found.table)) == found.everywhere).all()
@@ -93,7 +91,7 @@ def test_patterns_stand_for_every_voxel(small, largest, study, order):
     assert not found.table[0].any()
 
 
-def test_more_experts_than_an_integer_has_digits():
+def test_more_raters_than_an_integer_has_digits():
     random = np.random.default_rng(0)
     maps = random.integers(0, 3, (60, 30, 20, 1)).astype(np.uint8)  # 3^60 codes, 600 different columns
     found = compress(study_of(list(maps), 3))
@@ -185,13 +183,13 @@ def staple_by_the_letter(rows):
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), holes=st.sampled_from([0.0, 0.2]), experts=st.integers(3, 5))
-def test_staple_is_its_formulas(seed, holes, experts):
+@given(seed=st.integers(0, 10_000), holes=st.sampled_from([0.0, 0.2]), raters=st.integers(3, 5))
+def test_staple_is_its_formulas(seed, holes, raters):
     random = np.random.default_rng(seed)
     truth = random.random(60) < 0.4
-    maps = (truth ^ (random.random((experts, 60)) < random.uniform(0.05, 0.3, (experts, 1)))).astype(np.uint8)
+    maps = (truth ^ (random.random((raters, 60)) < random.uniform(0.05, 0.3, (raters, 1)))).astype(np.uint8)
     maps[random.random(maps.shape) < holes] = MISSING
-    maps[:, 0], maps[:, 1] = 1, 0  # every expert has both
+    maps[:, 0], maps[:, 1] = 1, 0  # every rater has both
     study = study_of(list(maps))
     W, p, q, iterations = staple_by_the_letter(voxels(study))
     found = compress(study)
@@ -208,12 +206,12 @@ def test_staple_is_its_formulas(seed, holes, experts):
 def test_staple_equals_simpleitk(shape, crop):
     study = blobs(shape)
     study = replace(
-        study, experts=tuple(replace(e, labels=np.pad(e.labels, [(12, 14), (9, 15), (0, 0)])) for e in study.experts)
+        study, raters=tuple(replace(e, labels=np.pad(e.labels, [(12, 14), (9, 15), (0, 0)])) for e in study.raters)
     )
     found = compress(study, crop=crop)
     got = estimate(found.table, found.counts)
     tool = sitk.STAPLEImageFilter()
-    cut = [np.ascontiguousarray(e.labels[found.field]) for e in study.experts]
+    cut = [np.ascontiguousarray(e.labels[found.field]) for e in study.raters]
     truth = sitk.GetArrayFromImage(tool.Execute([sitk.GetImageFromArray(a) for a in cut]))
     np.testing.assert_allclose(got.sensitivity, tool.GetSensitivity(), atol=1e-9)
     np.testing.assert_allclose(got.specificity, tool.GetSpecificity(), atol=1e-9)
@@ -222,17 +220,15 @@ def test_staple_equals_simpleitk(shape, crop):
     ours, theirs = run(study, "staple-fast", crop=crop), run(study, "staple", crop=crop)
     assert (ours.labels == theirs.labels).all()
     np.testing.assert_allclose(ours.confidence[found.field], theirs.confidence[found.field], atol=1e-6)
-    assert [e["sensitivity"] for e in ours.experts] == [
-        pytest.approx(e["sensitivity"], abs=1e-9) for e in theirs.experts
-    ]
+    assert [e["sensitivity"] for e in ours.raters] == [pytest.approx(e["sensitivity"], abs=1e-9) for e in theirs.raters]
 
 
 def test_the_field_of_view_matters_to_staple():
     study = blobs((40, 40, 20), seed=3)
-    study = replace(study, experts=tuple(replace(e, labels=np.pad(e.labels, 40)) for e in study.experts))
+    study = replace(study, raters=tuple(replace(e, labels=np.pad(e.labels, 40)) for e in study.raters))
     cropped, whole = (run(study, "staple-fast", crop=crop) for crop in (True, False))
     assert cropped.facts["field_voxels"] < whole.facts["field_voxels"] / 5
-    assert cropped.experts[0]["specificity"]["class1"] < whole.experts[0]["specificity"]["class1"]
+    assert cropped.raters[0]["specificity"]["class1"] < whole.raters[0]["specificity"]["class1"]
 
 
 def test_staple_of_disputed_voxels_only():
@@ -241,17 +237,17 @@ def test_staple_of_disputed_voxels_only():
     disputed = [row for row in rows if len(set(row)) > 1]
     _, p, q, _ = staple_by_the_letter(disputed)
     got = run(study, "staple-fast", disputed_only=True)
-    assert [e["sensitivity"]["class1"] for e in got.experts] == pytest.approx(p, abs=1e-9)
-    assert [e["specificity"]["class1"] for e in got.experts] == pytest.approx(q, abs=1e-9)
+    assert [e["sensitivity"]["class1"] for e in got.raters] == pytest.approx(p, abs=1e-9)
+    assert [e["specificity"]["class1"] for e in got.raters] == pytest.approx(q, abs=1e-9)
 
 
-def test_staple_that_does_not_settle_or_reverses_an_expert_says_so():
+def test_staple_that_does_not_settle_or_reverses_an_rater_says_so():
     study = blobs((48, 48, 1), seed=1)
     assert any("did not settle in 2" in w for w in run(study, "staple-fast", max_iterations=2).facts["warnings"])
-    contrary = replace(study.experts[0], name="contrary", labels=1 - study.experts[0].labels)
-    fused = run(replace(study, experts=(*study.experts, contrary)), "staple-fast", crop=False)
+    contrary = replace(study.raters[0], name="contrary", labels=1 - study.raters[0].labels)
+    fused = run(replace(study, raters=(*study.raters, contrary)), "staple-fast", crop=False)
     assert any("contrary is estimated worse than chance" in w for w in fused.facts["warnings"])
-    assert fused.experts[-1]["weight"] == 0
+    assert fused.raters[-1]["weight"] == 0
 
 
 # multi-label STAPLE
@@ -307,24 +303,24 @@ def itk_confusion(study, iterations=None):
     tool = sitk.MultiLabelSTAPLEImageFilter()
     if iterations is not None:
         tool.SetMaximumNumberOfIterations(iterations)
-    labels = sitk.GetArrayFromImage(tool.Execute([sitk.GetImageFromArray(e.labels.copy()) for e in study.experts]))
+    labels = sitk.GetArrayFromImage(tool.Execute([sitk.GetImageFromArray(e.labels.copy()) for e in study.raters]))
     K = len(study.classes)
-    matrices = [np.reshape(tool.GetConfusionMatrix(r), (K + 1, K)) for r in range(len(study.experts))]
+    matrices = [np.reshape(tool.GetConfusionMatrix(r), (K + 1, K)) for r in range(len(study.raters))]
     return labels, np.array(matrices)
 
 
 def test_multilabel_staple_equals_simpleitk_where_no_vote_is_tied():
-    study = blobs((40, 36, 8), experts=3, seed=2)
+    study = blobs((40, 36, 8), raters=3, seed=2)
     ours = run(study, "ml-staple-fast", crop=False)
     labels, theirs = itk_confusion(study)
     assert (ours.labels == labels).all()
-    mine = np.array([[e["confusion"][c] for c in study.classes] for e in ours.experts])
+    mine = np.array([[e["confusion"][c] for c in study.classes] for e in ours.raters])
     np.testing.assert_allclose(mine, np.moveaxis(theirs[:, :2], 1, 2), atol=1e-6)
     assert (run(study, "ml-staple").labels == run(study, "ml-staple-fast").labels).all()
 
 
 def test_from_simpleitks_own_start_multilabel_staple_ends_where_simpleitk_does():
-    study = blobs((40, 36, 8), experts=4, classes=4, seed=5)
+    study = blobs((40, 36, 8), raters=4, classes=4, seed=5)
     found = compress(study, crop=False)
     labels, theirs = itk_confusion(study)
     _, first = itk_confusion(study, iterations=0)
@@ -340,15 +336,15 @@ def test_simpleitks_start_counts_ties_for_the_wrong_vote_and_ours_does_not():
     assert theirs[0].tolist() == [[1, 0], [0.5, 0.5], [1, 0]]  # a pixel of vote 0 stands in the row of vote 1
     found = compress(study)
     ours = start(found, found.counts)
-    # each tied pixel in halves: vote 0 of the first expert meets 1 + 1/2 zeros and 1/2 one
+    # each tied pixel in halves: vote 0 of the first rater meets 1 + 1/2 zeros and 1/2 one
     np.testing.assert_allclose(ours[:, :2], [[[0.75, 0.25], [0.25, 0.75]]] * 2)
 
 
-def test_two_experts_who_differ_are_reconciled():
-    study = blobs((48, 48, 1), experts=2, classes=3, seed=4)
+def test_two_raters_who_differ_are_reconciled():
+    study = blobs((48, 48, 1), raters=2, classes=3, seed=4)
     fused = run(study, "ml-staple-fast")
     assert np.isfinite(fused.confidence).all()
-    said = np.stack([e.labels for e in study.experts])
+    said = np.stack([e.labels for e in study.raters])
     assert (fused.labels == said).any(0).all()
 
 
@@ -356,7 +352,7 @@ def test_two_experts_who_differ_are_reconciled():
 
 
 def simple_by_the_letter(rows, alpha):
-    """Shares and experts kept, for class 1."""
+    """Shares and raters kept, for class 1."""
     R = len(rows[0])
     kept, phi = set(range(R)), [1.0] * R
 
@@ -406,13 +402,13 @@ def test_simple_is_its_description(seed, holes, alpha):
 
 
 def test_simple_drops_an_outlier_and_keeps_equals():
-    study = blobs((40, 40, 1), experts=4, seed=0)
-    odd = Expert("odd", np.roll(study.experts[0].labels, 13, 0))
-    fused = run(replace(study, experts=(*study.experts, odd)), "simple")
-    assert fused.experts[-1]["dropped_for"] == ["class1"]
-    assert fused.experts[-1]["weight"] == 0
-    equal = run(replace(study, experts=tuple(Expert(f"{r}", study.experts[0].labels) for r in range(7))), "simple")
-    assert all(not e["dropped_for"] and e["weight"] == pytest.approx(1 / 7) for e in equal.experts)
+    study = blobs((40, 40, 1), raters=4, seed=0)
+    odd = Rater("odd", np.roll(study.raters[0].labels, 13, 0))
+    fused = run(replace(study, raters=(*study.raters, odd)), "simple")
+    assert fused.raters[-1]["dropped_for"] == ["class1"]
+    assert fused.raters[-1]["weight"] == 0
+    equal = run(replace(study, raters=tuple(Rater(f"{r}", study.raters[0].labels) for r in range(7))), "simple")
+    assert all(not e["dropped_for"] and e["weight"] == pytest.approx(1 / 7) for e in equal.raters)
     with pytest.raises(ConfigError, match="alpha must not be negative"):
         run(study, "simple", alpha=-1)
 
@@ -436,14 +432,14 @@ def signed_by_the_letter(labels, c, spacing):
 
 
 @settings(max_examples=25, deadline=None)
-@given(study=studies(classes=3, experts=(2, 4)), spacing=st.sampled_from([(1.0, 1.0, 1.0), (0.7, 1.3, 2.5)]))
+@given(study=studies(classes=3, raters=(2, 4)), spacing=st.sampled_from([(1.0, 1.0, 1.0), (0.7, 1.3, 2.5)]))
 def test_shape_average_is_its_description(study, spacing):
     study = replace(study, spacing_mm=spacing)
     got = run(study, "sba").labels
     voted = run(study, "majority").labels
-    fields = [[signed_by_the_letter(e.labels, c, spacing) for e in study.experts] for c in range(3)]
+    fields = [[signed_by_the_letter(e.labels, c, spacing) for e in study.raters] for c in range(3)]
     for voxel in np.ndindex(*study.shape):
-        cast = [int(e.labels[voxel]) for e in study.experts if e.labels[voxel] != MISSING]
+        cast = [int(e.labels[voxel]) for e in study.raters if e.labels[voxel] != MISSING]
         means = {}
         for c in sorted(set(cast)):
             known = [f[voxel] for f in fields[c] if f is not None and voxel in f]
@@ -469,39 +465,39 @@ def test_shape_average_of_three_intervals_in_mm():
 @pytest.mark.parametrize("method", [*OWN, *ITK])
 @pytest.mark.parametrize("shape", [(30, 28, 1), (20, 18, 12)])
 @pytest.mark.parametrize("classes", [2, 4])
-def test_identical_experts_give_that_mask(method, shape, classes):
-    one = blobs(shape, experts=1, classes=classes).experts[0].labels
+def test_identical_raters_give_that_mask(method, shape, classes):
+    one = blobs(shape, raters=1, classes=classes).raters[0].labels
     fused = run(study_of([one, one.copy(), one.copy()], classes), method)
     assert (fused.labels == one).all()
     np.testing.assert_allclose(fused.confidence, 1, atol=1e-6)
-    assert [e["weight"] for e in fused.experts] == pytest.approx([1 / 3] * 3)
+    assert [e["weight"] for e in fused.raters] == pytest.approx([1 / 3] * 3)
     assert fused.labels.dtype == np.uint8
     assert fused.confidence.dtype == np.float32
 
 
 @pytest.mark.parametrize("method", OWN)
 def test_order_orientation_and_layout_do_not_matter(method):
-    study = blobs((30, 28, 6), experts=5, classes=3, seed=6)
-    study.experts[3].labels[:9] = MISSING
+    study = blobs((30, 28, 6), raters=5, classes=3, seed=6)
+    study.raters[3].labels[:9] = MISSING
     fused = run(study, method)
-    turned = run(replace(study, experts=study.experts[::-1]), method)
+    turned = run(replace(study, raters=study.raters[::-1]), method)
     assert (fused.labels == turned.labels).all()
     np.testing.assert_allclose(fused.confidence, turned.confidence, atol=1e-6)
-    flipped = replace(study, experts=tuple(replace(e, labels=e.labels[::-1, :, ::-1]) for e in study.experts))
+    flipped = replace(study, raters=tuple(replace(e, labels=e.labels[::-1, :, ::-1]) for e in study.raters))
     assert (run(flipped, method).labels[::-1, :, ::-1] == fused.labels).all()
-    fortran = replace(study, experts=tuple(replace(e, labels=np.asfortranarray(e.labels)) for e in study.experts))
+    fortran = replace(study, raters=tuple(replace(e, labels=np.asfortranarray(e.labels)) for e in study.raters))
     assert (run(fortran, method).labels == fused.labels).all()
 
 
 @pytest.mark.parametrize("method", OWN)
 def test_who_annotated_nothing_is_as_good_as_away(method):
-    study = blobs((30, 28, 6), experts=4, classes=3, seed=7)
-    silent = Expert("silent", np.full(study.shape, MISSING, np.uint8))
-    fused, joined = run(study, method), run(replace(study, experts=(*study.experts, silent)), method)
+    study = blobs((30, 28, 6), raters=4, classes=3, seed=7)
+    silent = Rater("silent", np.full(study.shape, MISSING, np.uint8))
+    fused, joined = run(study, method), run(replace(study, raters=(*study.raters, silent)), method)
     assert (fused.labels == joined.labels).all()
     np.testing.assert_allclose(fused.confidence, joined.confidence, atol=1e-6)
     assert joined.facts["dropped"] == ["silent"]
-    assert joined.experts[-1]["weight"] == 0
+    assert joined.raters[-1]["weight"] == 0
     assert any("silent annotated no voxel" in w for w in joined.facts["warnings"])
 
 
@@ -511,31 +507,31 @@ def test_all_empty_all_full_or_nothing_annotated(method, value):
     fused = run(study_of([np.full((9, 8, 7), value)] * 3, 2), method)
     assert (fused.labels == (value == 1)).all()
     assert np.isfinite(fused.confidence).all()
-    told = {0: "the consensus is empty", 1: "no expert called any voxel background", MISSING: "nothing is annotated"}
+    told = {0: "the consensus is empty", 1: "no rater called any voxel background", MISSING: "nothing is annotated"}
     assert any(told[value] in w for w in fused.facts["warnings"])
-    json.dumps([fused.facts, fused.experts], allow_nan=False)
+    json.dumps([fused.facts, fused.raters], allow_nan=False)
     if method == "staple" and value == 1:
         assert any("answers NaN" in w for w in fused.facts["warnings"])
 
 
 @pytest.mark.parametrize("method", [*OWN, *ITK])
-def test_one_empty_expert_is_a_vote(method):
-    study = blobs((30, 28, 1), experts=4, seed=8)
-    empty = Expert("blind", np.zeros(study.shape, np.uint8))
-    fused = run(replace(study, experts=(*study.experts, empty)), method)
+def test_one_empty_rater_is_a_vote(method):
+    study = blobs((30, 28, 1), raters=4, seed=8)
+    empty = Rater("blind", np.zeros(study.shape, np.uint8))
+    fused = run(replace(study, raters=(*study.raters, empty)), method)
     assert fused.facts["empty"] == ["blind"]
     assert any("blind labelled nothing" in w for w in fused.facts["warnings"])
     assert fused.labels.any()
     if "staple" in method and "ml" not in method:
-        assert fused.experts[-1]["sensitivity"]["class1"] == 0
-        assert fused.experts[-1]["weight"] == 0
+        assert fused.raters[-1]["sensitivity"]["class1"] == 0
+        assert fused.raters[-1]["weight"] == 0
 
 
 @pytest.mark.parametrize("method", OWN)
 def test_what_nobody_annotated_is_background_without_confidence(method):
-    study = blobs((30, 28, 1), experts=3, seed=9)
-    for expert in study.experts:
-        expert.labels[:5] = MISSING
+    study = blobs((30, 28, 1), raters=3, seed=9)
+    for rater in study.raters:
+        rater.labels[:5] = MISSING
     fused = run(study, method)
     assert not fused.labels[:5].any()
     assert not fused.confidence[:5].any()
@@ -544,15 +540,15 @@ def test_what_nobody_annotated_is_background_without_confidence(method):
 
 @pytest.mark.parametrize("method", sorted(set(FUSERS) - {"gcssl"}))
 def test_probabilities_count_as_their_likeliest_class_and_that_is_said(method):
-    study = blobs((20, 20, 1), experts=3, seed=1)
-    soft = np.stack([1 - study.experts[0].labels, study.experts[0].labels]).astype(np.float32)
-    fused = run(replace(study, experts=(replace(study.experts[0], probabilities=soft), *study.experts[1:])), method)
+    study = blobs((20, 20, 1), raters=3, seed=1)
+    soft = np.stack([1 - study.raters[0].labels, study.raters[0].labels]).astype(np.float32)
+    fused = run(replace(study, raters=(replace(study.raters[0], probabilities=soft), *study.raters[1:])), method)
     assert fused.facts["from_probabilities"] == ["e0"]
     assert (fused.labels == run(study, method).labels).all()
 
 
 def test_simpleitks_voting_is_ours_and_its_ties_are_counted():
-    study = blobs((30, 28, 6), experts=4, classes=3, seed=3)
+    study = blobs((30, 28, 6), raters=4, classes=3, seed=3)
     ours, theirs = run(study, "majority"), run(study, "voting-itk")
     assert (ours.labels == theirs.labels).all()
     assert ours.facts["tied_voxels"] == theirs.facts["tied_voxels"] > 0
@@ -564,18 +560,18 @@ def test_simpleitks_voting_is_ours_and_its_ties_are_counted():
 
 @pytest.mark.parametrize("method", ITK)
 def test_simpleitk_takes_missing_for_background_and_that_is_said(method):
-    study = blobs((30, 28, 1), experts=3, seed=3)
-    study.experts[1].labels[10:] = MISSING
+    study = blobs((30, 28, 1), raters=3, seed=3)
+    study.raters[1].labels[10:] = MISSING
     fused = run(study, method)
     assert any("counts as background" in w for w in fused.facts["warnings"])
-    filled = replace(study.experts[1], labels=np.where(study.experts[1].labels == MISSING, 0, study.experts[1].labels))
-    full = run(replace(study, experts=(study.experts[0], filled, study.experts[2])), method)
+    filled = replace(study.raters[1], labels=np.where(study.raters[1].labels == MISSING, 0, study.raters[1].labels))
+    full = run(replace(study, raters=(study.raters[0], filled, study.raters[2])), method)
     assert (fused.labels == full.labels).all()
 
 
-def test_many_experts_make_simpleitks_multilabel_staple_slow_and_that_is_said():
-    study = blobs((20, 20, 1), experts=11)
-    assert any("slow with 11 experts" in w for w in run(study, "ml-staple").facts["warnings"])
+def test_many_raters_make_simpleitks_multilabel_staple_slow_and_that_is_said():
+    study = blobs((20, 20, 1), raters=11)
+    assert any("slow with 11 raters" in w for w in run(study, "ml-staple").facts["warnings"])
 
 
 def test_every_fuser_is_the_function_it_is_listed_as():

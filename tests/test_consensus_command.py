@@ -14,11 +14,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from experts import ball, fields_of, image_of, save, seg_nrrd, write_study
+from raters import ball, fields_of, image_of, save, seg_nrrd, write_study
 
-from medseg import cli
-from medseg.consensus.segments import read_segments
-from medseg.manifest import Manifest
+from medseg.cli import app
+from medseg.consensus.io.segment_table import read_segments
+from medseg.manifest.manifest import Manifest
 
 PLAIN = ("--no-report",)
 VOTE = ("--method", "majority", *PLAIN)
@@ -28,7 +28,7 @@ ALONE = ("--jobs", "1")
 def run(*arguments) -> int:
     """The command in this process."""
     with pytest.raises(SystemExit) as done:
-        cli.main(["consensus", *map(str, arguments)])
+        app.main(["consensus", *map(str, arguments)])
     return int(done.value.code or 0)
 
 
@@ -68,28 +68,28 @@ def test_one_study_with_everything(tmp_path, capfd):
     arguments = [*files_of(image, drawn), "-o", out, *PLAIN, "--label", "3=liver", "--export-soft", "uint8"]
     assert run(*arguments, "--compare", "--reference", truth, "--seed", 1) == 0
     assert {p.name for p in out.iterdir()} == {
-        "consensus.nii.gz", "confidence.nii.gz", "annotators.nii.gz", "disagreement.nii.gz", "soft.nii.gz",
-        "experts.csv", "pairwise.csv", "comparison.csv", "report.json", "record.json",
+        "consensus.nii.gz", "confidence.nii.gz", "rater_count.nii.gz", "disagreement.nii.gz", "soft.nii.gz",
+        "raters.csv", "pairwise.csv", "comparison.csv", "report.json", "record.json",
     }  # fmt: skip
     found = array(out / "consensus.nii.gz")
     assert set(np.unique(found)) == {0, 3}
     assert nib.load(out / "consensus.nii.gz").get_data_dtype() == np.uint8
     np.testing.assert_allclose(nib.load(out / "consensus.nii.gz").affine, nib.load(image).affine)
-    assert (array(out / "annotators.nii.gz")[:, :10] == 2).all()
+    assert (array(out / "rater_count.nii.gz")[:, :10] == 2).all()
     assert array(out / "confidence.nii.gz").max() == 1
     report = json.loads((out / "report.json").read_text())
     assert report["classes"] == ["background", "liver"]
     assert report["label_values"] == [0, 3]
-    assert [e["name"] for e in report["experts"]] == ["anna", "bob", "cleo"]
-    assert sum(e["weight"] for e in report["experts"]) == pytest.approx(1)
+    assert [e["name"] for e in report["raters"]] == ["anna", "bob", "cleo"]
+    assert sum(e["weight"] for e in report["raters"]) == pytest.approx(1)
     assert {"energy", "nodes", "edges", "lambda", "beta", "rho", "seconds", "versions"} <= set(report)
     assert report["volumes_ml"]["liver"] == pytest.approx((found == 3).sum() * 2 / 1000)
     assert report["settings"]["seed"] == 1
-    rows = table(out / "experts.csv")
-    assert {row["expert"] for row in rows} == {"anna", "bob", "cleo"}
+    rows = table(out / "raters.csv")
+    assert {row["rater"] for row in rows} == {"anna", "bob", "cleo"}
     assert all(row["weight"] and row["self_consistency"] for row in rows)
     pairs = table(out / "pairwise.csv")
-    assert {(p["expert"], p["other"]) for p in pairs} == {("anna", "bob"), ("anna", "cleo"), ("bob", "cleo")}
+    assert {(p["rater"], p["other"]) for p in pairs} == {("anna", "bob"), ("anna", "cleo"), ("bob", "cleo")}
     methods = {row["method"]: row for row in table(out / "comparison.csv") if row["class"] == "mean"}
     assert {"gcssl", "majority", "staple", "simple"} <= set(methods)
     assert float(methods["gcssl"]["dice_to_reference"]) > 0.9
@@ -122,7 +122,7 @@ def test_the_same_seed_gives_the_same_files(tmp_path):
     image, drawn = write_study(tmp_path)
     for name in "ab":
         assert run(*files_of(image, drawn), "-o", tmp_path / name, *PLAIN) == 0
-    for name in ("consensus.nii.gz", "confidence.nii.gz", "disagreement.nii.gz", "experts.csv", "pairwise.csv"):
+    for name in ("consensus.nii.gz", "confidence.nii.gz", "disagreement.nii.gz", "raters.csv", "pairwise.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
@@ -156,7 +156,7 @@ def test_without_an_image_only_voting_works(tmp_path, capfd):
     assert run(*annotations, "-o", tmp_path / "out", *VOTE) == 0
 
 
-def test_one_expert_and_empty_experts_are_no_mistake(tmp_path, capfd):
+def test_one_rater_and_empty_raters_are_no_mistake(tmp_path, capfd):
     image, drawn = write_study(tmp_path)
     assert run(*files_of(image, drawn[:1]), "-o", tmp_path / "one", *PLAIN) == 0
     assert "no consensus possible" in capfd.readouterr().err
@@ -311,7 +311,7 @@ def test_manifests_without_annotations_and_results_among_the_inputs(tmp_path, ca
     assert "belong to a single study" in mistake(capfd, *alone)
 
 
-def test_folders_of_experts(tmp_path, capfd):
+def test_folders_of_raters(tmp_path, capfd):
     for n in range(2):
         image, drawn = write_study(tmp_path / "raw", seed=n)
         save(tmp_path / "images" / f"s{n}_0000.nii.gz", array(image))
@@ -319,9 +319,9 @@ def test_folders_of_experts(tmp_path, capfd):
             save(tmp_path / path.name.split(".")[0] / f"s{n}.nii.gz", array(path))
     folders = [word for name in ("anna", "bob", "cleo") for word in ("-a", tmp_path / name)]
     assert run("-i", tmp_path / "images", *folders, "-o", tmp_path / "out", *VOTE, *ALONE) == 0
-    names = [json.loads((tmp_path / "out" / f"s{n}" / "report.json").read_text())["experts"] for n in range(2)]
+    names = [json.loads((tmp_path / "out" / f"s{n}" / "report.json").read_text())["raters"] for n in range(2)]
     assert [[e["name"] for e in found] for found in names] == [["anna", "bob"], ["anna", "bob", "cleo"]]
-    assert "one folder per expert" in mistake(capfd, "-i", tmp_path / "images", "-a", image, "-o", tmp_path / "out")
+    assert "one folder per rater" in mistake(capfd, "-i", tmp_path / "images", "-a", image, "-o", tmp_path / "out")
     (tmp_path / "nobody").mkdir()
     nobody = ["-i", tmp_path / "images", "-a", tmp_path / "nobody", "-o", tmp_path / "out"]
     assert "has no image of which" in mistake(capfd, *nobody)
@@ -339,7 +339,7 @@ def test_a_monai_label_studies_folder(tmp_path, capfd):
     out = tmp_path / "out"
     assert run("--studies", studies, "-o", out, *VOTE, *ALONE) == 0
     found = json.loads((out / "s0" / "report.json").read_text())
-    assert [e["name"] for e in found["experts"]] == ["anna", "bob"]
+    assert [e["name"] for e in found["raters"]] == ["anna", "bob"]
     assert not (studies / "labels" / "final" / "s0.nii.gz").exists()
     assert "another one" in mistake(capfd, "--studies", studies, "-o", out, *VOTE, "--write-back", *ALONE)
     assert run("--studies", studies, "-o", out, *VOTE, *ALONE, "--write-back", "--overwrite") == 0
@@ -349,14 +349,16 @@ def test_a_monai_label_studies_folder(tmp_path, capfd):
     assert "has no tag carl" in mistake(capfd, "--studies", studies, "-o", out, "--tag", "carl")
     assert run("--studies", studies, "-o", tmp_path / "two", *VOTE, *ALONE, "--tag", "anna", "--tag", "original") == 0
     found = json.loads((tmp_path / "two" / "s0" / "report.json").read_text())
-    assert [e["name"] for e in found["experts"]] == ["anna", "original"]
+    assert [e["name"] for e in found["raters"]] == ["anna", "original"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_in_the_middle_nothing_is_half_written_and_the_rerun_does_the_rest(how, tmp_path):
     manifest = write_manifest(tmp_path, cases=8)
     out = tmp_path / "out"
-    code = "import signal, medseg.cli; signal.signal(signal.SIGINT, signal.default_int_handler); medseg.cli.main()"
+    code = (
+        "import signal, medseg.cli.app; signal.signal(signal.SIGINT, signal.default_int_handler); medseg.cli.app.main()"
+    )
     script = tmp_path / "run.py"  # a background shell starts its children with the interrupt ignored
     script.write_text(f"if __name__ == '__main__':\n    {code}\n")
     command = [sys.executable, script, "consensus", "--data", manifest, "-o", out, "--jobs", "2", *VOTE]
@@ -390,9 +392,9 @@ def alive(group: int) -> bool:
 
 
 def test_a_worker_that_is_killed_costs_its_study_only(tmp_path, monkeypatch):
-    from medseg.workflows import consensus_batch as batch
-    from medseg.workflows.consensus_items import Item
-    from medseg.workflows.consensus_options import Options
+    from medseg.workflows.consensus import process_pool as batch
+    from medseg.workflows.consensus.collect_studies import Item
+    from medseg.workflows.consensus.options import Options
 
     monkeypatch.setattr(batch, "_work", doomed)
     items = [Item(name, (), (tmp_path / name,), ("x",)) for name in ("good", "bad", "fine")]

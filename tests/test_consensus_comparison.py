@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from medseg.consensus.comparison import compare
+from medseg.consensus.compare_methods import compare
 from medseg.consensus.fuse import run
-from medseg.consensus.study import MISSING, Expert, Study
+from medseg.consensus.study import MISSING, Rater, Study
 from medseg.errors import ConfigError
 
 
@@ -17,7 +17,7 @@ def study_of(labels, classes, spacing=(1.0, 1.0, 1.0)) -> Study:
     volumes = [np.asarray(a, np.uint8) for a in labels]
     volumes = [a.reshape(*a.shape, *[1] * (3 - a.ndim)) for a in volumes]
     names = tuple(f"class{c}" for c in range(classes))
-    return Study(tuple(Expert(f"e{r}", a) for r, a in enumerate(volumes)), names, spacing)
+    return Study(tuple(Rater(f"e{r}", a) for r, a in enumerate(volumes)), names, spacing)
 
 
 @pytest.mark.parametrize("value", [0, 1, MISSING])

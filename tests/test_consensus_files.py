@@ -6,20 +6,20 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from experts import AFFINE, ball, fields_of, image_of, save, seg_nrrd, write_study
 from PIL import Image
+from raters import AFFINE, ball, fields_of, image_of, save, seg_nrrd, write_study
 
-from medseg.consensus.files import read_study
-from medseg.consensus.maps import disagreement, soft_labels
-from medseg.consensus.segments import read_segments
+from medseg.consensus.io.read_study import read_study
+from medseg.consensus.io.segment_table import read_segments
+from medseg.consensus.io.write_results import write_labels, write_map, write_soft
+from medseg.consensus.statistics.uncertainty_maps import disagreement, soft_labels
 from medseg.consensus.study import MISSING
-from medseg.consensus.writing import write_labels, write_map, write_soft
 from medseg.errors import ConfigError, DataError, OutputError
-from medseg.portable.reading import read_volume
+from medseg.portable.io.read import read_volume
 
 
 def labels_of(study) -> list[np.ndarray]:
-    return [expert.labels for expert in study.experts]
+    return [rater.labels for rater in study.raters]
 
 
 def refusal(image, annotations, kind=DataError, **options) -> str:
@@ -32,14 +32,14 @@ def refusal(image, annotations, kind=DataError, **options) -> str:
 def test_volumes_keep_grid_values_and_gaps(suffix, tmp_path):
     image, drawn = write_study(tmp_path, value=7, suffix=suffix)
     study, form = read_study(image, drawn)
-    assert [e.name for e in study.experts] == ["anna", "bob", "cleo"]
+    assert [e.name for e in study.raters] == ["anna", "bob", "cleo"]
     assert study.classes == ("background", "label 7")
     assert study.spacing_mm == (1, 1, 2)
-    np.testing.assert_array_equal(study.experts[0].labels, ball())
+    np.testing.assert_array_equal(study.raters[0].labels, ball())
     np.testing.assert_array_equal(study.image[0], image_of(ball()))
-    assert (study.experts[2].labels[:, :10] == MISSING).all()
-    assert (study.experts[2].labels[:, 10:] < 2).all()
-    out = write_labels(tmp_path, "consensus", study.experts[2].labels, form)
+    assert (study.raters[2].labels[:, :10] == MISSING).all()
+    assert (study.raters[2].labels[:, 10:] < 2).all()
+    out = write_labels(tmp_path, "consensus", study.raters[2].labels, form)
     assert out.name == "consensus" + {".nii": ".nii.gz"}.get(suffix, suffix)
     (back, header), (stored, original) = read_volume(out), read_volume(drawn[2])
     np.testing.assert_array_equal(back, stored)
@@ -58,7 +58,7 @@ def test_pictures_with_colours_and_palettes(tmp_path):
     study, form = read_study(image, [tmp_path / "b.png", one], missing=None)
     assert study.image.shape == (3, 30, 20, 1)
     assert study.classes == ("background", "label 3", "label 255")
-    write_labels(tmp_path, "consensus", study.experts[0].labels, form)
+    write_labels(tmp_path, "consensus", study.raters[0].labels, form)
     with Image.open(tmp_path / "consensus.png") as back:
         assert back.mode == "P"
         assert back.getpalette()[3:6] == [10, 20, 30]
@@ -85,7 +85,7 @@ def test_a_picture_from_nrrd_stays_flat(tmp_path):
     flat = sitk.GetImageFromArray(ball((9, 8, 1))[..., 0].T.copy())
     sitk.WriteImage(flat, str(tmp_path / "a.nrrd"))
     study, form = read_study(None, [tmp_path / "a.nrrd"])
-    out = write_labels(tmp_path, "consensus", study.experts[0].labels, form)
+    out = write_labels(tmp_path, "consensus", study.raters[0].labels, form)
     assert sitk.ReadImage(str(out)).GetSize() == (9, 8)
 
 
@@ -102,14 +102,14 @@ def test_segmentations_keep_names_colours_and_tags(tmp_path):
     assert any("means several things: 'cyst'" in note for note in form.notes)
     assert any(f"overlap in {tumour.sum()} voxels" in note for note in form.notes)
     np.testing.assert_array_equal(*labels_of(study))
-    out = write_labels(tmp_path, "consensus", study.experts[0].labels, form)
+    out = write_labels(tmp_path, "consensus", study.raters[0].labels, form)
     assert out.name == "consensus.seg.nrrd"
     back = {s.name: s for s in read_segments(out)}
     assert back["liver"].color == pytest.approx((0.5, 0.25, 0))
     assert back["liver"].value == 4
     assert back["tumour"].extra["Tags"] == "Terminology~tumour"
     again, _ = read_study(None, [out])
-    np.testing.assert_array_equal(again.experts[0].labels, study.experts[0].labels)
+    np.testing.assert_array_equal(again.raters[0].labels, study.raters[0].labels)
 
 
 def test_files_without_names_join_those_with_names_by_value(tmp_path):
@@ -125,27 +125,27 @@ def test_a_cropped_segmentation_is_background_beyond_its_extent(tmp_path):
     part[:3, 3] = AFFINE[:3, :3] @ [6, 4, 2]
     a = seg_nrrd(tmp_path / "a.seg.nrrd", ball()[None, 6:18, 4:16, 2:10], fields_of(("x", 1, 0, "1 0 0")), part)
     study, form = read_study(image, [a])
-    np.testing.assert_array_equal(study.experts[0].labels, ball())
+    np.testing.assert_array_equal(study.raters[0].labels, ball())
     assert any("shows 12x12x8 of the 24x20x12 voxels: the rest is background" in note for note in form.notes)
     part[:3, 3] += [0.2, 0, 0]
     seg_nrrd(a, ball()[None, 6:18, 4:16, 2:10], fields_of(("x", 1, 0, "1 0 0")), part)
     assert "has voxels between those of" in (line := refusal(image, [a]))
     assert "--resample" in line
     study, form = read_study(image, [a], resample="nearest")
-    np.testing.assert_array_equal(study.experts[0].labels, ball())
+    np.testing.assert_array_equal(study.raters[0].labels, ball())
     assert any("was resampled (nearest)" in note for note in form.notes)
 
 
-def test_folders_of_experts(tmp_path):
+def test_folders_of_raters(tmp_path):
     image = save(tmp_path / "case7_0000.nii.gz", image_of(ball()))
     save(tmp_path / "anna" / "case7.nii.gz", ball())
     save(tmp_path / "anna" / "other.nii.gz", ball((3, 3, 3)))
     save(tmp_path / "bob" / "liver.nii.gz", ball() * 9)
     save(tmp_path / "bob" / "tumour.nii.gz", ball(radius=2))
     study, form = read_study(image, [tmp_path / "anna", tmp_path / "bob"], labels={1: "liver", 2: "tumour"})
-    assert [e.name for e in study.experts] == ["anna", "bob"]
+    assert [e.name for e in study.raters] == ["anna", "bob"]
     assert study.classes == ("background", "liver", "tumour")
-    np.testing.assert_array_equal(study.experts[1].labels, np.where(ball(radius=2), 2, ball()))
+    np.testing.assert_array_equal(study.raters[1].labels, np.where(ball(radius=2), 2, ball()))
     assert any("bob: its structures overlap" in note for note in form.notes)
     save(tmp_path / "bob" / "tumour.nii.gz", ball() + ball(radius=2))
     assert "is no mask" in refusal(image, [tmp_path / "bob"])
@@ -161,14 +161,14 @@ def test_probabilities_beside_masks(tmp_path):
     p = save(tmp_path / "p.nii.gz", soft)
     assert "--probabilities" in refusal(image, [drawn[0], p])
     study, _ = read_study(image, [drawn[0], p], probabilities=True)
-    expert = study.experts[1]
-    assert (expert.labels[0] == MISSING).all()
-    assert (expert.probabilities[:, 0] == 0).all()
-    np.testing.assert_array_equal(expert.labels[1:], ball()[1:])
+    rater = study.raters[1]
+    assert (rater.labels[0] == MISSING).all()
+    assert (rater.probabilities[:, 0] == 0).all()
+    np.testing.assert_array_equal(rater.labels[1:], ball()[1:])
     alone, _ = read_study(image, [save(tmp_path / "q.nii.gz", 0.7 * ball().astype(np.float32))], probabilities=True)
-    assert alone.experts[0].probabilities.shape[0] == len(alone.classes) == 2
+    assert alone.raters[0].probabilities.shape[0] == len(alone.classes) == 2
     crooked, form = read_study(image, [save(tmp_path / "r.nii.gz", soft * 0.5)], probabilities=True)
-    assert crooked.experts[0].probabilities.sum(0).max() == pytest.approx(1)
+    assert crooked.raters[0].probabilities.sum(0).max() == pytest.approx(1)
     assert any("were scaled" in note for note in form.notes)
     assert "outside 0 to 1" in refusal(image, [save(tmp_path / "s.nii.gz", soft * 3)], probabilities=True)
     three = save(tmp_path / "t.nii.gz", np.repeat(soft[..., :1], 3, -1) / 3)
@@ -188,13 +188,13 @@ def test_values_beyond_a_byte_and_gaps_come_back(tmp_path):
     a = save(tmp_path / "a.nii.gz", drawn)
     study, form = read_study(None, [a], missing=-1)
     assert study.classes == ("background", "label 900", "label 1000")
-    back = nib.load(write_labels(tmp_path, "c", study.experts[0].labels, form))
+    back = nib.load(write_labels(tmp_path, "c", study.raters[0].labels, form))
     np.testing.assert_array_equal(back.dataobj, drawn)
     assert back.get_data_dtype() == np.int16
     drawn[0] = -1
     study, form = read_study(None, [save(a, drawn)], missing=-1)
-    assert (study.experts[0].labels[0] == MISSING).all()
-    np.testing.assert_array_equal(nib.load(write_labels(tmp_path, "c", study.experts[0].labels, form)).dataobj, drawn)
+    assert (study.raters[0].labels[0] == MISSING).all()
+    np.testing.assert_array_equal(nib.load(write_labels(tmp_path, "c", study.raters[0].labels, form)).dataobj, drawn)
     assert "holds -1" in refusal(None, [a])
 
 
@@ -204,14 +204,14 @@ def test_regions_and_partial_protocols(tmp_path):
     region = np.ones_like(two)
     region[..., 3:] = 0
     study, form = read_study(None, files, regions={"anna": save(tmp_path / "r.nii.gz", region)})
-    assert (study.experts[0].labels[..., 3:] == MISSING).all()
-    assert (study.experts[0].labels[..., :3] == two[..., :3]).all()
+    assert (study.raters[0].labels[..., 3:] == MISSING).all()
+    assert (study.raters[0].labels[..., :3] == two[..., :3]).all()
     assert any("75.0% of the image lies outside" in note for note in form.notes)
     for wanted in ("2", "label 2"):
         study, form = read_study(None, files, partial=(("bob", wanted),))
-        np.testing.assert_array_equal(study.experts[1].labels == MISSING, two == 2)
+        np.testing.assert_array_equal(study.raters[1].labels == MISSING, two == 2)
         assert any(f"{(two == 2).sum()} voxels that others call so" in note for note in form.notes)
-    assert "no expert called carl" in refusal(None, files, ConfigError, partial=(("carl", "1"),))
+    assert "no rater called carl" in refusal(None, files, ConfigError, partial=(("carl", "1"),))
     assert "no class called 5" in refusal(None, files, ConfigError, partial=(("bob", "5"),))
 
 
@@ -233,7 +233,7 @@ def test_grids_are_checked_and_never_silently_mended(tmp_path):
     turned = nib.as_closest_canonical(nib.load(drawn[0])).as_reoriented(np.array([[2, 1], [0, -1], [1, 1]]))
     nib.save(turned, tmp_path / "turned.nii.gz")
     study, form = read_study(image, [tmp_path / "turned.nii.gz"])
-    np.testing.assert_array_equal(study.experts[0].labels, ball())
+    np.testing.assert_array_equal(study.raters[0].labels, ball())
     assert any("turned to the image's" in note for note in form.notes)
 
 
@@ -247,21 +247,21 @@ def test_resampling_says_what_it_did(way, tmp_path):
     a = save(tmp_path / "a.nii.gz", fine * 5, affine)
     study, form = read_study(image, [a], resample=way)
     expected = ball().astype(bool)
-    found = study.experts[0].labels == 1
+    found = study.raters[0].labels == 1
     assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.9
     assert any(f"a.nii.gz was resampled ({way}) from 48x40x24" in note for note in form.notes)
     part = save(tmp_path / "b.nii.gz", ball()[:12])
     study, _ = read_study(image, [part], resample=way)
-    np.testing.assert_array_equal(study.experts[0].labels[:12], ball()[:12])
-    assert (study.experts[0].labels[12:] == MISSING).all()
+    np.testing.assert_array_equal(study.raters[0].labels[:12], ball()[:12])
+    assert (study.raters[0].labels[12:] == MISSING).all()
 
 
 def test_probabilities_are_resampled_linearly(tmp_path):
     image = save(tmp_path / "i.nii.gz", image_of(ball()))
     soft = np.stack([1 - ball(), ball()], -1).astype(np.float32)[:12]
     study, _ = read_study(image, [save(tmp_path / "p.nii.gz", soft)], probabilities=True, resample="linear")
-    np.testing.assert_allclose(study.experts[0].probabilities[1, :12], ball()[:12], atol=1e-6)
-    assert (study.experts[0].labels[12:] == MISSING).all()
+    np.testing.assert_allclose(study.raters[0].probabilities[1, :12], ball()[:12], atol=1e-6)
+    assert (study.raters[0].labels[12:] == MISSING).all()
 
 
 def test_images_that_cannot_be_used(tmp_path):
@@ -301,12 +301,12 @@ def test_what_is_reserved_cannot_be_a_class(tmp_path):
     assert "no label of the manifest" in refusal(image, drawn, labels={3: "x"}, closed=True)
 
 
-def test_names_of_experts(tmp_path):
+def test_names_of_raters(tmp_path):
     files = [save(tmp_path / rater / "case.nii.gz", ball()) for rater in ("anna", "bob")]
-    assert [e.name for e in read_study(None, files)[0].experts] == ["anna", "bob"]
-    assert [e.name for e in read_study(None, files, names=["x", "y"])[0].experts] == ["x", "y"]
+    assert [e.name for e in read_study(None, files)[0].raters] == ["anna", "bob"]
+    assert [e.name for e in read_study(None, files, names=["x", "y"])[0].raters] == ["x", "y"]
     assert "1 names are given for 2" in refusal(None, files, ConfigError, names=["x"])
-    assert "two experts are called x" in refusal(None, files, ConfigError, names=["x", "x"])
+    assert "two raters are called x" in refusal(None, files, ConfigError, names=["x", "x"])
     assert "no annotation" in refusal(None, [], ConfigError)
 
 
@@ -340,4 +340,4 @@ def test_places_that_cannot_be_written(tmp_path):
     _, drawn = write_study(tmp_path, suffix=".mha")
     study, form = read_study(None, drawn)
     with pytest.raises(OutputError, match="cannot be written"):
-        write_labels(tmp_path / "nowhere", "c", study.experts[0].labels, form)
+        write_labels(tmp_path / "nowhere", "c", study.raters[0].labels, form)

@@ -14,17 +14,16 @@ import pytest
 from scipy import ndimage
 
 import medseg
-from medseg.consensus.energy import find_pairs
-from medseg.consensus.expansion import solve
-from medseg.consensus.forest import membership
-from medseg.consensus.gcssl import gcssl
-from medseg.consensus.graph_cut import backend
-from medseg.consensus.missing import ballot
-from medseg.consensus.region import relative_spacing
-from medseg.consensus.self_consistency import Histograms, informativeness, kappa, weigh
-from medseg.consensus.study import MISSING, Expert, Study
-from medseg.consensus.thickness import slenderness
-from medseg.consensus.voting import majority
+from medseg.consensus.boxes import relative_spacing
+from medseg.consensus.fusers.gcssl.alpha_expansion import solve
+from medseg.consensus.fusers.gcssl.energy import find_pairs, slenderness
+from medseg.consensus.fusers.gcssl.forest import membership
+from medseg.consensus.fusers.gcssl.gcssl import gcssl
+from medseg.consensus.fusers.gcssl.min_cut import backend
+from medseg.consensus.fusers.gcssl.missing_votes import ballot
+from medseg.consensus.fusers.gcssl.self_consistency import Histograms, informativeness, kappa, weigh
+from medseg.consensus.fusers.majority import majority
+from medseg.consensus.study import MISSING, Rater, Study
 from medseg.errors import ConfigError, DataError
 
 _FILE = Path(__file__).parents[1] / "benchmarks" / "consensus_phantom.py"
@@ -42,7 +41,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def column(fused, key: str) -> np.ndarray:
-    return np.array([row[key] for row in fused.experts])
+    return np.array([row[key] for row in fused.raters])
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +76,12 @@ def test_three_by_three_by_hand():
 
 def test_scores_of_random_forest_leaves_are_those_of_plain_loops():
     random = np.random.default_rng(0)
-    n, trees, experts, classes = 60, 3, 2, 3
+    n, trees, raters, classes = 60, 3, 2, 3
     nodes = random.integers(0, 4, (n, trees)) + 4 * np.arange(trees)
-    said = random.choice([0, 1, 2, MISSING], (experts, n)).astype(np.uint8)
+    said = random.choice([0, 1, 2, MISSING], (raters, n)).astype(np.uint8)
     folds = random.integers(0, 2, n)
     found = Histograms(membership(nodes.astype(np.int32), 4 * trees), said, classes).scores(folds)
-    for r in range(experts):
+    for r in range(raters):
         told: list[list[float]] = [[] for _ in range(classes)]
         for x in np.flatnonzero(said[r] != MISSING):
             other = (folds != folds[x]) & (said[r] != MISSING)
@@ -122,7 +121,7 @@ def pairs_of(study: Study, nodes: np.ndarray) -> list[tuple[tuple, tuple, float]
 def test_the_reported_energy_is_that_of_the_written_mask(scene):
     study, _ = generate(scene, 1)
     fused = gcssl(study, ssl=False)
-    said, weights = np.stack([e.labels for e in study.experts]), column(fused, "weight")
+    said, weights = np.stack([e.labels for e in study.raters]), column(fused, "weight")
     told = np.where(said == MISSING, 0, weights[:, None, None, None])
     low, high = np.where(said == MISSING, 254, said).min(axis=0), np.where(said == MISSING, 0, said).max(axis=0)
     nodes, cost = low != high, 0.0
@@ -191,9 +190,9 @@ def test_vessels_are_not_smoothed_away(seed):
 
 @pytest.mark.parametrize("mode", ["logodds", "sc", "uniform"])
 @pytest.mark.parametrize("scene", [SMALL, VOLUME], ids=["picture", "volume"])
-def test_identical_experts_give_their_mask(mode, scene):
+def test_identical_raters_give_their_mask(mode, scene):
     study, truth = generate(scene, 0)
-    fused = gcssl(replace(study, experts=tuple(Expert(f"e{n}", truth) for n in range(3))), weights=mode)
+    fused = gcssl(replace(study, raters=tuple(Rater(f"e{n}", truth) for n in range(3))), weights=mode)
     np.testing.assert_array_equal(fused.labels, truth)
     np.testing.assert_allclose(column(fused, "weight"), 1 / 3)
     assert fused.facts["nodes"] == 0
@@ -203,7 +202,7 @@ def test_identical_experts_give_their_mask(mode, scene):
 def test_without_smoothness_it_is_the_weighted_vote(picture):
     study, _ = picture
     fused = gcssl(study, ssl=False, smoothness=0)
-    said, weights = np.stack([e.labels for e in study.experts]), column(fused, "weight")
+    said, weights = np.stack([e.labels for e in study.raters]), column(fused, "weight")
     votes = np.stack([(weights[:, None, None, None] * (said == c)).sum(axis=0) for c in (0, 1)])
     clear = np.abs(votes[1] - votes[0]) > 1e-6
     np.testing.assert_array_equal(fused.labels[clear], votes.argmax(axis=0)[clear])
@@ -216,10 +215,10 @@ def test_without_smoothness_it_is_the_weighted_vote(picture):
 
 
 @pytest.mark.parametrize("scene", [SMALL, VOLUME, replace(SMALL, classes=4)], ids=["picture", "volume", "4 labels"])
-def test_what_all_annotators_say_stays(scene):
+def test_what_all_raters_say_stays(scene):
     study, _ = generate(scene, 3)
     fused = gcssl(study, smoothness=20.0)
-    said = np.stack([e.labels for e in study.experts])
+    said = np.stack([e.labels for e in study.raters])
     known = said != MISSING
     low, high = np.where(known, said, 254).min(axis=0), np.where(known, said, 0).max(axis=0)
     agreed = low == high
@@ -231,11 +230,11 @@ def test_what_all_annotators_say_stays(scene):
 def test_order_and_side_do_not_matter(picture):
     study, _ = picture
     answer = gcssl(study)
-    other = gcssl(replace(study, experts=study.experts[::-1]))
+    other = gcssl(replace(study, raters=study.raters[::-1]))
     assert dice(other.labels, answer.labels) > 0.9999
     np.testing.assert_allclose(column(other, "weight")[::-1], column(answer, "weight"), atol=1e-6)
-    turned = tuple(replace(e, labels=np.ascontiguousarray(e.labels[::-1])) for e in study.experts)
-    flipped = gcssl(replace(study, experts=turned, image=np.ascontiguousarray(study.image[:, ::-1])))
+    turned = tuple(replace(e, labels=np.ascontiguousarray(e.labels[::-1])) for e in study.raters)
+    flipped = gcssl(replace(study, raters=turned, image=np.ascontiguousarray(study.image[:, ::-1])))
     assert dice(flipped.labels[::-1], answer.labels) > 0.999
 
 
@@ -246,7 +245,7 @@ def test_the_outlier_is_found_and_the_truth_nearer_than_by_majority(seed):
     scores = column(fused, "self_consistency")
     assert scores[4] < 0.65
     assert scores[:4].min() > 0.8
-    assert fused.experts[4]["weight"] < 0.05
+    assert fused.raters[4]["weight"] < 0.05
     assert dice(fused.labels, truth) > dice(majority(study).labels, truth) + 0.003
 
 
@@ -274,9 +273,9 @@ def test_smoothing_costs_little_where_the_image_shows_nothing():
 @pytest.mark.parametrize("scene", [SMALL, VOLUME], ids=["picture", "volume"])
 def test_silence_is_absence(scene):
     study, _ = generate(scene, 0)
-    silent = Expert("silent", np.full(study.shape, MISSING, np.uint8))
+    silent = Rater("silent", np.full(study.shape, MISSING, np.uint8))
     alone = gcssl(study, ssl=False)
-    beside = gcssl(replace(study, experts=(silent, *study.experts)), ssl=False)
+    beside = gcssl(replace(study, raters=(silent, *study.raters)), ssl=False)
     np.testing.assert_array_equal(beside.labels, alone.labels)
     np.testing.assert_array_equal(column(beside, "weight"), [0, *column(alone, "weight")])
     assert beside.facts["dropped"] == ["silent"]
@@ -287,8 +286,8 @@ def test_gaps_are_filled_by_what_looks_alike(picture):
     study, truth = picture
     nobody = np.zeros(study.shape, bool)
     nobody[30:50, 30:42] = True
-    said = [np.where(nobody, MISSING, e.labels).astype(np.uint8) for e in study.experts[:3]]
-    study = replace(study, experts=tuple(Expert(f"e{n}", labels) for n, labels in enumerate(said)))
+    said = [np.where(nobody, MISSING, e.labels).astype(np.uint8) for e in study.raters[:3]]
+    study = replace(study, raters=tuple(Rater(f"e{n}", labels) for n, labels in enumerate(said)))
     filled, left = gcssl(study), gcssl(study, ssl=False)
     assert (filled.labels == truth)[nobody].mean() > 0.95
     assert filled.facts["soft_votes"] == 3 * nobody.sum()
@@ -307,7 +306,7 @@ def test_the_same_seed_gives_the_same(picture):
     np.testing.assert_array_equal(one.confidence, two.confidence)
     drop = {key: value for key, value in one.facts.items() if key != "seconds"}
     assert drop == {key: value for key, value in two.facts.items() if key != "seconds"}
-    assert one.experts == two.experts
+    assert one.raters == two.raters
 
 
 @pytest.mark.parametrize("options", [{"neighbours": 4}, {"local_sc": True}, {"weights": [1, 0, 1, 1, 0]}])
@@ -320,7 +319,7 @@ def test_other_settings_also_find_the_object(picture, options):
     ("options", "words"),
     [
         ({"weights": "best"}, "logodds, sc, uniform"),
-        ({"weights": [1, 2]}, "one per expert"),
+        ({"weights": [1, 2]}, "one per rater"),
         ({"weights": [0] * 5}, "not all 0"),
         ({"smoothness": -1}, "a number >= 0"),
         ({"smoothness": math.nan}, "a number >= 0"),
@@ -333,7 +332,7 @@ def test_other_settings_also_find_the_object(picture, options):
 def test_options_that_make_no_sense(picture, options, words):
     study, _ = picture
     with pytest.raises(ConfigError, match=words):
-        medseg.fuse(study.image[0, ..., 0], [e.labels[..., 0] for e in study.experts], **options)
+        medseg.fuse(study.image[0, ..., 0], [e.labels[..., 0] for e in study.raters], **options)
 
 
 # --- medseg.fuse on arrays
@@ -343,7 +342,7 @@ def arrays(scene=SMALL, seed=0):
     """Image, annotations and truth; a picture without its third axis."""
     study, truth = generate(scene, seed)
     flat = (slice(None), slice(None), 0) if truth.shape[2] == 1 else ()
-    return study.image[0][flat], [e.labels[flat] for e in study.experts], truth[flat]
+    return study.image[0][flat], [e.labels[flat] for e in study.raters], truth[flat]
 
 
 @pytest.mark.parametrize("scene", [SMALL, VOLUME], ids=["picture", "volume"])
@@ -355,11 +354,11 @@ def test_label_values_type_and_shape_are_the_users(scene):
     assert (found.labels.dtype, found.labels.shape) == (np.int16, image.shape)
     np.testing.assert_array_equal(found.labels, plain.labels.astype(np.int16) * 700)
     assert dice(plain.labels, truth) > 0.95
-    np.testing.assert_array_equal(found.n_annotators, (np.stack(annotations) != MISSING).sum(axis=0))
+    np.testing.assert_array_equal(found.n_raters, (np.stack(annotations) != MISSING).sum(axis=0))
     assert found.confidence.min() >= 0
     assert found.confidence.max() <= 1
     assert found.report["label_values"] == [0, 700]
-    assert found.report["experts"][3]["coverage"] == 0.5
+    assert found.report["raters"][3]["coverage"] == 0.5
     assert found.report["solver"] == backend()
 
 
@@ -377,18 +376,18 @@ def test_masks_and_probabilities_together():
     chance = np.where(annotations[0] == 1, 0.8, 0.3).astype(np.float32)
     mixed = medseg.fuse(image, [np.stack([1 - chance, chance]), *annotations[1:]])
     assert dice(mixed.labels, truth) > 0.97
-    assert [row["soft"] for row in mixed.report["experts"]] == [True] + [False] * 4
+    assert [row["soft"] for row in mixed.report["raters"]] == [True] + [False] * 4
     hard = np.stack([annotations[0] == 0, annotations[0] == 1]).astype(np.float32)
     same, plain = medseg.fuse(image, [hard, *annotations[1:]]), medseg.fuse(image, annotations)
     np.testing.assert_array_equal(same.labels, plain.labels)
 
 
-def test_one_expert_keeps_his_labels():
+def test_one_rater_keeps_his_labels():
     image, annotations, _ = arrays()
     whole = medseg.fuse(image, annotations[:1])
     np.testing.assert_array_equal(whole.labels, annotations[0])
-    assert whole.report["experts"][0]["weight"] == 1
-    assert whole.report["experts"][0]["self_consistency"] > 0.8
+    assert whole.report["raters"][0]["weight"] == 1
+    assert whole.report["raters"][0]["self_consistency"] > 0.8
     assert any("no consensus possible" in warning for warning in whole.report["warnings"])
     gaps = annotations[3]
     filled = medseg.fuse(image, [gaps])
@@ -397,15 +396,15 @@ def test_one_expert_keeps_his_labels():
     assert (left.labels[gaps == MISSING] == 0).all()
 
 
-def test_experts_who_labelled_nothing():
+def test_raters_who_labelled_nothing():
     image, annotations, _ = arrays()
     nothing = np.zeros_like(annotations[0])
     empty = medseg.fuse(image, [nothing, nothing])
     assert not empty.labels.any()
     assert (empty.confidence == 1).all()
-    assert "no expert labelled anything: the consensus is empty" in empty.report["warnings"]
+    assert "no rater labelled anything: the consensus is empty" in empty.report["warnings"]
     one = medseg.fuse(image, [*annotations[:2], nothing])
-    assert one.report["experts"][2]["empty"]
+    assert one.report["raters"][2]["empty"]
     assert any("that is kept as a vote" in warning for warning in one.report["warnings"])
     unseen = medseg.fuse(image, [np.full_like(nothing, MISSING)] * 2)
     assert not unseen.labels.any()
@@ -413,7 +412,7 @@ def test_experts_who_labelled_nothing():
     assert "nothing is annotated" in unseen.report["warnings"]
 
 
-def test_a_region_per_expert_is_a_gap_beyond_it():
+def test_a_region_per_rater_is_a_gap_beyond_it():
     image, annotations, _ = arrays()
     half = np.zeros(image.shape, bool)
     half[: len(half) // 2] = True
@@ -434,12 +433,12 @@ def test_nan_and_constant_images():
     )
     constant = medseg.fuse(np.full_like(image, 5), annotations)
     assert constant.report["rho"] == 0
-    np.testing.assert_allclose([row["weight"] for row in constant.report["experts"]], 0.2)
+    np.testing.assert_allclose([row["weight"] for row in constant.report["raters"]], 0.2)
     assert dice(constant.labels, truth) > 0.94  # the plain vote, smoothed; the vote itself has 0.979
     assert any("the image is constant" in warning for warning in constant.report["warnings"])
 
 
-def test_many_experts():
+def test_many_raters():
     image, annotations, truth = arrays()
     assert dice(medseg.fuse(image, [annotations[n % 5] for n in range(14)]).labels, truth) > 0.97
 
@@ -447,7 +446,7 @@ def test_many_experts():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda image, a: (image, [a, a[1:]]), "expert2 has size 79x72, the image 80x72"),
+        (lambda image, a: (image, [a, a[1:]]), "rater2 has size 79x72, the image 80x72"),
         (lambda image, a: (image[None, None, None], [a, a]), "one channel or one frame"),
         (lambda image, a: (np.stack([image] * 4, -1)[None], [a, a]), "one channel or one frame"),
         (lambda image, a: (image, [a, a + 0.25]), "no integers"),

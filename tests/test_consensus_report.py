@@ -12,17 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experts import ball, image_of, save, write_study
 from PIL import Image
+from raters import ball, image_of, save, write_study
 
-from medseg.workflows import consensus_scene as scenes
-from medseg.workflows.consensus import Source, consensus
-from medseg.workflows.consensus_options import Options
-from medseg.workflows.consensus_page import write_page
-from medseg.workflows.consensus_pictures import draw
-from medseg.workflows.consensus_sections import made
-from medseg.workflows.consensus_viewer import NIIVUE, viewer
-from medseg.workflows.consensus_words import about_agreement, about_expert, about_method
+from medseg.workflows.consensus.options import Options
+from medseg.workflows.consensus.report import crop as scenes
+from medseg.workflows.consensus.report.figures import draw
+from medseg.workflows.consensus.report.report import write_page
+from medseg.workflows.consensus.report.sections import about_agreement, about_method, about_rater, made
+from medseg.workflows.consensus.report.viewer import NIIVUE, viewer
+from medseg.workflows.consensus.run import Source, consensus
 
 NIIVUE_SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -31,7 +30,7 @@ NASTY = "</script><b>bob</b>"
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
-    """Of three experts and two structures, one with a name that would break careless HTML."""
+    """Of three raters and two structures, one with a name that would break careless HTML."""
     folder = tmp_path_factory.mktemp("report")
     image, drawn = write_study(folder)
     for n, path in enumerate(drawn[:2]):
@@ -50,8 +49,8 @@ def test_what_it_says(report):
     assert "&lt;/script&gt;&lt;b&gt;bob" in text
     assert "<b>bob</b>" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
     facts = json.loads((report.parent / "report.json").read_text())
-    for expert in facts["experts"]:
-        assert f"{expert['weight']:.0%}" in text
+    for rater in facts["raters"]:
+        assert f"{rater['weight']:.0%}" in text
     assert str(report.parent) not in text
 
 
@@ -95,8 +94,8 @@ def test_pictures_show_the_slices_of_largest_disagreement(report, tmp_path):
 
 def result_of(folder: Path, **reading):
     """A fused study as the report takes it."""
-    from medseg.workflows.consensus_case import _fuse
-    from medseg.workflows.consensus_items import Item
+    from medseg.workflows.consensus.case import _fuse
+    from medseg.workflows.consensus.collect_studies import Item
 
     image, drawn = write_study(folder)
     return _fuse(Item("case", (image,), tuple(drawn), ("anna", "bob", "cleo")), Options("majority", reading=reading))
@@ -108,7 +107,7 @@ def test_the_viewer_carries_the_crop_in_8_bit_and_leaves_out_voxels_above_the_ca
 
     import nibabel as nib
 
-    from medseg.workflows import consensus_viewer
+    from medseg.workflows.consensus.report import viewer as consensus_viewer
 
     result = result_of(tmp_path)
     scene = scenes.scene_of(result)
@@ -152,16 +151,16 @@ def test_unanimous_empty_and_flat_studies_have_a_report_too(tmp_path):
 
 
 def test_the_words_follow_the_figures():
-    def words(weight=0.5, kappa=0.9, expert=10.0, region=1.0, **row) -> str:
-        table = {"overall": {"expert_ml": expert, "consensus_ml": 10.0}}
-        return about_expert({"weight": weight, "kappa": kappa, **row}, table, [0.5, 0.3, 0.2], region)
+    def words(weight=0.5, kappa=0.9, rater=10.0, region=1.0, **row) -> str:
+        table = {"overall": {"rater_ml": rater, "consensus_ml": 10.0}}
+        return about_rater({"weight": weight, "kappa": kappa, **row}, table, [0.5, 0.3, 0.2], region)
 
     assert words() == "counts most; the outlines follow the image very consistently; draws as much as the consensus."
     assert "counts least" in words(weight=0.2)
     assert "only loosely" in words(kappa=0.3)
     assert "little to do" in words(kappa=0.0)
-    assert "draws 20 % more" in words(expert=12)
-    assert "draws 20 % less" in words(expert=8)
+    assert "draws 20 % more" in words(rater=12)
+    assert "draws 20 % less" in words(rater=8)
     assert "annotated 40% of the region" in words(region=0.4)
     assert "found nothing" in words(empty=True)
     assert "image" not in words(kappa=None)

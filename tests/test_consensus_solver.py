@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg.consensus.energy import Energy, find_pairs, neighbourhood
-from medseg.consensus.expansion import expand, expansion_move, solve
-from medseg.consensus.graph_cut import cut
-from medseg.consensus.missing import ballot
-from medseg.consensus.self_consistency import weigh
+from medseg.consensus.fusers.gcssl.alpha_expansion import expand, expansion_move, solve
+from medseg.consensus.fusers.gcssl.energy import Energy, find_pairs, neighbourhood
+from medseg.consensus.fusers.gcssl.min_cut import cut
+from medseg.consensus.fusers.gcssl.missing_votes import ballot
+from medseg.consensus.fusers.gcssl.self_consistency import weigh
 from medseg.consensus.study import MISSING
 from medseg.errors import ConfigError
 

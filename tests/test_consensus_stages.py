@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medseg.consensus.energy import Energy, find_pairs
-from medseg.consensus.expansion import solve
-from medseg.consensus.features import Canvas, Features
-from medseg.consensus.forest import membership
-from medseg.consensus.gcssl import gcssl
-from medseg.consensus.region import find_region, relative_spacing
-from medseg.consensus.self_consistency import Histograms, informativeness, weigh
+from medseg.consensus.boxes import relative_spacing
+from medseg.consensus.fusers.gcssl.alpha_expansion import solve
+from medseg.consensus.fusers.gcssl.energy import Energy, find_pairs
+from medseg.consensus.fusers.gcssl.forest import membership
+from medseg.consensus.fusers.gcssl.gcssl import gcssl
+from medseg.consensus.fusers.gcssl.image_features import Canvas, Features
+from medseg.consensus.fusers.gcssl.region import find_region
+from medseg.consensus.fusers.gcssl.self_consistency import Histograms, informativeness, weigh
 from medseg.consensus.study import MISSING, Study
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -143,8 +144,8 @@ def test_a_flat_axis_counts_for_nothing():
     study, _ = generate(Scene(("good", "over", "holes"), shape=(64, 64, 1)), 0)
     labels = gcssl(study).labels
     assert (gcssl(replace(study, spacing_mm=(1.0, 1.0, 7.0))).labels == labels).all()
-    experts = tuple(replace(e, labels=np.moveaxis(e.labels, 2, 0)) for e in study.experts)
-    turned = Study(experts, study.classes, study.spacing_mm, np.moveaxis(study.image, 3, 1))
+    raters = tuple(replace(e, labels=np.moveaxis(e.labels, 2, 0)) for e in study.raters)
+    turned = Study(raters, study.classes, study.spacing_mm, np.moveaxis(study.image, 3, 1))
     assert (np.moveaxis(gcssl(turned).labels, 0, 2) == labels).all()
 
 
@@ -152,8 +153,8 @@ def test_a_flat_axis_counts_for_nothing():
 def test_a_part_that_nobody_annotated(ssl):
     study, truth = generate(Scene(("good",) * 3, shape=(96, 96, 1)), 0)
     gap = (slice(44, 56), slice(44, 56))
-    for expert in study.experts:
-        expert.labels[gap] = MISSING
+    for rater in study.raters:
+        rater.labels[gap] = MISSING
     fused = gcssl(study, ssl=ssl)
     assert fused.facts["unannotated_voxels"] == 144
     assert fused.facts["uncovered_voxels"] == (0 if ssl else 144)

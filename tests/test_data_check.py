@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from medseg.errors import ManifestError
-from medseg.portable.reading import Header
-from medseg.workflows.data_check import CheckReport, check_manifest
-from medseg.workflows.data_check_grid import difference
-from medseg.workflows.data_check_voxels import intensities, values
+from medseg.portable.io.read import Header
+from medseg.workflows.data.check import CheckReport, check_manifest
+from medseg.workflows.data.check_case import difference
+from medseg.workflows.data.voxel_statistics import intensities, values
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("MEDSEG_DATA", ROOT.parent / "shared" / "data"))

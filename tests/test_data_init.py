@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from medseg.errors import ConfigError, DataError, ManifestError
-from medseg.manifest import Manifest
-from medseg.workflows.data_check import check_manifest
-from medseg.workflows.data_init import init_manifest
+from medseg.manifest.manifest import Manifest
+from medseg.workflows.data.check import check_manifest
+from medseg.workflows.data.init import init_manifest
 
 
 def volume(path: Path, values=(0, 1), shape=(6, 5, 4)) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medseg.errors import OutputError
-from medseg.workflows.demo import run_demo
+from medseg.workflows.demo.run import run_demo
 
 pytestmark = pytest.mark.slow
 

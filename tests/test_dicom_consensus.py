@@ -1,4 +1,4 @@
-"""Experts' annotations as DICOM SEG and RTSTRUCT: read onto the series, fused, and written as DICOM SEG."""
+"""Raters' annotations as DICOM SEG and RTSTRUCT: read onto the series, fused, and written as DICOM SEG."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 import pydicom
 import pytest
 from dicoms import STRAIGHT, affine_of, by_dcmqi, contour, enhanced, turned, write_contours, write_series
-from experts import ball, fields_of, image_of, save, seg_nrrd
 from pydicom.data import get_testdata_file
+from raters import ball, fields_of, image_of, save, seg_nrrd
 from skimage.draw import polygon
 
-from medseg.cli import main
-from medseg.consensus.files import read_study
-from medseg.consensus.segments import read_segments
-from medseg.consensus.writing import write_labels
+from medseg.cli.app import main
+from medseg.consensus.io.read_study import read_study
+from medseg.consensus.io.segment_table import read_segments
+from medseg.consensus.io.write_results import write_labels
 from medseg.dicom.annotation import read_annotation
-from medseg.dicom.segmentation import Author, Marked, write_segmentation
 from medseg.dicom.series import open_series
+from medseg.dicom.write_seg import Author, Marked, write_segmentation
 from medseg.errors import ConfigError, DataError
-from medseg.portable.volume import Header
+from medseg.portable.io.header import Header
 
 SHAPE = (24, 20, 12)
 AUTHOR = Author("a person", "by hand")
@@ -57,9 +57,9 @@ def test_segmentations_lie_on_the_series_voxel_by_voxel(axes, tmp_path):
     labels = ball() + ball(radius=2)  # of two structures, and empty at both ends
     labels[:, :, 5] = 0  # and in the middle
     study, form = read_study(series, [seg(tmp_path / "anna.dcm", labels, series, "liver", "tumour")])
-    np.testing.assert_array_equal(study.experts[0].labels, labels)
+    np.testing.assert_array_equal(study.raters[0].labels, labels)
     assert study.classes == ("background", "liver", "tumour")
-    assert study.experts[0].name == "anna"
+    assert study.raters[0].name == "anna"
     assert form.segments[0].color == pytest.approx((0, 0.5, 1), abs=0.01)
     assert not form.notes
     np.testing.assert_array_equal(study.image[0], image_of(ball()))
@@ -76,7 +76,7 @@ def test_segmentations_of_few_slices_that_do_not_state_their_distance(slices, tm
             delattr(measures, name)
     data.save_as(path)
     study, _ = read_study(series, [path])
-    np.testing.assert_array_equal(study.experts[0].labels, labels)
+    np.testing.assert_array_equal(study.raters[0].labels, labels)
 
 
 def test_a_segmentation_that_dcmqi_wrote(tmp_path):
@@ -99,7 +99,7 @@ def test_a_segmentation_that_dcmqi_wrote(tmp_path):
     run = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     study, _ = read_study(series, [tmp_path / "theirs.dcm"])
-    np.testing.assert_array_equal(study.experts[0].labels, truth)
+    np.testing.assert_array_equal(study.raters[0].labels, truth)
     assert study.classes == ("background", "liver")
 
 
@@ -111,7 +111,7 @@ def test_images_of_scanners_come_back_with_what_was_drawn_on_them(name, tmp_path
     labels = np.zeros(open_series(place).header.shape, np.uint8)
     labels[3:9, 2:14] = 1
     study, _ = read_study(place, [seg(tmp_path / "a.dcm", labels, place, "liver")])
-    np.testing.assert_array_equal(study.experts[0].labels, labels)
+    np.testing.assert_array_equal(study.raters[0].labels, labels)
 
 
 def test_contours_of_a_planning_system_are_read(tmp_path):
@@ -141,10 +141,10 @@ def test_overlapping_segments_fractions_and_a_choice(tmp_path):
     assert first.SegmentsOverlap == "NO"
     hd.seg.Segmentation(pixel_array=stacked, segmentation_type="BINARY", **how).save_as(tmp_path / "over.dcm")
     study, form = read_study(series, [tmp_path / "over.dcm"])
-    np.testing.assert_array_equal(study.experts[0].labels, ball() + ball(radius=2))
+    np.testing.assert_array_equal(study.raters[0].labels, ball() + ball(radius=2))
     assert any(f"overlap in {ball(radius=2).sum()} voxels" in note for note in form.notes)
     study, form = read_study(series, [tmp_path / "over.dcm"], labels={1: "Liver"})
-    np.testing.assert_array_equal(study.experts[0].labels, ball())
+    np.testing.assert_array_equal(study.raters[0].labels, ball())
     assert any("left out: tumour" in note for note in form.notes)
     assert "no structure called spleen; it has liver, tumour" in refusal(
         series, [tmp_path / "over.dcm"], labels={1: "spleen"}
@@ -152,12 +152,12 @@ def test_overlapping_segments_fractions_and_a_choice(tmp_path):
     shares = np.where(stacked > 0, [0.6, 0.3], 0.0)
     hd.seg.Segmentation(pixel_array=shares, segmentation_type="FRACTIONAL", **how).save_as(tmp_path / "part.dcm")
     study, form = read_study(series, [tmp_path / "part.dcm"])
-    np.testing.assert_array_equal(study.experts[0].labels, ball())
+    np.testing.assert_array_equal(study.raters[0].labels, ball())
     assert any("fractions" in note for note in form.notes)
     hd.seg.Segmentation(pixel_array=(ball() + ball(radius=2)).transpose(2, 1, 0), segmentation_type="LABELMAP",
                         **how).save_as(tmp_path / "map.dcm")  # fmt: skip
     study, form = read_study(series, [tmp_path / "map.dcm"])
-    np.testing.assert_array_equal(study.experts[0].labels, ball() + ball(radius=2))
+    np.testing.assert_array_equal(study.raters[0].labels, ball() + ball(radius=2))
 
 
 @pytest.mark.parametrize("axes", [STRAIGHT, turned()])
@@ -168,7 +168,7 @@ def test_contours_of_masks_give_the_masks_back(axes, tmp_path):
     ragged = ((rng.random(SHAPE) < 0.4) * (holes == 0)).astype(np.uint8)
     path = write_contours(tmp_path / "anna.dcm", {"shell": holes, "dust": ragged}, affine_of(axes))
     study, form = read_study(series, [path])
-    np.testing.assert_array_equal(study.experts[0].labels, holes + 2 * ragged)
+    np.testing.assert_array_equal(study.raters[0].labels, holes + 2 * ragged)
     assert study.classes == ("background", "shell", "dust")
     assert form.segments[0].color == (1, 0, 0.2)
 
@@ -216,12 +216,12 @@ def test_contours_that_do_not_fit_are_refused_in_words(tmp_path):
     other = write_contours(tmp_path / "other.dcm", {"liver": ball()}, affine, frame="1.2.3.4")
     assert "was drawn on another image: its frame of reference is 1.2.3.4" in refusal(series, [other])
     study, form = read_study(series, [drawn("gaps", at(3), at(6), at(4, "POINT"))])
-    assert set(np.flatnonzero(study.experts[0].labels.any((0, 1)))) == {3, 6}
+    assert set(np.flatnonzero(study.raters[0].labels.any((0, 1)))) == {3, 6}
     notes = " ".join(form.notes)
     assert "1 contours of the type POINT: left out" in notes
     assert "has contours on 2 of the 4 slices" in notes
     study, form = read_study(series, [drawn("none"), drawn("some", at(3))])
-    assert not study.experts[0].labels.any()
+    assert not study.raters[0].labels.any()
     assert any("'liver' has no closed contours" in note for note in form.notes)
 
 
@@ -250,7 +250,7 @@ def test_cropped_segmentations_of_slicer_need_no_resampling(tmp_path):
         tmp_path / "a.seg.nrrd", ball()[None, 4:20, 3:17, 2:11], fields_of(("liver", 1, 0, "1 0 0")), affine
     )
     study, form = read_study(series, [path])
-    np.testing.assert_array_equal(study.experts[0].labels, ball())
+    np.testing.assert_array_equal(study.raters[0].labels, ball())
     assert form.suffix == ".dcm"
 
 
@@ -284,7 +284,7 @@ def test_the_command_from_dicom_to_dicom(tmp_path):
     assert fused("-i", tmp_path / "ct.dcm", *given, "-o", tmp_path / "out", "-m", "majority", "--no-report") == 0
 
 
-def test_many_series_with_a_folder_per_expert(tmp_path, capfd):
+def test_many_series_with_a_folder_per_rater(tmp_path, capfd):
     for case in ("p1", "p2"):
         write_case(tmp_path / "ct" / case)
         for name, labels in drawings().items():
@@ -304,17 +304,17 @@ def test_folders_of_one_study_other_images_and_other_grids(tmp_path):
     series = write_case(tmp_path / "ct", turned())
     drawn = seg(tmp_path / "anna" / "ct.dcm", ball(), series, "liver")
     study, form = read_study(series, [tmp_path / "anna"])
-    np.testing.assert_array_equal(study.experts[0].labels, ball())
+    np.testing.assert_array_equal(study.raters[0].labels, ball())
     image = save(tmp_path / "ct.nii.gz", image_of(ball()), affine_of(turned()))
     study, form = read_study(image, [drawn])
-    np.testing.assert_array_equal(study.experts[0].labels, ball())
-    out = write_labels(tmp_path, "consensus", study.experts[0].labels, form)
+    np.testing.assert_array_equal(study.raters[0].labels, ball())
+    out = write_labels(tmp_path, "consensus", study.raters[0].labels, form)
     assert out.name == "consensus.seg.nrrd"
     assert [s.name for s in read_segments(out)] == ["liver"]
     finer = save(tmp_path / "fine.nii.gz", np.zeros((48, 40, 12), np.int16), affine_of(turned(), (0.35, 0.65, 2.5)))
     assert "--resample brings it over" in refusal(finer, [drawn])
     study, _ = read_study(finer, [drawn], resample="nearest")
-    assert study.experts[0].labels.sum() == pytest.approx(4 * ball().sum(), rel=0.1)
+    assert study.raters[0].labels.sum() == pytest.approx(4 * ball().sum(), rel=0.1)
     with pytest.raises(ConfigError, match="one series for an image; 2 channels are given"):
         read_study([series, series], [drawn])
     with pytest.raises(ConfigError, match=r"--series 1\.2\.3 needs an image"):

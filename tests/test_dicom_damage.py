@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicoms import affine_of, enhanced, voxels, write_contours, write_series
-from experts import ball
+from raters import ball
 
 from medseg.dicom.annotation import read_annotation
-from medseg.dicom.segmentation import Author, Marked, write_segmentation
 from medseg.dicom.series import open_series
+from medseg.dicom.write_seg import Author, Marked, write_segmentation
 from medseg.errors import DataError
 
 SHAPE = (8, 7, 4)

@@ -14,14 +14,14 @@ from dicoms import STRAIGHT, affine_of, by_dcmqi, enhanced, header, read_all, tu
 from models import data_spec, labels_of, make_bundle
 from scipy import ndimage
 
-from medseg.cli import main
-from medseg.consensus.segments import read_segments
-from medseg.dicom.codes import code_of
-from medseg.dicom.segmentation import Author, Marked, write_segmentation
+from medseg.cli.app import main
+from medseg.consensus.io.segment_table import read_segments
 from medseg.dicom.series import open_series
+from medseg.dicom.snomed import code_of
+from medseg.dicom.write_seg import Author, Marked, write_segmentation
 from medseg.errors import ConfigError, DataError
-from medseg.portable.reading import read_volume
-from medseg.workflows.predict import predict
+from medseg.portable.io.read import read_volume
+from medseg.workflows.predict.run import predict
 
 SPACING = (1.2, 0.9, 2.5)
 
@@ -213,7 +213,7 @@ def test_mistakes_are_one_line_and_exit_code_2(model, capfd, tmp_path, monkeypat
     told = line_of(capfd, "predict", "-i", tmp_path / "x.nii.gz", *out, "--format", "dicom-seg")
     assert f"{tmp_path / 'x.nii.gz'} is no DICOM" in told
     assert "needs DICOM" in line_of(capfd, "predict", "-i", tmp_path / "x.nii.gz", *out, "--series", "1.2")
-    monkeypatch.setattr("medseg.dicom.extra.find_spec", lambda name: None)
+    monkeypatch.setattr("medseg.dicom.availability.find_spec", lambda name: None)
     assert "pip install medseg[dicom]" in line_of(capfd, "predict", "-i", tmp_path / "gap", *out)
 
 

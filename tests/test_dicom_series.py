@@ -15,8 +15,8 @@ from dicoms import STRAIGHT, affine_of, enhanced, turned, voxels, write_series
 from pydicom.data import get_testdata_file
 from pydicom.uid import JPEGLSLossless, RLELossless
 
-from medseg.dicom.extra import need_dicom
-from medseg.dicom.scan import series_in
+from medseg.dicom.availability import need_dicom
+from medseg.dicom.find_series import series_in
 from medseg.dicom.series import open_series
 from medseg.errors import ConfigError, DataError
 
@@ -279,7 +279,7 @@ class Lacking:
         if name.split(".")[0] in ("pydicom", "highdicom"):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Lacking())
-import medseg.dicom.series, medseg.dicom.annotation, medseg.dicom.segmentation, medseg.consensus.files
+import medseg.dicom.series, medseg.dicom.annotation, medseg.dicom.write_seg, medseg.consensus.io.read_study
 sys.exit("torch" if "torch" in sys.modules else None)
 """
 
@@ -290,7 +290,7 @@ def test_everything_else_works_without_the_extra():
 
 
 def test_without_the_extra_the_way_to_it_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr("medseg.dicom.extra.find_spec", lambda name: None)
+    monkeypatch.setattr("medseg.dicom.availability.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs pydicom and highdicom; pip install medseg\[dicom\]"):
         need_dicom(tmp_path)
     with pytest.raises(ConfigError, match="is DICOM, which needs"):

@@ -26,7 +26,7 @@ from documents import (
     told,
 )
 
-from medseg.manifest import Manifest
+from medseg.manifest.manifest import Manifest
 
 SHORTER = {"25m": "10s", "2h": "10s"}
 """What is replaced in the documents before they are run: durations, and nothing else."""

@@ -179,7 +179,7 @@ def test_class_dice_counts_what_is_there():
 def test_freed_memory_is_kept() -> None:
     script = """
 import resource, torch
-from medseg.engine.memory import keep_freed_memory
+from medseg.engine.allocator import keep_freed_memory
 kept = keep_freed_memory()
 net = torch.nn.Sequential(*[torch.nn.Conv3d(c, 16, 3, padding=1) for c in (1, 16, 16)])
 faults = []
@@ -198,7 +198,7 @@ print(int(kept), faults[-1] - faults[-6])
 
 def test_freed_memory_is_kept_by_threads() -> None:
     script = """
-from medseg.engine.memory import keep_freed_memory
+from medseg.engine.allocator import keep_freed_memory
 kept = keep_freed_memory(threads=True)
 import resource, torch
 from concurrent.futures import ThreadPoolExecutor

@@ -8,12 +8,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg.data.phantom import make_phantom
 from medseg.errors import DataError, ManifestError, OutputError
 from medseg.metrics import segmentation_metrics
-from medseg.metrics.summary import mean_of_classes, summarize
-from medseg.portable.grids import values_in
-from medseg.workflows.evaluate import evaluate
+from medseg.metrics.aggregate import mean_of_classes, summarize
+from medseg.portable.geometry import values_in
+from medseg.workflows.demo.phantom import make_phantom
+from medseg.workflows.evaluate.run import evaluate
 
 AFFINE = np.diag([-0.8, 1.2, 2.5, 1.0])
 AFFINE[:3, 3] = 40, -30, 12

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg.portable import fusion
-from medseg.portable.fusion import all_differ, fuse_mean, fuse_votes, unanimous
+from medseg.portable.inference import view_fusion
+from medseg.portable.inference.view_fusion import all_differ, fuse_mean, fuse_votes, unanimous
 
 
 def slow_vote(probabilities: np.ndarray) -> int:
@@ -113,7 +113,7 @@ def test_layout_and_blocks_do_not_matter(monkeypatch):
     labels = torch.randint(0, 4, (3, 5, 6, 7), dtype=torch.uint8)
     confidences = torch.rand(3, 5, 6, 7).half()
     whole = fuse_votes(labels, confidences)
-    monkeypatch.setattr(fusion, "BLOCK", 11)
+    monkeypatch.setattr(view_fusion, "BLOCK", 11)
     stored = [label.permute(2, 1, 0).contiguous().permute(2, 1, 0) for label in labels]
     fused = fuse_votes(stored, confidences)
     assert torch.equal(fused, whole)
@@ -128,7 +128,7 @@ def test_mean_is_another_rule():
 
 @pytest.mark.parametrize("kind", ["float", "bytes"])
 def test_mean_of_memory_mapped_maps(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(fusion, "BLOCK", 40)
+    monkeypatch.setattr(view_fusion, "BLOCK", 40)
     exact = np.random.default_rng(1).dirichlet(np.full(6, 0.3), (3, 4, 5, 6)).transpose(0, 4, 1, 2, 3)
     kept = []
     for i, each in enumerate(exact):

@@ -9,15 +9,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from experts import ball, image_of
 from models import make_bundle, make_image
+from raters import ball, image_of
 
-from medseg.cli import main
-from medseg.consensus.files import read_study
-from medseg.data.phantom import write_phantoms
-from medseg.label.formats import convert
-from medseg.portable.reading import read_header, read_volume
-from medseg.portable.writing import write_labels, write_nifti
+from medseg.cli.app import main
+from medseg.consensus.io.read_study import read_study
+from medseg.portable.io.read import read_header, read_volume
+from medseg.portable.io.write import write_labels, write_nifti
+from medseg.serve.label_formats import convert
+from medseg.workflows.demo.phantom import write_phantoms
 
 ROOT = Path(__file__).resolve().parents[1]
 LABEL = 1002  # NIfTI_INTENT_LABEL
@@ -265,8 +265,8 @@ def raters(folder: Path) -> tuple[Path, list[Path]]:
 def test_raters_whose_qform_alone_differs_lie_on_the_image(tmp_path):
     image, drawn = raters(tmp_path)
     study, form = read_study(image, drawn)
-    for expert, path in zip(study.experts, drawn, strict=True):
-        np.testing.assert_array_equal(expert.labels, nib.load(path).dataobj)
+    for rater, path in zip(study.raters, drawn, strict=True):
+        np.testing.assert_array_equal(rater.labels, nib.load(path).dataobj)
     assert not any("turned" in note or "resampled" in note for note in form.notes)
     assert form.grid.nifti == read_header(image).nifti
 
@@ -313,10 +313,10 @@ def test_phantoms_say_which_files_are_labels(tmp_path):
 
 
 WRITERS = {"write_nifti", "write_labels"}
-WITHOUT_SOURCE = {"medseg/data/phantom.py", "medseg/label/archive.py"}
+WITHOUT_SOURCE = {"medseg/workflows/demo/phantom.py", "medseg/serve/dicomweb_store.py"}
 """Their images are made here, or DICOM."""
 STRANGERS = {"Nifti1Image", "Nifti2Image", "SaveImage", "to_filename"}
-ITK_WRITERS = {"medseg/consensus/writing.py", "medseg/label/formats.py"}
+ITK_WRITERS = {"medseg/consensus/io/write_results.py", "medseg/serve/label_formats.py"}
 """Of NRRD and MetaImage."""
 
 FILES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "medseg").rglob("*.py")}
@@ -344,9 +344,13 @@ def test_every_writer_says_of_which_image():
     for place in users - WITHOUT_SOURCE:
         tree = ast.parse(FILES[place].read_text(encoding="utf-8"))
         imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
-        ours = {a.name for n in imports if n.module in ("writing", "medseg.portable.writing") for a in n.names}
+        ours = {a.name for n in imports if n.module in ("writing", "medseg.portable.io.write") for a in n.names}
         for name, call in calls(place):
             if name in ours & WRITERS:
                 seen.add(place)
                 assert "source" in {k.arg for k in call.keywords}, f"{place}:{call.lineno} {name} without a source"
-    assert {"medseg/portable/saving.py", "medseg/workflows/predict_case.py", "medseg/consensus/writing.py"} <= seen
+    assert {
+        "medseg/portable/io/monai_writer.py",
+        "medseg/workflows/predict/case.py",
+        "medseg/consensus/io/write_results.py",
+    } <= seen

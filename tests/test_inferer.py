@@ -16,11 +16,11 @@ from monai.inferers import sliding_window_inference
 from monai.transforms import Orientation
 from torch import nn
 
-from medseg.portable.inferer import SlabInferer
-from medseg.portable.nets import Planar
+from medseg.portable.inference.restore_grid import strongest
+from medseg.portable.inference.sliding_window import SlabInferer
+from medseg.portable.inference.windows import batches, window_starts
+from medseg.portable.networks.adapters import Planar
 from medseg.portable.resample import Resampled
-from medseg.portable.restore import strongest
-from medseg.portable.windows import batches, window_starts
 
 torch.manual_seed(0)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medseg.portable import itkfile
+from medseg.portable.io import itk_formats
 
 TYPES = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64"]
 
@@ -24,7 +24,7 @@ def test_both_packages_see_the_same(tmp_path, suffix, kind):
         image.SetDirection((0, 0.6, 0.8, 1, 0, 0, 0, 0.8, -0.6))
     path = tmp_path / f"x.{suffix}"
     sitk.WriteImage(image, str(path))
-    first, second = itkfile.by_simpleitk(path), itkfile.by_itk(path)
+    first, second = itk_formats.by_simpleitk(path), itk_formats.by_itk(path)
     for name in ("size", "components", "dtype"):
         assert getattr(first, name) == getattr(second, name), name
     for name in ("spacing", "origin", "direction"):
@@ -39,6 +39,6 @@ def test_both_packages_see_the_same(tmp_path, suffix, kind):
 def test_complex_voxels_are_no_plain_numbers(tmp_path):
     path = tmp_path / "x.mha"
     sitk.WriteImage(sitk.Image((2, 2, 2), sitk.sitkUInt8), str(path))
-    assert itkfile.by_simpleitk(path).dtype == np.uint8
+    assert itk_formats.by_simpleitk(path).dtype == np.uint8
     with pytest.raises(RuntimeError):
-        itkfile.by_itk(tmp_path / "x.txt")
+        itk_formats.by_itk(tmp_path / "x.txt")

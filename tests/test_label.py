@@ -15,17 +15,17 @@ import torch
 from models import data_spec, labels_of, make_bundle, make_image
 from tiny import FAST, write_dataset
 
-from medseg.bundle import open_bundle
-from medseg.cli import main
+from medseg.bundle.bundle import open_bundle
+from medseg.cli.app import main
 from medseg.errors import BundleError, ConfigError, DataError, MedsegError
-from medseg.label import dataset, learning, predicting, progress
-from medseg.label.agreeing import dice_of
-from medseg.label.dataset import Studies, gather
-from medseg.label.disagreement import disagreement, overlap
-from medseg.label.fusing import experts_of, fuse_study
-from medseg.label.models import Model, names_of, read_list
-from medseg.workflows.predict import predict
-from medseg.workflows.train import train
+from medseg.serve import prediction, training, training_manifest, training_progress
+from medseg.serve.active_learning import disagreement, overlap
+from medseg.serve.agreement import dice_of
+from medseg.serve.consensus import fuse_study, raters_of
+from medseg.serve.models import Model, names_of, read_list
+from medseg.serve.training_manifest import Studies, gather
+from medseg.workflows.predict.run import predict
+from medseg.workflows.train.run import train
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_without_monai_label_it_says_where_to_find_it(world, tmp_path, capsys):
 def test_a_served_study_has_the_voxels_of_predict(world, tmp_path):
     image = world / "data" / "case5.nii.gz"
     predict(world / "run", image, tmp_path / "out")
-    told = predicting.predict_study(model_of(world, tmp_path), image, tmp_path / "served.nii.gz")
+    told = prediction.predict_study(model_of(world, tmp_path), image, tmp_path / "served.nii.gz")
     ours, theirs = (nib.load(p) for p in (tmp_path / "out" / "case5.nii.gz", tmp_path / "served.nii.gz"))
     np.testing.assert_array_equal(ours.dataobj, theirs.dataobj)
     np.testing.assert_array_equal(ours.affine, theirs.affine)
@@ -117,12 +117,12 @@ def test_a_served_study_has_the_voxels_of_predict(world, tmp_path):
 @pytest.mark.parametrize("name", ["", "auto", "auto?", "mps", "cuda:7"])
 def test_devices_of_clients(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert predicting.device_names()[-1] == "cpu"
+    assert prediction.device_names()[-1] == "cpu"
     if name in ("auto?", "mps"):
         with pytest.raises(ConfigError, match="auto"):
-            predicting.device_called(name)
+            prediction.device_called(name)
     else:
-        assert predicting.device_called(name) == torch.device("cpu"), "clients ask for cuda always"
+        assert prediction.device_called(name) == torch.device("cpu"), "clients ask for cuda always"
 
 
 def test_studies_become_a_manifest(world, tmp_path):
@@ -176,18 +176,18 @@ def trained_by(copy_of: Path, spoil: bool):
 
 def test_a_model_that_is_no_better_is_not_published(world, tmp_path, monkeypatch):
     model = model_of(world, tmp_path)
-    monkeypatch.setattr(learning, "run_training", trained_by(world / "run" / "bundle", spoil=False))
+    monkeypatch.setattr(training, "run_training", trained_by(world / "run" / "bundle", spoil=False))
     for folder in ("0001/run", "0002/run", "0003/run"):  # of a finished one, and of two that were stopped
         (model.folder / folder).mkdir(parents=True)
     (model.folder / "0001" / "report.json").write_text("{}")
     service = model.folder / "service.json"
     shutil.copytree(world / "run" / "bundle", model.folder / "0003" / "run" / "bundle")
     model.publish(model.folder / "0003" / "run" / "bundle", 0.5)
-    learning._tidy(model)
+    training._tidy(model)
     left = [(model.folder / f"000{n}" / "run").exists() for n in (1, 2, 3)]
     assert left == [True, False, True], "not what is in service, nor what is finished"
     service.unlink()
-    report = learning.learn(model, studies_of(world), {"iterations": 1})
+    report = training.learn(model, studies_of(world), {"iterations": 1})
     assert Path(report["folder"]).name == "0004"
     assert not (model.folder / "0003" / "run").exists()
     assert report["dice"] == report["dice_in_service"]
@@ -208,13 +208,13 @@ def test_a_better_model_goes_into_service_and_a_worse_one_does_not_replace_it(wo
         assert list(results.glob("*.nii.gz"))
         return {"mean": {"dice_with_failures": {"mean": next(scores)}}}
 
-    monkeypatch.setattr(learning, "evaluate", judged)
-    monkeypatch.setattr(learning, "run_training", trained_by(bundle, spoil=False))
-    assert learning.learn(model, studies_of(world), {})["published"]
+    monkeypatch.setattr(training, "evaluate", judged)
+    monkeypatch.setattr(training, "run_training", trained_by(bundle, spoil=False))
+    assert training.learn(model, studies_of(world), {})["published"]
     assert model.bundle.digest == open_bundle(bundle).digest != first
     assert Model("bad", bad, bad, tmp_path / "served").bundle.digest == model.bundle.digest, "also after a new start"
-    monkeypatch.setattr(learning, "run_training", trained_by(bundle, spoil=True))
-    report = learning.learn(model, studies_of(world), {})
+    monkeypatch.setattr(training, "run_training", trained_by(bundle, spoil=True))
+    report = training.learn(model, studies_of(world), {})
     assert (report["dice_in_service"], report["dice"], report["published"]) == (0.6, 0.5, False)
     assert model.bundle.digest == open_bundle(bundle).digest
     make_bundle(bad / "bundle", open_bundle(bundle).data, name="vnet")
@@ -225,26 +225,26 @@ def test_a_better_model_goes_into_service_and_a_worse_one_does_not_replace_it(wo
 def test_training_that_fails_says_why_and_two_at_once_are_refused(world, tmp_path, monkeypatch):
     model = model_of(world, tmp_path)
     with pytest.raises(ConfigError, match="iterations is 'many'"):
-        learning.learn(model, studies_of(world), {"iterations": "many"})
-    with learning._alone(model):
+        training.learn(model, studies_of(world), {"iterations": "many"})
+    with training._alone(model):
         with pytest.raises(ConfigError, match="being trained already"):
-            learning.learn(model, studies_of(world), {})
-        progress.reporter(model.folder)({"status": "training"})
-        assert learning.state(model)["status"] == "training"
-    assert learning.state(model)["status"] == "stopped", "nobody is at it any more"
+            training.learn(model, studies_of(world), {})
+        training_progress.reporter(model.folder)({"status": "training"})
+        assert training.state(model)["status"] == "training"
+    assert training.state(model)["status"] == "stopped", "nobody is at it any more"
     copy = shutil.copytree(world / "run" / "bundle", tmp_path / "alone")
     alone = Model("b", copy, copy, tmp_path / "x")
-    assert not learning.can_learn(alone)
+    assert not training.can_learn(alone)
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "pipeline.yaml").write_text("stages: nothing")
     damaged = Model("d", tmp_path / "damaged", copy, tmp_path / "y")
-    assert not learning.can_learn(damaged), "it is served all the same"
+    assert not training.can_learn(damaged), "it is served all the same"
     with pytest.raises(ConfigError, match="without its run"):
-        learning.learn(alone, studies_of(world), {})
+        training.learn(alone, studies_of(world), {})
     if not torch.cuda.is_available():
         with pytest.raises(MedsegError, match="cuda:9"):
-            learning.learn(model, studies_of(world), {"iterations": 1, "device": "cuda:9"})
-        assert learning.state(model)["status"] == "failed"
+            training.learn(model, studies_of(world), {"iterations": 1, "device": "cuda:9"})
+        assert training.state(model)["status"] == "failed"
 
 
 def test_training_starts_from_a_models_weights(world, tmp_path):
@@ -260,28 +260,28 @@ def test_training_starts_from_a_models_weights(world, tmp_path):
         train("supervised", world / "data" / "m.json", run, overrides=still, resume=True)
 
 
-def test_experts_of_a_study(tmp_path):
+def test_raters_of_a_study(tmp_path):
     tags = {t: tmp_path / t for t in ("rater-a", "rater-b", "final", "original")}
-    assert set(experts_of(tags)) == {"rater-a", "rater-b"}
-    assert list(experts_of(tags, "final, rater-b")) == ["final", "rater-b"]
+    assert set(raters_of(tags)) == {"rater-a", "rater-b"}
+    assert list(raters_of(tags, "final, rater-b")) == ["final", "rater-b"]
     with pytest.raises(DataError, match="no label with the tag x"):
-        experts_of(tags, ["x"])
+        raters_of(tags, ["x"])
     with pytest.raises(DataError, match="tag of its own"):
-        experts_of({"rater-a": tmp_path})
+        raters_of({"rater-a": tmp_path})
 
 
-def test_experts_are_fused(world, tmp_path):
+def test_raters_are_fused(world, tmp_path):
     data = world / "data"
     label = nib.load(data / "case5_label.nii.gz")
     truth = np.asarray(label.dataobj)
-    experts = {}
+    raters = {}
     for shift in (-1, 0, 1):
-        experts[f"e{shift}"] = tmp_path / f"e{shift}.nii.gz"
-        nib.save(nib.Nifti1Image(np.roll(truth, shift, 0), label.affine), experts[f"e{shift}"])
-    fused, told = fuse_study(data / "case5.nii.gz", experts, tmp_path / "f", "majority")
+        raters[f"e{shift}"] = tmp_path / f"e{shift}.nii.gz"
+        nib.save(nib.Nifti1Image(np.roll(truth, shift, 0), label.affine), raters[f"e{shift}"])
+    fused, told = fuse_study(data / "case5.nii.gz", raters, tmp_path / "f", "majority")
     np.testing.assert_array_equal(nib.load(fused).dataobj, sorted_middle(truth))
-    assert told["annotators"] == ["e-1", "e0", "e1"]
-    assert 0.5 < dice_of(fused, experts["e1"])["mean"] < dice_of(fused, fused)["mean"] == 1
+    assert told["raters"] == ["e-1", "e0", "e1"]
+    assert 0.5 < dice_of(fused, raters["e1"])["mean"] < dice_of(fused, fused)["mean"] == 1
 
 
 def sorted_middle(truth: np.ndarray) -> np.ndarray:
@@ -319,4 +319,4 @@ def test_a_damaged_record_is_named(world, tmp_path):
 
 def test_names_are_fit_for_addresses(tmp_path):
     assert set(names_of([tmp_path / "a b?", tmp_path / "c" / "bundle"])) == {"a_b_", "c"}
-    assert dataset.ONE_IN > 1
+    assert training_manifest.ONE_IN > 1

@@ -11,13 +11,13 @@ import socket
 import pytest
 from models import data_spec, make_bundle
 
-from medseg.bundle import open_bundle
+from medseg.bundle.bundle import open_bundle
 from medseg.errors import BundleError, ConfigError, OutputError
-from medseg.label import access as who
-from medseg.label.access import Access
-from medseg.label.admission import Asked, Entry, Refusal, cookies_in, decide, tokens_in, without_token
-from medseg.label.models import Model, keep, read_list, write_list
-from medseg.label.routes import ROUTES, Kind, Route, find
+from medseg.serve.access import settings as who
+from medseg.serve.access.admission import Asked, Entry, Refusal, cookies_in, decide, tokens_in, without_token
+from medseg.serve.access.routes import ROUTES, Kind, Route, find
+from medseg.serve.access.settings import Access
+from medseg.serve.models import Model, keep, read_list, write_list
 
 TOKEN = "0123456789abcdef"
 COOKIE = hmac.new(TOKEN.encode(), b"medseg label cookie", hashlib.sha256).hexdigest()

@@ -12,11 +12,11 @@ import pytest
 from dicoms import affine_of, by_dcmqi, turned, write_series
 from models import labels_of
 
-from medseg.dicom.segmentation import Author, Marked, write_segmentation
 from medseg.dicom.series import open_series
+from medseg.dicom.write_seg import Author, Marked, write_segmentation
 from medseg.errors import DataError
-from medseg.label import segs
-from medseg.label.foreign import known_names, label_map
+from medseg.serve import export_seg
+from medseg.serve.import_seg import known_names, label_map
 
 SHAPE = (12, 9, 6)
 KNOWN = {"liver": 1, "tumour": 4}
@@ -100,27 +100,27 @@ def test_structures_that_models_number_differently_have_no_value():
         (None, "liver", "MANUAL", None),
         (None, ["liver", None], "MANUAL", None),
         (None, [{"name": "x"}, {"name": "y", "model_name": "theirs"}], "SEMIAUTOMATIC", "theirs"),
-        (segs.by_person([{"model_name": "theirs"}], "ours"), None, "SEMIAUTOMATIC", "medseg ours"),
-        (segs.by_model("ours"), [{"model_name": "theirs"}], "AUTOMATIC", "medseg ours"),
-        (segs.by_consensus("gcssl"), None, "AUTOMATIC", "medseg consensus by gcssl"),
+        (export_seg.by_person([{"model_name": "theirs"}], "ours"), None, "SEMIAUTOMATIC", "medseg ours"),
+        (export_seg.by_model("ours"), [{"model_name": "theirs"}], "AUTOMATIC", "medseg ours"),
+        (export_seg.by_consensus("gcssl"), None, "AUTOMATIC", "medseg consensus by gcssl"),
     ],
 )
 def test_a_seg_says_who_made_it(author, info, kind, name, tmp_path):
     _, image = stored(tmp_path)
     nib.save(nib.Nifti1Image(drawing(), nib.load(image).affine), tmp_path / "label.nii.gz")
-    write = segs.seg_writer({1: "liver"})
-    before = segs.MADE_BY.set(author)
+    write = export_seg.seg_writer({1: "liver"})
+    before = export_seg.MADE_BY.set(author)
     try:
         made = Path(write(str(tmp_path / "series"), str(tmp_path / "label.nii.gz"), info))
     finally:
-        segs.MADE_BY.reset(before)
+        export_seg.MADE_BY.reset(before)
     seg = pydicom.dcmread(made)
     assert {segment.SegmentAlgorithmType for segment in seg.SegmentSequence} == {kind}
     for segment in seg.SegmentSequence:
         assert segment.get("SegmentAlgorithmName") == name
         algorithm = segment.get("SegmentationAlgorithmIdentificationSequence")
         assert (algorithm[0].AlgorithmName if algorithm else None) == name
-    assert ("Consensus" in seg.SeriesDescription) == (author == segs.by_consensus("gcssl"))
+    assert ("Consensus" in seg.SeriesDescription) == (author == export_seg.by_consensus("gcssl"))
     found = by_dcmqi(made, tmp_path / "dcmqi", affine_of(turned()), SHAPE)
     np.testing.assert_array_equal(np.array([0, 1, 4], np.uint8)[found], drawing())
     made.unlink()

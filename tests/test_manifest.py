@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import ManifestError, OutputError
-from medseg.manifest import Case, Manifest, schema
+from medseg.manifest.manifest import Case, Manifest, schema
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("MEDSEG_DATA", ROOT.parent / "shared" / "data"))
@@ -322,6 +322,6 @@ def test_real_manifests(name):
 
 
 def test_imports_neither_torch_nor_numpy():
-    code = "import sys, medseg.manifest; print([m for m in ('torch', 'numpy', 'nibabel') if m in sys.modules])"
+    code = "import sys, medseg.manifest.manifest; print([m for m in ('torch', 'numpy', 'nibabel') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -10,7 +10,7 @@ from medseg import methods
 from medseg.config import NETWORK_NAMES, NetworkSpec
 from medseg.errors import ConfigError
 from medseg.method import Clock, Method
-from medseg.networks import NETWORKS, build, network_def
+from medseg.networks.registry import NETWORKS, build, network_def
 
 CLASSES = 3
 PATCHES = {2: (32, 24), 3: (16, 24, 8)}
@@ -129,7 +129,7 @@ def test_outputs_of_a_vnet_can_vary_freely(outputs, dimensions):
 
 
 def test_residual_vnet_adds_the_input_of_every_block():
-    from medseg.portable.vnet import Residual
+    from medseg.portable.networks.vnet import Residual
 
     options = {"residual": True, "dropout": 0.0}
     spec = NetworkSpec(name="vnet", width=4, options=options)
@@ -143,7 +143,7 @@ def test_residual_vnet_adds_the_input_of_every_block():
 
 
 def test_planar_runs_every_slice():
-    from medseg.portable.nets import Planar
+    from medseg.portable.networks.adapters import Planar
 
     network = torch.nn.Conv2d(1, 2, 3, padding=1)
     volume = torch.randn(2, 1, 6, 5, 4)

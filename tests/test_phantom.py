@@ -6,10 +6,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg.data.anatomy import LABELS
-from medseg.data.phantom import make_phantom, write_phantoms
 from medseg.errors import OutputError
-from medseg.manifest import Manifest
+from medseg.manifest.manifest import Manifest
+from medseg.workflows.demo.anatomy import LABELS
+from medseg.workflows.demo.phantom import make_phantom, write_phantoms
 
 SMALL = {
     "labeled": 2,

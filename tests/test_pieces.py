@@ -7,7 +7,7 @@ import os
 import pytest
 
 from medseg.errors import DataError
-from medseg.workflows.pieces import Piece, digest_of
+from medseg.records import Piece, digest_of
 
 
 def make(folder, text="made", **made_of):

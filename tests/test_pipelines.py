@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tiny import write_dataset
 
-from medseg.workflows.predict import predict
-from medseg.workflows.settings import shipped
-from medseg.workflows.train import train
+from medseg.workflows.predict.run import predict
+from medseg.workflows.train.run import train
+from medseg.workflows.train.settings import shipped
 
 SMALL = ["stages.0.schedule.iterations=2", "stages.0.network.width=4", "data.patch=[16,16,16]", "data.overlap=0.25",
          "data.spacing_mm=[1.5,1.5,1.5]", "stages.0.schedule.workers=0"]  # fmt: skip

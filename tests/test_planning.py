@@ -11,11 +11,11 @@ from tiny import write_dataset
 
 from medseg.config import DataSpec, NetworkSpec
 from medseg.errors import ConfigError, DataError
-from medseg.manifest import Manifest
-from medseg.networks import fit_size, plan_strides
-from medseg.planning import choose_view, patch_for, plan, plan_batch
-from medseg.workflows.budget import LADDER, _rung, _work
-from medseg.workflows.durations import budget_seconds
+from medseg.manifest.manifest import Manifest
+from medseg.networks.registry import fit_size, plan_strides
+from medseg.planning.plan import choose_view, patch_for, plan, plan_batch
+from medseg.workflows.train.budget import LADDER, _rung, _work
+from medseg.workflows.train.durations import budget_seconds
 
 PLENTY = 1e12
 VNET = NetworkSpec(name="vnet")
@@ -139,8 +139,8 @@ def test_a_budget_without_a_unit_could_be_minutes_or_seconds(bare):
 
 
 def test_a_plan_is_a_pipeline_that_repeats_it(tmp_path):
-    from medseg.workflows import settings
-    from medseg.workflows.train import write_plan
+    from medseg.workflows.train import settings
+    from medseg.workflows.train.run import write_plan
 
     path = write_dataset(tmp_path / "data")
     resolved = write_plan("dtc", path, tmp_path / "plan.yaml")

@@ -17,9 +17,9 @@ from limits import full_disk
 from models import data_spec, labels_of, make_bundle, make_image
 
 from medseg.errors import BundleError, ConfigError, DataError, ManifestError, OutputError
-from medseg.portable.cases import find_cases
-from medseg.portable.writing import SaveError, remove_leftovers, write_labels
-from medseg.workflows.predict import predict
+from medseg.portable.io.find_cases import find_cases
+from medseg.portable.io.write import SaveError, remove_leftovers, write_labels
+from medseg.workflows.predict.run import predict
 
 
 @pytest.fixture(scope="module")
@@ -262,9 +262,9 @@ def test_leftovers_of_dead_processes_are_removed_and_those_of_living_ones_kept(t
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     write_labels(tmp_path / "x.nii.gz", np.zeros((2, 2, 2), np.uint8), np.eye(4))
-    from medseg.portable import writing
+    from medseg.portable.io import write
 
-    names = {p: tmp_path / f".medseg-{writing._here()}-{p}-0123456789ab.tmp" for p in (dead.pid, os.getpid())}
+    names = {p: tmp_path / f".medseg-{write._here()}-{p}-0123456789ab.tmp" for p in (dead.pid, os.getpid())}
     for path in names.values():
         path.touch()
     remove_leftovers(tmp_path)
@@ -275,7 +275,7 @@ def test_leftovers_of_dead_processes_are_removed_and_those_of_living_ones_kept(t
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from medseg.files import replacing
+from medseg.atomic import replacing
 with replacing(Path(sys.argv[1])):
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -292,7 +292,7 @@ INTERRUPTED = """
 import signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts its children with it ignored
-from medseg.workflows.predict import predict
+from medseg.workflows.predict.run import predict
 try:
     predict(*map(Path, sys.argv[1:4]), overlap=0.95, probabilities=True)
 except KeyboardInterrupt:

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from medseg.portable.gunzip import gunzip
-from medseg.portable.loading import VerifiedReader
-from medseg.portable.reading import VolumeError, read_header, read_volume
+from medseg.portable.io.byte_stream import gunzip
+from medseg.portable.io.monai_reader import VerifiedReader
+from medseg.portable.io.read import VolumeError, read_header, read_volume
 
 STORED = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"]
 OBLIQUE = np.array([[0, -1.2, 0, 30], [0.8, 0, 0, -20], [0, 0, 2.5, 7], [0, 0, 0, 1]], float)
@@ -148,7 +148,7 @@ def test_one_gzip_member_is_inflated_in_one_go(tmp_path, monkeypatch):
         assert len(raw) == offset + voxels().nbytes
         assert gunzip(path, len(raw)) == raw
         assert gunzip(path, len(raw) - 1) is gunzip(path, len(raw) + 1) is None
-    monkeypatch.setattr("medseg.portable.nifti._by_pieces", lambda *_: pytest.fail("the slow way"))
+    monkeypatch.setattr("medseg.portable.io.nifti._by_pieces", lambda *_: pytest.fail("the slow way"))
     found, _ = read_volume(path)
     np.testing.assert_array_equal(found[0], voxels())
     found += 1  # it may be written into
@@ -522,7 +522,7 @@ def test_without_a_fast_library_the_next_one_reads_the_same(tmp_path, missing):
     (tmp_path / "crc.nii.gz").write_bytes(bytes(damaged))
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({missing}))\n"
-        "from medseg.portable.reading import read_volume, VolumeError\n"
+        "from medseg.portable.io.read import read_volume, VolumeError\n"
         "print(int(read_volume('a.nii.gz')[0].sum()))\n"
         "try: read_volume('crc.nii.gz')\n"
         "except VolumeError as e: print(e)\n"

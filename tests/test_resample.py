@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, NormalizeIntensityd, Orientationd, ScaleIntensityRanged
 
 from medseg.config import DataSpec, Intensity
-from medseg.data.transforms import instantiate, preprocessing
+from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.portable.resample import (
     Resampled,
     linear_weights,

@@ -20,12 +20,12 @@ from limits import full_disk
 from tiny import write_dataset
 
 from medseg.errors import ConfigError, OutputError
-from medseg.manifest import Manifest
+from medseg.manifest.manifest import Manifest
 from medseg.methods.dmpct import DMPCT
-from medseg.workflows.rounds_label import Labeller
-from medseg.workflows.rounds_outlook import Outlook
-from medseg.workflows.rounds_votes import Voter
-from medseg.workflows.train import train
+from medseg.workflows.train.run import train
+from medseg.workflows.train.self_training.predict_views import Voter
+from medseg.workflows.train.self_training.pseudo_labels import Labeller
+from medseg.workflows.train.self_training.time_left import Outlook
 
 VIEWS = ("sagittal", "coronal", "axial")
 CPU = torch.device("cpu")

@@ -12,8 +12,8 @@ import pytest
 from tiny import write_dataset
 
 from medseg.errors import MedsegError
-from medseg.manifest import Manifest
-from medseg.workflows.rounds_check import check_rounds
+from medseg.manifest.manifest import Manifest
+from medseg.workflows.train.self_training.check_data import check_rounds
 
 
 @pytest.fixture

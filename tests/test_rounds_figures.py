@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medseg.workflows.rounds_figures import count_case, figures
+from medseg.workflows.train.self_training.pseudo_label_statistics import count_case, figures
 
 VIEWS = ("sagittal", "coronal", "axial")
 

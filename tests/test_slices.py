@@ -15,14 +15,14 @@ from tiny import write_dataset
 
 from medseg.config import Augment, DataSpec, NetworkSpec, Stage
 from medseg.data import sampling
+from medseg.data.body_slices import EMPTY_SHARE, body_slices, slice_weights
 from medseg.data.cache import VolumeCache
-from medseg.data.slices import EMPTY_SHARE, body_slices, slice_weights
 from medseg.data.streams import PatchStreams
 from medseg.errors import ConfigError, DataError
-from medseg.manifest import Manifest
-from medseg.networks import plan_strides
-from medseg.planning import plan
-from medseg.planning_views import STRIDE, even_spacing, slices_for
+from medseg.manifest.manifest import Manifest
+from medseg.networks.registry import plan_strides
+from medseg.planning.plan import plan
+from medseg.planning.planes import STRIDE, even_spacing, slices_for
 from medseg.portable.planes import PLANES
 
 SHAPE = (5, 6, 7)
@@ -228,7 +228,7 @@ def test_left_and_right_are_not_mirrored(names, sided, tmp_path):
 
 def test_a_volume_cut_along_a_plane_and_put_together_is_the_volume():
     volume = torch.randn(1, 1, *SHAPE)
-    from medseg.portable.nets import Planar
+    from medseg.portable.networks.adapters import Planar
 
     kept = []
 

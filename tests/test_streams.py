@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from medseg.config import Augment, DataSpec
-from medseg.data import sampling, volume
+from medseg.data import cached_volume, sampling
+from medseg.data.cached_volume import Content
 from medseg.data.streams import PatchStreams, _affordable, make_loader
-from medseg.data.volume import Content
 from medseg.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")
@@ -30,8 +30,8 @@ SHAPE = (24, 20, 18)
 def cached(folder: Path, name: str, image: np.ndarray, label: np.ndarray | None = None):
     target = folder / name
     target.mkdir()
-    volume.write(target, Content(image.astype(np.float16), label, np.diag([1.0, 1.0, 2.0, 1.0])), seed=1)
-    made = volume.read(target, name, Path(f"{name}.nii.gz"), labelled=label is not None)
+    cached_volume.write(target, Content(image.astype(np.float16), label, np.diag([1.0, 1.0, 2.0, 1.0])), seed=1)
+    made = cached_volume.read(target, name, Path(f"{name}.nii.gz"), labelled=label is not None)
     assert made is not None
     return made
 

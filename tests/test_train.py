@@ -15,7 +15,7 @@ import torch
 from tiny import FAST, write_dataset
 
 from medseg.errors import ConfigError, DataError, ManifestError, OutputError
-from medseg.workflows.train import train
+from medseg.workflows.train.run import train
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 

@@ -15,18 +15,19 @@ from test_bundle import elsewhere
 from torch import nn
 from typer.testing import CliRunner
 
-from medseg import networks
-from medseg.bundle import open_bundle, write_bundle
-from medseg.bundle_views import join_bundles
-from medseg.cli import app
+from medseg.bundle.bundle import open_bundle, write_bundle
+from medseg.bundle.join import join_bundles
+from medseg.cli.app import app
 from medseg.config import NetworkSpec
 from medseg.errors import BundleError, ConfigError
-from medseg.portable.fusion import fuse_votes
-from medseg.portable.inferer import SlabInferer
-from medseg.portable.nets import Planar, Views
+from medseg.instantiate import FORMER
+from medseg.networks import registry
+from medseg.portable.inference.multi_view import ViewsInferer
+from medseg.portable.inference.sliding_window import SlabInferer
+from medseg.portable.inference.view_fusion import fuse_votes
+from medseg.portable.networks.adapters import Planar, Views
 from medseg.portable.planes import PLANES
-from medseg.portable.views import ViewsInferer
-from medseg.workflows.predict import predict
+from medseg.workflows.predict.run import predict
 
 SPEC = data_spec(patch=(32, 32, 32), slices=3)
 
@@ -34,10 +35,15 @@ SPEC = data_spec(patch=(32, 32, 32), slices=3)
 def plane_bundle(folder: Path, view: str) -> Path:
     """A bundle of one plane, whose network sees three slices."""
     spec = SPEC.of_view(view)
-    inner = networks.network_def(
+    inner = registry.network_def(
         NetworkSpec(name="unet", width=4), patch=(32, 32), in_channels=spec.channels, out_channels=spec.classes
     )
-    definition = {"_target_": "medseg.portable.nets.Planar", "network": inner, "axis": spec.slice_axis, "slices": 3}
+    definition = {
+        "_target_": "medseg.portable.networks.adapters.Planar",
+        "network": inner,
+        "axis": spec.slice_axis,
+        "slices": 3,
+    }
     return write_bundle(folder, network_of(definition), network_def=definition, data=spec, name="tiny")
 
 
@@ -48,6 +54,30 @@ def world(tmp_path_factory) -> Path:
     join_bundles(folder / "all", parts, data=SPEC, name="tiny")
     make_image(folder / "images" / "ct.nii.gz")
     return folder
+
+
+def with_former_names(folder: Path) -> Path:
+    """Rewrite a bundle's configuration as medseg 0.1 named the classes of its scripts."""
+    file = folder / "configs" / "inference.json"
+    text = file.read_text()
+    for former, name in FORMER.items():
+        text = text.replace(f'"scripts.{name}"', f'"scripts.{former}"')
+    assert text != file.read_text()
+    file.write_text(text)
+    return folder
+
+
+def test_bundles_with_the_names_of_before_the_folders_open_and_join(world, tmp_path):
+    parts = {view: with_former_names(plane_bundle(tmp_path / view, view)) for view in PLANES}
+    join_bundles(tmp_path / "all", parts, data=SPEC, name="tiny")
+    # what is written now has the names of the scripts that are written beside it
+    assert "scripts.nets" not in (tmp_path / "all" / "configs" / "inference.json").read_text()
+    assert open_bundle(tmp_path / "all").views == PLANES
+    opened = open_bundle(with_former_names(tmp_path / "all"))
+    image = torch.randn(1, 1, 32, 32, 32)
+    torch.testing.assert_close(
+        opened.network.networks["axial"](image), open_bundle(parts["axial"]).network(image), rtol=0, atol=0
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,1 +1,1 @@
-"""Several experts' annotations of one image to one label map, with an account of who was trusted and why."""
+"""Several raters' annotations of one image to one label map, with an account of who was trusted and why."""

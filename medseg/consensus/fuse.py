@@ -12,15 +12,15 @@ import numpy as np
 
 from medseg.consensus.study import MISSING, Fused, Fuser, Study
 from medseg.errors import ConfigError
-from medseg.typed import typed
+from medseg.options import typed
 
 FUSERS: dict[str, str] = {
-    "gcssl": "medseg.consensus.gcssl:gcssl",
-    "majority": "medseg.consensus.voting:majority",
-    "staple-fast": "medseg.consensus.staple:staple",
-    "ml-staple-fast": "medseg.consensus.multilabel_staple:multilabel_staple",
-    "simple": "medseg.consensus.simple:simple",
-    "sba": "medseg.consensus.shape_average:shape_average",
+    "gcssl": "medseg.consensus.fusers.gcssl.gcssl:gcssl",
+    "majority": "medseg.consensus.fusers.majority:majority",
+    "staple-fast": "medseg.consensus.fusers.staple:staple",
+    "ml-staple-fast": "medseg.consensus.fusers.multilabel_staple:multilabel_staple",
+    "simple": "medseg.consensus.fusers.simple:simple",
+    "sba": "medseg.consensus.fusers.shape_based_averaging:shape_average",
     "staple": "medseg.consensus.itk_fusers:staple_itk",
     "ml-staple": "medseg.consensus.itk_fusers:multilabel_staple_itk",
     "voting-itk": "medseg.consensus.itk_fusers:voting_itk",
@@ -34,19 +34,19 @@ class Consensus:
 
     Args:
         labels: in the shape, type and label values of the annotations.
-        confidence: float32 in [0, 1]: the share of the votes that the label won; 1 where all annotators agree, 0
+        confidence: float32 in [0, 1]: the share of the votes that the label won; 1 where all raters agree, 0
             where nobody annotated and nothing could be guessed.
-        n_annotators: uint8, how many experts annotated each voxel.
-        report: JSON-ready: per expert weight, scores, Dice to the consensus and coverage; energies, counts, seconds,
+        n_raters: uint8, how many raters annotated each voxel.
+        report: JSON-ready: per rater weight, scores, Dice to the consensus and coverage; energies, counts, seconds,
             versions, warnings.
         study: what was fused, in class indices.
         fused: the fuser's own answer, in class indices.
-        form: what the files look like (`medseg.consensus.reading.Form`); None for arrays.
+        form: what the files look like (`medseg.consensus.io.formats.Form`); None for arrays.
     """
 
     labels: np.ndarray
     confidence: np.ndarray
-    n_annotators: np.ndarray
+    n_raters: np.ndarray
     report: dict[str, Any]
     study: Study
     fused: Fused
@@ -64,21 +64,21 @@ def fuse(
     regions: Any = None,
     **options: Any,
 ) -> Consensus:
-    """One label map from several experts' annotations of one image.
+    """One label map from several raters' annotations of one image.
 
     Args:
         image: array `(H, W)` or `(X, Y, Z)`, with channels in front if it has several, or a colour picture
             `(H, W, 3)`; or a file, or one file per channel. None will do for methods that do not look at it.
-        annotations: one per expert, all arrays or all files. Label maps of any integers, 0 the background, in the shape
+        annotations: one per rater, all arrays or all files. Label maps of any integers, 0 the background, in the shape
             of the grid; or probabilities `(K, ...)` that sum to 1, or to 0 where nothing was annotated, whose channel
             k is the label value k.
         method: a name of `FUSERS`.
         spacing_mm: of arrays, one number per axis, default 1; files bring their own.
-        names: of the experts.
+        names: of the raters.
         missing: label value that says "not annotated"; None: there is none.
-        regions: what each expert annotated: a mask or None per expert, or masks by name.
+        regions: what each rater annotated: a mask or None per rater, or masks by name.
         options: of the method; `nan="zero"` replaces numbers of the image that are none; for files also what
-            `medseg.consensus.reading.Reading` knows.
+            `medseg.consensus.io.formats.Reading` knows.
 
     Raises:
         DataError: sizes that differ, numbers that are no labels, no image where one is wanted.
@@ -92,7 +92,7 @@ def fuse(
             raise ConfigError("files bring their own spacing; leave spacing_mm out")
         reading = {"missing": missing} | ({} if regions is None else {"regions": regions})
         return _fuse_files(image, annotations, method, names, reading, options)
-    from medseg.consensus.arrays import study_of
+    from medseg.consensus.io.from_arrays import study_of
 
     rules = {"missing": missing, "regions": regions, "nan": options.pop("nan", None)}
     study, values, notes = study_of(image, annotations, spacing_mm=spacing_mm, names=names, **rules)
@@ -109,9 +109,9 @@ def _fuse_files(
 ) -> Consensus:
     from dataclasses import fields
 
-    from medseg.consensus.files import read_study
-    from medseg.consensus.label_values import Values
-    from medseg.consensus.reading import Reading
+    from medseg.consensus.io.formats import Reading
+    from medseg.consensus.io.label_values import Values
+    from medseg.consensus.io.read_study import read_study
 
     known = {field.name for field in fields(Reading)}
     reading |= {key: value for key, value in options.items() if key in known}
@@ -169,13 +169,13 @@ def consensus_of(study: Study, fused: Fused, values: Any, notes: Sequence[str] =
     Args:
         study: what was fused.
         fused: the answer.
-        values: `medseg.consensus.label_values.Values`, the spelling.
+        values: `medseg.consensus.io.label_values.Values`, the spelling.
         notes: what was strange about the input.
         form: of the files, if there are any.
     """
-    from medseg.consensus.summary import annotators, summarise
+    from medseg.consensus.statistics.report_data import rater_count, summarise
 
     report = summarise(study, fused, list(notes)) | {"label_values": [int(v) for v in values.of]}
     shape = values.shape
-    counts, confidence = annotators(study).reshape(shape), fused.confidence.reshape(shape)
+    counts, confidence = rater_count(study).reshape(shape), fused.confidence.reshape(shape)
     return Consensus(values.restore(fused.labels), confidence, counts, report, study, fused, form)

@@ -1,6 +1,6 @@
 """SimpleITK's own STAPLE, multi-label STAPLE and voting, as independent oracles.
 
-They know no missing annotation: what an expert left out is background to them, and the facts say so.
+They know no missing annotation: what a rater left out is background to them, and the facts say so.
 """
 
 from __future__ import annotations
@@ -11,33 +11,33 @@ from typing import Any, Literal, get_args
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name everyone knows
 
-from medseg.consensus.account import Account, present, shares
-from medseg.consensus.patterns import Patterns, compress
-from medseg.consensus.shape_average import agreeing
-from medseg.consensus.staple import trust
+from medseg.consensus.fusers.fusion_log import Account, present, shares
+from medseg.consensus.fusers.shape_based_averaging import agreeing
+from medseg.consensus.fusers.staple import trust
+from medseg.consensus.fusers.vote_patterns import Patterns, compress
 from medseg.consensus.study import MISSING, Fused, Study
 from medseg.errors import ConfigError
 
 Undecided = Literal["background", "undecided"]
 SLOW_FROM = 10
-"""Experts above which multi-label STAPLE is said to be slow."""
+"""Raters above which multi-label STAPLE is said to be slow."""
 
 
 def staple_itk(study: Study, *, crop: bool = True) -> Fused:
     """SimpleITK's STAPLE of each class against all others; the likeliest class above 1/2 wins, else background.
 
     Args:
-        study: experts; what they left out counts as background.
+        study: raters; what they left out counts as background.
         crop: look only at the box of what anybody labelled, with its margin.
 
     Returns:
-        Confidence as in `staple.staple`. Where ITK answers NaN (every expert has the class everywhere) the share
+        Confidence as in `staple.staple`. Where ITK answers NaN (every rater has the class everywhere) the share
         of the votes stands in, with a warning.
     """
     account = Account("staple", crop=crop)
     patterns, parts = _prepare(account, study, crop)
     best, labels = np.zeros(parts[0].shape), np.zeros(parts[0].shape, np.uint8)
-    rows: list[dict[str, Any]] = [{"name": e.name, "sensitivity": {}, "specificity": {}} for e in study.experts]
+    rows: list[dict[str, Any]] = [{"name": e.name, "sensitivity": {}, "specificity": {}} for e in study.raters]
     account.facts["iterations"] = {}
     for c in (c for c in range(1, patterns.classes) if any((part == c).any() for part in parts)):
         masks, tool, name = [(part == c).astype(np.uint8) for part in parts], sitk.STAPLEImageFilter(), study.classes[c]
@@ -65,19 +65,19 @@ def multilabel_staple_itk(study: Study, *, crop: bool = True, undecided: Undecid
     """SimpleITK's multi-label STAPLE, whose start counts tied voxels for the wrong vote.
 
     Args:
-        study: experts; what they left out counts as background.
+        study: raters; what they left out counts as background.
         crop: look only at the box of what anybody labelled, with its margin.
         undecided: what becomes of voxels that the filter leaves undecided.
 
     Returns:
-        Confidence: share of the voxel's annotators that gave it the label.
+        Confidence: share of the voxel's raters that gave it the label.
 
     Raises:
         ConfigError: an unknown rule for undecided voxels.
     """
     account = Account("ml-staple", crop=crop, undecided=undecided)
-    if len(study.experts) > SLOW_FROM:
-        account.warn(f"SimpleITK's multi-label STAPLE is slow with {len(study.experts)} experts")
+    if len(study.raters) > SLOW_FROM:
+        account.warn(f"SimpleITK's multi-label STAPLE is slow with {len(study.raters)} raters")
     return _by_filter(account, study, sitk.MultiLabelSTAPLEImageFilter(), crop, undecided)
 
 
@@ -85,11 +85,11 @@ def voting_itk(study: Study, *, undecided: Undecided = "background") -> Fused:
     """SimpleITK's label voting.
 
     Args:
-        study: experts; what they left out counts as background.
+        study: raters; what they left out counts as background.
         undecided: what becomes of tied voxels.
 
     Returns:
-        Confidence: share of the voxel's annotators that gave it the label.
+        Confidence: share of the voxel's raters that gave it the label.
 
     Raises:
         ConfigError: an unknown rule for undecided voxels.
@@ -115,15 +115,15 @@ def _by_filter(
     fused = np.zeros(study.shape, np.uint8)
     fused[patterns.field] = np.where(found == MISSING, 0, found) if undecided == "background" else found
     weights = shares(present(patterns))
-    experts = [{"name": e.name, "weight": w} for e, w in zip(study.experts, weights, strict=True)]
-    return Fused(fused, agreeing(study, fused), experts, account.facts)
+    raters = [{"name": e.name, "weight": w} for e, w in zip(study.raters, weights, strict=True)]
+    return Fused(fused, agreeing(study, fused), raters, account.facts)
 
 
 def _prepare(account: Account, study: Study, crop: bool) -> tuple[Patterns, list[np.ndarray]]:
     with account.stage("patterns"):
         patterns = compress(study, crop=crop)
     account.describe(study, patterns)
-    parts = [expert.labels[patterns.field] for expert in study.experts]
+    parts = [rater.labels[patterns.field] for rater in study.raters]
     if any((part == MISSING).any() for part in parts):
         account.warn("SimpleITK knows no missing annotation: it counts as background here")
     return patterns, [np.where(part == MISSING, 0, part).astype(np.uint8) for part in parts]

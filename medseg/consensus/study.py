@@ -1,4 +1,4 @@
-"""What every fuser takes and gives: experts on one grid in, labels with their confidence out."""
+"""What every fuser takes and gives: raters on one grid in, labels with their confidence out."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 MISSING = 255
-"""Class index of a voxel that an expert did not annotate. Seen and left empty is 0: the two are never merged."""
+"""Class index of a voxel that a rater did not annotate. Seen and left empty is 0: the two are never merged."""
 
 
 @dataclass(frozen=True, eq=False)
-class Expert:
-    """One expert's annotation.
+class Rater:
+    """One rater's annotation.
 
     Args:
-        name: of the expert.
-        labels: `(X, Y, Z)` uint8 class indices, `MISSING` where nothing was annotated. Where the expert gave
+        name: of the rater.
+        labels: `(X, Y, Z)` uint8 class indices, `MISSING` where nothing was annotated. Where the rater gave
             probabilities, their first maximum.
         probabilities: `(K, X, Y, Z)` float32 that sum to 1, or to 0 where nothing was annotated; None for hard labels.
     """
@@ -30,16 +30,16 @@ class Expert:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """One image and its experts, all on one grid; a picture has Z = 1.
+    """One image and its raters, all on one grid; a picture has Z = 1.
 
     Args:
-        experts: at least one.
+        raters: at least one.
         classes: names of the K classes, background first.
         spacing_mm: of the grid.
         image: `(C, X, Y, Z)` float32, finite; None where there is none, which the image-based fuser refuses.
     """
 
-    experts: tuple[Expert, ...]
+    raters: tuple[Rater, ...]
     classes: tuple[str, ...]
     spacing_mm: tuple[float, float, float]
     image: np.ndarray | None = None
@@ -47,7 +47,7 @@ class Study:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along x, y, z."""
-        x, y, z = self.experts[0].labels.shape
+        x, y, z = self.raters[0].labels.shape
         return x, y, z
 
 
@@ -58,13 +58,13 @@ class Fused:
     Args:
         labels: `(X, Y, Z)` uint8 class indices; `MISSING` only where a tie was asked to stay undecided.
         confidence: `(X, Y, Z)` float32 in [0, 1], the share of the (weighted) votes that the label won.
-        experts: JSON-ready facts per expert, in the order of the study: "weight" and what the fuser knows besides.
+        raters: JSON-ready facts per rater, in the order of the study: "weight" and what the fuser knows besides.
         facts: JSON-ready facts of the run: energies, counts, seconds per stage.
     """
 
     labels: np.ndarray
     confidence: np.ndarray
-    experts: list[dict[str, Any]] = field(default_factory=list)
+    raters: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from medseg.config import Augment
-from medseg.data.gather import box, gather, source_box
+from medseg.data.affine_sampling import box, gather, source_box
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,12 @@ import torch
 import medseg
 from medseg import portable
 from medseg.config import DataSpec
-from medseg.data import preprocess, volume
+from medseg.data import cached_volume, preprocess
+from medseg.data.cached_volume import CachedVolume
 from medseg.data.preprocess import Job
-from medseg.data.transforms import preprocessing
-from medseg.data.volume import CachedVolume
+from medseg.data.preprocessing_config import preprocessing
 from medseg.errors import DataError, OutputError
-from medseg.manifest import Case, Manifest
+from medseg.manifest.manifest import Case, Manifest
 from medseg.stopping import out_of_reach
 
 __all__ = ["CachedVolume", "VolumeCache"]
@@ -96,7 +96,7 @@ class VolumeCache:
         return Job(case.name, tuple(manifest.images(case)), label, spec, manifest.ignore_index)
 
     def _open(self, key: str, job: Job) -> CachedVolume | None:
-        return volume.read(self.folder / key, job.name, job.images[0], job.label is not None)
+        return cached_volume.read(self.folder / key, job.name, job.images[0], job.label is not None)
 
     def _sure(self, found: CachedVolume | None, key: str) -> CachedVolume:
         if found is None:
@@ -139,7 +139,7 @@ class VolumeCache:
 
 
 def _quiet_worker() -> None:
-    from medseg.portable import loading  # noqa: F401  before MONAI makes its readers, which it silences
+    from medseg.portable.io import monai_reader  # noqa: F401  before MONAI makes its readers, which it silences
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops, and tells
@@ -187,12 +187,12 @@ def _store(folder: Path, key: str, job: Job) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         # of the label itself: where and when its file was written must not change what is learnt from it
-        volume.write(temporary, content, seed=0 if content.label is None else zlib.crc32(content.label.data))
-        if volume.read(final, job.name, job.images[0], job.label is not None) is None:
+        cached_volume.write(temporary, content, seed=0 if content.label is None else zlib.crc32(content.label.data))
+        if cached_volume.read(final, job.name, job.images[0], job.label is not None) is None:
             shutil.rmtree(final, ignore_errors=True)  # damaged
             temporary.rename(final)
     except OSError as error:
-        if volume.read(final, job.name, job.images[0], job.label is not None) is None:
+        if cached_volume.read(final, job.name, job.images[0], job.label is not None) is None:
             raise OutputError(
                 f"cannot keep the preprocessed {job.name} ({error.strerror})",
                 path=folder,

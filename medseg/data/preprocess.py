@@ -12,11 +12,11 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medseg.config import DataSpec
-from medseg.data.transforms import instantiate, preprocessing
-from medseg.data.volume import Content
+from medseg.data.cached_volume import Content
+from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.errors import DataError, MedsegError
 from medseg.method import IGNORE
-from medseg.portable.volume import VolumeError, corners_mm
+from medseg.portable.io.header import VolumeError, corners_mm
 
 LARGEST_SHIFT = 0.5
 """Voxels by which a label's corners may lie off those of its image; beyond, they do not belong together."""

@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 
 from medseg.config import Sampling
-from medseg.data.slices import slice_weights
-from medseg.data.volume import CachedVolume
+from medseg.data.body_slices import slice_weights
+from medseg.data.cached_volume import CachedVolume
 
 _ORDER, _SAMPLE = 0, 1  # two independent families of random numbers per stream
 

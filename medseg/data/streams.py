@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from medseg.config import DataSpec
 from medseg.data import augment, sampling
-from medseg.data.volume import CachedVolume
+from medseg.data.cached_volume import CachedVolume
 from medseg.errors import ConfigError, DataError
 from medseg.method import Batch, PatchTargets
 

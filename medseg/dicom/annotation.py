@@ -1,40 +1,15 @@
-"""An expert's drawing from DICOM: what a segmentation and a set of contours have in common."""
+"""A rater's drawing from DICOM: what a segmentation and a set of contours have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from medseg.dicom.extra import is_dicom_file, need_dicom, quietly, reason_of
+from medseg.dicom.availability import is_dicom_file, need_dicom, quietly, reason_of
+from medseg.dicom.structures import Annotation
 from medseg.errors import DataError, MedsegError
-from medseg.portable.volume import COPY_AGAIN, Header, VolumeError
-
-MOST = 254  # structures that fit into bytes beside 0 and the mark of what is missing
-
-Color = tuple[float, float, float]
-
-
-@dataclass(frozen=True, eq=False)
-class Annotation:
-    """What one file holds.
-
-    Attributes:
-        labels: `(X, Y, Z)` uint8: 0, or the place of a structure from 1.
-        header: where it lies.
-        names: of the structures.
-        colors: of each, red, green, blue in [0, 1]; None where the file has none.
-        notes: what is strange about it.
-    """
-
-    labels: np.ndarray
-    header: Header
-    names: tuple[str, ...]
-    colors: tuple[Color | None, ...]
-    notes: tuple[str, ...]
+from medseg.portable.io.header import COPY_AGAIN, Header, VolumeError
 
 
 def read_annotation(path: Path, grid: Header, frame: str = "", only: Sequence[str] = ()) -> Annotation:
@@ -67,8 +42,8 @@ def read_annotation(path: Path, grid: Header, frame: str = "", only: Sequence[st
 def _read(path: Path, grid: Header, frame: str, only: Sequence[str]) -> Annotation:
     import pydicom
 
-    from medseg.dicom.contours import read_contours
-    from medseg.dicom.segments import read_segmentation
+    from medseg.dicom.read_seg import read_segmentation
+    from medseg.dicom.rtstruct import read_contours
 
     data = pydicom.dcmread(path, force=True)
     kind = str(data.get("Modality") or "?")
@@ -91,28 +66,3 @@ def _frames_of(data: Any) -> set[str]:
         str(item.get(name) or "") for item in items for name in ("FrameOfReferenceUID", "ReferencedFrameOfReferenceUID")
     }
     return found - {""}
-
-
-def chosen(names: Sequence[str], only: Sequence[str], path: Path) -> tuple[list[int], list[str]]:
-    """Places of the structures to take, and notes.
-
-    Raises:
-        DataError: none is wanted, or there are too many.
-    """
-    wanted = {name.casefold() for name in only}
-    taken = [n for n, name in enumerate(names) if not wanted or name.casefold() in wanted]
-    if not taken:
-        raise DataError(
-            f"has no structure called {' or '.join(only) or 'anything'}; it has {', '.join(names)}", path=path
-        )
-    if len(taken) > MOST:
-        raise DataError(
-            f"holds {len(taken)} structures; accepted are up to {MOST}", path=path, hint="name some by --label"
-        )
-    left = [name for n, name in enumerate(names) if n not in taken]
-    return taken, [f"left out: {', '.join(left)}"] if left else []
-
-
-def overlapping(voxels: int) -> list[str]:
-    """The note on structures that share voxels."""
-    return [f"its structures overlap in {voxels} voxels, which count for the later one"] if voxels else []

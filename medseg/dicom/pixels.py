@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from medseg.dicom.extra import quietly, reason_of
-from medseg.dicom.frames import Slice
+from medseg.dicom.availability import quietly, reason_of
+from medseg.dicom.slice_headers import Slice
 from medseg.errors import DataError
-from medseg.portable.volume import COPY_AGAIN
+from medseg.portable.io.header import COPY_AGAIN
 
 
 def rescaled(slices: Sequence[Slice]) -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""A series of images as a volume, in the convention of `medseg.portable.reading`."""
+"""A series of images as a volume, in the convention of `medseg.portable.io.read`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.dicom.frames import Slice, slices_of
+from medseg.dicom.find_series import Found, choose, series_in
 from medseg.dicom.pixels import rescaled
-from medseg.dicom.scan import Found, choose, series_in
+from medseg.dicom.slice_headers import Slice, slices_of
 from medseg.dicom.stacking import stack
 from medseg.errors import DataError
-from medseg.portable.volume import Header, VolumeError, check_memory, checked_spacing
+from medseg.portable.io.header import Header, VolumeError, check_memory, checked_spacing
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.dicom.frames import MOMENTS, Slice
+from medseg.dicom.slice_headers import MOMENTS, Slice
 from medseg.errors import DataError
-from medseg.portable.grids import times
-from medseg.portable.volume import SHEAR_TOLERANCE
+from medseg.portable.geometry import times
+from medseg.portable.io.header import SHEAR_TOLERANCE
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from medseg.atomic import replacing
 from medseg.engine.trainer import MethodTrainer
 from medseg.errors import CheckpointError, OutputError
-from medseg.files import replacing
 
 
 def save_atomic(state: Any, path: Path) -> None:

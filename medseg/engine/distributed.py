@@ -9,7 +9,7 @@ import ignite.distributed as idist
 import torch
 from torch import nn
 
-from medseg.engine.memory import keep_freed_memory
+from medseg.engine.allocator import keep_freed_memory
 from medseg.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from medseg.errors import ConfigError
 from medseg.methods._own import Given, Own, loaded, named
-from medseg.typed import typed
+from medseg.options import typed
 
 if TYPE_CHECKING:
     from torch import nn

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from medseg.method import IGNORE, Batch, Clock, Method, Votes
 from medseg.ops import losses
-from medseg.portable import fusion as fusing
+from medseg.portable.inference import view_fusion as fusing
 
 
 class DMPCT(Method):

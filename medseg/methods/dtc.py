@@ -26,7 +26,7 @@ from medseg.method import Batch, Clock, Method, PatchTargets
 from medseg.ops import losses
 from medseg.ops.distance import DistanceTargets
 from medseg.ops.schedules import sigmoid_rampup
-from medseg.portable.nets import FirstChannels
+from medseg.portable.networks.adapters import FirstChannels
 
 
 class DTC(Method):

@@ -21,6 +21,6 @@ would be perfect.
 
 from __future__ import annotations
 
-from medseg.metrics.figures import DEFINITIONS, DISTANCES, Value, segmentation_metrics
+from medseg.metrics.segmentation import DEFINITIONS, DISTANCES, Value, segmentation_metrics
 
 __all__ = ["DEFINITIONS", "DISTANCES", "Value", "segmentation_metrics"]

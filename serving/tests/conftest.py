@@ -20,7 +20,7 @@ from archives import orthanc_in  # noqa: E402
 from servers import Server, free_port  # noqa: E402
 from tiny import write_dataset  # noqa: E402
 
-from medseg.workflows import train as training  # noqa: E402
+from medseg.workflows.train import run as training  # noqa: E402
 
 ENOUGH = ["stages.0.network.width=4", "stages.0.schedule.workers=0", "stages.0.schedule.validate_every=40"]
 VOLUMES = [*ENOUGH, "stages.0.schedule.iterations=40", "data.patch=[16,16,16]", "data.spacing_mm=[1.2,1,1.5]"]

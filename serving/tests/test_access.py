@@ -20,12 +20,12 @@ import requests
 from conftest import BALL, PLANES, images_of, launch
 from servers import STARTS, Server, free_port
 
-from medseg.label.routes import ROUTES, Kind, find
+from medseg.serve.access.routes import ROUTES, Kind, find
 
 EVIL = "http://evil.example"
 ADDRESSES = """
 import importlib, pkgutil, sys
-from medseg.label.standins import folders
+from medseg.serve.standins import folders
 sys.path[:0] = folders()
 from monailabel import endpoints
 from monailabel.app import app
@@ -70,7 +70,7 @@ def test_every_address_of_monai_label_is_in_the_table():
     for method, path in found:
         filled = path.replace("{path:path}", "studies").replace("{", "").replace("}", "")
         if method != "HEAD" or "datastore" in path:
-            assert find(method, filled), f"{method} {path}: serve it or refuse it in medseg/label/routes.py"
+            assert find(method, filled), f"{method} {path}: serve it or refuse it in medseg/serve/access/routes.py"
 
 
 def test_without_the_token_pages_alone_are_answered(app):

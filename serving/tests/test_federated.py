@@ -14,7 +14,7 @@ import torch
 from conftest import BALL
 from tiny import write_dataset
 
-from medseg.bundle import open_bundle
+from medseg.bundle.bundle import open_bundle
 
 ROUNDS = """
 import json, sys

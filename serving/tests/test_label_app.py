@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from conftest import BALL, PLANES
 from servers import PATIENCE
 
-from medseg.workflows.predict import predict
+from medseg.workflows.predict.run import predict
 
 
 def label_of(data: Path, case: str) -> Path:
@@ -105,7 +105,7 @@ def test_active_learning_asks_for_the_most_disputed_study(app, data):
     assert app.ask("DELETE", "/datastore/label", params={"id": most, "tag": "final"}).status_code == 200
 
 
-def test_annotators_become_a_consensus(app, data, tmp_path):
+def test_raters_become_a_consensus(app, data, tmp_path):
     truth = np.asarray(nib.load(label_of(data, "case5")).dataobj)
     grid = nib.load(label_of(data, "case5")).affine
     for shift, tag in enumerate(("rater-a", "rater-b", "rater-c")):
@@ -115,7 +115,7 @@ def test_annotators_become_a_consensus(app, data, tmp_path):
     assert lonely.status_code == 400
     assert "tag of its own" in lonely.json()["detail"]
     told = app.json("POST", "/infer/consensus", params={"image": "case5", "output": "json"})
-    assert told["annotators"] == ["rater-a", "rater-b", "rater-c"]
+    assert told["raters"] == ["rater-a", "rater-b", "rater-c"]
     final = nib.load(app.studies / "labels" / "final" / "case5.nii.gz")
     fused = np.asarray(final.dataobj)
     assert (fused == truth).mean() > max((np.roll(truth, s, 0) == truth).mean() for s in (-1, 1))

@@ -15,7 +15,7 @@ import requests
 from archives import upload, write_series
 from conftest import BALL, serve
 
-from medseg.workflows.predict import predict
+from medseg.workflows.predict.run import predict
 
 SEGMENTS = [{"name": "any", "model_name": "medseg"}, {"name": "other"}]  # the model knows better
 

@@ -13,8 +13,8 @@ import pytest
 from conftest import MODELS
 from servers import Server, free_port
 
-from medseg.label.standins import python_path
-from medseg.workflows.predict import predict
+from medseg.serve.standins import python_path
+from medseg.workflows.predict.run import predict
 
 
 @pytest.fixture(scope="module")

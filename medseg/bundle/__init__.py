@@ -1,0 +1,1 @@
+"""MONAI bundles: what training writes and what prediction opens as data."""

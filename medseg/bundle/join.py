@@ -1,0 +1,95 @@
+"""Bundles of one view each become the bundle of all views."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medseg.bundle.bundle import open_bundle, write_bundle
+from medseg.bundle.configs import SCRIPTS
+from medseg.bundle.safe_load import read_json
+from medseg.config import DataSpec
+from medseg.errors import BundleError, OutputError
+from medseg.instantiate import current_names
+from medseg.portable.networks.adapters import Views
+from medseg.records import Piece, digest_of
+
+
+def join_bundles(out: Path, parts: Mapping[str, Path], *, data: DataSpec, name: str, fusion: str = "vote") -> Path:
+    """Put the networks of several views into one bundle.
+
+    Args:
+        out: folder of the new bundle.
+        parts: view -> bundle of one network.
+        data: what all views share, as planned: its patch has the length of every axis.
+        name: of the pipeline.
+        fusion: of `portable.inference.multi_view.FUSIONS`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        BundleError: a part that is none, or of other data.
+        OutputError: the folder cannot be written.
+    """
+    opened = {view: open_bundle(path) for view, path in parts.items()}
+    for view, bundle in opened.items():
+        if bundle.views or bundle.data.view != view:
+            found = ", ".join(bundle.views) or bundle.data.view
+            raise BundleError(f"is of the view {found}, not {view}", path=bundle.path)
+        if (bundle.data.spacing_mm, bundle.data.labels) != (data.spacing_mm, data.labels):
+            raise BundleError("has another spacing or other labels than the other views", path=bundle.path)
+    network = Views({view: bundle.network for view, bundle in opened.items()})
+    definitions = {view: _network_def(bundle.path) for view, bundle in opened.items()}
+    definition = {"_target_": "medseg.portable.networks.adapters.Views", "networks": definitions}
+    return write_bundle(out, network, network_def=definition, data=data, name=name, fusion=fusion)
+
+
+def _network_def(bundle: Path) -> Any:
+    """What makes a bundle's network, in the names of the scripts that are written beside it now."""
+    return current_names(read_json(bundle / "configs" / "inference.json")["network_def"], SCRIPTS)
+
+
+def write_joint_bundle(single: Mapping[str, Path], out: Path, data: DataSpec, *, name: str, fusion: str) -> None:
+    """Write one bundle of the networks of several, unless it is there already; of one it is a copy.
+
+    Args:
+        single: view -> bundle of its network.
+        out: where the common bundle goes.
+        data: what the plan decided for all views.
+        name: of the pipeline.
+        fusion: of `portable.inference.multi_view.FUSIONS`.
+
+    Raises:
+        MedsegError: a bundle that cannot be used, or a place that cannot be written.
+    """
+    made_of = {"networks": {view: digest_of(path) for view, path in single.items()}, "fusion": fusion}
+    piece = Piece(out.with_name("bundle.json"), made_of, [out])
+    if piece.notes() is not None:
+        return
+    piece.begin()
+    if len(single) == 1:
+        copy_bundle(next(iter(single.values())), out)
+    else:
+        join_bundles(out, single, data=data, name=name, fusion=fusion)
+    piece.finish()
+
+
+def copy_bundle(source: Path, target: Path) -> None:
+    """Put a copy of a bundle where there may be an older one; it appears whole.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    temporary = target.with_name(f".{target.name}.copy.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(source, temporary)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.replace(target)
+    except (OSError, shutil.Error) as error:
+        raise OutputError(f"cannot be written ({getattr(error, 'strerror', None) or error})", path=target) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

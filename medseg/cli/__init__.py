@@ -1,0 +1,5 @@
+"""The `medseg` command."""
+
+from medseg.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,1 @@
+"""One file per method that fuses several raters' annotations into one label map."""

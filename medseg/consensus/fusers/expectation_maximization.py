@@ -1,0 +1,63 @@
+"""The two steps of expectation maximisation that STAPLE and multi-label STAPLE share, on patterns.
+
+theta[r, j, c] is the probability that rater r says j where the truth is c. Its last row stands for "does not
+vote": it is 1 and so drops out of every product.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+
+class Ballots:
+    """The votes of patterns, laid out for both steps.
+
+    Args:
+        table: `(P, R)` vote of each rater: 0 to `votes` - 1, or `votes` where he does not vote.
+        counts: `(P,)` voxels of each pattern.
+        votes: number of different votes.
+    """
+
+    def __init__(self, table: np.ndarray, counts: np.ndarray, votes: int) -> None:
+        patterns, self.raters = table.shape
+        self.counts, self.votes = counts, votes
+        columns = table.astype(np.int64) + (votes + 1) * np.arange(self.raters)
+        starts = np.arange(0, columns.size + 1, self.raters)
+        shape = (patterns, self.raters * (votes + 1))
+        self._cast = sparse.csr_array((np.ones(columns.size), columns.ravel(), starts), shape)
+        self._received = self._cast.T.tocsr()
+
+    def sums(self, mass: np.ndarray) -> np.ndarray:
+        """`(R, votes + 1, C)`: the mass, `(P, C)`, under each vote of each rater."""
+        return (self._received @ mass).reshape(self.raters, self.votes + 1, -1)
+
+    def posterior(self, theta: np.ndarray, prior: np.ndarray) -> np.ndarray:
+        """W(c) ~ prior(c) prod_r theta_r(vote of r | c) for each pattern.
+
+        Args:
+            theta: `(R, votes + 1, C)`.
+            prior: `(C,)`.
+
+        Returns:
+            `(P, C)` that sum to 1, or to 0 where the model holds the pattern for impossible.
+        """
+        with np.errstate(divide="ignore"):
+            total = np.log(prior) + self._cast @ np.log(theta).reshape(-1, theta.shape[2])
+        highest = total.max(1, keepdims=True)
+        possible = np.isfinite(highest)
+        weights = np.exp(total - np.where(possible, highest, 0.0))
+        return weights / np.where(possible, weights.sum(1, keepdims=True), 1.0)
+
+    def rates(self, W: np.ndarray, before: np.ndarray) -> np.ndarray:
+        """theta_r(j | c): the share of vote j in the mass of truth c where r votes.
+
+        Args:
+            W: `(P, C)` probability of each truth.
+            before: `(R, votes + 1, C)`, kept where a truth has no mass to learn from.
+        """
+        sums = self.sums(self.counts[:, None] * W)
+        total = sums[:, :-1].sum(1, keepdims=True)
+        theta = np.where(total > 0, sums / np.where(total > 0, total, 1.0), before)
+        theta[:, -1] = 1
+        return theta

@@ -1,0 +1,89 @@
+"""How the files of a study are understood, and what they look like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from medseg.consensus.io.align import Way
+from medseg.consensus.io.annotation_files import LARGEST
+from medseg.consensus.io.segment_table import Segment
+from medseg.consensus.study import MISSING
+from medseg.dicom.series import Series
+from medseg.errors import ConfigError
+from medseg.portable.io.header import Header
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are understood.
+
+    Attributes:
+        missing: value in label files of what was not annotated; None: everything was.
+        resample: what lies on another grid is brought over: "nearest" or "linear"; None: an error.
+        nan: "zero" replaces NaN and infinities in the image; None: an error.
+        probabilities: files of floating-point numbers or several channels are class probabilities.
+        channel: which channel of an image with several; "all" of them; None: an error, save for colours.
+        partial: (rater, class): the rater did not look for the class.
+        regions: rater -> mask file of what the rater annotated.
+        labels: value -> name, known beforehand.
+        closed: whether other values than `labels` are mistakes.
+        series: UID of the image's DICOM series; None: the only volume in its folder.
+    """
+
+    missing: int | None = MISSING
+    resample: Way | None = None
+    nan: Literal["zero"] | None = None
+    probabilities: bool = False
+    channel: int | Literal["all"] | None = None
+    partial: tuple[tuple[str, str], ...] = ()
+    regions: Mapping[str, Path] = field(default_factory=dict)
+    labels: Mapping[int, str] = field(default_factory=dict)
+    closed: bool = False
+    series: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.resample not in (None, "nearest", "linear"):
+            raise ConfigError(f"--resample {self.resample}: accepted are nearest and linear")
+        if self.nan not in (None, "zero"):
+            raise ConfigError(f"--nan {self.nan}: accepted is zero")
+        if self.missing is not None and not -32768 <= self.missing <= LARGEST:
+            raise ConfigError(f"--missing-value {self.missing}: accepted are -32768 to {LARGEST}, or none")
+        if self.missing is not None and (self.missing in self.labels or self.missing == 0):
+            what = self.labels.get(self.missing, "the background")
+            raise ConfigError(f"the value {self.missing} means '{what}' and cannot also mean not annotated")
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """What the files of a study look like, so that results can look the same.
+
+    Attributes:
+        grid: of the image, or of the first rater where there is no image.
+        suffix: of the first rater's file, `.nii.gz` for any NIfTI; `.dcm` where the image is DICOM.
+        flat: whether that file is a picture of two dimensions.
+        dtype: of its label values.
+        palette: colours of a palette picture, as Pillow has them.
+        segments: of the classes; the background is not among them.
+        missing: value of what is not annotated.
+        sources: files of each rater.
+        notes: what was done to the files, and what is strange about them.
+        fields: further fields for the header of a `.seg.nrrd`.
+        series: the image, where it is DICOM.
+    """
+
+    grid: Header
+    suffix: str
+    flat: bool
+    dtype: np.dtype
+    segments: tuple[Segment, ...]
+    missing: int
+    palette: bytes | None
+    sources: tuple[tuple[Path, ...], ...]
+    notes: tuple[str, ...]
+    fields: Mapping[str, str] = field(default_factory=dict)
+    series: Series | None = None

@@ -1,0 +1,86 @@
+"""What a rater did not look at: regions, partial protocols, probabilities that are all zero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from medseg.consensus.io.align import Placed, Way, place
+from medseg.consensus.io.segment_table import Segment
+from medseg.consensus.study import MISSING, Rater
+from medseg.errors import ConfigError, DataError
+from medseg.portable.io.header import Header
+from medseg.portable.io.read import VolumeError, read_volume
+
+NOTHING = 1e-6
+"""Probabilities that sum to less say that nothing was annotated."""
+
+ROUNDING = 1e-3
+
+
+def tidy_probabilities(array: np.ndarray, path: Path) -> tuple[np.ndarray, list[str]]:
+    """Probabilities `(K, X, Y, Z)` that sum to 1, or to 0 where nothing was annotated, and notes.
+
+    Raises:
+        DataError: NaN, or numbers outside [0, 1].
+    """
+    if not np.isfinite(array).all() or array.min() < -ROUNDING or array.max() > 1 + ROUNDING:
+        raise DataError("holds probabilities outside 0 to 1, or NaN", path=path, hint="apply a softmax first")
+    total = array.sum(0)
+    given = total >= NOTHING
+    worst = float(np.abs(total[given] - 1).max(initial=0))
+    tidy = np.divide(array, total, out=np.zeros_like(array), where=given)
+    note = f"its probabilities sum to 1 with a deviation of up to {worst:.2g}: they were scaled"
+    return tidy, [note] if worst > ROUNDING else []
+
+
+def limit_to_region(rater: Rater, file: Path, grid: Header, way: Way | None) -> tuple[Rater, list[str]]:
+    """A rater who annotated only where a mask is not 0, and a note."""
+    try:
+        array, header = read_volume(file)
+    except VolumeError as error:
+        raise DataError(str(error), path=error.path or file) from error
+    if len(array) != 1:
+        raise DataError(f"has {len(array)} channels; a region has one", path=file)
+    mask, notes = place(Placed((array[0] != 0).astype(np.uint8), header, outside=0), grid, way)
+    share = float(np.mean(mask == 0))
+    return _forget(rater, mask == 0), [*notes, f"{rater.name}: {share:.1%} of the image lies outside {file.name}"]
+
+
+def unsay(
+    rater: Rater, others: Sequence[np.ndarray], wanted: str, segments: Sequence[Segment]
+) -> tuple[Rater, list[str]]:
+    """A rater who did not look for a class: background that others call it is not annotated.
+
+    Args:
+        rater: the one.
+        others: labels `(X, Y, Z)` of the others.
+        wanted: name or value of the class.
+        segments: of all classes.
+
+    Raises:
+        ConfigError: there is no such class.
+    """
+    index = next((n for n, s in enumerate(segments, start=1) if wanted in (s.title, str(s.value))), None)
+    if index is None:
+        raise ConfigError(f"there is no class called {wanted}; there are {', '.join(s.title for s in segments)}")
+    forget = np.zeros(rater.labels.shape, bool)
+    for labels in others:
+        forget |= labels == index
+    forget &= rater.labels == 0
+    count, title = int(np.count_nonzero(forget)), segments[index - 1].title
+    note = f"{rater.name}: did not look for {title}: {count} voxels that others call so count as not annotated"
+    return _forget(rater, forget), [note]
+
+
+def _forget(rater: Rater, where: np.ndarray) -> Rater:
+    labels = rater.labels.copy()
+    labels[where] = MISSING
+    if rater.probabilities is None:
+        return replace(rater, labels=labels)
+    probabilities = rater.probabilities.copy()
+    probabilities[:, where] = 0
+    return replace(rater, labels=labels, probabilities=probabilities)

@@ -1,0 +1,1 @@
+"""Agreement between raters, raters against the consensus, maps of uncertainty."""

@@ -1,0 +1,127 @@
+"""Each rater against the consensus, class by class: who saw more, who saw less, and how far off.
+
+Only voxels that the rater annotated and the consensus decided count. Sensitivity, precision, Dice and the
+surface figures are those of `medseg.metrics` with the rater as prediction and the consensus as reference;
+specificity and coverage are shares of the voxels of the field, the box of all labels and its margin, since
+the air round the patient would make every specificity perfect.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from medseg.consensus.boxes import extent, with_margin
+from medseg.consensus.study import MISSING, Fused, Rater, Study
+from medseg.metrics import segmentation_metrics
+from medseg.metrics.aggregate import SITUATIONS
+
+FIGURES = (
+    "sensitivity", "specificity", "precision", "dice", "hd95_mm", "surface_dice", "rater_ml", "consensus_ml",
+    "bias_ml", "bias_percent",
+)  # fmt: skip
+AVERAGED = ("sensitivity", "specificity", "precision", "dice", "hd95_mm", "surface_dice", "bias_ml", "bias_percent")
+COLUMNS = ("rater", "class", "situation", "coverage", *FIGURES, "tp", "fp", "fn", "tn", "classes_averaged")
+Facts = dict[str, Any]
+
+
+def rater_table(study: Study, fused: Fused, *, tolerance_mm: float = 1.0) -> list[Facts]:
+    """One entry per rater, JSON-ready; what does not exist is None.
+
+    Args:
+        study: the raters.
+        fused: their consensus.
+        tolerance_mm: of the surface Dice.
+
+    Returns:
+        `rater`; `coverage`, the annotated share of the field, and `coverage_of_grid`; `classes`: for each class
+        but the background `situation` (both, both_empty, missing: the rater does not have it, spurious: only he
+        has it), `FIGURES` and voxel counts; `overall`: means over the classes that either has, `n` classes that
+        each mean is of, and `situations` counted. A class that one of the two lacks has Dice 0 and no distance.
+    """
+    found = extent([rater.labels for rater in study.raters] + [fused.labels])
+    field = with_margin(found.labelled, study.shape, study.spacing_mm)
+    consensus = fused.labels[field]
+    return [_entry(study, rater, consensus, rater.labels[field], tolerance_mm) for rater in study.raters]
+
+
+def _entry(study: Study, rater: Rater, consensus: np.ndarray, labels: np.ndarray, tolerance_mm: float) -> Facts:
+    annotated = labels != MISSING
+    reference = np.where(annotated, consensus, MISSING).astype(np.uint8)
+    compared = segmentation_metrics(
+        labels,
+        reference,
+        label_values=range(1, len(study.classes)),
+        spacing_mm=study.spacing_mm,
+        tolerance_mm=tolerance_mm,
+        ignore=MISSING,
+    )
+    known = int(np.count_nonzero(reference != MISSING))
+    classes = {study.classes[c]: _figures(row, known) for c, row in compared.items()}
+    return {
+        "rater": rater.name,
+        "coverage": float(annotated.mean()),
+        "coverage_of_grid": float((rater.labels != MISSING).mean()),
+        "classes": classes,
+        "overall": _overall(list(classes.values())),
+    }
+
+
+def _figures(row: Facts, known: int) -> Facts:
+    tp, fp, fn = (int(row[key]) for key in ("tp", "fp", "fn"))
+    tn = known - tp - fp - fn
+    return {
+        "situation": row["situation"],
+        "sensitivity": _share(tp, fn),
+        "specificity": _share(tn, fp),
+        "precision": _share(tp, fp),
+        "dice": row["dice"] if row["situation"] != "both_empty" else None,
+        "hd95_mm": row["hd95_mm"],
+        "surface_dice": row["surface_dice"] if row["situation"] != "both_empty" else None,
+        "rater_ml": row["prediction_ml"],
+        "consensus_ml": row["reference_ml"],
+        "bias_ml": row["volume_error_ml"],
+        "bias_percent": row["volume_error_percent"],
+        **{"tp": tp, "fp": fp, "fn": fn, "tn": tn},
+    }
+
+
+def _share(part: int, rest: int) -> float | None:
+    return part / (part + rest) if part + rest else None
+
+
+def _overall(rows: list[Facts]) -> Facts:
+    seen = [row for row in rows if row["situation"] != "both_empty"]
+    values = {key: [row[key] for row in seen if row[key] is not None] for key in AVERAGED}
+    counted = Counter(row["situation"] for row in rows)
+    return {
+        **{key: mean(v) if v else None for key, v in values.items()},
+        "rater_ml": sum(row["rater_ml"] for row in rows),
+        "consensus_ml": sum(row["consensus_ml"] for row in rows),
+        "n": {key: len(v) for key, v in values.items()},
+        "situations": {name: counted[name] for name in SITUATIONS},
+    }
+
+
+def csv_rows(table: list[Facts]) -> Iterator[list[Any]]:
+    """The table as rows for `csv.writer`, the heads first; what does not exist is an empty field.
+
+    The row of class "overall" holds the means, its situation how many classes are in both, only in the
+    consensus (missing), only in the rater's (spurious) or in neither.
+    """
+    yield list(COLUMNS)
+    for entry in table:
+        for name, row in entry["classes"].items():
+            yield _cells(entry, name, row)
+        overall = entry["overall"]
+        counted = " ".join(f"{key}={n}" for key, n in overall["situations"].items())
+        yield _cells(entry, "overall", {**overall, "situation": counted, "classes_averaged": overall["n"]["dice"]})
+
+
+def _cells(entry: Facts, name: str, row: Facts) -> list[Any]:
+    full = {**row, "rater": entry["rater"], "class": name, "coverage": entry["coverage"]}
+    return [f"{v:.6g}" if isinstance(v := full.get(key), float) else v for key in COLUMNS]

@@ -1,0 +1,106 @@
+"""What is said of a fusion besides its labels: who was heard where, and how near each rater is to the answer."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from medseg import __version__
+from medseg.consensus.boxes import labelled_box
+from medseg.consensus.study import MISSING, Fused, Study
+
+_PACKAGES = ("numpy", "scipy", "scikit-learn", "PyMaxflow", "SimpleITK")
+_PLANE = 1 << 20
+
+
+def rater_count(study: Study) -> np.ndarray:
+    """`(X, Y, Z)` uint8: how many raters annotated each voxel."""
+    count = np.full(study.shape, len(study.raters), np.uint8)
+    for rater in study.raters:
+        if rater.labels.max() == MISSING:
+            count -= rater.labels == MISSING
+    return count
+
+
+def summarise(study: Study, fused: Fused, notes: list[str] | None = None) -> dict[str, Any]:
+    """JSON-ready report of a fusion.
+
+    Args:
+        study: what was fused.
+        fused: the answer.
+        notes: what was strange about the input; they join the warnings.
+    """
+    tables = contingencies(study, fused.labels)
+    rows = []
+    for rater, table, known in zip(study.raters, tables, fused.raters, strict=True):
+        annotated = int(rater.labels.size - np.count_nonzero(rater.labels == MISSING))
+        rows.append(
+            {
+                "name": rater.name,
+                **known,
+                "dice": dice_by_class(table, study.classes),
+                "coverage": annotated / rater.labels.size,
+                "annotated_voxels": annotated,
+                "empty": bool(annotated and not table[1:-1].any()),
+                "soft": rater.probabilities is not None,
+            }
+        )
+    report = {"classes": list(study.classes), "shape": list(study.shape), "spacing_mm": list(study.spacing_mm)}
+    report |= {**fused.facts, "raters": rows, "versions": versions()}
+    empty = [
+        f"{row['name']} labelled nothing in what he annotated; that is kept as a vote" for row in rows if row["empty"]
+    ]
+    told = [*(notes or []), *fused.facts.get("warnings", []), *empty]
+    return report | {"warnings": list(dict.fromkeys(told))}
+
+
+def contingencies(study: Study, labels: np.ndarray) -> np.ndarray:
+    """`(R, K + 1, K)` voxels by the rater's class (the last row: not annotated) and the consensus.
+
+    Only the box round all labels is counted: outside of it rater and consensus are background.
+    """
+    classes = len(study.classes)
+    counts = np.zeros((len(study.raters), classes + 1, classes), np.int64)
+    box = labelled_box([labels, *(rater.labels for rater in study.raters)])
+    if box is None:
+        return counts
+    answer = labels[box]
+    step = max(1, _PLANE * len(answer) // answer.size)
+    for r, rater in enumerate(study.raters):
+        said = rater.labels[box]
+        for k in range(0, len(answer), step):
+            won = answer[k : k + step]
+            rows = np.minimum(said[k : k + step], np.uint8(min(classes, MISSING)))
+            pairs = rows.astype(np.uint16) * np.uint16(classes) + won
+            decided = pairs[won != MISSING]
+            counts[r] += np.bincount(decided.reshape(-1), minlength=counts[r].size).reshape(counts[r].shape)
+    return counts
+
+
+def dice_by_class(table: np.ndarray, classes: tuple[str, ...]) -> dict[str, float | None]:
+    """Dice of each foreground class where the rater annotated, and their mean; None where neither has the class.
+
+    Args:
+        table: `(K + 1, K)`, one entry of `contingencies`.
+        classes: names of the K classes.
+    """
+    seen = table[:-1]
+    scores: dict[str, float | None] = {}
+    for c, name in enumerate(classes[1:], start=1):
+        total = seen[c].sum() + seen[:, c].sum()
+        scores[name] = float(2 * seen[c, c] / total) if total else None
+    known = [score for score in scores.values() if score is not None]
+    return scores | {"mean": float(np.mean(known)) if known else None}
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what the numbers depend on; None: not installed."""
+    found: dict[str, str | None] = {"medseg": __version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found

@@ -1,0 +1,214 @@
+"""A preprocessed case on disk, read back memory-mapped: a patch costs the bytes of that patch.
+
+A folder holds one case: `image.npy` float16 `(C, X, Y, Z)`, `label.npy` uint8 `(X, Y, Z)` of class indices
+with 255 = ignore, `voxels.npy` int32 `(N, 3)` with some voxels of each class, and `entry.json`, which tells
+the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.data.body_slices import body_slices
+from medseg.errors import DataError
+from medseg.method import IGNORE
+
+ANNOTATED = "annotated"
+"""Key of voxels that are not ignored, in volumes of which only a part was drawn."""
+
+MOST_VOXELS = 4000
+"""Coordinates kept per class: enough that patches rarely repeat, few enough to be read at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """A preprocessed case in memory.
+
+    Args:
+        image: `(C, X, Y, Z)` float16.
+        label: `(X, Y, Z)` uint8 class indices, 255 = ignore; None: no label.
+        affine: (4, 4), voxels to millimetres in RAS+.
+    """
+
+    image: np.ndarray
+    label: np.ndarray | None
+    affine: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class CachedVolume:
+    """A preprocessed case on disk; small, and may travel between processes.
+
+    Args:
+        name: of the case.
+        source: the file it was made from, for messages.
+        image_path: float16 `(C, X, Y, Z)`.
+        label_path: uint8 `(X, Y, Z)`, or None.
+        voxels_path: int32 `(N, 3)`, rows as told by `rows`.
+        shape: voxels along x, y, z.
+        channels: of the image.
+        spacing_mm: of the preprocessed grid.
+        affine: (4, 4), voxels to millimetres in RAS+.
+        background: smallest value of each channel, which stands for what lies outside.
+        rows: class index (as text) or "annotated" -> first and last row in the file of voxels.
+        body: for each axis which slices show the body, see `slices.body_slices`.
+        pseudo: nobody drew its label; it was predicted.
+    """
+
+    name: str
+    source: Path
+    image_path: Path
+    label_path: Path | None
+    voxels_path: Path
+    shape: tuple[int, int, int]
+    channels: int
+    spacing_mm: tuple[float, float, float]
+    affine: np.ndarray
+    background: tuple[float, ...]
+    rows: Mapping[str, tuple[int, int]]
+    body: tuple[str, str, str]
+    pseudo: bool = False
+
+    @property
+    def image(self) -> np.ndarray:
+        """`(C, X, Y, Z)` float16, mapped anew: nothing is read yet, no file stays open with the volume."""
+        return self._mapped(self.image_path)
+
+    @property
+    def label(self) -> np.ndarray:
+        """`(X, Y, Z)` uint8 class indices, 255 = ignore, mapped anew.
+
+        Raises:
+            DataError: there is none.
+        """
+        if self.label_path is None:
+            raise DataError("has no label", path=self.source)
+        return self._mapped(self.label_path)
+
+    @property
+    def foreground(self) -> dict[int, np.ndarray]:
+        """Up to `MOST_VOXELS` random voxels `(n, 3)` of each class that is present, background left out."""
+        voxels = self._mapped(self.voxels_path)
+        return {int(k): voxels[a:b] for k, (a, b) in self.rows.items() if k not in ("0", ANNOTATED)}
+
+    @property
+    def annotated(self) -> np.ndarray | None:
+        """Random voxels `(n, 3)` that are not ignored; None where no voxel is ignored."""
+        if ANNOTATED not in self.rows:
+            return None
+        first, last = self.rows[ANNOTATED]
+        return self._mapped(self.voxels_path)[first:last]
+
+    def _mapped(self, path: Path) -> np.ndarray:
+        # copy-on-write: pages are shared between processes, and torch takes the array as writable
+        try:
+            return np.load(path, mmap_mode="c")
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"the cached copy of {self.source} is gone or damaged ({error})",
+                path=path,
+                hint="start again: it will be made anew",
+            ) from error
+
+
+def some_voxels(label: np.ndarray, seed: int) -> tuple[np.ndarray, dict[str, tuple[int, int]]]:
+    """Random voxels of each foreground class and, if some are ignored, of the annotated part.
+
+    Args:
+        label: `(X, Y, Z)` class indices, 255 = ignore.
+        seed: the same label and seed give the same voxels.
+
+    Returns:
+        int32 `(N, 3)` and the rows of each group.
+    """
+    rng = np.random.default_rng(seed)
+    counts = np.bincount(label.reshape(-1), minlength=IGNORE + 1)
+    groups = [(str(c), label == c) for c in range(1, IGNORE) if counts[c]]
+    if counts[IGNORE]:
+        groups.append((ANNOTATED, label != IGNORE))
+    picked, rows, first = [np.empty((0, 3), np.int32)], {}, 0
+    for name, mask in groups:
+        flat = np.flatnonzero(mask)
+        if len(flat) > MOST_VOXELS:
+            flat = rng.choice(flat, MOST_VOXELS, replace=False)
+        picked.append(np.stack(np.unravel_index(flat, label.shape), 1).astype(np.int32))
+        rows[name] = (first, first + len(flat))
+        first += len(flat)
+    return np.concatenate(picked), rows
+
+
+def write(folder: Path, content: Content, seed: int) -> None:
+    """Write a case into an empty folder; every file is on the disk before this returns.
+
+    Args:
+        folder: exists.
+        content: what to write.
+        seed: for the choice of voxels.
+    """
+    voxels = np.empty((0, 3), np.int32)
+    rows: dict[str, tuple[int, int]] = {}
+    if content.label is not None:
+        voxels, rows = some_voxels(content.label, seed)
+        _save(folder / "label.npy", content.label)
+    _save(folder / "image.npy", content.image)
+    _save(folder / "voxels.npy", voxels)
+    entry = {
+        "shape": list(content.image.shape[1:]),
+        "channels": content.image.shape[0],
+        "spacing_mm": np.linalg.norm(content.affine[:3, :3], axis=0).tolist(),
+        "affine": content.affine.tolist(),
+        "background": content.image.reshape(len(content.image), -1).min(1).astype(float).tolist(),
+        "rows": rows,
+        "body": body_slices(content.image, content.label),
+        "bytes": {file.name: file.stat().st_size for file in sorted(folder.glob("*.npy"))},
+    }
+    with open(folder / "entry.json", "w", encoding="utf-8") as file:
+        json.dump(entry, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with open(path, "wb") as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(folder: Path, name: str, source: Path, labelled: bool) -> CachedVolume | None:
+    """Open what `write` wrote; None where it is absent or damaged."""
+    try:
+        entry: dict[str, Any] = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
+        if any((folder / file).stat().st_size != size for file, size in entry["bytes"].items()):
+            return None
+        affine = np.array(entry["affine"], float).reshape(4, 4)
+        x, y, z = (int(n) for n in entry["shape"])
+        across_x, across_y, across_z = (str(b) for b in entry["body"])
+        dx, dy, dz = (float(d) for d in entry["spacing_mm"])
+        volume = CachedVolume(
+            name=name,
+            source=source,
+            image_path=folder / "image.npy",
+            label_path=folder / "label.npy" if labelled else None,
+            voxels_path=folder / "voxels.npy",
+            shape=(x, y, z),
+            channels=int(entry["channels"]),
+            spacing_mm=(dx, dy, dz),
+            affine=affine,
+            background=tuple(float(b) for b in entry["background"]),
+            rows={str(k): (int(a), int(b)) for k, (a, b) in entry["rows"].items()},
+            body=(across_x, across_y, across_z),
+        )
+        images_fit = volume.image.shape == (volume.channels, *volume.shape)
+        slices_fit = tuple(len(b) for b in volume.body) == volume.shape
+        labels_fit = not labelled or volume.label.shape == volume.shape
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError):
+        return None
+    return volume if images_fit and slices_fit and labels_fit else None

@@ -1,0 +1,182 @@
+"""Which series are in a folder: the headers of all its DICOM files, grouped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg.dicom.availability import files_below, is_dicom_file, need_dicom, quietly, reason_of
+from medseg.errors import DataError
+from medseg.portable.io.header import COPY_AGAIN
+
+NO_IMAGES = ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "PR", "SR", "KO", "REG", "AU", "ECG")
+"""Modalities of what is made of images, and is none to be segmented."""
+
+TAGS = (
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber",
+    "Modality", "ImageType", "InstanceNumber", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
+    "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation", "ImagePositionPatient",
+    "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "RescaleSlope",
+    "RescaleIntercept", "ModalityLUTSequence", "FrameOfReferenceUID", "AcquisitionNumber", "EchoTime",
+    "TemporalPositionIdentifier", "DiffusionBValue", "TriggerTime", "AcquisitionTime", "ContentTime",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+)  # fmt: skip
+"""What is read of each file: enough to sort, place and scale its voxels."""
+
+DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """One series of a folder.
+
+    Attributes:
+        uid: of the series.
+        files: with their headers (`TAGS` only), in the order of their paths.
+    """
+
+    uid: str
+    files: tuple[tuple[Path, Any], ...]
+
+    @property
+    def first(self) -> Any:
+        """Header of the first file."""
+        return self.files[0][1]
+
+    @property
+    def modality(self) -> str:
+        """CT, MR, SEG, ..."""
+        return str(self.first.get("Modality") or "?")
+
+    @property
+    def images(self) -> int:
+        """Number of slices."""
+        return sum(int(header.get("NumberOfFrames") or 1) for _, header in self.files)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether it is made of pictures."""
+        return "Rows" in self.first and self.modality not in NO_IMAGES
+
+    @property
+    def is_overview(self) -> bool:
+        """Whether it is a scout view or a single picture, beside which a volume is what is meant."""
+        return self.images == 1 or "LOCALIZER" in [str(word) for word in self.first.get("ImageType") or ()]
+
+    def __str__(self) -> str:
+        """As a choice for the user."""
+        words = f"'{self.first.get('SeriesDescription') or 'no description'}'"
+        return f"{self.uid} {words} {self.modality} {self.images} slice{'s' * (self.images != 1)}"
+
+
+def read_tags(path: Path) -> Any | None:
+    """A file's header, `TAGS` only; None for what only looked like DICOM.
+
+    Raises:
+        DataError: it is DICOM and damaged.
+    """
+    from pydicom.uid import UID
+
+    header = full_header(path, list(TAGS))
+    try:
+        int(header.get("NumberOfFrames") or 1)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"is a damaged DICOM file ({reason_of(error)})", path=path, hint=COPY_AGAIN) from error
+    with quietly():
+        kind = UID(str(header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or ""))
+    if "Image Storage" in kind.name and "Rows" not in header:
+        raise DataError(f"is a damaged DICOM file ({kind.name} without rows: cut off?)", path=path, hint=COPY_AGAIN)
+    return header if kind and kind != DIRECTORY else None
+
+
+def full_header(path: Path, tags: list[str] | None = None) -> Any:
+    """A file without its pixels.
+
+    Args:
+        path: of the file.
+        tags: names of what to read; None: everything.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    import pydicom
+
+    try:
+        with quietly():
+            header: Any = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
+            # pydicom parses a value when it is asked for: better now than anywhere later
+            _ = [*header.file_meta, *(header.iterall() if tags is not None else ())]
+    except Exception as error:  # its parser raises whatever a damaged byte leads to
+        raise DataError(f"is a damaged DICOM file ({reason_of(error)})", path=path, hint=COPY_AGAIN) from error
+    return header
+
+
+def series_in(place: Path) -> list[Found]:
+    """The series of a folder with all folders in it, or of one file; the larger ones first.
+
+    Raises:
+        ConfigError: the extra is not installed.
+        DataError: there is none, or a file is damaged.
+    """
+    need_dicom(place)
+    if not place.exists():
+        raise DataError("no such file or folder", path=place, hint="check the path")
+    groups: dict[str, list[tuple[Path, Any]]] = {}
+    for path in files_below(place) if place.is_dir() else [place]:
+        if not is_dicom_file(path):
+            if path.suffix.lower() == ".dcm":  # the end of a series would be missed by nobody
+                size = path.stat().st_size
+                raise DataError(f"is called .dcm and has no header of DICOM ({size} bytes)", path=path, hint=COPY_AGAIN)
+            continue
+        if (header := read_tags(path)) is not None:
+            groups.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append((path, header))
+    if not groups:
+        raise DataError("holds no DICOM file", path=place, hint="give the folder of a series")
+    found = [Found(uid, tuple(files)) for uid, files in groups.items()]
+    return sorted(found, key=lambda series: (-series.images, series.uid))
+
+
+def first_series(folder: Path) -> str:
+    """UID of the series that the first DICOM file of a folder, or below it, belongs to.
+
+    Raises:
+        ConfigError: the extra is not installed.
+        DataError: the file is damaged.
+    """
+    need_dicom(folder)
+    headers = (read_tags(path) for path in files_below(folder) if is_dicom_file(path))
+    return next((str(header.get("SeriesInstanceUID") or "") for header in headers if header is not None), str(folder))
+
+
+def choose(found: Sequence[Found], place: Path, uid: str | None = None) -> tuple[Found, list[str]]:
+    """The series to read.
+
+    Args:
+        found: what the folder holds.
+        place: the folder, for messages.
+        uid: the user's choice; None: the only volume.
+
+    Returns:
+        the series, and notes on what was left aside.
+
+    Raises:
+        DataError: there is none, several are possible, or `uid` is another.
+    """
+    images = [series for series in found if series.has_images]
+    if not images:
+        kinds = ", ".join(f"{n} of {kind}" for kind, n in Counter(s.modality for s in found).items())
+        raise DataError(f"holds DICOM files but no images: series {kinds}", path=place)
+    listed = "; ".join(map(str, images))
+    if uid is not None:
+        mine = [series for series in images if series.uid == uid]
+        if not mine:
+            raise DataError(f"has no image series {uid}; it has {listed}", path=place)
+        return mine[0], []
+    volumes = [series for series in images if not series.is_overview] or images
+    if len(volumes) > 1:
+        raise DataError(f"holds {len(images)} image series: {listed}", path=place, hint="choose one by --series UID")
+    others = [str(series) for series in images if series is not volumes[0]]
+    return volumes[0], [f"read {volumes[0]}, and not {'; '.join(others)}"] if others else []

@@ -1,0 +1,77 @@
+"""DICOM SEG as an annotation; highdicom puts its frames together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.dicom.stacking import LPS_TO_RAS
+from medseg.dicom.structures import Annotation, Color, chosen, overlapping
+from medseg.portable.io.header import Header, checked_spacing
+
+HALF = 0.5  # from which share on a voxel of a FRACTIONAL segmentation counts
+
+
+def read_segmentation(data: Any, path: Path, grid: Header, only: Sequence[str]) -> Annotation:
+    """The segments of a file, on the slices that it has, which may be fewer than the image's.
+
+    Args:
+        data: the parsed file.
+        path: for messages.
+        grid: of the image; tells the distance of slices where the file does not.
+        only: names of the segments to take; none: all.
+
+    Raises:
+        DataError: none of the segments is wanted.
+        VolumeError: its grid is unusable.
+        Exception: whatever highdicom finds wrong with a damaged file, or one whose frames are no volume.
+    """
+    import highdicom as hd
+
+    _give_spacing(data, grid)
+    seg = hd.seg.Segmentation.from_dataset(data, copy=False)
+    described = [seg.get_segment_description(n) for n in seg.segment_numbers]
+    names = [str(item.segment_label) for item in described]
+    taken, notes = chosen(names, only, path)
+    labels, affine, said = _volume(seg, [int(seg.segment_numbers[n]) for n in taken])
+    header = Header(path, labels.shape, 1, affine, checked_spacing(affine), np.dtype(np.uint8))
+    colors = tuple(_color(described[n]) for n in taken)
+    return Annotation(labels, header, tuple(names[n] for n in taken), colors, (*notes, *said))
+
+
+def _give_spacing(data: Any, grid: Header) -> None:
+    """Frames that are all empty are left out of a file, so that only a stated distance tells which are missing."""
+    for shared in data.get("SharedFunctionalGroupsSequence") or ():
+        for measures in shared.get("PixelMeasuresSequence") or ():
+            for name in ("SpacingBetweenSlices", "SliceThickness"):
+                if not measures.get(name):
+                    setattr(measures, name, float(grid.spacing_mm[2]))
+
+
+def _volume(seg: Any, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Labels, affine (RAS, of columns, rows, slices), notes."""
+    labels, twice, notes = np.empty(0, np.uint8), 0, []
+    fractional = str(seg.SegmentationType) == "FRACTIONAL"
+    for place, number in enumerate(numbers, start=1):
+        volume = seg.get_volume(segment_numbers=[number], combine_segments=False)
+        mask = volume.array[..., 0] >= HALF
+        if not labels.size:
+            labels, affine = np.zeros(mask.shape, np.uint8), volume.affine
+        twice += int(np.count_nonzero(labels[mask]))
+        labels[mask] = place
+    if fractional:
+        notes.append("it holds fractions: voxels of one half or more count")
+    return labels.transpose(2, 1, 0), LPS_TO_RAS @ affine[:, [2, 1, 0, 3]], [*notes, *overlapping(twice)]
+
+
+def _color(described: Any) -> Color | None:
+    import highdicom as hd
+
+    value = described.get("RecommendedDisplayCIELabValue")
+    if value is None:
+        return None
+    red, green, blue = hd.color.CIELabColor.from_dicom_value(list(value)).to_rgb()
+    return red / 255, green / 255, blue / 255

@@ -1,0 +1,128 @@
+"""RTSTRUCT as an annotation: closed planar contours, filled on the image's slices.
+
+A voxel belongs to a structure when its centre lies inside an odd number of the structure's contours on its slice, so
+that a contour within another one is a hole.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from skimage.draw import polygon
+
+from medseg.dicom.stacking import LPS_TO_RAS
+from medseg.dicom.structures import Annotation, Color, chosen, overlapping
+from medseg.errors import DataError
+from medseg.portable.io.header import Header
+
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+
+OFF_SLICES = 0.1
+"""How far a contour may lie off a slice: coordinates are often rounded to tenths of a millimetre."""
+
+
+def read_contours(data: Any, path: Path, grid: Header, only: Sequence[str]) -> Annotation:
+    """The structures of a file.
+
+    Args:
+        data: the parsed file.
+        path: for messages.
+        grid: of the image.
+        only: names of the structures to take; none: all.
+
+    Raises:
+        DataError: contours lie between or across the image's slices, or beyond them.
+    """
+    structures = list(data.get("StructureSetROISequence") or ())
+    names = [str(item.get("ROIName") or f"structure {item.get('ROINumber')}") for item in structures]
+    if not names:
+        raise DataError("is an RTSTRUCT without structures", path=path)
+    taken, notes = chosen(names, only, path)
+    drawn = {int(item.ReferencedROINumber): item for item in data.get("ROIContourSequence") or ()}
+    labels, twice = np.zeros(grid.shape, np.uint8), 0
+    colors: list[Color | None] = []
+    for place, n in enumerate(taken, start=1):
+        item = drawn.get(int(structures[n].ROINumber))
+        mask, said = _filled(item, names[n], path, grid)
+        notes += said
+        colors.append(_color(item))
+        twice += int(np.count_nonzero(labels[mask]))
+        labels[mask] = place
+    header = Header(path, grid.shape, 1, grid.affine, grid.spacing_mm, np.dtype(np.uint8))
+    return Annotation(
+        labels, header, tuple(names[n] for n in taken), tuple(colors), (*notes, *overlapping(twice))
+    )  # fmt: skip
+
+
+def _filled(item: Any | None, name: str, path: Path, grid: Header) -> tuple[np.ndarray, list[str]]:
+    """Voxels `(X, Y, Z)` of one structure, and notes."""
+    mask = np.zeros(grid.shape, bool)
+    contours = list((item.get("ContourSequence") if item is not None else None) or ())
+    kinds = Counter(str(contour.get("ContourGeometricType")) for contour in contours)
+    notes = [f"'{name}' has {count} contours of the type {kind}: left out" for kind, count in kinds.items()
+             if kind not in CLOSED]  # fmt: skip
+    closed = [contour for contour in contours if contour.get("ContourGeometricType") in CLOSED]
+    if not closed:
+        return mask, [*notes, f"'{name}' has no closed contours and counts as empty"]
+    axis: int | None = None
+    slices = set()
+    for number, contour in enumerate(closed, start=1):
+        points = _indices(contour, f"contour {number} of '{name}'", path, grid)
+        if len(points) < 3:  # encloses nothing
+            notes.append(f"contour {number} of '{name}' has {len(points)} points: left out")
+            continue
+        if axis is None:
+            axis = int(np.ptp(points, axis=0).argmin())
+        at = _slice(points, axis, f"contour {number} of '{name}'", path, grid)
+        slices.add(at)
+        plane = np.moveaxis(mask, axis, 0)[at]
+        first, second = np.delete(points, axis, axis=1).T
+        inside = polygon(first, second, plane.shape)
+        plane[inside] = ~plane[inside]
+    if slices and len(slices) < (between := max(slices) - min(slices) + 1):
+        notes.append(f"'{name}' has contours on {len(slices)} of the {between} slices between its ends: no others")
+    return mask, notes
+
+
+def _indices(contour: Any, what: str, path: Path, grid: Header) -> np.ndarray:
+    """(n, 3) points in voxels of the grid."""
+    try:
+        points = np.asarray(contour.get("ContourData"), float).reshape(-1, 3)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what} has broken coordinates", path=path) from error
+    if not np.isfinite(points).all():
+        raise DataError(f"{what} has coordinates that are no numbers", path=path)
+    world = np.c_[points, np.ones(len(points))] @ LPS_TO_RAS.T
+    return np.linalg.solve(grid.affine, world.T)[:3].T
+
+
+def _slice(points: np.ndarray, axis: int, what: str, path: Path, grid: Header) -> int:
+    """The slice that a contour lies on."""
+    along = points[:, axis]
+    if np.ptp(along) > 2 * OFF_SLICES:
+        raise DataError(
+            f"{what} is not drawn on the slices of {grid.path}, it crosses {np.ptp(along):.1f} of them", path=path,
+            hint="give the series it was drawn on",
+        )  # fmt: skip
+    at = round(float(along.mean()))
+    off = float(np.abs(along - at).max())
+    if off > OFF_SLICES:
+        raise DataError(
+            f"{what} lies between slices of {grid.path}, {off * grid.spacing_mm[axis]:.2g} mm off the nearest; slices "
+            f"are {grid.spacing_mm[axis]:.3g} mm apart", path=path, hint="give the series it was drawn on",
+        )  # fmt: skip
+    if not 0 <= at < grid.shape[axis]:
+        raise DataError(f"{what} lies outside {grid.path}", path=path, hint="give the series it was drawn on")
+    return at
+
+
+def _color(item: Mapping[str, Any] | None) -> Color | None:
+    value = item.get("ROIDisplayColor") if item is not None else None
+    if value is None or len(value) != 3:
+        return None
+    red, green, blue = (min(max(float(part) / 255, 0), 1) for part in value)
+    return red, green, blue

@@ -1,0 +1,190 @@
+"""Label maps as DICOM SEG on the slices of the series that they were made of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from medseg import __version__
+from medseg.dicom.availability import quietly, reason_of
+from medseg.dicom.find_series import full_header
+from medseg.dicom.series import Series
+from medseg.dicom.snomed import code_of
+from medseg.errors import DataError, MedsegError, OutputError
+from medseg.portable.io.write import SaveError, replacing
+
+SUFFIX = ".dcm"
+SERIES_NUMBER = 300  # far from those of scanners, which count from 1
+LONGEST = 64  # letters of a description or a label
+UTF8 = "ISO_IR 192"  # in place of the source's character set, where that of a name may not be in it
+STANDARD = {
+    **dict.fromkeys(("PatientID", "PatientName", "AccessionNumber", "StudyID"), ".*"),
+    **dict.fromkeys(("PatientBirthDate", "StudyDate"), r"(\d{8})?"),
+    "StudyTime": r"(\d\d(\d\d(\d\d(\.\d{1,6})?)?)?)?",
+    "PatientSex": "[MFO]?",
+}
+"""What every image should have, if only empty, and which values the standard knows: anonymised images often lack some,
+or have others there, and a SEG may not. It gets none then."""
+
+
+@dataclass(frozen=True)
+class Author:
+    """What made a segmentation.
+
+    Attributes:
+        name: of the algorithm.
+        description: of the series.
+        parameters: of the run; short values, they are what tells results apart.
+        kind: AUTOMATIC; SEMIAUTOMATIC, a person went on from what the algorithm made; MANUAL, there is no algorithm.
+    """
+
+    name: str
+    description: str
+    parameters: dict[str, str] = field(default_factory=dict)
+    kind: Literal["AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"] = "AUTOMATIC"
+
+
+@dataclass(frozen=True)
+class Marked:
+    """One segment.
+
+    Attributes:
+        name: its label, coded by `medseg.dicom.snomed`.
+        color: red, green, blue in [0, 1]; None leaves it to the viewer.
+    """
+
+    name: str
+    color: tuple[float, float, float] | None = None
+
+
+def write_segmentation(
+    path: Path, labels: np.ndarray, series: Series, segments: Sequence[Marked], author: Author
+) -> None:
+    """Write a BINARY segmentation, atomically.
+
+    Args:
+        path: where; replaced if it exists.
+        labels: `(X, Y, Z)` uint8 on the grid of the series: 0, or the place of a segment counted from 1.
+        series: the source.
+        segments: at least one; those that no voxel has are described too.
+        author: of all of them.
+
+    Raises:
+        OutputError: it cannot be written.
+        DataError: a source file cannot be read any more, or has a header that cannot be referred to.
+    """
+    try:
+        with quietly():
+            made = _segmentation(labels, series, segments, author)
+    except (MedsegError, MemoryError):
+        raise
+    except Exception as error:  # highdicom raises whatever an odd header of a source leads to
+        problem = f"cannot be referred to by a DICOM SEG ({reason_of(error)})"
+        raise DataError(problem, path=series.header.path, hint="mend that, or write another format") from error
+    try:
+        with quietly(), replacing(path) as new:
+            made.save_as(new)
+    except SaveError as error:
+        raise OutputError(str(error), path=path) from error
+
+
+def _segmentation(labels: np.ndarray, series: Series, segments: Sequence[Marked], author: Author) -> Any:
+    import highdicom as hd
+
+    frames = np.ascontiguousarray(labels.transpose(2, 1, 0))
+    if series.slices[0].frame is not None:  # of a multi-frame file in the order of its frames
+        frames = frames[np.argsort([piece.frame or 0 for piece in series.slices])]
+    texts = [author.name, author.description, *(segment.name for segment in segments)]
+    unicode: dict[str, Any] = {} if all(text.isascii() for text in texts) else {"specific_character_set": UTF8}
+    return hd.seg.Segmentation(
+        source_images=_sources(series),
+        pixel_array=frames,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[_described(n, one, author) for n, one in enumerate(segments, start=1)],
+        series_instance_uid=hd.UID(),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="medseg",
+        manufacturer_model_name="medseg",
+        software_versions=__version__,
+        device_serial_number="none",
+        series_description=_text(author.description),
+        content_label="SEGMENTATION",
+        content_creator_name="medseg^",
+        content_description=_text(author.description),
+        omit_empty_frames=bool(frames.any()),  # an empty result has to have a frame nevertheless
+        **unicode,
+    )
+
+
+def _text(text: str) -> str:
+    """As a DICOM value: short, and without the mark between values."""
+    return text.replace("\\", "/")[:LONGEST].strip()
+
+
+def _sources(series: Series) -> list[Any]:
+    """Full headers of the source files, with what they lack of the standard put in empty."""
+    headers = [full_header(path) for path in series.files]
+    for header in headers:
+        for name, pattern in STANDARD.items():
+            if not re.fullmatch(pattern, str(header.get(name) or "")):
+                setattr(header, name, "")
+            header.setdefault(name, "")
+        if not header.get("FrameOfReferenceUID"):
+            header.FrameOfReferenceUID = f"{header.SeriesInstanceUID}.1"
+    return headers
+
+
+def _described(number: int, segment: Marked, author: Author) -> Any:
+    import highdicom as hd
+
+    coded = code_of(segment.name)
+    color = None
+    if segment.color is not None:
+        color = hd.color.CIELabColor.from_rgb(*(round(255 * part) for part in segment.color))
+    described = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=_text(segment.name),
+        segmented_property_category=coded.category,
+        segmented_property_type=coded.kind,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues[author.kind],
+        algorithm_identification=_algorithm(author) if author.kind != "MANUAL" else None,
+        tracking_uid=hd.UID(),
+        tracking_id=_text(f"medseg {segment.name}"),
+        anatomic_regions=[coded.region] if coded.region is not None else None,
+        display_color=color,
+    )
+    if coded.side is not None:
+        kind = described.SegmentedPropertyTypeCodeSequence[0]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [hd.sr.CodedConcept.from_code(coded.side)]
+    return described
+
+
+def _algorithm(author: Author) -> Any:
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    return hd.AlgorithmIdentificationSequence(
+        name=_text(author.name),
+        family=codes.cid7162.ArtificialIntelligence,
+        version=__version__,
+        source="medseg",
+        parameters=author.parameters or None,
+    )
+
+
+def recorded_parameters(path: Path) -> str | None:
+    """Parameters that an earlier segmentation was made with, as they are written; None if there is none of ours."""
+    import pydicom
+
+    try:
+        data = pydicom.dcmread(path, stop_before_pixels=True)
+        return str(data.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmParameters)
+    except (OSError, pydicom.errors.InvalidDicomError, AttributeError, IndexError):
+        return None

@@ -1,0 +1,65 @@
+"""One case of a manifest: an image with what is known of it."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
+
+from medseg.manifest.fields import STRING_OR_LIST, FilePath, ImagePaths, stem
+from medseg.portable.io.channel_names import FIRST, RAW_FOLDERS, group_channels
+
+Class = int | str  # a class by its value or by its name
+
+
+class Item(BaseModel):
+    """Base of what is in a manifest: immutable, unknown keys kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Annotation(Item):
+    """One rater's drawing; `classes` lists what the rater looked for (absent: all)."""
+
+    rater: str
+    label: FilePath
+    classes: tuple[Class, ...] | None = None
+
+
+class Case(Item):
+    """One image with what is known of it; a plain string stands for its image."""
+
+    image: ImagePaths
+    label: FilePath | None = None
+    annotations: tuple[Annotation, ...] = ()
+    tags: tuple[Class, ...] | dict[str, Any] | None = None
+    subject: str | None = None
+    fold: int | None = None
+    case: str | None = Field(default=None, pattern=r"^[^/\\\s.][^/\\]*$", max_length=200)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_image(cls, value: Any) -> Any:
+        return {"image": value} if isinstance(value, str | list) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
+        return {"anyOf": [*STRING_OR_LIST, handler(core)]}
+
+    @field_serializer("image")
+    def _one_or_many(self, image: tuple[str, ...]) -> str | list[str]:
+        return image[0] if len(image) == 1 else list(image)
+
+    @property
+    def name(self) -> str:
+        """What its outputs are called: `case`, else the first image's file name without ending and channel."""
+        if self.case is not None:
+            return self.case
+        name = stem(self.image[0])
+        if len(self.image) > 1:
+            return name.removesuffix(FIRST) or name
+        drawn = [*([self.label] if self.label is not None else []), *(each.label for each in self.annotations)]
+        raw = PurePath(self.image[0]).parent.name in RAW_FOLDERS
+        (case,) = group_channels([name], (1,), raw=raw, labels=[stem(label) for label in drawn])
+        return case

@@ -1,0 +1,231 @@
+"""Which cases exist and what is known of each: the JSON data list of the Decathlon challenge, and more.
+
+What MONAI users have is accepted as it is; `unlabeled`, `annotations`, `tags`, `subject` and a name per case
+(`case`) are added to it. Keys that are not known are kept. No image is opened here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import (
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from medseg.errors import ManifestError
+from medseg.manifest.case import Annotation, Case, Item
+from medseg.manifest.fields import Labels, Modality, dicom_modality, first_of, readable
+from medseg.manifest.json_file import read_json, write_json
+
+__all__ = ["SECTIONS", "Annotation", "Case", "Manifest", "schema"]
+
+SECTIONS = ("training", "validation", "test", "unlabeled")
+
+
+class Manifest(Item):
+    """A set of cases; the form is written down in `data_manifests/schema.json`."""
+
+    name: str = ""
+    description: str = ""
+    modality: Modality = Field(default_factory=dict)
+    labels: Labels
+    ignore_index: int = Field(default=255, ge=-1, le=65535)
+    training: tuple[Case, ...] = ()
+    validation: tuple[Case, ...] = ()
+    test: tuple[Case, ...] = ()
+    unlabeled: tuple[Case, ...] = ()
+    _path: Path = PrivateAttr(default_factory=lambda: Path("manifest.json").absolute())
+
+    @field_validator("labels")
+    @classmethod
+    def _background_and_classes(cls, labels: dict[int, str]) -> dict[int, str]:
+        outside = [v for v in labels if not 0 <= v <= 254]
+        if outside:
+            raise ValueError(f"has the values {outside}; accepted are 0 to 254")
+        if 0 not in labels or len(labels) < 2:
+            raise ValueError(f"is {labels}; accepted is 0 for the background and at least one class")
+        if len(set(labels.values())) < len(labels) or not all(labels.values()):
+            raise ValueError(f"has an empty name or the same name twice: {list(labels.values())}")
+        return dict(sorted(labels.items()))
+
+    @field_validator("modality")
+    @classmethod
+    def _channels_in_order(cls, modality: dict[str, str]) -> dict[str, str]:
+        wanted = [str(n) for n in range(len(modality))]
+        if set(modality) != set(wanted):
+            raise ValueError(f'has the keys {list(modality)}; accepted are "0", "1", ... one per channel')
+        return {n: modality[n] for n in wanted}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        problems = list(self._contradictions())
+        if problems:
+            raise ValueError(first_of(problems))
+        return self
+
+    def _contradictions(self) -> Iterator[str]:
+        if self.ignore_index in self.labels:
+            yield f"ignore_index: {self.ignore_index} is also the value of '{self.labels[self.ignore_index]}'"
+        seen: dict[str, str] = {}
+        for where, section, case in self._places():
+            if case.name in seen:
+                other = seen[case.name]
+                yield f"{where}: is called '{case.name}' like {other}; name one of them by a \"case\" key"
+            seen[case.name] = where
+            if len(case.image) not in (1, self.channels):
+                yield f"{where}.image: has {len(case.image)} files, modality has {self.channels} channels"
+            if section in ("training", "validation") and not (case.label or case.annotations or case.tags):
+                yield f'{where}: has neither label, annotations nor tags; such cases belong into "unlabeled"'
+            yield from self._unknown_classes(where, case)
+        if not seen:
+            yield f"has no case; accepted are lists called {', '.join(SECTIONS)}"
+
+    def _unknown_classes(self, where: str, case: Case) -> Iterator[str]:
+        known = {*self.labels, *self.labels.values(), *map(str, self.labels)}
+        listed = [("tags", case.tags)]
+        listed += [(f"annotations[{n}].classes", a.classes) for n, a in enumerate(case.annotations)]
+        for key, classes in listed:
+            unknown = [c for c in classes or () if c not in known]
+            if unknown:
+                yield f"{where}.{key}: unknown classes {unknown}; known are {list(self.classes)}"
+
+    def _places(self) -> Iterator[tuple[str, str, Case]]:
+        for section in SECTIONS:
+            for n, case in enumerate(getattr(self, section)):
+                yield f"{section}[{n}]", section, case
+
+    @property
+    def path(self) -> Path:
+        """The file that relative paths start from."""
+        return self._path
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names in the order of their values, background first."""
+        return tuple(self.labels.values())
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """The value in label files of each class."""
+        return tuple(self.labels)
+
+    @property
+    def channels(self) -> int:
+        """Channels of every image; without `modality` as many as the first case has files."""
+        first = next((len(case.image) for _, _, case in self._places()), 1)
+        return len(self.modality) or first
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """DICOM's modality of each channel: CT, MR, PT, US, XR, or OT for anything else."""
+        return tuple(dicom_modality(m) for m in self.modality.values()) or ("OT",) * self.channels
+
+    @classmethod
+    def load(cls, path: str | Path) -> Manifest:
+        """Read and check a manifest.
+
+        Raises:
+            ManifestError: naming line and column of broken JSON, or the fields that are wrong.
+        """
+        return cls.build(read_json(Path(path)), Path(path))
+
+    @classmethod
+    def build(cls, content: Mapping[str, Any], path: Path) -> Manifest:
+        """Check a manifest that is not (yet) a file.
+
+        Args:
+            content: what would be in the JSON.
+            path: the file that relative paths start from.
+
+        Raises:
+            ManifestError: naming the fields that are wrong.
+        """
+        try:
+            manifest = cls.model_validate(content)
+        except ValidationError as e:
+            problems = [readable(p) for p in e.errors(include_url=False)]
+            raise ManifestError(first_of(problems), path=path) from None
+        manifest._path = path.absolute()
+        return manifest
+
+    def save(self, path: str | Path) -> Path:
+        """Write it whole or not at all; relative paths are kept right when the folder is another one.
+
+        Raises:
+            OutputError: when it cannot be written.
+        """
+        path = Path(path).absolute()
+        content = self.model_dump(mode="json", exclude_unset=True)
+        if path.parent != self.path.parent:
+            for section in SECTIONS:
+                for case in content.get(section, ()):
+                    self._move(case, path.parent)
+        write_json(path, content)
+        return path
+
+    def _move(self, case: dict[str, Any], folder: Path) -> None:
+        image = case["image"]
+        moved = [self.relative(self.resolve(p), folder) for p in ([image] if isinstance(image, str) else image)]
+        case["image"] = moved[0] if isinstance(image, str) else moved
+        for holder in (case, *case.get("annotations", ())):
+            if holder.get("label") is not None:
+                holder["label"] = self.relative(self.resolve(holder["label"]), folder)
+
+    @staticmethod
+    def relative(file: Path, folder: Path) -> str:
+        """How a manifest in `folder` names a file: relative inside it, else absolute."""
+        return (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
+
+    def resolve(self, relative: str) -> Path:
+        """A path of the manifest as a path of this machine."""
+        return self.path.parent / relative  # an absolute path stays itself
+
+    def images(self, case: Case) -> tuple[Path, ...]:
+        """The image files of a case: one per channel, or one for all."""
+        return tuple(self.resolve(p) for p in case.image)
+
+    def label(self, case: Case) -> Path | None:
+        """The label file of a case."""
+        return self.resolve(case.label) if case.label is not None else None
+
+    def with_labels(self, section: str, labels: Mapping[str, Path]) -> Manifest:
+        """A manifest in which cases of a section have other labels.
+
+        Args:
+            section: one of `SECTIONS`.
+            labels: case name -> label file.
+
+        Raises:
+            ManifestError: when a name is none of the section's.
+        """
+        cases: tuple[Case, ...] = getattr(self, section)
+        unknown = sorted(set(labels) - {c.name for c in cases})
+        if unknown:
+            raise ManifestError(f"{section} has no case called {', '.join(unknown)}", path=self.path)
+        changed = []
+        for case in cases:
+            if case.name in labels:
+                file = self.relative(Path(labels[case.name]).absolute(), self.path.parent)
+                new = case.model_copy(update={"label": file})
+                case = new if new.name == case.name else new.model_copy(update={"case": case.name})
+            changed.append(case)
+        return self.model_copy(update={section: tuple(changed)})
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a manifest, which `data_manifests/schema.json` holds."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}
+
+
+def streams_of(manifest: Manifest) -> dict[str, list[Case]]:
+    """Cases per stream: a training case without a label counts as unlabelled."""
+    return {
+        "labeled": [case for case in manifest.training if case.label],
+        "unlabeled": [*(case for case in manifest.training if not case.label), *manifest.unlabeled],
+    }

@@ -1,0 +1,61 @@
+"""From the figures of many cases to one table: what is averaged, over how many, and what is only counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import mean, median, stdev
+from typing import Any
+
+from medseg.metrics.segmentation import DISTANCES, Value
+
+SITUATIONS = ("both", "missing", "spurious", "both_empty")
+AVERAGED = ("dice", "jaccard", "surface_dice", *DISTANCES, "volume_error_ml", "volume_error_percent")
+
+
+def statistics(values: Sequence[float]) -> dict[str, float | int | None]:
+    """Mean, sample standard deviation, median, smallest, largest and how many; None where undefined."""
+    if not values:
+        return {"mean": None, "sd": None, "median": None, "min": None, "max": None, "n": 0}
+    return {
+        "mean": mean(values),
+        "sd": stdev(values) if len(values) > 1 else None,
+        "median": median(values),
+        "min": min(values),
+        "max": max(values),
+        "n": len(values),
+    }
+
+
+def summarize(compared: Sequence[dict[str, Value]], failed: Sequence[dict[str, Value]]) -> dict[str, Any]:
+    """One class over all cases.
+
+    Cases in which neither the prediction nor the reference has the class are counted and left out of every
+    mean: their perfect Dice says nothing about the organ.
+
+    Args:
+        compared: figures of the cases with a usable prediction.
+        failed: figures, against an empty prediction, of the cases without one.
+
+    Returns:
+        `statistics` of each of `AVERAGED`; `dice_with_failures`, in which a failed case that has the class
+        counts as Dice 0; `counts` of the situations and of `failed`.
+    """
+    seen = [row for row in compared if row["situation"] != "both_empty"]
+    found: dict[str, Any] = {name: statistics(_numbers(seen, name)) for name in AVERAGED}
+    zeros = [0.0 for row in failed if row["situation"] != "both_empty"]
+    found["dice_with_failures"] = statistics([*_numbers(seen, "dice"), *zeros])
+    counted = Counter(row["situation"] for row in compared)
+    found["counts"] = {**{name: counted[name] for name in SITUATIONS}, "failed": len(zeros)}
+    return found
+
+
+def mean_of_classes(classes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean over classes of each class's mean; `n` is the number of classes that have one."""
+    names = (*AVERAGED, "dice_with_failures")
+    means = {name: [c[name]["mean"] for c in classes if c[name]["mean"] is not None] for name in names}
+    return {name: {"mean": mean(v) if v else None, "n": len(v)} for name, v in means.items()}
+
+
+def _numbers(rows: Sequence[dict[str, Value]], name: str) -> list[float]:
+    return [float(v) for row in rows if (v := row[name]) is not None]

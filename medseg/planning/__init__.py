@@ -1,0 +1,1 @@
+"""From a manifest to a plan: spacing, intensities, patch and batch."""

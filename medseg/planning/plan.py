@@ -1,0 +1,214 @@
+"""From a manifest to a plan: spacing, intensity rule, view, patch and batch, by what the files themselves say.
+
+Nothing here is tuned to a data set. The rules are those that the field has settled on (nnU-Net, Isensee et al.,
+Nature Methods 2021: median spacing, intensities by modality), with sizes bounded by the memory at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from medseg.config import DataSpec, Intensity, NetworkSpec, View
+from medseg.errors import ConfigError, DataError, ManifestError
+from medseg.literals import begins_expression
+from medseg.manifest.manifest import Case, Manifest
+from medseg.networks.registry import fit_size
+from medseg.planning.fingerprint import survey
+from medseg.planning.planes import THICK_RATIO, check_views, even_spacing, slices_for
+from medseg.portable.io.read import VolumeError, read_volume
+from medseg.portable.planes import PLANES, slice_axis
+
+Triple = tuple[int, int, int]
+
+PATCH_VOXELS = {3: 112 * 112 * 80, 2: 384 * 384}
+"""Larger patches gain little: the V-Net papers' size, and a whole slice of most scanners."""
+
+ROWS = {3: 4, 2: 16}
+"""Patches per step over all streams."""
+
+BYTES_PER_VOXEL_AND_CHANNEL = 90
+"""Activations and gradients of an encoder-decoder per input voxel and channel of its first level (measured)."""
+
+FEW_SLICES = 16
+"""With thick slices and fewer than this, a network in the plane sees all there is to see."""
+
+INTENSITY_CASES = 20
+"""Labelled images whose foreground is read for the window of CT."""
+
+
+def plan(
+    manifest: Manifest,
+    *,
+    network: NetworkSpec,
+    memory_bytes: float,
+    overrides: Mapping[str, Any] | None = None,
+    views: Sequence[View] = (),
+) -> DataSpec:
+    """Decide how the data are presented to the network.
+
+    Args:
+        manifest: the data set.
+        network: its width bounds the patch.
+        memory_bytes: what training may use on the device.
+        overrides: fields of `DataSpec` that are given instead of planned.
+        views: of the stage. One is taken for the view; with several the patch has the length of each axis, of which
+            each plane makes its own 1, and all views share one grid.
+
+    Raises:
+        ConfigError: an override that `DataSpec` refuses, or views that do not go with it.
+        DataError: an image that a view reduces to lines.
+        ManifestError: a name that MONAI's tools would evaluate in the bundle.
+    """
+    given = dict(overrides or {})
+    _refuse_expressions(manifest)
+    seen = survey(manifest)
+    check_views(views, seen)
+    spacing = np.array(given.get("spacing_mm") or np.median(seen.spacing_mm, axis=0).round(4), dtype=float)
+    if len(views) > 1:
+        spacing = even_spacing(spacing, given="spacing_mm" in given)
+    view = _one_view(views, given.get("view")) or choose_view(spacing, np.median(seen.shape, axis=0))
+    keep = [axis != slice_axis(view) for axis in range(3)]
+    size = np.median(seen.shape * np.where(keep, seen.spacing_mm / spacing, 1.0), axis=0)
+    if len(views) > 1 and "volume" not in views:
+        patch = slices_for(size, spacing, _most_voxels(2, network.width, memory_bytes))
+    else:
+        patch = patch_for(size, spacing, view, width=network.width, memory_bytes=memory_bytes)
+    planned = {
+        "labels": manifest.labels,
+        "modality": manifest.modalities,
+        "spacing_mm": tuple(spacing.tolist()),
+        "view": view,
+        "resample_axes": tuple(keep),
+        "patch": patch,
+        "intensity": given.get("intensity") or intensity_rule(manifest),
+        "augment": {} if view == "volume" else {"rotate_degrees": _in_plane(view)},
+    }
+    return data_spec(planned | given)
+
+
+def _refuse_expressions(manifest: Manifest) -> None:
+    for name in (*manifest.labels.values(), *manifest.modalities):
+        if begins_expression(name):
+            raise ManifestError(
+                f"has the name {name!r}: what begins with $, @ or % is no name to MONAI's tools, which read the bundle",
+                path=manifest.path,
+                hint="rename it",
+            )
+
+
+def data_spec(fields: Mapping[str, Any]) -> DataSpec:
+    """A checked `DataSpec`.
+
+    Raises:
+        ConfigError: with the path of the field.
+    """
+    try:
+        spec = DataSpec(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in ("data", *first["loc"]))
+        raise ConfigError(f"{where}: {first['msg']}, got {first['input']!r}") from error
+    if 0 in spec.augment.flip_axes and spec.has_sides:
+        raise ConfigError(
+            "data.augment.flip_axes has 0, which makes left structures look like right ones, and both are labels",
+            hint="leave 0 out",
+        )
+    return spec
+
+
+def _one_view(views: Sequence[View], given: View | None) -> View | None:
+    """The view of the data as all networks of a stage share them; None: to be chosen."""
+    shared: View | None = "volume" if len(views) > 1 else next(iter(views), None)
+    if shared and given and shared != given:
+        raise ConfigError(f"data.view is {given}, the stage has the views {', '.join(views)}")
+    return shared or given
+
+
+def _most_voxels(dims: int, width: int, memory_bytes: float) -> float:
+    """Of a patch, by memory."""
+    return memory_bytes / (BYTES_PER_VOXEL_AND_CHANNEL * width * ROWS[dims])
+
+
+def choose_view(spacing_mm: np.ndarray, shape: np.ndarray) -> View:
+    """A plane for pictures, single slices and short stacks of thick slices; else the volume."""
+    thick = int(np.argmax(spacing_mm))
+    ratio = spacing_mm[thick] / spacing_mm.min()
+    if ratio >= THICK_RATIO and shape[thick] < FEW_SLICES:
+        return PLANES[thick]
+    flat = int(np.argmin(shape))
+    return PLANES[flat] if shape[flat] < 8 else "volume"
+
+
+def _in_plane(view: View) -> tuple[float, float, float]:
+    """Rotation about the slice axis only; in a plane there is no reason to stay near upright anatomy less."""
+    return tuple(15.0 if axis == slice_axis(view) else 0.0 for axis in range(3))  # type: ignore[return-value]
+
+
+def patch_for(
+    size: Sequence[float] | np.ndarray, spacing_mm: np.ndarray, view: View, *, width: int, memory_bytes: float
+) -> Triple:
+    """The patch: equally long along all axes in mm, no longer than the typical image, within memory.
+
+    Args:
+        size: typical image size in voxels of the target spacing.
+        spacing_mm: target spacing.
+        view: a plane makes the patch one voxel thick across it.
+        width: channels of the network's first level.
+        memory_bytes: what training may use.
+    """
+    axes = [axis for axis in range(3) if axis != slice_axis(view)]
+    dims = len(axes)
+    cap = min(PATCH_VOXELS[dims], _most_voxels(dims, width, memory_bytes))
+    low, high = 1.0, float(max(size[axis] * spacing_mm[axis] for axis in axes))
+    for _ in range(50):  # the longest side in mm whose patch stays under the cap
+        middle = (low + high) / 2
+        voxels = prod(min(size[axis], middle / spacing_mm[axis]) for axis in axes)
+        low, high = (middle, high) if voxels <= cap else (low, middle)
+    patch = [1, 1, 1]
+    for axis in axes:
+        patch[axis] = max(8, fit_size(low / spacing_mm[axis], largest=size[axis]))
+    return (patch[0], patch[1], patch[2])
+
+
+def plan_batch(streams: Sequence[str], sizes: Mapping[str, int], dims: int) -> dict[str, int]:
+    """Rows per stream: an equal share of the usual batch, in 3D no more labelled rows than labelled volumes."""
+    present = [stream for stream in streams if sizes.get(stream)]
+    share = max(1, ROWS[dims] // max(len(present), 1))
+    return {stream: min(share, sizes[stream]) if dims == 3 else share for stream in present}
+
+
+def intensity_rule(manifest: Manifest) -> Intensity:
+    """CT keeps its scale and is windowed to what the labelled structures show; all else is z-scored per image."""
+    if set(manifest.modalities) != {"CT"}:
+        return Intensity(kind="zscore")
+    labelled = [case for case in manifest.training if case.label]
+    samples = [values for case in labelled[:INTENSITY_CASES] if (values := _foreground(manifest, case)).size]
+    if not samples:
+        return Intensity(kind="window", low=-160.0, high=240.0, mean=40.0, std=100.0)  # soft tissue in HU
+    values = np.concatenate(samples)
+    low, high = np.percentile(values, [0.5, 99.5])
+    if high <= low:
+        raise DataError(f"all labelled voxels have intensity {low:g}", path=manifest.path)
+    inside = np.clip(values, low, high)
+    numbers = {"low": low, "high": high, "mean": inside.mean(), "std": max(inside.std(), 1e-3 * (high - low))}
+    return Intensity(kind="window", **{name: round(float(value), 4) for name, value in numbers.items()})
+
+
+def _foreground(manifest: Manifest, case: Case, most: int = 20_000) -> np.ndarray:
+    """Up to `most` intensities of labelled voxels, evenly spread over the volume."""
+    label = manifest.label(case)
+    path = manifest.images(case)[0]
+    try:
+        image = read_volume(path)[0][0]
+        mask = read_volume(label)[0][0] if label else None
+    except VolumeError as error:
+        raise DataError(str(error), path=getattr(error, "path", path)) from error
+    if mask is None or mask.shape != image.shape:
+        raise DataError(f"image has shape {image.shape}, its label {getattr(mask, 'shape', None)}", path=label)
+    values = image[(mask > 0) & (mask != manifest.ignore_index)]
+    return values[:: max(1, len(values) // most)].astype(np.float64)

@@ -1,0 +1,1 @@
+"""Sliding windows and the way back to an image's own grid; travels inside bundles."""

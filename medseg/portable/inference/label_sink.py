@@ -1,0 +1,112 @@
+"""Where labels, and what is wanted of their probabilities, are collected while the logits pass by."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .restore_grid import AxisMap, strongest
+
+LEVELS = 255  # of a probability stored in a byte
+
+Maker = Callable[[tuple[int, ...]], np.ndarray]
+"""Makes an array to be filled, given its shape; a `numpy.memmap`, say."""
+
+
+def probability_bytes(logits: Tensor, winner: Tensor) -> Tensor:
+    """Softmax of `(K, *spatial)` in steps of 1/255, uint8, whose first maximum is `winner` at every voxel.
+
+    Rounding makes equals of near equals; there the winner gets one step more, so that who takes the maximum
+    of the stored numbers finds the labels.
+    """
+    stored = logits.softmax(0).mul_(LEVELS).round_().to(torch.uint8)
+    top = strongest(stored)
+    stored.scatter_add_(0, winner.long()[None], (top != winner).to(torch.uint8)[None])
+    return stored
+
+
+def mapped_bytes(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A uint8 array `(K, X, Y, Z)` in a file, which memory need not hold; x fastest and classes slowest, as NIfTI.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    with path.open("wb") as file:  # a full disk must be an error now, not a fault at some later voxel
+        os.posix_fallocate(file.fileno(), 0, prod(shape))
+    return np.memmap(path, np.uint8, "r+", shape=(shape[0], *shape[:0:-1])).transpose(0, 3, 2, 1)
+
+
+def top_probability(logits: Tensor) -> Tensor:
+    """Largest softmax probability of `(K, *spatial)`, that of the label, `(*spatial)`."""
+    shifted = logits - logits.amax(0)
+    return shifted.exp_().sum(0).reciprocal_()
+
+
+class LabelSink:
+    """Writes labels into a volume on the file's grid, block by block.
+
+    Args:
+        maps: how the network's axes are read; gives the order of axes and the voxels of each.
+        axis: the slab axis of the network's grid.
+        values: label value of each class; None: the class index.
+        device: where the label volume is kept.
+        probabilities: makes the array `(K, *file's grid)` of uint8 to fill, given its shape; None: not
+            wanted.
+        confidence: makes the array of float16 on the file's grid that gets the probability of each label; None:
+            not wanted.
+    """
+
+    def __init__(
+        self,
+        maps: Sequence[AxisMap],
+        axis: int,
+        values: Sequence[int] | None,
+        device: torch.device,
+        probabilities: Maker | None = None,
+        confidence: Maker | None = None,
+    ) -> None:
+        self.axis = axis
+        self._order = [m.source for m in maps]  # of the file's axes along the network's
+        shape = [0, 0, 0]
+        for m in maps:
+            shape[m.source] = len(m.at)
+        # the first axis contiguous, as NIfTI stores it
+        self.labels = torch.zeros(shape[::-1], dtype=torch.uint8, device=device).permute(2, 1, 0)
+        self._values = None if values is None else np.array(values, dtype=np.uint8)
+        self._make = probabilities
+        self.wants_probabilities = probabilities is not None or confidence is not None
+        self._bytes: np.ndarray | None = None
+        self._confidence = None if confidence is None else confidence(tuple(shape))
+
+    def __call__(self, logits: Tensor, planes: slice) -> None:
+        """Take logits `(K, X, Y, Z)` in the network's order of axes for these planes of the slab axis.
+
+        Raises:
+            ValueError: for NaN or infinite logits, and for another number of channels than of label values.
+        """
+        if len(logits) < 2 or (self._values is not None and len(logits) != len(self._values)):
+            raise ValueError(f"the network has {len(logits)} channels; one for each class, background too, is needed")
+        if not bool(torch.isfinite(logits.sum())):
+            raise ValueError("the network returned NaN or infinite values for this image")
+        winner = strongest(logits)
+        where = (slice(None),) * self.axis + (planes,)
+        if self._make is not None:
+            self._store(probability_bytes(logits, winner), where)
+        if self._confidence is not None:
+            self._confidence.transpose(self._order)[where] = top_probability(logits).half().cpu().numpy()
+        if self._values is not None and self._values.tolist() != list(range(len(self._values))):
+            winner = torch.from_numpy(self._values[winner.cpu().numpy()])
+        self.labels.permute(self._order)[where] = winner.to(self.labels.device)
+
+    def _store(self, stored: Tensor, where: tuple[slice, ...]) -> None:
+        if self._bytes is None:
+            assert self._make is not None
+            self._bytes = self._make((len(stored), *self.labels.shape))
+        view = self._bytes.transpose([0, *(a + 1 for a in self._order)])
+        view[(slice(None), *where)] = stored.cpu().numpy()

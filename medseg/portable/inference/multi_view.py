@@ -1,0 +1,215 @@
+"""Prediction by several views: one sliding-window pass for each, then one label map of all."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from ..networks.adapters import context_of
+from ..planes import AXES, PLANES, slice_axis
+from .label_sink import Maker, mapped_bytes
+from .sliding_window import SlabInferer
+from .view_fusion import fuse_mean, fuse_votes
+from .windows import Predictor, window_starts
+
+FUSIONS = ("vote", "any", "mean")
+"""Most views; most of those that do not say background; the largest mean probability."""
+
+Progress = Callable[[int, int], None]
+PlaneSink = Callable[[str, Tensor, Tensor], None]
+"""View, its labels `(X, Y, Z)` uint8 and the probability of each of them float16, on the file's grid."""
+
+
+class ViewsInferer(Inferer):
+    """Images `(1, C, X, Y, Z)` and the networks of several views to one label map `(1, 1, X', Y', Z')`, uint8.
+
+    One view after the other; of each only labels and their probabilities are kept, three bytes a voxel. With
+    `fusion="mean"` there are files for the probabilities of all classes, in steps of 1/255, in the place for temporary
+    files instead.
+
+    Args:
+        roi_size: window in voxels; each plane makes its own axis 1.
+        views: which ones to ask, of those that the network has.
+        overlap: see `SlabInferer`; likewise the next ones.
+        sw_batch_size: windows of 64 x 64 x 64 voxels at once.
+        mirror_axes: axes along which each window is also predicted mirrored.
+        restore: give labels on the grid of the image's file.
+        label_values: label value of each class.
+        fusion: of `FUSIONS`; see `fusion`.
+
+    Attributes:
+        probabilities: as of `SlabInferer`, for a single view.
+        sink: gets the result of each view before they are fused.
+        progress: called with the windows done and the windows of all views.
+    """
+
+    def __init__(
+        self,
+        roi_size: Sequence[int],
+        views: Sequence[str],
+        overlap: float = 0.5,
+        sw_batch_size: int = 2,
+        mirror_axes: Sequence[int] = (),
+        restore: bool = True,
+        label_values: Sequence[int] | None = None,
+        fusion: str = "vote",
+    ) -> None:
+        SlabInferer(roi_size, overlap)  # refuses what no view could be asked with
+        if fusion not in FUSIONS:
+            raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
+        if not views:
+            raise ValueError("at least one view is needed")
+        self.roi_size, self.views, self.overlap = tuple(roi_size), tuple(views), overlap
+        self.sw_batch_size, self.mirror_axes, self.restore = sw_batch_size, tuple(mirror_axes), restore
+        self.label_values, self.fusion = label_values, fusion
+        self.probabilities: Maker | None = None
+        self.sink: PlaneSink | None = None
+        self.progress: Progress | None = None
+
+    @property
+    def windows(self) -> list[tuple[int, int, int]]:
+        """The window of each view."""
+        return [self._window(view) for view in self.views]
+
+    def _window(self, view: str) -> tuple[int, int, int]:
+        x, y, z = (1 if axis == slice_axis(view) else int(n) for axis, n in enumerate(self.roi_size))
+        return x, y, z
+
+    def __call__(self, inputs: Tensor, network: Predictor, *args: Any, **kwargs: Any) -> Tensor:
+        """Predict one image; `args` and `kwargs` go to the networks.
+
+        Raises:
+            ValueError: as of `SlabInferer`; a view that the network does not have; an image of one voxel along an axis
+                of a plane; probabilities of several views.
+        """
+        networks = self._networks(network)
+        self._check_planes(inputs.shape[2:])
+        votes = self.sink is not None or (self.fusion != "mean" and len(self.views) > 1)
+        answers: list[_Answer] = []
+        with tempfile.TemporaryDirectory() if self._by_mean else nullcontext("") as scratch:
+            for view in self.views:
+                answer = _Answer(Path(scratch) / view)
+                inferer = self._inferer(view, networks[view], inputs.shape[2:])
+                inferer.confidence = answer.make_confidence if votes else None
+                inferer.probabilities = answer.make_probabilities if self._by_mean else self.probabilities
+                answer.labels = inferer(inputs, networks[view], *args, **kwargs)
+                if self.sink is not None:
+                    self.sink(view, answer.plain, answer.confidence)
+                answers.append(answer)
+            return self._fused(answers)
+
+    def _check_planes(self, size: Sequence[int]) -> None:
+        """Refuse lines in place of slices."""
+        for view in self.views:
+            across = slice_axis(view)
+            for axis, length in enumerate(size):
+                if length == 1 and across not in (None, axis):
+                    raise ValueError(
+                        f"has one voxel along {AXES[axis]}, so that there is no {view} view of it; "
+                        f"ask for the {PLANES[axis]} view alone"
+                    )
+
+    @property
+    def _by_mean(self) -> bool:
+        return self.fusion == "mean" and len(self.views) > 1
+
+    def _networks(self, network: Predictor) -> nn.ModuleDict:
+        """The networks of the views, if all are there that are asked."""
+        networks = getattr(network, "networks", None)  # not by class, see `context_of`
+        if not isinstance(networks, nn.ModuleDict):
+            raise ValueError(f"views are asked of a {type(network).__name__}, which has none")
+        if unknown := [view for view in self.views if view not in networks]:
+            raise ValueError(f"there is no view {', '.join(unknown)}; this model has {', '.join(networks)}")
+        if self.probabilities and len(self.views) > 1:
+            raise ValueError("several views have no probabilities of all classes in common; ask for one view")
+        return networks
+
+    def _inferer(self, view: str, network: nn.Module, size: Sequence[int]) -> SlabInferer:
+        inferer = SlabInferer(
+            self._window(view),
+            self.overlap,
+            self.sw_batch_size,
+            self.mirror_axes,
+            self.restore,
+            self.label_values,
+            context_of(network),
+        )
+        if (progress := self.progress) is not None:
+            steps = [self._steps(window, size) for window in self.windows]
+            before, mine = sum(steps[: self.views.index(view)]), steps[self.views.index(view)]
+            # a pass that lacked memory has more windows than were counted
+            inferer.progress = lambda done, total: progress(before + done * mine // total, sum(steps))
+        return inferer
+
+    def _steps(self, window: Sequence[int], size: Sequence[int]) -> int:
+        return prod(len(window_starts(max(n, w), w, self.overlap)) for n, w in zip(size, window, strict=True))
+
+    def _fused(self, answers: Sequence[_Answer]) -> Tensor:
+        """One result of all, with what the first one knows of its grid."""
+        first = answers[0].labels
+        if len(answers) == 1:
+            return first
+        if self._by_mean:
+            fused = fuse_mean([answer.probabilities for answer in answers])
+            if self.label_values is not None:
+                fused = torch.tensor(list(self.label_values), dtype=torch.uint8)[fused.int()]
+        else:
+            background = int(self.label_values[0]) if self.label_values is not None else 0
+            fused = fuse_votes(
+                [answer.plain for answer in answers],
+                [answer.confidence for answer in answers],
+                background if self.fusion == "any" else None,
+            )
+        fused = fused.to(first.device)[None, None]
+        if not isinstance(first, MetaTensor):
+            return fused
+        result = MetaTensor(fused, meta=first.meta)
+        result.is_batch = first.is_batch
+        return result
+
+
+class _Answer:
+    """What one view says; an attempt that lacked memory leaves its arrays to the next one.
+
+    Args:
+        file: where probabilities of all classes go.
+
+    Attributes:
+        labels: as the inferer gives them, `(1, 1, X, Y, Z)`.
+        confidence: float16 `(X, Y, Z)`, once made.
+        probabilities: uint8 `(K, X, Y, Z)`, once made.
+    """
+
+    labels: Tensor
+    confidence: Tensor
+    probabilities: np.ndarray
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    @property
+    def plain(self) -> Tensor:
+        """The labels alone, `(X, Y, Z)` in main memory."""
+        labels = self.labels.as_tensor() if isinstance(self.labels, MetaTensor) else self.labels
+        return labels[0, 0].cpu()
+
+    def make_confidence(self, shape: tuple[int, ...]) -> np.ndarray:
+        """In the memory layout of the labels: the first axis contiguous."""
+        made = np.zeros(shape[::-1], np.float16).transpose()
+        self.confidence = torch.from_numpy(made)
+        return made
+
+    def make_probabilities(self, shape: tuple[int, ...]) -> np.ndarray:
+        """In a file."""
+        self.probabilities = mapped_bytes(self._file, shape)
+        return self.probabilities

@@ -1,0 +1,146 @@
+"""Sliding-window prediction from an image to labels on the file's own grid, in bounded memory.
+
+Logits of overlapping windows are blended with Gaussian weights in a ring of planes one window deep; finished
+planes are interpolated to the file's grid, become labels and are dropped. There is never a floating-point
+volume of all classes. On equal grids the labels are those of MONAI's `SlidingWindowInferer(mode="gaussian")`
+and an argmax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from monai.data import MetaTensor, decollate_batch
+from monai.data.utils import collate_meta_tensor
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from .label_sink import LabelSink, Maker
+from .out_of_memory import Attempt, with_less_memory
+from .restore_grid import AxisMap, grid_maps, same_grid
+from .slabs import Slabs
+from .windows import Predictor, batches, cut, mirrored, pad_to_window, slab_axis, visit, window_starts
+
+BATCH_VOXELS = 64**3  # smaller windows are batched up to `sw_batch_size` times as many voxels
+
+
+def _device(network: Predictor, image: Tensor) -> torch.device:
+    parameter = next(network.parameters(), None) if isinstance(network, nn.Module) else None
+    return image.device if parameter is None else parameter.device
+
+
+class SlabInferer(Inferer):
+    """Images `(1, C, X, Y, Z)` and a network to labels `(1, 1, X', Y', Z')`, uint8.
+
+    Args:
+        roi_size: window in voxels; a 1 makes planar windows.
+        overlap: of neighbouring windows, in [0, 1); their steps are those of MONAI's
+            `sliding_window_inference`.
+        sw_batch_size: windows of 64 x 64 x 64 voxels at once, more of smaller ones. On a CPU 2 are much
+            faster than 1.
+        mirror_axes: spatial axes along which each window is also predicted mirrored; the logits are averaged.
+        restore: give labels on the grid of the image's file (its `original_affine` and `spatial_shape`),
+            else on the image's own.
+        label_values: label value of each class; None gives class indices.
+        context: voxels along each axis that the network sees on either side of a window and gives no logits for;
+            beyond the edges of the image its outermost voxels are repeated.
+
+    Attributes:
+        probabilities: given a shape `(K, X', Y', Z')`, makes the uint8 array into which probabilities x 255
+            are written (a `numpy.memmap`, say); their first maximum is the label at every voxel. None: not wanted.
+        confidence: given a shape `(X', Y', Z')`, makes the float16 array into which the probability of each label
+            is written. None: not wanted.
+        progress: called with the windows done and the windows in all.
+    """
+
+    def __init__(
+        self,
+        roi_size: Sequence[int],
+        overlap: float = 0.5,
+        sw_batch_size: int = 2,
+        mirror_axes: Sequence[int] = (),
+        restore: bool = True,
+        label_values: Sequence[int] | None = None,
+        context: Sequence[int] = (0, 0, 0),
+    ) -> None:
+        if len(roi_size) != 3 or min(roi_size) < 1:
+            raise ValueError(f"roi_size must be three positive numbers, got {list(roi_size)}")
+        if not 0 <= overlap < 1:
+            raise ValueError(f"overlap must be in [0, 1), got {overlap}")
+        self.roi_size = (int(roi_size[0]), int(roi_size[1]), int(roi_size[2]))
+        self.overlap, self.sw_batch_size, self.mirror_axes = overlap, sw_batch_size, tuple(mirror_axes)
+        self.restore, self.label_values = restore, label_values
+        self.context = (int(context[0]), int(context[1]), int(context[2]))
+        self.probabilities: Maker | None = None
+        self.confidence: Maker | None = None
+        self.progress: Callable[[int, int], None] | None = None
+
+    @property
+    def windows(self) -> list[tuple[int, int, int]]:
+        """The windows that are used, for who wants to know what they cost."""
+        return [self.roi_size]
+
+    def __call__(self, inputs: Tensor, network: Predictor, *args: Any, **kwargs: Any) -> Tensor:
+        """Predict one image; `args` and `kwargs` go to the network.
+
+        Raises:
+            ValueError: for another shape than `(1, C, X, Y, Z)`, an image whose grid cannot be brought back,
+                or a network that makes something else than finite logits of the window's size.
+        """
+        if inputs.ndim != 5 or len(inputs) != 1:
+            raise ValueError(f"expected one image (1, C, X, Y, Z), got the shape {tuple(inputs.shape)}")
+        collated = isinstance(inputs, MetaTensor) and inputs.is_batch
+        image = decollate_batch(inputs)[0] if collated else inputs[0]
+        maps = self._maps(image)
+        plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+        windows_at_once = self.sw_batch_size * max(1, BATCH_VOXELS // prod(self.roi_size))
+        first = Attempt(self.roi_size, windows_at_once, _device(network, plain))
+
+        def predict(attempt: Attempt) -> Tensor:
+            return self._predict(plain, maps, lambda windows: network(windows, *args, **kwargs), attempt, first.device)
+
+        with torch.no_grad():
+            labels = with_less_memory(first, predict)[None]
+        if not isinstance(image, MetaTensor):
+            return labels[None]
+        affine = image.meta.get("original_affine", image.affine) if self.restore else image.affine
+        result = MetaTensor(labels, meta={**image.meta, "affine": torch.as_tensor(affine)})
+        return collate_meta_tensor([result]) if collated else result[None]
+
+    def _maps(self, image: Tensor) -> tuple[AxisMap, ...]:
+        size = tuple(image.shape[1:])
+        if not (self.restore and isinstance(image, MetaTensor) and "original_affine" in image.meta):
+            return same_grid(size)
+        original = torch.as_tensor(image.meta["original_affine"])
+        return grid_maps(image.affine, size, original, [int(n) for n in image.meta.get("spatial_shape", size)])
+
+    def _predict(
+        self,
+        image: Tensor,
+        maps: Sequence[AxisMap],
+        network: Predictor,
+        attempt: Attempt,
+        device: torch.device,
+    ) -> Tensor:
+        """Labels `(X', Y', Z')` of an image `(C, X, Y, Z)`; `device` is the network's."""
+        padded, before = pad_to_window(image, attempt.window)
+        size = tuple(padded.shape[1:])
+        axis = slab_axis(size, attempt.window)
+        starts = [window_starts(n, w, self.overlap) for n, w in zip(size, attempt.window, strict=True)]
+        maps = [m.shifted(b) for m, b in zip(maps, before, strict=True)]
+        sink = LabelSink(maps, axis, self.label_values, image.device, self.probabilities, self.confidence)
+        slabs = Slabs(size, starts, axis, attempt, maps, sink)
+        positions, done = visit(starts, axis), 0
+        for batch in batches(positions, attempt.batch):
+            windows = cut(padded, batch, attempt.window, self.context).to(device)
+            logits = mirrored(network, windows, self.mirror_axes, self.context).to(attempt.device)
+            for position, window in zip(batch, logits, strict=True):
+                slabs.add(window, position)
+            done += len(batch)
+            if self.progress is not None:
+                self.progress(done, len(positions))
+        slabs.finish()
+        return sink.labels

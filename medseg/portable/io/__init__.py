@@ -1,0 +1,1 @@
+"""Reading and writing of images and label maps; travels inside bundles."""

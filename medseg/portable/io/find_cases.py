@@ -1,0 +1,89 @@
+"""Which images of a folder belong together, and what their results are called."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from .channel_names import RAW_FOLDERS, group_channels
+from .read import SUFFIXES
+
+
+def stem(path: str | Path) -> str:
+    """File name without the ending of an image."""
+    name = Path(path).name
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def find_cases(folder: str | Path, channels: int = 1) -> list[dict[str, str | list[str]]]:
+    """The images of a folder, or one image, as items for the preprocessing.
+
+    Files named `<case>_0000`, `<case>_0001`, ... are the channels of one case where there are exactly as many of
+    them as the model takes; other numbers are part of the name. See `channels.group_channels`.
+
+    Args:
+        folder: a folder, not searched deeper, or one image file.
+        channels: of the model.
+
+    Returns:
+        `{"image": file or files, "case": name, "files": the files as JSON}`, sorted by name; a text, since lists do
+        not come out of a loader as they went in.
+
+    Raises:
+        ValueError: no image is there, or two files have one name.
+    """
+    place = Path(folder)
+    if place.is_file():
+        return [_item(_name_among_others(place, channels), [str(place)])]
+    files = images_in(place)
+    if not files:
+        raise ValueError(f"has no image; accepted endings are {', '.join(SUFFIXES)}")
+    named = by_name(files)
+    groups = group_channels(named, (channels,), raw=is_raw(place))
+    return [_item(case, [str(named[name]) for name in names]) for case, names in groups.items()]
+
+
+def is_raw(folder: Path) -> bool:
+    """Whether a folder is one of nnU-Net's, by its name."""
+    return Path(os.path.abspath(folder)).name in RAW_FOLDERS
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Image files of a folder by name, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if _is_image(path))
+
+
+def by_name(files: Iterable[Path]) -> dict[str, Path]:
+    """Name without ending -> file.
+
+    Raises:
+        ValueError: two files differ in their endings only.
+    """
+    named: dict[str, Path] = {}
+    for file in files:
+        other = named.setdefault(stem(file), file)
+        if other is not file:
+            raise ValueError(f"has {other.name} and {file.name}, both of the name '{stem(file)}'; rename one of them")
+    return named
+
+
+def _name_among_others(file: Path, channels: int) -> str:
+    """What one file's result is called: as it would be if its whole folder were given."""
+    folder, name = file.parent, stem(file)
+    others = images_in(folder) if os.access(folder, os.R_OK) else []
+    groups = group_channels({name, *map(stem, others)}, (channels,), raw=is_raw(folder))
+    case = next(case for case, names in groups.items() if name in names)
+    return case if groups[case] == [name] else name
+
+
+def _item(case: str, files: list[str]) -> dict[str, str | list[str]]:
+    return {"image": files[0] if len(files) == 1 else files, "case": case, "files": json.dumps(files)}
+
+
+def _is_image(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(SUFFIXES)

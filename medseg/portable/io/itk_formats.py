@@ -1,0 +1,259 @@
+"""NRRD and MetaImage (MHA, MHD) through ITK, after a check that the data are all there.
+
+ITK reports a truncated file of these formats, but takes surplus bytes, a missing gzip trailer and a damaged
+zlib stream; so the data are run through once before ITK gets to see them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from . import itk_formats
+from .byte_stream import Stream, regular_size
+from .header import COPY_AGAIN, DAMAGED, Header, VolumeError, check_memory, checked_spacing
+
+HEADER_LIMIT = 1 << 20  # bytes; a text header is never longer
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+class Payload(NamedTuple):
+    """Where the voxels lie and how they are packed: "raw", "gzip" or "zlib"."""
+
+    path: Path
+    offset: int
+    packing: str
+
+
+def read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
+    """Read a NRRD or MetaImage file.
+
+    Args:
+        path: a .nrrd, .mha or .mhd file.
+        voxels: False stops after the header.
+
+    Returns:
+        array `(C, X, Y, Z)` (None without voxels), and the header with its affine turned from LPS to RAS.
+
+    Raises:
+        VolumeError: for a file that is not what it says, and when neither SimpleITK nor itk is installed.
+    """
+    payload = _nrrd_payload(path) if path.name.lower().endswith(".nrrd") else _meta_payload(path)
+    try:
+        opened = itk_formats.open_file(path)
+        header = _header(opened, path)
+        _check_size(payload, header)
+        if not voxels:
+            return None, header
+        _check_data(payload, _nbytes(header))
+        array = opened.array()
+    except RuntimeError as e:
+        reason = str(e).strip().splitlines()[-1].replace(str(path), path.name)
+        raise VolumeError(f"cannot be read: {reason}", hint="convert it to .nii.gz") from e
+    shape = (*header.shape[::-1], header.channels)
+    return array.reshape(shape).transpose(3, 2, 1, 0), header
+
+
+def _header(opened: itk_formats.Opened, path: Path) -> Header:
+    count = len(opened.size)
+    if count not in (2, 3):
+        raise VolumeError(f"has {count} dimensions; accepted is 2 or 3", hint="split it into volumes")
+    if opened.dtype is None:
+        raise VolumeError(f"holds voxels of the type '{opened.kind}'", hint="save plain numbers")
+    affine = np.eye(4)
+    affine[:count, :count] = opened.direction * np.asarray(opened.spacing, float)
+    affine[:count, 3] = opened.origin
+    affine = LPS_TO_RAS @ affine
+    spacing = checked_spacing(affine)
+    shape = (*(int(n) for n in opened.size), 1)[:3]
+    return Header(path, shape, opened.components, affine, spacing, opened.dtype)
+
+
+def _meta_payload(path: Path) -> Payload:
+    """From a MetaImage header: lines of `Key = Value`, of which the last names the data."""
+    keys: dict[str, str] = {}
+    offset = 0
+    for line in _lines(_head(path)):
+        offset += len(line)
+        key, _, value = line.partition("=")
+        keys[key.strip().lower()] = value.strip()
+        if key.strip().lower() == "elementdatafile":
+            break
+    data = keys.get("elementdatafile")
+    if data is None:
+        raise VolumeError("is no MetaImage: its header names no ElementDataFile", hint=COPY_AGAIN)
+    if keys.get("binarydata", "true").lower() != "true":
+        raise VolumeError("holds its voxels as text", hint="save it as binary")
+    packing = "zlib" if keys.get("compresseddata", "false").lower() == "true" else "raw"
+    if data.lower() == "local":
+        return Payload(path, offset, packing)
+    if data != Path(data).name or data.lower().startswith("list") or "%" in data:
+        raise VolumeError(f"keeps its voxels in '{data}'; accepted is one file beside it", hint="save it as .mha")
+    other = path.with_name(data)
+    try:
+        regular_size(other)
+    except VolumeError as e:
+        raise VolumeError(f"its voxel file {data}: {e}") from e
+    return Payload(other, 0, packing)
+
+
+def _nrrd_payload(path: Path) -> Payload:
+    """From a NRRD header: lines of `key: value`, ended by an empty line."""
+    head = _head(path)
+    if not head.startswith("NRRD"):
+        raise VolumeError(f"is no NRRD file: it begins with {head[:4]!r}", hint="give it the right suffix")
+    lines = _lines(head)
+    end = next((n for n, line in enumerate(lines) if not line.strip()), None)
+    if end is None:
+        raise VolumeError("is cut off: its header does not end", hint=COPY_AGAIN)
+    keys = {k.strip().lower(): v.strip().lower() for k, _, v in (line.partition(":") for line in lines[:end])}
+    strange = {"data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip"} & set(keys)
+    if strange:
+        raise VolumeError(f"uses '{min(strange)}'; accepted is one file with header and voxels", hint="save it anew")
+    packing = {"raw": "raw", "gzip": "gzip", "gz": "gzip"}.get(keys.get("encoding", ""))
+    if packing is None:
+        raise VolumeError(f"has the encoding '{keys.get('encoding')}'; accepted are raw and gzip")
+    return Payload(path, sum(map(len, lines[: end + 1])), packing)
+
+
+def _head(path: Path) -> str:
+    """The beginning of a file, one character per byte."""
+    with Stream(path, packing="raw") as stream:
+        return stream.upto(HEADER_LIMIT).decode("latin-1")
+
+
+def _lines(text: str) -> list[str]:
+    """Ended by a line feed only: `splitlines` would also split at bytes that are voxels."""
+    return [line + "\n" for line in text.split("\n")]
+
+
+def _nbytes(header: Header) -> int:
+    return prod(header.shape) * header.channels * header.dtype.itemsize
+
+
+def _check_size(payload: Payload, header: Header) -> None:
+    """Compare the size that the header asks for with the file, before anything is allocated."""
+    need, there = _nbytes(header), regular_size(payload.path) - payload.offset
+    if payload.packing == "raw" and need != there:
+        raise VolumeError(f"its header asks for {need} bytes of voxels, the file has {there}", hint=COPY_AGAIN)
+    if need > there * 1032 + 1024:
+        raise VolumeError(f"its header asks for {need} bytes, {there} cannot inflate to that", hint=DAMAGED)
+    check_memory(2 * need)
+
+
+def _check_data(payload: Payload, need: int) -> None:
+    """Inflate compressed voxels once, with their checksum, and count them."""
+    if payload.packing == "raw":
+        return
+    with Stream(payload.path, payload.offset, payload.packing) as stream:
+        found = stream.skip(need)
+        if found < need:
+            raise VolumeError(f"is cut off: {found} of {need} bytes of voxels", hint=COPY_AGAIN)
+        if stream.upto(1):
+            raise VolumeError("contradicts itself: more bytes follow the last voxel", hint=DAMAGED)
+
+
+NAMES = {"char": "int8", "short": "int16", "int": "int32", "long": "int64", "long_long": "int64"}
+
+
+class Opened(NamedTuple):
+    """What the header says, LPS as in ITK, and how to get the voxels.
+
+    Attributes:
+        size: voxels along each axis.
+        spacing: mm.
+        origin: mm.
+        direction: columns are the axes.
+        components: numbers per voxel.
+        dtype: stored, or None for voxels that are no plain numbers.
+        kind: in words.
+        array: reads the voxels, axes reversed, components last.
+    """
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: np.ndarray
+    components: int
+    dtype: np.dtype | None
+    kind: str
+    array: Callable[[], np.ndarray]
+
+
+def open_file(path: Path) -> Opened:
+    """Read the header.
+
+    Raises:
+        VolumeError: neither package is installed.
+        RuntimeError: whatever ITK finds wrong.
+    """
+    for way in (by_simpleitk, by_itk):
+        try:
+            return way(path)
+        except ImportError:
+            continue
+    raise VolumeError("needs SimpleITK or itk to be read", hint="pip install SimpleITK")
+
+
+def by_simpleitk(path: Path) -> Opened:
+    """With SimpleITK."""
+    import SimpleITK as sitk  # noqa: N813 - the name everyone knows
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    count = reader.GetDimension()
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())  # "vector of 16-bit unsigned integer", "64-bit float"
+    bits, _, name = kind.removeprefix("vector of ").partition("-bit ")
+    base = {"signed integer": "int", "unsigned integer": "uint", "float": "float"}.get(name)
+    return Opened(
+        tuple(reader.GetSize()),
+        tuple(reader.GetSpacing()),
+        tuple(reader.GetOrigin()),
+        np.asarray(reader.GetDirection(), float).reshape(count, count),
+        reader.GetNumberOfComponents(),
+        np.dtype(base + bits) if base and "label" not in kind else None,
+        kind,
+        lambda: sitk.GetArrayFromImage(reader.Execute()),
+    )
+
+
+def by_itk(path: Path) -> Opened:
+    """With itk."""
+    import itk
+
+    reader = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
+    if reader is None:
+        raise RuntimeError("itk has no reader for it")
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    axes = range(reader.GetNumberOfDimensions())
+    component = reader.GetComponentTypeAsString(reader.GetComponentType())
+    pixel = reader.GetPixelTypeAsString(reader.GetPixelType())
+    name = component.removeprefix("unsigned_")
+    stored = NAMES.get(name, name if name in ("float", "double") else None)
+    if stored and component != name:
+        stored = "u" + stored
+    return Opened(
+        tuple(reader.GetDimensions(i) for i in axes),
+        tuple(reader.GetSpacing(i) for i in axes),
+        tuple(reader.GetOrigin(i) for i in axes),
+        np.array([reader.GetDirection(i) for i in axes], float).T,
+        reader.GetNumberOfComponents(),
+        np.dtype("float32" if stored == "float" else stored) if stored and pixel != "complex" else None,
+        f"{pixel} of {component}",
+        lambda: _itk_array(path),
+    )
+
+
+def _itk_array(path: Path) -> np.ndarray:
+    import itk
+
+    try:
+        return itk.array_from_image(itk.imread(str(path)))
+    except TypeError as e:  # its Python side is built for some voxel types only, not for signed bytes
+        raise RuntimeError("itk cannot read voxels of this type, SimpleITK can") from e

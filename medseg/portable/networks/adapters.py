@@ -1,0 +1,93 @@
+"""Adapters of networks: some channels, slices of volumes, several views; plain torch, as a bundle needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..planes import PLANES
+
+
+class FirstChannels(nn.Module):
+    """A network of which only the first channels are wanted, such as the segmentation head of a two-headed one.
+
+    Args:
+        network: any module with one tensor in and out.
+        channels: how many of its output channels to keep.
+    """
+
+    def __init__(self, network: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.network, self.channels = network, channels
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image `(B, Cin, *spatial)` to `(B, channels, *spatial)`."""
+        return self.network(image)[:, : self.channels]
+
+
+class Planar(nn.Module):
+    """A 2D network used on volumes: every slice across `axis` goes through it.
+
+    Args:
+        network: images `(B, Cin * slices, H, W)` to `(B, C, H, W)`; the slices of a channel follow one another.
+        axis: spatial axis of the volume that is cut, 0, 1 or 2.
+        slices: adjacent slices that the network sees to label the middle one, an odd number.
+    """
+
+    def __init__(self, network: nn.Module, axis: int, slices: int = 1) -> None:
+        super().__init__()
+        if slices < 1 or slices % 2 == 0:
+            raise ValueError(f"slices must be odd, so that one is in the middle, got {slices}")
+        self.network, self.axis, self.slices = network, axis, slices
+
+    @property
+    def context(self) -> tuple[int, int, int]:
+        """Voxels that are needed on either side of what is labelled, along each axis."""
+        x, y, z = (self.slices // 2 if axis == self.axis else 0 for axis in range(3))
+        return x, y, z
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Volume `(B, Cin, X, Y, Z)` to `(B, C, X, Y, Z)`, shorter along `axis` by `slices - 1`."""
+        where = self.axis + 2
+        stacks = volume.unfold(where, self.slices, 1).movedim((where, -1), (1, 3))  # (B, N, Cin, slices, H, W)
+        out = self.network(stacks.flatten(2, 3).flatten(0, 1)).unflatten(0, (len(volume), -1))
+        return torch.movedim(out, 1, where)
+
+
+class Views(nn.Module):
+    """Networks that see the same volume in different planes.
+
+    Args:
+        networks: view ("axial", "coronal", "sagittal", "volume") -> network of volumes.
+    """
+
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        if unknown := sorted(set(networks) - {*PLANES, "volume"}) or not networks:
+            raise ValueError(f"views are {', '.join(PLANES)} and volume, got {unknown if networks else 'none'}")
+        self.networks = nn.ModuleDict(networks)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """The logarithm of the views' mean probabilities: volume `(B, Cin, X, Y, Z)` to `(B, C, X, Y, Z)`.
+
+        Not the vote: that is for whole volumes, and made by `ViewsInferer`.
+        """
+        total: Tensor | None = None
+        for network in self.networks.values():
+            around = [n for c in reversed(context_of(network)) for n in (c, c)]
+            edged = nn.functional.pad(volume, around, mode="replicate") if any(around) else volume
+            part = network(edged).softmax(1)
+            total = part if total is None else total + part
+        assert total is not None
+        return (total / len(self.networks)).clamp_min(torch.finfo(total.dtype).tiny).log()
+
+
+def context_of(network: object) -> tuple[int, int, int]:
+    """Voxels around its windows that a network needs along each axis, and gives no output for.
+
+    Asked of the object and not of its class: MONAI Label imports a bundle's scripts again for every request, so that
+    its network, made earlier, is of another `Planar` than this one.
+    """
+    return getattr(network, "context", (0, 0, 0))

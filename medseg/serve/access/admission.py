@@ -1,0 +1,215 @@
+"""Whether a request to the label server is answered: its host, its origin, its token and its address.
+
+As Jupyter does it. A page of another site that is open in a browser on the machine can send requests too, and under
+a name of its own that is made to point here (DNS rebinding) it could even read the answers: so names and origins other
+than the server's own are refused, before anything else is looked at.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+from medseg.serve.access.routes import Kind, Route, find
+from medseg.serve.access.settings import EVERYWHERE, Access
+
+PREFIX = re.compile(r"/token/([A-Za-z0-9._~-]+)(?=/|$)")
+"""What may stand before every path, for clients that know nothing but an address."""
+PARAMETER = "token"
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+HOW = (
+    "send it as `Authorization: Bearer TOKEN`, open a page of this server with ?token=TOKEN once, or give "
+    "http://HOST:PORT/token/TOKEN as its address"
+)
+WHERE = "the server printed the token when it was started, or took it from MEDSEG_TOKEN"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, as far as it matters here.
+
+    Attributes:
+        method: of HTTP.
+        path: decoded, with the prefix if there is one.
+        query: undecoded.
+        headers: lower-case name -> all values.
+        scheme: `http` or `https`.
+        address: of this machine, which the client has connected to.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, tuple[str, ...]]
+    scheme: str = "http"
+    address: str = "127.0.0.1"
+
+    @property
+    def prefix(self) -> str:
+        """The prefix with a token, or nothing."""
+        found = PREFIX.match(self.path)
+        return found.group() if found else ""
+
+    @property
+    def place(self) -> str:
+        """The path without it."""
+        return self.path[len(self.prefix) :] or "/"
+
+    def header(self, name: str) -> str | None:
+        """The only value of a header; None where there is none, or several that contradict each other."""
+        values = self.headers.get(name, ())
+        return values[0] if len(values) == 1 else None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request is not answered, as its JSON will say."""
+
+    status: int
+    words: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A page that was opened with the token in its address: it is opened again without, and with a cookie.
+
+    Attributes:
+        location: path and query without the token.
+        cookie: for `Set-Cookie`; empty where no token is asked for.
+    """
+
+    location: str
+    cookie: str
+
+
+def decide(access: Access, token: str | None, asked: Asked) -> Route | Entry | Refusal:
+    """What happens with a request: the route that it may take, or what is answered instead.
+
+    Args:
+        access: of the server.
+        token: of the server; None: it asks for none.
+        asked: the request.
+    """
+    refused = _host(access, asked) or _origin(access, asked)
+    if refused:
+        return refused
+    route = find(asked.method, asked.place)
+    page = route is not None and route.kind is Kind.PAGE
+    if page and PARAMETER in dict(parse_qsl(asked.query, keep_blank_values=True)):
+        if token is not None and not _right(token, asked):
+            return Refusal(401, f"the token in the address is not that of this server; {WHERE}")
+        return Entry(quote(asked.path) + _question(without_token(asked.query)), _cookie(token, asked))
+    open_to_all = route is not None and route.kind in (Kind.PAGE, Kind.LOGIN)
+    if token is not None and not open_to_all and not _right(token, asked):
+        wrong = tokens_in(asked) or cookies_in(asked)
+        return Refusal(401, f"the token is not that of this server; {WHERE}" if wrong else f"a token is needed: {HOW}")
+    if route is None:
+        return Refusal(404, f"{asked.method} {asked.place} is not served here")
+    if route.kind is Kind.REFUSED:
+        return Refusal(403, f"{asked.method} {asked.place} is not served here: {route.remedy}")
+    return route
+
+
+def tokens_in(asked: Asked) -> list[str]:
+    """Everything in a request that is given as the server's token: before the path, in a header, in the query."""
+    found = [match.group(1) for match in [PREFIX.match(asked.path)] if match]
+    scheme, _, value = (asked.header("authorization") or "").partition(" ")
+    if scheme.lower() in ("bearer", "token"):
+        found.append(value.strip())
+    return found + [value for name, value in parse_qsl(asked.query, keep_blank_values=True) if name == PARAMETER]
+
+
+def cookies_in(asked: Asked) -> list[str]:
+    """Values of the cookie that this server may have set."""
+    pairs = [part.strip().partition("=") for line in asked.headers.get("cookie", ()) for part in line.split(";")]
+    return [value for name, _, value in pairs if name == _cookie_name(asked)]
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two texts are equal, in a time that does not tell where they differ."""
+    return hmac.compare_digest(one.encode("utf-8", "replace"), other.encode("utf-8", "replace"))
+
+
+def without_token(query: str) -> str:
+    """A query as it was, without the token."""
+    pairs = parse_qsl(query, keep_blank_values=True)
+    if PARAMETER not in dict(pairs):
+        return query
+    return urlencode([(name, value) for name, value in pairs if name != PARAMETER])
+
+
+def _host(access: Access, asked: Asked) -> Refusal | None:
+    host = asked.header("host") or ""
+    match = HOST.fullmatch(host)
+    name = match.group(1).strip("[]").lower().removesuffix(".") if match else ""
+    if name and name in _names(access, asked.address):
+        return None
+    given = host[:100] or "nothing, or several names"
+    return Refusal(403, f"the request is to {given!r}, which is no name of this server; {_own(access)}")
+
+
+def _names(access: Access, address: str) -> set[str]:
+    """Names in lower case that are this server's."""
+    names = {access.host.lower(), address.removeprefix("::ffff:").partition("%")[0].lower()} - set(EVERYWHERE)
+    names |= {urlsplit(origin).hostname or "" for origin in access.origins} - {""}
+    if not access.remote or access.host in EVERYWHERE:
+        names |= LOOPBACK
+    if access.remote:
+        whole = socket.gethostname().lower()
+        names |= {whole, whole.partition(".")[0]}
+    return names
+
+
+def _own(access: Access) -> str:
+    reach = "this machine's address or name" if access.remote else "127.0.0.1 or localhost"
+    return f"use {reach}, or start it with --origin SCHEME://NAME if it stands behind a proxy"
+
+
+def _origin(access: Access, asked: Asked) -> Refusal | None:
+    """Refuse what a page of another site sends; what a person follows as a link is not of a page."""
+    origin = asked.headers.get("origin", ())
+    own = f"{asked.scheme}://{asked.header('host')}".lower()
+    if origin:
+        if len(origin) == 1 and origin[0].lower() in (own, *access.origins):
+            return None
+        words = f"a page of {', '.join(origin)[:100]!r} has sent this"
+        return Refusal(403, f"{words}; pages of {own} may, others if the server was started with --origin")
+    site = asked.header("sec-fetch-site")
+    link = asked.header("sec-fetch-mode") == "navigate" and asked.header("sec-fetch-dest") == "document"
+    if site in (None, "none", "same-origin") or (link and asked.method == "GET"):
+        return None
+    return Refusal(403, f"a page of another site has sent this ({site}); pages of {own} may")
+
+
+def _right(token: str, asked: Asked) -> bool:
+    """Whether a request has the token, or the cookie made of it."""
+    cookie = _cookie_value(token)
+    right = [same(text, token) for text in tokens_in(asked)] + [same(text, cookie) for text in cookies_in(asked)]
+    return any(right)
+
+
+def _cookie(token: str | None, asked: Asked) -> str:
+    if token is None:
+        return ""
+    secure = "; Secure" if asked.scheme == "https" else ""
+    return f"{_cookie_name(asked)}={_cookie_value(token)}; Path=/; HttpOnly; SameSite=Strict{secure}"
+
+
+def _cookie_name(asked: Asked) -> str:
+    """With the port as the browser knows it: browsers keep the cookies of all ports of a machine together."""
+    match = HOST.fullmatch(asked.header("host") or "")
+    return f"medseg-{(match and match.group(2)) or 'server'}"
+
+
+def _cookie_value(token: str) -> str:
+    """Made of the token and not the token itself, which would go to servers on other ports of the machine too."""
+    return hmac.new(token.encode(), b"medseg label cookie", "sha256").hexdigest()
+
+
+def _question(query: str) -> str:
+    return f"?{query}" if query else ""

@@ -1,0 +1,61 @@
+"""Several raters' labels of a study, kept under tags of their own, become its final label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import DataError
+from medseg.workflows.consensus.case import finished_labels, fuse_item
+from medseg.workflows.consensus.collect_studies import NOT_RATERS, Item
+from medseg.workflows.consensus.options import Options
+
+NAME = "consensus"
+FINAL = "final"
+METHOD = "gcssl"  # where a request names none
+
+
+def raters_of(tags: Mapping[str, Path], asked: Any = None) -> dict[str, Path]:
+    """The tags that are raters: those that were asked for, or all but `final` and `original`.
+
+    Args:
+        tags: tag -> label file of a study.
+        asked: a list of tags, or a text with commas.
+
+    Raises:
+        DataError: a tag that the study does not have, or fewer than two raters.
+    """
+    wanted = [t.strip() for t in asked.split(",")] if isinstance(asked, str) and asked else list(asked or ())
+    if unknown := sorted(set(wanted) - set(tags)):
+        raise DataError(f"the study has no label with the tag {', '.join(unknown)}; it has {', '.join(tags) or 'none'}")
+    found = {tag: tags[tag] for tag in wanted or sorted(set(tags) - set(NOT_RATERS))}
+    if len(found) < 2:
+        there = ", ".join(tags) or "none"
+        raise DataError(
+            f"the study has labels of {len(found)} raters, a consensus needs two; its tags are {there}",
+            hint="save each rater's label with a tag of its own, such as rater-a",
+        )
+    return found
+
+
+def fuse_study(image: Path, raters: Mapping[str, Path], folder: Path, method: str) -> tuple[Path, dict[str, Any]]:
+    """Fuse the labels of a study as `medseg consensus` does.
+
+    Args:
+        image: its file.
+        raters: rater -> label file.
+        folder: for the results.
+        method: a name of `medseg.consensus.fuse.FUSERS`.
+
+    Returns:
+        The label map, and per rater how much it was trusted, with warnings.
+
+    Raises:
+        DataError, ConfigError: the labels cannot be fused, or an unknown method.
+    """
+    item = Item("study", (image,), tuple(raters.values()), tuple(raters))
+    told = fuse_item(item, folder, Options(method=method, page=False), overwrite=True)
+    labels = finished_labels(folder)
+    assert labels is not None
+    return labels, {"method": method, "raters": list(raters), "warnings": told["warnings"]}

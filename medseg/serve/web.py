@@ -1,0 +1,192 @@
+"""MONAI Label's web application with changes.
+
+Only who may is answered, what clients name is looked at, errors are JSON, a long request does not hold up the others,
+no file of a request stays, a server that is stopped ends.
+
+Its endpoints are coroutines that never wait, so that each would stop the whole server until it is done. As ordinary
+functions they are run in threads by FastAPI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import inspect
+import io
+import json
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, HTTPException, Request
+from fastapi.background import BackgroundTasks
+from fastapi.responses import FileResponse, JSONResponse
+from monailabel.config import settings
+from monailabel.interfaces.exception import MONAILabelException
+from requests import RequestException
+from starlette.background import BackgroundTask
+from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from medseg.errors import ConfigError, MedsegError, OutputError
+from medseg.serve import background_tasks, request_inputs
+from medseg.serve.access.middleware import Guard, too_large
+from medseg.serve.access.settings import VARIABLE, Access, greeting, origin_called, read_access, token_of
+from medseg.serve.infer_tasks import RESULTS
+
+DICOM = "application/dicom"
+ARCHIVE = "dataset.zip"
+LONG = ("activelearning", "batch_infer", "datastore", "infer", "scoring", "session", "train")
+"""Modules of `monailabel.endpoints` whose endpoints read and write files or compute."""
+
+
+def ordinary(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that does what a coroutine function does, with its signature."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        tasks = kwargs.get("background_tasks") or BackgroundTasks()
+        made: list[Path] = []
+        RESULTS.set(made)
+        request_inputs.UPLOADS.set(tasks)
+        try:
+            request_inputs.check(endpoint.__name__, kwargs)
+            answer = asyncio.run(endpoint(*args, **kwargs))
+        except Exception as error:
+            asyncio.run(tasks())  # they remove what was uploaded, and are run with answers only
+            for path in made:
+                path.unlink(missing_ok=True)
+            if isinstance(error, HTTPException) and error.status_code == 500 and error.__cause__ is None:
+                raise HTTPException(400, error.detail) from error  # MONAI Label's own, all of them clients' mistakes
+            raise
+        if isinstance(answer, FileResponse):  # files that MONAI Label makes and forgets
+            if answer.media_type == DICOM:
+                tasks.add_task(Path(answer.path).unlink, missing_ok=True)
+            elif answer.filename == ARCHIVE:
+                answer.background = BackgroundTask(Path(answer.path).unlink, missing_ok=True)
+        return answer
+
+    call.__name__, call.__doc__ = endpoint.__name__, endpoint.__doc__
+    # not functools.wraps: FastAPI looks through its mark and would find the coroutine again
+    call.__signature__ = inspect.signature(endpoint)  # type: ignore[attr-defined]
+    return call
+
+
+def stock_app() -> FastAPI:
+    """MONAI Label's application, its long endpoints as ordinary functions."""
+    add = APIRouter.add_api_route
+
+    def add_ordinary(self: APIRouter, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        long = endpoint.__module__.removeprefix("monailabel.endpoints.") in LONG
+        add(self, path, ordinary(endpoint) if long and inspect.iscoroutinefunction(endpoint) else endpoint, **options)
+
+    APIRouter.add_api_route = add_ordinary
+    try:
+        with redirect_stdout(io.StringIO()):  # it prints that all origins are allowed, which `guarded` puts an end to
+            from monailabel.app import app as found
+    finally:
+        APIRouter.add_api_route = add
+    return found
+
+
+@asynccontextmanager
+async def lifespan(served: FastAPI) -> AsyncIterator[None]:
+    """MONAI Label's, which leaves its background tasks alone: a server would wait for them before it ends."""
+    async with stock_lifespan(served):
+        for line in GREETING:
+            sys.stdout.write(f"medseg: {line}\n")
+        sys.stdout.flush()
+        try:
+            yield
+        finally:
+            background_tasks.stop_all()
+
+
+async def _as_json(_: Request, error: Exception) -> JSONResponse:
+    answer = as_http(error)
+    return JSONResponse({"detail": answer.detail}, answer.status_code)
+
+
+async def _as_too_large(request: Request, _: Exception) -> JSONResponse:
+    return JSONResponse({"detail": too_large(request.scope[MAX_BODY_SIZE_SCOPE_KEY])}, 413)
+
+
+def guarded(inner: FastAPI) -> ASGIApp:
+    """The application behind `medseg.serve.access.middleware`, with answers to the pages of the named origins only."""
+    inner.user_middleware = [layer for layer in inner.user_middleware if layer.cls is not CORSMiddleware]
+    guard = Guard(inner, access, token, foreign_login=settings.MONAI_LABEL_AUTH_ENABLE)
+    if not access.origins:
+        return guard
+    methods, headers = ("GET", "HEAD", "POST", "PUT", "DELETE"), ("Authorization", "Content-Type")
+    return CORSMiddleware(guard, access.origins, methods, headers)
+
+
+def told() -> tuple[Access, str | None, list[str]]:
+    """Who may use this server, its token, and what is said of them when it starts."""
+    try:
+        found = read_access(Path(settings.MONAI_LABEL_APP_DIR))
+        named = [origin_called(str(origin)) for origin in settings.MONAI_LABEL_CORS_ORIGINS]
+        found = replace(found, origins=(*found.origins, *named))
+        secret = token_of(found, os.environ)
+    except ConfigError as error:
+        raise SystemExit(f"error: {error}") from error
+    scheme = "https" if any(text.startswith("--ssl_certfile") for text in sys.argv) else "http"
+    archive = settings.MONAI_LABEL_STUDIES.startswith(("http://", "https://"))
+    address = f"{scheme}://{found.reached_by}:{settings.MONAI_LABEL_SERVER_PORT}"
+    words = greeting(address, "/ohif/" if archive else "/", secret, shown=VARIABLE not in os.environ)
+    if secret is not None:
+        os.environ[VARIABLE] = secret  # for requests that tasks of the server send to it
+    return found, secret, words
+
+
+background_tasks.install()
+access, token, GREETING = told()
+stock = stock_app()
+stock_lifespan = stock.router.lifespan_context
+stock.router.lifespan_context = lifespan
+for kind in (MedsegError, MONAILabelException, Exception):  # what is not named would be logged as the server's failure
+    stock.add_exception_handler(kind, _as_json)
+stock.add_exception_handler(413, _as_too_large)
+app = guarded(stock)
+
+
+logger = logging.getLogger(__name__)
+
+
+def as_http(error: Exception) -> HTTPException:
+    """The answer to a request that failed.
+
+    400 the client can mend it, 404 it is not there, 502 the DICOMweb server is to blame, 507 a full disk, 500 the rest.
+    """
+    if isinstance(error, HTTPException):
+        return error
+    if isinstance(error, OutputError):
+        return HTTPException(507, str(error))
+    if isinstance(error, MedsegError):
+        return HTTPException(400, str(error))
+    if isinstance(error, MONAILabelException):
+        message = str(error.msg)
+        return HTTPException(404 if "not found" in message.lower() else 400, message)
+    if isinstance(error, FileNotFoundError):
+        return HTTPException(404, f"{error.filename}: is gone; ask for the list of studies again")
+    if isinstance(error, RequestException):  # is an OSError too
+        return HTTPException(
+            502, f"the server of the studies does not answer as it should ({_words(error)}); see to it"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return HTTPException(507, f"{error.filename or 'a file'}: cannot be written, the disk is full; make room")
+    if isinstance(error, json.JSONDecodeError):
+        return HTTPException(400, f"a parameter is no JSON ({error})")
+    logger.error("request failed", exc_info=error)
+    return HTTPException(
+        500, f"{type(error).__name__}: {_words(error)}; what led to it is in the server's log, logs/app.log"
+    )
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or "no words"

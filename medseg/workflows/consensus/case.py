@@ -1,0 +1,176 @@
+"""One study from its files to its results: read, fused, written, and recognised when it is done already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.atomic import make_folder
+from medseg.consensus.compare_methods import compare
+from medseg.consensus.fuse import FUSERS, run
+from medseg.consensus.io.annotation_files import suffix_of
+from medseg.consensus.io.file_names import files_of, is_series
+from medseg.consensus.io.formats import Form
+from medseg.consensus.io.read_study import read_study
+from medseg.consensus.io.write_results import map_suffix, write_bytes, write_labels, write_map, write_soft
+from medseg.consensus.statistics.inter_rater_agreement import agreement
+from medseg.consensus.statistics.rater_vs_consensus import rater_table
+from medseg.consensus.statistics.report_data import rater_count, summarise
+from medseg.consensus.statistics.uncertainty_maps import disagreement, soft_labels
+from medseg.consensus.study import MISSING, Study
+from medseg.dicom.series import open_series
+from medseg.errors import DataError
+from medseg.portable.io.write import remove_leftovers
+from medseg.records import Piece, digest_of
+from medseg.workflows.consensus.collect_studies import Item
+from medseg.workflows.consensus.options import Options
+from medseg.workflows.consensus.report.csv_tables import comparison_csv, pairwise_csv, raters_csv
+from medseg.workflows.consensus.result import Result
+
+RECORD = "record.json"
+TRUTH = "reference"
+
+
+def fuse_item(item: Item, folder: Path, options: Options, *, overwrite: bool = False) -> dict[str, Any]:
+    """Fuse one study and write its results, unless they are there.
+
+    Args:
+        item: the study.
+        folder: of the results.
+        options: how.
+        overwrite: do it again although it is done.
+
+    Returns:
+        What to tell: `case`, `status` ("done" or "skipped"), `labels`, `warnings`, `seconds`.
+
+    Raises:
+        DataError, ConfigError: the study cannot be fused.
+        OutputError: the results cannot be written.
+    """
+    remove_leftovers(folder)
+    piece = Piece(folder / RECORD, _made_of(item, options), [folder / name for name in _products(item, options)])
+    if not overwrite and (notes := piece.notes()) is not None:
+        return {"case": item.name, "status": "skipped", **notes}
+    try:
+        result = _fuse(item, options)
+    except MemoryError as error:
+        raise DataError("does not fit into memory", path=item.annotations[0], hint="use fewer --jobs") from error
+    make_folder(folder)
+    piece.begin()
+    labels = _write(folder, item, result, options)
+    notes = {"labels": labels.name, "warnings": result.report["warnings"]}
+    return {"case": item.name, "status": "done", **piece.finish(notes)}
+
+
+def finished_labels(folder: Path) -> Path | None:
+    """The label map that a folder's record says is finished."""
+    try:
+        labels = folder / json.loads((folder / RECORD).read_text(encoding="utf-8"))["notes"]["labels"]
+    except (OSError, ValueError, KeyError):  # not begun, not finished, or not ours
+        return None
+    return labels if labels.is_file() else None
+
+
+def _made_of(item: Item, options: Options) -> dict[str, Any]:
+    """What the results depend on; of `.mhd` headers the file of voxels too."""
+    paths = [*item.images, *item.annotations, *dict(options.reading.get("regions", {})).values()]
+    paths += [options.reference] if options.reference else []
+    for path in paths:
+        if not path.exists():
+            raise DataError("no such file or folder", path=path, hint="check the path")
+    beside = [p.with_suffix(s) for p in paths if p.suffix.lower() == ".mhd" for s in (".raw", ".zraw")]
+    digests = [digest_of(path) for path in [*paths[len(item.images) :], *(p for p in beside if p.is_file())]]
+    digests += [_image_digest(path, options.reading.get("series")) for path in item.images]
+    return {"files": digests, "item": [item.name, item.raters, repr(item.reading)], "options": repr(options.plain())}
+
+
+def _image_digest(path: Path, uid: str | None) -> str:
+    """Of a series its own files count, and not what else is written into its folder."""
+    return open_series(path, uid).digest() if path.is_dir() and is_series(path) else digest_of(path)
+
+
+def _products(item: Item, options: Options) -> list[str]:
+    """Names of the files that a finished study has."""
+    image = item.images[0] if item.images else None
+    suffix = suffix_of(files_of(item.annotations[0], image)[0], image)
+    maps = [f"{name}{map_suffix(suffix)}" for name in ("confidence", "rater_count", "disagreement")]
+    soft = {"uint8": ["soft.nii.gz"], "float16": ["soft.npy"]}.get(options.soft or "", [])
+    page = ["report.html"] if options.page else []
+    compared = ["comparison.csv"] if options.compare or options.reference else []
+    return [f"consensus{suffix}", *maps, *soft, "raters.csv", "pairwise.csv", *compared, *page, "report.json"]
+
+
+def _fuse(item: Item, options: Options) -> Result:
+    study, form, truth = _read(item, options)
+    fused = run(study, options.method, **options.fusing)
+    summary = summarise(study, fused, list(form.notes))
+    spacing = float(np.prod(study.spacing_mm)) / 1000
+    counts = np.bincount(fused.labels.reshape(-1), minlength=MISSING + 1)
+    report = {
+        "case": item.name,
+        "method": options.method,
+        **summary,
+        "inputs": {
+            "image": [str(path) for path in item.images],
+            "annotations": {
+                e.name: [str(p) for p in files] for e, files in zip(study.raters, form.sources, strict=False)
+            },
+            "reference": None if truth is None else str(options.reference),
+        },
+        "request": options.plain(),
+        "label_values": [0, *(segment.value for segment in form.segments)],
+        "affine": form.grid.affine.tolist(),
+        "volumes_ml": {name: float(counts[c] * spacing) for c, name in enumerate(study.classes) if c},
+        "undecided_voxels": int(counts[MISSING]),
+        "against_consensus": rater_table(study, fused, tolerance_mm=options.tolerance_mm),
+        "agreement": agreement(study),
+    }
+    if options.compare or truth is not None:
+        methods = [options.method, *(FUSERS if options.compare else ())]
+        report["comparison"] = compare(study, methods, truth, {options.method: fused})
+    return Result(study, form, fused, report, disagreement(study))
+
+
+def _read(item: Item, options: Options) -> tuple[Study, Form, np.ndarray | None]:
+    """The study, and the true labels if there are any, in the same classes and on the same grid."""
+    reading = {**_merged(options.reading, item.reading)}
+    if options.reference is None:
+        study, form = read_study(item.images or None, item.annotations, names=item.raters, **reading)
+        return study, form, None
+    files = [*item.annotations, options.reference]
+    study, form = read_study(item.images or None, files, names=[*item.raters, TRUTH], **reading)
+    truth = study.raters[-1].labels
+    return Study(study.raters[:-1], study.classes, study.spacing_mm, study.image), form, truth
+
+
+def _merged(asked: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user asked for; what the item knows of its own files goes before."""
+    return {**asked, **{key: value for key, value in known.items() if value is not None or key == "missing"}}
+
+
+def _write(folder: Path, item: Item, result: Result, options: Options) -> Path:
+    """All files; what says that they are complete comes last."""
+    study, form, fused, report = result.study, result.form, result.fused, result.report
+    labels = write_labels(folder, "consensus", fused.labels, form, report["method"])
+    write_map(folder, "confidence", fused.confidence, form)
+    write_map(folder, "rater_count", rater_count(study), form)
+    write_map(folder, "disagreement", result.disagreement, form)
+    if options.soft:
+        weights = [float(facts["weight"]) for facts in fused.raters]
+        write_soft(folder, soft_labels(study, weights, options.soft), form, options.soft)
+    write_bytes(folder / "raters.csv", raters_csv(report))
+    write_bytes(folder / "pairwise.csv", pairwise_csv(report))
+    if "comparison" in report:
+        write_bytes(folder / "comparison.csv", comparison_csv(report["comparison"]))
+    if options.page:
+        from medseg.workflows.consensus.report.report import (
+            write_page,  # matplotlib takes longer to import than a small study
+        )
+
+        write_page(folder / "report.html", result, viewer=options.viewer)
+    write_bytes(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    return labels

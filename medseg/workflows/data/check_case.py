@@ -1,0 +1,225 @@
+"""The check of one case: its images, its label, its annotations and its tags, each file opened once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from medseg.manifest.manifest import Annotation, Case, Manifest
+from medseg.portable.io.read import Header, VolumeError, read_header, read_volume
+from medseg.workflows.data.problems import Problem, Severity
+from medseg.workflows.data.voxel_statistics import Intensities, Values, intensities, values
+
+SHOWN = 8  # values that are spelled out
+
+
+@dataclass
+class Finding:
+    """What is known of a case after its check, for the checks of the whole set."""
+
+    name: str
+    section: str
+    problems: list[Problem] = field(default_factory=list)
+    files: int = 0
+    header: Header | None = None  # of the first image
+    intensities: list[Intensities] = field(default_factory=list)
+    label_values: set[int] = field(default_factory=set)
+
+
+def check_case(manifest: Manifest, section: str, case: Case, *, headers_only: bool) -> Finding:
+    """Open every file of a case.
+
+    Args:
+        manifest: where classes, channels and paths come from.
+        section: list that the case is in.
+        case: the case.
+        headers_only: leave the voxels unread.
+    """
+    checker = _Checker(manifest, case, Finding(case.name, section), headers_only)
+    checker.images()
+    if case.label is not None:
+        found = checker.label(case.label, f"label {case.label}")
+        if found is not None:
+            checker.found.label_values = set(found.counts)
+            checker.tags(found)
+    for annotation in case.annotations:
+        checker.annotation(annotation)
+    return checker.found
+
+
+class _Checker:
+    def __init__(self, manifest: Manifest, case: Case, found: Finding, headers_only: bool) -> None:
+        self.manifest, self.case, self.found, self.headers_only = manifest, case, found, headers_only
+        self.known = set(manifest.labels) | {manifest.ignore_index}
+
+    def report(self, file: str, severity: Severity, code: str, message: str) -> None:
+        found = self.found
+        found.problems.append(Problem(found.name, file, found.section, severity, code, message))
+
+    def open(self, file: str) -> tuple[np.ndarray | None, Header] | None:
+        """Header, and voxels unless they are left unread; None for a file that cannot be used."""
+        path = self.manifest.resolve(file)
+        self.found.files += 1
+        try:
+            read = (None, read_header(path)) if self.headers_only else read_volume(path)
+        except VolumeError as e:
+            self.report(file, "error", "unreadable" if path.exists() else "missing", str(e))
+            return None
+        for warning in read[1].warnings:
+            self.report(file, "warning", "header", warning)
+        return read
+
+    def images(self) -> None:
+        headers: list[Header] = []
+        for file in self.case.image:
+            read = self.open(file)
+            if read is None:
+                continue
+            array, header = read
+            headers.append(header)
+            if array is not None:
+                self.intensities(file, array)
+            self.same_grid(file, header, headers[0])
+        if not headers:
+            return
+        self.found.header = headers[0]
+        channels, wanted = sum(h.channels for h in headers), self.manifest.channels
+        if len(headers) == len(self.case.image) and channels != wanted:
+            what = f"has {channels} channels, modality has {wanted}; give modality one entry per channel"
+            self.report(self.case.image[0], "error", "channels", what)
+
+    def same_grid(self, file: str, header: Header, first: Header) -> None:
+        """Channels are stacked as stored, so even a rounding warning of labels is too much for them."""
+        differing = header is not first and difference(header, first)
+        if differing or header.shape != first.shape:
+            what = differing[2] if differing else "is stored in another order than the first channel"
+            self.report(file, "error", "channel_grid", what)
+
+    def intensities(self, file: str, array: np.ndarray) -> None:
+        found = intensities(array)
+        self.found.intensities.append(found)
+        if found.non_finite:
+            what = f"{found.non_finite} of {found.size} voxels are NaN or infinite; replace them on purpose"
+            self.report(file, "error", "non_finite", what)
+        if found.low == found.high:
+            self.report(file, "warning", "constant", f"every voxel is {found.low:g}")
+
+    def annotation(self, annotation: Annotation) -> None:
+        """A label of one rater, who may have looked for some classes only."""
+        found = self.label(annotation.label, f"rater {annotation.rater}")
+        if found is None or annotation.classes is None:
+            return
+        asked = self.named(annotation.classes) | {0, self.manifest.ignore_index}
+        beyond = sorted(set(found.counts) & self.known - asked)
+        if beyond:
+            what = f"rater {annotation.rater} drew {self.names(beyond)}, which are not in 'classes'"
+            self.report(annotation.label, "warning", "rater_classes", what)
+
+    def label(self, file: str, what: str) -> Values | None:
+        """Geometry and values of a label file; its values unless they were left unread."""
+        if self.manifest.resolve(file) in self.manifest.images(self.case):
+            self.report(file, "error", "label_is_image", "the image itself is given as its label")
+            return None
+        read = self.open(file)
+        if read is None:
+            return None
+        array, header = read
+        if header.channels != 1:
+            note = f"has {header.channels} channels; accepted is one whole number per voxel"
+            self.report(file, "error", "label_channels", note)
+            return None
+        differing = difference(header, self.found.header) if self.found.header is not None else None
+        if differing:
+            self.report(file, *differing)  # type: ignore[arg-type]
+        return self.values(file, array) if array is not None else None
+
+    def values(self, file: str, array: np.ndarray) -> Values:
+        found = values(array)
+        if found.fractional:
+            what = f"{found.fractional} voxels are no whole numbers, such as {found.example!r}"
+            self.report(file, "error", "non_integer", f"{what}; save labels as whole numbers")
+        unknown = [v for v in found.counts if v not in self.known]
+        if unknown:
+            voxels = sum(found.counts[v] for v in unknown)
+            listed = ", ".join(map(str, unknown[:SHOWN])) + (", ..." if len(unknown) > SHOWN else "")
+            known = ", ".join(f"{v} {name}" for v, name in self.manifest.labels.items())
+            what = f"{voxels} voxels have unknown values {listed}; known are {known}, and {self.ignored}"
+            self.report(file, "error", "unknown_values", what)
+        self.emptiness(file, found)
+        return found
+
+    @property
+    def ignored(self) -> str:
+        return f"{self.manifest.ignore_index} to ignore"
+
+    def emptiness(self, file: str, found: Values) -> None:
+        present = set(found.counts)
+        if present == {self.manifest.ignore_index}:
+            self.report(file, "error", "all_ignored", f"every voxel is {self.ignored}: nothing can be learnt from it")
+        elif present <= {0, self.manifest.ignore_index} and not found.fractional:
+            what = "has no voxel of any class"
+            if self.manifest.ignore_index in present:
+                what += f", only background and {self.ignored}; masks of 0 and 255 must be saved as 0 and 1"
+            self.report(file, "warning", "empty", what)
+
+    def tags(self, found: Values) -> None:
+        tags = self.case.tags
+        if tags is None or self.case.label is None:
+            return
+        told = self.named([t for t, there in tags.items() if there] if isinstance(tags, dict) else tags) - {0}
+        drawn = set(found.counts) & set(self.manifest.labels) - {0}
+        for classes, what in (
+            (told - drawn, "in the tags but not in the label"),
+            (drawn - told, "in the label only"),
+        ):
+            if classes:
+                self.report(self.case.label, "warning", "tags", f"{self.names(sorted(classes))}: {what}")
+
+    def named(self, classes: Sequence[int | str]) -> set[int]:
+        """Classes given by value or by name, as values."""
+        by_name = {name: value for value, name in self.manifest.labels.items()}
+        return {by_name[c] if c in by_name else int(c) for c in classes}
+
+    def names(self, found: Sequence[int]) -> str:
+        return ", ".join(self.manifest.labels[v] for v in found)
+
+
+FINE_VOXELS = 1e-3
+"""Rounding: nobody has to look at it."""
+
+REFUSED_VOXELS = 0.5
+"""From here on voxels face other voxels than those they were drawn on."""
+
+
+def corner_distance_mm(one: Header, other: Header) -> float:
+    """Largest distance of a corner of one grid to the nearest corner of the other."""
+    between = np.linalg.norm(one.corners_mm[:, None] - other.corners_mm[None], axis=2)
+    return float(max(between.min(axis=0).max(), between.min(axis=1).max()))
+
+
+def difference(label: Header, image: Header) -> tuple[str, str, str] | None:
+    """How a label's grid differs from its image's.
+
+    Returns:
+        (severity, code, message), or None where they are the same within rounding.
+    """
+    if sorted(label.shape) != sorted(image.shape):
+        message = f"its shape is {_times(label.shape)}, the image's is {_times(image.shape)}"
+        return "error", "shape", message + "; resample it to the image"
+    apart = corner_distance_mm(label, image)
+    voxels = apart / min(image.spacing_mm)
+    if voxels <= FINE_VOXELS:
+        return None
+    severity = "warning" if voxels <= REFUSED_VOXELS else "error"
+    spacings = sorted(label.spacing_mm), sorted(image.spacing_mm)
+    code = "affine" if np.allclose(*spacings, rtol=1e-2) else "spacing"
+    what = f"its corners lie up to {apart:.3g} mm ({voxels:.3g} voxels) from the image's"
+    if code == "spacing":
+        what += f": its spacing is {_times(label.spacing_mm)} mm, the image's {_times(image.spacing_mm)} mm"
+    return severity, code, f"{what}; accepted is {REFUSED_VOXELS} voxels at most"
+
+
+def _times(numbers: tuple) -> str:
+    return " x ".join(f"{n:.4g}" if isinstance(n, float) else str(n) for n in numbers)

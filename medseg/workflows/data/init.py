@@ -1,0 +1,126 @@
+"""`medseg data init`: a manifest from a Decathlon file, a raw folder of nnU-Net, or plain folders."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import ConfigError, DataError, ManifestError
+from medseg.manifest.json_file import read_json
+from medseg.manifest.manifest import SECTIONS, Case, Manifest
+from medseg.workflows.data.init_from_folders import from_folders
+from medseg.workflows.data.init_from_nnunet import from_nnunet, is_nnunet
+
+KINDS = ("auto", "decathlon", "nnunet", "folders")
+
+SUBJECT = re.compile(r"^(sub-[a-zA-Z0-9]+|patient[-_]?\d+)(?=[-_.]|$)", re.IGNORECASE)
+"""Names that tell the subject: BIDS, and `patient001_frame01`; images of a patient must stay together."""
+
+
+def init_manifest(
+    source: Path,
+    output: Path,
+    *,
+    kind: str = "auto",
+    validation: float = 0.0,
+    seed: int = 0,
+    name: str | None = None,
+    modality: str | None = None,
+) -> Manifest:
+    """Write a manifest for data that are laid out some other way.
+
+    Args:
+        source: a Decathlon file, or a folder.
+        output: the manifest to write; files below its folder are named relative to it.
+        kind: "decathlon", "nnunet", "folders", or "auto" to see for itself.
+        validation: share of the labelled subjects to hold out, 0 to below 1.
+        seed: of that choice, which depends on nothing else but the subjects' names.
+        name: of the data set, instead of what the source says.
+        modality: CT, MR, ..., instead of what the source says.
+
+    Raises:
+        ConfigError: for an unknown kind or a share outside its range.
+        ManifestError: for a source that contradicts itself.
+        DataError: for folders without images or labels.
+        OutputError: when the manifest cannot be written.
+    """
+    source, output = Path(source).absolute(), Path(output).absolute()
+    if not 0 <= validation < 1:
+        raise ConfigError(f"--validation is {validation}; accepted is 0 to below 1")
+    kind = _kind(source, kind)
+    if output in (source, source / "dataset.json"):
+        raise ConfigError("the manifest would overwrite its own source", path=output, hint="name another file")
+    content = _content(source, kind, modality)
+    if name is not None:
+        content["name"] = name
+    base = source if source.is_file() else source / "dataset.json"
+    manifest = _split(Manifest.build(content, base), validation, seed)
+    return Manifest.load(manifest.save(output))
+
+
+def _kind(source: Path, kind: str) -> str:
+    if kind not in KINDS:
+        raise ConfigError(f"--kind is '{kind}'; accepted are {', '.join(KINDS)}")
+    if not source.exists():
+        raise DataError("no such file or folder", path=source)
+    listed = source / "dataset.json"
+    if kind == "auto":
+        if source.is_file():
+            return "decathlon"
+        if not listed.is_file():
+            return "folders"
+        return "nnunet" if is_nnunet(read_json(listed)) else "decathlon"
+    if kind in ("nnunet", "folders") and not source.is_dir():
+        raise DataError("is no folder", path=source, hint=f"--kind {kind} takes one")
+    return kind
+
+
+def _content(source: Path, kind: str, modality: str | None) -> dict[str, Any]:
+    if kind == "nnunet":
+        return from_nnunet(source, modality)
+    if kind == "folders":
+        return from_folders(source, modality)
+    content = read_json(source if source.is_file() else source / "dataset.json")
+    if modality is not None:
+        content["modality"] = [part.strip() for part in modality.split(",")]
+    return content
+
+
+def _subject(case: Case) -> str:
+    if case.subject is not None:
+        return case.subject
+    match = SUBJECT.match(case.name)
+    return match[0] if match else case.name
+
+
+def _split(manifest: Manifest, share: float, seed: int) -> Manifest:
+    """Tell the subjects that names give away, and hold some out for validation."""
+    told = {}
+    for section in SECTIONS:
+        cases = getattr(manifest, section)
+        told[section] = tuple(c.model_copy(update={"subject": s}) if (s := _subject(c)) != c.name else c for c in cases)
+    manifest = manifest.model_copy(update={k: v for k, v in told.items() if v})
+    if not share:
+        return manifest
+    if manifest.validation:
+        what = f"already has {len(manifest.validation)} validation cases"
+        raise ManifestError(what, path=manifest.path, hint="leave --validation out")
+    subjects = sorted({_subject(c) for c in manifest.training}, key=lambda s: _draw(seed, s))
+    count = max(1, round(share * len(subjects)))
+    if count >= len(subjects):
+        what = f"{count} of {len(subjects)} labelled subjects for validation leave none for training"
+        raise ManifestError(what, path=manifest.path, hint="lower --validation")
+    held_out = set(subjects[:count])
+    parts = {
+        "training": tuple(c for c in manifest.training if _subject(c) not in held_out),
+        "validation": tuple(c for c in manifest.training if _subject(c) in held_out),
+    }
+    counts = {"numTraining": len(parts["training"])} if "numTraining" in (manifest.model_extra or {}) else {}
+    return manifest.model_copy(update={**parts, **counts})
+
+
+def _draw(seed: int, subject: str) -> bytes:
+    """A subject's lot: the same on every machine, whatever other subjects there are."""
+    return hashlib.sha256(f"{seed}:{subject}".encode()).digest()

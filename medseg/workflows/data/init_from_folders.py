@@ -1,0 +1,158 @@
+"""Manifests of plain folders: images here, labels there, one name for both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import DataError
+from medseg.manifest.fields import SUFFIX, stem
+from medseg.manifest.manifest import Case
+from medseg.portable.io.channel_names import alike, group_channels, listed, shown_by_labels
+from medseg.portable.io.find_cases import is_raw
+from medseg.portable.io.read import VolumeError, read_header, read_volume
+from medseg.workflows.data.voxel_statistics import values
+
+FOLDERS = {
+    "training": (("images", "imagesTr", "image", "imgs"), ("labels", "labelsTr", "label", "masks")),
+    "validation": (("imagesVal",), ("labelsVal",)),
+    "test": (("imagesTs", "images_test"), ("labelsTs", "labels_test")),
+    "unlabeled": (("unlabeled", "imagesUn"), ()),
+}
+"""List of the manifest -> names of its folder of images and of its folder of labels."""
+
+LABEL_MARK = re.compile(r"[-_.](seg|label|mask|gt)s?$", re.IGNORECASE)
+
+Sections = dict[str, list[dict[str, Any]]]
+
+
+def from_folders(source: Path, modality: str | None) -> dict[str, Any]:
+    """What a manifest of such a folder says; images without a label become `unlabeled`.
+
+    Args:
+        source: a folder with images/ and labels/, or imagesTr/ and labelsTr/ and so on.
+        modality: CT, MR, ...; several channels divided by commas.
+
+    Raises:
+        DataError: when nothing is found, or when the labels are no labels.
+    """
+    sections: Sections = {name: [] for name in FOLDERS}
+    images = {section: _named(files_in(source, names)) for section, (names, _) in FOLDERS.items()}
+    labels = {section: files_in(source, names) for section, (_, names) in FOLDERS.items()}
+    counts = {len((modality or "").split(","))}
+    if counts == {1}:  # one name may be that of every channel
+        counts |= set().union(*(shown_by_labels(images[s], _labels_by_name(labels[s])) for s in FOLDERS))
+    for section in FOLDERS:
+        _pair(images[section], labels[section], section, sections, counts)
+    cases = [case for section in sections.values() for case in section]
+    if not cases:
+        accepted = ", ".join("/".join(images) for images, _ in FOLDERS.values())
+        hint = f"accepted are folders called {accepted}, with labels/labelsTr/masks beside them"
+        raise DataError("has no folder with images", path=source, hint=hint)
+    drawn = [source / case["label"] for case in cases if "label" in case]
+    if not drawn:
+        hint = "put label files of the same names into a folder 'labels'"
+        raise DataError("has images but no label for any of them", path=source, hint=hint)
+    content: dict[str, Any] = {"name": source.name}
+    content["modality"] = _modality([source / p for p in cases[0]["image"]], modality)
+    content["labels"] = found_labels(drawn)
+    return content | {name: section for name, section in sections.items() if section}
+
+
+def files_in(source: Path, names: Iterable[str]) -> list[Path]:
+    """The image files of the first of these folders that exists, in the order of their names."""
+    folder = next((source / name for name in names if (source / name).is_dir()), None)
+    if folder is None:
+        return []
+    return sorted(p for p in folder.iterdir() if SUFFIX.search(p.name) and not p.name.startswith("."))
+
+
+def _named(files: Sequence[Path]) -> dict[str, Path]:
+    """Name without ending -> file.
+
+    Raises:
+        DataError: two files differ in their endings only.
+    """
+    named: dict[str, Path] = {}
+    for file in files:
+        other = named.setdefault(stem(file.name), file)
+        if other is not file:
+            what = f"has {other.name} and {file.name}, both of the name '{stem(file.name)}'"
+            raise DataError(what, path=file.parent, hint="rename or remove one of them")
+    return named
+
+
+def _labels_by_name(labels: Sequence[Path]) -> dict[str, Path]:
+    """Labels by the names that their images may have."""
+    return {LABEL_MARK.sub("", stem(p.name)): p for p in labels} | _named(labels)
+
+
+def _pair(
+    images: dict[str, Path], labels: Sequence[Path], section: str, sections: Sections, counts: Collection[int]
+) -> None:
+    by_name = _labels_by_name(labels)
+    raw = bool(images) and is_raw(next(iter(images.values())).parent)
+    used = set()
+    for name, members in group_channels(images, counts, raw=raw, labels=by_name).items():
+        case: dict[str, Any] = {"image": [_inside(images[member]) for member in members]}
+        label = by_name.get(name)
+        if label is not None:
+            case["label"] = _inside(label)
+            used.add(label)
+        if Case.model_validate(case).name != name:
+            case["case"] = name
+        sections[section if label is not None or section == "test" else "unlabeled"].append(case)
+    lonely = sorted(set(labels) - used)
+    if lonely:
+        what = f"{len(lonely)} labels have no image of the same name, such as {lonely[0].name}"
+        raise DataError(what + _numbered(lonely[0], images), path=lonely[0].parent, hint="rename or remove them")
+
+
+def _numbered(label: Path, images: Collection[str]) -> str:
+    """Which images are called as a label but for a number; empty where there are none."""
+    found = alike(LABEL_MARK.sub("", stem(label.name)), images)
+    return f" (there are {listed(found)}; channels are numbered from 0000 without a gap)" if found else ""
+
+
+def _inside(file: Path) -> str:
+    """A file of a folder of the source, as seen from the source."""
+    return f"{file.parent.name}/{file.name}"
+
+
+def _modality(images: Sequence[Path], modality: str | None) -> dict[str, str]:
+    """One entry per channel of the first case, whether they are files or colours."""
+    try:
+        count = sum(read_header(p).channels for p in images)
+    except VolumeError as e:
+        raise DataError(str(e), path=e.path) from e
+    names = [part.strip() for part in (modality or "unknown").split(",")]
+    if len(names) not in (1, count):
+        raise DataError(f"has {count} channels, {len(names)} modalities were given", path=images[0])
+    return {str(n): names[n % len(names)] for n in range(count)}
+
+
+def found_labels(files: Iterable[Path]) -> dict[str, str]:
+    """Names for every value that occurs in label files; 255 is to be ignored and gets none.
+
+    Raises:
+        DataError: for a file that cannot be read or holds no whole numbers from 0 to 255.
+    """
+    present: set[int] = set()
+    for file in files:
+        try:
+            found = values(read_volume(file)[0])
+        except VolumeError as e:
+            raise DataError(str(e), path=e.path) from e
+        strange = [v for v in found.counts if not 0 <= v <= 255]
+        if found.fractional or strange:
+            example = found.example if found.fractional else strange[0]
+            raise DataError(f"is no label: it holds {example}", path=file, hint="accepted are 0 to 254 and 255")
+        present |= set(found.counts)
+    classes = sorted(present - {0, 255})
+    if not classes:
+        hint = "save masks as 0 and 1: 255 means 'ignore'" if 255 in present else "draw something"
+        raise DataError(f"the labels hold only {sorted(present)}", path=file.parent, hint=hint)
+    names = {v: f"class {v}" for v in classes} if len(classes) > 1 else {classes[0]: "foreground"}
+    return {"0": "background", **{str(v): name for v, name in names.items()}}

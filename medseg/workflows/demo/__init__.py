@@ -1,0 +1,1 @@
+"""`medseg demo`: generated scans, a training on them, and its report."""

@@ -1,0 +1,174 @@
+"""One predicted label map against its reference: read, checked, brought to one grid, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from medseg.errors import DataError
+from medseg.metrics import Value, segmentation_metrics
+from medseg.portable.geometry import along, times, values_in
+from medseg.portable.io.header import Header
+from medseg.portable.io.read import VolumeError, read_volume
+
+IGNORE = 255
+FINE, LARGEST = 1e-3, 0.5
+"""Voxels by which corners of a prediction may lie off the reference's: silently, and with a warning."""
+
+Status = Literal["compared", "no prediction", "unusable prediction", "unusable reference"]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The files of one case.
+
+    Args:
+        name: of the case.
+        reference: its true label map.
+        prediction: its predicted label map; None: there is none.
+        images: what to show under the contours; may be empty.
+        ct: whether the first image is a CT.
+    """
+
+    name: str
+    reference: Path
+    prediction: Path | None
+    images: tuple[Path, ...] = ()
+    ct: bool = False
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What came of one case; without a usable prediction the figures are those of an empty one."""
+
+    pairing: Pairing
+    status: Status
+    message: str = ""
+    warnings: tuple[str, ...] = ()
+    figures: Mapping[int, dict[str, Value]] = field(default_factory=dict)
+
+    @property
+    def mean_dice(self) -> float | None:
+        """Over the classes that the prediction or the reference has."""
+        rows = [row["dice"] for row in self.figures.values() if row["situation"] != "both_empty"]
+        return float(np.mean([float(v) for v in rows if v is not None])) if rows else None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """By what to measure.
+
+    Args:
+        labels: value -> name of the classes to measure, background left out.
+        background: value of the background.
+        tolerance_mm: of the surface Dice.
+        ignore: value in reference files that nobody annotated.
+    """
+
+    labels: Mapping[int, str]
+    background: int = 0
+    tolerance_mm: float = 1.0
+    ignore: int = IGNORE
+
+
+def compare(pairing: Pairing, scale: Scale) -> Compared:
+    """Measure one case; problems of its files become its status."""
+    try:
+        reference, grid = read_labels(pairing.reference, scale, may_ignore=True)
+    except DataError as error:
+        return Compared(pairing, "unusable reference", str(error))
+    nothing = np.full_like(reference, scale.background)
+    if pairing.prediction is None:
+        message = f"no prediction: {pairing.name}.nii.gz is not there"
+        return Compared(pairing, "no prediction", message, figures=_measure(nothing, reference, grid, scale))
+    try:
+        prediction, warnings = onto(grid, *read_labels(pairing.prediction, scale, may_ignore=False))
+    except DataError as error:
+        figures = _measure(nothing, reference, grid, scale)
+        return Compared(pairing, "unusable prediction", str(error), figures=figures)
+    figures = _measure(prediction, reference, grid, scale)
+    return Compared(pairing, "compared", warnings=warnings, figures=figures)
+
+
+def _measure(prediction: np.ndarray, reference: np.ndarray, grid: Header, scale: Scale) -> dict[int, dict[str, Value]]:
+    return segmentation_metrics(
+        prediction,
+        reference,
+        label_values=list(scale.labels),
+        spacing_mm=grid.spacing_mm,
+        tolerance_mm=scale.tolerance_mm,
+        ignore=IGNORE,
+    )
+
+
+def read_labels(path: Path, scale: Scale, *, may_ignore: bool) -> tuple[np.ndarray, Header]:
+    """A label map `(X, Y, Z)` uint8 of known values, as stored, and its header.
+
+    Args:
+        path: the file.
+        scale: names the values; one without any takes all from 0 to 254.
+        may_ignore: whether the ignore value may occur; it becomes 255.
+
+    Raises:
+        DataError: not readable, several channels, values that are no whole numbers or not known.
+    """
+    try:
+        array, header = read_volume(path)
+    except VolumeError as error:
+        raise DataError(str(error), path=path) from error
+    if array.shape[0] != 1:
+        raise DataError(f"has {array.shape[0]} channels; a label map has one", path=path)
+    found = values_in(array[0])
+    if not np.array_equal(found, np.round(found)) or not np.isfinite(found).all():
+        broken = found[~np.isfinite(found) | (found != np.round(found))]
+        raise DataError(f"holds {_listed(broken)}; a label map holds whole numbers", path=path)
+    known = {scale.background, *scale.labels} if scale.labels else set(range(IGNORE))
+    known |= {scale.ignore} if may_ignore else set()
+    unknown = [value for value in found if value not in known]
+    if unknown:
+        accepted = _listed(sorted(known)) if scale.labels else f"0 to {IGNORE - 1}"
+        raise DataError(f"holds {_listed(unknown)}, which is no label; accepted are {accepted}", path=path)
+    label = array[0].astype(np.uint8)
+    if may_ignore and scale.ignore != IGNORE:
+        label[array[0] == scale.ignore] = IGNORE
+    return label, header
+
+
+def _listed(values: object) -> str:
+    numbers = [f"{float(v):g}" for v in values]  # type: ignore[attr-defined]
+    return ", ".join(numbers[:8]) + (", ..." if len(numbers) > 8 else "")
+
+
+def onto(grid: Header, array: np.ndarray, header: Header) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Bring an array to the storage order of another grid, without touching a voxel's value.
+
+    Args:
+        grid: where it shall lie.
+        array: `(X, Y, Z)`.
+        header: where it lies.
+
+    Returns:
+        The array along the grid's axes, and warnings.
+
+    Raises:
+        DataError: it is not the same grid.
+    """
+    moved, off, _ = along(grid, header, array)
+    if moved.shape != grid.shape:
+        raise DataError(
+            f"has {times(header.shape)} voxels, its reference {grid.path} has {times(grid.shape)}",
+            path=header.path,
+            hint="predict on the reference's own grid",
+        )
+    if off > LARGEST:
+        raise DataError(
+            f"lies up to {off:.3g} voxels off its reference {grid.path}; accepted is {LARGEST}",
+            path=header.path,
+            hint="keep the header of the image that was segmented",
+        )
+    warning = f"{header.path.name} lies up to {off:.2g} voxels off its reference"
+    return np.ascontiguousarray(moved), (warning,) if off > FINE else ()

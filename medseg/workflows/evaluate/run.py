@@ -1,0 +1,189 @@
+"""`evaluate`: a folder of predictions against true label maps becomes tables and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from medseg import __version__
+from medseg.atomic import check_writable, make_folder
+from medseg.errors import ConfigError, DataError, ManifestError
+from medseg.manifest.manifest import SECTIONS, Manifest
+from medseg.metrics import DEFINITIONS
+from medseg.metrics.aggregate import mean_of_classes, summarize
+from medseg.portable.geometry import values_in
+from medseg.portable.io.read import SUFFIXES
+from medseg.progress import counting
+from medseg.workflows.evaluate.compare_case import IGNORE, Compared, Pairing, Scale, compare, read_labels
+from medseg.workflows.evaluate.tables import write_tables
+
+PREFERRED = ("test", "validation", "training")
+
+
+def evaluate(
+    prediction: Path,
+    reference: Path,
+    output: Path | None = None,
+    *,
+    section: str | None = None,
+    tolerance_mm: float = 1.0,
+    pictures: bool = True,
+) -> dict[str, Any]:
+    """Compare predicted label maps with references.
+
+    Args:
+        prediction: folder of `CASE.nii.gz`.
+        reference: manifest, or folder of label files named as the predictions.
+        output: folder to write; default `PREDICTION/evaluation`.
+        section: list of the manifest; default the first of test, validation, training that has labels.
+        tolerance_mm: of the surface Dice.
+        pictures: draw the worst, median and best case.
+
+    Returns:
+        What `metrics.json` holds: `classes` (statistics per class), `mean` (over classes), `cases`,
+        `failed` (names of cases without a usable prediction or reference), `unmatched` files.
+
+    Raises:
+        ConfigError: a tolerance that is no length.
+        DataError: no folder of predictions, or not one case that could be compared.
+        ManifestError: no labels to compare with.
+        OutputError: the results cannot be written.
+    """
+    prediction, reference = Path(prediction), Path(reference)
+    if not 0 <= tolerance_mm < float("inf"):
+        raise ConfigError(f"--tolerance-mm {tolerance_mm}: a length of 0 or more is wanted")
+    files = _predictions(prediction)
+    pairings, scale, used = _pair(reference, files, section, tolerance_mm)
+    matched = {pairing.prediction for pairing in pairings}
+    if matched == {None}:
+        raise DataError(
+            f"holds no prediction of any of the {len(pairings)} cases of {reference}",
+            path=prediction,
+            hint=f"files are named like {pairings[0].name}.nii.gz",
+        )
+    folder = output or prediction / "evaluation"
+    check_writable(folder)
+    done = _compared(pairings, scale)
+    if not any(case.status == "compared" for case in done):
+        bad = next(case for case in done if case.status != "no prediction")
+        raise DataError(f"not one case can be compared; the first: {bad.message}")
+    report = {
+        "medseg": __version__,
+        "prediction": str(prediction),
+        "reference": str(reference),
+        "section": used,
+        **_summary(done, scale),
+        "unmatched": sorted(path.name for path in files.values() if path not in matched),
+    }
+    write_tables(make_folder(folder), report)
+    if pictures:
+        from medseg.workflows.evaluate.montage import draw_montage  # matplotlib takes longer to import than a case
+
+        draw_montage(folder / "montage.png", done, scale)
+    return report
+
+
+def _compared(pairings: Sequence[Pairing], scale: Scale) -> list[Compared]:
+    done: list[Compared] = []
+    with counting("comparing", kept="nothing is written") as progress:
+        for pairing in pairings:
+            progress(len(done), len(pairings))
+            done.append(compare(pairing, scale))
+    return done
+
+
+def _predictions(folder: Path) -> dict[str, Path]:
+    """Case name -> file."""
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "does not exist"
+        raise DataError(f"{found}; predictions are a folder of CASE.nii.gz", path=folder)
+    return {name: path for path in sorted(folder.iterdir()) if (name := _stem(path)) is not None}
+
+
+def _stem(path: Path) -> str | None:
+    """Name without the suffix of an image file; None for other files."""
+    suffixes = sorted((s for s in SUFFIXES if path.name.lower().endswith(s)), key=len)
+    if not suffixes or not path.is_file() or path.name.startswith("."):
+        return None
+    return path.name[: -len(suffixes[-1])]
+
+
+def _pair(
+    reference: Path, files: dict[str, Path], section: str | None, tolerance_mm: float
+) -> tuple[list[Pairing], Scale, str | None]:
+    if reference.is_dir():
+        return *_from_folder(reference, files, tolerance_mm), None
+    manifest = Manifest.load(reference)
+    used = section or next((s for s in PREFERRED if any(c.label for c in getattr(manifest, s))), PREFERRED[0])
+    if used not in SECTIONS:
+        raise ManifestError(f"there is no section {used!r}; one of {', '.join(SECTIONS)}", path=reference)
+    ct = manifest.modalities[0] == "CT"
+    pairings = [
+        Pairing(case.name, label, files.get(case.name), manifest.images(case), ct)
+        for case in getattr(manifest, used)
+        if (label := manifest.label(case)) is not None
+    ]
+    if not pairings:
+        raise ManifestError(
+            f"no case of section {used!r} has a label", path=reference, hint="choose another with --section"
+        )
+    background, *measured = manifest.label_values
+    labels = {value: manifest.labels[value] for value in measured}
+    return pairings, Scale(labels, background, tolerance_mm, manifest.ignore_index), used
+
+
+def _from_folder(folder: Path, files: dict[str, Path], tolerance_mm: float) -> tuple[list[Pairing], Scale]:
+    """Label files by name; the classes are the values that occur in them."""
+    labels = {name: path for path in sorted(folder.iterdir()) if (name := _stem(path)) is not None}
+    if not labels:
+        raise DataError(f"holds no label file; accepted are {', '.join(SUFFIXES)}", path=folder)
+    pairings = [Pairing(name, path, files.get(name)) for name, path in labels.items()]
+    anything = Scale({}, tolerance_mm=tolerance_mm)
+    values = _values([pairing.reference for pairing in pairings], anything)
+    if not values:
+        raise DataError("not one label file holds anything but background (0)", path=folder)
+    return pairings, Scale({value: f"label {value}" for value in values}, tolerance_mm=tolerance_mm)
+
+
+def _values(paths: Sequence[Path], scale: Scale) -> list[int]:
+    found: set[int] = set()
+    for path in paths:
+        with suppress(DataError):  # the case will say so
+            found.update(values_in(read_labels(path, scale, may_ignore=True)[0]).tolist())
+    return sorted(found - {scale.background, IGNORE})
+
+
+def _summary(done: Sequence[Compared], scale: Scale) -> dict[str, Any]:
+    compared = [case for case in done if case.status == "compared"]
+    failed = [case for case in done if case.status in ("no prediction", "unusable prediction")]
+    classes = {
+        name: {
+            "value": value,
+            **summarize([c.figures[value] for c in compared], [c.figures[value] for c in failed]),
+        }
+        for value, name in scale.labels.items()
+    }
+    return {
+        "tolerance_mm": scale.tolerance_mm,
+        "definitions": dict(DEFINITIONS),
+        "mean": mean_of_classes(list(classes.values())),
+        "classes": classes,
+        "cases": [_case(case, scale) for case in done],
+        "failed": [case.pairing.name for case in done if case.status != "compared"],
+    }
+
+
+def _case(case: Compared, scale: Scale) -> dict[str, Any]:
+    pairing = case.pairing
+    return {
+        "case": pairing.name,
+        "status": case.status,
+        "message": case.message,
+        "warnings": list(case.warnings),
+        "prediction": str(pairing.prediction) if pairing.prediction else None,
+        "reference": str(pairing.reference),
+        "mean_dice": case.mean_dice if case.status == "compared" else None,
+        "classes": {scale.labels[value]: row for value, row in case.figures.items()},
+    }

@@ -1,0 +1,143 @@
+"""What `evaluate` writes: metrics.csv, metrics.json and metrics.md."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from medseg.atomic import write_whole
+from medseg.metrics import DISTANCES
+
+COLUMNS = (
+    "situation", "dice", "jaccard", "surface_dice", *DISTANCES, "prediction_ml", "reference_ml",
+    "volume_error_ml", "volume_error_percent", "tp", "fp", "fn",
+)  # fmt: skip
+
+
+def write_tables(folder: Path, report: dict[str, Any]) -> None:
+    """Write all three files.
+
+    Raises:
+        OutputError: one of them cannot be written.
+    """
+    write_whole(folder / "metrics.csv", as_csv(report))
+    write_whole(folder / "metrics.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    write_whole(folder / "metrics.md", as_markdown(report))
+
+
+def as_csv(report: dict[str, Any]) -> str:
+    """One row per case and class; what does not exist is an empty field."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["case", "class", "status", *COLUMNS, "message"])
+    for case in report["cases"]:
+        rows = case["classes"] or {name: {} for name in report["classes"]}
+        for name, row in rows.items():
+            values = [_short(row.get(column)) for column in COLUMNS]
+            writer.writerow([case["case"], name, case["status"], *values, case["message"]])
+    return stream.getvalue()
+
+
+def _short(value: object) -> object:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """A page for people: a table per class, what is missing, the worst cases, what each figure means."""
+    names = ("dice", "jaccard", "surface_dice", "hd95_mm", "asd_mm", "assd_mm", "volume_error_percent")
+    heads = (
+        "Dice", "Jaccard", f"surface Dice at {report['tolerance_mm']:g} mm", "HD95 mm", "ASD mm", "ASSD mm",
+        "volume error %",
+    )  # fmt: skip
+    lines = [
+        "# Evaluation",
+        "",
+        f"Predictions `{report['prediction']}` against `{report['reference']}`"
+        + (f", section `{report['section']}`." if report["section"] else "."),
+        "",
+        "Each cell: mean ± standard deviation (median) over n cases that have the class in the prediction or",
+        "the reference; distances exist only where both have it (their n in brackets where it differs).",
+        "",
+        *_table(("class", "n", *heads), [_class_row(name, c, names) for name, c in report["classes"].items()]),
+        _line(("**mean of classes**", "", *(number(name, report["mean"][name]["mean"]) for name in names))),
+        "",
+        "## Counted, not averaged",
+        "",
+        *_counts(report),
+        "",
+        *_cases(report),
+        "## Definitions",
+        "",
+        *(f"- `{name}`: {meaning}" for name, meaning in report["definitions"].items()),
+        "- HD95 above is `hd95_mm`; the other definition, `hd95_pooled_mm`, is in `metrics.csv` and",
+        "  `metrics.json`.",
+        "- Distances in mm by the spacing in each reference's header; volumes in ml.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _class_row(name: str, found: dict[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
+    n = found["dice"]["n"]
+    return (name, str(n), *(_cell(column, found[column], n) for column in names))
+
+
+def _cell(column: str, found: dict[str, Any], n: int) -> str:
+    if found["mean"] is None:
+        return "-"
+    spread = f" ± {number(column, found['sd'])}" if found["sd"] is not None else ""
+    fewer = f" [n {found['n']}]" if found["n"] != n else ""
+    return f"{number(column, found['mean'])}{spread} ({number(column, found['median'])}){fewer}"
+
+
+def number(column: str, value: float | None) -> str:
+    """A figure with as many digits as it deserves."""
+    if value is None:
+        return "-"
+    digits = {"percent": 1, "mm": 2, "ml": 1}.get(column.rsplit("_", 1)[-1], 3)
+    return f"{value:.{digits}f}"
+
+
+def _counts(report: dict[str, Any]) -> list[str]:
+    heads = (
+        "class",
+        "in both",
+        "missed",
+        "invented",
+        "in neither",
+        "no usable prediction",
+        "Dice with those as 0",
+    )
+    keys = ("both", "missing", "spurious", "both_empty", "failed")
+    rows = [
+        (name, *(str(c["counts"][k]) for k in keys), number("dice", c["dice_with_failures"]["mean"]))
+        for name, c in report["classes"].items()
+    ]
+    return _table(heads, rows)
+
+
+def _cases(report: dict[str, Any]) -> list[str]:
+    compared = sorted((c for c in report["cases"] if c["mean_dice"] is not None), key=lambda c: c["mean_dice"])
+    lines = ["## Cases, worst first", ""]
+    lines += _table(("case", "mean Dice"), [(c["case"], number("dice", c["mean_dice"])) for c in compared])
+    bad = [c for c in report["cases"] if c["status"] != "compared"]
+    if bad:
+        lines += ["", f"## Not compared: {len(bad)} of {len(report['cases'])} cases", ""]
+        lines += [f"- {c['case']}: {c['message']}" for c in bad]
+    warned = [text for c in report["cases"] for text in c["warnings"]]
+    if warned:
+        lines += ["", "## Warnings", "", *(f"- {text}" for text in warned)]
+    if report["unmatched"]:
+        lines += ["", f"Files that belong to no case: {', '.join(report['unmatched'])}."]
+    return [*lines, ""]
+
+
+def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    return [_line(heads), _line(("---",) * len(heads)), *map(_line, rows)]
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

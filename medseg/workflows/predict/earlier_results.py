@@ -1,0 +1,98 @@
+"""Results that are in a folder already, and of which images: no image's result takes the place of another's.
+
+An image is the same if its files are where they were, as the reports of earlier commands say, or if their content is,
+as the results' own headers say. So an image that was exported anew is predicted anew, also from another disk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import ConfigError, DataError
+from medseg.portable.io.record import image_of
+from medseg.workflows.predict.case import fingerprint
+from medseg.workflows.predict.collect_cases import Item, targets
+from medseg.workflows.predict.formats import recorded
+
+REPORTS = "predict_report*.json"
+
+
+class Earlier:
+    """What earlier commands left in a folder.
+
+    Args:
+        output: the folder; it need not exist.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.reports = {path.name: list(_entries(path)) for path in sorted(output.glob(REPORTS))}
+
+    def refuse_all(self, items: Iterable[Item], *, probabilities: bool) -> None:
+        """`refuse` of every case, before any work is done; what else is wrong with one is told when its turn comes."""
+        for item in items:
+            with suppress(DataError):
+                self.refuse(item, probabilities=probabilities)
+
+    def refuse(self, item: Item, *, probabilities: bool) -> None:
+        """See that none of the files that a case would write is the result of another image.
+
+        Args:
+            item: the case.
+            probabilities: whether these are written too.
+
+        Raises:
+            ConfigError: one of them is, or does not say of which image it was made.
+            DataError: the image cannot be read.
+        """
+        for path in targets(item, self.output, probabilities=probabilities):
+            if path.exists() and not item.reads(path):  # which is told elsewhere
+                self._refuse(item, path)
+
+    def _refuse(self, item: Item, path: Path) -> None:
+        made_of = image_of(recorded(path))
+        known = [entry["input"] for entry in self._made(item.name, made_of)]
+        if any(set(files) == set(item.identity) for files in known):
+            return
+        if made_of is not None and fingerprint(item).startswith(made_of):
+            return
+        mine = " and ".join(item.identity)
+        if known:
+            what = f"is the result of {' and '.join(known[0])} and not of {mine}"
+        elif made_of is not None:
+            what = f"is the result of another image than {mine}"
+        else:
+            what = f"is there already and does not say that it was made of {mine}"
+        raise ConfigError(what, path=path, hint="choose another --output")
+
+    def _made(self, case: str, made_of: str | None) -> Iterator[Mapping[str, Any]]:
+        """Entries of a case, without those of results that were replaced since by something else."""
+        for entry in (entry for entries in self.reports.values() for entry in entries):
+            if entry["case"] == case and (made_of is None or entry["image_sha256"].startswith(made_of)):
+                yield entry
+
+    def others(self, report: str, cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Entries of an earlier report that are true still and are none of the new one's cases.
+
+        Args:
+            report: file name, the same for both.
+            cases: entries of the new one.
+        """
+        replaced = {entry.get("result") for entry in cases}
+        entries = self.reports.get(report, [])
+        return [e for e in entries if e["result"] not in replaced and (self.output / e["result"]).exists()]
+
+
+def _entries(report: Path) -> Iterator[dict[str, Any]]:
+    """Cases of a report that have a result, each with the model that made it."""
+    try:
+        content = json.loads(report.read_text(encoding="utf-8"))
+        for entry in [*content["cases"], *content.get("earlier", ())]:
+            if {"case", "result", "input", "image_sha256"} <= set(entry):
+                yield {"model_sha256": content["model_sha256"], "settings": content["settings"], **entry}
+    except (OSError, ValueError, LookupError, TypeError):  # results tell of their images themselves
+        return

@@ -1,0 +1,126 @@
+"""Results of prediction as NIfTI, as a segmentation of 3D Slicer with names, or as DICOM SEG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medseg.errors import ConfigError
+from medseg.portable.io.header import Header, checked_spacing
+from medseg.portable.io.record import description
+from medseg.portable.io.write import is_flat, source_of, write_labels
+from medseg.workflows.predict.collect_cases import Item
+
+FORMATS = {"nifti": ".nii.gz", "nrrd": ".seg.nrrd", "dicom-seg": ".dcm"}
+"""What `--format` takes, and the ending of each."""
+
+RECORD = "medseg"  # field of a NRRD, and parameter of a DICOM algorithm, that keeps the record
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a result tells of the model.
+
+    Attributes:
+        name: of the bundle.
+        names: label value -> name, without the background.
+    """
+
+    name: str
+    names: Mapping[int, str]
+
+
+def suffix_of(kind: str) -> str:
+    """Ending of a format's files.
+
+    Raises:
+        ConfigError: there is no such format.
+    """
+    if kind not in FORMATS:
+        raise ConfigError(f"--format {kind}: accepted are {', '.join(FORMATS)}")
+    return FORMATS[kind]
+
+
+def write_result(path: Path, labels: np.ndarray, item: Item, affine: np.ndarray, line: str, model: Model) -> None:
+    """Write a label map in the format that the item wants.
+
+    Args:
+        path: where.
+        labels: `(X, Y, Z)` uint8 label values on the image's grid.
+        item: the case.
+        affine: of the image, RAS mm.
+        line: the record of image, model and settings.
+        model: what the values mean, and who decided.
+
+    Raises:
+        SaveError, OutputError: it cannot be written.
+    """
+    if item.suffix == FORMATS["nifti"]:
+        flat = not item.dicom and is_flat(item.images[0], labels.shape)
+        write_labels(path, labels, affine, source=source_of_item(item), flat=flat, description=line)
+        return
+    places = np.zeros(256, np.uint8)
+    places[list(model.names)] = np.arange(1, len(model.names) + 1)
+    if item.suffix == FORMATS["nrrd"]:
+        spacing = checked_spacing(affine)
+        header = Header(item.images[0], labels.shape, 1, affine, spacing, np.dtype(np.uint8))
+        _write_nrrd(path, places[labels], header, line, model.names)
+        return
+    from medseg.dicom.write_seg import Author, Marked, write_segmentation
+
+    author = Author(f"medseg {model.name}", f"medseg {model.name}", {RECORD: line})
+    write_segmentation(path, places[labels], item.series, [Marked(name) for name in model.names.values()], author)
+
+
+def source_of_item(item: Item) -> bytes:
+    """The NIfTI header of a case's first file; empty for other formats."""
+    return b"" if item.dicom else source_of(item.images[0])
+
+
+def uncoded(names: Iterable[str]) -> list[str]:
+    """Which names of labels DICOM SEG gets no code of their own for."""
+    from medseg.dicom.snomed import code_of
+
+    return [name for name in names if not code_of(name).known]
+
+
+def _write_nrrd(path: Path, places: np.ndarray, header: Header, line: str, names: Mapping[int, str]) -> None:
+    from medseg.consensus.io.formats import Form
+    from medseg.consensus.io.segment_table import Segment
+    from medseg.consensus.io.write_results import write_labels as write_segments
+
+    suffix = FORMATS["nrrd"]
+    form = Form(
+        grid=header, suffix=suffix, flat=False, dtype=np.dtype(np.uint8),
+        segments=tuple(Segment(value, name) for value, name in names.items()), missing=255, palette=None,
+        sources=(), notes=(), fields={RECORD: line},
+    )  # fmt: skip
+    write_segments(path.parent, path.name.removesuffix(suffix), places, form)
+
+
+def recorded(path: Path) -> str | None:
+    """The record of an earlier result; None if there is none or it is no result of ours."""
+    if not path.is_file():
+        return None
+    if path.name.endswith(FORMATS["dicom-seg"]):
+        from medseg.dicom.write_seg import recorded_parameters
+
+        return (recorded_parameters(path) or "").removeprefix(f"{RECORD}=") or None
+    if path.name.endswith(FORMATS["nrrd"]):
+        return _recorded_in_nrrd(path)
+    return description(path)
+
+
+def _recorded_in_nrrd(path: Path) -> str | None:
+    import SimpleITK as sitk  # noqa: N813 - the name everyone knows
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    return reader.GetMetaData(RECORD) if reader.HasMetaDataKey(RECORD) else None

@@ -1,0 +1,286 @@
+"""`predict`: a bundle and images become label maps on the images' own grids.
+
+A result's own header records the image, the model and the settings it was made with (hashes in `descrip`), so that
+a finished case is recognised wherever the file goes, also when several commands share a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from medseg import __version__
+from medseg.atomic import check_writable, make_folder, write_whole
+from medseg.bundle.bundle import OpenBundle, open_bundle
+from medseg.engine import distributed
+from medseg.errors import ConfigError, DataError, MedsegError, OutputError
+from medseg.portable.inference.multi_view import FUSIONS, ViewsInferer
+from medseg.portable.io.write import remove_leftovers
+from medseg.progress import Count, say
+from medseg.stopping import told_when_stopped
+from medseg.workflows.predict.case import CasePredictor, fingerprint, record
+from medseg.workflows.predict.collect_cases import PROBABILITIES, Item, collect, share
+from medseg.workflows.predict.earlier_results import Earlier
+from medseg.workflows.predict.formats import suffix_of, uncoded
+from medseg.workflows.predict.summary import Listener, closing
+
+GIB = 2**30
+WORTH_SAYING = 2 * GIB
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to predict.
+
+    Attributes:
+        section: list of the manifest; default `test`, or all lists where there is no test case.
+        series: UID of the DICOM series to take; default the only volume in a folder.
+        format: of the label maps, a name of `predict_formats.FORMATS`.
+        views: which views of a model of several to ask; default all of them, fused.
+        fusion: how several views become one, of `portable.inference.multi_view.FUSIONS`; default as the model says.
+        probabilities: also write the probability of each class, in steps of 1/255.
+        mirror: average over mirrored images.
+        overlap: of windows, in [0, 1); default as planned.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        overwrite: do finished cases again.
+        strict: stop at the first case that fails.
+        shard: which part of the cases to do, from 0.
+        num_shards: in how many parts they are split.
+    """
+
+    section: str | None = None
+    series: str | None = None
+    format: str = "nifti"
+    views: Sequence[str] = ()
+    fusion: str | None = None
+    probabilities: bool = False
+    mirror: bool = False
+    overlap: float | None = None
+    device: str = "auto"
+    overwrite: bool = False
+    strict: bool = False
+    shard: int = 0
+    num_shards: int = 1
+
+    def __post_init__(self) -> None:
+        if self.overlap is not None and not 0 <= self.overlap < 1:
+            raise ConfigError(f"--overlap {self.overlap} is not in [0, 1)")
+        suffix_of(self.format)
+
+    @property
+    def report(self) -> str:
+        """File name of the report."""
+        part = "" if self.num_shards == 1 else f"_{self.shard}_of_{self.num_shards}"
+        return f"predict_report{part}.json"
+
+
+def predict(model: Path, inputs: Path, output: Path, **options: Any) -> dict[str, Any]:
+    """Segment images with a trained model.
+
+    Args:
+        model: run folder or bundle.
+        inputs: an image, a folder of images, a DICOM series, a folder of such, or a manifest.
+        output: folder for `<case>.nii.gz` (or what `format` says), `predict_report.json` and, if wanted,
+            `probabilities/<case>.nii.gz`.
+        options: fields of `Options`.
+
+    Returns:
+        The report: per case its status, seconds and volumes; `failed` lists what could not be done and why, `earlier`
+        the cases of earlier commands whose results are in the folder too.
+
+    Raises:
+        MedsegError: nothing can be predicted; with `strict` also for the first case that fails.
+        Stopped: by a signal; finished results and the report are whole.
+    """
+    chosen = Options(**options)
+    bundle = open_bundle(model)
+    items = collect(
+        inputs, output, channels=len(bundle.data.modality), section=chosen.section, uid=chosen.series,
+        suffix=suffix_of(chosen.format),
+    )  # fmt: skip
+    items = share(items, chosen.shard, chosen.num_shards)
+    earlier = Earlier(output)
+    earlier.refuse_all(items, probabilities=chosen.probabilities)
+    device = distributed.setup(chosen.device)
+    make_folder(output / PROBABILITIES if chosen.probabilities else output)
+    check_writable(output)
+    for folder in (output, output / PROBABILITIES):
+        remove_leftovers(folder)
+    console = Console(stderr=True)
+    listener = Listener(console)
+    report: dict[str, Any] = {
+        "medseg_version": __version__,
+        "model": str(bundle.path),
+        "model_sha256": bundle.digest,
+        "device": str(device),
+        "settings": _configure(bundle, chosen, listener),
+        "cases": [],
+        "failed": [],
+        "interrupted": True,
+        "earlier": [],
+    }
+    predictor = CasePredictor(bundle, device, output, probabilities=chosen.probabilities)
+    if chosen.format == "dicom-seg" and (names := uncoded(predictor.model.names.values())):
+        listener.say(f"no SNOMED code is known for {', '.join(names)}: coded as Tissue")
+    run = _Run(predictor, listener, report, earlier, chosen)
+    try:
+        with _listening(listener):
+            run.all(items)
+        report["interrupted"] = False
+    finally:
+        report["earlier"] = Earlier(output).others(chosen.report, report["cases"])
+        write_whole(output / chosen.report, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    for line in closing(report, output, chosen.report):
+        listener.show(line)
+    return report
+
+
+def _configure(bundle: OpenBundle, chosen: Options, listener: Listener) -> dict[str, Any]:
+    """Set the inferer and return with what it predicts."""
+    inferer = bundle.inferer
+    views = _views(bundle, chosen)
+    if isinstance(inferer, ViewsInferer):
+        inferer.views, inferer.fusion = views, chosen.fusion or inferer.fusion
+    if chosen.overlap is not None:
+        inferer.overlap = chosen.overlap
+    if chosen.mirror:
+        trained = bundle.data.augment.flip_axes
+        if not trained:
+            listener.say("the model was not trained on mirrored images; --mirror may make it worse")
+        sided = bundle.data.has_sides and not trained
+        inferer.mirror_axes = (1, 2) if sided else tuple(trained or (0, 1, 2))
+    mirrored = list(inferer.mirror_axes)
+    settings = {"overlap": inferer.overlap, "mirror_axes": mirrored, "probabilities": chosen.probabilities}
+    if isinstance(inferer, ViewsInferer):
+        settings |= {"views": list(views), "fusion": inferer.fusion}
+    return settings
+
+
+def _views(bundle: OpenBundle, chosen: Options) -> tuple[str, ...]:
+    """The views to ask; none of a model that has one network.
+
+    Raises:
+        ConfigError: a view that the model does not have, an unknown fusion, or probabilities of several views.
+    """
+    known = bundle.views or (bundle.data.view,)
+    for view in chosen.views:
+        if view not in known:
+            raise ConfigError(f"--view {view}: the model has no such view; it has {', '.join(known)}", path=bundle.path)
+    if chosen.fusion and (chosen.fusion not in FUSIONS or not bundle.views):
+        accepted = (
+            f"accepted are {', '.join(FUSIONS)}" if bundle.views else "the model has one network, nothing to fuse"
+        )
+        raise ConfigError(f"--fusion {chosen.fusion}: {accepted}", path=bundle.path)
+    if not bundle.views:
+        return ()
+    views = tuple(dict.fromkeys(chosen.views)) or bundle.views
+    if chosen.probabilities and len(views) > 1:
+        raise ConfigError(
+            "--probabilities: the views agree on labels, and have no probabilities of all classes in common",
+            path=bundle.path,
+            hint="ask for one, " + " or ".join(f"--view {view}" for view in views),
+        )
+    return views
+
+
+@contextmanager
+def _listening(listener: Listener) -> Iterator[None]:
+    logger = logging.getLogger("medseg.portable")
+    logger.addHandler(listener)
+    before, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.removeHandler(listener)
+        logger.propagate = before
+
+
+class _Run:
+    """The cases in a row, with a bar, entering each into the report."""
+
+    def __init__(
+        self, predictor: CasePredictor, listener: Listener, report: dict, earlier: Earlier, chosen: Options
+    ) -> None:
+        self.predictor, self.listener, self.report, self.earlier = predictor, listener, report, earlier
+        self.overwrite, self.strict, self.probabilities = chosen.overwrite, chosen.strict, chosen.probabilities
+        labels_depend_on = {k: v for k, v in report["settings"].items() if k != "probabilities"}
+        content = json.dumps([report["model_sha256"], labels_depend_on], sort_keys=True)
+        self.setting = hashlib.sha256(content.encode()).hexdigest()
+
+    def all(self, items: list[Item]) -> None:
+        """Do them; a case that fails is entered and passed over, unless `strict`."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        console = self.listener.console
+        count = Count("predicting", total=len(items))
+        with (
+            told_when_stopped(count.where, "finished results are kept"),
+            Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
+        ):
+            cases = bar.add_task("cases", total=len(items))
+            windows = bar.add_task("windows", total=None)
+            for item in items:
+                bar.update(cases, description=item.name)
+                bar.reset(windows, total=None)
+
+                def progress(done: int, total: int) -> None:
+                    bar.update(windows, completed=done, total=total)
+
+                self._one(item, progress)
+                bar.advance(cases)
+                count.done += 1
+                if not console.is_terminal and (line := count.line()):
+                    say(line)
+
+    def _one(self, item: Item, progress: Any) -> None:
+        entry: dict[str, Any] = {"case": item.name, "images": [str(path) for path in item.images]}
+        self.listener.lines.clear()
+        started = time.perf_counter()
+        try:
+            entry.update(self._done_or_predicted(item, progress))
+        except OutputError:
+            raise  # the place of the results concerns every case
+        except MedsegError as error:
+            self.report["failed"].append({"case": item.name, "error": str(error)})
+            entry["status"] = "failed"
+            if self.strict:
+                raise
+            self.listener.show(f"failed: {error}")  # now: the next hundred may fail of the same
+        entry["seconds"] = round(time.perf_counter() - started, 3)
+        entry["warnings"] = list(self.listener.lines)
+        self.report["cases"].append(entry)
+
+    def _done_or_predicted(self, item: Item, progress: Any) -> dict[str, Any]:
+        headers = self.predictor.headers(item)
+        digest = fingerprint(item)
+        line = record(digest, self.setting)
+        entry = {"result": item.result, "input": item.identity, "image_sha256": digest}
+        if not self.overwrite and self.predictor.is_done(item, line):
+            return {"status": "skipped", **entry}
+        self.earlier.refuse(item, probabilities=self.probabilities)
+        for header in headers:
+            for warning in header.warnings:
+                self.listener.say(f"{header.path}: {warning}")
+        self._check_memory(item, self.predictor.memory_bytes(headers))
+        volumes = self.predictor.run(item, line, progress)
+        return {"status": "done", **entry, "volumes_ml": volumes}
+
+    def _check_memory(self, item: Item, needed: int) -> None:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > there:
+            raise DataError(
+                f"needs about {needed / GIB:.1f} GiB at the model's spacing, this machine has {there / GIB:.1f}",
+                path=item.images[0],
+            )
+        if needed > WORTH_SAYING:
+            self.listener.show(f"{item.name}: needs about {needed / GIB:.1f} GiB")

@@ -1,0 +1,1 @@
+"""What the report pages have in common: HTML and overlays."""

@@ -1,0 +1,1 @@
+"""Rounds of pseudo-labels: training, labelling the unlabelled cases, training again."""

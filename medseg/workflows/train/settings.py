@@ -1,0 +1,184 @@
+"""From a task name, a YAML and `--set` to a checked pipeline. Nothing that a file says is executed or imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+import medseg
+from medseg.atomic import write_whole
+from medseg.config import Pipeline
+from medseg.errors import ConfigError
+from medseg.literals import begins_expression, is_expression, is_instruction, named, texts
+from medseg.methods import Own, in_use
+from medseg.workflows.train.stage_methods import check_methods, put_own
+
+NAMES = (("data", "labels"), ("data", "modality"))
+_HERE = Path(medseg.__file__).resolve().parent
+
+
+def pipeline_folder() -> Path:
+    """Where the shipped pipelines are: inside the wheel, or beside the package in a checkout."""
+    inside = _HERE / "pipelines"
+    return inside if inside.is_dir() else _HERE.parent / "pipelines"
+
+
+def shipped() -> dict[str, Path]:
+    """Task name -> YAML of every shipped pipeline."""
+    return {path.stem: path for path in sorted(pipeline_folder().glob("*.yaml"))}
+
+
+def read_task(task: str) -> tuple[dict[str, Any], str]:
+    """The plain dictionary of a task, and where it came from.
+
+    Args:
+        task: a shipped name or the path of a YAML.
+
+    Raises:
+        ConfigError: no such task, no readable YAML, or one with an expression in it.
+    """
+    path = shipped().get(task) or Path(task)
+    if path.is_dir():
+        path = path / "pipeline.yaml"  # a run folder
+    if not path.is_file():
+        raise ConfigError(f"task {task!r} is not known; one of {', '.join(shipped())}, or the path of a YAML")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not a readable YAML ({' '.join(str(error).split())[:160]})", path=path) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"a pipeline is a mapping with 'name' and 'stages', got {type(content).__name__}", path=path)
+    refuse_expressions(content, str(path))
+    return content, str(path)
+
+
+def refuse_expressions(content: Any, source: str) -> None:
+    """Refuse what a configuration of MONAI would evaluate, wherever it stands.
+
+    The names of structures and modalities are those of the manifest, and may have such signs inside.
+
+    Args:
+        content: of a pipeline.
+        source: the file or the option that it is from.
+
+    Raises:
+        ConfigError: with the place.
+    """
+    try:
+        for place, text, is_key in texts(content):
+            evaluated = begins_expression if place[:2] in NAMES else is_expression
+            if is_instruction(place[-1]) if is_key else evaluated(text):
+                what = f"has the key {text!r}" if is_key else f"is {text!r}"
+                raise ConfigError(
+                    f"{named(place[:-1] if is_key else place) or 'the pipeline'} {what}",
+                    path=source,
+                    hint="a pipeline holds values alone: no text with $ or @, none that begins with %, no key with _",
+                )
+    except ValueError as error:
+        raise ConfigError(str(error), path=source) from error
+
+
+def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Apply `a.b=c` edits to a plain dictionary, in place; values are read as YAML.
+
+    Raises:
+        ConfigError: no `=`, an expression, or a path through something that is neither mapping nor list.
+    """
+    for text in overrides:
+        path, separator, value = text.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {text!r}: expected a.b=value")
+        keys = path.strip().split(".")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text!r}: {value!r} is no YAML value") from error
+        nested: Any = parsed
+        for key in reversed(keys):
+            nested = {key: nested}
+        refuse_expressions(nested, f"--set {text!r}")
+        node: Any = content
+        for key in keys[:-1]:
+            node = _child(node, key, text)
+        _put(node, keys[-1], parsed, text)
+    return content
+
+
+def _child(node: Any, key: str, text: str) -> Any:
+    if isinstance(node, dict):
+        if node.get(key) is None:
+            node[key] = {}
+        return node[key]
+    if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+        return node[int(key)]
+    raise ConfigError(f"--set {text!r}: there is no {key!r} here" + _length(node))
+
+
+def _put(node: Any, key: str, value: Any, text: str) -> None:
+    if isinstance(node, dict):
+        node[key] = value
+    elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
+        node[int(key)] = value
+    else:
+        raise ConfigError(f"--set {text!r}: there is no {key!r} here" + _length(node))
+
+
+def _length(node: Any) -> str:
+    return f" (a list of {len(node)})" if isinstance(node, list) else ""
+
+
+def check(content: dict[str, Any], source: str) -> Pipeline:
+    """The checked pipeline.
+
+    Raises:
+        ConfigError: with the path of the first mistake.
+    """
+    try:
+        return Pipeline(**content)
+    except (ValidationError, TypeError) as error:
+        if not isinstance(error, ValidationError):
+            raise ConfigError(str(error), path=source) from error
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        found = "" if first["type"] in ("missing", "extra_forbidden") else f", got {first['input']!r}"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ConfigError(f"{where}: {first['msg']}{found}{more}", path=source) from error
+
+
+def load(task: str, overrides: Sequence[str] = (), own: Sequence[Own] | None = None) -> Pipeline:
+    """`read_task`, `apply`, `check`, and whether every stage's method is one of medseg or one that the user named.
+
+    Args:
+        task: a shipped name, the path of a YAML, or a run folder.
+        overrides: `a.b=c` edits.
+        own: methods that the user named; by default those that the running command was given.
+
+    Raises:
+        ConfigError: with the path of the first mistake.
+    """
+    content, source = read_task(task)
+    own = in_use() if own is None else own
+    put_own(content, own)
+    pipeline = check(apply(content, overrides), source)
+    check_methods(pipeline, own, source)
+    return pipeline
+
+
+def check_begun(run: Path) -> None:
+    """See that the methods of a run that has begun are here, as they were, before it is resumed.
+
+    Raises:
+        ConfigError: a method of the user's own that was not named again, or whose file is another one.
+    """
+    if (run / "pipeline.yaml").is_file() and any(run.glob("**/last.pt")):
+        load(str(run))
+
+
+def dump(pipeline: Pipeline, path: Path) -> None:
+    """Write a pipeline as YAML that `load` reads back to an equal one."""
+    content = pipeline.model_dump(mode="json", exclude_none=True)
+    write_whole(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
