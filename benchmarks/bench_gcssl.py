@@ -20,10 +20,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name everyone knows
 from consensus_phantom import Scene, generate
-from consensus_table import dice
+from consensus_table import dice, multilabel_staple
 
 from medseg.consensus.fusers.gcssl.gcssl import gcssl
-from medseg.consensus.itk_fusers import multilabel_staple_itk
 from medseg.consensus.study import Rater, Study
 
 CT = {"shape": (512, 512, 200), "spacing_mm": (0.8, 0.8, 1.5)}
@@ -37,7 +36,7 @@ CASES = {
 def staple(study: Study) -> np.ndarray:
     """SimpleITK on the whole grid, what is missing being background; the multi-label filter for more than two."""
     if len(study.classes) > 2:
-        return multilabel_staple_itk(study, crop=False).labels
+        return multilabel_staple(study)
     images = [sitk.GetImageFromArray((e.labels == 1).astype(np.uint8)) for e in study.raters]
     return (sitk.GetArrayFromImage(sitk.STAPLE(images, 1.0)) > 0.5).astype(np.uint8)
 

@@ -63,7 +63,7 @@ def bare_filter(study: Study, crop: bool) -> tuple[np.ndarray, sitk.ImageFilter]
 
 
 def fuser_of(study: Study) -> str:
-    return "staple-fast" if len(study.classes) == 2 else "ml-staple-fast"
+    return "staple" if len(study.classes) == 2 else "ml-staple"
 
 
 def candidates(study: Study, crop: bool) -> dict[str, Callable[[], object]]:

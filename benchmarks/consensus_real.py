@@ -39,7 +39,7 @@ PANELS = {
     "three": ("jitter", "over", "lapse"),
     "biased": ("over", "over", "over", "jitter", "under"),
 }
-METHODS = ("majority", "staple-fast", "ml-staple-fast", "simple", "sba", "gcssl")
+METHODS = ("majority", "staple", "ml-staple", "simple", "sba", "gcssl")
 THIN = "gcssl, smoothness 1"
 REACH = 12
 """Voxels round a structure in which raters may draw it."""

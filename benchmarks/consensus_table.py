@@ -21,7 +21,6 @@ from consensus_phantom import Scene, generate
 
 from medseg.consensus.fusers.gcssl.gcssl import gcssl
 from medseg.consensus.fusers.majority import majority
-from medseg.consensus.itk_fusers import multilabel_staple_itk
 from medseg.consensus.statistics.report_data import versions
 from medseg.consensus.study import MISSING, Study
 
@@ -53,13 +52,21 @@ def staple(study: Study) -> np.ndarray:
     return labels
 
 
+def multilabel_staple(study: Study) -> np.ndarray:
+    """SimpleITK's multi-label STAPLE; what it leaves undecided is background."""
+    tool = sitk.MultiLabelSTAPLEImageFilter()
+    tool.SetLabelForUndecidedPixels(0)
+    votes = [np.where(rater.labels == MISSING, 0, rater.labels) for rater in study.raters]
+    return sitk.GetArrayFromImage(tool.Execute([sitk.GetImageFromArray(labels) for labels in votes]))
+
+
 def fusers(row: str) -> dict[str, Fuse]:
     """The table's columns."""
     cut = {"neighbours": 26} if row == "volume26" else {}
     return {
         "majority": lambda study: majority(study).labels,
         "STAPLE (SimpleITK)": staple,
-        "multi-label STAPLE (SimpleITK)": lambda study: multilabel_staple_itk(study, crop=False).labels,
+        "multi-label STAPLE (SimpleITK)": multilabel_staple,
         "uniform + cut": lambda study: gcssl(study, weights="uniform", ssl=False, **cut).labels,
         "gcssl `sc`": lambda study: gcssl(study, weights="sc", **cut).labels,
         "gcssl `logodds`": lambda study: gcssl(study, **cut).labels,

@@ -54,7 +54,7 @@ def main(folder: Path) -> None:
     for name, array in {"image": image, **drawn}.items():
         nib.save(nib.Nifti1Image(array, np.diag([*SPACING_MM, 1])), folder / f"{name}.nii.gz")
 
-    for method in ("majority", "staple-fast", "gcssl"):
+    for method in ("majority", "staple", "gcssl"):
         fused = medseg.fuse(image, list(drawn.values()), names=list(drawn), spacing_mm=SPACING_MM, method=method)
         print(f"{method:<12} Dice with the truth {dice(fused.labels, truth):.3f}")
     print(f"\n{'rater':<10} consistency  weight  Dice with the consensus")

@@ -17,6 +17,7 @@ import pytest
 from raters import ball, fields_of, image_of, save, seg_nrrd, write_study
 
 from medseg.cli import app
+from medseg.consensus.fuse import FUSERS
 from medseg.consensus.io.segment_table import read_segments
 from medseg.manifest.manifest import Manifest
 
@@ -162,11 +163,27 @@ def test_one_rater_and_empty_raters_are_no_mistake(tmp_path, capfd):
     assert "no consensus possible" in capfd.readouterr().err
     np.testing.assert_array_equal(array(tmp_path / "one" / "consensus.nii.gz"), ball())
     empty = [save(tmp_path / f"{n}.nii.gz", np.zeros((24, 20, 12), np.uint8)) for n in "xy"]
-    for method in ("gcssl", "majority", "staple-fast"):
+    for method in ("gcssl", "majority", "staple"):
         assert run(*files_of(image, empty), "-o", tmp_path / method, "--method", method) == 0
         assert "warning" in capfd.readouterr().err
         assert not array(tmp_path / method / "consensus.nii.gz").any()
         assert (tmp_path / method / "report.html").is_file()
+
+
+def test_a_former_name_of_a_method_works_with_one_warning(tmp_path, capfd):
+    image, drawn = write_study(tmp_path)
+    warning = "warning: method staple-fast is now called staple; use that name"
+    for name in ("staple-fast", "staple"):
+        assert run(*files_of(image, drawn), "-o", tmp_path / name, "--method", name, "--compare", *PLAIN) == 0
+        assert capfd.readouterr().err.splitlines().count(warning) == (name == "staple-fast")
+        report = json.loads((tmp_path / name / "report.json").read_text())
+        assert [row["method"] for row in report["comparison"]][:2] == ["staple", "gcssl"]
+        assert len(report["comparison"]) == len(FUSERS)
+    made = [(tmp_path / name / "consensus.nii.gz").read_bytes() for name in ("staple-fast", "staple")]
+    assert made[0] == made[1]
+    many = write_manifest(tmp_path, cases=2)
+    assert run("--data", many, "-o", tmp_path / "many", "--method", "staple-fast", *PLAIN, *ALONE) == 0
+    assert capfd.readouterr().err.splitlines().count(warning) == 1
 
 
 @pytest.mark.parametrize("method", ["gcssl", "majority"])
@@ -187,6 +204,7 @@ def test_who_saw_nothing_and_who_looked_at_nothing_is_told(method, tmp_path, cap
         (["-a", "anna.nii.gz", "--data", "m.json", "-o", "out"], "give either --annotation"),
         (["-a", "absent.nii.gz", "-o", "out"], "absent.nii.gz: no such file"),
         (["-a", "anna.nii.gz", "-o", "out", "--method", "magic"], "no method magic"),
+        (["-a", "absent.nii.gz", "-o", "out", "--method", "voting-itk"], "voting-itk has been removed; use majority"),
         (["-a", "anna.nii.gz", "-o", "out", "--method", "majority", "--smoothness", "1"], "no option smoothness"),
         (["-a", "anna.nii.gz", "-o", "out", "--missing-value", "x"], "--missing-value x"),
         (["-a", "anna.nii.gz", "-o", "out", "--missing-value", "0"], "cannot also mean"),

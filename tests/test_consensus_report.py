@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from raters import ball, image_of, save, write_study
 
+from medseg.consensus.fuse import FUSERS
 from medseg.workflows.consensus.options import Options
 from medseg.workflows.consensus.report import crop as scenes
 from medseg.workflows.consensus.report.figures import draw
@@ -167,7 +168,7 @@ def test_the_words_follow_the_figures():
     assert [about_agreement(v) for v in (None, -0.1, 0.3, 0.5, 0.7, 0.9)] == [
         "cannot be computed", "no better than chance", "fair", "moderate", "substantial", "almost perfect",
     ]  # fmt: skip
-    assert all(about_method(name) for name in ("gcssl", "majority", "voting-itk", "staple-fast", "ml-staple", "sba"))
+    assert all(about_method(name) for name in FUSERS)
 
 
 def test_places_that_cannot_be_written_and_settings_are_told(tmp_path):

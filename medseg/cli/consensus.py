@@ -22,9 +22,7 @@ Studies = Annotated[Path | None, typer.Option(help="MONAI Label studies folder: 
 Tag = Annotated[
     list[str] | None, typer.Option("--tag", help="Which tags are raters; default all but final and original.")
 ]
-Method = Annotated[
-    str, typer.Option("--method", "-m", help="gcssl, majority, staple-fast, ...: see docs/consensus.md.")
-]
+Method = Annotated[str, typer.Option("--method", "-m", help="gcssl, majority, staple, ml-staple, simple or sba.")]
 Compare = Annotated[bool, typer.Option("--compare", help="Also run every other method and compare.")]
 Reference = Annotated[Path | None, typer.Option(help="True labels, to measure against; no method sees them.")]
 Weights = Annotated[str | None, typer.Option(help="logodds, sc, uniform, or numbers: 0.5,0.3,0.2.")]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg.consensus.fuse import fuser_called, run
+from medseg.consensus.fuse import fuser_called, resolve_method, run
 from medseg.consensus.statistics.report_data import contingencies, dice_by_class
 from medseg.consensus.study import MISSING, Fused, Rater, Study
 from medseg.errors import ConfigError, MedsegError
@@ -28,10 +28,10 @@ def compare(
         known: answers that need not be found again. Their seconds are those of their own account.
 
     Returns:
-        One JSON-ready entry per method, in order: `method`; `error`, None or why it has no answer (then all else is
-        None or empty); `seconds` (wall) and `cpu_seconds`, None for a known answer; `dice_to_chosen` and, with a
-        reference, `dice_to_reference`, per class and `mean`, None where neither side has the class; `volumes_ml` per
-        class; `differing_voxels` from the chosen answer; `undecided_voxels`; `warnings`.
+        One JSON-ready entry per method, in order: `method`, by its name in `FUSERS`; `error`, None or why it has no
+        answer (then all else is None or empty); `seconds` (wall) and `cpu_seconds`, None for a known answer;
+        `dice_to_chosen` and, with a reference, `dice_to_reference`, per class and `mean`, None where neither side has
+        the class; `volumes_ml` per class; `differing_voxels` from the chosen answer; `undecided_voxels`; `warnings`.
 
     Raises:
         ConfigError: no method, or an unknown name.
@@ -41,10 +41,11 @@ def compare(
         raise ConfigError("no method to compare")
     if reference is not None and reference.shape != study.shape:
         raise ValueError(f"a reference of shape {reference.shape} for a study of {study.shape}")
+    answers = {resolve_method(name): fused for name, fused in (known or {}).items()}
     rows: list[Facts] = []
     chosen: np.ndarray | None = None
-    for name in dict.fromkeys(methods):
-        fused, row = _answer(study, name, (known or {}).get(name))
+    for name in dict.fromkeys(map(resolve_method, methods)):
+        fused, row = _answer(study, name, answers.get(name))
         if not rows and fused is not None:
             chosen = fused.labels
         rows.append(row | _measured(study, fused, chosen, reference))

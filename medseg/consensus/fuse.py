@@ -17,15 +17,18 @@ from medseg.options import typed
 FUSERS: dict[str, str] = {
     "gcssl": "medseg.consensus.fusers.gcssl.gcssl:gcssl",
     "majority": "medseg.consensus.fusers.majority:majority",
-    "staple-fast": "medseg.consensus.fusers.staple:staple",
-    "ml-staple-fast": "medseg.consensus.fusers.multilabel_staple:multilabel_staple",
+    "staple": "medseg.consensus.fusers.staple:staple",
+    "ml-staple": "medseg.consensus.fusers.multilabel_staple:multilabel_staple",
     "simple": "medseg.consensus.fusers.simple:simple",
     "sba": "medseg.consensus.fusers.shape_based_averaging:shape_average",
-    "staple": "medseg.consensus.itk_fusers:staple_itk",
-    "ml-staple": "medseg.consensus.itk_fusers:multilabel_staple_itk",
-    "voting-itk": "medseg.consensus.itk_fusers:voting_itk",
 }
-"""Name of each fuser, and the module and function behind it; `staple`, `ml-staple` and `voting-itk` are SimpleITK's."""
+"""Name of each method, and the module and function behind it."""
+
+ALIASES = {"staple-fast": "staple", "ml-staple-fast": "ml-staple"}
+"""Names that methods had before; they still work, with a warning."""
+
+REMOVED = {"voting-itk": "majority"}
+"""Methods that there are no more, and what to use in their place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +133,11 @@ def run(study: Study, method: str = "gcssl", **options: Any) -> Fused:
         ConfigError: an unknown name, or an option that the fuser does not have.
     """
     check_options(method, options)
-    return fuser_called(method)(study, **options)
+    fused = fuser_called(method)(study, **options)
+    note = alias_note(method)
+    if note is not None:
+        fused.facts.setdefault("warnings", []).append(note)
+    return fused
 
 
 def check_options(method: str, options: Mapping[str, Any]) -> None:
@@ -148,11 +155,27 @@ def check_options(method: str, options: Mapping[str, Any]) -> None:
     typed(plain, hints, method)
 
 
-def fuser_called(name: str) -> Fuser:
-    """The function behind a name of `FUSERS`; only its module is imported."""
-    if name not in FUSERS:
+def resolve_method(name: str) -> str:
+    """The name in `FUSERS` of a method that may be called by one of its `ALIASES`.
+
+    Raises:
+        ConfigError: there is no such method, or there is none any more.
+    """
+    if name in REMOVED:
+        raise ConfigError(f"method {name} has been removed; use {REMOVED[name]}")
+    if name not in FUSERS and name not in ALIASES:
         raise ConfigError(f"there is no method {name}; there are {', '.join(FUSERS)}")
-    module, function = FUSERS[name].split(":")
+    return ALIASES.get(name, name)
+
+
+def alias_note(name: str) -> str | None:
+    """What to warn of if a method is called by a name that it had before; None if it is not."""
+    return f"method {name} is now called {ALIASES[name]}; use that name" if name in ALIASES else None
+
+
+def fuser_called(name: str) -> Fuser:
+    """The function behind the name of a method; only its module is imported."""
+    module, function = FUSERS[resolve_method(name)].split(":")
     return cast(Fuser, getattr(importlib.import_module(module), function))
 
 

@@ -61,7 +61,7 @@ def multilabel_staple(
     Returns:
         Confidence: the winner's probability. Equally likely classes: the lowest index wins.
     """
-    account = Account("ml-staple-fast", crop=crop, disputed_only=disputed_only, max_iterations=max_iterations)
+    account = Account("ml-staple", crop=crop, disputed_only=disputed_only, max_iterations=max_iterations)
     with account.stage("patterns"):
         patterns = compress(study, crop=crop)
     account.describe(study, patterns)

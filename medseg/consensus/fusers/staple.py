@@ -61,7 +61,7 @@ def staple(study: Study, *, crop: bool = True, disputed_only: bool = False, max_
     Returns:
         Confidence: W of the winning class; where background wins, 1 - the largest W of the others.
     """
-    account = Account("staple-fast", crop=crop, disputed_only=disputed_only, max_iterations=max_iterations)
+    account = Account("staple", crop=crop, disputed_only=disputed_only, max_iterations=max_iterations)
     with account.stage("patterns"):
         patterns = compress(study, crop=crop)
     account.describe(study, patterns)

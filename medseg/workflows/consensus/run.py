@@ -16,6 +16,7 @@ from typing import Any
 
 from medseg import __version__
 from medseg.atomic import check_writable, make_folder
+from medseg.consensus.fuse import alias_note
 from medseg.consensus.io.file_names import is_series
 from medseg.consensus.io.write_results import write_bytes
 from medseg.errors import ConfigError, DataError, OutputError
@@ -185,6 +186,9 @@ def _batch(items: Sequence[Item], output: Path, options: Options, work: Work, st
     make_folder(output)
     check_writable(output)
     remove_leftovers(output)
+    note = alias_note(options.method)
+    if note is not None:
+        say(f"warning: {note}")
     tasks = [Task(item, output / item.name, options, work.overwrite) for item in items]
     jobs = work.jobs or (fitting_jobs(items) if items else 1)
     report: dict[str, Any] = {"medseg_version": __version__, "request": options.plain(), "jobs": jobs}

@@ -165,7 +165,7 @@ NOT_TO_TRUST = (
 
 def about_method(method: str) -> str:
     """One or two sentences on how a method decides; empty for one that is not known here."""
-    return METHODS.get({"voting-itk": "majority"}.get(method, method.removesuffix("-fast")), "")
+    return METHODS.get(method, "")
 
 
 def about_rater(row: dict[str, Any], table: dict[str, Any], rivals: list[float], region: float) -> str:
