@@ -22,7 +22,7 @@ import nibabel as nib
 import numpy as np
 from consensus_phantom import Scene, generate
 
-from medseg.consensus.fusers.gcssl.gcssl import gcssl
+from medseg.consensus.fuse import run
 
 SINGLE = 8
 """Studies done by a command of their own each."""
@@ -36,7 +36,7 @@ def write(folder: Path, scene: Scene, studies: int) -> tuple[Path, float]:
         study, _ = generate(scene, number)
         assert study.image is not None
         start = time.perf_counter()
-        gcssl(study)
+        run(study)
         seconds.append(time.perf_counter() - start)
         place = folder / f"s{number:03}"
         place.mkdir(parents=True)

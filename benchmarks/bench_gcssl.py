@@ -22,7 +22,7 @@ import SimpleITK as sitk  # noqa: N813 - the name everyone knows
 from consensus_phantom import Scene, generate
 from consensus_table import dice, multilabel_staple
 
-from medseg.consensus.fusers.gcssl.gcssl import gcssl
+from medseg.consensus.fuse import run
 from medseg.consensus.study import Rater, Study
 
 CT = {"shape": (512, 512, 200), "spacing_mm": (0.8, 0.8, 1.5)}
@@ -58,12 +58,12 @@ def load(folder: Path, case: str) -> Study:
 def once(folder: Path, case: str, method: str) -> None:
     """In a process of its own: fuse and tell."""
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    gcssl(generate(Scene(shape=(48, 48, 24)), 0)[0])  # what is imported or compiled at the first call
+    run(generate(Scene(shape=(48, 48, 24)), 0)[0])  # what is imported or compiled at the first call
     study = load(folder, case)
     cpu, wall = time.process_time(), time.perf_counter()
     stages: dict[str, float] = {}
     if method == "gcssl":
-        fused = gcssl(study)
+        fused = run(study)
         answer, stages = fused.labels, fused.facts["seconds"] | {"disputed_voxels": fused.facts["disputed_voxels"]}
     else:
         answer = staple(study)

@@ -19,8 +19,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name everyone knows
 from consensus_phantom import Scene, generate
 
-from medseg.consensus.fusers.gcssl.gcssl import gcssl
-from medseg.consensus.fusers.majority import majority
+from medseg.consensus.fuse import run
 from medseg.consensus.statistics.report_data import versions
 from medseg.consensus.study import MISSING, Study
 
@@ -64,13 +63,13 @@ def fusers(row: str) -> dict[str, Fuse]:
     """The table's columns."""
     cut = {"neighbours": 26} if row == "volume26" else {}
     return {
-        "majority": lambda study: majority(study).labels,
+        "majority": lambda study: run(study, "majority").labels,
         "STAPLE (SimpleITK)": staple,
         "multi-label STAPLE (SimpleITK)": multilabel_staple,
-        "uniform + cut": lambda study: gcssl(study, weights="uniform", ssl=False, **cut).labels,
-        "gcssl `sc`": lambda study: gcssl(study, weights="sc", **cut).labels,
-        "gcssl `logodds`": lambda study: gcssl(study, **cut).labels,
-        "gcssl `logodds`, S = 1": lambda study: gcssl(study, smoothness=1.0, **cut).labels,
+        "uniform + cut": lambda study: run(study, "gcssl", weights="uniform", ssl=False, **cut).labels,
+        "gcssl `sc`": lambda study: run(study, "gcssl", weights="sc", **cut).labels,
+        "gcssl `logodds`": lambda study: run(study, "gcssl", **cut).labels,
+        "gcssl `logodds`, S = 1": lambda study: run(study, "gcssl", smoothness=1.0, **cut).labels,
     }
 
 
@@ -90,11 +89,11 @@ def measure(row: str, seeds: int) -> list[str]:
     seconds: dict[str, list[float]] = {name: [] for name in columns}
     for seed in range(seeds):
         study, truth = generate(scene, seed)
-        for name, run in columns.items():
+        for name, fuse in columns.items():
             if seed == 0:
-                run(_corner(study))  # what is imported or compiled at the first call
+                fuse(_corner(study))  # what is imported or compiled at the first call
             start = time.process_time()
-            answer = run(study)
+            answer = fuse(study)
             seconds[name].append(time.process_time() - start)
             assert (answer != MISSING).all()
             scores[name].append(dice(answer, truth))

@@ -14,7 +14,7 @@ from scipy import ndimage
 from medseg.consensus.fuse import FUSERS, fuser_called, run
 from medseg.consensus.fusers import vote_patterns as patterns_module
 from medseg.consensus.fusers.multilabel_staple import iterate, multilabel_staple, prior_of, start
-from medseg.consensus.fusers.simple import select
+from medseg.consensus.fusers.simple import SimpleOptions, select
 from medseg.consensus.fusers.staple import estimate
 from medseg.consensus.fusers.vote_patterns import compress
 from medseg.consensus.study import MISSING, Rater, Study
@@ -428,7 +428,7 @@ def test_simple_is_its_description(seed, holes, alpha):
     study = study_of(list(maps))
     share, kept = simple_by_the_letter(voxels(study), alpha)
     found = compress(study)
-    got = select(found, 1, alpha, 25)
+    got = select(found, 1, SimpleOptions(alpha))
     assert set(np.flatnonzero(got.kept)) == kept
     assert len(kept) >= 2
     np.testing.assert_allclose(found.paint(got.share).ravel(), share, atol=1e-12)

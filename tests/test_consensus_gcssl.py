@@ -15,14 +15,13 @@ from scipy import ndimage
 
 import medseg
 from medseg.consensus.boxes import relative_spacing
+from medseg.consensus.fuse import run
 from medseg.consensus.fusers.gcssl.alpha_expansion import solve
 from medseg.consensus.fusers.gcssl.energy import find_pairs, slenderness
 from medseg.consensus.fusers.gcssl.forest import membership
-from medseg.consensus.fusers.gcssl.gcssl import gcssl
 from medseg.consensus.fusers.gcssl.min_cut import backend
 from medseg.consensus.fusers.gcssl.missing_votes import ballot
 from medseg.consensus.fusers.gcssl.self_consistency import Histograms, informativeness, kappa, weigh
-from medseg.consensus.fusers.majority import majority
 from medseg.consensus.study import MISSING, Rater, Study
 from medseg.errors import ConfigError, DataError
 
@@ -34,6 +33,10 @@ Scene, generate = phantom.Scene, phantom.generate
 
 SMALL = Scene(shape=(80, 72, 1))
 VOLUME = Scene(shape=(40, 36, 16), spacing_mm=(1.0, 1.0, 2.0))
+
+
+def gcssl(study: Study, **options):
+    return run(study, "gcssl", **options)
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -246,7 +249,7 @@ def test_the_outlier_is_found_and_the_truth_nearer_than_by_majority(seed):
     assert scores[4] < 0.65
     assert scores[:4].min() > 0.8
     assert fused.raters[4]["weight"] < 0.05
-    assert dice(fused.labels, truth) > dice(majority(study).labels, truth) + 0.003
+    assert dice(fused.labels, truth) > dice(run(study, "majority").labels, truth) + 0.003
 
 
 def without_content():
@@ -262,12 +265,12 @@ def test_an_image_that_shows_nothing_leaves_equal_weights():
     scores = column(fused, "self_consistency")
     assert ((scores > 0.48) & (scores < 0.58)).all()
     assert fused.facts["rho"] < 0.15
-    assert dice(fused.labels, truth) > dice(majority(study).labels, truth) - 0.002
+    assert dice(fused.labels, truth) > dice(run(study, "majority").labels, truth) - 0.002
 
 
 def test_smoothing_costs_little_where_the_image_shows_nothing():
     study, truth = without_content()
-    assert dice(gcssl(study).labels, truth) > dice(majority(study).labels, truth) - 0.002
+    assert dice(gcssl(study).labels, truth) > dice(run(study, "majority").labels, truth) - 0.002
 
 
 @pytest.mark.parametrize("scene", [SMALL, VOLUME], ids=["picture", "volume"])

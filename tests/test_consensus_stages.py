@@ -13,10 +13,10 @@ import pytest
 from scipy import ndimage
 
 from medseg.consensus.boxes import relative_spacing
+from medseg.consensus.fuse import run
 from medseg.consensus.fusers.gcssl.alpha_expansion import solve
 from medseg.consensus.fusers.gcssl.energy import Energy, find_pairs
 from medseg.consensus.fusers.gcssl.forest import membership
-from medseg.consensus.fusers.gcssl.gcssl import gcssl
 from medseg.consensus.fusers.gcssl.image_features import Canvas, Features
 from medseg.consensus.fusers.gcssl.region import find_region
 from medseg.consensus.fusers.gcssl.self_consistency import Histograms, informativeness, weigh
@@ -25,6 +25,10 @@ from medseg.consensus.study import MISSING, Study
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from consensus_phantom import Scene, generate
+
+
+def gcssl(study: Study, **options):
+    return run(study, "gcssl", **options)
 
 
 @pytest.mark.parametrize("units", [(1.0, 1.0, math.inf), (1.0, 1.5, 3.0)], ids=["picture", "volume"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -110,8 +110,6 @@ def _fuse_files(
     reading: dict[str, Any],
     options: dict[str, Any],
 ) -> Consensus:
-    from dataclasses import fields
-
     from medseg.consensus.io.formats import Reading
     from medseg.consensus.io.label_values import Values
     from medseg.consensus.io.read_study import read_study
@@ -132,27 +130,30 @@ def run(study: Study, method: str = "gcssl", **options: Any) -> Fused:
     Raises:
         ConfigError: an unknown name, or an option that the fuser does not have.
     """
-    check_options(method, options)
-    fused = fuser_called(method)(study, **options)
+    fused = fuser_called(method)(study, resolve_options(method, options))
     note = alias_note(method)
     if note is not None:
         fused.facts.setdefault("warnings", []).append(note)
     return fused
 
 
-def check_options(method: str, options: Mapping[str, Any]) -> None:
-    """Refuse a name, an option that does not exist, or a value of another type before any file is opened.
+def resolve_options(method: str, given: Mapping[str, Any]) -> Any:
+    """The options dataclass of a method with the values that were given; no file need be opened to know them wrong.
+
+    Args:
+        method: name of the method.
+        given: name of the option -> value; the others have their defaults.
 
     Raises:
-        ConfigError: an unknown name or option, or a value that it does not take.
+        ConfigError: an unknown method or option, or a value that it does not take.
     """
-    fuser = fuser_called(method)
-    offered, hints = list(_keywords(fuser)), get_type_hints(fuser)
-    strange = [key for key in options if key not in offered]
+    options = get_type_hints(fuser_called(method))["options"]
+    offered = [field.name for field in fields(options)]
+    strange = [key for key in given if key not in offered]
     if strange:
         raise ConfigError(f"{method} has no option {', '.join(strange)}; it has {', '.join(offered) or 'none'}")
-    plain = {k: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for k, v in options.items()}
-    typed(plain, hints, method)
+    plain = {k: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for k, v in given.items()}
+    return options(**typed(plain, get_type_hints(options), method))
 
 
 def resolve_method(name: str) -> str:
@@ -177,13 +178,6 @@ def fuser_called(name: str) -> Fuser:
     """The function behind the name of a method; only its module is imported."""
     module, function = FUSERS[resolve_method(name)].split(":")
     return cast(Fuser, getattr(importlib.import_module(module), function))
-
-
-def _keywords(fuser: Fuser) -> Mapping[str, Any]:
-    import inspect
-
-    parameters = inspect.signature(fuser).parameters
-    return {name: p.default for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
 def consensus_of(study: Study, fused: Fused, values: Any, notes: Sequence[str] = (), form: Any = None) -> Consensus:

@@ -68,5 +68,5 @@ class Fused:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-Fuser = Callable[..., Fused]
-"""`fuser(study, **options)`; options are documented keywords."""
+Fuser = Callable[[Study, Any], Fused]
+"""`fuser(study, options)`; the second parameter's type is a frozen dataclass of documented options with defaults."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ class Account:
 
     Args:
         method: name of the fuser.
-        settings: its options, JSON-ready.
+        options: its options, a dataclass of plain values; None: it has none.
     """
 
-    def __init__(self, method: str, **settings: Any) -> None:
+    def __init__(self, method: str, options: Any = None) -> None:
+        settings = {} if options is None else asdict(options)
         self.facts: dict[str, Any] = {"method": method, "settings": settings, "warnings": [], "seconds": {}}
 
     @contextmanager

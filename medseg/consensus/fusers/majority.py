@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,11 +15,11 @@ from medseg.errors import ConfigError
 Tie = Literal["background", "lowest", "undecided", "prior"]
 
 
-def majority(study: Study, *, tie: Tie = "background") -> Fused:
-    """Majority vote; voxels that nobody annotated become background with confidence 0.
+@dataclass(frozen=True)
+class MajorityOptions:
+    """Options of the majority vote.
 
     Args:
-        study: raters with the same or partial coverage.
         tie: what becomes of a voxel whose vote is tied. "background": background, also where that is not among
             the tied classes; "lowest": the lowest tied class index; "undecided": `MISSING`; "prior": the tied
             class that the raters used most in the whole study (the lowest index of those that are equal).
@@ -26,14 +27,27 @@ def majority(study: Study, *, tie: Tie = "background") -> Fused:
     Raises:
         ConfigError: an unknown tie rule.
     """
-    if tie not in get_args(Tie):
-        raise ConfigError(f"tie must be one of {', '.join(get_args(Tie))}, got {tie!r}")
-    account = Account("majority", tie=tie)
+
+    tie: Tie = "background"
+
+    def __post_init__(self) -> None:
+        if self.tie not in get_args(Tie):
+            raise ConfigError(f"tie must be one of {', '.join(get_args(Tie))}, got {self.tie!r}")
+
+
+def majority(study: Study, options: MajorityOptions) -> Fused:
+    """Majority vote; voxels that nobody annotated become background with confidence 0.
+
+    Args:
+        study: raters with the same or partial coverage.
+        options: see there.
+    """
+    account = Account("majority", options)
     with account.stage("patterns"):
         patterns = compress(study)
     account.describe(study, patterns)
     with account.stage("votes"):
-        labels, confidence, tied = elect(patterns, tie)
+        labels, confidence, tied = elect(patterns, options.tie)
     with account.stage("write"):
         painted = patterns.paint(labels), patterns.paint(confidence)
     account.facts["tied_voxels"] = int(patterns.everywhere[tied].sum())

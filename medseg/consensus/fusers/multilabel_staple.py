@@ -23,6 +23,7 @@ import numpy as np
 from medseg.consensus.fusers.expectation_maximization import Ballots
 from medseg.consensus.fusers.fusion_log import Account, disputed, present, shares
 from medseg.consensus.fusers.majority import elect
+from medseg.consensus.fusers.staple import StapleOptions
 from medseg.consensus.fusers.vote_patterns import Patterns, compress
 from medseg.consensus.study import Fused, Study
 
@@ -47,28 +48,24 @@ class Confusion:
     converged: bool
 
 
-def multilabel_staple(
-    study: Study, *, crop: bool = True, disputed_only: bool = False, max_iterations: int = 10_000
-) -> Fused:
+def multilabel_staple(study: Study, options: StapleOptions) -> Fused:
     """The likeliest class of each voxel under every rater's estimated confusion matrix.
 
     Args:
         study: raters with the same or partial coverage.
-        crop: look only at the box of what anybody labelled, with its margin.
-        disputed_only: learn from voxels only on which the raters differ.
-        max_iterations: at most.
+        options: see there.
 
     Returns:
         Confidence: the winner's probability. Equally likely classes: the lowest index wins.
     """
-    account = Account("ml-staple", crop=crop, disputed_only=disputed_only, max_iterations=max_iterations)
+    account = Account("ml-staple", options)
     with account.stage("patterns"):
-        patterns = compress(study, crop=crop)
+        patterns = compress(study, crop=options.crop)
     account.describe(study, patterns)
-    counts = np.where(disputed(patterns), patterns.counts, 0) if disputed_only else patterns.counts
+    counts = np.where(disputed(patterns), patterns.counts, 0) if options.disputed_only else patterns.counts
     with account.stage("em"):
         prior = prior_of(patterns, counts)
-        found = iterate(patterns.table, counts, start(patterns, counts), prior, max_iterations)
+        found = iterate(patterns.table, counts, start(patterns, counts), prior, options.max_iterations)
     with account.stage("write"):
         labels, confidence = _decide(patterns, found.truth)
         painted = patterns.paint(labels), patterns.paint(confidence)

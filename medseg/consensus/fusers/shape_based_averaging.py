@@ -12,6 +12,7 @@ majority decides. Where a rater annotated nothing he abstains, and a face toward
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import edt
 import numpy as np
@@ -27,13 +28,22 @@ from medseg.ops.distance import signed_distance
 Spacing = tuple[float, float, float]
 
 
-def shape_average(study: Study) -> Fused:
+@dataclass(frozen=True)
+class ShapeAverageOptions:
+    """Shape-based averaging has no options."""
+
+
+def shape_average(study: Study, options: ShapeAverageOptions) -> Fused:
     """The class of the smallest mean signed distance; equal means: the lower class index.
+
+    Args:
+        study: raters with the same or partial coverage.
+        options: none so far.
 
     Returns:
         Confidence: share of the voxel's raters that gave it the class that won.
     """
-    account = Account("sba")
+    account = Account("sba", options)
     with account.stage("patterns"):
         patterns = compress(study)
     account.describe(study, patterns)

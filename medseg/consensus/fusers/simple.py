@@ -39,26 +39,40 @@ class Selection:
     iterations: int
 
 
-def simple(study: Study, *, alpha: float = 1.0, max_iterations: int = 25) -> Fused:
-    """SIMPLE for each class; the class with the largest share above 1/2 wins, else background.
+@dataclass(frozen=True)
+class SimpleOptions:
+    """Options of SIMPLE.
 
     Args:
-        study: raters with the same or partial coverage.
         alpha: standard deviations below the mean at which a rater is dropped.
         max_iterations: at most.
 
     Raises:
         ConfigError: a negative `alpha`.
     """
-    if not alpha >= 0:
-        raise ConfigError(f"alpha must not be negative, got {alpha}")
-    account = Account("simple", alpha=alpha, max_iterations=max_iterations)
+
+    alpha: float = 1.0
+    max_iterations: int = 25
+
+    def __post_init__(self) -> None:
+        if not self.alpha >= 0:
+            raise ConfigError(f"alpha must not be negative, got {self.alpha}")
+
+
+def simple(study: Study, options: SimpleOptions) -> Fused:
+    """SIMPLE for each class; the class with the largest share above 1/2 wins, else background.
+
+    Args:
+        study: raters with the same or partial coverage.
+        options: see there.
+    """
+    account = Account("simple", options)
     with account.stage("patterns"):
         patterns = compress(study)
     account.describe(study, patterns)
     with account.stage("selection"):
         used = [c for c in range(1, patterns.classes) if (patterns.table == c).any()]
-        found = {c: select(patterns, c, alpha, max_iterations) for c in used}
+        found = {c: select(patterns, c, options) for c in used}
     with account.stage("write"):
         labels, confidence = decide(patterns, {c: s.share for c, s in found.items()})
         painted = patterns.paint(labels), patterns.paint(confidence)
@@ -78,17 +92,17 @@ def simple(study: Study, *, alpha: float = 1.0, max_iterations: int = 25) -> Fus
     return Fused(*painted, raters, account.facts)
 
 
-def select(patterns: Patterns, c: int, alpha: float, max_iterations: int) -> Selection:
+def select(patterns: Patterns, c: int, options: SimpleOptions) -> Selection:
     """The iterations of one class, on patterns."""
     votes, voting = patterns.table == c, patterns.table < patterns.classes
     active = present(patterns)
     kept, phi = active.copy(), active.astype(float)
     share = _share(votes, voting, phi * kept)
     iteration = 0
-    while iteration < max_iterations:
+    while iteration < options.max_iterations:
         iteration += 1
         phi = _dice(votes, voting, share > 0.5, patterns.everywhere)
-        still = _keep(phi, kept, alpha)
+        still = _keep(phi, kept, options.alpha)
         following = _share(votes, voting, phi * still)
         settled = bool((still == kept).all() and ((following > 0.5) == (share > 0.5)).all())
         share, kept = following, still

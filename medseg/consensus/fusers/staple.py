@@ -48,27 +48,40 @@ class Estimate:
     converged: bool
 
 
-def staple(study: Study, *, crop: bool = True, disputed_only: bool = False, max_iterations: int = 10_000) -> Fused:
-    """STAPLE of each class against all others; the likeliest class above 1/2 wins, else background.
+@dataclass(frozen=True)
+class StapleOptions:
+    """Options of STAPLE and of multi-label STAPLE.
 
     Args:
-        study: raters with the same or partial coverage.
         crop: look only at the box of what anybody labelled, with its margin: the more background is counted,
             the less a specificity says.
         disputed_only: learn from voxels only on which the raters differ.
         max_iterations: at most, per class.
+    """
+
+    crop: bool = True
+    disputed_only: bool = False
+    max_iterations: int = 10_000
+
+
+def staple(study: Study, options: StapleOptions) -> Fused:
+    """STAPLE of each class against all others; the likeliest class above 1/2 wins, else background.
+
+    Args:
+        study: raters with the same or partial coverage.
+        options: see there.
 
     Returns:
         Confidence: W of the winning class; where background wins, 1 - the largest W of the others.
     """
-    account = Account("staple", crop=crop, disputed_only=disputed_only, max_iterations=max_iterations)
+    account = Account("staple", options)
     with account.stage("patterns"):
-        patterns = compress(study, crop=crop)
+        patterns = compress(study, crop=options.crop)
     account.describe(study, patterns)
-    counts = np.where(disputed(patterns), patterns.counts, 0) if disputed_only else patterns.counts
+    counts = np.where(disputed(patterns), patterns.counts, 0) if options.disputed_only else patterns.counts
     with account.stage("em"):
         found = {
-            c: estimate(_binary(patterns, c), counts, max_iterations)
+            c: estimate(_binary(patterns, c), counts, options.max_iterations)
             for c in range(1, patterns.classes)
             if (patterns.table == c).any()
         }

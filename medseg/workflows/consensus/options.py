@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from medseg.consensus.fuse import check_options
+from medseg.consensus.fuse import resolve_options
 from medseg.errors import ConfigError
 
 SOFT = ("uint8", "float16")
@@ -46,7 +46,7 @@ class Options:
             raise ConfigError(f"--export-soft {self.soft}: accepted are {' and '.join(SOFT)}")
         if not self.tolerance_mm > 0:
             raise ConfigError(f"--tolerance-mm {self.tolerance_mm}: a length > 0 is wanted")
-        check_options(self.method, self.fusing)
+        resolve_options(self.method, self.fusing)
 
     def plain(self) -> dict[str, Any]:
         """As values for JSON."""

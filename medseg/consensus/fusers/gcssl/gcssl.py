@@ -11,7 +11,7 @@ the care for thin structures, and all constants.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from medseg.consensus.fusers.gcssl.image_features import Canvas
 from medseg.consensus.fusers.gcssl.missing_votes import Ballot, ballot, fill
 from medseg.consensus.fusers.gcssl.rater_scores import Judgement, judge
 from medseg.consensus.fusers.gcssl.region import Region, find_region
-from medseg.consensus.fusers.gcssl.self_consistency import weigh
+from medseg.consensus.fusers.gcssl.self_consistency import MODES, weigh
 from medseg.consensus.study import MISSING, Fused, Study
 from medseg.errors import ConfigError, DataError
 
@@ -33,9 +33,24 @@ SIGMA_PAIRS = 0.7
 _COLUMNS = ("self_consistency", "kappa")
 
 
-@dataclass(frozen=True, eq=False)
-class Options:
-    """Settings of one run; see `gcssl`."""
+@dataclass(frozen=True)
+class GcsslOptions:
+    """Options of GC-SSL.
+
+    Args:
+        weights: "logodds", "sc" (the score itself), "uniform", or one number >= 0 per rater.
+        ssl: raters vote also where they annotated nothing, as they would label what looks alike; False: they abstain.
+        neighbours: 4 or 8 (default) in a picture; 6 (default), 18 or 26 in a volume.
+        smoothness: total cost of a voxel that differs from all its neighbours where the image has no edge; 0 gives
+            the weighted vote. It is multiplied by the informativeness of the image.
+        thin: distance to the boundary, in units of the smallest spacing, that a structure must reach near a voxel to be
+            smoothed there in full; what is thinner is smoothed less (`energy.slenderness`). 0: all alike.
+        local_sc: experimental: each voxel has its own weights, by how the rater's posterior there agrees with him.
+        seed: of the sample and the trees.
+
+    Raises:
+        ConfigError: an option out of range.
+    """
 
     weights: str | Sequence[float] = "logodds"
     ssl: bool = True
@@ -45,60 +60,40 @@ class Options:
     local_sc: bool = False
     seed: int = 0
 
-    def check(self, study: Study) -> None:
-        """Raise what is wrong before anything is computed."""
-        if study.image is None:
-            raise DataError("gcssl judges raters by the image, and there is none; give it, or take a voting method")
+    def __post_init__(self) -> None:
         for name in ("smoothness", "thin"):
             if not np.isfinite(getattr(self, name)) or getattr(self, name) < 0:
                 raise ConfigError(f"{name} {getattr(self, name)}; a number >= 0 is wanted")
+        if isinstance(self.weights, str) and self.weights not in MODES:
+            raise ConfigError(f"weights {self.weights!r}; {', '.join(MODES)} or numbers are offered")
+
+    def check(self, study: Study) -> None:
+        """Refuse a study that these options do not fit, before anything is computed."""
+        if study.image is None:
+            raise DataError("gcssl judges raters by the image, and there is none; give it, or take a voting method")
         neighbourhood(relative_spacing(study.shape, study.spacing_mm), self.neighbours)
         weigh(np.ones(len(study.raters)), max(len(study.classes), 2), self.weights, 0.0)
 
-    def among(self, heard: Sequence[bool]) -> Options:
+    def among(self, heard: Sequence[bool]) -> GcsslOptions:
         """The same for the raters who are left."""
         if isinstance(self.weights, str) or not any(heard):
             return self
         return replace(self, weights=[float(w) for w, h in zip(self.weights, heard, strict=True) if h])
 
-    def settings(self) -> dict[str, Any]:
-        """JSON-ready."""
-        given = self.weights if isinstance(self.weights, str) else [float(w) for w in self.weights]
-        return asdict(self) | {"weights": given}
 
-
-def gcssl(
-    study: Study,
-    *,
-    weights: str | Sequence[float] = "logodds",
-    ssl: bool = True,
-    neighbours: int | None = None,
-    smoothness: float = 2.0,
-    thin: float = 6.0,
-    local_sc: bool = False,
-    seed: int = 0,
-) -> Fused:
+def gcssl(study: Study, options: GcsslOptions) -> Fused:
     """Fuse the raters of a study that has an image.
 
     Args:
         study: raters, hard or soft, complete or not, and their image.
-        weights: "logodds", "sc" (the score itself), "uniform", or one number >= 0 per rater.
-        ssl: raters vote also where they annotated nothing, as they would label what looks alike; False: they abstain.
-        neighbours: 4 or 8 (default) in a picture; 6 (default), 18 or 26 in a volume.
-        smoothness: total cost of a voxel that differs from all its neighbours where the image has no edge; 0 gives
-            the weighted vote. It is multiplied by the informativeness of the image.
-        thin: distance to the boundary, in units of the smallest spacing, that a structure must reach near a voxel to be
-            smoothed there in full; what is thinner is smoothed less (`thickness.slenderness`). 0: all alike.
-        local_sc: experimental: each voxel has its own weights, by how the rater's posterior there agrees with him.
-        seed: of the sample and the trees.
+        options: see there.
 
     Raises:
         DataError: if the study has no image.
-        ConfigError: if an option is out of range.
+        ConfigError: if there are other weights than raters, or no such neighbours in an image of so many axes.
     """
-    options = Options(weights, ssl, neighbours, smoothness, thin, local_sc, seed)
     options.check(study)
-    account = Account("gcssl", **options.settings())
+    account = Account("gcssl", options)
     with account.stage("region"):
         heard = [not (rater.labels == MISSING).all() for rater in study.raters]
         # who annotated nothing has no say; without anyone left there is nothing to decide
@@ -115,7 +110,9 @@ def gcssl(
     return Fused(labels, confidence, _rows(study, heard, judgement.weights, **columns), account.facts)
 
 
-def _fuse(study: Study, region: Region, options: Options, account: Account) -> tuple[Judgement, np.ndarray, np.ndarray]:
+def _fuse(
+    study: Study, region: Region, options: GcsslOptions, account: Account
+) -> tuple[Judgement, np.ndarray, np.ndarray]:
     """Judge the raters, count their votes, and cut."""
     assert study.image is not None
     with account.stage("features"):
@@ -138,7 +135,7 @@ def _fuse(study: Study, region: Region, options: Options, account: Account) -> t
     return judgement, labels, confidence
 
 
-def _count(study: Study, region: Region, judgement: Judgement, options: Options) -> tuple[Ballot, np.ndarray]:
+def _count(study: Study, region: Region, judgement: Judgement, options: GcsslOptions) -> tuple[Ballot, np.ndarray]:
     """Votes on the disputed voxels, and the labels `(R, n)` that were given there."""
     said = region.labels[:, region.disputed]
     soft = [
@@ -153,7 +150,7 @@ def _count(study: Study, region: Region, judgement: Judgement, options: Options)
 
 
 def _decide(
-    study: Study, region: Region, counted: Ballot, canvas: Canvas, options: Options, account: Account
+    study: Study, region: Region, counted: Ballot, canvas: Canvas, options: GcsslOptions, account: Account
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels and confidence of the whole grid."""
     heard = counted.cast > 0
