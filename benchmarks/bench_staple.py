@@ -25,8 +25,8 @@ from rounds import compare
 from scipy.ndimage import gaussian_filter
 
 from medseg.consensus.fuse import run
-from medseg.consensus.fusers.multilabel_staple import iterate, prior_of
-from medseg.consensus.fusers.vote_patterns import compress
+from medseg.consensus.fusers.multilabel_staple import class_prior, iterate
+from medseg.consensus.fusers.vote_patterns import find_patterns
 from medseg.consensus.study import Rater, Study
 
 METHODS = ("SimpleITK", "medseg")
@@ -55,9 +55,9 @@ def study_of(labels: Sequence[np.ndarray], classes: int) -> Study:
 
 
 def bare_filter(study: Study, crop: bool) -> tuple[np.ndarray, sitk.ImageFilter]:
-    """SimpleITK's answer in the field; probabilities for two labels."""
-    field = compress(study, crop=crop).field
-    images = [sitk.GetImageFromArray(np.ascontiguousarray(e.labels[field])) for e in study.raters]
+    """SimpleITK's answer in the box; probabilities for two labels."""
+    box = find_patterns(study, crop=crop).box
+    images = [sitk.GetImageFromArray(np.ascontiguousarray(e.labels[box])) for e in study.raters]
     tool = sitk.STAPLEImageFilter() if len(study.classes) == 2 else sitk.MultiLabelSTAPLEImageFilter()
     return sitk.GetArrayFromImage(tool.Execute(images)), tool
 
@@ -77,8 +77,8 @@ def apart(study: Study, crop: bool) -> str:
     """How far the two answers differ."""
     theirs, tool = bare_filter(study, crop)
     fused = run(study, fuser_of(study), crop=crop)
-    field = compress(study, crop=crop).field
-    labels, confidence = fused.labels[field], fused.confidence[field]
+    box = find_patterns(study, crop=crop).box
+    labels, confidence = fused.labels[box], fused.confidence[box]
     if len(study.classes) > 2:
         differ = np.count_nonzero(labels != theirs)
         same = np.count_nonzero(from_their_start(study, crop) != theirs)
@@ -94,16 +94,16 @@ def apart(study: Study, crop: bool) -> str:
 
 
 def from_their_start(study: Study, crop: bool) -> np.ndarray:
-    """Our labels in the field, from SimpleITK's first confusion matrices, which count tied voxels for other votes."""
-    patterns, K = compress(study, crop=crop), len(study.classes)
-    images = [sitk.GetImageFromArray(np.ascontiguousarray(e.labels[patterns.field])) for e in study.raters]
+    """Our labels in the box, from SimpleITK's first confusion matrices, which count tied voxels for other votes."""
+    patterns, K = find_patterns(study, crop=crop), len(study.classes)
+    images = [sitk.GetImageFromArray(np.ascontiguousarray(e.labels[patterns.box])) for e in study.raters]
     tool = sitk.MultiLabelSTAPLEImageFilter()
     tool.SetMaximumNumberOfIterations(0)
     tool.Execute(images)
     theta = np.array([np.reshape(tool.GetConfusionMatrix(r), (K + 1, K)) for r in range(len(images))])
     theta[:, -1] = 1
-    found = iterate(patterns.table, patterns.counts, theta, prior_of(patterns, patterns.counts))
-    return patterns.paint(found.truth.argmax(1))[patterns.field]
+    found = iterate(patterns.table, patterns.counts, theta, class_prior(patterns, patterns.counts))
+    return patterns.to_volume(found.truth.argmax(1))[patterns.box]
 
 
 def race(study: Study, crop: bool, rounds: int) -> None:

@@ -27,7 +27,7 @@ import nibabel as nib
 import numpy as np
 from scipy.ndimage import find_objects, gaussian_filter
 
-from medseg.consensus.boxes import grown
+from medseg.consensus.boxes import enlarge_box
 from medseg.consensus.compare_methods import compare
 from medseg.consensus.fuse import run
 from medseg.consensus.io.read_study import read_study
@@ -56,7 +56,7 @@ def distances(truth: np.ndarray, spacing: tuple[float, ...]) -> Iterator[tuple[i
     half = 0.5 * min(spacing)
     for c, box in enumerate(find_objects(truth), start=1):
         if box is not None:
-            box = grown(box, (REACH,) * 3, truth.shape)
+            box = enlarge_box(box, (REACH,) * 3, truth.shape)
             mask = truth[box] == c
             out, inside = (edt.edt(m, anisotropy=spacing, parallel=1) for m in (~mask, mask))
             yield c, box, np.maximum(out - half, 0) - np.maximum(inside - half, 0)

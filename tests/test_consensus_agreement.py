@@ -175,7 +175,7 @@ def test_the_same_seed_gives_the_same_intervals_and_level_widens_them():
 def test_perfect_agreement_is_1_and_one_class_is_nothing_to_measure():
     one = blobs((16, 16, 4), raters=1).raters[0].labels
     found = agreement(study_of([one] * 3, 3))
-    assert found["fleiss_kappa"]["overall"] == {"value": 1.0, "low": 1.0, "high": 1.0, "voxels": found["field_voxels"]}
+    assert found["fleiss_kappa"]["overall"] == {"value": 1.0, "low": 1.0, "high": 1.0, "voxels": found["box_voxels"]}
     assert found["pairwise_dice"]["mean"] == [[1.0] * 3] * 3
     empty = agreement(study_of([np.zeros((9, 9))] * 3, 2))
     assert empty["fleiss_kappa"]["overall"]["value"] is None

@@ -13,10 +13,10 @@ from scipy import ndimage
 
 from medseg.consensus.fuse import FUSERS, fuser_called, run
 from medseg.consensus.fusers import vote_patterns as patterns_module
-from medseg.consensus.fusers.multilabel_staple import iterate, multilabel_staple, prior_of, start
-from medseg.consensus.fusers.simple import SimpleOptions, select
+from medseg.consensus.fusers.multilabel_staple import class_prior, iterate, multilabel_staple, start
+from medseg.consensus.fusers.simple import SimpleOptions, select_raters
 from medseg.consensus.fusers.staple import estimate
-from medseg.consensus.fusers.vote_patterns import compress
+from medseg.consensus.fusers.vote_patterns import find_patterns
 from medseg.consensus.study import MISSING, Rater, Study
 from medseg.errors import ConfigError
 
@@ -79,14 +79,14 @@ def test_patterns_stand_for_every_voxel(small, largest, study, order):
         patch.setattr(patterns_module, "LARGEST", largest)
         patch.setattr(patterns_module, "CHUNK", 5)
         study = replace(study, raters=tuple(replace(e, labels=np.asarray(e.labels, order=order)) for e in study.raters))
-        found = compress(study)
-        painted = found.paint(np.arange(len(found.table)))
-        index = found.index()
+        found = find_patterns(study)
+        painted = found.to_volume(np.arange(len(found.table)))
+        index = found.indices()
     stacked = np.stack([np.minimum(e.labels, 3) for e in study.raters], -1)
     assert (found.table[painted] == stacked).all()
-    assert (painted[found.box] == index).all()
-    assert (np.bincount(painted.ravel(), minlength=len(found.table)) == found.everywhere).all()
-    assert (np.bincount(painted[found.field].ravel(), minlength=len(found.table)) == found.counts).all()
+    assert (painted[found.coded_box] == index).all()
+    assert (np.bincount(painted.ravel(), minlength=len(found.table)) == found.grid_counts).all()
+    assert (np.bincount(painted[found.box].ravel(), minlength=len(found.table)) == found.counts).all()
     assert len(np.unique(found.table, axis=0)) == len(found.table)
     assert not found.table[0].any()
 
@@ -94,28 +94,28 @@ def test_patterns_stand_for_every_voxel(small, largest, study, order):
 def test_more_raters_than_an_integer_has_digits():
     random = np.random.default_rng(0)
     maps = random.integers(0, 3, (60, 30, 20, 1)).astype(np.uint8)  # 3^60 codes, 600 different columns
-    found = compress(study_of(list(maps), 3))
-    assert (found.table[found.paint(np.arange(len(found.table)))] == np.moveaxis(maps, 0, -1)).all()
+    found = find_patterns(study_of(list(maps), 3))
+    assert (found.table[found.to_volume(np.arange(len(found.table)))] == np.moveaxis(maps, 0, -1)).all()
     assert found.codes.dtype.itemsize <= 4
 
 
-def test_a_crop_counts_its_field_only_and_answers_everywhere():
+def test_a_crop_counts_its_box_only_and_answers_everywhere():
     maps = np.zeros((3, 60, 50, 40), np.uint8)
     maps[:, 25:30, 20:25, 18:20] = 1
     maps[0, :10] = MISSING
     study = study_of(list(maps), spacing=(1.0, 0.5, 3.0))
-    cropped, whole = compress(study), compress(study, crop=False)
-    assert cropped.field == (slice(17, 38), slice(4, 41), slice(10, 28))  # 8 voxels, 16 for 8 mm, 8
+    cropped, whole = find_patterns(study), find_patterns(study, crop=False)
+    assert cropped.box == (slice(17, 38), slice(4, 41), slice(10, 28))  # 8 voxels, 16 for 8 mm, 8
     assert cropped.counts.sum() == 21 * 37 * 18
-    assert whole.counts.sum() == 60 * 50 * 40 == cropped.everywhere.sum()
-    assert cropped.everywhere[cropped.table[:, 0] == 2].sum() == 10 * 50 * 40
-    assert (cropped.paint(cropped.table[:, 0]) == np.minimum(maps[0], 2)).all()
+    assert whole.counts.sum() == 60 * 50 * 40 == cropped.grid_counts.sum()
+    assert cropped.grid_counts[cropped.table[:, 0] == 2].sum() == 10 * 50 * 40
+    assert (cropped.to_volume(cropped.table[:, 0]) == np.minimum(maps[0], 2)).all()
 
 
 def test_a_class_that_the_study_does_not_have_is_refused():
     for extra in (0, MISSING):
         with pytest.raises(ValueError, match="class index 4 in a study of 3 classes"):
-            compress(study_of([[0, 1, 4], [0, extra, 2]], 3))
+            find_patterns(study_of([[0, 1, 4], [0, extra, 2]], 3))
 
 
 # majority
@@ -192,16 +192,16 @@ def test_staple_is_its_formulas(seed, holes, raters):
     maps[:, 0], maps[:, 1] = 1, 0  # every rater has both
     study = study_of(list(maps))
     W, p, q, iterations = staple_by_the_letter(voxels(study))
-    found = compress(study)
+    found = find_patterns(study)
     got = estimate(found.table, found.counts)
     np.testing.assert_allclose(got.sensitivity, p, atol=1e-9)
     np.testing.assert_allclose(got.specificity, q, atol=1e-9)
-    np.testing.assert_allclose(found.paint(got.truth).ravel(), W, atol=1e-9)
+    np.testing.assert_allclose(found.to_volume(got.truth).ravel(), W, atol=1e-9)
     assert got.iterations == iterations
     assert got.converged
 
 
-def cut_of(study: Study, box) -> list[np.ndarray]:
+def cropped_labels(study: Study, box) -> list[np.ndarray]:
     return [rater.labels[box] for rater in study.raters]
 
 
@@ -213,8 +213,8 @@ def test_staple_equals_simpleitk(shape, classes, crop):
     study = replace(
         study, raters=tuple(replace(e, labels=np.pad(e.labels, [(12, 14), (9, 15), (0, 0)])) for e in study.raters)
     )
-    found = compress(study, crop=crop)
-    labels = cut_of(study, found.field)
+    found = find_patterns(study, crop=crop)
+    labels = cropped_labels(study, found.box)
     ours = run(study, "staple", crop=crop)
     best, winner = np.full(labels[0].shape, 0.5), np.zeros(labels[0].shape, np.uint8)
     for c in range(1, classes):
@@ -224,9 +224,9 @@ def test_staple_equals_simpleitk(shape, classes, crop):
         assert ours.facts["iterations"][name] == theirs.iterations > 3
         winner[theirs.truth > best] = c
         np.maximum(best, theirs.truth, out=best)
-    assert (ours.labels[found.field] == winner).all()
+    assert (ours.labels[found.box] == winner).all()
     won = winner > 0
-    np.testing.assert_allclose(ours.confidence[found.field][won], best[won], atol=1e-6)
+    np.testing.assert_allclose(ours.confidence[found.box][won], best[won], atol=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -236,11 +236,11 @@ def test_staple_of_any_masks_equals_simpleitk(seed, raters):
     truth = random.random((12, 10, 1)) < random.uniform(0.2, 0.6)
     errors = random.random((raters, 12, 10, 1)) < random.uniform(0.02, 0.35, (raters, 1, 1, 1))
     masks = (truth ^ errors).astype(np.uint8)
-    found = compress(study_of(list(masks)), crop=False)
+    found = find_patterns(study_of(list(masks)), crop=False)
     ours, theirs = estimate(found.table, found.counts), itk_staple(list(masks))
     np.testing.assert_allclose(ours.sensitivity, theirs.sensitivity, atol=1e-7)
     np.testing.assert_allclose(ours.specificity, theirs.specificity, atol=1e-7)
-    np.testing.assert_allclose(found.paint(ours.truth), theirs.truth, atol=1e-6)
+    np.testing.assert_allclose(found.to_volume(ours.truth), theirs.truth, atol=1e-6)
 
 
 def test_where_simpleitk_divides_0_by_0_staple_has_an_answer():
@@ -265,7 +265,7 @@ def test_the_field_of_view_matters_to_staple():
     study = blobs((40, 40, 20), seed=3)
     study = replace(study, raters=tuple(replace(e, labels=np.pad(e.labels, 40)) for e in study.raters))
     cropped, whole = (run(study, "staple", crop=crop) for crop in (True, False))
-    assert cropped.facts["field_voxels"] < whole.facts["field_voxels"] / 5
+    assert cropped.facts["box_voxels"] < whole.facts["box_voxels"] / 5
     assert cropped.raters[0]["specificity"]["class1"] < whole.raters[0]["specificity"]["class1"]
 
 
@@ -325,9 +325,9 @@ def test_multilabel_staple_is_its_formulas(seed, holes):
     maps = np.where(random.random((4, 80)) < 0.25, noise, truth).astype(np.uint8)
     maps[random.random(maps.shape) < holes] = MISSING
     study = study_of(list(maps), 3)
-    found = compress(study)
+    found = find_patterns(study)
     first = start(found, found.counts)
-    prior = prior_of(found, found.counts)
+    prior = class_prior(found, found.counts)
     rows = voxels(study)
     cast = [v for row in rows for v in row if v is not None]
     assert prior.tolist() == pytest.approx([cast.count(c) / len(cast) for c in range(3)])
@@ -354,20 +354,20 @@ def test_multilabel_staple_equals_simpleitk_where_no_vote_is_tied():
 def test_from_simpleitks_own_start_multilabel_staple_ends_where_simpleitk_does(shape, raters, classes):
     """The only deliberate difference is the start: how a tied vote counts in it (see the next test)."""
     study = blobs(shape, raters=raters, classes=classes, seed=5)
-    found = compress(study, crop=False)
+    found = find_patterns(study, crop=False)
     labels, theirs = itk_multilabel_staple(maps_of(study), classes)
     _, first = itk_multilabel_staple(maps_of(study), classes, iterations=0)
     first[:, -1] = 1  # its last row stands for no vote; ours for a missing one
-    got = iterate(found.table, found.counts, first, prior_of(found, found.counts))
+    got = iterate(found.table, found.counts, first, class_prior(found, found.counts))
     np.testing.assert_allclose(got.theta[:, :classes], theirs[:, :classes], atol=1e-6)
-    assert (found.paint(got.truth.argmax(1)) == labels).mean() > 0.9999
+    assert (found.to_volume(got.truth.argmax(1)) == labels).mean() > 0.9999
 
 
 def test_simpleitks_start_counts_ties_for_the_wrong_vote_and_ours_does_not():
     study = study_of([[0, 0, 1, 1], [0, 1, 0, 1]])
     _, theirs = itk_multilabel_staple(maps_of(study), 2, iterations=0)
     assert theirs[0].tolist() == [[1, 0], [0.5, 0.5], [1, 0]]  # a pixel of vote 0 stands in the row of vote 1
-    found = compress(study)
+    found = find_patterns(study)
     ours = start(found, found.counts)
     # each tied pixel in halves: vote 0 of the first rater meets 1 + 1/2 zeros and 1/2 one
     np.testing.assert_allclose(ours[:, :2], [[[0.75, 0.25], [0.25, 0.75]]] * 2)
@@ -427,11 +427,11 @@ def test_simple_is_its_description(seed, holes, alpha):
     maps[random.random(maps.shape) < holes] = MISSING
     study = study_of(list(maps))
     share, kept = simple_by_the_letter(voxels(study), alpha)
-    found = compress(study)
-    got = select(found, 1, SimpleOptions(alpha))
+    found = find_patterns(study)
+    got = select_raters(found, 1, SimpleOptions(alpha))
     assert set(np.flatnonzero(got.kept)) == kept
     assert len(kept) >= 2
-    np.testing.assert_allclose(found.paint(got.share).ravel(), share, atol=1e-12)
+    np.testing.assert_allclose(found.to_volume(got.share).ravel(), share, atol=1e-12)
 
 
 def test_simple_drops_an_outlier_and_keeps_equals():

@@ -30,7 +30,7 @@ class Rater:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """One image and its raters, all on one grid; a picture has Z = 1.
+    """One image and its raters, all on one grid; a 2D image has Z = 1.
 
     Args:
         raters: at least one.
@@ -56,9 +56,9 @@ class Fused:
     """What a fuser answers.
 
     Args:
-        labels: `(X, Y, Z)` uint8 class indices; `MISSING` only where a tie was asked to stay undecided.
+        labels: `(X, Y, Z)` uint8 class indices; `MISSING` only where ties stay undecided on request.
         confidence: `(X, Y, Z)` float32 in [0, 1], the share of the (weighted) votes that the label won.
-        raters: JSON-ready facts per rater, in the order of the study: "weight" and what the fuser knows besides.
+        raters: JSON-ready facts per rater, in the order of the study: "weight" and what the fuser finds besides.
         facts: JSON-ready facts of the run: energies, counts, seconds per stage.
     """
 

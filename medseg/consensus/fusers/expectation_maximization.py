@@ -1,7 +1,7 @@
-"""The two steps of expectation maximisation that STAPLE and multi-label STAPLE share, on patterns.
+"""The two steps of expectation maximisation that STAPLE and multi-label STAPLE share, on vote patterns.
 
-theta[r, j, c] is the probability that rater r says j where the truth is c. Its last row stands for "does not
-vote": it is 1 and so drops out of every product.
+theta[r, j, c] is the probability that rater r votes j where the truth is c. Its last row stands for "no vote": it is 1
+and so drops out of every product.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import numpy as np
 from scipy import sparse
 
 
-class Ballots:
+class ExpectationMaximization:
     """The votes of patterns, laid out for both steps.
 
     Args:
-        table: `(P, R)` vote of each rater: 0 to `votes` - 1, or `votes` where he does not vote.
+        table: `(P, R)` vote of each rater: 0 to `votes` - 1, or `votes` for no vote.
         counts: `(P,)` voxels of each pattern.
         votes: number of different votes.
     """
@@ -25,15 +25,15 @@ class Ballots:
         columns = table.astype(np.int64) + (votes + 1) * np.arange(self.raters)
         starts = np.arange(0, columns.size + 1, self.raters)
         shape = (patterns, self.raters * (votes + 1))
-        self._cast = sparse.csr_array((np.ones(columns.size), columns.ravel(), starts), shape)
-        self._received = self._cast.T.tocsr()
+        self._indicator = sparse.csr_array((np.ones(columns.size), columns.ravel(), starts), shape)
+        self._transposed = self._indicator.T.tocsr()
 
-    def sums(self, mass: np.ndarray) -> np.ndarray:
+    def mass_per_vote(self, mass: np.ndarray) -> np.ndarray:
         """`(R, votes + 1, C)`: the mass, `(P, C)`, under each vote of each rater."""
-        return (self._received @ mass).reshape(self.raters, self.votes + 1, -1)
+        return (self._transposed @ mass).reshape(self.raters, self.votes + 1, -1)
 
     def posterior(self, theta: np.ndarray, prior: np.ndarray) -> np.ndarray:
-        """W(c) ~ prior(c) prod_r theta_r(vote of r | c) for each pattern.
+        """The E-step: W(c) ~ prior(c) prod_r theta_r(vote of r | c) for each pattern.
 
         Args:
             theta: `(R, votes + 1, C)`.
@@ -43,20 +43,21 @@ class Ballots:
             `(P, C)` that sum to 1, or to 0 where the model holds the pattern for impossible.
         """
         with np.errstate(divide="ignore"):
-            total = np.log(prior) + self._cast @ np.log(theta).reshape(-1, theta.shape[2])
+            log_prior, log_theta = np.log(prior), np.log(theta)
+        total = log_prior + self._indicator @ log_theta.reshape(-1, theta.shape[2])
         highest = total.max(1, keepdims=True)
         possible = np.isfinite(highest)
         weights = np.exp(total - np.where(possible, highest, 0.0))
         return weights / np.where(possible, weights.sum(1, keepdims=True), 1.0)
 
     def rates(self, W: np.ndarray, before: np.ndarray) -> np.ndarray:
-        """theta_r(j | c): the share of vote j in the mass of truth c where r votes.
+        """The M-step: theta_r(j | c), the share of vote j in the mass of truth c where r votes.
 
         Args:
             W: `(P, C)` probability of each truth.
             before: `(R, votes + 1, C)`, kept where a truth has no mass to learn from.
         """
-        sums = self.sums(self.counts[:, None] * W)
+        sums = self.mass_per_vote(self.counts[:, None] * W)
         total = sums[:, :-1].sum(1, keepdims=True)
         theta = np.where(total > 0, sums / np.where(total > 0, total, 1.0), before)
         theta[:, -1] = 1

@@ -1,4 +1,4 @@
-"""What every fuser reports of a run besides its answer."""
+"""What every fuser reports of a run besides its answer: facts, warnings, seconds, and a weight per rater."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from medseg.consensus.fusers.vote_patterns import Patterns
+from medseg.consensus.fusers.vote_patterns import VotePatterns
 from medseg.consensus.study import Study
 
+Row = dict[str, Any]
+"""JSON-ready facts of one rater."""
 
-class Account:
+
+class FusionLog:
     """Facts, warnings and seconds of one fusion.
 
     Args:
         method: name of the fuser.
-        options: its options, a dataclass of plain values; None: it has none.
+        options: its options, a dataclass of plain values.
     """
 
-    def __init__(self, method: str, options: Any = None) -> None:
-        settings = {} if options is None else asdict(options)
-        self.facts: dict[str, Any] = {"method": method, "settings": settings, "warnings": [], "seconds": {}}
+    def __init__(self, method: str, options: Any) -> None:
+        self.facts: dict[str, Any] = {"method": method, "settings": asdict(options), "warnings": [], "seconds": {}}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Adds the wall seconds of what is done inside to the stage."""
+        """Adds the wall seconds of what is done inside to a stage."""
         start = time.perf_counter()
         yield
         seconds = self.facts["seconds"]
@@ -39,58 +41,61 @@ class Account:
         if text not in self.facts["warnings"]:
             self.facts["warnings"].append(text)
 
-    def describe(self, study: Study, patterns: Patterns) -> None:
-        """What holds for every fuser: field, coverage, and raters or classes that gave nothing to work with."""
-        whole = int(np.prod(study.shape))
-        voted = patterns.table < patterns.classes
-        covered = patterns.everywhere @ voted
-        votes = patterns.everywhere @ patterns.votes()
+    def describe(self, study: Study, patterns: VotePatterns) -> None:
+        """Enter what holds for every fuser: the box, coverage, and raters or classes without any vote."""
+        voted, votes = patterns.voted(), patterns.count_votes()
+        voxels_per_class = patterns.grid_counts @ votes
+        voxels_per_rater = patterns.grid_counts @ voted
+        uncovered = int(patterns.grid_counts[~voted.any(1)].sum())
+        names = [rater.name for rater in study.raters]
+        empty = (voxels_per_rater > 0) & ~_labelled_anything(patterns)
         self.facts |= {
-            "field": [[b.start, b.stop] for b in patterns.field],
-            "field_voxels": int(patterns.counts.sum()),
+            "box": [[side.start, side.stop] for side in patterns.box],
+            "box_voxels": int(patterns.counts.sum()),
             "patterns": len(patterns.table),
-            "disputed_voxels": int(patterns.counts[disputed(patterns)].sum()),
-            "uncovered_voxels": int(patterns.everywhere[~voted.any(1)].sum()),
-            "dropped": [e.name for e, n in zip(study.raters, covered, strict=True) if not n],
-            "empty": [study.raters[r].name for r in empty_raters(patterns) if covered[r]],
-            "absent_classes": [name for name, n in zip(study.classes, votes, strict=True) if not n],
-            "from_probabilities": [e.name for e in study.raters if e.probabilities is not None],
+            "disputed_voxels": int(patterns.counts[patterns.disputed()].sum()),
+            "uncovered_voxels": uncovered,
+            "dropped": [name for name, n in zip(names, voxels_per_rater, strict=True) if not n],
+            "empty": [name for name, is_empty in zip(names, empty, strict=True) if is_empty],
+            "absent_classes": [name for name, n in zip(study.classes, voxels_per_class, strict=True) if not n],
+            "from_probabilities": [rater.name for rater in study.raters if rater.probabilities is not None],
         }
-        self._warn_of_what_was_found(len(study.raters), votes, whole - self.facts["uncovered_voxels"])
+        self._warn_of_coverage(len(names), voxels_per_class, int(np.prod(study.shape)) - uncovered)
 
-    def _warn_of_what_was_found(self, raters: int, votes: np.ndarray, covered: int) -> None:
-        if raters - len(self.facts["dropped"]) < 2:
+    def _warn_of_coverage(self, raters: int, voxels_per_class: np.ndarray, covered: int) -> None:
+        facts = self.facts
+        if raters - len(facts["dropped"]) < 2:
             self.warn("no consensus possible: fewer than two raters annotated anything")
-        if not votes[1:].any():
+        if not voxels_per_class[1:].any():
             self.warn("no rater labelled anything: the consensus is empty" if covered else "nothing is annotated")
-        elif not votes[0]:
+        elif not voxels_per_class[0]:
             self.warn("no rater called any voxel background")
-        for name in self.facts["dropped"]:
+        for name in facts["dropped"]:
             self.warn(f"{name} annotated no voxel and is left out")
-        for name in self.facts["empty"]:
-            self.warn(f"{name} labelled nothing in what he annotated; that is kept as a vote")
-        if self.facts["from_probabilities"]:
-            self.warn(f"probabilities of {', '.join(self.facts['from_probabilities'])} count as their likeliest class")
+        for name in facts["empty"]:
+            self.warn(empty_rater_warning(name))
+        if facts["from_probabilities"]:
+            self.warn(f"probabilities of {', '.join(facts['from_probabilities'])} count as their likeliest class")
 
 
-def disputed(patterns: Patterns) -> np.ndarray:
-    """`(P,)` whether a pattern's voters disagree or nobody votes."""
-    votes = patterns.votes()
-    return votes.max(1) < np.maximum(votes.sum(1), 1)
+def empty_rater_warning(name: str) -> str:
+    """What is said of a rater who annotated, and labelled nothing."""
+    return f"{name} labelled nothing in the annotated part; that is kept as a vote"
 
 
-def empty_raters(patterns: Patterns) -> list[int]:
-    """Raters without any label above 0."""
-    labelled = (patterns.table > 0) & (patterns.table < patterns.classes)
-    return [int(r) for r in np.flatnonzero(~(patterns.everywhere @ labelled).astype(bool))]
-
-
-def present(patterns: Patterns) -> np.ndarray:
-    """`(R,)` whether a rater annotated anything."""
-    return (patterns.everywhere @ (patterns.table < patterns.classes)) > 0
-
-
-def shares(weights: Sequence[float] | np.ndarray) -> list[float]:
+def normalise_weights(weights: Sequence[float] | np.ndarray) -> list[float]:
     """Weights that sum to 1; all 0 where there is nothing to share."""
     given = np.asarray(weights, float)
-    return [float(w) for w in given / (given.sum() or 1.0)]
+    return [float(weight) for weight in given / (given.sum() or 1.0)]
+
+
+def rows_of_equal_weight(study: Study, patterns: VotePatterns) -> list[Row]:
+    """Facts per rater where nobody counts more than another; who annotated nothing has weight 0."""
+    weights = normalise_weights(patterns.active_raters())
+    return [{"name": rater.name, "weight": weight} for rater, weight in zip(study.raters, weights, strict=True)]
+
+
+def _labelled_anything(patterns: VotePatterns) -> np.ndarray:
+    """`(R,)` bool: whether a rater gave any voxel a class above 0."""
+    labelled = (patterns.table > 0) & patterns.voted()
+    return (patterns.grid_counts @ labelled) > 0

@@ -1,4 +1,7 @@
-"""Majority vote: the label that most raters give a voxel; whoever left it out abstains."""
+"""Majority vote: the label that most raters give a voxel; whoever left it out does not vote.
+
+Options: `tie` ("background").
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from medseg.consensus.fusers.fusion_log import Account, present, shares
-from medseg.consensus.fusers.vote_patterns import Patterns, compress
+from medseg.consensus.fusers.fusion_log import FusionLog, rows_of_equal_weight
+from medseg.consensus.fusers.vote_patterns import VotePatterns, find_patterns
 from medseg.consensus.study import MISSING, Fused, Study
 from medseg.errors import ConfigError
 
@@ -40,35 +43,50 @@ def majority(study: Study, options: MajorityOptions) -> Fused:
 
     Args:
         study: raters with the same or partial coverage.
-        options: see there.
+        options: how a tie is decided.
+
+    Returns:
+        Confidence: the share of the voxel's votes that the label won.
+
+    Examples:
+        Three raters and four voxels; the last rater left out the third and the fourth (255), where the votes are tied.
+
+        >>> import numpy as np
+        >>> from medseg.consensus.study import Rater, Study
+        >>> votes = {"a": [0, 1, 1, 1], "b": [1, 1, 1, 0], "c": [0, 1, 255, 255]}
+        >>> raters = [Rater(name, np.array(vote, np.uint8).reshape(4, 1, 1)) for name, vote in votes.items()]
+        >>> study = Study(tuple(raters), ("background", "liver"), (1.0, 1.0, 1.0))
+        >>> majority(study, MajorityOptions()).labels.ravel().tolist()
+        [0, 1, 1, 0]
+        >>> majority(study, MajorityOptions(tie="undecided")).labels.ravel().tolist()
+        [0, 1, 1, 255]
     """
-    account = Account("majority", options)
-    with account.stage("patterns"):
-        patterns = compress(study)
-    account.describe(study, patterns)
-    with account.stage("votes"):
-        labels, confidence, tied = elect(patterns, options.tie)
-    with account.stage("write"):
-        painted = patterns.paint(labels), patterns.paint(confidence)
-    account.facts["tied_voxels"] = int(patterns.everywhere[tied].sum())
-    weights = shares(present(patterns))
-    raters = [{"name": e.name, "weight": w} for e, w in zip(study.raters, weights, strict=True)]
-    return Fused(*painted, raters, account.facts)
+    log = FusionLog("majority", options)
+    with log.stage("patterns"):
+        patterns = find_patterns(study)
+    log.describe(study, patterns)
+    with log.stage("votes"):
+        labels, confidence, tied = vote(patterns, options.tie)
+    with log.stage("write"):
+        label_map, confidence_map = patterns.to_volume(labels), patterns.to_volume(confidence)
+    log.facts["tied_voxels"] = int(patterns.grid_counts[tied].sum())
+    return Fused(label_map, confidence_map, rows_of_equal_weight(study, patterns), log.facts)
 
 
-def elect(patterns: Patterns, tie: Tie = "background") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def vote(patterns: VotePatterns, tie: Tie = "background") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The vote of each pattern: `(P,)` labels uint8, the winner's share float32, and whether it was tied."""
-    votes = patterns.votes()
-    most, cast = votes.max(1), votes.sum(1)
+    votes = patterns.count_votes()
+    most, total = votes.max(1), votes.sum(1)
     leading = votes == most[:, None]
-    tied = (leading.sum(1) > 1) & (cast > 0)
+    tied = (leading.sum(1) > 1) & (total > 0)
     labels = leading.argmax(1)
     if tie == "background":
         labels[tied] = 0
     elif tie == "undecided":
         labels[tied] = MISSING
     elif tie == "prior":
-        used = patterns.everywhere @ votes
+        used = patterns.grid_counts @ votes
         labels[tied] = np.where(leading[tied], used, -1).argmax(1)
-    labels[cast == 0] = 0
-    return labels.astype(np.uint8), (most / np.maximum(cast, 1)).astype(np.float32), tied
+    labels[total == 0] = 0
+    share = most / np.maximum(total, 1)
+    return labels.astype(np.uint8), share.astype(np.float32), tied

@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from medseg.consensus.boxes import Box, overlap, seen_from, size
-from medseg.consensus.fusers.vote_patterns import Patterns, compress
+from medseg.consensus.boxes import Box, box_size, intersect, relative_box
+from medseg.consensus.fusers.vote_patterns import VotePatterns, find_patterns
 from medseg.consensus.study import Study
 
 BLOCKS, THINNEST = 8, 4
@@ -44,7 +44,7 @@ def agreement(study: Study, *, crop: bool = True, resamples: int = 1000, level: 
         seed: of the bootstrap.
 
     Returns:
-        `raters`; `field` and `field_voxels`; `pairwise_dice` (`pairwise_dice`); `fleiss_kappa` and
+        `raters`; `box` and `box_voxels`; `pairwise_dice` (`pairwise_dice`); `fleiss_kappa` and
         `krippendorff_alpha`, each with `overall` and `classes`, whose entries have `value`, `low`, `high`,
         and `voxels` that counted; `bootstrap` with what the intervals are of.
 
@@ -53,14 +53,14 @@ def agreement(study: Study, *, crop: bool = True, resamples: int = 1000, level: 
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
-    patterns = compress(study, crop=crop)
+    patterns = find_patterns(study, crop=crop)
     blocks = block_counts(patterns)
     draws = np.random.default_rng(seed).multinomial(len(blocks), np.full(len(blocks), 1 / len(blocks)), resamples)
     edges = (50 - 50 * level, 50 + 50 * level)
     return {
         "raters": [rater.name for rater in study.raters],
-        "field": [[b.start, b.stop] for b in patterns.field],
-        "field_voxels": int(patterns.counts.sum()),
+        "box": [[b.start, b.stop] for b in patterns.box],
+        "box_voxels": int(patterns.counts.sum()),
         "pairwise_dice": pairwise_dice(patterns, study.classes),
         "fleiss_kappa": _coefficient("kappa", patterns, study.classes, blocks, draws, edges),
         "krippendorff_alpha": _coefficient("alpha", patterns, study.classes, blocks, draws, edges),
@@ -68,7 +68,7 @@ def agreement(study: Study, *, crop: bool = True, resamples: int = 1000, level: 
     }
 
 
-def pairwise_dice(patterns: Patterns, names: tuple[str, ...]) -> Facts:
+def pairwise_dice(patterns: VotePatterns, names: tuple[str, ...]) -> Facts:
     """Dice of each two raters over the voxels that both annotated.
 
     Returns:
@@ -100,13 +100,13 @@ def nulls(values: np.ndarray) -> list[Any]:
     return [float(v) if np.isfinite(v) else None for v in values]
 
 
-def block_counts(patterns: Patterns) -> np.ndarray:
+def block_counts(patterns: VotePatterns) -> np.ndarray:
     """`(blocks, P)` voxels of each pattern in each block of the field."""
-    index, rows = patterns.index(), []
-    for block in _blocks(patterns.field):
-        inside = overlap(block, patterns.box)
-        row = np.bincount(index[seen_from(inside, patterns.box)].ravel(), minlength=len(patterns.table))
-        row[0] += size(block) - size(inside)
+    index, rows = patterns.indices(), []
+    for block in _blocks(patterns.box):
+        inside = intersect(block, patterns.coded_box)
+        row = np.bincount(index[relative_box(inside, patterns.coded_box)].ravel(), minlength=len(patterns.table))
+        row[0] += box_size(block) - box_size(inside)
         rows.append(row)
     return np.stack(rows)
 
@@ -122,16 +122,16 @@ def _blocks(field: Box) -> list[Box]:
 
 def _coefficient(
     name: str,
-    patterns: Patterns,
+    patterns: VotePatterns,
     classes: tuple[str, ...],
     blocks: np.ndarray,
     draws: np.ndarray,
     edges: tuple[float, float],
 ) -> Facts:
     """Overall and for each class, with intervals."""
-    votes = patterns.votes().astype(float)
+    votes = patterns.count_votes().astype(float)
     cast = votes.sum(1)
-    everybody = (patterns.everywhere @ (patterns.table < patterns.classes) > 0).sum()
+    everybody = (patterns.grid_counts @ (patterns.table < patterns.classes) > 0).sum()
     counted = (cast >= 2) & ((cast == everybody) | (name == "alpha"))
     pairs = votes * (votes - 1) / np.maximum(cast - 1, 1)[:, None]
     rest = cast[:, None] - votes

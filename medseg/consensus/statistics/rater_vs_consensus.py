@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg.consensus.boxes import extent, with_margin
+from medseg.consensus.boxes import add_margin, labelled_box
 from medseg.consensus.study import MISSING, Fused, Rater, Study
 from medseg.metrics import segmentation_metrics
 from medseg.metrics.aggregate import SITUATIONS
@@ -43,8 +43,8 @@ def rater_table(study: Study, fused: Fused, *, tolerance_mm: float = 1.0) -> lis
         has it), `FIGURES` and voxel counts; `overall`: means over the classes that either has, `n` classes that
         each mean is of, and `situations` counted. A class that one of the two lacks has Dice 0 and no distance.
     """
-    found = extent([rater.labels for rater in study.raters] + [fused.labels])
-    field = with_margin(found.labelled, study.shape, study.spacing_mm)
+    labelled = labelled_box([fused.labels, *(rater.labels for rater in study.raters)])
+    field = add_margin(labelled, study.shape, study.spacing_mm)
     consensus = fused.labels[field]
     return [_entry(study, rater, consensus, rater.labels[field], tolerance_mm) for rater in study.raters]
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from medseg import __version__
 from medseg.consensus.boxes import labelled_box
+from medseg.consensus.fusers.fusion_log import empty_rater_warning
 from medseg.consensus.study import MISSING, Fused, Study
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "PyMaxflow", "SimpleITK")
@@ -49,9 +50,7 @@ def summarise(study: Study, fused: Fused, notes: list[str] | None = None) -> dic
         )
     report = {"classes": list(study.classes), "shape": list(study.shape), "spacing_mm": list(study.spacing_mm)}
     report |= {**fused.facts, "raters": rows, "versions": versions()}
-    empty = [
-        f"{row['name']} labelled nothing in what he annotated; that is kept as a vote" for row in rows if row["empty"]
-    ]
+    empty = [empty_rater_warning(row["name"]) for row in rows if row["empty"]]
     told = [*(notes or []), *fused.facts.get("warnings", []), *empty]
     return report | {"warnings": list(dict.fromkeys(told))}
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from medseg.consensus.boxes import relative_spacing
-from medseg.consensus.fusers.fusion_log import Account
+from medseg.consensus.fusers.fusion_log import FusionLog
 from medseg.consensus.fusers.gcssl.alpha_expansion import solve
 from medseg.consensus.fusers.gcssl.energy import find_pairs, neighbourhood, slenderness
 from medseg.consensus.fusers.gcssl.image_features import Canvas
@@ -93,45 +93,45 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
         ConfigError: if there are other weights than raters, or no such neighbours in an image of so many axes.
     """
     options.check(study)
-    account = Account("gcssl", options)
-    with account.stage("region"):
+    log = FusionLog("gcssl", options)
+    with log.stage("region"):
         heard = [not (rater.labels == MISSING).all() for rater in study.raters]
         # who annotated nothing has no say; without anyone left there is nothing to decide
         kept = replace(study, raters=tuple(e for e, h in zip(study.raters, heard, strict=True) if h) or study.raters)
         region = find_region([rater.labels for rater in kept.raters], study.spacing_mm)
-    _describe(study, heard, region, account)
+    _describe(study, heard, region, log)
     options = options.among(heard)
     if region is None or (len(kept.raters) > 1 and not region.disputed.any()):
         labels, confidence = _frame(kept, region)
         given = weigh(np.ones(len(kept.raters)), max(len(study.classes), 2), options.weights, 0.0)
-        return Fused(labels, confidence, _rows(study, heard, given), account.facts)
-    judgement, labels, confidence = _fuse(kept, region, options, account)
+        return Fused(labels, confidence, _rows(study, heard, given), log.facts)
+    judgement, labels, confidence = _fuse(kept, region, options, log)
     columns = {"self_consistency": judgement.scores, "kappa": judgement.kappa}
-    return Fused(labels, confidence, _rows(study, heard, judgement.weights, **columns), account.facts)
+    return Fused(labels, confidence, _rows(study, heard, judgement.weights, **columns), log.facts)
 
 
 def _fuse(
-    study: Study, region: Region, options: GcsslOptions, account: Account
+    study: Study, region: Region, options: GcsslOptions, log: FusionLog
 ) -> tuple[Judgement, np.ndarray, np.ndarray]:
     """Judge the raters, count their votes, and cut."""
     assert study.image is not None
-    with account.stage("features"):
+    with log.stage("features"):
         canvas = Canvas(study.image, region.box, region.units)
-    judgement = judge(region, canvas, len(study.classes), options.weights, options.seed, account)
-    account.facts["rho"] = judgement.rho
+    judgement = judge(region, canvas, len(study.classes), options.weights, options.seed, log)
+    log.facts["rho"] = judgement.rho
     if canvas.constant:
-        account.warn("the image is constant: nothing is learned from it, and all raters count alike")
-    with account.stage("votes"):
+        log.warn("the image is constant: nothing is learned from it, and all raters count alike")
+    with log.stage("votes"):
         counted, said = _count(study, region, judgement, options)
     if options.ssl and judgement.posterior is not None:
-        with account.stage("missing"):
+        with log.stage("missing"):
             voxels = np.flatnonzero(region.disputed)
             strength = judgement.soft_strength()
-            account.facts["soft_votes"] = fill(counted, said, voxels, strength, judgement.posterior)
+            log.facts["soft_votes"] = fill(counted, said, voxels, strength, judgement.posterior)
     if not canvas.constant:
         # the edges of an image that says nothing are noise, and boundaries drawn along them worse than the plain vote
         options = replace(options, smoothness=options.smoothness * judgement.rho)
-    labels, confidence = _decide(study, region, counted, canvas, options, account)
+    labels, confidence = _decide(study, region, counted, canvas, options, log)
     return judgement, labels, confidence
 
 
@@ -150,11 +150,11 @@ def _count(study: Study, region: Region, judgement: Judgement, options: GcsslOpt
 
 
 def _decide(
-    study: Study, region: Region, counted: Ballot, canvas: Canvas, options: GcsslOptions, account: Account
+    study: Study, region: Region, counted: Ballot, canvas: Canvas, options: GcsslOptions, log: FusionLog
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels and confidence of the whole grid."""
     heard = counted.cast > 0
-    with account.stage("graph"):
+    with log.stage("graph"):
         nodes, fixed = region.disputed.copy(), region.agreed[region.within].copy()
         nodes[region.disputed] = heard
         silent = region.disputed & ~nodes
@@ -166,14 +166,14 @@ def _decide(
         pairs = pairs.weakened(slenderness(voted, nodes, region.units, options.thin))
         strength = options.smoothness / pairs.lattice if pairs.lattice else 0.0
         energy = pairs.energy(counted.costs()[:, heard], strength)
-    with account.stage("cut"):
+    with log.stage("cut"):
         decided, facts = solve(energy)
     own = shares[decided, np.arange(decided.size)]
-    account.facts |= facts | {"lambda": strength, "beta": pairs.beta}
-    account.facts["uncovered_voxels"] += int(np.count_nonzero(silent))
-    account.facts["overruled_voxels"] = int(np.count_nonzero(own < shares.max(axis=0, initial=0)))
+    log.facts |= facts | {"lambda": strength, "beta": pairs.beta}
+    log.facts["uncovered_voxels"] += int(np.count_nonzero(silent))
+    log.facts["overruled_voxels"] = int(np.count_nonzero(own < shares.max(axis=0, initial=0)))
     if "note" in facts:
-        account.warn(facts["note"])
+        log.warn(facts["note"])
     labels, confidence = _frame(study, region)
     for volume, values in ((labels, decided), (confidence, own)):
         volume[region.box][nodes] = values
@@ -200,26 +200,26 @@ def _unannotated(study: Study) -> np.ndarray:
     return nobody
 
 
-def _describe(study: Study, heard: Sequence[bool], region: Region | None, account: Account) -> None:
+def _describe(study: Study, heard: Sequence[bool], region: Region | None, log: FusionLog) -> None:
     """Facts that are known before anything is decided."""
-    account.facts |= {"energy": 0.0, "energy_of_votes": 0.0, "nodes": 0, "edges": 0, "cuts": 0, "soft_votes": 0}
-    account.facts |= {"lambda": None, "beta": None, "rho": None, "overruled_voxels": 0, "uncovered_voxels": 0}
+    log.facts |= {"energy": 0.0, "energy_of_votes": 0.0, "nodes": 0, "edges": 0, "cuts": 0, "soft_votes": 0}
+    log.facts |= {"lambda": None, "beta": None, "rho": None, "overruled_voxels": 0, "uncovered_voxels": 0}
     dropped = [e.name for e, h in zip(study.raters, heard, strict=True) if not h]
-    account.facts |= {"dropped": dropped, "field": None, "disputed_voxels": 0}
+    log.facts |= {"dropped": dropped, "box": None, "disputed_voxels": 0}
     for name in dropped:
-        account.warn(f"{name} annotated no voxel and is left out")
+        log.warn(f"{name} annotated no voxel and is left out")
     if sum(heard) < 2:
-        account.warn("no consensus possible: fewer than two raters annotated anything")
+        log.warn("no consensus possible: fewer than two raters annotated anything")
     unannotated = _unannotated(study)
     outside = int(np.count_nonzero(unannotated))
-    account.facts["unannotated_voxels"] = outside
+    log.facts["unannotated_voxels"] = outside
     if region is None:
-        account.warn("no rater labelled anything: the consensus is empty" if any(heard) else "nothing is annotated")
+        log.warn("no rater labelled anything: the consensus is empty" if any(heard) else "nothing is annotated")
     else:
         outside -= int(np.count_nonzero(unannotated[region.outer]))
-        account.facts["field"] = [[span.start, span.stop] for span in region.outer]
-        account.facts["disputed_voxels"] = int(np.count_nonzero(region.disputed))
-    account.facts["uncovered_voxels"] = outside  # outside of the field nobody is asked, the answer is background
+        log.facts["box"] = [[span.start, span.stop] for span in region.outer]
+        log.facts["disputed_voxels"] = int(np.count_nonzero(region.disputed))
+    log.facts["uncovered_voxels"] = outside  # outside of the field nobody is asked, the answer is background
 
 
 def _rows(study: Study, heard: Sequence[bool], weights: np.ndarray, **columns: np.ndarray) -> list[dict[str, Any]]:

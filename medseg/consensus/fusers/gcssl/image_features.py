@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from medseg.consensus.boxes import Box, grown
+from medseg.consensus.boxes import Box, enlarge_box
 
 SMALL, LARGE = 3, 7
 SIGMA = 1.5
@@ -40,7 +40,7 @@ class Canvas:
     def __init__(self, image: np.ndarray, box: Box, units: Sequence[float]) -> None:
         self.units, self.box = tuple(units), box
         self.margin = tuple(max(2, math.ceil(_MARGIN / unit)) if math.isfinite(unit) else 0 for unit in units)
-        inside = grown(box, self.margin, image.shape[1:])
+        inside = enlarge_box(box, self.margin, image.shape[1:])
         crop = image[(slice(None), *inside)]
         colour = len(image) == 3 and image.shape[3] == 1
         crop = _luminance_chroma(crop) if colour else crop.astype(np.float32)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medseg.consensus.fusers.fusion_log import Account
+from medseg.consensus.fusers.fusion_log import FusionLog
 from medseg.consensus.fusers.gcssl.forest import Partition, draw
 from medseg.consensus.fusers.gcssl.image_features import Canvas, Features
 from medseg.consensus.fusers.gcssl.missing_votes import Posterior, posterior_of
@@ -55,7 +55,7 @@ class Judgement:
 
 
 def judge(
-    region: Region, canvas: Canvas, classes: int, weights: str | Sequence[float], seed: int, account: Account
+    region: Region, canvas: Canvas, classes: int, weights: str | Sequence[float], seed: int, log: FusionLog
 ) -> Judgement:
     """Draw voxels from the band, grow the forest, and score every rater.
 
@@ -65,23 +65,23 @@ def judge(
         classes: K.
         weights: see `weigh`.
         seed: of the sample and the trees.
-        account: gets the seconds.
+        log: gets the seconds.
     """
     raters = len(region.labels)
     scores, posterior = np.full(raters, 1 / classes), None
-    with account.stage("sample"):
+    with log.stage("sample"):
         sample = draw(region, classes, seed)
     if sample.train.size and not canvas.constant:
-        with account.stage("features"):
+        with log.stage("features"):
             features = Features(canvas)
             train, judged = features.at(sample.train), features.at(sample.judged)
-        with account.stage("import"):
+        with log.stage("import"):
             import sklearn.ensemble  # noqa: F401 - a second that is not the forest's
-        with account.stage("forest"):
+        with log.stage("forest"):
             partition = Partition(train, sample.target, seed)
-        with account.stage("leaves"):
+        with log.stage("leaves"):
             leaves = partition.leaves(judged)
-        with account.stage("self_consistency"):
+        with log.stage("self_consistency"):
             told = region.labels.reshape(raters, -1)[:, sample.judged]
             histograms = Histograms(leaves, told, classes)
             scores = histograms.scores(sample.folds)

@@ -10,14 +10,14 @@ import edt
 import numpy as np
 
 from medseg.consensus.boxes import (
-    PADDING_MM,
-    PADDING_VOXELS,
     Box,
-    _as_box,
-    _bounds,
-    _shift,
-    grown,
+    absolute_box,
+    add_margin,
+    bounding_box,
+    empty_box,
+    enlarge_box,
     labelled_box,
+    relative_box,
     relative_spacing,
 )
 from medseg.consensus.study import MISSING
@@ -52,27 +52,26 @@ class Region:
     @property
     def within(self) -> Box:
         """`box` as part of `outer`."""
-        return _as_box([_shift(b, -o.start) for b, o in zip(self.box, self.outer, strict=True)])
+        return relative_box(self.box, self.outer)
 
 
 def find_region(labels: Sequence[np.ndarray], spacing_mm: tuple[float, ...]) -> Region | None:
     """The region that the raters' labels `(X, Y, Z)` leave to decide; None if nobody labelled anything."""
     shape = labels[0].shape
-    padding = [max(PADDING_VOXELS, math.ceil(PADDING_MM / mm)) for mm in spacing_mm]
     tight = labelled_box(labels)
     if tight is None:
         return None
-    outer = grown(tight, padding, shape)
+    outer = add_margin(tight, shape, spacing_mm)
     agreed, disputed = _votes([array[outer] for array in labels])
     units = relative_spacing(shape, spacing_mm)
     if len(labels) == 1:  # nobody to differ from: he is judged on all that he did
         box, band = outer, agreed != MISSING
     else:
-        inner = _bounds(disputed)
+        inner = bounding_box(disputed)
         reach = [max(4, math.ceil(BAND / unit)) for unit in units]
-        within = grown(inner, reach, disputed.shape) if inner else _as_box([slice(0, 0)] * 3)
+        within = enlarge_box(inner, reach, disputed.shape) if inner else empty_box()
         disputed = np.ascontiguousarray(disputed[within])
-        box = _as_box([_shift(w, o.start) for w, o in zip(within, outer, strict=True)])
+        box = absolute_box(within, outer)
         band = _near(disputed, units)
     return Region(outer, agreed, box, np.stack([array[box] for array in labels]), disputed, band, units)
 

@@ -53,7 +53,7 @@ def agreement(report: dict[str, Any], marks: dict[str, str]) -> str:
     matrix = table(["Dice", *(escape(name) for name in found["raters"])], rows)
     return f"""<h2>How far the raters agree with one another</h2>{matrix}<ul>{"".join(lines)}</ul>
 <p class="soft">1 is full agreement, 0 is what chance gives; words by Landis and Koch. Both grow with the background
-that is looked at: here the region round all labels, {found["field_voxels"]} voxels. Kappa counts only voxels that
+that is looked at: here the region round all labels, {found["box_voxels"]} voxels. Kappa counts only voxels that
 everybody annotated.</p>"""
 
 
