@@ -16,12 +16,11 @@ from scipy import ndimage
 import medseg
 from medseg.consensus.boxes import relative_spacing
 from medseg.consensus.fuse import run
-from medseg.consensus.fusers.gcssl.alpha_expansion import solve
-from medseg.consensus.fusers.gcssl.energy import find_pairs, slenderness
-from medseg.consensus.fusers.gcssl.forest import membership
-from medseg.consensus.fusers.gcssl.min_cut import backend
-from medseg.consensus.fusers.gcssl.missing_votes import ballot
-from medseg.consensus.fusers.gcssl.self_consistency import Histograms, informativeness, kappa, weigh
+from medseg.consensus.fusers.gcssl.energy import find_pairs, thickness_factor
+from medseg.consensus.fusers.gcssl.forest import leaf_membership
+from medseg.consensus.fusers.gcssl.graph_cut import installed_solver, minimise
+from medseg.consensus.fusers.gcssl.missing_votes import count_votes
+from medseg.consensus.fusers.gcssl.rater_scores import LeafHistograms, compute_weights, informativeness, kappa
 from medseg.consensus.study import MISSING, Rater, Study
 from medseg.errors import ConfigError, DataError
 
@@ -59,20 +58,20 @@ def test_three_by_three_by_hand():
     bins = np.array([0, 0, 0, 0, 1, 1, 0, 1, 1])
     c = np.array([1, 1, 0, 1, 0, 0, 0, 0, 0])
     said = np.stack([bins, bins, c]).astype(np.uint8)
-    leave_one_out = Histograms(membership(bins[:, None].astype(np.int32), 2), said, 2, pseudo=0.0)
+    leave_one_out = LeafHistograms(leaf_membership(bins[:, None].astype(np.int32), 2), said, 2, pseudo=0.0)
     scores = leave_one_out.scores(np.arange(9))
     np.testing.assert_allclose(scores, [1, 1, (0.75 + (2 / 6 + 4) / 6) / 2], atol=1e-6)
     assert scores[2] == pytest.approx(0.7361, abs=5e-5)
     rho = informativeness(kappa(scores, 2))
     assert rho == 1
-    weights = weigh(scores, 2, "logodds", rho)
+    weights = compute_weights(scores, 2, "logodds", rho)
     np.testing.assert_allclose(weights, [0.4498, 0.4498, 0.1004], atol=5e-5)
-    np.testing.assert_allclose(weigh(scores, 2, "sc", rho), [0.3655, 0.3655, 0.2690], atol=5e-5)
-    np.testing.assert_allclose(weigh(scores, 2, "logodds", 0.0), [1 / 3] * 3)
+    np.testing.assert_allclose(compute_weights(scores, 2, "sc", rho), [0.3655, 0.3655, 0.2690], atol=5e-5)
+    np.testing.assert_allclose(compute_weights(scores, 2, "logodds", 0.0), [1 / 3] * 3)
     grid = (3, 3, 1)
     image, nowhere = bins.reshape(1, *grid).astype(np.float64), np.full(grid, MISSING, np.uint8)
     pairs = find_pairs(np.ones(grid, bool), nowhere, image, (1.0, 1.0, math.inf), 4)
-    labels, facts = solve(pairs.energy(ballot(said, [None] * 3, weights, 2).costs(), 0.5))
+    labels, facts = minimise(pairs.energy(count_votes(said, [None] * 3, weights, 2).costs(), 0.5))
     np.testing.assert_array_equal(labels, bins)
     assert facts["energy"] == pytest.approx(1.149168, abs=2e-6)
 
@@ -83,7 +82,7 @@ def test_scores_of_random_forest_leaves_are_those_of_plain_loops():
     nodes = random.integers(0, 4, (n, trees)) + 4 * np.arange(trees)
     said = random.choice([0, 1, 2, MISSING], (raters, n)).astype(np.uint8)
     folds = random.integers(0, 2, n)
-    found = Histograms(membership(nodes.astype(np.int32), 4 * trees), said, classes).scores(folds)
+    found = LeafHistograms(leaf_membership(nodes.astype(np.int32), 4 * trees), said, classes).scores(folds)
     for r in range(raters):
         told: list[list[float]] = [[] for _ in range(classes)]
         for x in np.flatnonzero(said[r] != MISSING):
@@ -134,7 +133,7 @@ def test_the_reported_energy_is_that_of_the_written_mask(scene):
     voted = np.array([np.where(said == c, told, 0).sum(axis=0) for c in range(scene.classes)]).argmax(axis=0)
     units = relative_spacing(study.shape, study.spacing_mm)
     factor = np.ones(study.shape)
-    factor[nodes] = slenderness(voted.astype(np.uint8), nodes, units, 6.0)
+    factor[nodes] = thickness_factor(voted.astype(np.uint8), nodes, units, 6.0)
     apart = sum(
         w * min(factor[x], factor[y]) for x, y, w in pairs_of(study, nodes) if fused.labels[x] != fused.labels[y]
     )
@@ -143,7 +142,7 @@ def test_the_reported_energy_is_that_of_the_written_mask(scene):
     assert fused.facts["energy"] == pytest.approx(cost, rel=2e-4)
 
 
-def slow_slenderness(labels: np.ndarray, at: np.ndarray, units: tuple[float, ...], full: float) -> list[float]:
+def slow_thickness_factor(labels: np.ndarray, at: np.ndarray, units: tuple[float, ...], full: float) -> list[float]:
     """Every voxel near every voxel, and its distance to every voxel of another label."""
     grid = np.argwhere(np.ones(labels.shape, bool))
     sides = np.array([u if math.isfinite(u) else 1.0 for u in units])
@@ -159,14 +158,14 @@ def slow_slenderness(labels: np.ndarray, at: np.ndarray, units: tuple[float, ...
 
 
 @pytest.mark.parametrize(("shape", "units"), [((9, 8, 5), (1.0, 1.0, 2.0)), ((12, 11, 1), (1.0, 1.5, math.inf))])
-def test_slenderness_against_every_pair_of_voxels(shape, units):
+def test_thickness_factor_against_every_pair_of_voxels(shape, units):
     random = np.random.default_rng(3)
     labels = ndimage.zoom(random.integers(0, 3, [-(-n // 3) for n in shape]), [3, 3, 3], order=0)
     labels = np.ascontiguousarray(labels[tuple(slice(n) for n in shape)]).astype(np.uint8)
     at = random.random(shape) < 0.2
     for full in (2.0, 3.5):
         np.testing.assert_allclose(
-            slenderness(labels, at, units, full), slow_slenderness(labels, at, units, full), 1e-5
+            thickness_factor(labels, at, units, full), slow_thickness_factor(labels, at, units, full), 1e-5
         )
 
 
@@ -178,8 +177,8 @@ def test_a_strip_is_as_slender_as_it_is_wide_and_a_disc_is_not_slender():
     units = (1.0, 1.0, math.inf)
     at = np.zeros(labels.shape, bool)
     at[5, 11] = at[32, 55] = at[60, 60] = True  # in the strip, in the disc's rim, in the empty corner
-    np.testing.assert_allclose(slenderness(labels, at, units, 6.0), [(2 / 6) ** 2, 1, 1], rtol=1e-6)
-    np.testing.assert_array_equal(slenderness(labels, at, units, 0.0), 1)
+    np.testing.assert_allclose(thickness_factor(labels, at, units, 6.0), [(2 / 6) ** 2, 1, 1], rtol=1e-6)
+    np.testing.assert_array_equal(thickness_factor(labels, at, units, 0.0), 1)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -326,7 +325,7 @@ def test_other_settings_also_find_the_object(picture, options):
         ({"weights": [0] * 5}, "not all 0"),
         ({"smoothness": -1}, "a number >= 0"),
         ({"smoothness": math.nan}, "a number >= 0"),
-        ({"neighbours": 6}, "6 neighbours in a picture"),
+        ({"neighbours": 6}, "6 neighbours in a 2D image"),
         ({"trees": 3}, "has no option trees"),
         ({"smoothness": "much"}, "smoothness of gcssl is 'much': .*number"),
         ({"method": "simple", "alpha": "word"}, "alpha of simple is 'word': .*number"),
@@ -362,7 +361,7 @@ def test_label_values_type_and_shape_are_the_users(scene):
     assert found.confidence.max() <= 1
     assert found.report["label_values"] == [0, 700]
     assert found.report["raters"][3]["coverage"] == 0.5
-    assert found.report["solver"] == backend()
+    assert found.report["solver"] == installed_solver()
 
 
 def test_colour_channels_and_their_order():

@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg.consensus.fusers.gcssl.alpha_expansion import expand, expansion_move, solve
-from medseg.consensus.fusers.gcssl.energy import Energy, find_pairs, neighbourhood
-from medseg.consensus.fusers.gcssl.min_cut import cut
-from medseg.consensus.fusers.gcssl.missing_votes import ballot
-from medseg.consensus.fusers.gcssl.self_consistency import weigh
+from medseg.consensus.fusers.gcssl.energy import Energy, find_pairs, neighbour_offsets
+from medseg.consensus.fusers.gcssl.graph_cut import alpha_expansion, cut_two_labels, expansion_move, minimise
+from medseg.consensus.fusers.gcssl.missing_votes import count_votes
+from medseg.consensus.fusers.gcssl.rater_scores import compute_weights
 from medseg.consensus.study import MISSING
 from medseg.errors import ConfigError
 
@@ -55,7 +54,7 @@ def lowest(energy: Energy) -> float:
 def test_two_labels_are_solved_exactly(neighbours, pairs, seed):
     energy = random_energy(seed, 2, neighbours)
     assert energy.first.size == pairs
-    labels, found = cut(energy)
+    labels, found = cut_two_labels(energy)
     assert energy.of(labels) == pytest.approx(lowest(energy), abs=1e-9)
     assert found.flow == pytest.approx(energy.of(labels), abs=1e-9)
 
@@ -64,7 +63,7 @@ def test_three_labels_are_nearly_always_solved_exactly():
     exact = 0
     for seed in range(40):
         energy = random_energy(seed, 3)
-        labels = energy.cheapest()
+        labels = energy.cheapest_labels()
         value = energy.of(labels)
         for alpha in (0, 1, 2, 0, 1, 2):
             taken, promised = expansion_move(energy, labels, alpha)
@@ -72,7 +71,7 @@ def test_three_labels_are_nearly_always_solved_exactly():
             assert energy.of(labels) == pytest.approx(promised, abs=1e-9)
             assert energy.of(labels) <= value + 1e-9
             value = energy.of(labels)
-        best, reached = lowest(energy), energy.of(expand(energy)[0])
+        best, reached = lowest(energy), energy.of(alpha_expansion(energy)[0])
         assert reached <= value + 1e-9
         assert best - 1e-9 <= reached <= 2 * best
         exact += reached <= best + 1e-9
@@ -83,12 +82,12 @@ def test_three_labels_are_nearly_always_solved_exactly():
 @given(seed=seeds)
 def test_swapped_labels_and_added_constants(seed):
     energy = random_energy(seed, 2, shape=(6, 5))
-    labels, _ = cut(energy)
+    labels, _ = cut_two_labels(energy)
     swapped = Energy(energy.unary[::-1], energy.first, energy.second, energy.weight)
-    np.testing.assert_array_equal(cut(swapped)[0], 1 - labels)
+    np.testing.assert_array_equal(cut_two_labels(swapped)[0], 1 - labels)
     shift = np.random.default_rng(seed).normal(size=labels.size)
     lifted = Energy(energy.unary + shift, energy.first, energy.second, energy.weight)
-    again, found = cut(lifted)
+    again, found = cut_two_labels(lifted)
     np.testing.assert_array_equal(again, labels)
     assert found.flow == pytest.approx(energy.of(labels) + shift.sum(), abs=1e-9)
 
@@ -100,16 +99,16 @@ def test_expansion_reaches_the_energy_of_another_library():
         uniform = Energy(energy.unary, energy.first, energy.second, np.full(energy.first.size, 0.3))
         grid = np.ascontiguousarray(energy.unary.T.reshape(12, 10, 4))
         other = fastmin.aexpansion_grid(grid, 0.3 * (1 - np.eye(4)))
-        assert uniform.of(expand(uniform)[0]) == pytest.approx(uniform.of(other.reshape(-1)), rel=1e-3)
+        assert uniform.of(alpha_expansion(uniform)[0]) == pytest.approx(uniform.of(other.reshape(-1)), rel=1e-3)
 
 
 @pytest.mark.parametrize("labels", [2, 3])
 def test_without_pymaxflow_scipy_cuts(labels, monkeypatch):
     energies = [random_energy(seed, labels, shape=(9, 8)) for seed in range(8)]
-    expected = [solve(energy) for energy in energies]
+    expected = [minimise(energy) for energy in energies]
     monkeypatch.setitem(sys.modules, "maxflow", None)
     for energy, (answer, facts) in zip(energies, expected, strict=True):
-        found, told = solve(energy)
+        found, told = minimise(energy)
         assert (facts["solver"], told["solver"]) == ("PyMaxflow", "scipy")
         assert "PyMaxflow is not installed" in told["note"]
         assert told["energy"] == pytest.approx(facts["energy"], abs=1e-4)
@@ -119,34 +118,34 @@ def test_without_pymaxflow_scipy_cuts(labels, monkeypatch):
 def test_equal_costs_are_decided_alike_by_both_libraries(monkeypatch):
     energy = random_energy(0, 2, shape=(5, 5))
     tied = Energy(np.full((2, 25), 0.5), energy.first, energy.second, np.round(energy.weight, 1))
-    assert not cut(tied)[0].any()
+    assert not cut_two_labels(tied)[0].any()
     monkeypatch.setitem(sys.modules, "maxflow", None)
-    assert not cut(tied)[0].any()
+    assert not cut_two_labels(tied)[0].any()
 
 
 def test_nothing_to_cut():
     none = np.zeros(0, np.int32)
-    labels, facts = solve(Energy(np.zeros((2, 0)), none, none, np.zeros(0)))
+    labels, facts = minimise(Energy(np.zeros((2, 0)), none, none, np.zeros(0)))
     assert labels.shape == (0,)
     assert facts["energy"] == 0
     with pytest.raises(ValueError, match="between 2 labels"):
-        cut(Energy(np.zeros((3, 1)), none, none, np.zeros(0)))
+        cut_two_labels(Energy(np.zeros((3, 1)), none, none, np.zeros(0)))
 
 
 def test_the_worked_energies_of_three_by_three():
     b = np.array([[0, 0, 0], [0, 1, 1], [0, 1, 1]], np.uint8)
     c = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0]], np.uint8)
     said = np.stack([b, b, c]).reshape(3, -1)
-    weights = weigh(np.array([1, 1, (0.75 + (2 / 6 + 4) / 6) / 2]), 2, "logodds", 1.0)
+    weights = compute_weights(np.array([1, 1, (0.75 + (2 / 6 + 4) / 6) / 2]), 2, "logodds", 1.0)
     np.testing.assert_allclose(weights, [0.4498, 0.4498, 0.1004], atol=5e-5)
-    costs = ballot(said, [None] * 3, weights, 2).costs()
+    costs = count_votes(said, [None] * 3, weights, 2).costs()
     np.testing.assert_allclose(
         costs[1], np.where(said[0] == 1, weights[2], np.where(said[2] == 1, 1 - weights[2], 1)), atol=1e-6
     )
     grid = (3, 3, 1)
     everywhere, nowhere = np.ones(grid, bool), np.full(grid, MISSING, np.uint8)
     pairs = find_pairs(everywhere, nowhere, b.reshape(1, *grid).astype(np.float64), FLAT, 4)
-    assert (pairs.first.size, pairs.node.size) == (12, 0)
+    assert (pairs.first.size, pairs.border_node.size) == (12, 0)
     assert pairs.beta == pytest.approx(1.5)
     np.testing.assert_allclose(np.unique(pairs.value.round(5)), [0.22313, 1])
     energy = pairs.energy(costs.astype(np.float64), 0.5)
@@ -154,7 +153,7 @@ def test_the_worked_energies_of_three_by_three():
     assert energy.of(np.zeros(9, np.uint8)) == pytest.approx(3.899585, abs=1e-6)
     assert energy.of(said[2]) == pytest.approx(7.520222, abs=1e-6)
     assert lowest(energy) == pytest.approx(energy.of(said[0]))
-    np.testing.assert_array_equal(cut(energy)[0], said[0])
+    np.testing.assert_array_equal(cut_two_labels(energy)[0], said[0])
 
 
 @pytest.mark.parametrize(
@@ -162,13 +161,13 @@ def test_the_worked_energies_of_three_by_three():
     [(FLAT, 4, 4), (FLAT, 8, 6.828), ((1, 1, 1), 6, 6), ((1, 1, 1), 26, 19.104), ((1, 1, 2), 6, 5)],
 )
 def test_total_of_the_neighbours(units, neighbours, lattice):
-    assert 2 * sum(1 / d for _, d in neighbourhood(units, neighbours)) == pytest.approx(lattice, abs=1e-3)
+    assert 2 * sum(1 / d for _, d in neighbour_offsets(units, neighbours)) == pytest.approx(lattice, abs=1e-3)
 
 
 @pytest.mark.parametrize(("units", "neighbours"), [(FLAT, 6), ((1, 1, 1), 8), ((1, 1, 1), 5)])
 def test_neighbourhoods_that_do_not_exist(units, neighbours):
     with pytest.raises(ConfigError, match=f"{neighbours} neighbours in a"):
-        neighbourhood(units, neighbours)
+        neighbour_offsets(units, neighbours)
 
 
 @pytest.mark.parametrize("labels", [2, 3])

@@ -14,12 +14,12 @@ from scipy import ndimage
 
 from medseg.consensus.boxes import relative_spacing
 from medseg.consensus.fuse import run
-from medseg.consensus.fusers.gcssl.alpha_expansion import solve
 from medseg.consensus.fusers.gcssl.energy import Energy, find_pairs
-from medseg.consensus.fusers.gcssl.forest import membership
-from medseg.consensus.fusers.gcssl.image_features import Canvas, Features
+from medseg.consensus.fusers.gcssl.forest import leaf_membership
+from medseg.consensus.fusers.gcssl.graph_cut import minimise
+from medseg.consensus.fusers.gcssl.image_features import ImageFeatures, NormalisedImage
+from medseg.consensus.fusers.gcssl.rater_scores import LeafHistograms, compute_weights, informativeness
 from medseg.consensus.fusers.gcssl.region import find_region
-from medseg.consensus.fusers.gcssl.self_consistency import Histograms, informativeness, weigh
 from medseg.consensus.study import MISSING, Study
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -37,10 +37,10 @@ def test_features_against_windows_in_float64(units):
     random = np.random.default_rng(0)
     shape = (15, 14, 1) if math.isinf(units[2]) else (13, 12, 9)
     image = ndimage.gaussian_filter(random.standard_normal((1, *shape)), 0.8).astype(np.float32)
-    canvas = Canvas(image, tuple(slice(0, n) for n in shape), units)
+    normalised = NormalisedImage(image, tuple(slice(0, n) for n in shape), units)
     voxels = np.arange(0, math.prod(shape), 7)
-    found = Features(canvas).at(voxels)
-    values, margin = canvas.values[0].astype(float), canvas.margin
+    found = ImageFeatures(normalised).at(voxels)
+    values, margin = normalised.values[0].astype(float), normalised.margin
     low, middle, high = np.percentile(image, (1, 50, 99))
     inner = tuple(slice(m, m + n) for m, n in zip(margin, shape, strict=True))
     np.testing.assert_allclose(values[inner], (image[0] - middle) / (high - low), atol=1e-5)
@@ -71,7 +71,7 @@ def test_posterior_is_the_average_of_the_trees_over_the_frequencies():
     nodes = (random.integers(0, 5, (n, trees)) + 5 * np.arange(trees)).astype(np.int32)
     said = random.integers(0, classes, (2, n)).astype(np.uint8)
     said[1, :20] = MISSING
-    histograms = Histograms(membership(nodes, 5 * trees), said, classes)
+    histograms = LeafHistograms(leaf_membership(nodes, 5 * trees), said, classes)
     found = histograms.posterior(histograms.leaves, histograms.rates(np.ones(n, bool))[0])
     for r, x in itertools.product(range(2), range(n)):
         known = said[r] != MISSING
@@ -85,11 +85,11 @@ def test_posterior_is_the_average_of_the_trees_over_the_frequencies():
 
 
 def test_scores_without_evidence_and_weights_without_image():
-    leaves, folds = membership(np.zeros((6, 1), np.int32), 1), np.array([0, 0, 0, 1, 1, 1])
+    leaves, folds = leaf_membership(np.zeros((6, 1), np.int32), 1), np.array([0, 0, 0, 1, 1, 1])
     said = np.array([[0] * 6, [MISSING] * 6, [0, 0, 0, 1, 1, 1]], np.uint8)  # the last: each label in one fold only
-    np.testing.assert_allclose(Histograms(leaves, said, 2).scores(folds), 0.5)
-    np.testing.assert_allclose(weigh(np.array([0.9, 0.5, 0.6]), 2, "logodds", 0.0), 1 / 3)
-    np.testing.assert_allclose(weigh(np.array([0.9, 0.5]), 2, [3, 1], 0.0), [0.75, 0.25])  # given ones stay
+    np.testing.assert_allclose(LeafHistograms(leaves, said, 2).scores(folds), 0.5)
+    np.testing.assert_allclose(compute_weights(np.array([0.9, 0.5, 0.6]), 2, "logodds", 0.0), 1 / 3)
+    np.testing.assert_allclose(compute_weights(np.array([0.9, 0.5]), 2, [3, 1], 0.0), [0.75, 0.25])  # given ones stay
     assert informativeness(np.array([0.1, 0.3, 0.9])) == pytest.approx(0.5)
 
 
@@ -99,7 +99,7 @@ def test_the_region_is_measured_in_millimetres():
     b = a.copy()
     b[30, 40, 15] = 1
     region = find_region([a, b], (0.5, 2.0, 1.0))
-    assert region.outer == (slice(4, 56), slice(12, 49), slice(2, 28))  # 8 mm, but 8 voxels at least
+    assert region.outer_box == (slice(4, 56), slice(12, 49), slice(2, 28))  # 8 mm, but 8 voxels at least
     assert region.units == (1, 4, 2)
     assert np.count_nonzero(region.disputed) == 1
     x, y, z = np.indices(a.shape)
@@ -109,7 +109,7 @@ def test_the_region_is_measured_in_millimetres():
     assert relative_spacing((5, 5, 1), (2.0, 3.0, 0.1)) == (1, 1.5, math.inf)
     for order in "CF":
         again = find_region([np.asarray(v, order=order) for v in (a, b)], (0.5, 2.0, 1.0))
-        assert (again.outer, again.box) == (region.outer, region.box)
+        assert (again.outer_box, again.box) == (region.outer_box, region.box)
 
 
 @pytest.mark.parametrize("neighbours", [6, 26])
@@ -120,14 +120,14 @@ def test_disputed_voxels_alone_give_the_cut_of_the_whole_grid(neighbours):
     fixed = (random.random(shape) < 0.5).astype(np.uint8)
     costs = random.random((2, *shape))
     alone = find_pairs(nodes, fixed, image, units, neighbours)
-    labels, _ = solve(alone.energy(costs[:, nodes], 0.2))
+    labels, _ = minimise(alone.energy(costs[:, nodes], 0.2))
     costs[0][~nodes & (fixed == 1)] = costs[1][~nodes & (fixed == 0)] = 1e3
     every = find_pairs(np.ones(shape, bool), fixed, image, units, neighbours)
     x, y = (np.stack(np.unravel_index(n, shape)) for n in (every.first, every.second))
     distance = np.sqrt((((x - y) * np.array(units)[:, None]) ** 2).sum(axis=0))
     change = -np.log(every.value * distance) / every.beta
     value = np.exp(-alone.beta * change) / distance  # with the same beta
-    answer, _ = solve(Energy(costs.reshape(2, -1), every.first, every.second, 0.2 * value))
+    answer, _ = minimise(Energy(costs.reshape(2, -1), every.first, every.second, 0.2 * value))
     assert (answer.reshape(shape)[nodes] == labels).all()
 
 

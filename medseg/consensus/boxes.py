@@ -92,14 +92,12 @@ def intersect(a: Box, b: Box) -> Box:
 
 def relative_box(box: Box, outer: Box) -> Box:
     """A box of the grid in the coordinates of an array that was cut out by another box."""
-    pairs = zip(box, outer, strict=True)
-    return _as_box([slice(side.start - around.start, side.stop - around.start) for side, around in pairs])
+    return _as_box([_shift(side, -around.start) for side, around in zip(box, outer, strict=True)])
 
 
 def absolute_box(box: Box, outer: Box) -> Box:
     """A box of an array that was cut out by another box, in the coordinates of the grid."""
-    pairs = zip(box, outer, strict=True)
-    return _as_box([slice(side.start + around.start, side.stop + around.start) for side, around in pairs])
+    return _as_box([_shift(side, around.start) for side, around in zip(box, outer, strict=True)])
 
 
 def box_size(box: Box) -> int:
@@ -109,9 +107,11 @@ def box_size(box: Box) -> int:
 
 def relative_spacing(shape: Sequence[int], spacing_mm: Sequence[float]) -> tuple[float, float, float]:
     """Spacing over the smallest spacing; infinite along an axis of one voxel, which so has no neighbours."""
-    real = [mm for mm, length in zip(spacing_mm, shape, strict=True) if length > 1]
-    smallest = min(real, default=1.0)
-    x, y, z = (mm / smallest if length > 1 else math.inf for mm, length in zip(spacing_mm, shape, strict=True))
+    spacings = [mm if length > 1 else math.inf for mm, length in zip(spacing_mm, shape, strict=True)]
+    smallest = min(spacings)
+    if math.isinf(smallest):  # a single voxel
+        smallest = 1.0
+    x, y, z = (spacing / smallest for spacing in spacings)
     return x, y, z
 
 
@@ -119,6 +119,10 @@ def _span(line: np.ndarray) -> slice:
     """From the first to the last entry that is not 0."""
     found = np.flatnonzero(line)
     return slice(int(found[0]), int(found[-1]) + 1)
+
+
+def _shift(side: slice, by: int) -> slice:
+    return slice(side.start + by, side.stop + by)
 
 
 def _as_box(sides: Sequence[slice]) -> Box:

@@ -1,8 +1,9 @@
 """The energy whose minimum is the consensus: costs of labels at nodes, and Potts costs between neighbours.
 
-`E(L) = sum_x D_x(L_x) + sum_(x,y) w_xy [L_x != L_y]` over the disputed voxels alone. Voxels on which all raters agree
-are constants: what they cost their neighbours is part of `D`, so the answer is that of the whole grid and the graph
-is as small as the dispute.
+    E(L) = sum over x of D_x(L_x) + sum over neighbours x, y of w_xy [L_x != L_y]
+
+over the disputed voxels alone. Voxels on which all raters agree are constants: what they cost their neighbours is part
+of D, so that the answer is that of the whole grid and the graph is as small as the dispute.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from medseg.consensus.study import MISSING
 from medseg.errors import ConfigError
 
 _FIXED, _OUTSIDE = -1, -2
-_REACH = {4: 1, 8: 2, 6: 1, 18: 2, 26: 3}  # along how many axes a neighbour may be one voxel away
-_BY_AXES = {1: (4, 8), 2: (4, 8), 3: (6, 18, 26)}
+_AXES_OF_A_STEP = {4: 1, 8: 2, 6: 1, 18: 2, 26: 3}  # along how many axes a neighbour may be one voxel away
+_OFFERED = {1: (4, 8), 2: (4, 8), 3: (6, 18, 26)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,25 +45,30 @@ class Energy:
         """Energy of a labelling `(n,)`, summed in float64."""
         labels = np.asarray(labels)
         costs = self.unary[labels, np.arange(labels.size)].sum(dtype=np.float64)
-        return float(costs + self.weight[labels[self.first] != labels[self.second]].sum(dtype=np.float64))
+        differ = labels[self.first] != labels[self.second]
+        return float(costs + self.weight[differ].sum(dtype=np.float64))
 
-    def cheapest(self) -> np.ndarray:
+    def cheapest_labels(self) -> np.ndarray:
         """`(n,)` uint8: the label of the least cost at each node by itself, the first of equal ones."""
         return self.unary.argmin(axis=0).astype(np.uint8)
 
-    def reach(self) -> np.ndarray:
-        """`(n,)` float64: the sum of the weights of each node's pairs, the most that its neighbours can change."""
+    def total_weights(self) -> np.ndarray:
+        """`(n,)` float64: the sum of the weights of each node's pairs, the most that its neighbours can cost it."""
         count = self.unary.shape[1]
         return np.bincount(self.first, self.weight, count) + np.bincount(self.second, self.weight, count)
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class NeighbourPairs:
     """Neighbouring voxels of which at least one is a node, `v_xy` each, and what scales them.
 
     Args:
-        first: node of each pair of nodes. `second`: the other. `value`: their `v_xy`.
-        node: node of each pair of a node and a fixed voxel. `label`: of the fixed one. `held`: their `v_xy`.
+        first: one node of each pair of nodes.
+        second: the other.
+        value: their `v_xy`.
+        border_node: the node of each pair of a node and a fixed voxel.
+        border_label: label of the fixed one.
+        border_value: their `v_xy`.
         beta: of the intensity term.
         lattice: sum over all neighbours of one voxel of 1 / distance.
     """
@@ -70,50 +76,55 @@ class Pairs:
     first: np.ndarray
     second: np.ndarray
     value: np.ndarray
-    node: np.ndarray
-    label: np.ndarray
-    held: np.ndarray
+    border_node: np.ndarray
+    border_label: np.ndarray
+    border_value: np.ndarray
     beta: float
     lattice: float
 
-    def weakened(self, factor: np.ndarray) -> Pairs:
+    def scaled(self, factor: np.ndarray) -> NeighbourPairs:
         """The same with each value times the smaller `factor` `(n,)` of its nodes."""
-        both = np.minimum(factor[self.first], factor[self.second])
-        return replace(self, value=self.value * both, held=self.held * factor[self.node])
+        smaller = np.minimum(factor[self.first], factor[self.second])
+        border_value = self.border_value * factor[self.border_node]
+        return replace(self, value=self.value * smaller, border_value=border_value)
 
     def energy(self, costs: np.ndarray, strength: float) -> Energy:
         """Energy with these neighbours; `costs` `(K, n)` are the nodes' own, `strength` is lambda."""
         unary, count = costs.copy(), costs.shape[1]
-        pull = (strength * self.held).astype(np.float64)
-        unary += np.bincount(self.node, pull, count).astype(unary.dtype)
-        for c in np.unique(self.label):
-            mine = self.label == c
-            unary[c] -= np.bincount(self.node[mine], pull[mine], count).astype(unary.dtype)
+        border_cost = (strength * self.border_value).astype(np.float64)
+        unary += np.bincount(self.border_node, border_cost, count).astype(unary.dtype)
+        for c in np.unique(self.border_label):
+            same = self.border_label == c
+            saved = np.bincount(self.border_node[same], border_cost[same], count)
+            unary[c] -= saved.astype(unary.dtype)
         np.maximum(unary, 0, out=unary)  # a rounding error below zero is no capacity
         return Energy(unary, self.first, self.second, strength * self.value)
 
 
-def neighbourhood(units: tuple[float, ...], neighbours: int | None = None) -> list[tuple[tuple[int, ...], float]]:
-    """Half of the offsets to a voxel's neighbours, with their distances.
+def neighbour_offsets(units: tuple[float, ...], neighbours: int | None = None) -> list[tuple[tuple[int, ...], float]]:
+    """Half of the offsets to a voxel's neighbours, with their distances; the other half are their negatives.
 
     Args:
         units: spacing over the smallest spacing, infinite for an axis of one voxel.
-        neighbours: 4 or 8 in a picture (default 8), 6, 18 or 26 in a volume (default 6).
+        neighbours: 4 or 8 in a 2D image (default 8), 6, 18 or 26 in a volume (default 6).
 
     Raises:
         ConfigError: if there is no such neighbourhood.
     """
     real = [axis for axis, unit in enumerate(units) if np.isfinite(unit)]
-    offered = _BY_AXES[max(len(real), 1)]
-    neighbours = neighbours if neighbours is not None else (8 if len(real) < 3 else 6)
+    if neighbours is None:
+        neighbours = 6 if len(real) == 3 else 8
+    offered = _OFFERED[max(len(real), 1)]
     if neighbours not in offered:
-        kind = "volume" if len(real) == 3 else "picture"
+        kind = "volume" if len(real) == 3 else "2D image"
         raise ConfigError(f"{neighbours} neighbours in a {kind}; {', '.join(map(str, offered))} are offered")
     found = []
-    for steps in itertools.product((-1, 0, 1), repeat=len(units)):
-        flat = any(step for axis, step in enumerate(steps) if axis not in real)
-        if not flat and steps > (0,) * len(units) and sum(map(abs, steps)) <= _REACH[neighbours]:
-            found.append((steps, sum((s * units[a]) ** 2 for a, s in enumerate(steps) if s) ** 0.5))
+    for offset in itertools.product((-1, 0, 1), repeat=len(units)):
+        moved = [axis for axis, step in enumerate(offset) if step]
+        in_plane = set(moved) <= set(real)
+        if in_plane and offset > (0,) * len(units) and len(moved) <= _AXES_OF_A_STEP[neighbours]:
+            distance = sum(units[axis] ** 2 for axis in moved) ** 0.5
+            found.append((offset, distance))
     return found
 
 
@@ -123,7 +134,7 @@ def find_pairs(
     image: np.ndarray,
     units: tuple[float, ...],
     neighbours: int | None = None,
-) -> Pairs:
+) -> NeighbourPairs:
     """All neighbours of the nodes, `v_xy = exp(-beta |I_x - I_y|^2) / d_xy`.
 
     Args:
@@ -131,92 +142,113 @@ def find_pairs(
         fixed: `(X, Y, Z)` uint8, labels of the voxels that are constants; `MISSING`: no voxel at all, no pairs.
         image: `(C, X, Y, Z)` smoothed intensities.
         units: spacing over the smallest spacing, infinite for an axis of one voxel.
-        neighbours: see `neighbourhood`.
+        neighbours: see `neighbour_offsets`.
     """
     index = np.full([n + 2 for n in nodes.shape], _OUTSIDE, np.int32)  # the rim spares every test for the border
     inner = index[1:-1, 1:-1, 1:-1]
     inner[fixed != MISSING] = _FIXED
     inner[nodes] = np.arange(np.count_nonzero(nodes), dtype=np.int32)
-    here = np.flatnonzero(index >= 0)
-    walk = _Walk(index.reshape(-1), _rimmed(fixed), [_rimmed(channel) for channel in image], here)
-    half = neighbourhood(units, neighbours)
+    channels = [_with_rim(channel) for channel in image]
+    search = _NeighbourSearch(index.reshape(-1), _with_rim(fixed), channels, np.flatnonzero(index >= 0))
     strides = [stride // index.itemsize for stride in index.strides]
+    offsets = neighbour_offsets(units, neighbours)
     inside, border = [], []
-    for steps, distance in half:
-        jump = sum(step * stride for step, stride in zip(steps, strides, strict=True))
-        inside.append(walk.between(jump, distance))
-        border += [walk.to_fixed(jump, distance), walk.to_fixed(-jump, distance)]
-    first, second, change, closeness = (np.concatenate(part) for part in zip(*inside, strict=True))
-    node, label, change_held, held = (np.concatenate(part) for part in zip(*border, strict=True))
-    count = max(change.size + change_held.size, 1)
-    total = change.sum(dtype=np.float64) + change_held.sum(dtype=np.float64)
+    for offset, distance in offsets:
+        jump = sum(step * stride for step, stride in zip(offset, strides, strict=True))
+        inside.append(search.find_nodes(jump, distance))
+        border.append(search.find_fixed(jump, distance))
+        border.append(search.find_fixed(-jump, distance))
+    first, second, change, inverse_distance = _concatenate(inside)
+    border_node, border_label, border_change, border_inverse_distance = _concatenate(border)
+
+    count = max(change.size + border_change.size, 1)
+    total = change.sum(dtype=np.float64) + border_change.sum(dtype=np.float64)
     beta = float(1.0 / (2.0 * total / count + 1e-12))
-    value = np.exp(-beta * change) * closeness
-    held = np.exp(-beta * change_held) * held
-    return Pairs(first, second, value, node, label, held, beta, 2 * sum(1 / distance for _, distance in half))
+    value = np.exp(-beta * change) * inverse_distance
+    border_value = np.exp(-beta * border_change) * border_inverse_distance
+    lattice = 2 * sum(1 / distance for _, distance in offsets)
+    return NeighbourPairs(first, second, value, border_node, border_label, border_value, beta, lattice)
 
 
-def _rimmed(volume: np.ndarray) -> np.ndarray:
+def _with_rim(volume: np.ndarray) -> np.ndarray:
+    """The volume with a rim of zeros, flat."""
     return np.pad(volume, 1).reshape(-1)
 
 
+def _concatenate(found: Sequence[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+
 @dataclass(frozen=True, eq=False)
-class _Walk:
-    """From every node one step in a direction, over flat arrays with a rim."""
+class _NeighbourSearch:
+    """The neighbours of all nodes in one direction, over flat arrays with a rim.
+
+    Args:
+        index: number of each node, `_FIXED`, or `_OUTSIDE`.
+        labels: of the fixed voxels.
+        channels: smoothed intensities.
+        nodes: where the nodes are.
+    """
 
     index: np.ndarray
     labels: np.ndarray
     channels: list[np.ndarray]
-    here: np.ndarray
+    nodes: np.ndarray
 
-    def between(self, jump: int, distance: float) -> tuple[np.ndarray, ...]:
-        there = self.index[self.here + jump]
-        mine = np.flatnonzero(there >= 0).astype(np.int32)
-        return mine, there[mine], self._change(mine, jump), self._closeness(mine, distance)
+    def find_nodes(self, jump: int, distance: float) -> tuple[np.ndarray, ...]:
+        """Pairs of nodes: numbers of both, squared change of intensity, 1 / distance."""
+        neighbours = self.index[self.nodes + jump]
+        first = np.flatnonzero(neighbours >= 0).astype(np.int32)
+        return first, neighbours[first], self._change(first, jump), self._inverse_distance(first, distance)
 
-    def to_fixed(self, jump: int, distance: float) -> tuple[np.ndarray, ...]:
-        mine = np.flatnonzero(self.index[self.here + jump] == _FIXED).astype(np.int32)
-        label = self.labels[self.here[mine] + jump]
-        return mine, label, self._change(mine, jump), self._closeness(mine, distance)
+    def find_fixed(self, jump: int, distance: float) -> tuple[np.ndarray, ...]:
+        """Pairs of a node and a fixed voxel: number, label, squared change of intensity, 1 / distance."""
+        first = np.flatnonzero(self.index[self.nodes + jump] == _FIXED).astype(np.int32)
+        label = self.labels[self.nodes[first] + jump]
+        return first, label, self._change(first, jump), self._inverse_distance(first, distance)
 
-    def _change(self, mine: np.ndarray, jump: int) -> np.ndarray:
-        at = self.here[mine]
-        change = np.zeros(mine.size, self.channels[0].dtype)
+    def _change(self, first: np.ndarray, jump: int) -> np.ndarray:
+        positions = self.nodes[first]
+        change = np.zeros(first.size, self.channels[0].dtype)
         for channel in self.channels:
-            step = channel[at + jump] - channel[at]
-            change += step * step
+            difference = channel[positions + jump] - channel[positions]
+            change += difference * difference
         return change
 
-    def _closeness(self, mine: np.ndarray, distance: float) -> np.ndarray:
-        return np.full(mine.size, 1 / distance, self.channels[0].dtype)
+    def _inverse_distance(self, first: np.ndarray, distance: float) -> np.ndarray:
+        return np.full(first.size, 1 / distance, self.channels[0].dtype)
 
 
-def slenderness(labels: np.ndarray, at: np.ndarray, units: Sequence[float], full: float) -> np.ndarray:
-    """Factor of the smoothing at some voxels: `min(1, t / full)^2`.
+def thickness_factor(labels: np.ndarray, at: np.ndarray, units: Sequence[float], full: float) -> np.ndarray:
+    """Factor of the smoothing at some voxels, smaller where structures are thin: `min(1, t / full)^2`.
 
     `t` is the thickness of what is near: the largest distance to another label among the voxels that are no background
     and at most `full` away along each axis. A strip of w voxels has t of about (w + 1) / 2.
 
     Args:
         labels: `(X, Y, Z)` uint8, 0 the background.
-        at: `(X, Y, Z)` bool, the voxels asked for.
+        at: `(X, Y, Z)` bool, the voxels in question.
         units: spacing over the smallest spacing, infinite for an axis of one voxel.
-        full: thickness from which on nothing is weakened, in units of the smallest spacing; 0: nowhere.
+        full: thickness from which on the factor is 1, in units of the smallest spacing; 0: everywhere.
 
     Returns:
         `(n,)` float32 in (0, 1], in the order of the array; 1 where only background is near.
     """
-    wanted = np.count_nonzero(at)
-    if not full or not wanted:
-        return np.ones(wanted, np.float32)
-    reach = [int(full / unit) if math.isfinite(unit) else 0 for unit in units]
+    count = np.count_nonzero(at)
+    if not full or not count:
+        return np.ones(count, np.float32)
+    near = [int(full / unit) if math.isfinite(unit) else 0 for unit in units]
     (box,) = ndimage.find_objects(at.view(np.uint8))
-    around = tuple(
-        slice(max(b.start - 2 * r, 0), b.stop + 2 * r) for b, r in zip(box, reach, strict=True)
-    )  # what is near a voxel that is near a voxel of the box
-    near = np.ascontiguousarray(labels[around])
+    around = []
+    for side, voxels in zip(box, near, strict=True):
+        # what is near a voxel that is near a voxel of the box
+        around.append(slice(max(side.start - 2 * voxels, 0), side.stop + 2 * voxels))
+    window = tuple(around)
+    crop = np.ascontiguousarray(labels[window])
     sides = tuple(unit if math.isfinite(unit) else 1.0 for unit in units)
-    depth = edt.edt(near + np.uint8(1), anisotropy=sides, parallel=1)  # every change of label is a boundary
-    depth[near == 0] = 0
-    thickest = ndimage.maximum_filter(depth, [2 * r + 1 for r in reach], mode="constant")[at[around]]
-    return np.where(thickest > 0, np.minimum(thickest / np.float32(full), 1) ** 2, np.float32(1))
+    depth = edt.edt(crop + np.uint8(1), anisotropy=sides, parallel=1)  # every change of label is a boundary
+    depth[crop == 0] = 0
+    thickest = ndimage.maximum_filter(depth, [2 * voxels + 1 for voxels in near], mode="constant")
+    thickness = thickest[at[window]]
+    factor = np.minimum(thickness / np.float32(full), 1) ** 2
+    return np.where(thickness > 0, factor, np.float32(1))

@@ -1,0 +1,254 @@
+"""Labels of least energy by graph cuts: exactly for two labels, by alpha expansion for more.
+
+Y. Boykov, O. Veksler and R. Zabih, "Fast Approximate Energy Minimization via Graph Cuts", TPAMI 2001. In one move every
+node may keep its label or take alpha. The answer costs at most twice the minimum, and usually the minimum itself.
+
+Y. Boykov and V. Kolmogorov, "An Experimental Comparison of Min-Cut/Max-Flow Algorithms for Energy Minimization in
+Vision", TPAMI 2004: PyMaxflow, the default, which is licensed under the GPL. Where it is not installed SciPy cuts: its
+flow has 32-bit integers only, so that costs are rounded to a millionth, and it is some times slower.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from medseg.consensus.fusers.gcssl.energy import Energy
+
+_LEAST_DROP = 1e-9
+"""A smaller drop of the energy is rounding, not progress."""
+_SCALE = 1e6
+"""Integers of SciPy's flow per unit of cost."""
+
+
+class Cut(NamedTuple):
+    """`taken`: `(n,)` bool, nodes on the sink side. `flow`: value of the cut."""
+
+    taken: np.ndarray
+    flow: float
+
+
+class Arcs(NamedTuple):
+    """Arcs between nodes, all `(m,)`: what it costs if `first` stays and `second` is taken, and the reverse."""
+
+    first: np.ndarray
+    second: np.ndarray
+    forward: np.ndarray
+    backward: np.ndarray
+
+
+def minimise(energy: Energy) -> tuple[np.ndarray, dict[str, Any]]:
+    """Labels of least energy.
+
+    Args:
+        energy: costs >= 0 of the pairs; the labels' own costs may have any sign.
+
+    Returns:
+        labels: `(n,)` uint8.
+        facts: energies before (each node by itself) and after, numbers of nodes, edges and cuts, and the library.
+    """
+    start = energy.cheapest_labels()
+    if len(energy.unary) == 2:
+        labels, cuts = cut_two_labels(energy)[0], 1
+    else:
+        labels, cuts = alpha_expansion(energy, start)
+    facts: dict[str, Any] = {
+        "energy": energy.of(labels),
+        "energy_of_votes": energy.of(start),
+        "nodes": int(start.size),
+        "edges": int(energy.first.size),
+        "cuts": cuts,
+        "solver": installed_solver(),
+    }
+    if facts["solver"] == "scipy":
+        facts["note"] = "PyMaxflow is not installed: cut by SciPy, costs rounded to a millionth"
+    return labels, facts
+
+
+def alpha_expansion(energy: Energy, start: np.ndarray | None = None, cycles: int = 10) -> tuple[np.ndarray, int]:
+    """Expansion moves until none lowers the energy, and how many cuts that took.
+
+    The first moves are confined to nodes that are likely to take a label, which is several times as fast; then follow
+    moves of all nodes, so that the answer is one that no expansion improves.
+
+    Args:
+        energy: to be lowered.
+        start: `(n,)` labels to start from; None: the cheapest at each node.
+        cycles: at most so many rounds over all labels, confined and not.
+    """
+    labels = (energy.cheapest_labels() if start is None else np.array(start)).astype(np.uint8)
+    labels, confined_cuts = _expand_until_settled(energy, labels, cycles, confined=True)
+    labels, cuts = _expand_until_settled(energy, labels, cycles, confined=False)
+    return labels, confined_cuts + cuts
+
+
+def _expand_until_settled(energy: Energy, labels: np.ndarray, cycles: int, *, confined: bool) -> tuple[np.ndarray, int]:
+    count, value = len(energy.unary), energy.of(labels)
+    total_weights = energy.total_weights()
+    failed = cuts = 0
+    while failed < count and cuts < cycles * count:
+        alpha = cuts % count
+        among = _likely_to_take(energy, labels, alpha, total_weights) if confined else None
+        taken, _ = expansion_move(energy, labels, alpha, among)
+        cuts += 1
+        moved = labels.copy()
+        moved[taken] = alpha
+        lower = energy.of(moved) if taken.size else value
+        if lower < value - _LEAST_DROP:
+            labels, value, failed = moved, lower, 0
+        else:
+            failed += 1  # since the last success nothing has changed: each label needs one failure only
+    return labels, cuts
+
+
+def _likely_to_take(energy: Energy, labels: np.ndarray, alpha: int, total_weights: np.ndarray) -> np.ndarray:
+    """`(n,)` bool: nodes that take `alpha` if a quarter of their neighbours' weight is for it, and their neighbours."""
+    loss = energy.unary[alpha] - energy.unary[labels, np.arange(labels.size)]
+    likely = loss < total_weights / 4
+    touched = likely[energy.first] | likely[energy.second]
+    likely[energy.first[touched]] = True
+    likely[energy.second[touched]] = True
+    return likely
+
+
+def expansion_move(
+    energy: Energy, labels: np.ndarray, alpha: int, among: np.ndarray | None = None
+) -> tuple[np.ndarray, float]:
+    """The nodes that take `alpha` in the best move, and the energy after it.
+
+    A pair of weight w costs `A = w [l_i != l_j]` if both stay, w if one of them takes alpha, 0 if both do. That is
+    A, plus `w - A` if i takes, minus w if j takes, plus `2w - A >= 0` if j alone takes. Nodes that cannot move are no
+    part of the graph: one that has alpha already charges w to a neighbour that stays, one that keeps another label
+    charges w to a neighbour that takes alpha.
+
+    Args:
+        energy: to be lowered.
+        labels: `(n,)` labels before the move.
+        alpha: the label to take.
+        among: `(n,)` bool, the nodes that may; None: all.
+    """
+    movable = labels != alpha
+    if among is not None:
+        movable &= among
+    free = np.flatnonzero(movable)
+    number = np.full(labels.size, -1, np.int32)
+    number[free] = np.arange(free.size, dtype=np.int32)
+    stay = energy.unary[labels[free], free].astype(np.float64)
+    take = energy.unary[alpha, free].astype(np.float64)
+
+    touched = np.flatnonzero(movable[energy.first] | movable[energy.second])
+    first, second = energy.first[touched], energy.second[touched]
+    weight = energy.weight[touched].astype(np.float64)
+    kept = np.where(labels[first] != labels[second], weight, 0.0)
+
+    for own, other in ((first, second), (second, first)):
+        border = movable[own] & ~movable[other]
+        nodes = number[own[border]]
+        stay += np.bincount(nodes, kept[border], free.size)
+        cost = np.where(labels[other[border]] == alpha, 0.0, weight[border])
+        take += np.bincount(nodes, cost, free.size)
+
+    both = movable[first] & movable[second]
+    i, j = number[first[both]], number[second[both]]
+    w, kept = weight[both], kept[both]
+    take += np.bincount(i, w - kept, free.size) - np.bincount(j, w, free.size)
+    found = minimum_cut(stay, take, Arcs(i, j, 2 * w - kept, np.zeros_like(w)))
+    value = found.flow + kept.sum() + _energy_of_fixed_nodes(energy, labels, movable)
+    return free[found.taken], float(value)
+
+
+def _energy_of_fixed_nodes(energy: Energy, labels: np.ndarray, movable: np.ndarray) -> float:
+    """What the nodes that cannot move cost by themselves and among each other."""
+    fixed = np.flatnonzero(~movable)
+    costs = energy.unary[labels[fixed], fixed].sum(dtype=np.float64)
+    both_fixed = ~(movable[energy.first] | movable[energy.second])
+    differ = both_fixed & (labels[energy.first] != labels[energy.second])
+    return float(costs + energy.weight[differ].sum(dtype=np.float64))
+
+
+def cut_two_labels(energy: Energy) -> tuple[np.ndarray, Cut]:
+    """The labelling of least energy for two labels, and the cut it was read from.
+
+    Every cut of the graph costs what its labelling costs, so `flow` is the energy of the answer; of several best ones
+    it is the one with fewest nodes of label 1.
+
+    Raises:
+        ValueError: if there are not two labels.
+    """
+    if len(energy.unary) != 2:
+        raise ValueError(f"a cut decides between 2 labels, got {len(energy.unary)}")
+    stay, take = np.asarray(energy.unary, np.float64)
+    found = minimum_cut(stay, take, Arcs(energy.first, energy.second, energy.weight, energy.weight))
+    return found.taken.astype(np.uint8), found
+
+
+def minimum_cut(stay: np.ndarray, take: np.ndarray, arcs: Arcs) -> Cut:
+    """The subset of nodes to take at least cost.
+
+    Args:
+        stay: `(n,)` float64, cost of each node that is not taken.
+        take: `(n,)` float64, cost of each node that is.
+        arcs: costs between nodes, >= 0.
+    """
+    if not stay.size:
+        return Cut(np.zeros(0, bool), 0.0)
+    base = np.minimum(stay, take)  # capacities must not be negative, and a constant changes no decision
+    cut = _cut_by_pymaxflow if installed_solver() == "PyMaxflow" else _cut_by_scipy
+    taken, flow = cut(take - base, stay - base, arcs)
+    return Cut(taken, float(flow + base.sum()))
+
+
+def installed_solver() -> str:
+    """Which library cuts: "PyMaxflow", or "scipy" where it is not installed."""
+    try:
+        import maxflow  # noqa: F401
+    except ImportError:
+        return "scipy"
+    return "PyMaxflow"
+
+
+def _cut_by_pymaxflow(source: np.ndarray, sink: np.ndarray, arcs: Arcs) -> tuple[np.ndarray, float]:
+    import maxflow
+
+    # without the numbers the graph grows by copying, at twice the memory
+    graph = maxflow.GraphFloat(source.size, arcs.first.size)
+    nodes = graph.add_nodes(source.size)
+    graph.add_grid_tedges(nodes, source, sink)
+    graph.add_edges(arcs.first, arcs.second, arcs.forward, arcs.backward)
+    flow = graph.maxflow()
+    return graph.get_grid_segments(nodes), flow
+
+
+def _cut_by_scipy(source: np.ndarray, sink: np.ndarray, arcs: Arcs) -> tuple[np.ndarray, float]:
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+    n = source.size
+    source_node, sink_node = n, n + 1
+    nodes = np.arange(n)
+    start = np.concatenate([np.full(n, source_node), nodes, arcs.first, arcs.second])
+    end = np.concatenate([nodes, np.full(n, sink_node), arcs.second, arcs.first])
+    costs = np.concatenate([source, sink, arcs.forward, arcs.backward])
+    capacity = np.rint(costs * _SCALE).astype(np.int32)
+    used = capacity > 0
+    entries = (capacity[used], (start[used], end[used]))
+    graph = csr_matrix(entries, shape=(n + 2, n + 2), dtype=np.int32)
+    residual = graph - maximum_flow(graph, source_node, sink_node).flow
+    residual.data[residual.data < 0] = 0
+    residual.eliminate_zeros()
+    # whatever can still reach the sink is on its side: the same choice among equal cuts as the other library's
+    reaching = breadth_first_order(residual.T.tocsr(), sink_node, return_predecessors=False)
+    on_sink_side = np.zeros(n + 2, bool)
+    on_sink_side[reaching] = True
+    taken = on_sink_side[:n]
+    return taken, _cost_of_cut(taken, source, sink, arcs)
+
+
+def _cost_of_cut(taken: np.ndarray, source: np.ndarray, sink: np.ndarray, arcs: Arcs) -> float:
+    """What a cut costs before any rounding."""
+    first, second = taken[arcs.first], taken[arcs.second]
+    value = source[taken].sum() + sink[~taken].sum()
+    value += arcs.forward[~first & second].sum()
+    value += arcs.backward[first & ~second].sum()
+    return float(value)
