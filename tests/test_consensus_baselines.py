@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from oracles.itk_fusers import UNDECIDED, itk_multilabel_staple, itk_staple, itk_voting
 from scipy import ndimage
 
-from medseg.consensus.fuse import FUSERS, fuser_called, run
+from medseg.consensus.fuse import FUSERS, load_fuser, run
 from medseg.consensus.fusers import vote_patterns as patterns_module
 from medseg.consensus.fusers.multilabel_staple import class_prior, iterate, multilabel_staple, start
 from medseg.consensus.fusers.simple import SimpleOptions, select_raters
@@ -590,7 +590,7 @@ def test_majority_equals_simpleitks_voting():
 
 
 def test_every_fuser_is_the_function_it_is_listed_as():
-    assert fuser_called("ml-staple") is fuser_called("ml-staple-fast") is multilabel_staple
+    assert load_fuser("ml-staple") is load_fuser("ml-staple-fast") is multilabel_staple
     assert OTHERS == ["majority", "ml-staple", "sba", "simple", "staple"]
 
 

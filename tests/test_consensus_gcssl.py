@@ -337,6 +337,13 @@ def test_options_that_make_no_sense(picture, options, words):
         medseg.fuse(study.image[0, ..., 0], [e.labels[..., 0] for e in study.raters], **options)
 
 
+def test_a_wrong_option_is_refused_before_files_are_opened(tmp_path):
+    with pytest.raises(ConfigError, match="gcssl has no option smooth; it has weights"):
+        medseg.fuse(tmp_path / "absent.nii.gz", [tmp_path / "absent_too.nii.gz"], smooth=1)
+    with pytest.raises(ConfigError, match="smoothness -1"):
+        medseg.fuse(tmp_path / "absent.nii.gz", [tmp_path / "absent_too.nii.gz"], smoothness=-1)
+
+
 # --- medseg.fuse on arrays
 
 

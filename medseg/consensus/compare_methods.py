@@ -1,4 +1,4 @@
-"""Several fusers on one study, side by side: how long each takes and how far its answer lies from the chosen one."""
+"""Several methods on one study, side by side: how long each takes and how far its answer lies from the chosen one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg.consensus.fuse import fuser_called, resolve_method, run
+from medseg.consensus.fuse import load_fuser, resolve_method, run
 from medseg.consensus.statistics.report_data import contingencies, dice_by_class
 from medseg.consensus.study import MISSING, Fused, Rater, Study
 from medseg.errors import ConfigError, MedsegError
@@ -24,8 +24,8 @@ def compare(
     Args:
         study: the raters; methods that look at the image need one.
         methods: names of `FUSERS`; the first is the one that the others are compared with.
-        reference: `(X, Y, Z)` uint8 true classes, `MISSING` where the truth is not known; no method sees it.
-        known: answers that need not be found again. Their seconds are those of their own account.
+        reference: `(X, Y, Z)` uint8 true classes, `MISSING` where there is no truth; no method sees it.
+        known: method -> answer that need not be found again. Its seconds are those of its own log.
 
     Returns:
         One JSON-ready entry per method, in order: `method`, by its name in `FUSERS`; `error`, None or why it has no
@@ -45,42 +45,67 @@ def compare(
     rows: list[Facts] = []
     chosen: np.ndarray | None = None
     for name in dict.fromkeys(map(resolve_method, methods)):
-        fused, row = _answer(study, name, answers.get(name))
+        if name in answers:
+            fused, row = _known_answer(name, answers[name])
+        else:
+            fused, row = _new_answer(study, name)
         if not rows and fused is not None:
             chosen = fused.labels
-        rows.append(row | _measured(study, fused, chosen, reference))
+        rows.append(row | _measure(study, fused, chosen, reference))
     return rows
 
 
-def _answer(study: Study, name: str, fused: Fused | None) -> tuple[Fused | None, Facts]:
-    """The fuser's answer, or why there is none, which must not cost the others their row."""
-    row: Facts = {"method": name, "error": None, "seconds": None, "cpu_seconds": None, "warnings": []}
-    if fused is not None:
-        row["seconds"] = float(sum(fused.facts.get("seconds", {}).values()))
-        return fused, row | {"warnings": list(fused.facts.get("warnings", []))}
-    fuser_called(name)  # loading a module is not the method's time
+def _known_answer(name: str, fused: Fused) -> tuple[Fused | None, Facts]:
+    seconds = float(sum(fused.facts.get("seconds", {}).values()))
+    return fused, _row(name, seconds=seconds, warnings=fused.facts.get("warnings", []))
+
+
+def _new_answer(study: Study, name: str) -> tuple[Fused | None, Facts]:
+    """The method's answer, or why there is none, which must not cost the others their row."""
+    load_fuser(name)  # loading a module is not the method's time
     wall, cpu = time.perf_counter(), time.process_time()
     try:
         fused = run(study, name)
     except MedsegError as error:
-        return None, row | {"error": str(error)}
-    row |= {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-    return fused, row | {"warnings": list(fused.facts.get("warnings", []))}
+        return None, _row(name, error=str(error))
+    seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+    return fused, _row(name, seconds=seconds, cpu_seconds=cpu_seconds, warnings=fused.facts.get("warnings", []))
 
 
-def _measured(study: Study, fused: Fused | None, chosen: np.ndarray | None, reference: np.ndarray | None) -> Facts:
-    if fused is None:
-        empty: Facts = {"dice_to_chosen": None, "volumes_ml": {}, "differing_voxels": None, "undecided_voxels": None}
-        return empty | ({} if reference is None else {"dice_to_reference": None})
-    counts = np.bincount(fused.labels.reshape(-1), minlength=MISSING + 1)
-    millilitres = float(np.prod(study.spacing_mm)) / 1000
-    row: Facts = {
-        "dice_to_chosen": None if chosen is None else _dice(study, fused.labels, chosen),
-        "volumes_ml": {name: float(counts[c] * millilitres) for c, name in enumerate(study.classes) if c},
-        "differing_voxels": None if chosen is None else int(np.count_nonzero(fused.labels != chosen)),
-        "undecided_voxels": int(counts[MISSING]),
+def _row(
+    name: str,
+    *,
+    error: str | None = None,
+    seconds: float | None = None,
+    cpu_seconds: float | None = None,
+    warnings: Sequence[str] = (),
+) -> Facts:
+    return {
+        "method": name,
+        "error": error,
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "warnings": list(warnings),
     }
-    return row if reference is None else row | {"dice_to_reference": _dice(study, fused.labels, reference)}
+
+
+def _measure(study: Study, fused: Fused | None, chosen: np.ndarray | None, reference: np.ndarray | None) -> Facts:
+    """How far an answer lies from the chosen one and from the reference, and how large its structures are."""
+    row: Facts = {"dice_to_chosen": None, "volumes_ml": {}, "differing_voxels": None, "undecided_voxels": None}
+    if reference is not None:
+        row["dice_to_reference"] = None
+    if fused is None:
+        return row
+    counts = np.bincount(fused.labels.reshape(-1), minlength=MISSING + 1)
+    voxel_ml = float(np.prod(study.spacing_mm)) / 1000
+    row["volumes_ml"] = {name: float(counts[c] * voxel_ml) for c, name in enumerate(study.classes) if c}
+    row["undecided_voxels"] = int(counts[MISSING])
+    if chosen is not None:
+        row["dice_to_chosen"] = _dice(study, fused.labels, chosen)
+        row["differing_voxels"] = int(np.count_nonzero(fused.labels != chosen))
+    if reference is not None:
+        row["dice_to_reference"] = _dice(study, fused.labels, reference)
+    return row
 
 
 def _dice(study: Study, labels: np.ndarray, other: np.ndarray) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""Fusing annotations from Python: arrays or files in, one label map and an account of who was trusted out."""
+"""Fusing annotations from Python: arrays or files in, one label map and a report of who was trusted out."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Consensus:
     Args:
         labels: in the shape, type and label values of the annotations.
         confidence: float32 in [0, 1]: the share of the votes that the label won; 1 where all raters agree, 0
-            where nobody annotated and nothing could be guessed.
+            where nobody annotated and nothing could be predicted.
         n_raters: uint8, how many raters annotated each voxel.
         report: JSON-ready: per rater weight, scores, Dice to the consensus and coverage; energies, counts, seconds,
             versions, warnings.
@@ -70,7 +70,7 @@ def fuse(
     """One label map from several raters' annotations of one image.
 
     Args:
-        image: array `(H, W)` or `(X, Y, Z)`, with channels in front if it has several, or a colour picture
+        image: array `(H, W)` or `(X, Y, Z)`, with channels in front if it has several, or a 2D colour image
             `(H, W, 3)`; or a file, or one file per channel. None will do for methods that do not look at it.
         annotations: one per rater, all arrays or all files. Label maps of any integers, 0 the background, in the shape
             of the grid; or probabilities `(K, ...)` that sum to 1, or to 0 where nothing was annotated, whose channel
@@ -80,26 +80,59 @@ def fuse(
         names: of the raters.
         missing: label value that says "not annotated"; None: there is none.
         regions: what each rater annotated: a mask or None per rater, or masks by name.
-        options: of the method; `nan="zero"` replaces numbers of the image that are none; for files also what
-            `medseg.consensus.io.formats.Reading` knows.
+        options: of the method; `nan="zero"` replaces numbers of the image that are none; for files also the fields of
+            `medseg.consensus.io.formats.Reading`.
 
     Raises:
         DataError: sizes that differ, numbers that are no labels, no image where one is wanted.
         ConfigError: an unknown method or option.
+
+    Examples:
+        A bright square, annotated by a careful rater, by one who left out the right half (255), and by one who was
+        in the wrong place.
+
+        >>> import numpy as np
+        >>> import medseg
+        >>> truth = np.zeros((64, 64), np.uint8)
+        >>> truth[20:44, 20:44] = 1
+        >>> image = 100.0 * truth + np.random.default_rng(0).normal(0, 5, truth.shape)
+        >>> half, shifted = truth.copy(), np.roll(truth, 6, axis=0)
+        >>> half[:, 32:] = 255
+        >>> fused = medseg.fuse(image, [truth, half, shifted], names=["careful", "half", "shifted"])
+        >>> bool((fused.labels == truth).all())
+        True
+        >>> min(fused.report["raters"], key=lambda rater: rater["weight"])["name"]
+        'shifted'
+
+        By majority vote the image is not looked at, and what is tied where only two annotated becomes background.
+
+        >>> voted = medseg.fuse(None, [truth, half, shifted], method="majority")
+        >>> int((voted.labels != truth).sum())
+        72
     """
-    filed = [isinstance(a, str | Path) for a in annotations]
-    if filed and any(filed) != all(filed):
-        raise ConfigError("some annotations are files and some are arrays; give all in one way")
-    if filed and filed[0]:
+    if _are_files(annotations):
         if spacing_mm is not None:
             raise ConfigError("files bring their own spacing; leave spacing_mm out")
-        reading = {"missing": missing} | ({} if regions is None else {"regions": regions})
+        reading = {"missing": missing}
+        if regions is not None:
+            reading["regions"] = regions
         return _fuse_files(image, annotations, method, names, reading, options)
     from medseg.consensus.io.from_arrays import study_of
 
-    rules = {"missing": missing, "regions": regions, "nan": options.pop("nan", None)}
-    study, values, notes = study_of(image, annotations, spacing_mm=spacing_mm, names=names, **rules)
-    return consensus_of(study, run(study, method, **options), values, notes)
+    nan = options.pop("nan", None)
+    resolved = resolve_options(method, options)
+    study, values, notes = study_of(
+        image, annotations, spacing_mm=spacing_mm, names=names, missing=missing, regions=regions, nan=nan
+    )
+    return _make_consensus(study, _run(study, method, resolved), values, notes)
+
+
+def _are_files(annotations: Sequence[Any]) -> bool:
+    """Whether annotations are files; some files and some arrays are refused."""
+    files = [isinstance(annotation, str | Path) for annotation in annotations]
+    if any(files) and not all(files):
+        raise ConfigError("some annotations are files and some are arrays; give all in one way")
+    return any(files)
 
 
 def _fuse_files(
@@ -114,23 +147,47 @@ def _fuse_files(
     from medseg.consensus.io.label_values import Values
     from medseg.consensus.io.read_study import read_study
 
-    known = {field.name for field in fields(Reading)}
-    reading |= {key: value for key, value in options.items() if key in known}
+    of_reading = {field.name for field in fields(Reading)}
+    reading |= {name: value for name, value in options.items() if name in of_reading}
+    resolved = resolve_options(method, {name: value for name, value in options.items() if name not in of_reading})
     study, form = read_study(image, annotations, names=names, **reading)
-    spelled = np.array([0, *(segment.value for segment in form.segments)], np.int64)
+    label_values = np.array([0, *(segment.value for segment in form.segments)], np.int64)
     shape = study.shape[:2] if form.flat else study.shape
-    values = Values(spelled, form.missing, np.dtype(form.dtype), shape)
-    fused = run(study, method, **{key: value for key, value in options.items() if key not in known})
-    return consensus_of(study, fused, values, list(form.notes), form)
+    values = Values(label_values, form.missing, np.dtype(form.dtype), shape)
+    return _make_consensus(study, _run(study, method, resolved), values, list(form.notes), form)
+
+
+def _make_consensus(study: Study, fused: Fused, values: Any, notes: Sequence[str] = (), form: Any = None) -> Consensus:
+    """A fuser's answer in the user's label values, with its report.
+
+    Args:
+        study: what was fused.
+        fused: the answer.
+        values: `medseg.consensus.io.label_values.Values`, the user's label values.
+        notes: what was strange about the input.
+        form: of the files, if there are any.
+    """
+    from medseg.consensus.statistics.report_data import rater_count, summarise
+
+    report = summarise(study, fused, list(notes))
+    report["label_values"] = [int(value) for value in values.of]
+    confidence = fused.confidence.reshape(values.shape)
+    n_raters = rater_count(study).reshape(values.shape)
+    return Consensus(values.restore(fused.labels), confidence, n_raters, report, study, fused, form)
 
 
 def run(study: Study, method: str = "gcssl", **options: Any) -> Fused:
-    """Fuse a study by a fuser's name.
+    """Fuse a study by the name of a method.
 
     Raises:
-        ConfigError: an unknown name, or an option that the fuser does not have.
+        ConfigError: an unknown name, or an option that the method does not have.
     """
-    fused = fuser_called(method)(study, resolve_options(method, options))
+    return _run(study, method, resolve_options(method, options))
+
+
+def _run(study: Study, method: str, options: Any) -> Fused:
+    """Fuse a study with the options dataclass of a method."""
+    fused = load_fuser(method)(study, options)
     note = alias_note(method)
     if note is not None:
         fused.facts.setdefault("warnings", []).append(note)
@@ -138,7 +195,7 @@ def run(study: Study, method: str = "gcssl", **options: Any) -> Fused:
 
 
 def resolve_options(method: str, given: Mapping[str, Any]) -> Any:
-    """The options dataclass of a method with the values that were given; no file need be opened to know them wrong.
+    """The options dataclass of a method with the values that were given, checked before any file is opened.
 
     Args:
         method: name of the method.
@@ -146,14 +203,22 @@ def resolve_options(method: str, given: Mapping[str, Any]) -> Any:
 
     Raises:
         ConfigError: an unknown method or option, or a value that it does not take.
+
+    Examples:
+        >>> resolve_options("simple", {"alpha": 2})
+        SimpleOptions(alpha=2.0, max_iterations=25)
     """
-    options = get_type_hints(fuser_called(method))["options"]
+    options = get_type_hints(load_fuser(method))["options"]
     offered = [field.name for field in fields(options)]
-    strange = [key for key in given if key not in offered]
-    if strange:
-        raise ConfigError(f"{method} has no option {', '.join(strange)}; it has {', '.join(offered) or 'none'}")
-    plain = {k: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for k, v in given.items()}
+    unknown = [name for name in given if name not in offered]
+    if unknown:
+        raise ConfigError(f"{method} has no option {', '.join(unknown)}; it has {', '.join(offered) or 'none'}")
+    plain = {name: _without_numpy(value) for name, value in given.items()}
     return options(**typed(plain, get_type_hints(options), method))
+
+
+def _without_numpy(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def resolve_method(name: str) -> str:
@@ -174,25 +239,7 @@ def alias_note(name: str) -> str | None:
     return f"method {name} is now called {ALIASES[name]}; use that name" if name in ALIASES else None
 
 
-def fuser_called(name: str) -> Fuser:
+def load_fuser(name: str) -> Fuser:
     """The function behind the name of a method; only its module is imported."""
     module, function = FUSERS[resolve_method(name)].split(":")
     return cast(Fuser, getattr(importlib.import_module(module), function))
-
-
-def consensus_of(study: Study, fused: Fused, values: Any, notes: Sequence[str] = (), form: Any = None) -> Consensus:
-    """A fuser's answer in the user's spelling, with its report.
-
-    Args:
-        study: what was fused.
-        fused: the answer.
-        values: `medseg.consensus.io.label_values.Values`, the spelling.
-        notes: what was strange about the input.
-        form: of the files, if there are any.
-    """
-    from medseg.consensus.statistics.report_data import rater_count, summarise
-
-    report = summarise(study, fused, list(notes)) | {"label_values": [int(v) for v in values.of]}
-    shape = values.shape
-    counts, confidence = rater_count(study).reshape(shape), fused.confidence.reshape(shape)
-    return Consensus(values.restore(fused.labels), confidence, counts, report, study, fused, form)

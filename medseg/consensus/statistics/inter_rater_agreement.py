@@ -11,14 +11,15 @@ With m votes at a voxel, n_c of them for class c, and sums over voxels with m >=
 
 kappa takes only the voxels that every rater annotated (who annotated nothing does not count as one), alpha
 all with two votes or more. For one class by itself all other classes are one. Both depend on how much
-background is looked at, which is why the field is reported beside them.
+background is looked at, which is why the box is reported beside them.
 
-Neighbouring voxels are not independent, so that an interval over voxels would be absurdly narrow. The field is
+Neighbouring voxels are not independent, so that an interval over voxels would be absurdly narrow. The box is
 cut into up to 8 blocks along each axis, and whole blocks are drawn with replacement (percentile bootstrap).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -34,7 +35,7 @@ Facts = dict[str, Any]
 
 
 def agreement(study: Study, *, crop: bool = True, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Facts:
-    """All figures, JSON-ready; what does not exist is None.
+    """All measures of agreement, JSON-ready; what does not exist is None.
 
     Args:
         study: one rater or more.
@@ -54,17 +55,15 @@ def agreement(study: Study, *, crop: bool = True, resamples: int = 1000, level: 
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
     patterns = find_patterns(study, crop=crop)
-    blocks = block_counts(patterns)
-    draws = np.random.default_rng(seed).multinomial(len(blocks), np.full(len(blocks), 1 / len(blocks)), resamples)
-    edges = (50 - 50 * level, 50 + 50 * level)
+    bootstrap = _draw_blocks(patterns, resamples, level, seed)
     return {
         "raters": [rater.name for rater in study.raters],
-        "box": [[b.start, b.stop] for b in patterns.box],
+        "box": [[side.start, side.stop] for side in patterns.box],
         "box_voxels": int(patterns.counts.sum()),
         "pairwise_dice": pairwise_dice(patterns, study.classes),
-        "fleiss_kappa": _coefficient("kappa", patterns, study.classes, blocks, draws, edges),
-        "krippendorff_alpha": _coefficient("alpha", patterns, study.classes, blocks, draws, edges),
-        "bootstrap": {"blocks": len(blocks), "resamples": resamples, "level": level, "seed": seed},
+        "fleiss_kappa": _coefficient("kappa", patterns, study.classes, bootstrap),
+        "krippendorff_alpha": _coefficient("alpha", patterns, study.classes, bootstrap),
+        "bootstrap": {"blocks": len(bootstrap.blocks), "resamples": resamples, "level": level, "seed": seed},
     }
 
 
@@ -75,94 +74,135 @@ def pairwise_dice(patterns: VotePatterns, names: tuple[str, ...]) -> Facts:
         `classes`: for each class but the background an R x R matrix, None where neither has the class or they
         share no voxel; `mean`: the mean over the classes that have a value; `compared`: over how many.
     """
-    R, K = patterns.table.shape[1], patterns.classes
-    dice = np.full((K - 1, R, R), np.nan)
-    for i in range(R):
-        for j in range(i, R):
-            joint = np.zeros((K + 1, K + 1))
-            np.add.at(joint, (patterns.table[:, i], patterns.table[:, j]), patterns.counts)
-            joint = joint[:K, :K]
-            both, sums = np.diag(joint), joint.sum(0) + joint.sum(1)
-            dice[:, i, j] = dice[:, j, i] = np.where(sums > 0, 2 * both / np.maximum(sums, 1), np.nan)[1:]
+    raters, classes = patterns.table.shape[1], patterns.classes
+    dice = np.full((classes - 1, raters, raters), np.nan)
+    for i in range(raters):
+        for j in range(i, raters):
+            of_pair = _dice_of_pair(patterns, i, j)
+            dice[:, i, j] = of_pair
+            dice[:, j, i] = of_pair
     compared = np.isfinite(dice).sum(0)
-    mean = np.where(compared > 0, np.nansum(dice, axis=0) / np.maximum(compared, 1), np.nan)
+    total = np.nansum(dice, axis=0)
+    mean = np.where(compared > 0, total / np.maximum(compared, 1), np.nan)
     return {
-        "classes": {name: nulls(matrix) for name, matrix in zip(names[1:], dice, strict=True)},
-        "mean": nulls(mean),
+        "classes": {name: _none_for_nan(matrix) for name, matrix in zip(names[1:], dice, strict=True)},
+        "mean": _none_for_nan(mean),
         "compared": compared.tolist(),
     }
 
 
-def nulls(values: np.ndarray) -> list[Any]:
+def _dice_of_pair(patterns: VotePatterns, i: int, j: int) -> np.ndarray:
+    """`(K - 1,)` Dice of raters i and j for each class but the background; NaN where neither has the class."""
+    classes = patterns.classes
+    voxels = np.zeros((classes + 1, classes + 1))
+    np.add.at(voxels, (patterns.table[:, i], patterns.table[:, j]), patterns.counts)
+    voxels = voxels[:classes, :classes]
+    sums = voxels.sum(0) + voxels.sum(1)
+    dice = 2 * np.diag(voxels) / np.maximum(sums, 1)
+    return np.where(sums > 0, dice, np.nan)[1:]
+
+
+def _none_for_nan(values: np.ndarray) -> list[Any]:
     """Nested lists with None for what is not finite."""
     if values.ndim > 1:
-        return [nulls(row) for row in values]
-    return [float(v) if np.isfinite(v) else None for v in values]
+        return [_none_for_nan(row) for row in values]
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
-def block_counts(patterns: VotePatterns) -> np.ndarray:
-    """`(blocks, P)` voxels of each pattern in each block of the field."""
-    index, rows = patterns.indices(), []
-    for block in _blocks(patterns.box):
-        inside = intersect(block, patterns.coded_box)
-        row = np.bincount(index[relative_box(inside, patterns.coded_box)].ravel(), minlength=len(patterns.table))
-        row[0] += box_size(block) - box_size(inside)
-        rows.append(row)
-    return np.stack(rows)
+@dataclass(frozen=True, eq=False)
+class _Bootstrap:
+    """Blocks of the box, and which of them each resample has.
+
+    Args:
+        blocks: `(B, P)` voxels of each pattern in each block.
+        draws: `(D, B)` how often a resample has each block.
+        percentiles: ends of the interval.
+    """
+
+    blocks: np.ndarray
+    draws: np.ndarray
+    percentiles: tuple[float, float]
 
 
-def _blocks(field: Box) -> list[Box]:
+def _draw_blocks(patterns: VotePatterns, resamples: int, level: float, seed: int) -> _Bootstrap:
+    blocks = _count_in_blocks(patterns)
+    equal = np.full(len(blocks), 1 / len(blocks))
+    draws = np.random.default_rng(seed).multinomial(len(blocks), equal, resamples)
+    return _Bootstrap(blocks, draws, (50 - 50 * level, 50 + 50 * level))
+
+
+def _count_in_blocks(patterns: VotePatterns) -> np.ndarray:
+    """`(B, P)` voxels of each pattern in each block of the box."""
+    indices = patterns.indices()
+    counts = []
+    for block in _blocks_of(patterns.box):
+        coded = intersect(block, patterns.coded_box)
+        inside = indices[relative_box(coded, patterns.coded_box)]
+        count = np.bincount(inside.ravel(), minlength=len(patterns.table))
+        count[0] += box_size(block) - box_size(coded)
+        counts.append(count)
+    return np.stack(counts)
+
+
+def _blocks_of(box: Box) -> list[Box]:
     axes = []
-    for b in field:
-        length = b.stop - b.start
-        edges = np.linspace(b.start, b.stop, min(BLOCKS, max(length // THINNEST, 1)) + 1).astype(int)
-        axes.append([slice(int(a), int(z)) for a, z in pairwise(edges)])
+    for side in box:
+        number = min(BLOCKS, max((side.stop - side.start) // THINNEST, 1))
+        edges = np.linspace(side.start, side.stop, number + 1).astype(int)
+        axes.append([slice(int(start), int(stop)) for start, stop in pairwise(edges)])
     return [(x, y, z) for x in axes[0] for y in axes[1] for z in axes[2]]
 
 
-def _coefficient(
-    name: str,
-    patterns: VotePatterns,
-    classes: tuple[str, ...],
-    blocks: np.ndarray,
-    draws: np.ndarray,
-    edges: tuple[float, float],
-) -> Facts:
-    """Overall and for each class, with intervals."""
+def _coefficient(name: str, patterns: VotePatterns, classes: tuple[str, ...], bootstrap: _Bootstrap) -> Facts:
+    """Kappa or alpha, overall and for each class, with intervals."""
     votes = patterns.count_votes().astype(float)
-    cast = votes.sum(1)
-    everybody = (patterns.grid_counts @ (patterns.table < patterns.classes) > 0).sum()
-    counted = (cast >= 2) & ((cast == everybody) | (name == "alpha"))
-    pairs = votes * (votes - 1) / np.maximum(cast - 1, 1)[:, None]
-    rest = cast[:, None] - votes
-    others = rest * (rest - 1) / np.maximum(cast - 1, 1)[:, None]
+    voters = votes.sum(1)
+    counted = voters >= 2
+    if name == "kappa":
+        counted &= voters == patterns.active_raters().sum()
+    other_votes = voters[:, None] - votes
+    agreeing = votes * (votes - 1) / np.maximum(voters - 1, 1)[:, None]
+    agreeing_on_others = other_votes * (other_votes - 1) / np.maximum(voters - 1, 1)[:, None]
     # one matrix product per block, then everything is linear in the blocks
-    sums = blocks @ (np.concatenate([pairs, others, votes], 1) * counted[:, None])
-    drawn = np.concatenate([sums.sum(0, keepdims=True), draws @ sums])
-    same, other, total = np.split(drawn, 3, axis=1)
+    columns = np.concatenate([agreeing, agreeing_on_others, votes], 1)
+    sums = bootstrap.blocks @ (columns * counted[:, None])
+    samples = np.concatenate([sums.sum(0, keepdims=True), bootstrap.draws @ sums])
+    same, other, total = np.split(samples, 3, axis=1)
     voxels = int(patterns.counts @ counted)
 
-    def entry(agreed: np.ndarray, marginals: np.ndarray) -> Facts:
-        values = _beyond_chance(name, agreed, marginals)
-        known = values[1:][np.isfinite(values[1:])]
-        low, high = np.percentile(known, edges) if len(blocks) > 1 and known.size else (np.nan, np.nan)
-        value, low, high = nulls(np.array([values[0], low, high]))
-        return {"value": value, "low": low, "high": high, "voxels": voxels}
-
     everything = total.sum(1)
-    single = {
-        c: entry(same[:, k] + other[:, k], np.stack([total[:, k], everything - total[:, k]], 1))
-        for k, c in enumerate(classes)
-    }
-    return {"overall": entry(same.sum(1), total), "classes": single}
+    single = {}
+    for k, class_name in enumerate(classes):
+        marginals = np.stack([total[:, k], everything - total[:, k]], 1)
+        values = _beyond_chance(name, same[:, k] + other[:, k], marginals)
+        single[class_name] = _with_interval(values, voxels, bootstrap)
+    overall = _beyond_chance(name, same.sum(1), total)
+    return {"overall": _with_interval(overall, voxels, bootstrap), "classes": single}
 
 
 def _beyond_chance(name: str, agreed: np.ndarray, marginals: np.ndarray) -> np.ndarray:
-    """Kappa or alpha; NaN where there is nothing to compare or only one class is ever used."""
+    """Kappa or alpha; NaN where there is nothing to compare or only one class is ever used.
+
+    Args:
+        name: "kappa" or "alpha".
+        agreed: `(D,)` A of each sample.
+        marginals: `(D, classes)` N_c of each sample.
+    """
     n, squares = marginals.sum(1), (marginals**2).sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
         if name == "alpha":
             value = 1 - (n - 1) * (n - agreed) / (n**2 - squares)
         else:
-            value = (agreed / n - squares / n**2) / (1 - squares / n**2)
+            expected = squares / n**2
+            value = (agreed / n - expected) / (1 - expected)
     return np.where(n**2 > squares, value, np.nan)
+
+
+def _with_interval(values: np.ndarray, voxels: int, bootstrap: _Bootstrap) -> Facts:
+    """The value of the study, which is the first, and the interval of the resamples, which are the others."""
+    resampled = values[1:][np.isfinite(values[1:])]
+    low = high = np.nan
+    if len(bootstrap.blocks) > 1 and resampled.size:
+        low, high = np.percentile(resampled, bootstrap.percentiles)
+    value, low, high = _none_for_nan(np.array([values[0], low, high]))
+    return {"value": value, "low": low, "high": high, "voxels": voxels}

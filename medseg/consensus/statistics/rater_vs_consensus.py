@@ -1,9 +1,9 @@
-"""Each rater against the consensus, class by class: who saw more, who saw less, and how far off.
+"""Each rater against the consensus, class by class: which of the two has more, and how far they lie apart.
 
 Only voxels that the rater annotated and the consensus decided count. Sensitivity, precision, Dice and the
-surface figures are those of `medseg.metrics` with the rater as prediction and the consensus as reference;
-specificity and coverage are shares of the voxels of the field, the box of all labels and its margin, since
-the air round the patient would make every specificity perfect.
+surface metrics are those of `medseg.metrics` with the rater as prediction and the consensus as reference;
+specificity and coverage are shares of the voxels in the box of all labels and its margin, since the air around the
+patient would make every specificity perfect.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from medseg.consensus.study import MISSING, Fused, Rater, Study
 from medseg.metrics import segmentation_metrics
 from medseg.metrics.aggregate import SITUATIONS
 
-FIGURES = (
+METRICS = (
     "sensitivity", "specificity", "precision", "dice", "hd95_mm", "surface_dice", "rater_ml", "consensus_ml",
     "bias_ml", "bias_percent",
 )  # fmt: skip
 AVERAGED = ("sensitivity", "specificity", "precision", "dice", "hd95_mm", "surface_dice", "bias_ml", "bias_percent")
-COLUMNS = ("rater", "class", "situation", "coverage", *FIGURES, "tp", "fp", "fn", "tn", "classes_averaged")
+COLUMNS = ("rater", "class", "situation", "coverage", *METRICS, "tp", "fp", "fn", "tn", "classes_averaged")
 Facts = dict[str, Any]
 
 
@@ -38,18 +38,18 @@ def rater_table(study: Study, fused: Fused, *, tolerance_mm: float = 1.0) -> lis
         tolerance_mm: of the surface Dice.
 
     Returns:
-        `rater`; `coverage`, the annotated share of the field, and `coverage_of_grid`; `classes`: for each class
-        but the background `situation` (both, both_empty, missing: the rater does not have it, spurious: only he
-        has it), `FIGURES` and voxel counts; `overall`: means over the classes that either has, `n` classes that
-        each mean is of, and `situations` counted. A class that one of the two lacks has Dice 0 and no distance.
+        `rater`; `coverage`, the annotated share of the box, and `coverage_of_grid`; `classes`: for each class
+        but the background `situation` (both, both_empty, missing: the rater does not have it, spurious: only the
+        rater has it), `METRICS` and voxel counts; `overall`: means over the classes that either has, `n` classes
+        that each mean is of, and `situations` counted. A class that one of the two lacks has Dice 0 and no distance.
     """
     labelled = labelled_box([fused.labels, *(rater.labels for rater in study.raters)])
-    field = add_margin(labelled, study.shape, study.spacing_mm)
-    consensus = fused.labels[field]
-    return [_entry(study, rater, consensus, rater.labels[field], tolerance_mm) for rater in study.raters]
+    box = add_margin(labelled, study.shape, study.spacing_mm)
+    consensus = fused.labels[box]
+    return [_compare(study, rater, consensus, rater.labels[box], tolerance_mm) for rater in study.raters]
 
 
-def _entry(study: Study, rater: Rater, consensus: np.ndarray, labels: np.ndarray, tolerance_mm: float) -> Facts:
+def _compare(study: Study, rater: Rater, consensus: np.ndarray, labels: np.ndarray, tolerance_mm: float) -> Facts:
     annotated = labels != MISSING
     reference = np.where(annotated, consensus, MISSING).astype(np.uint8)
     compared = segmentation_metrics(
@@ -60,8 +60,8 @@ def _entry(study: Study, rater: Rater, consensus: np.ndarray, labels: np.ndarray
         tolerance_mm=tolerance_mm,
         ignore=MISSING,
     )
-    known = int(np.count_nonzero(reference != MISSING))
-    classes = {study.classes[c]: _figures(row, known) for c, row in compared.items()}
+    voxels = int(np.count_nonzero(reference != MISSING))
+    classes = {study.classes[c]: _class_metrics(row, voxels) for c, row in compared.items()}
     return {
         "rater": rater.name,
         "coverage": float(annotated.mean()),
@@ -71,17 +71,19 @@ def _entry(study: Study, rater: Rater, consensus: np.ndarray, labels: np.ndarray
     }
 
 
-def _figures(row: Facts, known: int) -> Facts:
-    tp, fp, fn = (int(row[key]) for key in ("tp", "fp", "fn"))
-    tn = known - tp - fp - fn
+def _class_metrics(row: Facts, voxels: int) -> Facts:
+    """The metrics of one class, of `voxels` that both decided."""
+    tp, fp, fn = int(row["tp"]), int(row["fp"]), int(row["fn"])
+    tn = voxels - tp - fp - fn
+    exists = row["situation"] != "both_empty"
     return {
         "situation": row["situation"],
         "sensitivity": _share(tp, fn),
         "specificity": _share(tn, fp),
         "precision": _share(tp, fp),
-        "dice": row["dice"] if row["situation"] != "both_empty" else None,
+        "dice": row["dice"] if exists else None,
         "hd95_mm": row["hd95_mm"],
-        "surface_dice": row["surface_dice"] if row["situation"] != "both_empty" else None,
+        "surface_dice": row["surface_dice"] if exists else None,
         "rater_ml": row["prediction_ml"],
         "consensus_ml": row["reference_ml"],
         "bias_ml": row["volume_error_ml"],
@@ -95,20 +97,25 @@ def _share(part: int, rest: int) -> float | None:
 
 
 def _overall(rows: list[Facts]) -> Facts:
-    seen = [row for row in rows if row["situation"] != "both_empty"]
-    values = {key: [row[key] for row in seen if row[key] is not None] for key in AVERAGED}
-    counted = Counter(row["situation"] for row in rows)
+    """Means over the classes that either has."""
+    means: Facts = {}
+    numbers: dict[str, int] = {}
+    for key in AVERAGED:
+        values = [row[key] for row in rows if row["situation"] != "both_empty" and row[key] is not None]
+        means[key] = mean(values) if values else None
+        numbers[key] = len(values)
+    situations = Counter(row["situation"] for row in rows)
     return {
-        **{key: mean(v) if v else None for key, v in values.items()},
+        **means,
         "rater_ml": sum(row["rater_ml"] for row in rows),
         "consensus_ml": sum(row["consensus_ml"] for row in rows),
-        "n": {key: len(v) for key, v in values.items()},
-        "situations": {name: counted[name] for name in SITUATIONS},
+        "n": numbers,
+        "situations": {name: situations[name] for name in SITUATIONS},
     }
 
 
 def csv_rows(table: list[Facts]) -> Iterator[list[Any]]:
-    """The table as rows for `csv.writer`, the heads first; what does not exist is an empty field.
+    """The table as rows for `csv.writer`, the heads first; what does not exist is an empty cell.
 
     The row of class "overall" holds the means, its situation how many classes are in both, only in the
     consensus (missing), only in the rater's (spurious) or in neither.
@@ -118,10 +125,14 @@ def csv_rows(table: list[Facts]) -> Iterator[list[Any]]:
         for name, row in entry["classes"].items():
             yield _cells(entry, name, row)
         overall = entry["overall"]
-        counted = " ".join(f"{key}={n}" for key, n in overall["situations"].items())
-        yield _cells(entry, "overall", {**overall, "situation": counted, "classes_averaged": overall["n"]["dice"]})
+        situation = " ".join(f"{key}={n}" for key, n in overall["situations"].items())
+        yield _cells(entry, "overall", {**overall, "situation": situation, "classes_averaged": overall["n"]["dice"]})
 
 
 def _cells(entry: Facts, name: str, row: Facts) -> list[Any]:
     full = {**row, "rater": entry["rater"], "class": name, "coverage": entry["coverage"]}
-    return [f"{v:.6g}" if isinstance(v := full.get(key), float) else v for key in COLUMNS]
+    return [_format(full.get(key)) for key in COLUMNS]
+
+
+def _format(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""What is said of a fusion besides its labels: who was heard where, and how near each rater is to the answer."""
+"""What is reported of a fusion besides its labels: coverage of each rater, and Dice of each with the consensus."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def summarise(study: Study, fused: Fused, notes: list[str] | None = None) -> dic
     """
     tables = contingencies(study, fused.labels)
     rows = []
-    for rater, table, known in zip(study.raters, tables, fused.raters, strict=True):
+    for rater, table, facts in zip(study.raters, tables, fused.raters, strict=True):
         annotated = int(rater.labels.size - np.count_nonzero(rater.labels == MISSING))
         rows.append(
             {
                 "name": rater.name,
-                **known,
+                **facts,
                 "dice": dice_by_class(table, study.classes),
                 "coverage": annotated / rater.labels.size,
                 "annotated_voxels": annotated,
@@ -48,34 +48,45 @@ def summarise(study: Study, fused: Fused, notes: list[str] | None = None) -> dic
                 "soft": rater.probabilities is not None,
             }
         )
-    report = {"classes": list(study.classes), "shape": list(study.shape), "spacing_mm": list(study.spacing_mm)}
-    report |= {**fused.facts, "raters": rows, "versions": versions()}
     empty = [empty_rater_warning(row["name"]) for row in rows if row["empty"]]
-    told = [*(notes or []), *fused.facts.get("warnings", []), *empty]
-    return report | {"warnings": list(dict.fromkeys(told))}
+    warnings = [*(notes or []), *fused.facts.get("warnings", []), *empty]
+    return {
+        "classes": list(study.classes),
+        "shape": list(study.shape),
+        "spacing_mm": list(study.spacing_mm),
+        **fused.facts,
+        "raters": rows,
+        "versions": versions(),
+        "warnings": list(dict.fromkeys(warnings)),
+    }
 
 
 def contingencies(study: Study, labels: np.ndarray) -> np.ndarray:
     """`(R, K + 1, K)` voxels by the rater's class (the last row: not annotated) and the consensus.
 
-    Only the box round all labels is counted: outside of it rater and consensus are background.
+    Only the box of all labels is counted: outside of it rater and consensus are background.
     """
     classes = len(study.classes)
     counts = np.zeros((len(study.raters), classes + 1, classes), np.int64)
     box = labelled_box([labels, *(rater.labels for rater in study.raters)])
     if box is None:
         return counts
-    answer = labels[box]
-    step = max(1, _PLANE * len(answer) // answer.size)
+    consensus = labels[box]
+    step = max(1, _PLANE * len(consensus) // consensus.size)
     for r, rater in enumerate(study.raters):
-        said = rater.labels[box]
-        for k in range(0, len(answer), step):
-            won = answer[k : k + step]
-            rows = np.minimum(said[k : k + step], np.uint8(min(classes, MISSING)))
-            pairs = rows.astype(np.uint16) * np.uint16(classes) + won
-            decided = pairs[won != MISSING]
-            counts[r] += np.bincount(decided.reshape(-1), minlength=counts[r].size).reshape(counts[r].shape)
+        votes = rater.labels[box]
+        for k in range(0, len(consensus), step):
+            counts[r] += _contingency(votes[k : k + step], consensus[k : k + step], classes)
     return counts
+
+
+def _contingency(votes: np.ndarray, consensus: np.ndarray, classes: int) -> np.ndarray:
+    """`(K + 1, K)` voxels by the class of one rater and the consensus, where the consensus is decided."""
+    rows = np.minimum(votes, np.uint8(min(classes, MISSING)))
+    pairs = rows.astype(np.uint16) * np.uint16(classes) + consensus
+    decided = pairs[consensus != MISSING]
+    count = np.bincount(decided.reshape(-1), minlength=(classes + 1) * classes)
+    return count.reshape(classes + 1, classes)
 
 
 def dice_by_class(table: np.ndarray, classes: tuple[str, ...]) -> dict[str, float | None]:
@@ -85,13 +96,14 @@ def dice_by_class(table: np.ndarray, classes: tuple[str, ...]) -> dict[str, floa
         table: `(K + 1, K)`, one entry of `contingencies`.
         classes: names of the K classes.
     """
-    seen = table[:-1]
+    annotated = table[:-1]
     scores: dict[str, float | None] = {}
     for c, name in enumerate(classes[1:], start=1):
-        total = seen[c].sum() + seen[:, c].sum()
-        scores[name] = float(2 * seen[c, c] / total) if total else None
-    known = [score for score in scores.values() if score is not None]
-    return scores | {"mean": float(np.mean(known)) if known else None}
+        total = annotated[c].sum() + annotated[:, c].sum()
+        scores[name] = float(2 * annotated[c, c] / total) if total else None
+    existing = [score for score in scores.values() if score is not None]
+    scores["mean"] = float(np.mean(existing)) if existing else None
+    return scores
 
 
 def versions() -> dict[str, str | None]:

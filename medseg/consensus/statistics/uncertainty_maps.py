@@ -1,4 +1,4 @@
-"""Maps that say how sure one can be: how many raters disagree where, and each class's share of the votes."""
+"""Maps of uncertainty: which share of the pairs of raters disagree at a voxel, and each class's share of the votes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medseg.consensus.boxes import labelled_box
-from medseg.consensus.study import MISSING, Study
+from medseg.consensus.boxes import Box, full_box, labelled_box
+from medseg.consensus.study import MISSING, Rater, Study
 
 STEPS = 255
 """Of a share stored in a byte."""
@@ -27,22 +27,22 @@ def disagreement(study: Study) -> np.ndarray:
     Returns:
         `(X, Y, Z)` float32 in [0, 1]; 0 where fewer than two annotated.
     """
-    out = np.zeros(study.shape, np.float32)
+    found = np.zeros(study.shape, np.float32)
     box = labelled_box([rater.labels for rater in study.raters])
     if box is None:
-        return out
-    said = [rater.labels[box] for rater in study.raters]
-    votes = np.zeros(said[0].shape, np.float32)
-    agreeing = np.zeros_like(votes)
-    for label in range(len(study.classes)):
-        count = np.zeros_like(votes)
-        for labels in said:
-            count += labels == label
-        votes += count
-        agreeing += count * (count - 1)
-    pairs = votes * (votes - 1)
-    out[box] = np.where(pairs > 0, 1 - agreeing / np.maximum(pairs, 1), 0)
-    return out
+        return found
+    votes_of_raters = [rater.labels[box] for rater in study.raters]
+    voters = np.zeros(votes_of_raters[0].shape, np.float32)
+    agreeing_pairs = np.zeros_like(voters)
+    for c in range(len(study.classes)):
+        count = np.zeros_like(voters)
+        for votes in votes_of_raters:
+            count += votes == c
+        voters += count
+        agreeing_pairs += count * (count - 1)
+    pairs = voters * (voters - 1)
+    found[box] = np.where(pairs > 0, 1 - agreeing_pairs / np.maximum(pairs, 1), 0)
+    return found
 
 
 def soft_labels(study: Study, weights: Sequence[float], kind: str) -> np.ndarray:
@@ -56,25 +56,30 @@ def soft_labels(study: Study, weights: Sequence[float], kind: str) -> np.ndarray
     Returns:
         `(K, X, Y, Z)` in that type; the bytes are in steps of 1/255.
     """
-    out = np.zeros((len(study.classes), *study.shape), np.dtype(kind))
-    out[0] = STEPS if kind == "uint8" else 1
-    soft = [e.probabilities is not None for e in study.raters]
-    box = labelled_box([rater.labels for rater in study.raters])
-    if any(soft):
-        x, y, z = (slice(0, n) for n in study.shape)
-        box = x, y, z
+    found = np.zeros((len(study.classes), *study.shape), np.dtype(kind))
+    found[0] = STEPS if kind == "uint8" else 1
+    if any(rater.probabilities is not None for rater in study.raters):
+        box: Box | None = full_box(study.shape)
+    else:
+        box = labelled_box([rater.labels for rater in study.raters])
     if box is None:
-        return out
+        return found
     raters = list(zip(study.raters, np.asarray(weights, np.float32), strict=True))
     total = sum(weight * (rater.labels[box] != MISSING) for rater, weight in raters)
     nobody = total <= 0
     total = np.where(nobody, 1, total)
-    for label in range(len(study.classes)):
+    for c in range(len(study.classes)):
         share = np.zeros(total.shape, np.float32)
         for rater, weight in raters:
-            given = rater.labels[box] == label if rater.probabilities is None else rater.probabilities[label][box]
-            share += weight * given
+            share += weight * _vote_for(rater, c, box)
         share /= total
-        share[nobody] = label == 0
-        out[label][box] = as_bytes(share) if kind == "uint8" else share
-    return out
+        share[nobody] = c == 0
+        found[c][box] = as_bytes(share) if kind == "uint8" else share
+    return found
+
+
+def _vote_for(rater: Rater, c: int, box: Box) -> np.ndarray:
+    """A rater's vote for class c: a probability, or True and False."""
+    if rater.probabilities is None:
+        return rater.labels[box] == c
+    return rater.probabilities[c][box]
