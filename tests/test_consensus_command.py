@@ -21,6 +21,7 @@ from medseg.consensus.fuse import FUSERS
 from medseg.consensus.io.segment_table import read_segments
 from medseg.manifest.manifest import Manifest
 
+ROOT = Path(__file__).resolve().parents[1]
 PLAIN = ("--no-report",)
 VOTE = ("--method", "majority", *PLAIN)
 ALONE = ("--jobs", "1")
@@ -247,6 +248,32 @@ def test_a_real_process_ends_with_one_line_and_2(tmp_path):
     assert done.stderr.count("\n") == 1
     assert "wide.nii.gz: has a spacing of 1x1x3 mm, image.nii.gz one of 1x1x2 mm" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_without_pymaxflow_a_real_process_cuts_by_scipy(many, tmp_path):
+    """With `import maxflow` failing, as where it is not installed, also in the workers of many studies."""
+    image, drawn = write_study(tmp_path)
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "maxflow.py").write_text("raise ImportError('not installed')")
+    if many:
+        arguments, report = ["--data", write_manifest(tmp_path, cases=2), "--jobs", 2], "case1/report.json"
+    else:
+        arguments, report = files_of(image, drawn), "report.json"
+    for name, paths in (("with", ""), ("without", f"{blocked}{os.pathsep}")):
+        command = [sys.executable, "-m", "medseg", "consensus", *arguments, "-o", tmp_path / name, *PLAIN]
+        found = os.environ | {"PYTHONPATH": f"{paths}{ROOT}"}
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, env=found)
+        assert done.returncode == 0, done.stderr
+        if not many:
+            assert ("warning: PyMaxflow is not installed" in done.stderr) == (name == "without")
+    first, second = (json.loads((tmp_path / name / report).read_text()) for name in ("with", "without"))
+    assert (first["solver"], second["solver"]) == ("PyMaxflow", "scipy")
+    assert any("PyMaxflow is not installed: cut by SciPy" in warning for warning in second["warnings"])
+    assert second["energy"] == pytest.approx(first["energy"], rel=1e-3)
+    labels = Path(report).with_name("consensus.nii.gz")
+    np.testing.assert_array_equal(array(tmp_path / "with" / labels), array(tmp_path / "without" / labels))
 
 
 # ---- many studies
