@@ -51,7 +51,9 @@ def streams(cached: CachedVolume, patch: int, chance: float) -> Callable[[int], 
         spacing_mm=(1, 1, 1),
         patch=(patch, patch, patch),
         foreground=0.5,
-        augment=Augment(affine_probability=chance, intensity_probability=chance),
+        augment=Augment(
+            **{name: {"probability": chance} for name in ("affine", "contrast", "gamma", "noise")},
+        ),
     )
     return PatchStreams({"labeled": [cached]}, spec, {"labeled": 1}, seed=0, total=10**6).__getitem__
 

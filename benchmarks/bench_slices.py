@@ -63,7 +63,10 @@ def ours(manifest: Manifest, folder: Path, view: View, options: argparse.Namespa
         spacing_mm=(1, 1, 1),
         patch=tuple(options.size),
         foreground=0.0,
-        augment=Augment(affine_probability=float(affine), intensity_probability=0),
+        augment=Augment(
+            affine={"probability": float(affine)},
+            **{name: {"probability": 0.0} for name in ("contrast", "gamma", "noise")},
+        ),
     ).of_view(view)
     volumes = VolumeCache(folder).prepare(manifest, manifest.training, spec)
     data = PatchStreams({"labeled": volumes}, spec, {"labeled": options.batch}, seed=0, total=MANY)

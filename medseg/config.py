@@ -18,12 +18,17 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    SerializeAsAny,
     SerializerFunctionWrapHandler,
+    ValidationError,
     field_validator,
     model_serializer,
+    model_validator,
 )
+from pydantic_core import InitErrorDetails
 
 from medseg.literals import not_plain
+from medseg.ops.augmentation import TRANSFORMS, RandomTransform
 from medseg.portable.planes import slice_axis
 
 NetworkName = Literal["vnet", "unet", "dynunet", "segresnet"]
@@ -139,19 +144,81 @@ class Intensity(Frozen):
     std: PositiveFloat = 1.0
 
 
-class Augment(Frozen):
-    """Random changes of a training patch; each probability is per patch. Axes are those of RAS: 0 x, 1 y, 2 z."""
+_FLAT = {
+    "rotate_degrees": ("affine", "rotate_degrees"),
+    "scale": ("affine", "scale"),
+    "affine_probability": ("affine", "probability"),
+    "flip_axes": ("flip", "axes"),
+    "flip_probability": ("flip", "probability"),
+    "rot90_axes": ("rot90", "axes"),
+    "noise_std": ("noise", "std"),
+    "gamma": ("gamma", "exponent"),
+    "contrast": ("contrast", "factor"),
+}
+"""Settings of augmentation as pipelines and bundles before version 0.2 name them, and where each is now."""
 
-    rotate_degrees: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (15.0, 15.0, 15.0)
-    scale: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.1)
-    affine_probability: float = Field(default=0.3, ge=0, le=1)
-    flip_axes: tuple[Literal[0, 1, 2], ...] = ()
-    flip_probability: float = Field(default=0.5, ge=0, le=1)
-    rot90_axes: tuple[Literal[0, 1, 2], Literal[0, 1, 2]] | None = None
-    noise_std: NonNegativeFloat = 0.1
-    gamma: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.5)
-    contrast: tuple[PositiveFloat, PositiveFloat] = (0.75, 1.25)
-    intensity_probability: float = Field(default=0.15, ge=0, le=1)
+
+class Augment(BaseModel):
+    """Random changes of a training patch: the settings of each transform of `medseg.ops.augmentation`, by its name."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, SerializeAsAny[RandomTransform]] = Field(init=False)
+
+    @property
+    def transforms(self) -> dict[str, RandomTransform]:
+        """Every transform with its settings, in order of application."""
+        return dict(self.__pydantic_extra__)
+
+    @property
+    def flip_axes(self) -> tuple[int, ...]:
+        """Axes along which patches are mirrored."""
+        return self.__pydantic_extra__["flip"].axes  # type: ignore[attr-defined]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        settings = nested_augment(given)
+        unknown = [name for name in settings if name not in TRANSFORMS]
+        if unknown:
+            raise ValueError(f"there is no transform {unknown[0]!r}; there are {', '.join(TRANSFORMS)}")
+        return {name: _transform(name, settings.get(name, {})) for name in TRANSFORMS}
+
+
+def nested_augment(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by transform; those named as before version 0.2 are put where they are now."""
+    settings = {name: value for name, value in given.items() if not _is_flat(name, value)}
+    for name, value in given.items():
+        if not _is_flat(name, value):
+            continue
+        places = [_FLAT[name]] if name in _FLAT else [(kind, "probability") for kind in ("contrast", "gamma", "noise")]
+        for transform, field in places:
+            settings[transform] = {**settings.get(transform, {}), field: value}
+    return settings
+
+
+def _is_flat(name: str, value: Any) -> bool:
+    return name == "intensity_probability" or (name in _FLAT and not isinstance(value, Mapping | RandomTransform))
+
+
+def _transform(name: str, settings: Any) -> RandomTransform:
+    """A transform with its settings.
+
+    Raises:
+        ValidationError: with the transform's name in front of each place.
+    """
+    if isinstance(settings, RandomTransform):
+        return settings
+    kind = TRANSFORMS[name]
+    try:
+        return kind.model_validate(settings)
+    except ValidationError as error:
+        details = [
+            InitErrorDetails(type=e["type"], loc=(name, *e["loc"]), input=e["input"], ctx=e.get("ctx", {}))
+            for e in error.errors()
+        ]
+        raise ValidationError.from_exception_data(kind.__name__, details) from error
 
 
 class DataSpec(Frozen):

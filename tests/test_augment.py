@@ -9,16 +9,33 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from medseg.config import Augment
 from medseg.data.affine_sampling import box
 from medseg.data.augment import Draw, Source, apply, draw
+from medseg.ops import augmentation
+from medseg.ops.augmentation import IntensityTransform
 
 SHAPE = (20, 24, 16)
-OFF = Augment(affine_probability=0, intensity_probability=0)
-ALWAYS = Augment(affine_probability=1, flip_axes=(0, 1, 2), rot90_axes=(0, 1), intensity_probability=1)
+INTENSITY = ("contrast", "gamma", "noise")
+
+
+def settings_of(affine: float, intensity: float, **others: dict) -> Augment:
+    return Augment(affine={"probability": affine}, **{name: {"probability": intensity} for name in INTENSITY}, **others)
+
+
+OFF = settings_of(0, 0)
+EVERYWHERE = {"flip": {"axes": (0, 1, 2)}, "rot90": {"axes": (0, 1)}}
+ALWAYS = settings_of(1, 1, **EVERYWHERE)
+GEOMETRY = settings_of(1, 0, **EVERYWHERE)
+
+
+def drawn_of(**values) -> Draw:
+    """A draw with these values, by transforms that turn in the plane of x and y and flip any axis."""
+    return Draw(ALWAYS.transforms, values)
 
 
 def source(shape=SHAPE, channels=2, seed=0):
@@ -65,7 +82,7 @@ def slow_gather(src, start, patch, matrix):
 def test_affine_patch_is_the_definition(start, patch):
     src = source()
     matrix = rotation(20, -13, 31, zoom=0.9) if 1 not in patch else rotation(0, 25, 0)
-    image, label = cut(Draw(matrix=matrix), src, start, patch)
+    image, label = cut(drawn_of(affine=matrix), src, start, patch)
     expected, expected_label = slow_gather(src, start, patch, matrix)
     np.testing.assert_allclose(image, expected, atol=2e-4)
     assert (label[0] != expected_label).mean() < 0.01  # ties of rounding
@@ -73,7 +90,7 @@ def test_affine_patch_is_the_definition(start, patch):
 
 def test_chunks_of_a_large_patch_join():
     src, patch, start, matrix = source((70, 70, 70), channels=1), (61, 62, 63), (2, 3, 4), rotation(7, 8, 9)
-    image, label = cut(Draw(matrix=matrix), src, start, patch)
+    image, label = cut(drawn_of(affine=matrix), src, start, patch)
     middle = (np.array(patch) - 1) / 2
     points = np.tensordot(matrix, np.indices(patch) - middle[:, None, None, None], 1)
     points += (np.array(start) + middle)[:, None, None, None]
@@ -88,24 +105,22 @@ def test_chunks_of_a_large_patch_join():
 def test_one_draw_hits_image_and_label_alike():
     x = torch.arange(40.0).view(1, -1, 1, 1).expand(1, 40, 40, 40).contiguous()
     src = Source(x, x.to(torch.uint8), torch.zeros(1))
-    rng = np.random.default_rng(3)
-    geometry = ALWAYS.model_copy(update={"intensity_probability": 0.0})
-    for _ in range(20):
-        image, label = cut(draw(geometry, rng, (14, 14, 14), (1, 1, 1)), src, (13, 13, 13), (14, 14, 14))
+    for seed in range(20):
+        image, label = cut(draw(GEOMETRY, [seed], (14, 14, 14), (1, 1, 1)), src, (13, 13, 13), (14, 14, 14))
         assert np.abs(image - label).max() <= 0.5 + 1e-4  # a ramp interpolates to itself, its label is that rounded
 
 
 def test_without_affine_a_patch_is_a_copy():
     src = source()
-    image, label = cut(draw(OFF, np.random.default_rng(0), (8, 9, 7), (1, 1, 1)), src, (3, 2, 5), (8, 9, 7))
+    image, label = cut(draw(OFF, [0], (8, 9, 7), (1, 1, 1)), src, (3, 2, 5), (8, 9, 7))
     np.testing.assert_array_equal(image, src.image.numpy()[:, 3:11, 2:11, 5:12].astype(np.float32))
     np.testing.assert_array_equal(label, src.label.numpy()[:, 3:11, 2:11, 5:12])
 
 
 def test_identity_map_is_a_copy():
     src = source()
-    image, label = cut(Draw(matrix=np.eye(3)), src, (-3, 18, 5), (8, 9, 7))
-    copy, copy_label = cut(Draw(), src, (-3, 18, 5), (8, 9, 7))
+    image, label = cut(drawn_of(affine=np.eye(3)), src, (-3, 18, 5), (8, 9, 7))
+    copy, copy_label = cut(drawn_of(), src, (-3, 18, 5), (8, 9, 7))
     np.testing.assert_array_equal(image, copy)
     np.testing.assert_array_equal(label, copy_label)
 
@@ -115,7 +130,8 @@ def test_identity_map_is_a_copy():
 @pytest.mark.parametrize("flips", [(), (0,), (1, 2), (0, 1, 2)])
 def test_turns_and_flips_are_exact(axes, turns, flips):
     src, patch = source(), (8, 6, 7)
-    drawn = Draw(turns=turns, turn_axes=axes, flips=flips)
+    transforms = settings_of(0, 0, rot90={"axes": axes}).transforms
+    drawn = Draw(transforms, {"rot90": turns, "flip": flips})
     shape, start = drawn.source_shape(patch), (3, 2, 1)
     at = (slice(None), *(slice(s, s + n) for s, n in zip(start, shape, strict=True)))
     image, label = cut(drawn, src, start, patch)
@@ -146,86 +162,140 @@ def test_thin_patches_stay_in_their_plane(axis):
     ramp = torch.arange(30.0).view([-1 if a == axis else 1 for a in range(3)]).expand(30, 30, 30)[None].contiguous()
     src, patch = Source(ramp, ramp.to(torch.uint8), torch.zeros(1)), [9, 9, 9]
     patch[axis] = 1
-    rng, geometry = np.random.default_rng(0), ALWAYS.model_copy(update={"intensity_probability": 0.0})
-    for _ in range(10):
-        image, label = cut(draw(geometry, rng, patch, (1, 2, 3)), src, [11 if n > 1 else 17 for n in patch], patch)
+    for seed in range(10):
+        image, label = cut(draw(GEOMETRY, [seed], patch, (1, 2, 3)), src, [11 if n > 1 else 17 for n in patch], patch)
         assert (image == 17).all()
         assert (label == 17).all()
 
 
 def test_rotations_are_in_millimetres():
     spacing = np.array([0.5, 1.0, 4.0])
-    augment = ALWAYS.model_copy(update={"scale": (1.0, 1.0), "rotate_degrees": (30.0, 30.0, 30.0)})
+    augment = Augment(affine={"probability": 1, "scale": (1.0, 1.0), "rotate_degrees": (30.0, 30.0, 30.0)})
     for seed in range(5):
-        matrix = draw(augment, np.random.default_rng(seed), (9, 9, 9), spacing).matrix
+        matrix = draw(augment, [seed], (9, 9, 9), spacing).matrix
         in_mm = spacing[:, None] * matrix / spacing
         np.testing.assert_allclose(in_mm @ in_mm.T, np.eye(3), atol=1e-12)
         assert np.linalg.det(in_mm) == pytest.approx(1)
 
 
 def test_scale_above_one_enlarges():
-    matrix = draw(
-        ALWAYS.model_copy(update={"scale": (2.0, 2.0), "rotate_degrees": (0.0, 0.0, 0.0)}),
-        np.random.default_rng(0), (9, 9, 9), (1, 1, 1),
-    ).matrix  # fmt: skip
-    np.testing.assert_allclose(matrix, np.eye(3) / 2)
+    augment = Augment(affine={"probability": 1, "scale": (2.0, 2.0), "rotate_degrees": (0.0, 0.0, 0.0)})
+    np.testing.assert_allclose(draw(augment, [0], (9, 9, 9), (1, 1, 1)).matrix, np.eye(3) / 2)
 
 
 def test_probabilities_are_per_patch():
-    augment = ALWAYS.model_copy(
-        update={"affine_probability": 0.3, "flip_probability": 0.2, "intensity_probability": 0.1}
-    )
-    rng = np.random.default_rng(0)
-    drawn = [draw(augment, rng, (9, 9, 9), (1, 1, 1)) for _ in range(4000)]
+    augment = settings_of(0.3, 0.1, flip={"axes": (0, 1, 2), "probability": 0.2}, rot90={"axes": (0, 1)})
+    values = [draw(augment, [seed], (9, 9, 9), (1, 1, 1)).values for seed in range(4000)]
     shares = {
-        "affine": np.mean([d.matrix is not None for d in drawn]) - 0.3,
-        **{f"flip {a}": np.mean([a in d.flips for d in drawn]) - 0.2 for a in range(3)},
-        **{n: np.mean([getattr(d, n) is not None for d in drawn]) - 0.1 for n in ("gamma", "contrast", "noise")},
-        **{f"turn {k}": np.mean([d.turns == k for d in drawn]) - 0.25 for k in range(4)},
+        "affine": np.mean(["affine" in v for v in values]) - 0.3,
+        **{f"flip {a}": np.mean([a in v.get("flip", ()) for v in values]) - 0.2 for a in range(3)},
+        **{name: np.mean([name in v for v in values]) - 0.1 for name in INTENSITY},
+        **{f"turn {k}": np.mean([v.get("rot90", 0) == k for v in values]) - 0.25 for k in range(4)},
     }
     assert max(map(abs, shares.values())) < 0.03, shares
-    angles = [draw(augment, rng, (9, 9, 9), (1, 1, 1)).noise for _ in range(400)]
-    assert all(0 <= a <= augment.noise_std for a in angles if a is not None)
+    deviations = [v["noise"][0] for v in values if "noise" in v]
+    assert min(deviations) >= 0
+    assert 0.09 < max(deviations) <= 0.1
 
 
 def test_zero_probability_is_never_and_one_always():
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        never, always = (draw(a, rng, (9, 9, 9), (1, 1, 1)) for a in (OFF, ALWAYS))
-        assert (never.matrix, never.turns, never.flips) == (None, 0, ())
-        assert (never.contrast, never.gamma, never.noise) == (None, None, None)
-        assert all(v is not None for v in (always.matrix, always.contrast, always.gamma, always.noise))
+    for seed in range(50):
+        never, always = (draw(a, [seed], (9, 9, 9), (1, 1, 1)) for a in (OFF, ALWAYS))
+        assert never.values == {}
+        assert {"affine", *INTENSITY} <= always.values.keys()
 
 
-def test_the_stream_of_random_numbers_does_not_depend_on_the_settings():
-    states = []
-    for augment, patch in ((OFF, (9, 9, 9)), (ALWAYS, (9, 9, 9)), (ALWAYS, (9, 1, 9))):
-        rng = np.random.default_rng(5)
-        draw(augment, rng, patch, (1, 1, 1))
-        states.append(rng.random())
-    assert len(set(states)) == 1
+def plain(value: object) -> object:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def test_what_one_transform_draws_does_not_depend_on_the_settings_of_the_others():
+    alone = Augment(noise={"probability": 1.0})
+    for seed in range(20):
+        found = [draw(a, [seed], (9, 9, 9), (1, 1, 1)).values["noise"] for a in (ALWAYS, alone)]
+        assert found[0] == found[1]
+
+
+def test_a_new_transform_is_one_class_and_shifts_nobodys_random_numbers(monkeypatch):
+    before = [draw(ALWAYS, [seed], (9, 9, 9), (1, 1, 1)).values for seed in range(20)]
+
+    class Inverted(IntensityTransform):
+        """Bright becomes dark."""
+
+        about: float = 0.0
+
+        def draw(self, rng, patch, spacing_mm):
+            return True if rng.random() < self.probability else None
+
+        def apply(self, image, drawn):
+            image.neg_().add_(2 * self.about)
+
+    monkeypatch.setitem(augmentation.TRANSFORMS, "inverted", Inverted)
+    augment = Augment(**ALWAYS.model_dump(), inverted={"probability": 1.0, "about": 5.0})
+    after = [draw(augment, [seed], (9, 9, 9), (1, 1, 1)).values for seed in range(20)]
+    for old, new in zip(before, after, strict=True):
+        assert new["inverted"] is True
+        assert {k: plain(v) for k, v in new.items() if k != "inverted"} == {k: plain(v) for k, v in old.items()}
+    src = source()
+    image, _ = cut(drawn_of(), src, (1, 1, 1), (9, 9, 9))
+    changed, _ = cut(Draw(augment.transforms, {"inverted": True}), src, (1, 1, 1), (9, 9, 9))
+    np.testing.assert_allclose(changed, 10 - image, atol=1e-6)
+    assert Augment(**augment.model_dump(mode="json")) == augment
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"blur": {}}, "there is no transform 'blur'; there are affine, rot90, flip, contrast, gamma, noise"),
+        ({"flip": {"axes": [3]}}, "flip.axes.0"),
+        ({"flip": {"axis": [0]}}, "flip.axis"),
+        ({"gamma": {"probability": 1.5}}, "gamma.probability"),
+        ({"noise": "strong"}, "noise"),
+        ({"flip_axes": [3]}, "flip.axes.0"),
+    ],
+)
+def test_mistakes_are_told_with_their_place(given, told):
+    with pytest.raises(ValidationError) as caught:
+        Augment(**given)
+    first = caught.value.errors()[0]
+    assert told in f"{'.'.join(map(str, first['loc']))} {first['msg']}"
+
+
+def test_names_of_settings_before_0_2_are_understood():
+    flat = Augment(
+        affine_probability=0.7, flip_axes=(0, 1), flip_probability=0.4, rot90_axes=(0, 1), intensity_probability=0.5,
+        noise_std=0.2, gamma=(0.8, 1.2), contrast=(0.9, 1.1), rotate_degrees=(1, 2, 3), scale=(0.5, 2),
+    )  # fmt: skip
+    assert flat == Augment(
+        affine={"probability": 0.7, "rotate_degrees": (1, 2, 3), "scale": (0.5, 2)},
+        flip={"axes": (0, 1), "probability": 0.4},
+        rot90={"axes": (0, 1)},
+        contrast={"probability": 0.5, "factor": (0.9, 1.1)},
+        gamma={"probability": 0.5, "exponent": (0.8, 1.2)},
+        noise={"probability": 0.5, "std": 0.2},
+    )
 
 
 def test_gamma_and_contrast_keep_each_channels_range():
     src = source()
-    plain, labels = cut(Draw(), src, (1, 1, 1), (9, 9, 9))
-    changed, same = cut(Draw(gamma=1.4, contrast=1.2), src, (1, 1, 1), (9, 9, 9))
+    before, labels = cut(drawn_of(), src, (1, 1, 1), (9, 9, 9))
+    changed, same = cut(drawn_of(contrast=1.2, gamma=1.4), src, (1, 1, 1), (9, 9, 9))
     axes = (1, 2, 3)
-    np.testing.assert_allclose(changed.min(axes), plain.min(axes), rtol=1e-5)
-    np.testing.assert_allclose(changed.max(axes), plain.max(axes), rtol=1e-5)
+    np.testing.assert_allclose(changed.min(axes), before.min(axes), rtol=1e-5)
+    np.testing.assert_allclose(changed.max(axes), before.max(axes), rtol=1e-5)
     np.testing.assert_array_equal(labels, same)
-    low, high = plain.min(axes, keepdims=True), plain.max(axes, keepdims=True)
-    mean = plain.mean(axes, keepdims=True)
-    contrasted = np.clip((plain - mean) * 1.2 + mean, low, high)
+    low, high = before.min(axes, keepdims=True), before.max(axes, keepdims=True)
+    mean = before.mean(axes, keepdims=True)
+    contrasted = np.clip((before - mean) * 1.2 + mean, low, high)
     expected = ((contrasted - low) / (high - low)) ** 1.4 * (high - low) + low
     np.testing.assert_allclose(changed, expected, atol=1e-4)
 
 
 def test_noise_has_the_drawn_deviation_and_seed():
     src = source((40, 40, 40), channels=1)
-    plain, _ = cut(Draw(), src, (1, 1, 1), (38, 38, 38))
-    noisy, _ = cut(Draw(noise=0.07, seed=4), src, (1, 1, 1), (38, 38, 38))
-    again, _ = cut(Draw(noise=0.07, seed=4), src, (1, 1, 1), (38, 38, 38))
+    plain, _ = cut(drawn_of(), src, (1, 1, 1), (38, 38, 38))
+    noisy, _ = cut(drawn_of(noise=(0.07, 4)), src, (1, 1, 1), (38, 38, 38))
+    again, _ = cut(drawn_of(noise=(0.07, 4)), src, (1, 1, 1), (38, 38, 38))
     assert (noisy - plain).std() == pytest.approx(0.07, rel=0.02)
     np.testing.assert_array_equal(noisy, again)
 
@@ -233,14 +303,13 @@ def test_noise_has_the_drawn_deviation_and_seed():
 def test_constant_images_stay_finite():
     src = Source(torch.ones(1, 9, 9, 9, dtype=torch.float16), None, torch.ones(1))
     image = torch.empty(1, 5, 5, 5)
-    apply(Draw(gamma=0.7, contrast=1.2), src, (0, 0, 0), image, None)
+    apply(drawn_of(contrast=1.2, gamma=0.7), src, (0, 0, 0), image, None)
     assert (image == 1).all()
 
 
 def test_the_volume_is_not_written_to():
     src = source()
     before = src.image.clone()
-    rng = np.random.default_rng(1)
     for augment in (OFF, ALWAYS):
-        cut(draw(augment, rng, SHAPE, (1, 1, 1)), src, (0, 0, 0), SHAPE)
+        cut(draw(augment, [1], SHAPE, (1, 1, 1)), src, (0, 0, 0), SHAPE)
     assert torch.equal(src.image, before)

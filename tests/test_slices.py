@@ -26,6 +26,9 @@ from medseg.planning.planes import STRIDE, even_spacing, slices_for
 from medseg.portable.planes import PLANES
 
 SHAPE = (5, 6, 7)
+ZOOMED = Augment(
+    affine={"probability": 1, "scale": (0.7, 1.0)}, **{name: {"probability": 0} for name in ("contrast", "gamma", "noise")}
+)
 
 
 def numbered(folder, axis: int, shape=SHAPE):
@@ -40,7 +43,7 @@ def planar(view: str, **changes) -> DataSpec:
     return spec(**data).model_copy(update={"modality": ("MR", "MR")}).of_view(view)
 
 
-@pytest.mark.parametrize("augment", [PLAIN, Augment(affine_probability=1, scale=(0.7, 1.0), intensity_probability=0)])
+@pytest.mark.parametrize("augment", [PLAIN, ZOOMED])
 @pytest.mark.parametrize("view", PLANES)
 def test_neighbours_come_as_channels_and_the_outermost_slice_twice(view, augment, tmp_path):
     axis = PLANES.index(view)
@@ -222,8 +225,8 @@ def test_left_and_right_are_not_mirrored(names, sided, tmp_path):
     assert planned(path).augment.flip_axes == ()
     if sided:
         with pytest.raises(ConfigError, match="leave 0 out"):
-            planned(path, augment={"flip_axes": [0]})
-        assert planned(path, augment={"flip_axes": [1]}).augment.flip_axes == (1,)
+            planned(path, augment={"flip": {"axes": [0]}})
+        assert planned(path, augment={"flip": {"axes": [1]}}).augment.flip_axes == (1,)
 
 
 def test_a_volume_cut_along_a_plane_and_put_together_is_the_volume():

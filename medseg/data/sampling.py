@@ -16,7 +16,7 @@ from medseg.config import Sampling
 from medseg.data.body_slices import slice_weights
 from medseg.data.cached_volume import CachedVolume
 
-_ORDER, _SAMPLE = 0, 1  # two independent families of random numbers per stream
+_ORDER, _SAMPLE, _TRANSFORMS = 0, 1, 2  # independent families of random numbers per stream
 
 
 def _generator(seed: int, stream: str, family: int, number: int) -> np.random.Generator:
@@ -25,8 +25,13 @@ def _generator(seed: int, stream: str, family: int, number: int) -> np.random.Ge
 
 
 def generator(seed: int, stream: str, number: int) -> np.random.Generator:
-    """All random numbers of sample `number` of a stream."""
+    """The random numbers by which the place of sample `number` of a stream is chosen."""
     return _generator(seed, stream, _SAMPLE, number)
+
+
+def transform_seed(seed: int, stream: str, number: int) -> list[int]:
+    """Of the random transforms of sample `number` of a stream."""
+    return [seed, zlib.crc32(stream.encode()), _TRANSFORMS, number]
 
 
 @lru_cache(maxsize=16)

@@ -135,7 +135,8 @@ class PatchStreams(Dataset):
     def _sample(self, stream: str, number: int, image: Tensor, label: Tensor | None) -> None:
         volume = self._volume(stream, number)
         rng = sampling.generator(self.seed, stream, number)
-        drawn = augment.draw(self.spec.augment, rng, self.spec.patch, volume.spacing_mm)
+        seed = sampling.transform_seed(self.seed, stream, number)
+        drawn = augment.draw(self.spec.augment, seed, self.spec.patch, volume.spacing_mm)
         start = sampling.start_of(
             volume,
             drawn.source_shape(self.spec.patch),

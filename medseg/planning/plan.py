@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from medseg.config import DataSpec, Intensity, NetworkSpec, View
+from medseg.config import DataSpec, Intensity, NetworkSpec, View, nested_augment
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.literals import begins_expression
 from medseg.manifest.manifest import Case, Manifest
@@ -86,9 +86,8 @@ def plan(
         "resample_axes": tuple(keep),
         "patch": patch,
         "intensity": given.get("intensity") or intensity_rule(manifest),
-        "augment": {} if view == "volume" else {"rotate_degrees": _in_plane(view)},
     }
-    return data_spec(planned | given)
+    return data_spec({**planned, **given, "augment": _augment(view, given.get("augment", {}))})
 
 
 def _refuse_expressions(manifest: Manifest) -> None:
@@ -115,7 +114,7 @@ def data_spec(fields: Mapping[str, Any]) -> DataSpec:
         raise ConfigError(f"{where}: {first['msg']}, got {first['input']!r}") from error
     if 0 in spec.augment.flip_axes and spec.has_sides:
         raise ConfigError(
-            "data.augment.flip_axes has 0, which makes left structures look like right ones, and both are labels",
+            "data.augment.flip.axes has 0, which makes left structures look like right ones, and both are labels",
             hint="leave 0 out",
         )
     return spec
@@ -142,6 +141,17 @@ def choose_view(spacing_mm: np.ndarray, shape: np.ndarray) -> View:
         return PLANES[thick]
     flat = int(np.argmin(shape))
     return PLANES[flat] if shape[flat] < 8 else "volume"
+
+
+def _augment(view: View, given: Any) -> Any:
+    """Augmentation as planned for a view, with what the pipeline says otherwise."""
+    if not isinstance(given, Mapping):
+        return given  # `data_spec` says what is accepted
+    settings = nested_augment(given)
+    affine = settings.get("affine", {})
+    if view != "volume" and isinstance(affine, Mapping):
+        settings["affine"] = {"rotate_degrees": _in_plane(view), **affine}
+    return settings
 
 
 def _in_plane(view: View) -> tuple[float, float, float]:
