@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medseg.errors import DataError, ManifestError, OutputError
-from medseg.metrics import segmentation_metrics
+from medseg.metrics import METRICS, metric, segmentation_metrics
 from medseg.metrics.aggregate import mean_of_classes, summarize
 from medseg.portable.geometry import values_in
 from medseg.workflows.demo.phantom import make_phantom
@@ -88,6 +88,27 @@ def test_figures_files_and_counts(world):
     assert report["failed"] == ["case3"]
     assert heart["dice_with_failures"]["mean"] == pytest.approx(0.75 * heart["dice"]["mean"])
     assert report["mean"]["dice"]["n"] == 2
+
+
+def test_a_new_metric_is_one_entry(world):
+    before = dict(METRICS)
+
+    @metric("miss_ml", "volume of what was missed", heading="missed ml", unit="ml")
+    def miss_ml(found):
+        return (found.true - found.tp) * found.voxel_ml
+
+    try:
+        report = run(world, pictures=False)
+    finally:
+        METRICS.clear()
+        METRICS.update(before)
+    # 7 x 8 x 5 voxels of 0.8 x 1.2 x 2.5 mm, moved by one along the axis of 5: 56 voxels of 2.4 mm3 are missed
+    assert report["cases"][0]["classes"]["heart"]["miss_ml"] == pytest.approx(56 * 2.4 / 1000)
+    assert report["classes"]["heart"]["miss_ml"]["mean"] == pytest.approx(56 * 2.4 / 1000)
+    assert report["definitions"]["miss_ml"] == "volume of what was missed"
+    folder = world / "pred/evaluation"
+    assert "miss_ml" in (folder / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert "| missed ml |" in (folder / "metrics.md").read_text()
 
 
 def test_rows_of_the_table(world):

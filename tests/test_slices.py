@@ -27,7 +27,8 @@ from medseg.portable.planes import PLANES
 
 SHAPE = (5, 6, 7)
 ZOOMED = Augment(
-    affine={"probability": 1, "scale": (0.7, 1.0)}, **{name: {"probability": 0} for name in ("contrast", "gamma", "noise")}
+    affine={"probability": 1, "scale": (0.7, 1.0)},
+    **{name: {"probability": 0} for name in ("contrast", "gamma", "noise")},
 )
 
 

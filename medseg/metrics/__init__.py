@@ -2,7 +2,7 @@
 
 Definitions, because the same name means different numbers in different tools. A *surface* is the set of a
 mask's voxels that have a face neighbour outside the mask; beyond the edge of the image is outside; axes of
-length 1 do not count, so that a picture has a contour. d(P, R) are the distances in mm from each surface
+length 1 do not count, so that a 2D image has a contour. d(P, R) are the distances in mm from each surface
 voxel of the prediction to the nearest surface voxel of the reference, d(R, P) the reverse.
 
     dice             2 TP / (2 TP + FP + FN)
@@ -14,6 +14,9 @@ voxel of the prediction to the nearest surface voxel of the reference, d(R, P) t
     assd_mm          mean of d(P, R) and d(R, P) together: symmetric
     surface_dice     share of all surface voxels, of both, that lie within the tolerance (MONAI's definition)
 
+To add a metric, write its function in `medseg.metrics.segmentation` under `@metric(...)`: tables, reports and
+means over cases follow.
+
 Empty masks: both empty is `both_empty`, with Dice, Jaccard and surface Dice 1; one empty is `missing`
 (prediction empty) or `spurious` (reference empty), with 0. Distances are then None: they do not exist, and 0
 would be perfect.
@@ -21,6 +24,6 @@ would be perfect.
 
 from __future__ import annotations
 
-from medseg.metrics.segmentation import DEFINITIONS, DISTANCES, Value, segmentation_metrics
+from medseg.metrics.segmentation import METRICS, Comparison, Metric, Value, metric, segmentation_metrics
 
-__all__ = ["DEFINITIONS", "DISTANCES", "Value", "segmentation_metrics"]
+__all__ = ["METRICS", "Comparison", "Metric", "Value", "metric", "segmentation_metrics"]

@@ -1,4 +1,4 @@
-"""From the figures of many cases to one table: what is averaged, over how many, and what is only counted."""
+"""From the metrics of many cases to one table: what is averaged, over how many, and what is only counted."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from statistics import mean, median, stdev
 from typing import Any
 
-from medseg.metrics.segmentation import DISTANCES, Value
+from medseg.metrics.segmentation import METRICS, Value
 
 SITUATIONS = ("both", "missing", "spurious", "both_empty")
-AVERAGED = ("dice", "jaccard", "surface_dice", *DISTANCES, "volume_error_ml", "volume_error_percent")
+
+
+def averaged() -> list[str]:
+    """Names of the metrics of which a mean over cases says something."""
+    return [name for name, entry in METRICS.items() if entry.averaged]
 
 
 def statistics(values: Sequence[float]) -> dict[str, float | int | None]:
@@ -34,15 +38,15 @@ def summarize(compared: Sequence[dict[str, Value]], failed: Sequence[dict[str, V
     mean: their perfect Dice says nothing about the organ.
 
     Args:
-        compared: figures of the cases with a usable prediction.
-        failed: figures, against an empty prediction, of the cases without one.
+        compared: metrics of the cases with a usable prediction.
+        failed: metrics, against an empty prediction, of the cases without one.
 
     Returns:
-        `statistics` of each of `AVERAGED`; `dice_with_failures`, in which a failed case that has the class
+        `statistics` of each metric that is averaged; `dice_with_failures`, in which a failed case that has the class
         counts as Dice 0; `counts` of the situations and of `failed`.
     """
     seen = [row for row in compared if row["situation"] != "both_empty"]
-    found: dict[str, Any] = {name: statistics(_numbers(seen, name)) for name in AVERAGED}
+    found: dict[str, Any] = {name: statistics(_numbers(seen, name)) for name in averaged()}
     zeros = [0.0 for row in failed if row["situation"] != "both_empty"]
     found["dice_with_failures"] = statistics([*_numbers(seen, "dice"), *zeros])
     counted = Counter(row["situation"] for row in compared)
@@ -52,7 +56,7 @@ def summarize(compared: Sequence[dict[str, Value]], failed: Sequence[dict[str, V
 
 def mean_of_classes(classes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean over classes of each class's mean; `n` is the number of classes that have one."""
-    names = (*AVERAGED, "dice_with_failures")
+    names = (*averaged(), "dice_with_failures")
     means = {name: [c[name]["mean"] for c in classes if c[name]["mean"] is not None] for name in names}
     return {name: {"mean": mean(v) if v else None, "n": len(v)} for name, v in means.items()}
 

@@ -1,29 +1,238 @@
-"""All figures of a pair of label maps; the package says what each means."""
+"""Metrics of a pair of label maps: one entry each, with its definition, unit, function and column."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-import edt
 import numpy as np
-from scipy import ndimage
-from scipy.spatial import cKDTree
 
-DEFINITIONS: Mapping[str, str] = {
-    "dice": "2 TP / (2 TP + FP + FN)",
-    "jaccard": "TP / (TP + FP + FN)",
-    "surface_dice": "share of the surface voxels of both masks within the tolerance of the other surface",
-    "hd95_mm": "max_directed: larger of the two directed 95th percentiles (MONAI)",
-    "hd95_pooled_mm": "pooled: 95th percentile of both directions together (medpy)",
-    "hd_mm": "Hausdorff distance: largest distance of either direction",
-    "asd_mm": "mean distance from the prediction's surface to the reference's, one-directional (DTC, UA-MT)",
-    "assd_mm": "mean distance of both directions together, symmetric",
-    "volume_error_ml": "prediction minus reference",
-    "volume_error_percent": "prediction minus reference, of the reference",
-}
-DISTANCES = ("hd95_mm", "hd95_pooled_mm", "hd_mm", "asd_mm", "assd_mm")
+from medseg.metrics.surfaces import Pair, pairs, surface_distances
+
 Value = float | int | str | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The masks of one class, prediction against reference, and what several metrics are made of.
+
+    Args:
+        pair: the two masks in their joint bounding box.
+        spacing_mm: side of a voxel along each axis.
+        tolerance_mm: of the surface Dice.
+    """
+
+    pair: Pair
+    spacing_mm: Sequence[float]
+    tolerance_mm: float
+
+    @cached_property
+    def predicted(self) -> int:
+        """Voxels of the prediction."""
+        return int(np.count_nonzero(self.pair.prediction))
+
+    @cached_property
+    def true(self) -> int:
+        """Voxels of the reference."""
+        return int(np.count_nonzero(self.pair.reference))
+
+    @cached_property
+    def tp(self) -> int:
+        """True positives: voxels of both."""
+        return int(np.count_nonzero(self.pair.prediction & self.pair.reference))
+
+    @property
+    def situation(self) -> str:
+        """Which of the two masks have voxels: both, both_empty, missing (no prediction) or spurious (no reference)."""
+        if self.predicted and self.true:
+            return "both"
+        if self.predicted:
+            return "spurious"
+        return "missing" if self.true else "both_empty"
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel."""
+        return float(np.prod(self.spacing_mm)) / 1000
+
+    @cached_property
+    def directed_mm(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Distances of each surface voxel of the prediction to the reference's surface, and the reverse.
+
+        None where they do not exist: a mask is empty, or has no face towards annotated voxels.
+        """
+        if self.situation != "both":
+            return None
+        there, back = surface_distances(self.pair, self.spacing_mm)
+        return (there, back) if there.size else None
+
+    @cached_property
+    def pooled_mm(self) -> np.ndarray | None:
+        """The distances of both directions together."""
+        return None if self.directed_mm is None else np.concatenate(self.directed_mm)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Args:
+        name: its column in tables and key in reports; ends in the unit where there is one.
+        definition: a formula or a phrase.
+        compute: the value of one class in one case; None where it does not exist.
+        heading: of its column in tables for people; empty: it is left out there. `{tolerance}` is filled in.
+        unit: "", "mm", "ml" or "%".
+        averaged: whether a mean over cases says something.
+    """
+
+    name: str
+    definition: str
+    compute: Callable[[Comparison], Value]
+    heading: str = ""
+    unit: str = ""
+    averaged: bool = True
+
+    def text(self, value: float | None) -> str:
+        """A value with as many digits as it deserves."""
+        if value is None:
+            return "-"
+        digits = {"%": 1, "mm": 2, "ml": 1}.get(self.unit, 3)
+        return f"{value:.{digits}f}"
+
+
+METRICS: dict[str, Metric] = {}
+"""Name -> metric, in the order of the columns of `metrics.csv`."""
+
+
+def metric(
+    name: str, definition: str, *, heading: str = "", unit: str = "", averaged: bool = True
+) -> Callable[[Callable[[Comparison], Value]], Callable[[Comparison], Value]]:
+    """Register a function of a comparison as a metric; the arguments are those of `Metric`."""
+
+    def register(compute: Callable[[Comparison], Value]) -> Callable[[Comparison], Value]:
+        METRICS[name] = Metric(name, definition, compute, heading, unit, averaged)
+        return compute
+
+    return register
+
+
+@metric("situation", "both, missing (no prediction), spurious (no reference) or both_empty", averaged=False)
+def situation(found: Comparison) -> str:
+    """Which of the two masks have voxels."""
+    return found.situation
+
+
+@metric("dice", "2 TP / (2 TP + FP + FN)", heading="Dice")
+def dice(found: Comparison) -> float:
+    """Dice coefficient; 1 for two empty masks."""
+    if found.situation == "both_empty":
+        return 1.0
+    return 2 * found.tp / (found.predicted + found.true)
+
+
+@metric("jaccard", "TP / (TP + FP + FN)", heading="Jaccard")
+def jaccard(found: Comparison) -> float:
+    """Jaccard index, intersection over union; 1 for two empty masks."""
+    if found.situation == "both_empty":
+        return 1.0
+    return found.tp / (found.predicted + found.true - found.tp)
+
+
+@metric(
+    "surface_dice",
+    "share of the surface voxels of both masks within the tolerance of the other surface",
+    heading="surface Dice at {tolerance} mm",
+)
+def surface_dice(found: Comparison) -> float | None:
+    """Surface Dice (MONAI's definition); 1 for two empty masks, 0 if one is empty."""
+    if found.situation != "both":
+        return float(found.situation == "both_empty")
+    if found.pooled_mm is None:
+        return None
+    # 2.5 times 0.8 is a little more than 2: a distance that equals the tolerance is within it
+    within = np.count_nonzero(found.pooled_mm <= found.tolerance_mm * (1 + 1e-6))
+    return float(within / found.pooled_mm.size)
+
+
+@metric("hd95_mm", "max_directed: larger of the two directed 95th percentiles (MONAI)", heading="HD95 mm", unit="mm")
+def hd95_mm(found: Comparison) -> float | None:
+    """95th percentile of the Hausdorff distance, the larger of both directions."""
+    if found.directed_mm is None:
+        return None
+    there, back = found.directed_mm
+    return float(max(np.percentile(there, 95), np.percentile(back, 95)))
+
+
+@metric("hd95_pooled_mm", "pooled: 95th percentile of both directions together (medpy)", unit="mm")
+def hd95_pooled_mm(found: Comparison) -> float | None:
+    """95th percentile of the distances of both directions together."""
+    return None if found.pooled_mm is None else float(np.percentile(found.pooled_mm, 95))
+
+
+@metric("hd_mm", "Hausdorff distance: largest distance of either direction", unit="mm")
+def hd_mm(found: Comparison) -> float | None:
+    """Hausdorff distance."""
+    return None if found.pooled_mm is None else float(found.pooled_mm.max())
+
+
+@metric(
+    "asd_mm",
+    "mean distance from the prediction's surface to the reference's, one-directional (DTC, UA-MT)",
+    heading="ASD mm",
+    unit="mm",
+)
+def asd_mm(found: Comparison) -> float | None:
+    """Average surface distance, from the prediction to the reference."""
+    return None if found.directed_mm is None else float(found.directed_mm[0].mean(dtype=np.float64))
+
+
+@metric("assd_mm", "mean distance of both directions together, symmetric", heading="ASSD mm", unit="mm")
+def assd_mm(found: Comparison) -> float | None:
+    """Average symmetric surface distance."""
+    return None if found.pooled_mm is None else float(found.pooled_mm.mean(dtype=np.float64))
+
+
+@metric("prediction_ml", "volume of the prediction", unit="ml", averaged=False)
+def prediction_ml(found: Comparison) -> float:
+    """Volume of the prediction."""
+    return found.predicted * found.voxel_ml
+
+
+@metric("reference_ml", "volume of the reference", unit="ml", averaged=False)
+def reference_ml(found: Comparison) -> float:
+    """Volume of the reference."""
+    return found.true * found.voxel_ml
+
+
+@metric("volume_error_ml", "prediction minus reference", unit="ml")
+def volume_error_ml(found: Comparison) -> float:
+    """Difference of the volumes."""
+    return (found.predicted - found.true) * found.voxel_ml
+
+
+@metric("volume_error_percent", "prediction minus reference, of the reference", heading="volume error %", unit="%")
+def volume_error_percent(found: Comparison) -> float | None:
+    """Difference of the volumes, in percent of the reference's."""
+    return 100 * (found.predicted - found.true) / found.true if found.true else None
+
+
+@metric("tp", "true positive voxels", averaged=False)
+def tp(found: Comparison) -> int:
+    """Voxels of both masks."""
+    return found.tp
+
+
+@metric("fp", "false positive voxels", averaged=False)
+def fp(found: Comparison) -> int:
+    """Voxels of the prediction alone."""
+    return found.predicted - found.tp
+
+
+@metric("fn", "false negative voxels", averaged=False)
+def fn(found: Comparison) -> int:
+    """Voxels of the reference alone."""
+    return found.true - found.tp
 
 
 def segmentation_metrics(
@@ -35,7 +244,7 @@ def segmentation_metrics(
     tolerance_mm: float = 1.0,
     ignore: int = 255,
 ) -> dict[int, dict[str, Value]]:
-    """All figures of this module for each label.
+    """Every metric of `METRICS` for each label.
 
     Args:
         prediction: integer `(X, Y, Z)`.
@@ -47,12 +256,21 @@ def segmentation_metrics(
         ignore: value of voxels nobody annotated.
 
     Returns:
-        For each value the figures of `DEFINITIONS`, `situation` (both, both_empty, missing, spurious),
-        `prediction_ml`, `reference_ml`, `volume_error_ml`, `volume_error_percent` and the voxel counts `tp`,
-        `fp`, `fn`. What does not exist is None; nothing is NaN or infinite.
+        For each value the metrics by name. What does not exist is None; nothing is NaN or infinite.
 
     Raises:
         ValueError: arrays that are not integer or of different shapes, or a spacing that does not fit.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medseg.metrics import segmentation_metrics
+        >>> reference = np.zeros((4, 4, 4), np.uint8)
+        >>> reference[1:3] = 1
+        >>> prediction = np.zeros_like(reference)
+        >>> prediction[1:4] = 1
+        >>> found = segmentation_metrics(prediction, reference, label_values=[1], spacing_mm=(2, 1, 1))
+        >>> found[1]["dice"], found[1]["hd_mm"], found[1]["volume_error_percent"]
+        (0.8, 2.0, 50.0)
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"prediction {prediction.shape} and reference {reference.shape} differ in shape")
@@ -61,143 +279,8 @@ def segmentation_metrics(
             raise ValueError(f"labels must be integers, got {array.dtype}")
     if len(spacing_mm) != prediction.ndim or not all(0 < s < np.inf for s in spacing_mm):
         raise ValueError(f"spacing_mm must be {prediction.ndim} positive numbers, got {tuple(spacing_mm)}")
-    found = pairs(prediction, reference, label_values, ignore)
-    return {value: _figures(pair, spacing_mm, tolerance_mm) for value, pair in found}
-
-
-def _figures(pair: Pair, spacing_mm: Sequence[float], tolerance_mm: float) -> dict[str, Value]:
-    in_p, in_r = int(np.count_nonzero(pair.prediction)), int(np.count_nonzero(pair.reference))
-    tp = int(np.count_nonzero(pair.prediction & pair.reference))
-    ml = float(np.prod(spacing_mm)) / 1000
-    empty = not in_p and not in_r
-    situation = "both_empty" if empty else "missing" if not in_p else "spurious" if not in_r else "both"
-    return {
-        "situation": situation,
-        "dice": 1.0 if empty else 2 * tp / (in_p + in_r),
-        "jaccard": 1.0 if empty else tp / (in_p + in_r - tp),
-        **_surface_figures(pair, spacing_mm, tolerance_mm, situation),
-        "prediction_ml": in_p * ml,
-        "reference_ml": in_r * ml,
-        "volume_error_ml": (in_p - in_r) * ml,
-        "volume_error_percent": 100 * (in_p - in_r) / in_r if in_r else None,
-        "tp": tp,
-        "fp": in_p - tp,
-        "fn": in_r - tp,
-    }
-
-
-def _surface_figures(pair: Pair, spacing_mm: Sequence[float], tolerance_mm: float, situation: str) -> dict[str, Value]:
-    nothing: dict[str, Value] = {"surface_dice": 1.0 if situation == "both_empty" else 0.0}
-    nothing.update(dict.fromkeys(DISTANCES))
-    if situation != "both":
-        return nothing
-    there, back = surface_distances(pair, spacing_mm)
-    if not there.size:  # all their faces are towards voxels that nobody annotated
-        return {**nothing, "surface_dice": None}
-    both = np.concatenate([there, back])
-    return {
-        # 2.5 times 0.8 is a little more than 2: a distance that equals the tolerance is within it
-        "surface_dice": float(np.count_nonzero(both <= tolerance_mm * (1 + 1e-6)) / both.size),
-        "hd95_mm": float(max(np.percentile(there, 95), np.percentile(back, 95))),
-        "hd95_pooled_mm": float(np.percentile(both, 95)),
-        "hd_mm": float(both.max()),
-        "asd_mm": float(there.mean(dtype=np.float64)),
-        "assd_mm": float(both.mean(dtype=np.float64)),
-    }
-
-
-class Pair(NamedTuple):
-    """One label's masks in their joint box; `ignored` is None where everything is known."""
-
-    prediction: np.ndarray
-    reference: np.ndarray
-    ignored: np.ndarray | None
-
-
-def pairs(
-    prediction: np.ndarray, reference: np.ndarray, values: Sequence[int], ignore: int
-) -> Iterator[tuple[int, Pair]]:
-    """Each value with its two masks; voxels whose reference is `ignore` belong to neither."""
-    if all(value > 0 for value in values):  # `find_objects` takes 0 for background, and so may we
-        labelled = _labelled_box(prediction, reference)
-        prediction, reference = prediction[labelled], reference[labelled]
-    unknown = reference == ignore
-    ignored = unknown if unknown.any() else None
-    found = [_boxes(array, max(values, default=0)) for array in (prediction, reference)]
-    for value in values:
-        box = _joint([boxes[value] for boxes in found if value in boxes], prediction.shape, value)
-        p, r = prediction[box] == value, reference[box] == value
-        if ignored is None:
-            yield value, Pair(p, r, None)
-        else:
-            yield value, Pair(p & ~ignored[box], r, ignored[box])
-
-
-def _labelled_box(a: np.ndarray, b: np.ndarray) -> tuple[slice, ...]:
-    """Box round all labels, one voxel wider; maxima over planes are ten times as fast as `find_objects`."""
-    box: list[slice] = []
-    either = np.maximum(a, b)
-    for axis in range(a.ndim):
-        planes = np.flatnonzero(either.max(axis=tuple(range(axis + 1, a.ndim)) + tuple(range(axis))))
-        box.append(_wider(planes[0], planes[-1] + 1, a.shape[axis]) if planes.size else slice(0, 1))
-        either = either[(slice(None),) * axis + (box[-1],)]
-    return tuple(box)
-
-
-def _boxes(array: np.ndarray, highest: int) -> dict[int, tuple[slice, ...]]:
-    found = ndimage.find_objects(array, max_label=highest) if highest > 0 else []
-    return {value: box for value, box in enumerate(found, start=1) if box is not None}
-
-
-def _joint(boxes: list[tuple[slice, ...]], shape: Sequence[int], value: int) -> tuple[slice, ...]:
-    """Box round both masks, one voxel wider: that voxel tells whether what lies beside a mask is known."""
-    if value <= 0:
-        return tuple(slice(0, n) for n in shape)
-    if not boxes:
-        return tuple(slice(0, 1) for _ in shape)
-    return tuple(
-        _wider(min(s.start for s in axis), max(s.stop for s in axis), n) for *axis, n in zip(*boxes, shape, strict=True)
-    )
-
-
-def _wider(start: int, stop: int, length: int) -> slice:
-    return slice(max(int(start) - 1, 0), min(int(stop) + 1, length))
-
-
-def surface_distances(pair: Pair, spacing_mm: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """From each surface voxel of the prediction to the reference's surface, and the reverse, in mm.
-
-    Both are empty if one mask has no surface.
-    """
-    p, r = surface(pair.prediction, pair.ignored), surface(pair.reference, pair.ignored)
-    in_p, in_r = np.argwhere(p), np.argwhere(r)
-    if not in_p.size or not in_r.size:
-        return np.empty(0), np.empty(0)
-    # A tree costs by the surface, a transform by the box (about 8 to 1); noise is nearly all surface.
-    if len(in_p) + len(in_r) > p.size // 8:
-        return _transform(r, spacing_mm)[p], _transform(p, spacing_mm)[r]
-    there, back = np.zeros(len(in_p)), np.zeros(len(in_r))
-    off_r, off_p = ~r[p], ~p[r]  # where both surfaces meet the distance is 0: nothing to look for
-    in_p, in_r = in_p * np.asarray(spacing_mm), in_r * np.asarray(spacing_mm)
-    there[off_r] = cKDTree(in_r, balanced_tree=False).query(in_p[off_r])[0]
-    back[off_p] = cKDTree(in_p, balanced_tree=False).query(in_r[off_p])[0]
-    return there, back
-
-
-def surface(mask: np.ndarray, ignored: np.ndarray | None) -> np.ndarray:
-    """Voxels of a mask with a face neighbour that is known to be outside."""
-    solid = mask if ignored is None else mask | ignored
-    interior = solid.copy()
-    for axis in range(mask.ndim):
-        if mask.shape[axis] == 1:
-            continue
-        inner, s = np.moveaxis(interior, axis, 0), np.moveaxis(solid, axis, 0)
-        inner[1:] &= s[:-1]
-        inner[:-1] &= s[1:]
-        inner[0] = inner[-1] = False  # the box is wider than the mask but for the image's own edge
-    return mask & ~interior
-
-
-def _transform(goal: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    spacing = tuple(float(s) for s in spacing_mm)
-    return edt.edt(~goal, anisotropy=spacing if goal.ndim > 1 else spacing[0], parallel=1)
+    measured = {}
+    for value, pair in pairs(prediction, reference, label_values, ignore):
+        found = Comparison(pair, spacing_mm, tolerance_mm)
+        measured[value] = {name: entry.compute(found) for name, entry in METRICS.items()}
+    return measured

@@ -11,7 +11,7 @@ from medseg import __version__
 from medseg.atomic import check_writable, make_folder
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.manifest.manifest import SECTIONS, Manifest
-from medseg.metrics import DEFINITIONS
+from medseg.metrics import METRICS
 from medseg.metrics.aggregate import mean_of_classes, summarize
 from medseg.portable.geometry import values_in
 from medseg.portable.io.read import SUFFIXES
@@ -167,7 +167,7 @@ def _summary(done: Sequence[Compared], scale: Scale) -> dict[str, Any]:
     }
     return {
         "tolerance_mm": scale.tolerance_mm,
-        "definitions": dict(DEFINITIONS),
+        "definitions": {name: entry.definition for name, entry in METRICS.items() if entry.averaged},
         "mean": mean_of_classes(list(classes.values())),
         "classes": classes,
         "cases": [_case(case, scale) for case in done],

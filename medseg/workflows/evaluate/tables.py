@@ -9,12 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.atomic import write_whole
-from medseg.metrics import DISTANCES
-
-COLUMNS = (
-    "situation", "dice", "jaccard", "surface_dice", *DISTANCES, "prediction_ml", "reference_ml",
-    "volume_error_ml", "volume_error_percent", "tp", "fp", "fn",
-)  # fmt: skip
+from medseg.metrics import METRICS
 
 
 def write_tables(folder: Path, report: dict[str, Any]) -> None:
@@ -32,11 +27,11 @@ def as_csv(report: dict[str, Any]) -> str:
     """One row per case and class; what does not exist is an empty field."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["case", "class", "status", *COLUMNS, "message"])
+    writer.writerow(["case", "class", "status", *METRICS, "message"])
     for case in report["cases"]:
         rows = case["classes"] or {name: {} for name in report["classes"]}
         for name, row in rows.items():
-            values = [_short(row.get(column)) for column in COLUMNS]
+            values = [_short(row.get(column)) for column in METRICS]
             writer.writerow([case["case"], name, case["status"], *values, case["message"]])
     return stream.getvalue()
 
@@ -46,12 +41,10 @@ def _short(value: object) -> object:
 
 
 def as_markdown(report: dict[str, Any]) -> str:
-    """A page for people: a table per class, what is missing, the worst cases, what each figure means."""
-    names = ("dice", "jaccard", "surface_dice", "hd95_mm", "asd_mm", "assd_mm", "volume_error_percent")
-    heads = (
-        "Dice", "Jaccard", f"surface Dice at {report['tolerance_mm']:g} mm", "HD95 mm", "ASD mm", "ASSD mm",
-        "volume error %",
-    )  # fmt: skip
+    """A page for people: a table per class, what is missing, the worst cases, what each metric means."""
+    names = tuple(name for name, entry in METRICS.items() if entry.heading)
+    tolerance = f"{report['tolerance_mm']:g}"
+    heads = tuple(METRICS[name].heading.format(tolerance=tolerance) for name in names)
     lines = [
         "# Evaluation",
         "",
@@ -94,11 +87,8 @@ def _cell(column: str, found: dict[str, Any], n: int) -> str:
 
 
 def number(column: str, value: float | None) -> str:
-    """A figure with as many digits as it deserves."""
-    if value is None:
-        return "-"
-    digits = {"percent": 1, "mm": 2, "ml": 1}.get(column.rsplit("_", 1)[-1], 3)
-    return f"{value:.{digits}f}"
+    """A metric's value with as many digits as it deserves."""
+    return METRICS[column].text(value)
 
 
 def _counts(report: dict[str, Any]) -> list[str]:
