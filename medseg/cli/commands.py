@@ -1,0 +1,89 @@
+"""Commands from classes of options: each field becomes a flag, with its help, default and group."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import typer
+from typer.core import TyperCommand
+
+from medseg.options import Option, described
+
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+def add_command(app: typer.Typer, name: str, kind: type, run: Callable[[Any], None]) -> None:
+    """Add a command to an application.
+
+    Args:
+        app: the application.
+        name: of the command.
+        kind: class of its options (`medseg.options`).
+        run: what it does; its docstring is the command's help.
+    """
+
+    def call(**given: Any) -> None:
+        run(kind(**given))
+
+    parameters = [_parameter(field, *described(kind)[field.name]) for field in fields(kind)]
+    call.__doc__ = run.__doc__
+    call.__name__ = run.__name__
+    call.__annotations__ = {each.name: each.annotation for each in parameters}
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    app.command(name, cls=_grouped(kind), context_settings=HELP)(call)
+
+
+def _parameter(field: Any, hint: Any, option: Option) -> inspect.Parameter:
+    """A field as typer wants to see it."""
+    default = field.default
+    if default is MISSING and field.default_factory is not MISSING:
+        default = field.default_factory()
+    if default is MISSING:
+        default = inspect.Parameter.empty
+    hint, many = _of_several(hint)
+    if many:
+        hint = list[hint]  # type: ignore[valid-type]
+        default = default if default is inspect.Parameter.empty else list(default)
+    flags = option.flags or _flags(field.name, hint, default)
+    info = typer.Argument(help=option.help) if option.argument else typer.Option(*flags, help=option.help)
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, info]
+    )
+
+
+def _of_several(hint: Any) -> tuple[Any, bool]:
+    """The type of one value, and whether the option may be repeated."""
+    origin = get_origin(hint)
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return get_args(hint)[0], True
+    return hint, False
+
+
+def _flags(name: str, hint: Any, default: Any) -> tuple[str, ...]:
+    flag = f"--{name.replace('_', '-')}"
+    truth = hint is bool or (get_origin(hint) in (Union, UnionType) and bool in get_args(hint))
+    if truth and default is not False:
+        return (f"{flag}/--no-{flag[2:]}",)
+    return (flag,)
+
+
+def _grouped(kind: type) -> type[TyperCommand]:
+    """A command whose `--help` lists the options under the headings of their class."""
+    groups = {name: option.group for name, (_, option) in described(kind).items()}
+
+    class Grouped(TyperCommand):
+        def format_options(self, ctx: Any, formatter: Any) -> None:
+            rows: dict[str, list[tuple[str, str]]] = {}
+            for parameter in self.get_params(ctx):
+                record = parameter.get_help_record(ctx)
+                if record is not None:
+                    rows.setdefault(groups.get(parameter.name or "", "") or "Options", []).append(record)
+            for heading, records in rows.items():
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+    return Grouped
