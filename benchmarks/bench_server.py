@@ -1,4 +1,4 @@
-"""A request to a server of `medseg label start` beside the same prediction in one warm process.
+"""A request to a server of `medseg serve` beside the same prediction in one warm process.
 
 Both read the image's file, predict and write a label file; the server also sends it. The two alternate.
 Run where MONAI Label is installed: `OMP_NUM_THREADS=1 .venv-label/bin/python benchmarks/bench_server.py`

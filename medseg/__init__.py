@@ -1,17 +1,37 @@
-"""medseg: medical image segmentation from scarce, weak or contradictory labels, on MONAI."""
+"""medseg: medical image segmentation from scarce, weak or contradictory labels, on MONAI.
+
+medseg.train(task, data, output)              a pipeline and a manifest become a MONAI bundle in a run folder
+medseg.predict(model, inputs, output)         a bundle and images become label maps on the images' grids
+medseg.evaluate(prediction, reference)        label maps and references become metrics
+medseg.fuse(image, annotations)               several raters' annotations become one label map
+"""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medseg.consensus.fuse import Consensus, fuse
+    from medseg.workflows.evaluate.run import evaluate
+    from medseg.workflows.predict.run import predict
+    from medseg.workflows.train.run import train
+
+__all__ = ["Consensus", "__version__", "evaluate", "fuse", "predict", "train"]
 
 __version__ = "0.1.0"
 
-_LATER = {"fuse": "medseg.consensus.fuse", "Consensus": "medseg.consensus.fuse"}
+_LATER = {
+    "Consensus": "medseg.consensus.fuse",
+    "evaluate": "medseg.workflows.evaluate.run",
+    "fuse": "medseg.consensus.fuse",
+    "predict": "medseg.workflows.predict.run",
+    "train": "medseg.workflows.train.run",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`medseg.fuse` and `medseg.Consensus`, imported when they are asked for: `import medseg` stays light."""
+    """What users call is imported when it is asked for: `import medseg` stays light."""
     if name not in _LATER:
         raise AttributeError(f"module 'medseg' has no attribute {name!r}")
     return getattr(importlib.import_module(_LATER[name]), name)

@@ -31,12 +31,14 @@ class Option:
         flags: of the command line; by default `--field-name`.
         group: heading under which `--help` lists it.
         argument: given by its place on the command line, without a flag.
+        metavar: what a value looks like in `--help`.
     """
 
     help: str
     flags: tuple[str, ...] = ()
     group: str = ""
     argument: bool = False
+    metavar: str | None = None
 
 
 def described(kind: type) -> dict[str, tuple[Any, Option]]:
@@ -108,7 +110,7 @@ def api(kind: Callable[P, Options], run: Callable[[Options], Result]) -> Callabl
             raise TypeError(str(error).replace("__init__()", f"{run.__name__}()")) from None
         return run(options)
 
-    call.__wrapped__ = kind  # type: ignore[attr-defined]  # its signature is that of the class
+    setattr(call, "__wrapped__", kind)  # noqa: B010  # its signature is that of the class
     return call
 
 
@@ -138,9 +140,9 @@ def _typed(value: Any, hint: Any, what: str) -> Any:
 
 
 def several(value: Sequence[Any] | Any | None) -> tuple[Any, ...]:
-    """One or several values as a tuple; None is none."""
+    """One value (a text, a path, a class) or several as a tuple; None is none."""
     if value is None:
         return ()
-    if isinstance(value, str | Path):
+    if isinstance(value, str | Path | type):
         return (value,)
     return tuple(value)

@@ -439,11 +439,12 @@ def alive(group: int) -> bool:
 def test_a_worker_that_is_killed_costs_its_study_only(tmp_path, monkeypatch):
     from medseg.workflows.consensus import process_pool as batch
     from medseg.workflows.consensus.collect_studies import Item
-    from medseg.workflows.consensus.options import Options
+    from medseg.workflows.consensus.options import ConsensusOptions
 
     monkeypatch.setattr(batch, "_work", doomed)
     items = [Item(name, (), (tmp_path / name,), ("x",)) for name in ("good", "bad", "fine")]
-    tasks = [batch.Task(item, tmp_path, Options("majority"), False) for item in items]
+    options = ConsensusOptions(tmp_path, annotation=[tmp_path], method="majority")
+    tasks = [batch.Task(item, tmp_path, options) for item in items]
     entries = {e["case"]: e for e in batch.run_all(tasks, 2)}
     assert entries["good"]["status"] == entries["fine"]["status"] == "done"
     assert entries["bad"]["status"] == "failed"

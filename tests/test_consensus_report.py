@@ -16,13 +16,13 @@ from PIL import Image
 from raters import ball, image_of, save, write_study
 
 from medseg.consensus.fuse import FUSERS
-from medseg.workflows.consensus.options import Options
+from medseg.workflows.consensus.options import ConsensusOptions
 from medseg.workflows.consensus.report import crop as scenes
 from medseg.workflows.consensus.report.figures import draw
 from medseg.workflows.consensus.report.report import write_page
 from medseg.workflows.consensus.report.sections import about_agreement, about_method, about_rater, made
 from medseg.workflows.consensus.report.viewer import NIIVUE, viewer
-from medseg.workflows.consensus.run import Source, consensus
+from medseg.workflows.consensus.run import consensus
 
 NIIVUE_SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -36,8 +36,9 @@ def report(tmp_path_factory) -> Path:
     image, drawn = write_study(folder)
     for n, path in enumerate(drawn[:2]):
         save(path, np.where(ball(radius=2 + n), 2, ball(radius=5 + n)).astype(np.uint8))
-    options = Options(reading={"labels": {1: "liver & co", 2: "tumour"}}, compare=True)
-    consensus(Source([image], drawn, ("anna", NASTY, "cleo")), folder / "out", options)
+    names = ("anna", NASTY, "cleo")
+    labels = ("1=liver & co", "2=tumour")
+    consensus(ConsensusOptions(folder / "out", [image], drawn, names, label=labels, compare=True))
     return folder / "out" / "report.html"
 
 
@@ -99,7 +100,8 @@ def result_of(folder: Path, **reading):
     from medseg.workflows.consensus.collect_studies import Item
 
     image, drawn = write_study(folder)
-    return _fuse(Item("case", (image,), tuple(drawn), ("anna", "bob", "cleo")), Options("majority", reading=reading))
+    options = ConsensusOptions(folder, (image,), tuple(drawn), method="majority", **reading)
+    return _fuse(Item("case", (image,), tuple(drawn), ("anna", "bob", "cleo")), options)
 
 
 def test_the_viewer_carries_the_crop_in_8_bit_and_leaves_out_voxels_above_the_cap(tmp_path, monkeypatch):
@@ -134,17 +136,17 @@ def test_the_viewer_carries_the_crop_in_8_bit_and_leaves_out_voxels_above_the_ca
 def test_unanimous_empty_and_flat_studies_have_a_report_too(tmp_path):
     same = [save(tmp_path / f"{n}.nii.gz", ball()) for n in "ab"]
     image = save(tmp_path / "image.nii.gz", image_of(ball()))
-    consensus(Source([image], same), tmp_path / "same", Options())
+    consensus(ConsensusOptions(tmp_path / "same", [image], same))
     text = (tmp_path / "same" / "report.html").read_text()
     assert "nowhere contradict" in text
     assert "Where they disagree most" not in text
     empty = save(tmp_path / "e.nii.gz", np.zeros((24, 20, 12), np.uint8))
-    consensus(Source([image], [empty]), tmp_path / "empty", Options())
+    consensus(ConsensusOptions(tmp_path / "empty", [image], [empty]))
     assert "structures: none" in (tmp_path / "empty" / "report.html").read_text()
     truth = ball((160, 140, 1), radius=30)[..., 0]
     drawn = [save(tmp_path / "c.png", truth), save(tmp_path / "d.png", np.roll(truth, 5, 0))]
     eye = save(tmp_path / "eye.png", (truth[..., None] * [90, 60, 30]).astype(np.uint8))
-    consensus(Source([eye], drawn), tmp_path / "eye", Options())
+    consensus(ConsensusOptions(tmp_path / "eye", [eye], drawn))
     text = (tmp_path / "eye" / "report.html").read_text()
     assert "pixels" in text
     assert "viewer-data" not in text

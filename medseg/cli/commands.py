@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -44,12 +45,17 @@ def _parameter(field: Any, hint: Any, option: Option) -> inspect.Parameter:
         default = field.default_factory()
     if default is MISSING:
         default = inspect.Parameter.empty
+    metavar = option.metavar
     hint, many = _of_several(hint)
     if many:
+        metavar = metavar or ("PATH" if hint is Path else "TEXT")
         hint = list[hint]  # type: ignore[valid-type]
         default = default if default is inspect.Parameter.empty else list(default)
     flags = option.flags or _flags(field.name, hint, default)
-    info = typer.Argument(help=option.help) if option.argument else typer.Option(*flags, help=option.help)
+    if option.argument:
+        info = typer.Argument(help=option.help, metavar=metavar)
+    else:
+        info = typer.Option(*flags, help=option.help, metavar=metavar)
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, info]
     )
@@ -59,8 +65,10 @@ def _of_several(hint: Any) -> tuple[Any, bool]:
     """The type of one value, and whether the option may be repeated."""
     origin = get_origin(hint)
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        return get_args(hint)[0], True
-    return hint, False
+        hint, many = get_args(hint)[0], True
+    else:
+        many = False
+    return (str if hint is Any else hint), many
 
 
 def _flags(name: str, hint: Any, default: Any) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ def how_to_go_on(arguments: Sequence[str]) -> str:
         arguments: of the command that was stopped.
     """
     name = next((word for word in arguments if not word.startswith("-")), "")
-    if name == "label":
+    if name in ("serve", "label"):
         return ""
     further = list(arguments)
     if name == "train" and "--resume" not in further:

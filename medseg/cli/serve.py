@@ -1,57 +1,54 @@
-"""`medseg label`: a MONAI Label server, so that 3D Slicer and OHIF can use models and collect labels."""
+"""`medseg serve`: a MONAI Label server, so that 3D Slicer and OHIF can use models and collect labels."""
 
 from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
-label_app = typer.Typer(help="Serve models to 3D Slicer and OHIF.", no_args_is_help=True, rich_markup_mode=None)
+from medseg.cli.commands import add_command
+from medseg.serve.options import ServeOptions
+
+label_app = typer.Typer(help="Former name of `medseg serve`.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @label_app.callback()
-def common() -> None:
-    """Serve models to 3D Slicer and OHIF."""
+def former() -> None:
+    """Former name of `medseg serve`."""
 
 
-@label_app.command(context_settings={"allow_extra_args": True})
-def start(
-    context: typer.Context,
-    studies: Annotated[str, typer.Option(help="Folder of images, or address of a DICOMweb server.")],
-    models: Annotated[list[Path], typer.Option(help="Run folders or bundles; several may follow.")],
-    host: Annotated[str, typer.Option(help="Address to listen on; others can reach 0.0.0.0.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    work: Annotated[Path, typer.Option(help="Folder for logs, copied and trained models.")] = Path("runs/label"),
-    origin: Annotated[
-        list[str] | None, typer.Option(help="Another address whose web pages may use the server; may be given again.")
-    ] = None,
-    no_token: Annotated[bool, typer.Option("--no-token", help="Answer everybody who reaches the server.")] = False,
-    max_upload_mb: Annotated[int, typer.Option(help="MiB that a request with files may have.")] = 2048,
-    print_only: Annotated[bool, typer.Option("--print", help="Print the command instead of running it.")] = False,
-) -> None:
-    """Start a MONAI Label server with trained models.
+def serve(options: ServeOptions) -> None:
+    """Serve models to 3D Slicer and OHIF by a MONAI Label server.
 
     It prints a token that clients need, or takes that of the environment variable MEDSEG_TOKEN.
     """
     from medseg.engine.allocator import keep_freed_memory
 
-    if not print_only:
+    if not options.print_only:
         keep_freed_memory(threads=True)  # before anything is imported that starts threads
     from medseg.serve import start as server
     from medseg.serve.access import settings as who
 
-    access = who.checked(host, origin or [], not no_token, max_upload_mb, os.environ)
-    if not print_only:
-        server.check_port(host, port)
-    app, environment = server.prepare(studies, [*models, *map(Path, context.args)], work, access)
-    arguments = server.arguments(app, studies, host, port)
+    access = who.checked(options.host, options.origin, not options.no_token, options.max_upload_mb, os.environ)
+    if not options.print_only:
+        server.check_port(options.host, options.port)
+    models = [*options.models, *options.further_models]
+    app, environment = server.prepare(options.studies, models, options.work, access)
+    arguments = server.arguments(app, options.studies, options.host, options.port)
     for warning in who.warnings_of(access):
         typer.echo(f"warning: {warning}", err=True)
-    if print_only:
+    if options.print_only:
         typer.echo(server.line(arguments, environment))
     else:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as servers, and the processes that they start, have it
         server.become_server(arguments, environment)
+
+
+def label_start(options: ServeOptions) -> None:
+    """Former name of `medseg serve`."""
+    typer.echo("warning: `medseg label start` is now `medseg serve`; the old name goes with the next release", err=True)
+    serve(options)
+
+
+add_command(label_app, "start", ServeOptions, label_start)

@@ -1,4 +1,4 @@
-"""The app that MONAI Label loads: the models of `medseg label start` and everything around them."""
+"""The app that MONAI Label loads: the models of `medseg serve` and everything around them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MedSegApp(MONAILabelApp):
     """Serves bundles of medseg.
 
     Args:
-        app_dir: folder that `medseg label start` made.
+        app_dir: folder that `medseg serve` made.
         studies: folder or DICOMweb address.
         conf: of the command line; nothing of it is used.
     """

@@ -9,7 +9,7 @@ from typing import Any
 from medseg.errors import DataError
 from medseg.workflows.consensus.case import finished_labels, fuse_item
 from medseg.workflows.consensus.collect_studies import NOT_RATERS, Item
-from medseg.workflows.consensus.options import Options
+from medseg.workflows.consensus.options import ConsensusOptions
 
 NAME = "consensus"
 FINAL = "final"
@@ -55,7 +55,8 @@ def fuse_study(image: Path, raters: Mapping[str, Path], folder: Path, method: st
         DataError, ConfigError: the labels cannot be fused, or an unknown method.
     """
     item = Item("study", (image,), tuple(raters.values()), tuple(raters))
-    told = fuse_item(item, folder, Options(method=method, page=False), overwrite=True)
+    options = ConsensusOptions(folder, (image,), item.annotations, method=method, report=False, overwrite=True)
+    told = fuse_item(item, folder, options)
     labels = finished_labels(folder)
     assert labels is not None
     return labels, {"method": method, "raters": list(raters), "warnings": told["warnings"]}

@@ -187,12 +187,12 @@ def read_list(app: Path) -> dict[str, Model]:
     """The models of an app folder.
 
     Raises:
-        OutputError: the folder was not made by `medseg label start`.
+        OutputError: the folder was not made by `medseg serve`.
     """
     try:
         content = json.loads((app / LIST).read_text("utf-8"))
         work = Path(content["work"])
         places = {name: (Path(place["run"]), Path(place["given"])) for name, place in content["models"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OutputError("lists no models", path=app / LIST, hint="start with `medseg label start`") from error
+        raise OutputError("lists no models", path=app / LIST, hint="start with `medseg serve`") from error
     return {name: Model(name, run, given, work / name) for name, (run, given) in places.items()}

@@ -1,4 +1,4 @@
-"""`medseg label start`: check what is given, make the app's folder, and become the server."""
+"""`medseg serve`: check what is given, make the app's folder, and become the server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medseg.serve.access.settings import Access, write_access
 from medseg.serve.models import Model, keep, names_of, write_list
 from medseg.serve.standins import folders, python_path
 
-MAIN = '''"""What MONAI Label loads; made by `medseg label start`."""
+MAIN = '''"""What MONAI Label loads; made by `medseg serve`."""
 
 from medseg.serve.app import MedSegApp
 

@@ -62,7 +62,7 @@ def images_of(data: Path, folder: Path) -> Path:
 
 
 def launch(studies: object, models: list[Path], place: Path, *options: str, **environment: str) -> Server:
-    """A server of `medseg label start` that is on its way."""
+    """A server of `medseg serve` that is on its way."""
     port = free_port()
     command = [sys.executable, "-m", "medseg", "label", "start", "--studies", studies, "--models", *models]
     command += ["--port", port, "--work", place / "work", *options]
@@ -72,7 +72,7 @@ def launch(studies: object, models: list[Path], place: Path, *options: str, **en
 
 
 def start(studies: object, models: list[Path], place: Path, *options: str, **environment: str) -> Server:
-    """A server of `medseg label start`, once it answers; it and the tests know its token as a service does."""
+    """A server of `medseg serve`, once it answers; it and the tests know its token as a service does."""
     token = secrets.token_hex(16)
     server = launch(studies, models, place, *options, MEDSEG_TOKEN=token, **environment)
     server.token = token

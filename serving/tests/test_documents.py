@@ -18,7 +18,7 @@ from documents import DOCUMENTS, ELSEWHERE, Block, Terminal, blocks_of, commands
 from servers import STARTS
 
 STORE = "http://127.0.0.1:8042/dicom-web"
-SERVES = ("medseg label start", "monailabel start_server")
+SERVES = ("medseg serve", "monailabel start_server")
 BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document) if block.test == ELSEWHERE]
 
 

@@ -1,4 +1,4 @@
-"""The app of `medseg label start`: what a client sees from the first request to a model trained on its labels."""
+"""The app of `medseg serve`: what a client sees from the first request to a model trained on its labels."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ PLACES = {
 
 DELETED = "delete its file, or the series in the archive; clients cannot"
 ARCHIVE = "ask by /proxy/dicom/qido and wado, store by wado and stow"
-MODELS = "the models are those of `medseg label start --models`; clients cannot change them"
+MODELS = "the models are those of `medseg serve --models`; clients cannot change them"
 
 
 def _routes(kind: Kind, *lines: str, upload: bool = False, remedy: str = "") -> list[Route]:

@@ -1,4 +1,4 @@
-"""Who may use the label server: what `medseg label start` was told of it, and its token."""
+"""Who may use the label server: what `medseg serve` was told of it, and its token."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def write_access(app: Path, access: Access) -> None:
 
 
 def read_access(app: Path) -> Access:
-    """What `medseg label start` was told.
+    """What `medseg serve` was told.
 
     Raises:
         ConfigError: the file is gone or damaged.

@@ -27,7 +27,7 @@ from medseg.errors import DataError
 from medseg.portable.io.write import remove_leftovers
 from medseg.records import Piece, digest_of
 from medseg.workflows.consensus.collect_studies import Item
-from medseg.workflows.consensus.options import Options
+from medseg.workflows.consensus.options import ConsensusOptions
 from medseg.workflows.consensus.report.csv_tables import comparison_csv, pairwise_csv, raters_csv
 from medseg.workflows.consensus.result import Result
 
@@ -35,14 +35,13 @@ RECORD = "record.json"
 TRUTH = "reference"
 
 
-def fuse_item(item: Item, folder: Path, options: Options, *, overwrite: bool = False) -> dict[str, Any]:
+def fuse_item(item: Item, folder: Path, options: ConsensusOptions) -> dict[str, Any]:
     """Fuse one study and write its results, unless they are there.
 
     Args:
         item: the study.
         folder: of the results.
         options: how.
-        overwrite: do it again although it is done.
 
     Returns:
         What to tell: `case`, `status` ("done" or "skipped"), `labels`, `warnings`, `seconds`.
@@ -53,7 +52,7 @@ def fuse_item(item: Item, folder: Path, options: Options, *, overwrite: bool = F
     """
     remove_leftovers(folder)
     piece = Piece(folder / RECORD, _made_of(item, options), [folder / name for name in _products(item, options)])
-    if not overwrite and (notes := piece.notes()) is not None:
+    if not options.overwrite and (notes := piece.notes()) is not None:
         return {"case": item.name, "status": "skipped", **notes}
     try:
         result = _fuse(item, options)
@@ -75,7 +74,7 @@ def finished_labels(folder: Path) -> Path | None:
     return labels if labels.is_file() else None
 
 
-def _made_of(item: Item, options: Options) -> dict[str, Any]:
+def _made_of(item: Item, options: ConsensusOptions) -> dict[str, Any]:
     """What the results depend on; of `.mhd` headers the file of voxels too."""
     paths = [*item.images, *item.annotations, *dict(options.reading.get("regions", {})).values()]
     paths += [options.reference] if options.reference else []
@@ -85,7 +84,11 @@ def _made_of(item: Item, options: Options) -> dict[str, Any]:
     beside = [p.with_suffix(s) for p in paths if p.suffix.lower() == ".mhd" for s in (".raw", ".zraw")]
     digests = [digest_of(path) for path in [*paths[len(item.images) :], *(p for p in beside if p.is_file())]]
     digests += [_image_digest(path, options.reading.get("series")) for path in item.images]
-    return {"files": digests, "item": [item.name, item.raters, repr(item.reading)], "options": repr(options.plain())}
+    return {
+        "files": digests,
+        "item": [item.name, item.raters, repr(item.reading)],
+        "options": repr(options.of_a_result()),
+    }
 
 
 def _image_digest(path: Path, uid: str | None) -> str:
@@ -93,20 +96,20 @@ def _image_digest(path: Path, uid: str | None) -> str:
     return open_series(path, uid).digest() if path.is_dir() and is_series(path) else digest_of(path)
 
 
-def _products(item: Item, options: Options) -> list[str]:
+def _products(item: Item, options: ConsensusOptions) -> list[str]:
     """Names of the files that a finished study has."""
     image = item.images[0] if item.images else None
     suffix = suffix_of(files_of(item.annotations[0], image)[0], image)
     maps = [f"{name}{map_suffix(suffix)}" for name in ("confidence", "rater_count", "disagreement")]
-    soft = {"uint8": ["soft.nii.gz"], "float16": ["soft.npy"]}.get(options.soft or "", [])
-    page = ["report.html"] if options.page else []
+    soft = {"uint8": ["soft.nii.gz"], "float16": ["soft.npy"]}.get(options.export_soft or "", [])
+    page = ["report.html"] if options.report else []
     compared = ["comparison.csv"] if options.compare or options.reference else []
     return [f"consensus{suffix}", *maps, *soft, "raters.csv", "pairwise.csv", *compared, *page, "report.json"]
 
 
-def _fuse(item: Item, options: Options) -> Result:
+def _fuse(item: Item, options: ConsensusOptions) -> Result:
     study, form, truth = _read(item, options)
-    fused = run(study, options.method, **options.fusing)
+    fused = run(study, options.method, **options.method_options)
     summary = summarise(study, fused, list(form.notes))
     spacing = float(np.prod(study.spacing_mm)) / 1000
     counts = np.bincount(fused.labels.reshape(-1), minlength=MISSING + 1)
@@ -121,7 +124,7 @@ def _fuse(item: Item, options: Options) -> Result:
             },
             "reference": None if truth is None else str(options.reference),
         },
-        "request": options.plain(),
+        "request": options.of_a_result(),
         "label_values": [0, *(segment.value for segment in form.segments)],
         "affine": form.grid.affine.tolist(),
         "volumes_ml": {name: float(counts[c] * spacing) for c, name in enumerate(study.classes) if c},
@@ -135,7 +138,7 @@ def _fuse(item: Item, options: Options) -> Result:
     return Result(study, form, fused, report, disagreement(study))
 
 
-def _read(item: Item, options: Options) -> tuple[Study, Form, np.ndarray | None]:
+def _read(item: Item, options: ConsensusOptions) -> tuple[Study, Form, np.ndarray | None]:
     """The study, and the true labels if there are any, in the same classes and on the same grid."""
     reading = {**_merged(options.reading, item.reading)}
     if options.reference is None:
@@ -152,21 +155,21 @@ def _merged(asked: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any
     return {**asked, **{key: value for key, value in known.items() if value is not None or key == "missing"}}
 
 
-def _write(folder: Path, item: Item, result: Result, options: Options) -> Path:
+def _write(folder: Path, item: Item, result: Result, options: ConsensusOptions) -> Path:
     """All files; what says that they are complete comes last."""
     study, form, fused, report = result.study, result.form, result.fused, result.report
     labels = write_labels(folder, "consensus", fused.labels, form, report["method"])
     write_map(folder, "confidence", fused.confidence, form)
     write_map(folder, "rater_count", rater_count(study), form)
     write_map(folder, "disagreement", result.disagreement, form)
-    if options.soft:
+    if options.export_soft:
         weights = [float(facts["weight"]) for facts in fused.raters]
-        write_soft(folder, soft_labels(study, weights, options.soft), form, options.soft)
+        write_soft(folder, soft_labels(study, weights, options.export_soft), form, options.export_soft)
     write_bytes(folder / "raters.csv", raters_csv(report))
     write_bytes(folder / "pairwise.csv", pairwise_csv(report))
     if "comparison" in report:
         write_bytes(folder / "comparison.csv", comparison_csv(report["comparison"]))
-    if options.page:
+    if options.report:
         from medseg.workflows.consensus.report.report import (
             write_page,  # matplotlib takes longer to import than a small study
         )

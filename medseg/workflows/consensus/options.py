@@ -1,113 +1,219 @@
-"""How to fuse: the options of `medseg consensus`, checked before any file is opened."""
+"""Options of `medseg consensus`, checked before any file is opened."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
-from medseg.consensus.fuse import resolve_options
 from medseg.errors import ConfigError
+from medseg.options import Option, check_types, plain
 
 SOFT = ("uint8", "float16")
+STUDIES, METHOD, FILES, RESULTS, WORK = "Studies", "Method", "How files are read", "Results", "Many studies"
+METHOD_OPTIONS = ("weights", "smoothness", "neighbours", "ssl", "tie", "seed")
+OF_A_RESULT = ("method", *METHOD_OPTIONS, "settings", "series", "missing_value", "region", "partial", "label",
+               "probabilities", "channel", "resample", "nan", "compare", "reference", "export_soft", "tolerance_mm",
+               "report", "viewer")  # fmt: skip
+"""The options that the results of one study depend on."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to fuse, and what to write.
+class ConsensusOptions:
+    """Which studies to fuse, how, and what to write."""
 
-    Attributes:
-        method: a name of `medseg.consensus.fuse.FUSERS`.
-        fusing: its options.
-        reading: how files are understood: fields of `medseg.consensus.io.formats.Reading`.
-        compare: also run every other method, and report how they differ.
-        reference: true labels, to measure against; they are not shown to any method.
-        soft: "uint8" or "float16": also write each class's share of the votes.
-        page: write `report.html`.
-        viewer: with an interactive viewer in it.
-        tolerance_mm: of the surface Dice.
-    """
+    output: Annotated[Path, Option("Folder to write.", ("--output", "-o"))]
 
-    method: str = "gcssl"
-    fusing: Mapping[str, Any] = field(default_factory=dict)
-    reading: Mapping[str, Any] = field(default_factory=dict)
-    compare: bool = False
-    reference: Path | None = None
-    soft: str | None = None
-    page: bool = True
-    viewer: bool = True
-    tolerance_mm: float = 1.0
+    image: Annotated[
+        tuple[Path, ...],
+        Option("The image, one file per channel; a DICOM folder; or a folder of images.", ("--image", "-i"), STUDIES),
+    ] = ()
+    annotation: Annotated[
+        tuple[Path, ...],
+        Option("A rater's file or folder; repeat for each rater.", ("--annotation", "-a"), STUDIES),
+    ] = ()
+    name: Annotated[tuple[str, ...], Option("Of each rater, in the same order.", group=STUDIES)] = ()
+    data: Annotated[Path | None, Option("Manifest whose cases have annotations: fuse them all.", group=STUDIES)] = None
+    section: Annotated[str | None, Option("List of the manifest; default all.", group=STUDIES)] = None
+    studies: Annotated[
+        Path | None, Option("MONAI Label studies folder: fuse labels/TAG of each image.", group=STUDIES)
+    ] = None
+    tag: Annotated[
+        tuple[str, ...], Option("Which tags are raters; default all but final and original.", group=STUDIES)
+    ] = ()
+
+    method: Annotated[str, Option("gcssl, majority, staple, ml-staple, simple or sba.", ("--method", "-m"), METHOD)] = (
+        "gcssl"
+    )
+    weights: Annotated[str | None, Option("logodds, sc, uniform, or numbers: 0.5,0.3,0.2.", group=METHOD)] = None
+    smoothness: Annotated[float | None, Option("Total smoothness; 0 for the weighted vote.", group=METHOD)] = None
+    neighbours: Annotated[int | None, Option("4 or 8 in a 2D image, 6, 18 or 26 in a volume.", group=METHOD)] = None
+    ssl: Annotated[bool | None, Option("Whether raters vote where they left something out.", group=METHOD)] = None
+    tie: Annotated[str | None, Option("Of majority: background, lowest, undecided or prior.", group=METHOD)] = None
+    seed: Annotated[int | None, Option("Of what is random in the method.", group=METHOD)] = None
+    settings: Annotated[tuple[str, ...], Option("Any other option of the method: NAME=VALUE.", ("--set",), METHOD)] = ()
+
+    missing_value: Annotated[str, Option("Label value of what was not annotated, or none.", group=FILES)] = "255"
+    region: Annotated[tuple[str, ...], Option("NAME=FILE: mask of what the rater annotated.", group=FILES)] = ()
+    partial: Annotated[
+        tuple[str, ...], Option("NAME:CLASS: the rater did not look for it.", ("--partial-protocol",), FILES)
+    ] = ()
+    label: Annotated[tuple[str, ...], Option("VALUE=NAME of a class.", group=FILES)] = ()
+    probabilities: Annotated[bool, Option("Files of fractions or several channels are probabilities.", group=FILES)] = (
+        False
+    )
+    channel: Annotated[str | None, Option("Of an image with several: a number from 0, or all.", group=FILES)] = None
+    series: Annotated[
+        str | None, Option("UID of the image's DICOM series, if its folder holds several.", group=FILES)
+    ] = None
+    resample: Annotated[str | None, Option("nearest or linear: bring other grids to the image's.", group=FILES)] = None
+    nan: Annotated[str | None, Option("zero: replace NaN in the image.", group=FILES)] = None
+
+    compare: Annotated[bool, Option("Also run every other method and compare.", group=RESULTS)] = False
+    reference: Annotated[
+        Path | None, Option("True labels, to measure against; no method sees them.", group=RESULTS)
+    ] = None
+    export_soft: Annotated[
+        str | None, Option("uint8 or float16: also write each class's share of votes.", group=RESULTS)
+    ] = None
+    tolerance_mm: Annotated[float, Option("Of the surface Dice, in mm.", group=RESULTS)] = 1.0
+    report: Annotated[bool, Option("Write report.html.", group=RESULTS)] = True
+    viewer: Annotated[bool, Option("With an interactive viewer in it (2.5 MB).", group=RESULTS)] = True
+
+    jobs: Annotated[int | None, Option("Processes for many studies; default one per core.", group=WORK)] = None
+    num_shards: Annotated[int, Option("Split the studies over this many commands.", group=WORK)] = 1
+    shard: Annotated[int, Option("Which part this command does, from 0.", group=WORK)] = 0
+    write_back: Annotated[bool, Option("Copy each consensus to labels/final of --studies.", group=WORK)] = False
+    overwrite: Annotated[bool, Option("Do finished studies again.", group=WORK)] = False
+    strict: Annotated[bool, Option("Stop at the first study that fails.", group=WORK)] = False
 
     def __post_init__(self) -> None:
-        if self.soft not in (None, *SOFT):
-            raise ConfigError(f"--export-soft {self.soft}: accepted are {' and '.join(SOFT)}")
+        from medseg.consensus.fuse import resolve_options  # needs numpy, which `medseg --help` should not wait for
+
+        check_types(self)
+        self._check_studies()
+        self._check_results()
+        self._check_work()
+        resolve_options(self.method, self.method_options)
+        self.reading  # noqa: B018  # what cannot be understood is told now
+
+    def _check_studies(self) -> None:
+        files = bool(self.image or self.annotation)
+        if files + (self.data is not None) + (self.studies is not None) != 1:
+            raise ConfigError("give either --annotation (with --image), or --data, or --studies")
+        if self.name and not files:
+            raise ConfigError("--name belongs to --annotation; manifests and tags name the raters themselves")
+        if self.section is not None and self.data is None:
+            raise ConfigError(f"--section {self.section} belongs to --data")
+        if self.tag and self.studies is None:
+            raise ConfigError("--tag belongs to --studies")
+        if self.write_back and self.studies is None:
+            raise ConfigError("--write-back belongs to --studies")
+
+    def _check_results(self) -> None:
+        if self.export_soft not in (None, *SOFT):
+            raise ConfigError(f"--export-soft {self.export_soft}: accepted are {' and '.join(SOFT)}")
         if not self.tolerance_mm > 0:
             raise ConfigError(f"--tolerance-mm {self.tolerance_mm}: a length > 0 is wanted")
-        resolve_options(self.method, self.fusing)
 
-    def plain(self) -> dict[str, Any]:
-        """As values for JSON."""
-        return {**asdict(self), "reference": None if self.reference is None else str(self.reference)}
+    def _check_work(self) -> None:
+        if self.num_shards < 1 or not 0 <= self.shard < self.num_shards:
+            raise ConfigError(f"--shard {self.shard} of --num-shards {self.num_shards}: shards are counted from 0")
+        if self.jobs is not None and self.jobs < 1:
+            raise ConfigError(f"--jobs {self.jobs}: a number > 0 is wanted")
+
+    @cached_property
+    def method_options(self) -> dict[str, Any]:
+        """Options of the method: those with a flag of their own that were given, and `name=value` settings.
+
+        Raises:
+            ConfigError: a setting that is none, or an option given twice.
+        """
+        chosen = {name: getattr(self, name) for name in METHOD_OPTIONS if getattr(self, name) is not None}
+        if "weights" in chosen:
+            chosen["weights"] = _weights(chosen["weights"])
+        for text in self.settings:
+            name, equals, value = text.partition("=")
+            if not equals or not name.isidentifier():
+                raise ConfigError(f"--set {text}: accepted is NAME=VALUE, an option of the method")
+            if name in chosen:
+                raise ConfigError(f"--set {text}: {name} is given twice")
+            chosen[name] = yaml.safe_load(value)
+        return chosen
+
+    @cached_property
+    def reading(self) -> dict[str, Any]:
+        """How files are understood: fields of `medseg.consensus.io.formats.Reading`.
+
+        Raises:
+            ConfigError: words that mean nothing.
+        """
+        return {
+            "missing": _missing_value(self.missing_value),
+            "regions": {name: Path(file) for name, file in _pairs("--region", self.region, "=")},
+            "partial": tuple(_pairs("--partial-protocol", self.partial, ":")),
+            "labels": _class_names(self.label),
+            "channel": _channel(self.channel),
+            "probabilities": self.probabilities,
+            "resample": self.resample,
+            "nan": self.nan,
+            "series": self.series,
+        }
+
+    @property
+    def report_name(self) -> str:
+        """File name of the report of many studies."""
+        part = "" if self.num_shards == 1 else f"_{self.shard}_of_{self.num_shards}"
+        return f"consensus_report{part}.json"
+
+    def of_a_result(self) -> dict[str, Any]:
+        """The options that the results of one study depend on, as values for JSON."""
+        every = plain(self)
+        return {name: every[name] for name in OF_A_RESULT}
 
 
-def method_options(given: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """Options of the method: those that were given, and `name=value` settings.
-
-    Raises:
-        ConfigError: a setting that is none, or an option given twice.
-    """
-    chosen = {name: value for name, value in given.items() if value is not None}
-    if isinstance(chosen.get("weights"), str):
-        chosen["weights"] = _weights(chosen["weights"])
-    for text in settings:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise ConfigError(f"--set {text}: accepted is NAME=VALUE, an option of the method")
-        if name in chosen:
-            raise ConfigError(f"--set {text}: {name} is given twice")
-        chosen[name] = yaml.safe_load(value)
-    return chosen
-
-
-def _weights(text: str) -> str | list[float]:
+def _weights(given: str) -> str | list[float]:
     """A mode by name, or numbers with commas between them."""
     try:
-        return [float(part) for part in text.split(",")]
+        return [float(part) for part in given.split(",")]
     except ValueError:
-        return text
+        return given
 
 
-def reading_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `medseg.consensus.io.formats.Reading` from the words of the command line.
-
-    Raises:
-        ConfigError: words that mean nothing.
-    """
-    missing, channel = given["missing_value"], given["channel"]
+def _missing_value(text: str) -> int | None:
+    if text.lower() == "none":
+        return None
     try:
-        value = None if missing.lower() == "none" else int(missing)
+        return int(text)
     except ValueError:
-        raise ConfigError(f"--missing-value {missing}: accepted is a label value, or none") from None
-    names = dict(_pair("--label", text, "=") for text in given["label"] or ())
-    if not all(number.isdigit() for number in names):
-        raise ConfigError(f"--label {next(n for n in names if not n.isdigit())}: accepted is VALUE=NAME")
-    if channel not in (None, "all") and not channel.isdigit():
-        raise ConfigError(f"--channel {channel}: accepted is a number from 0, or all")
-    return {
-        "missing": value,
-        "regions": {name: Path(file) for name, file in (_pair("--region", t, "=") for t in given["region"] or ())},
-        "partial": tuple(_pair("--partial-protocol", text, ":") for text in given["partial"] or ()),
-        "labels": {int(number): name for number, name in names.items()},
-        "channel": int(channel) if channel and channel.isdigit() else channel,
-        **{name: given[name] for name in ("probabilities", "resample", "nan", "series")},
-    }
+        raise ConfigError(f"--missing-value {text}: accepted is a label value, or none") from None
 
 
-def _pair(option: str, text: str, between: str) -> tuple[str, str]:
-    first, found, second = text.partition(between)
-    if not (found and first and second):
-        raise ConfigError(f"{option} {text}: accepted is A{between}B, see --help")
-    return first, second
+def _class_names(given: Sequence[str]) -> dict[int, str]:
+    names = dict(_pairs("--label", given, "="))
+    for number in names:
+        if not number.isdigit():
+            raise ConfigError(f"--label {number}: accepted is VALUE=NAME")
+    return {int(number): name for number, name in names.items()}
+
+
+def _channel(text: str | None) -> int | str | None:
+    if text is None or text == "all":
+        return text
+    if not text.isdigit():
+        raise ConfigError(f"--channel {text}: accepted is a number from 0, or all")
+    return int(text)
+
+
+def _pairs(option: str, given: Sequence[str], between: str) -> list[tuple[str, str]]:
+    pairs = []
+    for text in given:
+        first, found, second = text.partition(between)
+        if not (found and first and second):
+            raise ConfigError(f"{option} {text}: accepted is A{between}B, see --help")
+        pairs.append((first, second))
+    return pairs

@@ -23,7 +23,7 @@ from medseg.portable.io.read import VolumeError, read_header
 from medseg.stopping import out_of_reach
 from medseg.workflows.consensus.case import fuse_item
 from medseg.workflows.consensus.collect_studies import Item
-from medseg.workflows.consensus.options import Options
+from medseg.workflows.consensus.options import ConsensusOptions
 
 BYTES_PER_VOXEL = 48
 """That fusing takes at its peak, about: measured on five raters and two classes."""
@@ -36,8 +36,7 @@ class Task(NamedTuple):
 
     item: Item
     folder: Path
-    options: Options
-    overwrite: bool
+    options: ConsensusOptions
 
 
 class Worker(NamedTuple):
@@ -54,7 +53,7 @@ def done_or_failed(task: Task) -> dict[str, Any]:
         ConfigError, OutputError: what concerns every study.
     """
     try:
-        return fuse_item(task.item, task.folder, task.options, overwrite=task.overwrite)
+        return fuse_item(task.item, task.folder, task.options)
     except (ConfigError, OutputError):
         raise
     except MedsegError as error:

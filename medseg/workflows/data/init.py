@@ -10,8 +10,10 @@ from typing import Any
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.manifest.json_file import read_json
 from medseg.manifest.manifest import SECTIONS, Case, Manifest
+from medseg.options import api
 from medseg.workflows.data.init_from_folders import from_folders
 from medseg.workflows.data.init_from_nnunet import from_nnunet, is_nnunet
+from medseg.workflows.data.options import InitOptions
 
 KINDS = ("auto", "decathlon", "nnunet", "folders")
 
@@ -19,26 +21,12 @@ SUBJECT = re.compile(r"^(sub-[a-zA-Z0-9]+|patient[-_]?\d+)(?=[-_.]|$)", re.IGNOR
 """Names that tell the subject: BIDS, and `patient001_frame01`; images of a patient must stay together."""
 
 
-def init_manifest(
-    source: Path,
-    output: Path,
-    *,
-    kind: str = "auto",
-    validation: float = 0.0,
-    seed: int = 0,
-    name: str | None = None,
-    modality: str | None = None,
-) -> Manifest:
+def run_init(options: InitOptions) -> Manifest:
     """Write a manifest for data that are laid out some other way.
 
     Args:
-        source: a Decathlon file, or a folder.
-        output: the manifest to write; files below its folder are named relative to it.
-        kind: "decathlon", "nnunet", "folders", or "auto" to see for itself.
-        validation: share of the labelled subjects to hold out, 0 to below 1.
-        seed: of that choice, which depends on nothing else but the subjects' names.
-        name: of the data set, instead of what the source says.
-        modality: CT, MR, ..., instead of what the source says.
+        options: files below the folder of `output` are named relative to it; the choice of validation subjects depends
+            on `seed` and on nothing else but the subjects' names.
 
     Raises:
         ConfigError: for an unknown kind or a share outside its range.
@@ -46,18 +34,21 @@ def init_manifest(
         DataError: for folders without images or labels.
         OutputError: when the manifest cannot be written.
     """
-    source, output = Path(source).absolute(), Path(output).absolute()
-    if not 0 <= validation < 1:
-        raise ConfigError(f"--validation is {validation}; accepted is 0 to below 1")
-    kind = _kind(source, kind)
+    source, output = options.source.absolute(), options.output.absolute()
+    if not 0 <= options.validation < 1:
+        raise ConfigError(f"--validation is {options.validation}; accepted is 0 to below 1")
+    kind = _kind(source, options.kind)
     if output in (source, source / "dataset.json"):
         raise ConfigError("the manifest would overwrite its own source", path=output, hint="name another file")
-    content = _content(source, kind, modality)
-    if name is not None:
-        content["name"] = name
+    content = _content(source, kind, options.modality)
+    if options.name is not None:
+        content["name"] = options.name
     base = source if source.is_file() else source / "dataset.json"
-    manifest = _split(Manifest.build(content, base), validation, seed)
+    manifest = _split(Manifest.build(content, base), options.validation, options.seed)
     return Manifest.load(manifest.save(output))
+
+
+init_manifest = api(InitOptions, run_init)
 
 
 def _kind(source: Path, kind: str) -> str:

@@ -131,7 +131,7 @@ def _train(overrides: list[str], manifest: Path, run: Path) -> str:
     """The one training; returns the command that does the same."""
     from medseg.workflows.train.run import train
 
-    train("dmpct", manifest, run, overrides=overrides)
+    train("dmpct", manifest, run, overrides=tuple(overrides))
     sets = [part for text in overrides for part in ("--set", text)]
     return _shell("train", "--task", "dmpct", "--data", manifest, "--output", run, *sets)
 

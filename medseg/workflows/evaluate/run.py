@@ -9,53 +9,45 @@ from typing import Any
 
 from medseg import __version__
 from medseg.atomic import check_writable, make_folder
-from medseg.errors import ConfigError, DataError, ManifestError
+from medseg.errors import DataError, ManifestError
 from medseg.manifest.manifest import SECTIONS, Manifest
 from medseg.metrics import METRICS
 from medseg.metrics.aggregate import mean_of_classes, summarize
+from medseg.options import api
 from medseg.portable.geometry import values_in
 from medseg.portable.io.read import SUFFIXES
 from medseg.progress import counting
 from medseg.workflows.evaluate.compare_case import IGNORE, Compared, Pairing, Scale, compare, read_labels
+from medseg.workflows.evaluate.options import EvaluateOptions
 from medseg.workflows.evaluate.tables import write_tables
 
 PREFERRED = ("test", "validation", "training")
 
 
-def evaluate(
-    prediction: Path,
-    reference: Path,
-    output: Path | None = None,
-    *,
-    section: str | None = None,
-    tolerance_mm: float = 1.0,
-    pictures: bool = True,
-) -> dict[str, Any]:
+def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     """Compare predicted label maps with references.
 
     Args:
-        prediction: folder of `CASE.nii.gz`.
-        reference: manifest, or folder of label files named as the predictions.
-        output: folder to write; default `PREDICTION/evaluation`.
-        section: list of the manifest; default the first of test, validation, training that has labels.
-        tolerance_mm: of the surface Dice.
-        pictures: draw the worst, median and best case.
+        options: `reference` is a manifest, or a folder of label files named as the predictions.
 
     Returns:
         What `metrics.json` holds: `classes` (statistics per class), `mean` (over classes), `cases`,
         `failed` (names of cases without a usable prediction or reference), `unmatched` files.
 
     Raises:
-        ConfigError: a tolerance that is no length.
         DataError: no folder of predictions, or not one case that could be compared.
         ManifestError: no labels to compare with.
         OutputError: the results cannot be written.
+
+    Examples:
+        >>> import medseg
+        >>> report = medseg.evaluate("predictions/", "my_scans/manifest.json")  # doctest: +SKIP
+        >>> report["classes"]["liver"]["dice"]["mean"]  # doctest: +SKIP
+        0.94
     """
-    prediction, reference = Path(prediction), Path(reference)
-    if not 0 <= tolerance_mm < float("inf"):
-        raise ConfigError(f"--tolerance-mm {tolerance_mm}: a length of 0 or more is wanted")
+    prediction, reference, folder = options.prediction, options.reference, options.folder
     files = _predictions(prediction)
-    pairings, scale, used = _pair(reference, files, section, tolerance_mm)
+    pairings, scale, used = _pair(reference, files, options.section, options.tolerance_mm)
     matched = {pairing.prediction for pairing in pairings}
     if matched == {None}:
         raise DataError(
@@ -63,7 +55,6 @@ def evaluate(
             path=prediction,
             hint=f"files are named like {pairings[0].name}.nii.gz",
         )
-    folder = output or prediction / "evaluation"
     check_writable(folder)
     done = _compared(pairings, scale)
     if not any(case.status == "compared" for case in done):
@@ -78,11 +69,14 @@ def evaluate(
         "unmatched": sorted(path.name for path in files.values() if path not in matched),
     }
     write_tables(make_folder(folder), report)
-    if pictures:
+    if options.pictures:
         from medseg.workflows.evaluate.montage import draw_montage  # matplotlib takes longer to import than a case
 
         draw_montage(folder / "montage.png", done, scale)
     return report
+
+
+evaluate = api(EvaluateOptions, run_evaluation)
 
 
 def _compared(pairings: Sequence[Pairing], scale: Scale) -> list[Compared]:

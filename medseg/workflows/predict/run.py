@@ -11,10 +11,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -25,6 +23,7 @@ from medseg.atomic import check_writable, make_folder, write_whole
 from medseg.bundle.bundle import OpenBundle, open_bundle
 from medseg.engine import distributed
 from medseg.errors import ConfigError, DataError, MedsegError, OutputError
+from medseg.options import api
 from medseg.portable.inference.multi_view import FUSIONS, ViewsInferer
 from medseg.portable.io.write import remove_leftovers
 from medseg.progress import Count, say
@@ -33,67 +32,20 @@ from medseg.workflows.predict.case import CasePredictor, fingerprint, record
 from medseg.workflows.predict.collect_cases import PROBABILITIES, Item, collect, share
 from medseg.workflows.predict.earlier_results import Earlier
 from medseg.workflows.predict.formats import suffix_of, uncoded
+from medseg.workflows.predict.options import PredictOptions
 from medseg.workflows.predict.summary import Listener, closing
 
 GIB = 2**30
 WORTH_SAYING = 2 * GIB
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to predict.
-
-    Attributes:
-        section: list of the manifest; default `test`, or all lists where there is no test case.
-        series: UID of the DICOM series to take; default the only volume in a folder.
-        format: of the label maps, a name of `predict_formats.FORMATS`.
-        views: which views of a model of several to ask; default all of them, fused.
-        fusion: how several views become one, of `portable.inference.multi_view.FUSIONS`; default as the model says.
-        probabilities: also write the probability of each class, in steps of 1/255.
-        mirror: average over mirrored images.
-        overlap: of windows, in [0, 1); default as planned.
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        overwrite: do finished cases again.
-        strict: stop at the first case that fails.
-        shard: which part of the cases to do, from 0.
-        num_shards: in how many parts they are split.
-    """
-
-    section: str | None = None
-    series: str | None = None
-    format: str = "nifti"
-    views: Sequence[str] = ()
-    fusion: str | None = None
-    probabilities: bool = False
-    mirror: bool = False
-    overlap: float | None = None
-    device: str = "auto"
-    overwrite: bool = False
-    strict: bool = False
-    shard: int = 0
-    num_shards: int = 1
-
-    def __post_init__(self) -> None:
-        if self.overlap is not None and not 0 <= self.overlap < 1:
-            raise ConfigError(f"--overlap {self.overlap} is not in [0, 1)")
-        suffix_of(self.format)
-
-    @property
-    def report(self) -> str:
-        """File name of the report."""
-        part = "" if self.num_shards == 1 else f"_{self.shard}_of_{self.num_shards}"
-        return f"predict_report{part}.json"
-
-
-def predict(model: Path, inputs: Path, output: Path, **options: Any) -> dict[str, Any]:
-    """Segment images with a trained model.
+def run_prediction(options: PredictOptions) -> dict[str, Any]:
+    """Segment images with a trained model; results lie on each image's own grid.
 
     Args:
-        model: run folder or bundle.
-        inputs: an image, a folder of images, a DICOM series, a folder of such, or a manifest.
-        output: folder for `<case>.nii.gz` (or what `format` says), `predict_report.json` and, if wanted,
+        options: `inputs` is an image, a folder of images, a DICOM series, a folder of such, or a manifest; `output`
+            gets `<case>.nii.gz` (or what `format` says), `predict_report.json` and, if wanted,
             `probabilities/<case>.nii.gz`.
-        options: fields of `Options`.
 
     Returns:
         The report: per case its status, seconds and volumes; `failed` lists what could not be done and why, `earlier`
@@ -102,18 +54,23 @@ def predict(model: Path, inputs: Path, output: Path, **options: Any) -> dict[str
     Raises:
         MedsegError: nothing can be predicted; with `strict` also for the first case that fails.
         Stopped: by a signal; finished results and the report are whole.
+
+    Examples:
+        >>> import medseg
+        >>> report = medseg.predict("runs/first", "new_scans/", "predictions/")  # doctest: +SKIP
+        >>> report["cases"][0]["volumes_ml"]  # doctest: +SKIP
+        {'liver': 1479.2}
     """
-    chosen = Options(**options)
-    bundle = open_bundle(model)
+    bundle, output = open_bundle(options.model), options.output
     items = collect(
-        inputs, output, channels=len(bundle.data.modality), section=chosen.section, uid=chosen.series,
-        suffix=suffix_of(chosen.format),
+        options.inputs, output, channels=len(bundle.data.modality), section=options.section, uid=options.series,
+        suffix=suffix_of(options.format),
     )  # fmt: skip
-    items = share(items, chosen.shard, chosen.num_shards)
+    items = share(items, options.shard, options.num_shards)
     earlier = Earlier(output)
-    earlier.refuse_all(items, probabilities=chosen.probabilities)
-    device = distributed.setup(chosen.device)
-    make_folder(output / PROBABILITIES if chosen.probabilities else output)
+    earlier.refuse_all(items, probabilities=options.probabilities)
+    device = distributed.setup(options.device)
+    make_folder(output / PROBABILITIES if options.probabilities else output)
     check_writable(output)
     for folder in (output, output / PROBABILITIES):
         remove_leftovers(folder)
@@ -124,68 +81,71 @@ def predict(model: Path, inputs: Path, output: Path, **options: Any) -> dict[str
         "model": str(bundle.path),
         "model_sha256": bundle.digest,
         "device": str(device),
-        "settings": _configure(bundle, chosen, listener),
+        "settings": _configure(bundle, options, listener),
         "cases": [],
         "failed": [],
         "interrupted": True,
         "earlier": [],
     }
-    predictor = CasePredictor(bundle, device, output, probabilities=chosen.probabilities)
-    if chosen.format == "dicom-seg" and (names := uncoded(predictor.model.names.values())):
+    predictor = CasePredictor(bundle, device, output, probabilities=options.probabilities)
+    if options.format == "dicom-seg" and (names := uncoded(predictor.model.names.values())):
         listener.say(f"no SNOMED code is known for {', '.join(names)}: coded as Tissue")
-    run = _Run(predictor, listener, report, earlier, chosen)
+    run = _Run(predictor, listener, report, earlier, options)
     try:
         with _listening(listener):
             run.all(items)
         report["interrupted"] = False
     finally:
-        report["earlier"] = Earlier(output).others(chosen.report, report["cases"])
-        write_whole(output / chosen.report, json.dumps(report, indent=2, allow_nan=False) + "\n")
-    for line in closing(report, output, chosen.report):
+        report["earlier"] = Earlier(output).others(options.report_name, report["cases"])
+        write_whole(output / options.report_name, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    for line in closing(report, output, options.report_name):
         listener.show(line)
     return report
 
 
-def _configure(bundle: OpenBundle, chosen: Options, listener: Listener) -> dict[str, Any]:
+predict = api(PredictOptions, run_prediction)
+
+
+def _configure(bundle: OpenBundle, options: PredictOptions, listener: Listener) -> dict[str, Any]:
     """Set the inferer and return with what it predicts."""
     inferer = bundle.inferer
-    views = _views(bundle, chosen)
+    views = _views(bundle, options)
     if isinstance(inferer, ViewsInferer):
-        inferer.views, inferer.fusion = views, chosen.fusion or inferer.fusion
-    if chosen.overlap is not None:
-        inferer.overlap = chosen.overlap
-    if chosen.mirror:
+        inferer.views, inferer.fusion = views, options.fusion or inferer.fusion
+    if options.overlap is not None:
+        inferer.overlap = options.overlap
+    if options.mirror:
         trained = bundle.data.augment.flip_axes
         if not trained:
             listener.say("the model was not trained on mirrored images; --mirror may make it worse")
         sided = bundle.data.has_sides and not trained
         inferer.mirror_axes = (1, 2) if sided else tuple(trained or (0, 1, 2))
     mirrored = list(inferer.mirror_axes)
-    settings = {"overlap": inferer.overlap, "mirror_axes": mirrored, "probabilities": chosen.probabilities}
+    settings = {"overlap": inferer.overlap, "mirror_axes": mirrored, "probabilities": options.probabilities}
     if isinstance(inferer, ViewsInferer):
         settings |= {"views": list(views), "fusion": inferer.fusion}
     return settings
 
 
-def _views(bundle: OpenBundle, chosen: Options) -> tuple[str, ...]:
+def _views(bundle: OpenBundle, options: PredictOptions) -> tuple[str, ...]:
     """The views to ask; none of a model that has one network.
 
     Raises:
         ConfigError: a view that the model does not have, an unknown fusion, or probabilities of several views.
     """
     known = bundle.views or (bundle.data.view,)
-    for view in chosen.views:
+    for view in options.views:
         if view not in known:
             raise ConfigError(f"--view {view}: the model has no such view; it has {', '.join(known)}", path=bundle.path)
-    if chosen.fusion and (chosen.fusion not in FUSIONS or not bundle.views):
+    if options.fusion and (options.fusion not in FUSIONS or not bundle.views):
         accepted = (
             f"accepted are {', '.join(FUSIONS)}" if bundle.views else "the model has one network, nothing to fuse"
         )
-        raise ConfigError(f"--fusion {chosen.fusion}: {accepted}", path=bundle.path)
+        raise ConfigError(f"--fusion {options.fusion}: {accepted}", path=bundle.path)
     if not bundle.views:
         return ()
-    views = tuple(dict.fromkeys(chosen.views)) or bundle.views
-    if chosen.probabilities and len(views) > 1:
+    views = tuple(dict.fromkeys(options.views)) or bundle.views
+    if options.probabilities and len(views) > 1:
         raise ConfigError(
             "--probabilities: the views agree on labels, and have no probabilities of all classes in common",
             path=bundle.path,
@@ -210,10 +170,10 @@ class _Run:
     """The cases in a row, with a bar, entering each into the report."""
 
     def __init__(
-        self, predictor: CasePredictor, listener: Listener, report: dict, earlier: Earlier, chosen: Options
+        self, predictor: CasePredictor, listener: Listener, report: dict, earlier: Earlier, options: PredictOptions
     ) -> None:
         self.predictor, self.listener, self.report, self.earlier = predictor, listener, report, earlier
-        self.overwrite, self.strict, self.probabilities = chosen.overwrite, chosen.strict, chosen.probabilities
+        self.overwrite, self.strict, self.probabilities = options.overwrite, options.strict, options.probabilities
         labels_depend_on = {k: v for k, v in report["settings"].items() if k != "probabilities"}
         content = json.dumps([report["model_sha256"], labels_depend_on], sort_keys=True)
         self.setting = hashlib.sha256(content.encode()).hexdigest()

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +21,7 @@ from medseg.config import DataSpec, Pipeline, Stage
 from medseg.engine import distributed
 from medseg.errors import ConfigError, ManifestError, OutputError
 from medseg.manifest.manifest import Manifest, streams_of
-from medseg.methods import Given
+from medseg.options import api
 from medseg.planning import plan
 from medseg.stopping import told_when_stopped
 from medseg.workflows.train import budget as budgets
@@ -30,6 +29,7 @@ from medseg.workflows.train import plan_table, settings
 from medseg.workflows.train.build import try_stages
 from medseg.workflows.train.check_before import check_files, check_space, doubts
 from medseg.workflows.train.durations import budget_seconds
+from medseg.workflows.train.options import PlanOptions, TrainOptions
 from medseg.workflows.train.run_folder import RECORD, claim
 from medseg.workflows.train.self_training.check_data import warn
 from medseg.workflows.train.self_training.run import Product, RoundsRun
@@ -40,35 +40,12 @@ from medseg.workflows.train.stage_methods import with_hashes
 PACKAGES = ("medseg", "torch", "monai", "numpy", "nibabel", "pytorch-ignite", "edt", "SimpleITK")
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to train.
-
-    Attributes:
-        overrides: `a.b=c` edits of the pipeline.
-        method: of your own, as `FILE.py:Class` or the class; several in a list. This file is executed.
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        resume: continue an interrupted run, bit for bit.
-        budget: time that training may take, such as "25m"; the plan is made to fit.
-        start: run or bundle whose weights the first stage starts from, wherever name and shape agree.
-    """
-
-    overrides: Sequence[str] = ()
-    method: Given | Sequence[Given] | None = None
-    device: str = "auto"
-    resume: bool = False
-    budget: str | None = None
-    start: Path | None = None
-
-
-def train(task: str, data: Path, output: Path, **options: Any) -> Path:
+def run_training(options: TrainOptions) -> Path:
     """Train a pipeline on a data set.
 
     Args:
-        task: name of a shipped pipeline, a YAML, or the folder of an earlier run to repeat.
-        data: manifest.
-        output: run folder; must not hold a run already, unless `resume`.
-        options: fields of `Options`.
+        options: `task` is a name of a shipped pipeline, a YAML, or the folder of an earlier run to repeat; `output`
+            must not hold a run already, unless `resume`; `method` names classes of your own, whose files are executed.
 
     Returns:
         The run folder; its `bundle` is the product.
@@ -76,20 +53,29 @@ def train(task: str, data: Path, output: Path, **options: Any) -> Path:
     Raises:
         MedsegError: anything about task, manifest, data or folder that the user can mend.
         Stopped: by a signal; the folder can be resumed.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import medseg
+        >>> run = medseg.train("dtc", "my_scans/manifest.json", "runs/first", budget="25m")  # doctest: +SKIP
+        >>> run / "bundle"  # doctest: +SKIP
+        PosixPath('runs/first/bundle')
     """
-    asked = Options(**options)
-    own = methods.named(asked.method)
-    pipeline, manifest = settings.load(task, asked.overrides, own), Manifest.load(Path(data))
-    if asked.budget is not None:
-        budget_seconds(asked.budget)
+    own = methods.named(options.method)
+    pipeline, manifest = settings.load(options.task, options.overrides, own), Manifest.load(options.data)
+    if options.budget is not None:
+        budget_seconds(options.budget)
     with methods.using(own):
-        return _train(pipeline, manifest, output, asked)
+        return _train(pipeline, manifest, options)
 
 
-def _train(pipeline: Pipeline, manifest: Manifest, output: Path, asked: Options) -> Path:
-    resume, budget, start = asked.resume, asked.budget, asked.start
-    chosen = distributed.setup(asked.device)
-    given = open_bundle(start) if start else None
+train = api(TrainOptions, run_training)
+
+
+def _train(pipeline: Pipeline, manifest: Manifest, options: TrainOptions) -> Path:
+    output, budget, resume = options.folder, options.budget, options.resume
+    chosen = distributed.setup(options.device)
+    given = open_bundle(options.start) if options.start else None
     fingerprint = _fingerprint(pipeline, manifest, budget, given.digest if given else None)
     if resume:
         settings.check_begun(output)
@@ -166,28 +152,23 @@ def _train_stage(
     return Product(place.bundle, {view or run.spec.view: place.bundle})
 
 
-def write_plan(
-    task: str,
-    data: Path,
-    output: Path,
-    *,
-    overrides: Sequence[str] = (),
-    method: Given | Sequence[Given] | None = None,
-    device: str = "auto",
-    budget: str | None = None,
-) -> Pipeline:
-    """Plan as `train` would and write the resolved pipeline to the YAML `output`, without training."""
-    own = methods.named(method)
-    pipeline, manifest = settings.load(task, overrides, own), Manifest.load(Path(data))
+def run_plan(options: PlanOptions) -> Pipeline:
+    """Plan as `train` would and write the resolved pipeline to a YAML, without training."""
+    own = methods.named(options.method)
+    pipeline, manifest = settings.load(options.task, options.overrides, own), Manifest.load(options.data)
+    output = options.output
     if output.is_dir():
         raise OutputError("is a folder; a plan is a file", path=output, hint="give a name that ends in .yaml")
     check_writable(output.parent)
     with methods.using(own):
-        resolved = plan_pipeline(pipeline, manifest, distributed.setup(device), budget)
+        resolved = plan_pipeline(pipeline, manifest, distributed.setup(options.device), options.budget)
     make_folder(output.parent)
     settings.dump(resolved, output)
     plan_table.show(resolved, manifest)
     return resolved
+
+
+write_plan = api(PlanOptions, run_plan)
 
 
 def plan_pipeline(

@@ -1,0 +1,59 @@
+"""Options of `medseg train` and `medseg plan`, checked before any file is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from medseg.options import Option, check_types
+
+Task = Annotated[str, Option("A pipeline: a name of `medseg list`, a YAML, or an earlier run's folder.")]
+Data = Annotated[Path, Option("Manifest of the data set.")]
+Overrides = Annotated[tuple[str, ...], Option("Change a setting: a.b=value; repeatable.", ("--set",))]
+Methods = Annotated[
+    tuple[Any, ...],
+    Option("A method of your own, whose file is executed; repeatable.", ("--method",), metavar="FILE.py:Class"),
+]
+"""In Python a class does as well."""
+Device = Annotated[str, Option("auto, cpu, cuda, cuda:N or mps.")]
+Budget = Annotated[str | None, Option("Time for training, e.g. 25m: the plan is made to fit this machine.")]
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What to plan."""
+
+    task: Task
+    data: Data
+    output: Annotated[Path, Option("YAML to write; train it with --task.", ("--output", "-o"))]
+    overrides: Overrides = ()
+    method: Methods = ()
+    device: Device = "auto"
+    budget: Budget = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What to train, on what, for how long."""
+
+    task: Task
+    data: Data
+    output: Annotated[Path | None, Option("Run folder; default runs/TASK-DATA.", ("--output", "-o"))] = None
+    overrides: Overrides = ()
+    method: Methods = ()
+    device: Device = "auto"
+    budget: Budget = None
+    resume: Annotated[bool, Option("Continue an interrupted run.")] = False
+    start: Annotated[Path | None, Option("Run or bundle whose weights to start from.")] = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.output or Path("runs") / f"{Path(self.task).stem}-{self.data.stem}"
