@@ -22,6 +22,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+import medseg
 from medseg.method import Batch, Clock, Method
 from medseg.ops import losses
 from medseg.ops.schedules import sigmoid_rampup
@@ -80,8 +81,6 @@ class MeanTeacher(Method):
 def main(folder: Path = Path("runs/own_method")) -> Path:
     """Generate data, train for a few iterations, predict the test cases."""
     from medseg.workflows.demo.phantom import write_phantoms
-    from medseg.workflows.predict.run import predict
-    from medseg.workflows.train.run import train
 
     manifest = write_phantoms(folder / "data", labeled=2, unlabeled=2, validation=0, test=1, shape=(32, 32, 16))
     pipeline = {
@@ -96,8 +95,8 @@ def main(folder: Path = Path("runs/own_method")) -> Path:
     }
     task = folder / "own_method.yaml"
     task.write_text(yaml.safe_dump(pipeline))
-    run = train(str(task), manifest, folder / "run", method=MeanTeacher)
-    predict(run, manifest, folder / "prediction")
+    run = medseg.train(str(task), manifest, folder / "run", method=MeanTeacher)
+    medseg.predict(run, manifest, folder / "prediction")
     return folder / "prediction"
 
 

@@ -49,7 +49,7 @@ def _parameter(field: Any, hint: Any, option: Option) -> inspect.Parameter:
     hint, many = _of_several(hint)
     if many:
         metavar = metavar or ("PATH" if hint is Path else "TEXT")
-        hint = list[hint]  # type: ignore[valid-type]
+        hint = list[hint]
         default = default if default is inspect.Parameter.empty else list(default)
     flags = option.flags or _flags(field.name, hint, default)
     if option.argument:
