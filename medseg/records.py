@@ -54,10 +54,18 @@ class Piece:
         record: the JSON file that tells of it.
         made_of: everything it depends on, as plain values; files by their `digest_of`.
         products: files and folders that it makes.
+        source: what else its record says, from its beginning; it decides nothing here.
     """
 
-    def __init__(self, record: Path, made_of: Mapping[str, Any], products: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        record: Path,
+        made_of: Mapping[str, Any],
+        products: Sequence[Path],
+        source: Mapping[str, Any] | None = None,
+    ) -> None:
         self.record, self.products = record, tuple(products)
+        self._told = {} if source is None else {"source": dict(source)}
         self.key = _hash({"medseg": __version__, **made_of})
         self._began = time.monotonic()
 
@@ -90,12 +98,12 @@ class Piece:
                 else:
                     path.unlink(missing_ok=True)
         make_folder(self.record.parent)
-        self._write({"key": self.key})
+        self._write({"key": self.key, **self._told})
 
     def finish(self, notes: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Note that the products are there; returns the notes with `seconds`, which this took since `begin`."""
         kept = {**(notes or {}), "seconds": round(time.monotonic() - self._began, 2)}
-        self._write({"key": self.key, "made": self._made(), "notes": kept})
+        self._write({"key": self.key, **self._told, "made": self._made(), "notes": kept})
         return kept
 
     def _made(self) -> list[str]:

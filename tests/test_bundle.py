@@ -76,6 +76,11 @@ def world(tmp_path_factory) -> Path:
     make_bundle(folder / "run" / "bundle", name="vnet")
     for i in range(2):
         make_image(folder / "images" / f"ct{i}.nii.gz", seed=i)
+    moved = nib.load(folder / "images" / "ct1.nii.gz")
+    aside = moved.affine + np.outer([12, 35, 0, 0], [0, 0, 0, 1])
+    moved.set_qform(aside, 4)
+    moved.set_sform(moved.affine, 4)
+    nib.save(moved, folder / "images" / "ct1.nii.gz")
     return folder
 
 
@@ -92,8 +97,15 @@ def test_monai_alone_gives_the_voxels_of_medseg(world, tmp_path):
         np.testing.assert_array_equal(ours.dataobj, theirs.dataobj)
         assert ours.shape == theirs.shape == image.shape
         assert ours.get_data_dtype() == theirs.get_data_dtype() == np.uint8
-        np.testing.assert_allclose(ours.affine, image.affine, atol=1e-6)
-        np.testing.assert_allclose(theirs.get_qform(), image.affine, atol=1e-5)
+        for field in set(ours.header) - {"descrip"}:
+            np.testing.assert_array_equal(ours.header[field], theirs.header[field], err_msg=field)
+        for result in (ours, theirs):
+            for form in ("get_sform", "get_qform"):
+                (found, code), (wanted, wanted_code) = (getattr(i, form)(coded=True) for i in (result, image))
+                assert code == wanted_code
+                np.testing.assert_array_equal(found, wanted)
+    assert theirs.get_sform(coded=True)[1] == theirs.get_qform(coded=True)[1] == 4
+    assert np.linalg.norm((theirs.get_qform() - theirs.get_sform())[:3, 3]) == pytest.approx(37, abs=1e-5)
 
 
 def test_monais_own_checks_pass_and_fine_tuning_runs(world, tmp_path):

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg.errors import DataError, ManifestError, OutputError
+from medseg.errors import ConfigError, DataError, ManifestError, OutputError
 from medseg.metrics import METRICS, metric, segmentation_metrics
 from medseg.metrics.aggregate import mean_of_classes, summarize
 from medseg.portable.geometry import values_in
@@ -197,7 +197,9 @@ def test_ignored_voxels_by_the_manifests_own_value(world):
 def test_sections(world):
     (world / "pred/case0.nii.gz").rename(world / "pred/other.nii.gz")
     assert run(world, section="training", pictures=False)["section"] == "training"
-    report = run(world, pictures=False)
+    with pytest.raises(ConfigError, match=r"holds the evaluation of section training and not of test; choose another"):
+        run(world, pictures=False)
+    report = run(world, output=world / "tested", pictures=False)
     assert report["failed"] == ["case0", "case3"]
     assert report["unmatched"] == ["other.nii.gz"]
     cases = json.loads((world / "data/m.json").read_text())

@@ -49,7 +49,10 @@ def test_a_seg_of_some_slices_is_a_label_of_the_whole_image(tmp_path):
     assert len(slices) == 3, "empty slices have no frame"
     label_map(seg, image, KNOWN, tmp_path / "label.nii.gz")
     np.testing.assert_array_equal(labels_of(tmp_path / "label.nii.gz"), drawing())
-    np.testing.assert_allclose(nib.load(tmp_path / "label.nii.gz").affine, nib.load(image).affine, atol=1e-4)
+    header = nib.load(tmp_path / "label.nii.gz").header
+    np.testing.assert_array_equal(header.get_best_affine(), nib.load(image).affine)
+    assert (header["qform_code"], header["sform_code"]) == (0, 2)  # as nibabel made the image
+    assert header.get_intent()[0] == "label"
     # on an image that is stored along other axes, and is larger
     bigger = np.pad(drawing(), ((1, 0), (0, 2), (3, 3)))
     affine = nib.load(image).affine

@@ -84,7 +84,11 @@ def test_pseudo_labels_are_the_vote_of_the_round_before(run, manifest):
             assert len(votes.labels) == 3
             written = nib.load(run / f"round{number}" / "pseudo" / f"{case.name}.nii.gz")
             assert written.get_data_dtype() == np.uint8
-            assert np.allclose(written.affine, nib.load(data.images(case)[0]).affine)
+            image = nib.load(data.images(case)[0])
+            assert np.array_equal(written.affine, image.affine)
+            assert (written.header["qform_code"], written.header["sform_code"]) == (0, 2)  # as nibabel made the images
+            assert np.array_equal(written.header["qoffset_x"], image.header["qoffset_x"])
+            assert written.header.get_intent()[0] == "label"
             assert np.array_equal(np.asarray(written.dataobj), fused.numpy())
             (again,) = DMPCT(torch.nn.Identity(), classes=3).relabel([votes])
             assert np.array_equal(again.numpy(), fused.numpy())

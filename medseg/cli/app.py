@@ -88,7 +88,7 @@ def plan(options: PlanOptions) -> None:
 
     run_plan(options)
     typer.echo(str(options.output))
-    _next(train_command(options.output, options.data, options.device))
+    _next(train_command(options.output, options.data, options.device, options.method))
 
 
 def predict(options: PredictOptions) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.manifest.manifest import SECTIONS, Manifest
@@ -38,10 +39,11 @@ def evaluate_command(inputs: Path, output: Path, section: str | None) -> str | N
     return _command("evaluate", "--prediction", str(output), "--reference", str(inputs), *chosen)
 
 
-def train_command(plan: Path, data: Path, device: str) -> str:
-    """The command that trains a plan."""
+def train_command(plan: Path, data: Path, device: str, methods: Sequence[str] = ()) -> str:
+    """The command that trains a plan; methods of the user's own have to be named again."""
+    own = [word for method in methods for word in ("--method", method)]
     chosen = [] if device == "auto" else ["--device", device]
-    return _command("train", "--task", str(plan), "--data", str(data), *chosen)
+    return _command("train", "--task", str(plan), "--data", str(data), *own, *chosen)
 
 
 def check_command(manifest: Path) -> str:

@@ -92,6 +92,9 @@ def _end_stopped(stop: Stopped, arguments: Sequence[str], *, debug: bool) -> NoR
     if os.environ.get("RANK", "0") != "0":
         sys.exit(code)
     further = how_to_go_on(arguments)
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)  # all is written: who insists is not answered with a traceback
     _fail(f"{stop}; {further}" if further else str(stop), code, debug=debug, prefix="")
 
 

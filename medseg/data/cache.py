@@ -129,8 +129,8 @@ class VolumeCache:
             for future in as_completed(futures):
                 future.result()
                 yield futures[future]
-        except BaseException:
-            # nobody waits for the cases that they are at: what they leave half done is cleared away
+        except (KeyboardInterrupt, GeneratorExit):
+            # who stops the command does not wait for the cases that they are at: what is left of them is cleared away
             for worker in set(active_children()) - others:
                 worker.terminate()
             raise

@@ -7,7 +7,7 @@ What MONAI users have is accepted as it is; `unlabeled`, `annotations`, `tags`, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import (
@@ -22,6 +22,7 @@ from medseg.errors import ManifestError
 from medseg.manifest.case import Annotation, Case, Item
 from medseg.manifest.fields import Labels, Modality, dicom_modality, first_of, readable
 from medseg.manifest.json_file import read_json, write_json
+from medseg.portable.io.channel_names import listed
 
 __all__ = ["SECTIONS", "Annotation", "Case", "Manifest", "schema"]
 
@@ -79,7 +80,8 @@ class Manifest(Item):
                 yield f"{where}: is called '{case.name}' like {other}; name one of them by a \"case\" key"
             seen[case.name] = where
             if len(case.image) not in (1, self.channels):
-                yield f"{where}.image: has {len(case.image)} files, modality has {self.channels} channels"
+                files = listed([PurePath(file).name for file in case.image])
+                yield f"{where}.image: has {len(case.image)} files, modality has {self.channels} channels: {files}"
             if section in ("training", "validation") and not (case.label or case.annotations or case.tags):
                 yield f'{where}: has neither label, annotations nor tags; such cases belong into "unlabeled"'
             yield from self._unknown_classes(where, case)
@@ -104,6 +106,11 @@ class Manifest(Item):
     def path(self) -> Path:
         """The file that relative paths start from."""
         return self._path
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """All of them, one list after the other."""
+        return tuple(case for _, _, case in self._places())
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -80,8 +80,8 @@ def has_study(store: Datastore, study: str) -> bool:
 
 
 def has_label(store: Datastore, study: str, tag: str) -> bool:
-    """Whether a store has a label of a study."""
-    return tag in store.get_labels_by_image_id(study)
+    """Whether a store has a label of a study; its list is behind the files for a moment when one is removed."""
+    return tag in store.get_labels_by_image_id(study) and Path(store.get_label_uri(study, tag)).is_file()
 
 
 def is_there(store: LocalDatastore, study: str, image: Path) -> bool:

@@ -18,13 +18,23 @@ PROGRAM = shutil.which("chromium")
 
 
 class Browser:
-    """One tab; its profile, and with it its cookies, are new."""
+    """One tab; its profile, and with it its cookies, are new.
 
-    def __init__(self, home: Path) -> None:
+    Args:
+        home: for the profile.
+        names: that stand for this machine, as an attacker's name server could have it.
+    """
+
+    def __init__(self, home: Path, names: str = "evil.example") -> None:
         reads, self._writes = os.pipe()
         self._reads, writes = os.pipe()
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--no-first-run"]
-        options += ["--remote-debugging-pipe", f"--user-data-dir={home}", "--window-size=1400,900"]
+        options += [
+            f"--host-resolver-rules=MAP {names} 127.0.0.1",
+            "--remote-debugging-pipe",
+            f"--user-data-dir={home}",
+            "--window-size=1400,900",
+        ]
         # Chromium reads file 3 and writes file 4
         script = f'exec "$0" "$@" 3<&{reads} 4>&{writes}'
         command = ["bash", "-c", script, str(PROGRAM), *options, "about:blank"]
@@ -36,6 +46,7 @@ class Browser:
         pages = [t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page"]
         attached = self.call("Target.attachToTarget", targetId=pages[0]["targetId"], flatten=True)
         self._session = attached["sessionId"]
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)  # as if a person looked at it
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """What Chromium answers to a command of its protocol."""
@@ -73,6 +84,10 @@ class Browser:
         while not self.run(f"Boolean({script})"):
             assert time.monotonic() < until, f"{script}: not on the page:\n{self.text()[:2000]}"
             time.sleep(0.2)
+
+    def shows(self, words: str) -> None:
+        """Wait until a page has words."""
+        self.wait(f"document.body && document.body.innerText.includes({json.dumps(words)})")
 
     def text(self) -> str:
         return str(self.run("document.body ? document.body.innerText : ''"))

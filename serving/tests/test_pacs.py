@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pydicom
 import requests
 from archives import upload, write_series
 from conftest import BALL, serve
+from servers import Server
 
 from medseg.workflows.predict.run import predict
 
@@ -51,6 +53,7 @@ def test_a_study_is_segmented_stored_and_read_by_others(orthanc, train, data, tm
             told = {"params": json.dumps({"label_info": SEGMENTS})}
             saved = label.ask("PUT", "/datastore/label", params=where, data=told, files={"label": stream})
         assert saved.status_code == 200, saved.text + label.words()
+        through_the_proxy(label, tmp_path / "series" / "0.dcm")
         label.tidied()
     finally:
         label.stop(signal.SIGTERM)
@@ -67,6 +70,28 @@ def test_a_study_is_segmented_stored_and_read_by_others(orthanc, train, data, tm
     assert (drawn.SegmentAlgorithmType, drawn.SegmentAlgorithmName) == ("SEMIAUTOMATIC", f"medseg {BALL}")
     grid = nib.as_closest_canonical(nib.load(tmp_path / "served.nii.gz"))
     np.testing.assert_array_equal(by_dcmqi(tmp_path / "stored.dcm", tmp_path / "read", grid), served)
+
+
+def through_the_proxy(label: Server, slice_: Path) -> None:
+    """What OHIF asks and stores; nothing else of the archive can be reached that way."""
+    parts = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + slice_.read_bytes() + b"\r\n--b--\r\n"
+    kind = {
+        "Content-Type": 'multipart/related; type="application/dicom"; boundary=b',
+        "Accept": "application/dicom+json",
+    }
+    stored = label.json("POST", "/proxy/dicom/wado/studies", data=parts, headers=kind)
+    assert len(stored["00081199"]["Value"]) == 1
+    study = label.json("GET", "/proxy/dicom/qido/studies")[0]["0020000D"]["Value"][0]
+    assert label.json("GET", f"/proxy/dicom/wado/studies/{study}/metadata")
+    for path in (
+        "studies/../../instances",
+        "studies/%2e%2e/%2e%2e/instances",
+        "studies/%252e%252e/%252e%252e/instances",
+    ):
+        line = http.client.HTTPConnection("127.0.0.1", label.port, timeout=60)
+        line.request("GET", f"/proxy/dicom/wado/{path}", headers={"Authorization": f"Bearer {label.token}"})
+        assert line.getresponse().status == 404, path
+        line.close()
 
 
 def by_dcmqi(file: Path, folder: Path, like: nib.Nifti1Image) -> np.ndarray:

@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*cgi.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # it leaves its sockets open
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:The 'warn' function is deprecated:DeprecationWarning"),
 ]
 
 
@@ -63,7 +64,7 @@ def slicer(request, app, tmp_path) -> Slicer:
 @pytest.fixture
 def mine(app, data, tmp_path):
     """A volume that only the client has; what becomes of it at the server is removed."""
-    yield shutil.copy(data.parent / "case2.nii.gz", tmp_path / "mine.nii.gz")
+    yield shutil.copy(data.parent / "case4.nii.gz", tmp_path / "mine.nii.gz")
     for file in app.studies.rglob("mine.nii.gz"):
         file.unlink()
     app.lists("mine", False)
@@ -95,7 +96,7 @@ def test_a_volume_of_the_client(slicer, app, mine, data):
     assert told["volumes_ml"]
     assert file
     assert slicer.client.upload_image(str(mine), "mine")["image"] == "mine"
-    assert slicer.client.save_label("mine", str(data.parent / "case2_label.nii.gz"), "", {"label_info": []})
+    assert slicer.client.save_label("mine", str(data.parent / "case4_label.nii.gz"), "", {"label_info": []})
     assert (app.studies / "labels" / "final" / "mine.nii.gz").exists()
     assert slicer.client.upload_image(str(mine), "mine")["image"] == "mine", "once more, as another day"
     assert slicer.client.datastore()["objects"]["mine"]["labels"], "which loses no label"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from medseg.dicom.availability import holds_dicom, is_dicom_file
 from medseg.errors import ConfigError, DataError
 from medseg.manifest.fields import stem as stem_of_others
+from medseg.portable.io.channel_names import FIRST, group_channels
+from medseg.portable.io.find_cases import is_raw
 from medseg.portable.io.read import SUFFIXES
 
 DICOM = ".dcm"
@@ -46,18 +49,58 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if is_readable(p))
 
 
-def case_of(image: Path) -> str:
-    """What the results of an image, and its annotations in folders, are called."""
-    name = image.resolve().name if image.is_dir() else stem(image.name)
-    return name.removesuffix("_0000") or name
+def case_of(images: Sequence[Path], annotations: Sequence[Path] = ()) -> str:
+    """What the results of a study are called: as its image, without the number of a channel.
+
+    Args:
+        images: one file, or one per channel, or the folder of a DICOM series.
+        annotations: files and folders of the raters, of which one may be called as the case.
+    """
+    if images[0].is_dir():
+        return Path(os.path.abspath(images[0])).name
+    names = [stem(path.name) for path in images]
+    labels = [stem(path.name) for path in annotations if not path.is_dir()]
+    labels += [name for path in annotations if path.is_dir() for name in names_of(images[0]) if found_in(path, [name])]
+    groups = group_channels(set(names), (len(names),), raw=is_raw(images[0].parent), labels=labels)
+    return next(case for case, members in groups.items() if names[0] in members)
 
 
-def found_in(folder: Path, case: str) -> list[Path]:
-    """A rater's files of one case in a folder of many: `CASE.*`, or all files in `CASE/`."""
-    inside = folder / case
-    if inside.is_dir():
-        return files_in(inside)
-    return [p for p in files_in(folder) if stem(p.name) in (case, f"{case}_0000")]
+def names_of(image: Path) -> list[str]:
+    """What a rater's file of an image may be called, the most telling name first."""
+    name = image.name if image.is_dir() else stem(image.name)
+    short = name.removesuffix(FIRST)
+    return [name, short] if short and short != name else [name]
+
+
+def found_in(folder: Path, names: Sequence[str]) -> list[Path]:
+    """A rater's files of one case in a folder of many: `CASE.*`, or all files in `CASE/`.
+
+    Args:
+        folder: of the rater.
+        names: of the case; the first of which there is anything counts.
+    """
+    for name in names:
+        inside = folder / name
+        found = files_in(inside) if inside.is_dir() else [p for p in files_in(folder) if stem(p.name) == name]
+        if found:
+            return found
+    return []
+
+
+def by_name(files: Sequence[Path]) -> dict[str, Path]:
+    """Name without ending -> file.
+
+    Raises:
+        DataError: two files differ in their endings only.
+    """
+    named: dict[str, Path] = {}
+    for file in files:
+        name = stem(file.name)
+        other = named.setdefault(name, file)
+        if other is not file:
+            what = f"has {other.name} and {file.name}, both of the name '{name}'"
+            raise DataError(what, path=file.parent, hint="rename or remove one of them")
+    return named
 
 
 def files_of(source: Path, image: Path | None) -> list[Path]:
@@ -74,9 +117,10 @@ def files_of(source: Path, image: Path | None) -> list[Path]:
         raise DataError("no such file or folder", path=source, hint="check the path")
     if not source.is_dir():
         return [source]
-    if image is not None and (mine := found_in(source, case_of(image))):
-        if not (source / case_of(image)).is_dir() and len(mine) > 1:
-            raise DataError(f"has several files for {case_of(image)}: {', '.join(p.name for p in mine)}", path=source)
+    names = names_of(Path(os.path.abspath(image))) if image is not None else []
+    if mine := found_in(source, names):
+        if mine[0].parent == source and len(mine) > 1:
+            raise DataError(f"has several files for {names[0]}: {', '.join(p.name for p in mine)}", path=source)
         return mine
     files = files_in(source)
     if not files:

@@ -13,7 +13,7 @@ from medseg.atomic import make_folder
 from medseg.consensus.compare_methods import compare
 from medseg.consensus.fuse import FUSERS, run
 from medseg.consensus.io.annotation_files import suffix_of
-from medseg.consensus.io.file_names import files_of, is_series
+from medseg.consensus.io.file_names import files_of
 from medseg.consensus.io.formats import Form
 from medseg.consensus.io.read_study import read_study
 from medseg.consensus.io.write_results import map_suffix, write_bytes, write_labels, write_map, write_soft
@@ -22,16 +22,15 @@ from medseg.consensus.statistics.rater_vs_consensus import rater_table
 from medseg.consensus.statistics.report_data import rater_count, summarise
 from medseg.consensus.statistics.uncertainty_maps import disagreement, soft_labels
 from medseg.consensus.study import MISSING, Study
-from medseg.dicom.series import open_series
 from medseg.errors import DataError
 from medseg.portable.io.write import remove_leftovers
 from medseg.records import Piece, digest_of
 from medseg.workflows.consensus.collect_studies import Item
+from medseg.workflows.consensus.earlier_results import RECORD, image_digest, refuse_another, refuse_unknown, source_of
 from medseg.workflows.consensus.options import ConsensusOptions
 from medseg.workflows.consensus.report.csv_tables import comparison_csv, pairwise_csv, raters_csv
 from medseg.workflows.consensus.result import Result
 
-RECORD = "record.json"
 TRUTH = "reference"
 
 
@@ -47,13 +46,17 @@ def fuse_item(item: Item, folder: Path, options: ConsensusOptions) -> dict[str, 
         What to tell: `case`, `status` ("done" or "skipped"), `labels`, `warnings`, `seconds`.
 
     Raises:
-        DataError, ConfigError: the study cannot be fused.
+        DataError, ConfigError: the study cannot be fused, or the folder holds the results of another.
         OutputError: the results cannot be written.
     """
     remove_leftovers(folder)
-    piece = Piece(folder / RECORD, _made_of(item, options), [folder / name for name in _products(item, options)])
+    made_of = _made_of(item, options)
+    products = [folder / name for name in _products(item, options)]
+    piece = Piece(folder / RECORD, made_of, products, source_of(item, options.series))
     if not options.overwrite and (notes := piece.notes()) is not None:
         return {"case": item.name, "status": "skipped", **notes}
+    refuse_another(item, options.series, folder)
+    refuse_unknown(folder, products)
     try:
         result = _fuse(item, options)
     except MemoryError as error:
@@ -83,17 +86,12 @@ def _made_of(item: Item, options: ConsensusOptions) -> dict[str, Any]:
             raise DataError("no such file or folder", path=path, hint="check the path")
     beside = [p.with_suffix(s) for p in paths if p.suffix.lower() == ".mhd" for s in (".raw", ".zraw")]
     digests = [digest_of(path) for path in [*paths[len(item.images) :], *(p for p in beside if p.is_file())]]
-    digests += [_image_digest(path, options.reading.get("series")) for path in item.images]
+    digests += [image_digest(path, options.series) for path in item.images]
     return {
         "files": digests,
         "item": [item.name, item.raters, repr(item.reading)],
         "options": repr(options.of_a_result()),
     }
-
-
-def _image_digest(path: Path, uid: str | None) -> str:
-    """Of a series its own files count, and not what else is written into its folder."""
-    return open_series(path, uid).digest() if path.is_dir() and is_series(path) else digest_of(path)
 
 
 def _products(item: Item, options: ConsensusOptions) -> list[str]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg.consensus.io.file_names import case_of, files_in, found_in, is_series, rater_names, stem
+from medseg.consensus.io.file_names import by_name, case_of, files_in, found_in, is_series, names_of, rater_names, stem
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.manifest.manifest import SECTIONS, Annotation, Case, Manifest
+from medseg.portable.io.channel_names import alike, group_channels, shown_by_labels
+from medseg.portable.io.find_cases import is_raw
 
-CHANNEL = re.compile(r"_\d{4}$")
 NOT_RATERS = ("final", "original")
 """MONAI Label's tags for what was accepted and for what a model proposed."""
 
@@ -47,7 +47,7 @@ def of_files(images: Sequence[Path], annotations: Sequence[Path], names: Sequenc
     raters = rater_names(annotations, names or None)
     if len(images) == 1 and images[0].is_dir() and not is_series(images[0], annotations):
         return _of_folders(images[0], annotations, raters)
-    name = case_of(images[0]) if images else stem(annotations[0].name)
+    name = case_of(images, annotations) if images else stem(annotations[0].name)
     return [Item(name, tuple(images), tuple(annotations), tuple(raters))]
 
 
@@ -55,32 +55,57 @@ def _of_folders(folder: Path, annotations: Sequence[Path], raters: Sequence[str]
     files = [path for path in annotations if not path.is_dir()]
     if files:
         raise ConfigError(f"{folder} is a folder of images and {files[0]} no folder; give one folder per rater")
-    cases: dict[str, list[Path]] = {}
-    for path in files_in(folder):
-        cases.setdefault(CHANNEL.sub("", stem(path.name)) or stem(path.name), []).append(path)
-    series = sorted(path for path in folder.iterdir() if path.is_dir() and is_series(path))
-    cases |= {path.name: [path] for path in series}
     items = []
-    for case, images in cases.items():
-        found = [(place, name) for place, name in zip(annotations, raters, strict=True) if found_in(place, case)]
+    here = {path.name if path.is_dir() else stem(path.name) for path in folder.iterdir()}
+    for case, images in _cases(folder, annotations).items():
+        called = _called(case, images, here)
+        drawn = [(_drawn(place, called), name) for place, name in zip(annotations, raters, strict=True)]
+        found = [(file, name) for file, name in drawn if file is not None]
         if found:
             places, names = zip(*found, strict=True)
-            items.append(Item(case, tuple(images), _one_file(places, case), names))
+            items.append(Item(case, images, places, names))
     if not items:
         raise DataError("has no image of which a rater's folder has an annotation", path=folder)
     return items
 
 
-def _one_file(folders: Sequence[Path], case: str) -> tuple[Path, ...]:
-    """Each rater's file of a case, or the folder of the case with a file per class."""
-    chosen = []
-    for folder in folders:
-        files = found_in(folder, case)
-        inside = (folder / case).is_dir()
-        if len(files) > 1 and not inside:
-            raise DataError(f"has several files for {case}: {', '.join(p.name for p in files)}", path=folder)
-        chosen.append(folder / case if inside else files[0])
-    return tuple(chosen)
+def _cases(folder: Path, annotations: Sequence[Path]) -> dict[str, tuple[Path, ...]]:
+    """The cases of a folder of images: name -> files of the channels, or the folder of a DICOM series.
+
+    Raises:
+        DataError: two have one name.
+    """
+    files = by_name(files_in(folder))
+    labels = {path.name if path.is_dir() else stem(path.name) for place in annotations for path in place.iterdir()}
+    counts = shown_by_labels(files, labels)
+    groups = group_channels(files, counts, raw=is_raw(folder), labels=labels)
+    cases = {case: tuple(files[name] for name in names) for case, names in groups.items()}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and is_series(path):
+            if path.name in cases:
+                what = f"has {cases[path.name][0].name} and the series {path.name}, both of one name"
+                raise DataError(what, path=folder, hint="rename or remove one of them")
+            cases[path.name] = (path,)
+    return cases
+
+
+def _called(case: str, images: Sequence[Path], others: Collection[str]) -> list[str]:
+    """What the raters' files of a case may be called; without the number only if no other image may be meant."""
+    if len(images) > 1:
+        return [case]
+    name, *shorter = names_of(images[0])
+    free = [short for short in shorter if short not in others and alike(short, others) == [name]]
+    return list(dict.fromkeys([case, name, *free]))
+
+
+def _drawn(folder: Path, names: Sequence[str]) -> Path | None:
+    """A rater's file of a case, or the folder of the case with a file per class; None if there is neither."""
+    files = found_in(folder, names)
+    if not files or files[0].parent != folder:
+        return files[0].parent if files else None
+    if len(files) > 1:
+        raise DataError(f"has several files for {names[0]}: {', '.join(p.name for p in files)}", path=folder)
+    return files[0]
 
 
 def of_manifest(manifest: Manifest, section: str | None) -> list[Item]:
@@ -149,9 +174,8 @@ def of_studies(folder: Path, tags: Sequence[str]) -> list[Item]:
         raise DataError(f"has no tag {', '.join(unknown)}; there are {', '.join(there)}", path=labels)
     chosen = list(tags) or [tag for tag in there if tag not in NOT_RATERS]
     items = []
-    for image in files_in(folder):
-        case = stem(image.name)
-        found = [(file, tag) for tag in chosen for file in found_in(labels / tag, case)[:1]]
+    for case, image in by_name(files_in(folder)).items():
+        found = [(file, tag) for tag in chosen for file in found_in(labels / tag, [case])[:1]]
         if found:
             files, names = zip(*found, strict=True)
             items.append(Item(case, (image,), files, names))

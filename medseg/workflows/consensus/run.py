@@ -24,6 +24,7 @@ from medseg.portable.io.write import remove_leftovers
 from medseg.progress import counting, say
 from medseg.workflows.consensus.case import finished_labels, fuse_item
 from medseg.workflows.consensus.collect_studies import Item, of_files, of_manifest, of_studies
+from medseg.workflows.consensus.earlier_results import refuse_other_manifest, refuse_others
 from medseg.workflows.consensus.options import ConsensusOptions
 from medseg.workflows.consensus.process_pool import Task, fitting_jobs, run_all
 
@@ -51,6 +52,9 @@ def consensus(options: ConsensusOptions) -> dict[str, Any]:
     manifest = Manifest.load(options.data) if options.data else None
     items = _items(options, manifest)
     _check(items, options)
+    refuse_others(items, options.series, options.output)
+    if manifest is not None:
+        refuse_other_manifest(manifest, options.output / MANIFEST)
     report = _batch(items[options.shard :: options.num_shards], options)
     if manifest is not None:
         _write_manifest(manifest, options, items, report)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 import numpy as np
 
+from medseg.manifest.fields import stem
 from medseg.manifest.manifest import Annotation, Case, Manifest
+from medseg.portable.io.channel_names import doubtful_channels, listed
 from medseg.portable.io.read import Header, VolumeError, read_header, read_volume
 from medseg.workflows.data.problems import Problem, Severity
 from medseg.workflows.data.voxel_statistics import Intensities, Values, intensities, values
@@ -72,6 +75,7 @@ class _Checker:
         return read
 
     def images(self) -> None:
+        self.channel_names()
         headers: list[Header] = []
         for file in self.case.image:
             read = self.open(file)
@@ -89,6 +93,16 @@ class _Checker:
         if len(headers) == len(self.case.image) and channels != wanted:
             what = f"has {channels} channels, modality has {wanted}; give modality one entry per channel"
             self.report(self.case.image[0], "error", "channels", what)
+
+    def channel_names(self) -> None:
+        """Numbers that are patients' and not channels'; who names the case has looked, and may number otherwise."""
+        doubt = doubtful_channels([stem(file) for file in self.case.image])
+        if doubt is None:
+            return
+        files = listed([PurePath(file).name for file in self.case.image])
+        severity: Severity = "error" if self.case.case is None else "warning"
+        remedy = 'list each as a case by itself; if they are the channels of one, name it by a "case" key'
+        self.report(self.case.image[0], severity, "channel_names", f"{files} {doubt}; {remedy}")
 
     def same_grid(self, file: str, header: Header, first: Header) -> None:
         """Channels are stacked as stored, so even a rounding warning of labels is too much for them."""

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from itertools import combinations
 from typing import Any
 
+from medseg.atomic import same_name
 from medseg.manifest.manifest import SECTIONS, Annotation, Case, Manifest
 from medseg.workflows.data.check_case import Finding
 from medseg.workflows.data.problems import Problem, Severity
@@ -45,6 +46,7 @@ def check_set(manifest: Manifest, findings: Sequence[Finding]) -> list[Problem]:
         findings: one per case, in the manifest's order.
     """
     problems = [*_same_files(manifest), *_same_voxels(findings), *_subjects(manifest), *_keys(manifest)]
+    problems += _same_names(manifest)
     problems += [*_counts(manifest), *_slices(findings), *_intensities(manifest, findings)]
     return problems + list(_absent_classes(manifest, findings))
 
@@ -77,6 +79,16 @@ def _same_files(manifest: Manifest) -> Iterator[Problem]:
                 what = f"is also the label of {labels[path]}"
                 yield Problem(case.name, case.label, section, "warning", "duplicate_label", what)
             labels[path] = f"{section} {case.name}"
+
+
+def _same_names(manifest: Manifest) -> Iterator[Problem]:
+    """Names that are one on disks of macOS and Windows, where results are called as the cases."""
+    seen: dict[str, str] = {}
+    for section, case in _all(manifest):
+        other = seen.setdefault(same_name(case.name), case.name)
+        if other != case.name:
+            what = f"differs from the case {other} in capital letters only: not every disk tells their results apart"
+            yield Problem(case.name, "", section, "warning", "case_names", what)
 
 
 def _same_voxels(findings: Sequence[Finding]) -> Iterator[Problem]:

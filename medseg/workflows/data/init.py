@@ -29,7 +29,7 @@ def run_init(options: InitOptions) -> Manifest:
             on `seed` and on nothing else but the subjects' names.
 
     Raises:
-        ConfigError: for an unknown kind or a share outside its range.
+        ConfigError: for an unknown kind, a share outside its range, or an `output` that is something else already.
         ManifestError: for a source that contradicts itself.
         DataError: for folders without images or labels.
         OutputError: when the manifest cannot be written.
@@ -45,10 +45,27 @@ def run_init(options: InitOptions) -> Manifest:
         content["name"] = options.name
     base = source if source.is_file() else source / "dataset.json"
     manifest = _split(Manifest.build(content, base), options.validation, options.seed)
+    _refuse_another(manifest, output, source)
     return Manifest.load(manifest.save(output))
 
 
 init_manifest = api(InitOptions, run_init)
+
+
+def _refuse_another(manifest: Manifest, output: Path, source: Path) -> None:
+    """See that a manifest takes the place of one of the same data only: it lists images of the same folders."""
+    if not output.exists():
+        return
+    try:
+        before = Manifest.load(output)
+    except ManifestError as error:
+        raise ConfigError("is there already and is no manifest", path=output, hint="name another --output") from error
+    one, other = (
+        {path.resolve().parent for case in each.cases for path in each.images(case)} for each in (manifest, before)
+    )
+    if not one & other:
+        what = f"is the manifest of images in {min(other)} and not of {source}"
+        raise ConfigError(what, path=output, hint="name another --output, or remove it")
 
 
 def _kind(source: Path, kind: str) -> str:

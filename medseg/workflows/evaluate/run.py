@@ -19,6 +19,7 @@ from medseg.portable.io.read import SUFFIXES
 from medseg.progress import counting
 from medseg.workflows.evaluate.compare_case import IGNORE, Compared, Pairing, Scale, compare, read_labels
 from medseg.workflows.evaluate.options import EvaluateOptions
+from medseg.workflows.evaluate.pair_files import by_reference, files_by_name, refuse_another
 from medseg.workflows.evaluate.tables import write_tables
 
 PREFERRED = ("test", "validation", "training")
@@ -37,6 +38,7 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     Raises:
         DataError: no folder of predictions, or not one case that could be compared.
         ManifestError: no labels to compare with.
+        ConfigError: the folder holds the evaluation of something else.
         OutputError: the results cannot be written.
 
     Examples:
@@ -55,6 +57,9 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
             path=prediction,
             hint=f"files are named like {pairings[0].name}.nii.gz",
         )
+    source = {"prediction": str(prediction.resolve()), "reference": str(reference.resolve()), "section": used or ""}
+    # the default folder moves with its predictions
+    refuse_another(folder, source if options.output else {**source, "prediction": None})
     check_writable(folder)
     done = _compared(pairings, scale)
     if not any(case.status == "compared" for case in done):
@@ -65,6 +70,7 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
         "prediction": str(prediction),
         "reference": str(reference),
         "section": used,
+        "input": source,
         **_summary(done, scale),
         "unmatched": sorted(path.name for path in files.values() if path not in matched),
     }
@@ -93,15 +99,7 @@ def _predictions(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise DataError(f"{found}; predictions are a folder of CASE.nii.gz", path=folder)
-    return {name: path for path in sorted(folder.iterdir()) if (name := _stem(path)) is not None}
-
-
-def _stem(path: Path) -> str | None:
-    """Name without the suffix of an image file; None for other files."""
-    suffixes = sorted((s for s in SUFFIXES if path.name.lower().endswith(s)), key=len)
-    if not suffixes or not path.is_file() or path.name.startswith("."):
-        return None
-    return path.name[: -len(suffixes[-1])]
+    return files_by_name(folder)
 
 
 def _pair(
@@ -114,6 +112,7 @@ def _pair(
     if used not in SECTIONS:
         raise ManifestError(f"there is no section {used!r}; one of {', '.join(SECTIONS)}", path=reference)
     ct = manifest.modalities[0] == "CT"
+    files = by_reference(files, [case.name for case in getattr(manifest, used)])
     pairings = [
         Pairing(case.name, label, files.get(case.name), manifest.images(case), ct)
         for case in getattr(manifest, used)
@@ -130,9 +129,10 @@ def _pair(
 
 def _from_folder(folder: Path, files: dict[str, Path], tolerance_mm: float) -> tuple[list[Pairing], Scale]:
     """Label files by name; the classes are the values that occur in them."""
-    labels = {name: path for path in sorted(folder.iterdir()) if (name := _stem(path)) is not None}
+    labels = files_by_name(folder)
     if not labels:
         raise DataError(f"holds no label file; accepted are {', '.join(SUFFIXES)}", path=folder)
+    files = by_reference(files, labels)
     pairings = [Pairing(name, path, files.get(name)) for name, path in labels.items()]
     anything = Scale({}, tolerance_mm=tolerance_mm)
     values = _values([pairing.reference for pairing in pairings], anything)

@@ -153,17 +153,22 @@ def _train_stage(
 
 
 def run_plan(options: PlanOptions) -> Pipeline:
-    """Plan as `train` would and write the resolved pipeline to a YAML, without training."""
+    """Plan as `train` would and write the resolved pipeline to a YAML, without training.
+
+    Raises:
+        MedsegError: nothing can be planned, or `output` is something else than an earlier plan for this manifest.
+    """
     own = methods.named(options.method)
     pipeline, manifest = settings.load(options.task, options.overrides, own), Manifest.load(options.data)
     output = options.output
     if output.is_dir():
         raise OutputError("is a folder; a plan is a file", path=output, hint="give a name that ends in .yaml")
+    settings.refuse_another_plan(output, manifest.path)
     check_writable(output.parent)
     with methods.using(own):
         resolved = plan_pipeline(pipeline, manifest, distributed.setup(options.device), options.budget)
     make_folder(output.parent)
-    settings.dump(resolved, output)
+    settings.dump(resolved, output, manifest=manifest.path)
     plan_table.show(resolved, manifest)
     return resolved
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,35 @@ def check_begun(run: Path) -> None:
         load(str(run))
 
 
-def dump(pipeline: Pipeline, path: Path) -> None:
-    """Write a pipeline as YAML that `load` reads back to an equal one."""
-    content = pipeline.model_dump(mode="json", exclude_none=True)
-    write_whole(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+def dump(pipeline: Pipeline, path: Path, *, manifest: Path | None = None) -> None:
+    """Write a pipeline as YAML that `load` reads back to an equal one.
+
+    Args:
+        pipeline: what to write.
+        path: the YAML.
+        manifest: that it was planned for, for its first line; see `refuse_another_plan`.
+    """
+    content = yaml.safe_dump(pipeline.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+    write_whole(path, content if manifest is None else f"{_planned_for(manifest)}\n{content}")
+
+
+def refuse_another_plan(path: Path, manifest: Path) -> None:
+    """See that a plan takes the place of one for the same manifest only.
+
+    Raises:
+        ConfigError: another file is there.
+    """
+    if not path.exists():
+        return
+    try:
+        with path.open(encoding="utf-8") as stream:
+            first = stream.readline().rstrip("\n")
+    except (OSError, ValueError):  # no text, so no plan
+        first = ""
+    if first != _planned_for(manifest):
+        what = f"is there already and is no plan for {manifest}"
+        raise ConfigError(what, path=path, hint="choose another --output, or remove it")
+
+
+def _planned_for(manifest: Path) -> str:
+    return f"# planned for {json.dumps(str(manifest.resolve()), ensure_ascii=False)}"

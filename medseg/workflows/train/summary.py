@@ -20,11 +20,14 @@ def validation_words(run: Path) -> str:
     Args:
         run: folder of a finished run.
     """
-    pipeline = settings.load(str(run))
+    pipeline = settings.check(*settings.read_task(str(run)))  # only read: its methods need not be here
     last = len(pipeline.stages) - 1
     stage = pipeline.stages[last]
     folder = run if last == 0 else run / f"stage{last}"
-    records = [record for record in _records(folder / "metrics.jsonl") if record["kind"] == "validation"]
+    log = folder / "metrics.jsonl"
+    if not log.is_file():
+        return f"no validation Dice: {log} is gone"
+    records = [record for record in _records(log) if record["kind"] == "validation"]
     if not records:
         return "no validation Dice: no validation case has a label"
     if "round" in records[-1]:

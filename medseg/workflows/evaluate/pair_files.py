@@ -1,0 +1,65 @@
+"""Files of an evaluation: predictions and references by name, and whether a folder is free for the tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import ConfigError, DataError
+from medseg.portable.io.channel_names import group_channels
+from medseg.portable.io.find_cases import by_name, images_in
+
+TABLES = ("metrics.json", "metrics.csv", "metrics.md", "montage.png")
+"""What an evaluation leaves in its folder; the first says of what it is."""
+
+
+def files_by_name(folder: Path) -> dict[str, Path]:
+    """Name without ending -> label file.
+
+    Raises:
+        DataError: two files differ in their endings only.
+    """
+    try:
+        return by_name(images_in(folder))
+    except ValueError as error:
+        raise DataError(str(error), path=folder) from error
+
+
+def by_reference(files: Mapping[str, Path], references: Collection[str]) -> dict[str, Path]:
+    """Predictions by the names of their references, which may lack the `_0000` of nnU-Net's images."""
+    groups = group_channels(files, (1,), labels=references)
+    return {case: files[name] for case, (name,) in groups.items()}
+
+
+def refuse_another(folder: Path, source: Mapping[str, Any]) -> None:
+    """See that a folder does not hold the tables of something else.
+
+    Args:
+        folder: it need not exist.
+        source: what is compared, as its `metrics.json` would say under `input`; what is None there may be anything.
+
+    Raises:
+        ConfigError: it does.
+    """
+    there = [folder / name for name in TABLES if (folder / name).exists()]
+    if not there:
+        return
+    before = _recorded(folder / TABLES[0])
+    if before is None:
+        what = "is there already and does not say what was evaluated"
+        raise ConfigError(what, path=there[0], hint="choose another --output, or remove it")
+    differing = [key for key, value in source.items() if value is not None and before.get(key) != value]
+    if differing:
+        key = differing[0]
+        what = f"holds the evaluation of {key} {before.get(key)} and not of {source[key]}"
+        raise ConfigError(what, path=folder, hint="choose another --output, or remove it")
+
+
+def _recorded(tables: Path) -> Mapping[str, Any] | None:
+    try:
+        found = json.loads(tables.read_text(encoding="utf-8"))["input"]
+    except (OSError, ValueError, LookupError, TypeError):  # as good as no record
+        return None
+    return found if isinstance(found, dict) else None
