@@ -261,7 +261,7 @@ def test_classes_that_one_side_lacks_are_counted_and_not_averaged_away():
     assert (first["overall"]["n"]["dice"], first["overall"]["n"]["hd95_mm"]) == (2, 1)
 
 
-def test_an_rater_without_any_voxel_has_a_row_of_nothing():
+def test_a_rater_without_any_voxel_has_a_row_of_nothing():
     study = blobs((16, 16, 4), raters=3)
     silent = Rater("silent", np.full(study.shape, MISSING, np.uint8))
     study = replace(study, raters=(*study.raters, silent))

@@ -34,7 +34,7 @@ def study_of(labels, classes=None, spacing=(1.0, 1.0, 1.0)) -> Study:
 
 
 def blobs(shape, raters=5, classes=2, seed=0) -> Study:
-    """Raters whose boundaries wobble; the second draws too much."""
+    """Raters whose boundaries wobble; the second labels too much."""
     random = np.random.default_rng(seed)
     wide = [3.0 if n > 1 else 0.0 for n in shape]
     base = [ndimage.gaussian_filter(random.normal(size=shape), wide) for _ in range(classes - 1)]
@@ -279,7 +279,7 @@ def test_staple_of_disputed_voxels_only():
     assert [e["specificity"]["class1"] for e in got.raters] == pytest.approx(q, abs=1e-9)
 
 
-def test_staple_that_does_not_settle_or_reverses_an_rater_says_so():
+def test_staple_that_does_not_settle_or_reverses_a_rater_says_so():
     study = blobs((48, 48, 1), seed=1)
     assert any("did not settle in 2" in w for w in run(study, "staple", max_iterations=2).facts["warnings"])
     contrary = replace(study.raters[0], name="contrary", labels=1 - study.raters[0].labels)
@@ -540,8 +540,8 @@ def test_all_empty_all_full_or_nothing_annotated(method, value):
     fused = run(study_of([np.full((9, 8, 7), value)] * 3, 2), method)
     assert (fused.labels == (value == 1)).all()
     assert np.isfinite(fused.confidence).all()
-    told = {0: "the consensus is empty", 1: "no rater called any voxel background", MISSING: "nothing is annotated"}
-    assert any(told[value] in w for w in fused.facts["warnings"])
+    expected = {0: "the consensus is empty", 1: "no rater called any voxel background", MISSING: "nothing is annotated"}
+    assert any(expected[value] in w for w in fused.facts["warnings"])
     json.dumps([fused.facts, fused.raters], allow_nan=False)
 
 

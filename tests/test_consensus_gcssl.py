@@ -47,7 +47,7 @@ def column(fused, key: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def picture():
+def study_2d():
     return generate(SMALL, 0)
 
 
@@ -84,7 +84,7 @@ def test_scores_of_random_forest_leaves_are_those_of_plain_loops():
     folds = random.integers(0, 2, n)
     found = LeafHistograms(leaf_membership(nodes.astype(np.int32), 4 * trees), said, classes).scores(folds)
     for r in range(raters):
-        told: list[list[float]] = [[] for _ in range(classes)]
+        posteriors: list[list[float]] = [[] for _ in range(classes)]
         for x in np.flatnonzero(said[r] != MISSING):
             other = (folds != folds[x]) & (said[r] != MISSING)
             pi = np.array([(said[r][other] == c).mean() for c in range(classes)])
@@ -93,8 +93,8 @@ def test_scores_of_random_forest_leaves_are_those_of_plain_loops():
                 leaf = other & (nodes[:, t] == nodes[x, t])
                 counts = np.array([(said[r][leaf] == c).sum() for c in range(classes)])
                 q += (counts + pi) / (counts.sum() + 1) / pi / trees
-            told[said[r][x]].append(q[said[r][x]] / q.sum())
-        assert found[r] == pytest.approx(np.mean([np.mean(values) for values in told]), abs=1e-5)
+            posteriors[said[r][x]].append(q[said[r][x]] / q.sum())
+        assert found[r] == pytest.approx(np.mean([np.mean(values) for values in posteriors]), abs=1e-5)
 
 
 def pairs_of(study: Study, nodes: np.ndarray) -> list[tuple[tuple, tuple, float]]:
@@ -119,18 +119,18 @@ def pairs_of(study: Study, nodes: np.ndarray) -> list[tuple[tuple, tuple, float]
     return [(x, y, 2 / lattice * math.exp(-beta * change) / d) for (x, y), (d, change) in found.items()]
 
 
-@pytest.mark.parametrize("scene", [SMALL, VOLUME, replace(SMALL, classes=4)], ids=["picture", "volume", "4 labels"])
+@pytest.mark.parametrize("scene", [SMALL, VOLUME, replace(SMALL, classes=4)], ids=["2D", "volume", "4 labels"])
 def test_the_reported_energy_is_that_of_the_written_mask(scene):
     study, _ = generate(scene, 1)
     fused = gcssl(study, ssl=False)
     said, weights = np.stack([e.labels for e in study.raters]), column(fused, "weight")
-    told = np.where(said == MISSING, 0, weights[:, None, None, None])
+    strength = np.where(said == MISSING, 0, weights[:, None, None, None])
     low, high = np.where(said == MISSING, 254, said).min(axis=0), np.where(said == MISSING, 0, said).max(axis=0)
     nodes, cost = low != high, 0.0
     for x in zip(*np.nonzero(nodes), strict=True):
         at = (slice(None), *x)
-        cost += told[at][said[at] != fused.labels[x]].sum() / told[at].sum()
-    voted = np.array([np.where(said == c, told, 0).sum(axis=0) for c in range(scene.classes)]).argmax(axis=0)
+        cost += strength[at][said[at] != fused.labels[x]].sum() / strength[at].sum()
+    voted = np.array([np.where(said == c, strength, 0).sum(axis=0) for c in range(scene.classes)]).argmax(axis=0)
     units = relative_spacing(study.shape, study.spacing_mm)
     factor = np.ones(study.shape)
     factor[nodes] = thickness_factor(voted.astype(np.uint8), nodes, units, 6.0)
@@ -191,7 +191,7 @@ def test_vessels_are_not_smoothed_away(seed):
 
 
 @pytest.mark.parametrize("mode", ["logodds", "sc", "uniform"])
-@pytest.mark.parametrize("scene", [SMALL, VOLUME], ids=["picture", "volume"])
+@pytest.mark.parametrize("scene", [SMALL, VOLUME], ids=["2D", "volume"])
 def test_identical_raters_give_their_mask(mode, scene):
     study, truth = generate(scene, 0)
     fused = gcssl(replace(study, raters=tuple(Rater(f"e{n}", truth) for n in range(3))), weights=mode)
@@ -201,8 +201,8 @@ def test_identical_raters_give_their_mask(mode, scene):
     assert (fused.confidence == 1).all()
 
 
-def test_without_smoothness_it_is_the_weighted_vote(picture):
-    study, _ = picture
+def test_without_smoothness_it_is_the_weighted_vote(study_2d):
+    study, _ = study_2d
     fused = gcssl(study, ssl=False, smoothness=0)
     said, weights = np.stack([e.labels for e in study.raters]), column(fused, "weight")
     votes = np.stack([(weights[:, None, None, None] * (said == c)).sum(axis=0) for c in (0, 1)])
@@ -216,7 +216,7 @@ def test_without_smoothness_it_is_the_weighted_vote(picture):
         assert facts["overruled_voxels"] > 0
 
 
-@pytest.mark.parametrize("scene", [SMALL, VOLUME, replace(SMALL, classes=4)], ids=["picture", "volume", "4 labels"])
+@pytest.mark.parametrize("scene", [SMALL, VOLUME, replace(SMALL, classes=4)], ids=["2D", "volume", "4 labels"])
 def test_what_all_raters_say_stays(scene):
     study, _ = generate(scene, 3)
     fused = gcssl(study, smoothness=20.0)
@@ -229,8 +229,8 @@ def test_what_all_raters_say_stays(scene):
     assert np.isin(fused.labels, np.arange(scene.classes)).all()
 
 
-def test_order_and_side_do_not_matter(picture):
-    study, _ = picture
+def test_order_and_side_do_not_matter(study_2d):
+    study, _ = study_2d
     answer = gcssl(study)
     other = gcssl(replace(study, raters=study.raters[::-1]))
     assert dice(other.labels, answer.labels) > 0.9999
@@ -272,7 +272,7 @@ def test_smoothing_costs_little_where_the_image_shows_nothing():
     assert dice(gcssl(study).labels, truth) > dice(run(study, "majority").labels, truth) - 0.002
 
 
-@pytest.mark.parametrize("scene", [SMALL, VOLUME], ids=["picture", "volume"])
+@pytest.mark.parametrize("scene", [SMALL, VOLUME], ids=["2D", "volume"])
 def test_silence_is_absence(scene):
     study, _ = generate(scene, 0)
     silent = Rater("silent", np.full(study.shape, MISSING, np.uint8))
@@ -284,8 +284,8 @@ def test_silence_is_absence(scene):
     assert "silent annotated no voxel and is left out" in beside.facts["warnings"]
 
 
-def test_gaps_are_filled_by_what_looks_alike(picture):
-    study, truth = picture
+def test_gaps_are_filled_by_what_looks_alike(study_2d):
+    study, truth = study_2d
     nobody = np.zeros(study.shape, bool)
     nobody[30:50, 30:42] = True
     said = [np.where(nobody, MISSING, e.labels).astype(np.uint8) for e in study.raters[:3]]
@@ -301,8 +301,8 @@ def test_gaps_are_filled_by_what_looks_alike(picture):
     assert (left.labels == truth)[outside].mean() > 0.9
 
 
-def test_the_same_seed_gives_the_same(picture):
-    study, _ = picture
+def test_the_same_seed_gives_the_same(study_2d):
+    study, _ = study_2d
     one, two = gcssl(study, seed=7), gcssl(study, seed=7)
     np.testing.assert_array_equal(one.labels, two.labels)
     np.testing.assert_array_equal(one.confidence, two.confidence)
@@ -312,8 +312,8 @@ def test_the_same_seed_gives_the_same(picture):
 
 
 @pytest.mark.parametrize("options", [{"neighbours": 4}, {"local_sc": True}, {"weights": [1, 0, 1, 1, 0]}])
-def test_other_settings_also_find_the_object(picture, options):
-    study, truth = picture
+def test_other_settings_also_find_the_object(study_2d, options):
+    study, truth = study_2d
     assert dice(gcssl(study, **options).labels, truth) > 0.97
 
 
@@ -331,8 +331,8 @@ def test_other_settings_also_find_the_object(picture, options):
         ({"method": "simple", "alpha": "word"}, "alpha of simple is 'word': .*number"),
     ],
 )
-def test_options_that_make_no_sense(picture, options, words):
-    study, _ = picture
+def test_options_that_make_no_sense(study_2d, options, words):
+    study, _ = study_2d
     with pytest.raises(ConfigError, match=words):
         medseg.fuse(study.image[0, ..., 0], [e.labels[..., 0] for e in study.raters], **options)
 
@@ -348,13 +348,13 @@ def test_a_wrong_option_is_refused_before_files_are_opened(tmp_path):
 
 
 def arrays(scene=SMALL, seed=0):
-    """Image, annotations and truth; a picture without its third axis."""
+    """Image, annotations and truth; a 2D image without its third axis."""
     study, truth = generate(scene, seed)
     flat = (slice(None), slice(None), 0) if truth.shape[2] == 1 else ()
     return study.image[0][flat], [e.labels[flat] for e in study.raters], truth[flat]
 
 
-@pytest.mark.parametrize("scene", [SMALL, VOLUME], ids=["picture", "volume"])
+@pytest.mark.parametrize("scene", [SMALL, VOLUME], ids=["2D", "volume"])
 def test_label_values_type_and_shape_are_the_users(scene):
     image, annotations, truth = arrays(scene)
     spelled = [np.where(a == MISSING, -1, a.astype(np.int16) * 700) for a in annotations]
@@ -391,7 +391,7 @@ def test_masks_and_probabilities_together():
     np.testing.assert_array_equal(same.labels, plain.labels)
 
 
-def test_one_rater_keeps_his_labels():
+def test_one_rater_keeps_the_labels():
     image, annotations, _ = arrays()
     whole = medseg.fuse(image, annotations[:1])
     np.testing.assert_array_equal(whole.labels, annotations[0])

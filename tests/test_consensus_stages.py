@@ -31,7 +31,7 @@ def gcssl(study: Study, **options):
     return run(study, "gcssl", **options)
 
 
-@pytest.mark.parametrize("units", [(1.0, 1.0, math.inf), (1.0, 1.5, 3.0)], ids=["picture", "volume"])
+@pytest.mark.parametrize("units", [(1.0, 1.0, math.inf), (1.0, 1.5, 3.0)], ids=["2D", "volume"])
 def test_features_against_windows_in_float64(units):
     """Moments, entropy, gradient and curvature, also at the border."""
     random = np.random.default_rng(0)
@@ -135,7 +135,7 @@ def test_disputed_voxels_alone_give_the_cut_of_the_whole_grid(neighbours):
     ("shape", "neighbours"), [((40, 40, 1), 4), ((32, 32, 12), 6), ((32, 32, 12), 18), ((32, 32, 12), 26)]
 )
 @pytest.mark.parametrize("classes", [2, 4])
-def test_pictures_and_volumes_with_few_and_many_labels(shape, neighbours, classes):
+def test_2d_images_and_volumes_with_few_and_many_labels(shape, neighbours, classes):
     scene = Scene(("good", "over", "rows"), shape=shape, spacing_mm=(1.0, 1.0, 2.5), classes=classes)
     study, truth = generate(scene, 2)
     fused = gcssl(study, neighbours=neighbours)

@@ -1,1 +1,1 @@
-"""Several raters' annotations of one image to one label map, with an account of who was trusted and why."""
+"""Several raters' annotations of one image to one label map, and a report of who was trusted and why."""

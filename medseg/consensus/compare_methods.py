@@ -17,7 +17,10 @@ Facts = dict[str, Any]
 
 
 def compare(
-    study: Study, methods: Sequence[str], reference: np.ndarray | None = None, known: Mapping[str, Fused] | None = None
+    study: Study,
+    methods: Sequence[str],
+    reference: np.ndarray | None = None,
+    answers: Mapping[str, Fused] | None = None,
 ) -> list[Facts]:
     """Run every method with its own defaults and measure the answers.
 
@@ -25,11 +28,11 @@ def compare(
         study: the raters; methods that look at the image need one.
         methods: names of `FUSERS`; the first is the one that the others are compared with.
         reference: `(X, Y, Z)` uint8 true classes, `MISSING` where there is no truth; no method sees it.
-        known: method -> answer that need not be found again. Its seconds are those of its own log.
+        answers: method -> answer that need not be found again. Its seconds are those of its own log.
 
     Returns:
         One JSON-ready entry per method, in order: `method`, by its name in `FUSERS`; `error`, None or why it has no
-        answer (then all else is None or empty); `seconds` (wall) and `cpu_seconds`, None for a known answer;
+        answer (then all else is None or empty); `seconds` (wall) and `cpu_seconds`, None for a given answer;
         `dice_to_chosen` and, with a reference, `dice_to_reference`, per class and `mean`, None where neither side has
         the class; `volumes_ml` per class; `differing_voxels` from the chosen answer; `undecided_voxels`; `warnings`.
 
@@ -41,12 +44,12 @@ def compare(
         raise ConfigError("no method to compare")
     if reference is not None and reference.shape != study.shape:
         raise ValueError(f"a reference of shape {reference.shape} for a study of {study.shape}")
-    answers = {resolve_method(name): fused for name, fused in (known or {}).items()}
+    found = {resolve_method(name): fused for name, fused in (answers or {}).items()}
     rows: list[Facts] = []
     chosen: np.ndarray | None = None
     for name in dict.fromkeys(map(resolve_method, methods)):
-        if name in answers:
-            fused, row = _known_answer(name, answers[name])
+        if name in found:
+            fused, row = _given_answer(name, found[name])
         else:
             fused, row = _new_answer(study, name)
         if not rows and fused is not None:
@@ -55,7 +58,7 @@ def compare(
     return rows
 
 
-def _known_answer(name: str, fused: Fused) -> tuple[Fused | None, Facts]:
+def _given_answer(name: str, fused: Fused) -> tuple[Fused | None, Facts]:
     seconds = float(sum(fused.facts.get("seconds", {}).values()))
     return fused, _row(name, seconds=seconds, warnings=fused.facts.get("warnings", []))
 

@@ -104,7 +104,7 @@ def find_patterns(study: Study, *, crop: bool = True) -> VotePatterns:
     Args:
         study: labels of at most 255 classes.
         crop: count only the box of what anybody labelled and its margin (`boxes.add_margin`), since the share of
-            background decides how the STAPLE family judges the raters.
+            background decides which rates the STAPLE family estimates.
 
     Raises:
         ValueError: a class index that the study has no class for.

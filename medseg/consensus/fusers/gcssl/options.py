@@ -57,7 +57,7 @@ class GcsslOptions:
             ConfigError: other weights than raters, or no such neighbours in an image of so many axes.
         """
         if study.image is None:
-            raise DataError("gcssl judges raters by the image, and there is none; give it, or take a voting method")
+            raise DataError("gcssl scores raters by the image, and there is none; give it, or take a voting method")
         neighbour_offsets(relative_spacing(study.shape, study.spacing_mm), self.neighbours)
         if not isinstance(self.weights, str):
             check_given_weights(self.weights, len(study.raters))
