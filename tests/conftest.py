@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # before torch is imported, and inherited by every process that a test starts: the tensors are tiny
@@ -31,3 +32,14 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real scans: {root} is no folder (set MEDSEG_DATA)")
     return root
+
+
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    """The test may run on one core only, as under `taskset`."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system does not bind processes to cores")
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from tiny import write_dataset
 
+from medseg.cli.app import main
+
 MEDSEG = [sys.executable, "-m", "medseg"]
 
 
@@ -20,6 +22,20 @@ def run(*arguments: object, **options: object) -> subprocess.CompletedProcess:
     return subprocess.run(
         [*MEDSEG, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=120, **options
     )
+
+
+def command(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """Exit code and stderr of a command in this process, which has imported torch already."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    return int(ended.value.code or 0), capfd.readouterr().err
+
+
+def is_one_line(said: str, words: str) -> None:
+    lines = [line for line in said.splitlines() if line]
+    assert len(lines) == 1, said
+    assert lines[0].startswith("error: ")
+    assert words in lines[0]
 
 
 def cpu_seconds(code: str) -> float:
@@ -72,14 +88,22 @@ def test_version():
         (["data", "init", "absent", "-o", "x.json"], "absent"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, tmp_path):
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
     manifest = write_dataset(tmp_path / "data", validation=0)
-    done = run(*[a.replace("{m}", str(manifest)) for a in arguments], cwd=tmp_path)
+    code, said = command(capfd, *[a.replace("{m}", str(manifest)) for a in arguments])
+    assert code == 2, said
+    is_one_line(said, words)
+
+
+def test_a_mistake_of_a_real_process_is_one_line_too(tmp_path):
+    """With all that it imports, up to MONAI and ignite, which may have things to say."""
+    manifest = write_dataset(tmp_path / "data", validation=0)
+    done = run("train", "--task", "dtc", "--data", manifest, "--device", "gpu", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line]
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("error: ")
-    assert words in lines[0]
+    assert done.stdout == ""
+    is_one_line(done.stderr, "device 'gpu' is not known")
 
 
 def test_debug_shows_the_traceback():
@@ -119,12 +143,12 @@ def test_the_whole_way(tmp_path):
     }
 
 
-def test_the_readme_names_only_commands_that_exist():
+def test_the_readme_names_only_commands_that_exist(capfd):
     import re
 
     text = (Path(__file__).parents[1] / "README.md").read_text()
     code = "\n".join([*text.split("```")[1::2], *re.findall(r"`([^`]+)`", text)])
     used = set(re.findall(r"^medseg ((?:data )?[a-z]+)", code, flags=re.M))
     assert used
-    for command in used:
-        assert run(*command.split(), "--help").returncode == 0, command
+    for words in used:
+        assert command(capfd, *words.split(), "--help")[0] == 0, words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -305,9 +306,10 @@ def test_ctrl_c_leaves_whole_files_and_a_report(model, tmp_path):
     make_image(tmp_path / "in" / "b.nii.gz", (120, 120, 60))
     out = tmp_path / "out"
     command = [sys.executable, "-c", INTERRUPTED, str(model), str(tmp_path / "in"), str(out)]
+    second = hashlib.sha256(b"b.nii.gz scratch").hexdigest()[:12]  # its scratch file: the first case is entered by then
     with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
         deadline = time.monotonic() + 90
-        while not list(out.glob("probabilities/.medseg-*")) or not (out / "a.nii.gz").exists():
+        while not list(out.glob(f"probabilities/.medseg-*-{second}.tmp")) or not (out / "a.nii.gz").exists():
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.02)

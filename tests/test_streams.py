@@ -99,7 +99,8 @@ def test_rows_shapes_and_types(volumes):
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 @pytest.mark.parametrize("workers", [1, 4])
-def test_any_number_of_workers_gives_the_same_voxels(volumes, workers):
+def test_any_number_of_workers_gives_the_same_voxels(volumes, workers, monkeypatch):
+    monkeypatch.setattr("medseg.data.streams.usable_cores", lambda: 4)  # here there may be fewer
     data = streams(volumes, targets=targets)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -279,6 +280,12 @@ def test_small_shared_memory_means_fewer_workers(volumes, tmp_path):
     assert free > 100
     assert _affordable(huge, tmp_path) == 0
     assert make_loader(huge, start=0, workers=4, device=CPU).num_workers == 0
+
+
+def test_no_more_workers_than_cores_that_may_be_used(volumes, one_core):
+    """More would only wait for each other, and PyTorch warns of them, which here is an error."""
+    assert make_loader(streams(volumes), start=0, workers=4, device=CPU).num_workers == 1
+    assert make_loader(streams(volumes), start=0, workers=0, device=CPU).num_workers == 0
 
 
 LOOP = """

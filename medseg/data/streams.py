@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from medseg.config import DataSpec
+from medseg.cores import usable_cores
 from medseg.data import augment, sampling
 from medseg.data.cached_volume import CachedVolume
 from medseg.errors import ConfigError, DataError
@@ -178,11 +179,12 @@ def make_loader(dataset: PatchStreams, *, start: int, workers: int, device: torc
     Args:
         dataset: of the run.
         start: iterations that are done.
-        workers: processes that make batches ahead of time; fewer are used where the machine's shared memory
-            could not hold what they make. Their number does not change a single voxel.
+        workers: processes that make batches ahead of time; fewer are used where this process may use fewer cores,
+            and where the machine's shared memory could not hold what they make. Their number does not change a
+            single voxel.
         device: where the batches go; memory is pinned for CUDA.
     """
-    workers = min(workers, _affordable(dataset))
+    workers = min(workers, usable_cores(), _affordable(dataset))
     return DataLoader(
         dataset,
         batch_size=None,

@@ -134,7 +134,8 @@ def told() -> tuple[Access, str | None, list[str]]:
         found = replace(found, origins=(*found.origins, *named))
         secret = token_of(found, os.environ)
     except ConfigError as error:
-        raise SystemExit(f"error: {error}") from error
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from error
     scheme = "https" if any(text.startswith("--ssl_certfile") for text in sys.argv) else "http"
     archive = settings.MONAI_LABEL_STUDIES.startswith(("http://", "https://"))
     address = f"{scheme}://{found.reached_by}:{settings.MONAI_LABEL_SERVER_PORT}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,8 @@ def test_voxels_are_those_of_medseg_predict(name, app, train, data, tmp_path):
     assert np.asarray(expected.dataobj).any()
     answer = app.infer(name, "case5")
     np.testing.assert_array_equal(voxels(answer.content, tmp_path), expected.dataobj)
+    plain = app.infer(name, "case5", data={"params": json.dumps({"result_extension": ".nii"})})
+    assert plain.content == gzip.decompress(answer.content)
     # OHIF: NRRD without compression
     options = {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False}
     (tmp_path / "answer.nrrd").write_bytes(app.infer(name, "case5", data={"params": json.dumps(options)}).content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -69,7 +70,10 @@ def remove_leftovers(folder: Path) -> None:
     for left in folder.glob(f"{_PREFIX}{_here()}-*.tmp"):
         with suppress(ValueError, OSError):
             if not _alive(int(left.name.split("-")[2])):
-                left.unlink()
+                if left.is_dir():
+                    shutil.rmtree(left)
+                else:
+                    left.unlink()
 
 
 def _alive(process: int) -> bool:

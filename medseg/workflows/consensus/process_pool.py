@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medseg.consensus.io.file_names import is_series
+from medseg.cores import usable_cores
 from medseg.dicom.series import open_series
 from medseg.errors import ConfigError, MedsegError, OutputError
 from medseg.portable.io.read import VolumeError, read_header
@@ -157,7 +158,7 @@ def _one_thread() -> Iterator[None]:
 
 def fitting_jobs(items: Sequence[Item]) -> int:
     """Processes for all cores, or as many as the memory holds of the first study."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     first = (*items[0].images, *items[0].annotations)[0]
     try:
         shape = (open_series(first).header if is_series(first) else read_header(first)).shape

@@ -28,6 +28,7 @@ from medseg.portable.io.write import SaveError, temporary, write_nifti
 from medseg.portable.resample import resampled_size
 from medseg.workflows.predict.collect_cases import LONGEST_NAME, PROBABILITIES, Item, targets
 from medseg.workflows.predict.formats import Model, recorded, source_of_item, write_result
+from medseg.workflows.predict.put_in_place import Place
 
 if TYPE_CHECKING:
     from medseg.dicom.series import Series
@@ -150,10 +151,11 @@ class CasePredictor:
             Millilitres of each label.
 
         Raises:
-            DataError: the image cannot be read or predicted.
+            DataError: the image cannot be read or predicted, or another image's result came into its place.
             OutputError: the results cannot be written.
         """
         result = self.output / item.result
+        place = Place(self.targets(item), line)
         scratch = temporary(self._probabilities(item), "scratch")
         try:
             image = self._prepared(item)
@@ -162,12 +164,13 @@ class CasePredictor:
                 array, affine = labels.numpy()[0, 0], labels.affine.numpy()
                 if stored is not None:
                     planes = stored.transpose(1, 2, 3, 0)
-                    shares = self._probabilities(item)
                     source = source_of_item(item)
-                    write_nifti(shares, planes, affine, source=source, slope=1 / LEVELS, description=line)
-                write_result(result, array, item, affine, line, self.model)
-        except SaveError as error:
-            raise OutputError(str(error), path=result) from error
+                    with place.aside(self._probabilities(item)) as new:
+                        write_nifti(new, planes, affine, source=source, slope=1 / LEVELS, description=line)
+                with place.aside(result) as new:
+                    write_result(new, array, item, affine, line, self.model)
+        except (SaveError, OutputError) as error:
+            raise OutputError(getattr(error, "problem", str(error)), path=result) from error
         except VolumeError as error:
             raise DataError(str(error), path=error.path or item.images[0]) from error
         except OSError as error:

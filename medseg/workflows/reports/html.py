@@ -13,6 +13,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from medseg import __version__
+from medseg.cores import usable_cores
 
 STYLE = """
 :root { color-scheme: light; --ink: #1c1e21; --soft: #5d636b; --line: #dfe2e6; }
@@ -108,7 +109,11 @@ def machine() -> str:
         found = [line.split(":", 1)[1] for line in info.read_text().splitlines() if line.startswith("model name")]
         name = found[0].strip() if found else name
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    usable, there = usable_cores(), os.cpu_count()
+    cores = f"{there} core{'s' if there != 1 else ''}"
+    if usable != there:
+        cores = f"{usable} of {cores}"
     return (
-        f"{name}, {os.cpu_count()} cores, {device}; Python {platform.python_version()}, PyTorch {torch.__version__}, "
+        f"{name}, {cores}, {device}; Python {platform.python_version()}, PyTorch {torch.__version__}, "
         f"medseg {__version__}"
     )

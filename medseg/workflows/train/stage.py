@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from medseg.atomic import make_folder
 from medseg.bundle.bundle import open_bundle, write_bundle
 from medseg.config import DataSpec, Pipeline, View
+from medseg.cores import usable_cores
 from medseg.data.cache import CachedVolume, VolumeCache
 from medseg.data.streams import PatchStreams, make_loader
 from medseg.engine import checkpoint, distributed, handlers
@@ -132,7 +132,7 @@ class StageRun:
 
     def _prepared(self, name: str, cases: list[Case]) -> list[CachedVolume]:
         # a worker process takes seconds to start, so that few volumes are done sooner without
-        workers = 1 if len(cases) < 24 else os.cpu_count() or 1
+        workers = 1 if len(cases) < 24 else usable_cores()
         with counting(f"preprocessing {name} cases", kept="finished ones are saved", shown=self.main) as progress:
             return self.cache.prepare(self.manifest, cases, self.spec, workers=workers, progress=progress)
 
