@@ -40,6 +40,7 @@ PATIENCE = float(os.environ.get("MEDSEG_PATIENCE", "1"))
 LONGEST = 600 * PATIENCE  # seconds of one command
 
 REMARK = re.compile(r"<!--\s*(?:(?P<left>not run)|run by (?P<test>\S+?)):(?P<reason>.*?)-->\s*", re.DOTALL)
+NAMED = re.compile(r"# (\w+\.py)\n")
 DURATION = re.compile(r"\d+(?:\.\d+)?[smh]")
 PLACE = re.compile(r"(?:https?:/|\w[\w.-]*)?(?:/[\w.:-]+)+/?")
 
@@ -168,8 +169,12 @@ class Terminal:
         self.folder = Path(self.environment["PWD"])
 
     def python(self, text: str, block: Block) -> None:
-        """Run a snippet as a file; one that trains must bear to be imported by the processes that training starts."""
-        script = self.folder / f"snippet_{block.line}.py"
+        """Run a snippet as a file; one that trains must bear to be imported by the processes that training starts.
+
+        A snippet that opens with its name, `# NAME.py`, is left there for the commands after it.
+        """
+        named = NAMED.match(text)
+        script = self.folder / (named[1] if named else f"snippet_{block.line}.py")
         script.write_text(text, encoding="utf-8")
         try:
             self._finish([sys.executable, script.name], script.name, block)
@@ -177,7 +182,8 @@ class Terminal:
                 code = f"import runpy; runpy.run_path({script.name!r}, run_name='__mp_main__')"
                 self._finish([sys.executable, "-c", code], f"the processes that {script.name} starts", block)
         finally:
-            script.unlink()
+            if not named:
+                script.unlink()
 
     def _finish(self, arguments: list[str], called: str, block: Block) -> None:
         """Wait for a command in a session of its own, so that nothing that it started is left if it takes too long."""

@@ -245,3 +245,10 @@ def test_a_snippet_that_trains_without_a_guard_is_refused(tmp_path):
 def test_durations_are_replaced_as_words():
     text = 'medseg train --budget 25m --output runs/25m --name x25m\ntrain(budget="25m")'
     assert replace(text, {"25m": "10s"}) == text.replace('"25m"', '"10s"').replace("t 25m", "t 10s")
+
+
+def test_a_snippet_that_opens_with_its_name_stays(tmp_path):
+    terminal = Terminal(tmp_path)
+    terminal.do(Block("README.md", 1, "python", "# mine.py\nX = 3\n"), {})
+    terminal.do(Block("README.md", 5, "bash", 'python -c "import mine; assert mine.X == 3"\n'), {})
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["mine.py"]
