@@ -408,6 +408,9 @@ def test_stopped_in_the_middle_nothing_is_half_written_and_the_rerun_does_the_re
     os.killpg(process.pid, how) if how == signal.SIGINT else process.kill()
     said = process.communicate(timeout=60)[1]
     assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), said
+    if how == signal.SIGINT:
+        assert said.startswith("stopped while fusing, "), said
+        assert said.count("\n") == 1, said
     while alive(process.pid) and time.monotonic() < deadline:  # workers end by themselves
         time.sleep(0.02)
     assert not alive(process.pid)

@@ -53,6 +53,11 @@ def test_ranks_stop_together_and_lose_nothing(tmp_path, number):
     assert run.wait(60) != 0
     stopped = last(folder)["iteration"]
     assert 1 < stopped < 120, said.read_text()  # not the checkpoint of the first iteration: nothing was lost
+    lines = [line for line in said.read_text().splitlines() if line.startswith("stopped")]
+    further = "torchrun --nproc_per_node=2 -m medseg train "
+    assert len(lines) == 1  # of the first rank alone
+    assert lines[0].startswith(f"stopped at {stopped} of 120 iterations, saved; continue with: {further}")
+    assert lines[0].endswith(" --resume")
 
     assert start(manifest, folder, said, "--resume").wait(120) == 0, said.read_text()
     whole = tmp_path / "whole"

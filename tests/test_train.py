@@ -74,6 +74,8 @@ def test_killed_and_resumed_is_bit_for_bit(manifest, tmp_path):
     _, said = stopped.communicate(timeout=60)
     assert stopped.returncode == 130, said
     assert b"Traceback" not in said
+    assert said.splitlines()[-1].startswith(b"stopped at ")
+    assert b" of 30 iterations, saved; continue with: " in said.splitlines()[-1]
     assert torch.load(folder / "last.pt", weights_only=True)["iteration"] < 30
 
     killed = subprocess.Popen(command(*arguments, "-o", folder, "--resume"), env=ENVIRONMENT, stderr=subprocess.DEVNULL)

@@ -23,12 +23,14 @@ def start_from(network: nn.Module, previous: nn.Module) -> None:
     """Copy the weights of an earlier stage wherever name and shape agree; heads may differ.
 
     Raises:
-        ConfigError: nothing agrees.
+        ConfigError: nothing agrees, or one is of planes and one of volumes.
     """
     while isinstance(previous, (Planar, FirstChannels)):
         previous = previous.network
-    own = network.state_dict()
-    same = {k: v for k, v in previous.state_dict().items() if k in own and own[k].shape == v.shape}
+    own, other = network.state_dict(), previous.state_dict()
+    if max(v.ndim for v in own.values()) != max(v.ndim for v in other.values()):  # their biases would still agree
+        raise ConfigError("init: previous: one network sees planes, that of the stage before volumes, or the reverse")
+    same = {k: v for k, v in other.items() if k in own and own[k].shape == v.shape}
     if not same:
         raise ConfigError("init: previous: the network has nothing in common with that of the stage before")
     network.load_state_dict(same, strict=False)
