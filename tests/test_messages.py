@@ -18,13 +18,14 @@ from rich.cells import cell_len
 from tiny import FAST, write_dataset
 
 from medseg import progress
-from medseg.cli import app, main
-from medseg.metrics.summary import mean_of_classes, summarize
-from medseg.workflows.evaluate import evaluate
-from medseg.workflows.evaluate_words import problems, table
-from medseg.workflows.next_commands import evaluate_command, predict_command
-from medseg.workflows.predict_words import closing
-from medseg.workflows.train_words import validation_words
+from medseg.cli import main
+from medseg.cli.app import app
+from medseg.cli.next_commands import evaluate_command, predict_command
+from medseg.metrics.aggregate import mean_of_classes, summarize
+from medseg.workflows.evaluate.run import evaluate
+from medseg.workflows.evaluate.summary import problems, table
+from medseg.workflows.predict.summary import closing
+from medseg.workflows.train.summary import validation_words
 
 
 def called(capfd, *arguments: object) -> tuple[int, str, str]:
@@ -56,7 +57,7 @@ COMMANDS = list(commands(typer.main.get_command(app)))
 
 def test_every_command_is_asked_for_its_help():
     assert len(COMMANDS) >= 13
-    assert ("label", "start") in [names for names, _ in COMMANDS]
+    assert ("data", "check") in [names for names, _ in COMMANDS]
 
 
 @pytest.mark.parametrize(("names", "command"), COMMANDS, ids=[" ".join(names) or "medseg" for names, _ in COMMANDS])

@@ -18,8 +18,8 @@ from models import make_bundle, make_image
 from test_consensus_command import VOTE, write_manifest
 from tiny import FAST, write_dataset
 
-from medseg.cli import run
-from medseg.cli.app import main
+from medseg.cli import main
+from medseg.cli.run import how_to_go_on
 from medseg.stopping import Stopped, stopped, told_when_stopped
 
 OWN = f"{Path(__file__).with_name('stopping_method.py')}:Stopping"
@@ -89,23 +89,23 @@ def test_an_interruption_gathers_what_each_caller_knows():
             "continue with: medseg consensus --studies s --write-back --overwrite",
         ),
         ("evaluate -p x -r y", "begin again with: medseg evaluate -p x -r y"),
-        ("label start --studies s", ""),
+        ("serve --studies s", ""),
     ],
 )
 def test_how_to_go_on(arguments, words, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["medseg"])
     monkeypatch.setattr(sys, "orig_argv", ["python", "medseg"])
-    assert run.how_to_go_on(shlex.split(arguments)) == words
+    assert how_to_go_on(shlex.split(arguments)) == words
 
 
 def test_how_to_go_on_as_it_was_called(monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python3", "-W", "error", "-m", "medseg", "list"])
-    assert run.how_to_go_on(["train"]) == "continue with: python3 -W error -m medseg train --resume"
+    assert how_to_go_on(["train"]) == "continue with: python3 -W error -m medseg train --resume"
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert run.how_to_go_on(["train"]) == "continue with: torchrun --nproc_per_node=4 -m medseg train --resume"
+    assert how_to_go_on(["train"]) == "continue with: torchrun --nproc_per_node=4 -m medseg train --resume"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert "the same torchrun command on every machine" in run.how_to_go_on(["train"])
+    assert "the same torchrun command on every machine" in how_to_go_on(["train"])
 
 
 # ---- training

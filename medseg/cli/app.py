@@ -62,14 +62,11 @@ def train(options: TrainOptions) -> None:
     """Train a pipeline on a data set; the product is a MONAI bundle in the run folder."""
     from medseg.manifest.manifest import Manifest
     from medseg.methods import named
-    from medseg.workflows.train.durations import budget_seconds
     from medseg.workflows.train.settings import load
 
     # mistakes that need no torch are told at once
     load(options.task, options.overrides, named(options.method))
     Manifest.load(options.data)
-    if options.budget is not None:
-        budget_seconds(options.budget)
     from medseg.cli.next_commands import predict_command
     from medseg.workflows.train.run import run_training
     from medseg.workflows.train.summary import validation_words

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from medseg.options import Option, check_types
+from medseg.workflows.train.durations import budget_seconds
 
 Task = Annotated[str, Option("A pipeline: a name of `medseg list`, a YAML, or an earlier run's folder.")]
 Data = Annotated[Path, Option("Manifest of the data set.")]
@@ -33,6 +34,8 @@ class PlanOptions:
     budget: Budget = None
 
     def __post_init__(self) -> None:
+        if self.budget is not None:
+            budget_seconds(self.budget)  # first: what is no text is a number without a unit
         check_types(self)
 
 
@@ -51,6 +54,8 @@ class TrainOptions:
     start: Annotated[Path | None, Option("Run or bundle whose weights to start from.")] = None
 
     def __post_init__(self) -> None:
+        if self.budget is not None:
+            budget_seconds(self.budget)  # first: what is no text is a number without a unit
         check_types(self)
 
     @property

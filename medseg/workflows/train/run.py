@@ -63,8 +63,6 @@ def run_training(options: TrainOptions) -> Path:
     """
     own = methods.named(options.method)
     pipeline, manifest = settings.load(options.task, options.overrides, own), Manifest.load(options.data)
-    if options.budget is not None:
-        budget_seconds(options.budget)
     with methods.using(own):
         return _train(pipeline, manifest, options)
 

@@ -11,13 +11,13 @@ import pytest
 import yaml
 from tiny import FAST, write_dataset
 
+from medseg.atomic import check_writable
 from medseg.config import DataSpec, Pipeline
 from medseg.data.cache import VolumeCache
 from medseg.errors import ConfigError, DataError, OutputError
-from medseg.files import check_writable
-from medseg.manifest import Manifest
-from medseg.workflows import train_check
-from medseg.workflows.train import train, write_plan
+from medseg.manifest.manifest import Manifest
+from medseg.workflows.train import check_before
+from medseg.workflows.train.run import train, write_plan
 
 NOTHING = Path("/proc")  # nobody makes files there
 
@@ -50,7 +50,7 @@ def test_several_are_counted_and_files_that_are_not_used_do_not_matter(tmp_path)
     found = Manifest.load(whole)
     found.images(found.test[0])[0].unlink()
     found.images(found.unlabeled[0])[0].unlink()  # supervised learning does not open it
-    sections = [each.section for each in train_check.check_files(pipeline, found)]
+    sections = [each.section for each in check_before.check_files(pipeline, found)]
     assert sections == ["training", "training", "validation"]
 
 
@@ -105,24 +105,24 @@ def test_the_estimate_of_the_disk_is_what_the_cache_takes(tmp_path):
         labels={0: "background", 1: "ball", 2: "box"}, modality=("MR",), spacing_mm=(1.3, 1.3, 3), patch=(8, 8, 8)
     )
     planned = pipeline.model_copy(update={"data": spec.model_dump(mode="json")})
-    findings = train_check.check_files(planned, manifest)
+    findings = check_before.check_files(planned, manifest)
     made = VolumeCache(tmp_path / "cache").prepare(
         manifest, [*manifest.training, *manifest.validation, *manifest.unlabeled], spec
     )
     drawn = sum(volume.image.nbytes + volume.label.nbytes for volume in made[:3])
     images = sum(volume.image.nbytes for volume in made[3:])
     with_pseudo_labels = sum(volume.image.nbytes * 3 // 2 for volume in made[3:])
-    assert train_check.cache_bytes(planned, findings) == drawn + images + 2 * with_pseudo_labels
+    assert check_before.cache_bytes(planned, findings) == drawn + images + 2 * with_pseudo_labels
 
 
 def test_a_disk_that_is_too_full_is_told_before_hours_of_preprocessing(tmp_path, monkeypatch):
     manifest = write_dataset(tmp_path / "data")
     usage = namedtuple("Usage", "total used free")
-    monkeypatch.setattr(train_check.shutil, "disk_usage", lambda path: usage(10**9, 10**9, 50_000))
+    monkeypatch.setattr(check_before.shutil, "disk_usage", lambda path: usage(10**9, 10**9, 50_000))
     with pytest.raises(OutputError, match=r"run: the preprocessed volumes need about 0.0 GiB, the disk has 0.0 free"):
         train("supervised", manifest, tmp_path / "run", overrides=FAST)
     assert untouched(tmp_path / "run")
-    monkeypatch.setattr(train_check.shutil, "disk_usage", lambda path: usage(10**9, 10**9, 90_000))
+    monkeypatch.setattr(check_before.shutil, "disk_usage", lambda path: usage(10**9, 10**9, 90_000))
     train(
         "supervised", manifest, tmp_path / "run", overrides=FAST
     )  # 3 cases of 24 x 20 x 18 voxels, 3 bytes each: 77760
@@ -141,7 +141,7 @@ def test_a_budget_without_a_unit_is_told_before_anything_is_made(tmp_path, budge
 @pytest.mark.skipif(not NOTHING.is_dir(), reason="/proc is where nothing can be written")
 def test_places_that_cannot_be_written_are_told_before_the_work(tmp_path, monkeypatch):
     manifest = write_dataset(tmp_path / "data")
-    monkeypatch.setattr(train_check, "check_case", None)
+    monkeypatch.setattr(check_before, "check_case", None)
     with pytest.raises(OutputError, match="/proc/run: cannot be made"):
         train("dtc", manifest, NOTHING / "run")
     with pytest.raises(OutputError, match="/proc: cannot be written"):
