@@ -62,7 +62,7 @@ def fuse_item(item: Item, folder: Path, options: ConsensusOptions) -> dict[str, 
     except MemoryError as error:
         raise DataError("does not fit into memory", path=item.annotations[0], hint="use fewer --jobs") from error
     make_folder(folder)
-    refuse_another(item, uid, folder)  # again: fusing takes its time, and another command may have begun
+    refuse_another(item, options.series, folder)  # again: fusing takes its time, and another command may have begun
     piece.begin()
     labels = _write(folder, item, result, options)
     notes = {"labels": labels.name, "warnings": result.report["warnings"]}
