@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,8 +32,8 @@ def desk(train, data, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def table(request) -> Iterator[dict[str, str]]:
-    """What is replaced: the address of the DICOM store, by one that has a series."""
+def table(request) -> dict[str, str]:
+    """What is replaced: the address of the DICOM store, by that of the one that the tests start."""
     if STORE not in request.getfixturevalue("block").text:
         return {}
     orthanc = request.getfixturevalue("orthanc")
