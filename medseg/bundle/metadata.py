@@ -164,8 +164,16 @@ Predict every image of a folder, from this folder, with MONAI alone:
     python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\
         --dataset_dir IMAGES --output_dir RESULTS
 
-Each result `<case>.nii.gz` lies on its image's own grid. Files named `<case>_0000`, `<case>_0001`, ...
-are the channels of one case.{one}
+Each result `<case>.nii.gz` lies on its image's own grid. {_files(len(data.modality))}
+The result of another image of the same name is not replaced.{one}
 {_NO_TRAIN if views else _TRAIN}
 `pip install "monai[nibabel,ignite,fire]"` is all that is needed; `deflate` and `isal` read compressed files faster.
 """
+
+
+def _files(channels: int) -> str:
+    """Which files are one case."""
+    if channels == 1:
+        raw = "in nnU-Net's folders\nimagesTr and imagesTs the `_0000` at its end is no part of the name."
+        return f"Each file is a case; {raw}"
+    return f"Files named `<case>_0000` to\n`<case>_{channels - 1:04d}`, none missing, are the channels of one case."
