@@ -103,6 +103,9 @@ def test_errors_have_the_codes_that_the_page_tells(app):
         "label": app.ask("GET", "/datastore/label", params={"label": "case0", "tag": "never-there"}),
         "session": app.ask("GET", "/session/never-there"),
         "address": app.ask("GET", "/never-there"),
+        "no token": requests.get(f"{app.url}/info/", timeout=60),
+        "not for anybody": app.ask("GET", "/logs/"),
+        "too large": app.ask("POST", "/activelearning/disagreement", data=b" " * 2**21),
     }
     found = {what: answer.status_code for what, answer in codes.items()}
     assert found == {
@@ -113,5 +116,8 @@ def test_errors_have_the_codes_that_the_page_tells(app):
         "label": 404,
         "session": 404,
         "address": 404,
+        "no token": 401,
+        "not for anybody": 403,
+        "too large": 413,
     }
     assert all(answer.json()["detail"] for answer in codes.values())
