@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +41,7 @@ PATIENCE = float(os.environ.get("MEDSEG_PATIENCE", "1"))
 LONGEST = 600 * PATIENCE  # seconds of one command
 
 REMARK = re.compile(r"<!--\s*(?:(?P<left>not run)|run by (?P<test>\S+?)):(?P<reason>.*?)-->\s*", re.DOTALL)
-NAMED = re.compile(r"# (\w+\.py)\n")
+NAMED = re.compile(r"# (\w+\.(?:py|yaml))\n")
 DURATION = re.compile(r"\d+(?:\.\d+)?[smh]")
 PLACE = re.compile(r"(?:https?:/|\w[\w.-]*)?(?:/[\w.:-]+)+/?")
 
@@ -144,7 +145,9 @@ class Terminal:
         self.environment = {**os.environ, "PATH": path, "PYTHONPATH": modules, **(variables or {})}
 
     def do(self, block: Block, table: Mapping[str, str]) -> None:
-        """Run a shell or Python block.
+        """Run a shell or Python block, or read a YAML block.
+
+        A snippet that opens with its name, `# NAME.py` or `# NAME.yaml`, is left there for the commands after it.
 
         Raises:
             AssertionError: a command failed; what it said is in the words.
@@ -152,6 +155,11 @@ class Terminal:
         text = replace(block.text, table)
         if block.language == "python":
             self.python(text, block)
+            return
+        if block.language == "yaml":
+            assert yaml.safe_load(text) is not None, f"{block}: is empty"
+            if named := NAMED.match(text):
+                (self.folder / named[1]).write_text(text, encoding="utf-8")
             return
         for command in commands_of(text):
             self.command(command, block)
@@ -169,10 +177,7 @@ class Terminal:
         self.folder = Path(self.environment["PWD"])
 
     def python(self, text: str, block: Block) -> None:
-        """Run a snippet as a file; one that trains must bear to be imported by the processes that training starts.
-
-        A snippet that opens with its name, `# NAME.py`, is left there for the commands after it.
-        """
+        """Run a snippet as a file; one that trains must bear to be imported by the processes that training starts."""
         named = NAMED.match(text)
         script = self.folder / (named[1] if named else f"snippet_{block.line}.py")
         script.write_text(text, encoding="utf-8")
