@@ -103,8 +103,8 @@ def doctored(world: Path, folder: Path, change) -> Path:
 
 
 LEARN = """
-import sys
 from pathlib import Path
+from medseg.serve.training_manifest import Studies
 from medseg.serve.training import can_learn, learn
 from medseg.serve.models import Model
 
@@ -129,7 +129,10 @@ def test_the_label_server_executes_nothing_of_a_run(world, tmp_path, change):
     model = Model("given", tmp_path / "given", tmp_path / "work")
     assert not training.can_learn(model), "it is served all the same"
     assert model.bundle.network
-    done = subprocess.run([sys.executable, "-c", LEARN], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", LEARN], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
     assert done.stdout.startswith("False"), done.stderr
     assert "ConfigError: given/pipeline.yaml: stages.0" in done.stderr
     assert not (tmp_path / "HACKED").exists()

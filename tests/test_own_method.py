@@ -228,7 +228,7 @@ def test_a_plan_is_made_for_an_own_method(manifest, mine, tmp_path):
         ("broken.py:X", "broken.py cannot be loaded (SyntaxError: '(' was never closed"),
         ("failing.py:X", "failing.py cannot be loaded (ValueError: two lines)"),
         ("numbers.py:X", "numbers is also a module of Python"),
-        ("a.b.py:X", "a.b is also a module of Python"),
+        ("a.b.py:X", "a.b is no name of a module"),
         ("called.py:dtc", "dtc is a method of medseg; rename the class"),
     ],
 )

@@ -140,13 +140,14 @@ def _execute(own: Own, file: Path, executed: dict[Path, ModuleType]) -> None:
 
 def _refuse_known_name(own: Own, file: Path) -> None:
     """A file called like a module that there is would be taken for it, by workers and by whatever imports it."""
+    name = file.stem
+    if "." in name:
+        raise ConfigError(f"{own.said}: {name} is no name of a module, which has no dot", hint="rename the file")
     try:
-        spec = importlib.util.find_spec(file.stem)
-    except (ImportError, ValueError):
-        spec = None
-        taken = file.stem in sys.modules or "." in file.stem
+        spec = importlib.util.find_spec(name)
+    except ValueError:  # a module without a file, such as __main__
+        place: str | None = "loaded already"
     else:
-        taken = spec is not None and spec.origin is not None and Path(spec.origin).resolve() != file
-    if taken:
-        place = f" ({spec.origin})" if spec is not None else ""
-        raise ConfigError(f"{own.said}: {file.stem} is also a module of Python{place}", hint="rename the file")
+        place = spec.origin if spec is not None else None
+    if place is not None and Path(place).resolve() != file:
+        raise ConfigError(f"{own.said}: {name} is also a module of Python ({place})", hint="rename the file")
