@@ -50,9 +50,9 @@ def installed(package: str) -> str:
 
 
 def commit() -> str:
-    """Of the checkout that this file is in, "unknown" for a copy without its history."""
+    """As `COMMIT` says, else of the checkout that this file is in; "unknown" for a copy without its history."""
     here = str(Path(__file__).parent)
-    return said("git", "-C", here, "describe", "--always", "--dirty") or "unknown"
+    return os.environ.get("COMMIT") or said("git", "-C", here, "describe", "--always", "--dirty") or "unknown"
 
 
 def said(*command: str) -> str:

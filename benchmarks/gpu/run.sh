@@ -8,6 +8,7 @@
 #            WORK  folder of everything else      (benchmarks/gpu/work, or benchmarks/gpu/work/tiny)
 #            LIMIT seconds of the whole command   (290; 900 for a dry run)
 #            ONLY  steps to run, "windows:sliding steps:compiled" (all); their rows are added to those in OUT
+#            COMMIT for the results, where the copy of the repository has no history
 #            PYTHON                               (python3)
 set -euo pipefail
 began=$(date +%s)
