@@ -5,7 +5,7 @@ random stream of its own, found by the transform's name: adding, removing or reo
 what the others draw. To add a transform, write its class here and decorate it with `@random_transform("name")`; its
 fields are its settings, `data.augment.NAME.FIELD` of a pipeline.
 
-The module imports no torch when it is imported: the settings are checked before anything heavy is loaded.
+The module imports neither torch nor NumPy when it is imported: settings are checked before anything heavy is loaded.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 Axis = Literal[0, 1, 2]
+SMALLEST = 2.0**-126
+"""Of the normal numbers of float32: by less nothing is divided."""
 Shape = tuple[int, int, int]
 TRANSFORMS: dict[str, type[RandomTransform]] = {}
 """Name -> class of every transform, in the order in which they are applied."""
@@ -87,6 +89,8 @@ def stream_of(seed: Sequence[int], name: str) -> np.random.Generator:
         seed: numbers that stand for the patch.
         name: of the transform.
     """
+    import numpy as np
+
     entropy = [*seed, zlib.crc32(name.encode())]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
 
@@ -105,6 +109,8 @@ class Affine(RandomTransform):
 
     def draw(self, rng: np.random.Generator, patch: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray | None:
         """Matrix (3, 3) from patch offsets to volume offsets in voxels; rotations are rotations in millimetres."""
+        import numpy as np
+
         if rng.random() >= self.probability:
             return None
         angles = np.radians(rng.uniform(-1, 1, 3) * self.rotate_degrees)
@@ -122,6 +128,8 @@ class Affine(RandomTransform):
 
 def _rotation(a: int, b: int, angle: float) -> np.ndarray:
     """Rotation in the plane of two axes."""
+    import numpy as np
+
     matrix = np.eye(3)
     matrix[a, a] = matrix[b, b] = np.cos(angle)
     matrix[a, b], matrix[b, a] = -np.sin(angle), np.sin(angle)
@@ -208,7 +216,7 @@ class Gamma(IntensityTransform):
     def apply(self, image: Tensor, drawn: float) -> None:
         """Raise to the power within the range."""
         low, high = _range(image)
-        span = (high - low).clamp_(min=float(np.finfo(np.float32).tiny))
+        span = (high - low).clamp_(min=SMALLEST)
         image.sub_(low).div_(span).pow_(drawn).mul_(span).add_(low)
 
 
