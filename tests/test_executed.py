@@ -108,7 +108,7 @@ from medseg.serve.training_manifest import Studies
 from medseg.serve.training import can_learn, learn
 from medseg.serve.models import Model
 
-model = Model("given", Path("given"), Path("work"))
+model = Model("given", Path("given"), Path("given/bundle"), Path("work"))
 print(can_learn(model))
 learn(model, Studies({}, {}), {"iterations": 1})
 """
@@ -126,7 +126,7 @@ learn(model, Studies({}, {}), {"iterations": 1})
 def test_the_label_server_executes_nothing_of_a_run(world, tmp_path, change):
     (tmp_path / "hacked.py").write_text("open('HACKED', 'w')")
     doctored(world, tmp_path, change)
-    model = Model("given", tmp_path / "given", tmp_path / "work")
+    model = Model("given", tmp_path / "given", tmp_path / "given" / "bundle", tmp_path / "work")
     assert not training.can_learn(model), "it is served all the same"
     assert model.bundle.network
     done = subprocess.run(

@@ -60,7 +60,7 @@ def test_the_line_that_starts_the_server(world, tmp_path, capsys):
     (tmp_path / "second").symlink_to(world / "run")
     given = ["--studies", tmp_path / "studies", "--models", world / "run", tmp_path / "renamed"]
     shutil.copytree(world / "run" / "bundle", tmp_path / "renamed")
-    code, out, _ = command(capsys, "label", "start", *given, "--work", tmp_path / "work", "--print", "--port", 8123)
+    code, out, _ = command(capsys, "serve", *given, "--work", tmp_path / "work", "--print", "--port", 8123)
     assert code == 0
     assert " monailabel start_server --app " in out
     assert "--host 127.0.0.1 --port 8123" in out
@@ -71,7 +71,7 @@ def test_the_line_that_starts_the_server(world, tmp_path, capsys):
 def test_what_cannot_be_served_is_one_line(world, tmp_path, capsys):
     (tmp_path / "studies").mkdir()
     (tmp_path / "empty").mkdir()
-    start = ["label", "start", "--work", tmp_path / "work", "--studies"]
+    start = ["serve", "--work", tmp_path / "work", "--studies"]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -99,7 +99,7 @@ def test_without_monai_label_it_says_where_to_find_it(world, tmp_path, capsys):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     given = ["--studies", tmp_path / "studies", "--models", world / "run", "--work", tmp_path / "w", "--port", port]
-    code, _, err = command(capsys, "label", "start", *given)
+    code, _, err = command(capsys, "serve", *given)
     assert code == 2
     assert "docs/serving.md" in err
 

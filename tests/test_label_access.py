@@ -216,7 +216,7 @@ def test_what_is_not_in_the_table_is_not_served(expected, requests):
 
 
 def test_a_refused_address_says_what_to_do():
-    assert "start --models" in ask("PUT /model/x", **BEARER).words
+    assert "medseg serve --models" in ask("PUT /model/x", **BEARER).words
     assert "app.log" in ask("GET /logs/", **BEARER).words
 
 
