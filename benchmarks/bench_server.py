@@ -61,7 +61,7 @@ def make_image(path: Path) -> None:
 
 
 def start(folder: Path, port: int) -> subprocess.Popen:
-    command = [sys.executable, "-m", "medseg", "label", "start", "--studies", folder / "studies", "--port", port]
+    command = [sys.executable, "-m", "medseg", "serve", "--studies", folder / "studies", "--port", port]
     command += ["--models", folder / "model", "--work", folder / "work"]
     with (folder / "log").open("wb") as log:
         environment = {**os.environ, "HOME": str(folder), "MEDSEG_TOKEN": TOKEN}

@@ -25,12 +25,12 @@ from medseg.serve import consensus, export_seg
 from medseg.serve.access.settings import VARIABLE
 from medseg.serve.datastores import CheckedLocal
 from medseg.serve.dicomweb_store import ORIGINAL, CheckedDicomWeb
+from medseg.serve.error_answers import as_http
 from medseg.serve.infer_tasks import ConsensusTask, ModelTask, choice
 from medseg.serve.models import read_list
 from medseg.serve.request_inputs import session_image, uploaded
 from medseg.serve.tasks import ConsensusScoring, DiceScoring, Disagreement, First, MostDisagreement, Training
 from medseg.serve.training import can_learn
-from medseg.serve.web import as_http
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,8 @@ functions they are run in threads by FastAPI.
 from __future__ import annotations
 
 import asyncio
-import errno
 import inspect
 import io
-import json
-import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -28,16 +25,16 @@ from fastapi.background import BackgroundTasks
 from fastapi.responses import FileResponse, JSONResponse
 from monailabel.config import settings
 from monailabel.interfaces.exception import MONAILabelException
-from requests import RequestException
 from starlette.background import BackgroundTask
 from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from medseg.errors import ConfigError, MedsegError, OutputError
+from medseg.errors import ConfigError, MedsegError
 from medseg.serve import background_tasks, request_inputs
 from medseg.serve.access.middleware import Guard, too_large
 from medseg.serve.access.settings import VARIABLE, Access, greeting, origin_called, read_access, token_of
+from medseg.serve.error_answers import as_http
 from medseg.serve.infer_tasks import RESULTS
 
 DICOM = "application/dicom"
@@ -154,40 +151,3 @@ for kind in (MedsegError, MONAILabelException, Exception):  # what is not named 
     stock.add_exception_handler(kind, _as_json)
 stock.add_exception_handler(413, _as_too_large)
 app = guarded(stock)
-
-
-logger = logging.getLogger(__name__)
-
-
-def as_http(error: Exception) -> HTTPException:
-    """The answer to a request that failed.
-
-    400 the client can mend it, 404 it is not there, 502 the DICOMweb server is to blame, 507 a full disk, 500 the rest.
-    """
-    if isinstance(error, HTTPException):
-        return error
-    if isinstance(error, OutputError):
-        return HTTPException(507, str(error))
-    if isinstance(error, MedsegError):
-        return HTTPException(400, str(error))
-    if isinstance(error, MONAILabelException):
-        message = str(error.msg)
-        return HTTPException(404 if "not found" in message.lower() else 400, message)
-    if isinstance(error, FileNotFoundError):
-        return HTTPException(404, f"{error.filename}: is gone; ask for the list of studies again")
-    if isinstance(error, RequestException):  # is an OSError too
-        return HTTPException(
-            502, f"the server of the studies does not answer as it should ({_words(error)}); see to it"
-        )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return HTTPException(507, f"{error.filename or 'a file'}: cannot be written, the disk is full; make room")
-    if isinstance(error, json.JSONDecodeError):
-        return HTTPException(400, f"a parameter is no JSON ({error})")
-    logger.error("request failed", exc_info=error)
-    return HTTPException(
-        500, f"{type(error).__name__}: {_words(error)}; what led to it is in the server's log, logs/app.log"
-    )
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or "no words"

@@ -64,7 +64,7 @@ def images_of(data: Path, folder: Path) -> Path:
 def launch(studies: object, models: list[Path], place: Path, *options: str, **environment: str) -> Server:
     """A server of `medseg serve` that is on its way."""
     port = free_port()
-    command = [sys.executable, "-m", "medseg", "label", "start", "--studies", studies, "--models", *models]
+    command = [sys.executable, "-m", "medseg", "serve", "--studies", studies, "--models", *models]
     command += ["--port", port, "--work", place / "work", *options]
     server = Server([str(part) for part in command], port, place / "home", environment)
     server.work = place / "work"

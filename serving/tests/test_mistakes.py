@@ -110,7 +110,7 @@ def test_requests_that_mean_nothing(app):
 
 
 def test_a_model_folder_that_is_no_bundle_and_a_port_that_is_taken(app, tmp_path, train):
-    start = [sys.executable, "-m", "medseg", "label", "start", "--studies", str(app.studies), "--work", str(tmp_path)]
+    start = [sys.executable, "-m", "medseg", "serve", "--studies", str(app.studies), "--work", str(tmp_path)]
     taken = str(app.port)
     mistakes = {
         "holds no bundle": ["--models", str(app.studies), "--port", str(free_port())],
