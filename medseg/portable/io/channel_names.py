@@ -108,17 +108,15 @@ def doubtful_channels(names: Sequence[str]) -> str | None:
     parts = [part for part in found if part is not None]
     if len(names) < 2 or len(parts) < len(names) or len(set(names)) < len(names):
         return None
-    cases, numbers = {case for case, _ in parts}, [number for _, number in parts]
+    cases = sorted({case for case, _ in parts})
+    numbers = [number for _, number in parts]
+    counted = list(range(len(numbers)))
     if len(cases) > 1:
-        counted = numbers == list(range(len(numbers)))
-        return (
-            f"are numbered as the channels of one case and are called {' and '.join(sorted(cases))}"
-            if counted
-            else None
-        )
-    if numbers == list(range(len(numbers))):
+        several = f"are numbered as the channels of one case and are called {' and '.join(cases)}"
+        return several if numbers == counted else None
+    if numbers == counted:
         return None
-    if sorted(numbers) == list(range(len(numbers))):
+    if sorted(numbers) == counted:
         return f"are in another order than their numbers; channels are {FIRST} first"
     return f"are no channels by their numbers, which would be {FIRST} to _{len(numbers) - 1:04d}"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ class Earlier:
     def __init__(self, output: Path) -> None:
         self.output = output
         self.reports = {path.name: list(_entries(path)) for path in sorted(output.glob(REPORTS))}
+        self.cases: dict[str, list[dict[str, Any]]] = {}
+        for entry in chain.from_iterable(self.reports.values()):
+            self.cases.setdefault(entry["case"], []).append(entry)
 
     def refuse_all(self, items: Iterable[Item], *, probabilities: bool) -> None:
         """`refuse` of every case, before any work is done; what else is wrong with one is told when its turn comes."""
@@ -55,7 +59,9 @@ class Earlier:
 
     def _refuse(self, item: Item, path: Path) -> None:
         made_of = image_of(recorded(path))
-        known = [entry["input"] for entry in self._made(item.name, made_of)]
+        entries = self.cases.get(item.name, [])
+        # without those of results that were replaced since by something else
+        known = [e["input"] for e in entries if made_of is None or e["image_sha256"].startswith(made_of)]
         if any(set(files) == set(item.identity) for files in known):
             return
         if made_of is not None and fingerprint(item).startswith(made_of):
@@ -68,12 +74,6 @@ class Earlier:
         else:
             what = f"is there already and does not say that it was made of {mine}"
         raise ConfigError(what, path=path, hint="choose another --output")
-
-    def _made(self, case: str, made_of: str | None) -> Iterator[Mapping[str, Any]]:
-        """Entries of a case, without those of results that were replaced since by something else."""
-        for entry in (entry for entries in self.reports.values() for entry in entries):
-            if entry["case"] == case and (made_of is None or entry["image_sha256"].startswith(made_of)):
-                yield entry
 
     def others(self, report: str, cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Entries of an earlier report that are true still and are none of the new one's cases.
