@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-# before torch is imported, and inherited by every process that a test starts: the tensors are tiny
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# before torch is imported, and inherited by every process that a test starts: the tensors are tiny, and where tests run
+# side by side there is a core for each
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import pytest
 import torch
