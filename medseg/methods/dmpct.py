@@ -7,82 +7,68 @@ Segmentation via Deep Multi-Planar Co-Training, WACV 2019, 121-140; arXiv 1804.0
     y(u) = the label that most planes give voxel u; where no two agree, that of the most confident plane
 
 The teachers of round 0 learn from the labelled volumes. Each round labels the unlabelled ones anew, by a vote of the
-networks of the round before, and trains the next on both. There is no code of the authors, and beyond the abstract the
-paper could not be consulted: the rule of the vote, two rounds, and students that start where the teachers started are
-our reading of it. The vote needs of each plane its label and that label's probability only (`medseg.method.Votes`).
+networks of the round before, and trains the next on both. The loss is that of `Supervised`, so that the paper is the
+rule of the vote alone. There is no code of the authors, and beyond the abstract the paper could not be consulted: the
+rule, two rounds, and students that start where the teachers started are our reading of it. The vote needs of each plane
+its label and that label's probability only (`medseg.method.Predictions`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from medseg.method import IGNORE, Batch, Clock, Method, Votes
-from medseg.ops import losses
-from medseg.portable.inference import view_fusion as fusing
+from medseg.method import IGNORE, Predictions, PseudoLabels
+from medseg.portable.inference import view_fusion
 
 
-class DMPCT(Method):
-    """Deep multi-planar co-training.
+class VoteOfViews(PseudoLabels):
+    """The label on which the views agree.
 
     Args:
-        network: slices (or, with the view `volume`, patches) to class logits.
         classes: number of classes with background.
-        previous: not used.
-        dice: weight of a soft Dice term beside the cross-entropy, which is all that the paper has.
-        fusion: "vote"; "any": planes that say background have no vote, so that a structure is where any plane sees it;
-            or "mean": the largest mean of the planes' probabilities.
-        ignore_disagreement: do not learn where no two planes agree.
-        sure_background: learn background from pseudo-labels only where every plane calls it that with at least this
+        fusion: "vote"; "any": views that say background have no vote, so that a structure is where any view sees it;
+            or "mean": the largest mean of the views' probabilities.
+        ignore_disagreement: do not learn where no two views agree.
+        sure_background: learn background from pseudo-labels only where every view calls it that with at least this
             probability, such as 0.9; None: wherever the vote is background, as in the paper. Teachers of few scans
             miss much more than they invent, and what they miss would be taught as background.
         sure_rounds: rounds, from the first, in which `sure_background` holds; None: all. Once networks miss no more
             than they invent, leaving background out lets structures swell.
-        student: "scratch", from where the teachers started, or "warm", from the teachers' weights with half the
-            iterations and a tenth of the learning rate.
-        stop_dice: end early where pseudo-labels change less than this mean Dice between two rounds tells, such as 0.99.
     """
 
-    rule_options = frozenset(
-        {"fusion", "ignore_disagreement", "sure_background", "sure_rounds", "student", "stop_dice"}
-    )
-
     def __init__(
-        self, network: nn.Module, *, classes: int, previous: nn.Module | None = None,
-        dice: float = 0.0, fusion: Literal["vote", "any", "mean"] = "vote", ignore_disagreement: bool = False,
+        self, classes: int, *, fusion: Literal["vote", "any", "mean"] = "vote", ignore_disagreement: bool = False,
         sure_background: float | None = None, sure_rounds: int | None = None,
-        student: Literal["scratch", "warm"] = "scratch", stop_dice: float | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(network, classes=classes)  # a network that is not trained here need not travel along
-        if stop_dice is not None and not 0 < stop_dice <= 1:
-            raise ValueError(f"stop_dice is {stop_dice}; accepted is a Dice above 0 and up to 1")
+        super().__init__(classes)
         if sure_background is not None and not 0 <= sure_background <= 1:
             raise ValueError(f"sure_background is {sure_background}; accepted is a probability from 0 to 1")
-        self.dice, self.fusion, self.ignore_disagreement = dice, fusion, ignore_disagreement
+        self.fusion, self.ignore_disagreement = fusion, ignore_disagreement
         self.sure_background, self.sure_rounds = sure_background, sure_rounds
-        self.warm_students, self.stop_dice = student == "warm", stop_dice
+        if fusion == "mean":
+            self.needs = "probabilities"
 
-    def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
-        """Terms `cross_entropy` and `dice`."""
-        image, label = batch["labeled"]["image"], batch["labeled"]["label"]
-        logits = self.network(image)
-        soft_dice = self.dice * losses.soft_dice(logits, label) if self.dice else logits.new_zeros(())
-        return {"cross_entropy": losses.cross_entropy(logits, label), "dice": soft_dice}
+    def label(self, case: Predictions, decided: Mapping[str, Any], round_number: int) -> Tensor:
+        """The vote of the views."""
+        fused = self._fused(case)
+        if self.ignore_disagreement and len(case.labels) > 2:
+            fused[view_fusion.all_differ(case.labels)] = IGNORE
+        if self._sure_background_holds(round_number):
+            sure = view_fusion.all_sure(case.labels, case.confidences, 0, self.sure_background)
+            fused[(fused == 0) & ~sure] = IGNORE
+        return fused
 
-    def relabel(self, cases: Sequence[Votes], round_number: int = 1) -> Iterator[Tensor]:
-        """The vote of the views, case by case."""
-        for index in range(len(cases)):
-            votes = cases[index]
-            if self.fusion == "mean":
-                assert votes.probabilities is not None  # since `fusion` asks for them
-                fused = fusing.fuse_mean(votes.probabilities)
-            else:
-                fused = fusing.fuse_votes(votes.labels, votes.confidences, 0 if self.fusion == "any" else None)
-            if self.ignore_disagreement and len(votes.labels) > 2:
-                fused[fusing.all_differ(votes.labels)] = IGNORE
-            if self.sure_background is not None and (self.sure_rounds is None or round_number <= self.sure_rounds):
-                sure = fusing.all_sure(votes.labels, votes.confidences, 0, self.sure_background)
-                fused[(fused == 0) & ~sure] = IGNORE
-            yield fused
+    def _fused(self, case: Predictions) -> Tensor:
+        if self.fusion == "mean":
+            assert case.probabilities is not None  # since `needs` asks for them
+            return view_fusion.fuse_mean(case.probabilities)
+        without_vote = 0 if self.fusion == "any" else None
+        return view_fusion.fuse_votes(case.labels, case.confidences, without_vote)
+
+    def _sure_background_holds(self, round_number: int) -> bool:
+        if self.sure_background is None:
+            return False
+        return self.sure_rounds is None or round_number <= self.sure_rounds

@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from medseg.method import Batch, Clock, Method, PatchTargets
+from medseg.method import LABELED, Batch, Clock, Method, Networks, PatchTargets, Stream
 from medseg.ops import losses
 from medseg.ops.distance import DistanceTargets
 from medseg.ops.schedules import sigmoid_rampup
@@ -33,9 +33,7 @@ class DTC(Method):
     """Dual-task consistency.
 
     Args:
-        network: images to `(B, 2 classes - 1, *spatial)`: class logits, then distances before tanh.
-        classes: number of classes with background.
-        previous: not used.
+        networks: makes the network, whose channels are class logits, then distances before tanh.
         beta: weight of the distance regression; the paper's text has 1.
         consistency: final weight of the consistency term.
         steepness: k of the task transform layer `sigmoid(-k z)`.
@@ -47,23 +45,19 @@ class DTC(Method):
         clip: distance at which the map saturates, instead of the largest of the patch.
     """
 
-    streams = ("labeled", "unlabeled")
+    streams = (LABELED, Stream("unlabeled", optional=True))
 
     def __init__(
-        self, network: nn.Module, *, classes: int, previous: nn.Module | None = None,
+        self, networks: Networks, *,
         beta: float = 0.3, consistency: float = 1.0, steepness: float = 1500.0, rampup_steps: int = 40,
         cross_entropy: float = 0.0, exclusivity: float = 0.0, boundary: Literal["half", "zero"] = "half",
         spacing_mm: tuple[float, ...] | None = None, clip: float | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(network, classes=classes, previous=previous)
+        super().__init__(networks)
+        self.network = networks.segmenter(2 * self.classes - 1)
         self.beta, self.consistency, self.steepness = beta, consistency, steepness
         self.rampup_steps, self.cross_entropy, self.exclusivity = rampup_steps, cross_entropy, exclusivity
-        self._targets = DistanceTargets(classes, boundary=boundary, spacing_mm=spacing_mm, clip=clip)
-
-    @classmethod
-    def output_channels(cls, classes: int) -> int:
-        """Class logits and one distance per foreground class."""
-        return 2 * classes - 1
+        self._targets = DistanceTargets(self.classes, boundary=boundary, spacing_mm=spacing_mm, clip=clip)
 
     def targets(self) -> PatchTargets:
         """Distance maps of a label patch."""
