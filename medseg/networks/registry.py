@@ -116,6 +116,10 @@ NETWORKS: dict[str, Callable[[int, tuple[int, int], int, Strides], dict[str, Any
 }
 
 
+HALVES = {"vnet": "VNetHalves", "unet": "UNetHalves", "dynunet": "DynUNetHalves", "segresnet": "SegResNetHalves"}
+"""Classes of `medseg.portable.networks.encoder_decoder` that a network is put into to have features."""
+
+
 def network_def(spec: NetworkSpec, *, patch: Sequence[int], in_channels: int, out_channels: int) -> dict[str, Any]:
     """The `_target_` dictionary of a network.
 
@@ -133,6 +137,23 @@ def network_def(spec: NetworkSpec, *, patch: Sequence[int], in_channels: int, ou
     if spec.name == "segresnet" and not definition["blocks_up"]:
         raise ConfigError(f"segresnet halves all axes alike and cannot take patches of {list(patch)}; use vnet")
     return definition | spec.options
+
+
+def halves_def(spec: NetworkSpec, *, patch: Sequence[int], in_channels: int) -> dict[str, Any]:
+    """The `_target_` dictionary of a network in two halves (`EncoderDecoder`), with `spec.width` features.
+
+    Args:
+        spec: name, width and further constructor keywords.
+        patch: voxels of a training patch along each axis of the network (2 or 3 numbers).
+        in_channels: image channels.
+
+    Raises:
+        ConfigError: a patch that the network cannot take.
+    """
+    whole = network_def(spec, patch=patch, in_channels=in_channels, out_channels=spec.width)
+    if spec.name == "efficientnet_lite":
+        return whole["network"]
+    return {"_target_": f"{PORTABLE}.networks.encoder_decoder.{HALVES[spec.name]}", "network": whole}
 
 
 def build(definition: dict[str, Any]) -> nn.Module:
