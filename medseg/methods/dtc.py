@@ -70,32 +70,40 @@ class DTC(Method):
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Terms `dice`, `cross_entropy`, `distance`, `consistency` and `exclusivity`."""
         labeled = batch["labeled"]
-        label, known = labeled["label"], losses.known(labeled["label"])
-        images = [labeled["image"], *([batch["unlabeled"]["image"]] if "unlabeled" in batch else [])]
+        label, covered = labeled["label"], labeled.get("covered")
+        images = [labeled["image"]]
+        if "unlabeled" in batch:
+            images.append(batch["unlabeled"]["image"])
         # float32, for the transform layer lives in |z| < 0.005; contiguous, for the losses go channel by channel
         output = self.network(torch.cat(images)).float().contiguous()
         logits, z = output[:, : self.classes], output[:, self.classes :].tanh()
-        rows = len(label)
-        counted = torch.cat([known, known.new_ones(len(output) - rows, *known.shape[1:])])
 
+        known = losses.known(label)
+        count = len(label)
+        everywhere = known.new_ones(len(output) - count, *known.shape[1:])
+        consistent_where = torch.cat([known, everywhere])
         inside = torch.sigmoid(-self.steepness * z)
         gap = (inside - logits.softmax(1)[:, 1:]) ** 2
         weight = self.consistency * sigmoid_rampup(clock.fraction, self.rampup_steps or None)
-        error = (z[:rows] - labeled["distance"]) ** 2
+
+        error = (z[:count] - labeled["distance"]) ** 2
+        measured = known & (labeled["distance_valid"] > 0)
+        if covered is not None:  # how far it is to a structure that nobody outlined is not known
+            measured = measured & covered[:, 1:].view(count, -1, *[1] * (label.ndim - 2))
         return {
-            "dice": losses.soft_dice(logits[:rows], label),
-            "cross_entropy": self._cross_entropy(logits[:rows], label),
-            "distance": self.beta * losses.masked_mean(error, known & (labeled["distance_valid"] > 0)),
-            "consistency": weight * losses.masked_mean(gap, counted),
-            "exclusivity": self._exclusivity(inside, counted),
+            "dice": losses.soft_dice(logits[:count], label, covered),
+            "cross_entropy": self._cross_entropy(logits[:count], label, covered),
+            "distance": self.beta * losses.masked_mean(error, measured),
+            "consistency": weight * losses.masked_mean(gap, consistent_where),
+            "exclusivity": self._exclusivity(inside, consistent_where),
         }
 
     # The paper has neither: with weight 0 they are not worth their time, and no parameter is reached by them alone.
 
-    def _cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
+    def _cross_entropy(self, logits: Tensor, label: Tensor, covered: Tensor | None) -> Tensor:
         if not self.cross_entropy:
             return logits.new_zeros(())
-        return self.cross_entropy * losses.cross_entropy(logits, label)
+        return self.cross_entropy * losses.cross_entropy(logits, label, covered)
 
     def _exclusivity(self, inside: Tensor, counted: Tensor) -> Tensor:
         if not self.exclusivity:

@@ -31,9 +31,10 @@ class Supervised(Method):
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Terms `dice` and `cross_entropy`."""
-        image, label = batch["labeled"]["image"], batch["labeled"]["label"]
-        logits = self.network(image)
+        labeled = batch["labeled"]
+        label, covered = labeled["label"], labeled.get("covered")
+        logits = self.network(labeled["image"])
         return {
-            "dice": self.dice * losses.soft_dice(logits, label),
-            "cross_entropy": self.cross_entropy * losses.cross_entropy(logits, label),
+            "dice": self.dice * losses.soft_dice(logits, label, covered),
+            "cross_entropy": self.cross_entropy * losses.cross_entropy(logits, label, covered),
         }
