@@ -1,10 +1,10 @@
-"""One paper, one file. To add a method: write its file, add one line here and one YAML in `pipelines/`."""
+"""One paper, one file. To add one: write its file, add one line here and one YAML in `pipelines/`."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -13,30 +13,34 @@ from medseg.methods._own import Given, Own, loaded, named
 from medseg.options import typed
 
 if TYPE_CHECKING:
-    from torch import nn
+    from medseg.method import Method, Networks, PseudoLabels
 
-    from medseg.method import Method
-
-__all__ = ["METHODS", "REMEDY", "Given", "Own", "build", "find", "in_use", "named", "using"]
+__all__ = [
+    "METHODS", "REMEDY", "RULES", "Given", "Own", "build", "build_rule", "find", "find_rule", "in_use", "named", "using",
+]  # fmt: skip
 
 METHODS: dict[str, str] = {
     "supervised": "medseg.methods.supervised:Supervised",
     "dtc": "medseg.methods.dtc:DTC",
-    "dmpct": "medseg.methods.dmpct:DMPCT",
 }
 
-REMEDY = "a method of your own is named on the command line: --method FILE.py:Class"
+RULES: dict[str, str] = {
+    "dmpct": "medseg.methods.dmpct:VoteOfViews",
+}
+"""Pseudo-label rules."""
 
-_OWN: dict[str, tuple[Own, type[Method]]] = {}
-"""Methods that the user named, while a command uses them."""
+REMEDY = "a class of your own is named on the command line: --method FILE.py:Class"
+
+_OWN: dict[str, tuple[Own, type[Method] | type[PseudoLabels]]] = {}
+"""Classes that the user named, while a command uses them."""
 
 
 @contextmanager
 def using(own: Sequence[Own]) -> Iterator[None]:
-    """Execute the files of the user's own methods; inside, `find` knows them.
+    """Execute the files of the user's own classes; inside, `find` and `find_rule` know them.
 
     Raises:
-        ConfigError: a file that cannot be executed, or holds no such method.
+        ConfigError: a file that cannot be executed, or holds no such class.
     """
     with loaded(own) as classes:
         before = dict(_OWN)
@@ -49,7 +53,7 @@ def using(own: Sequence[Own]) -> Iterator[None]:
 
 
 def in_use() -> tuple[Own, ...]:
-    """The user's own methods that the running command was given."""
+    """The user's own classes that the running command was given."""
     return tuple(own for own, _ in _OWN.values())
 
 
@@ -59,31 +63,63 @@ def find(name: str) -> type[Method]:
     Raises:
         ConfigError: no such method; nothing is imported for a name that is not known.
     """
+    from medseg.method import Method
+
+    return _find(name, METHODS, Method, "method")
+
+
+def find_rule(name: str) -> type[PseudoLabels]:
+    """The class of a pseudo-label rule: a name of `RULES`, or a class that the user named.
+
+    Raises:
+        ConfigError: no such rule; nothing is imported for a name that is not known.
+    """
+    from medseg.method import PseudoLabels
+
+    return _find(name, RULES, PseudoLabels, "rule")
+
+
+def _find(name: str, shipped: Mapping[str, str], base: type, what: str) -> Any:
     if name in _OWN:
-        return _OWN[name][1]
-    if name not in METHODS:
-        raise ConfigError(f"method {name!r} is not known; one of {', '.join(METHODS)}", hint=REMEDY)
-    module, _, class_name = METHODS[name].rpartition(":")
+        kind = _OWN[name][1]
+        if not issubclass(kind, base):
+            raise ConfigError(f"{name} is no {what}: it is not derived from medseg.method.{base.__name__}")
+        return kind
+    if name not in shipped:
+        raise ConfigError(f"{what} {name!r} is not known; one of {', '.join(shipped)}", hint=REMEDY)
+    module, _, class_name = shipped[name].rpartition(":")
     return getattr(importlib.import_module(module), class_name)
 
 
-def build(name: str, network: nn.Module, *, classes: int, previous: nn.Module | None = None, **options: Any) -> Method:
-    """A method around a network; options are the keywords of its constructor.
+def build(name: str, networks: Networks, **options: Any) -> Method:
+    """A method with its networks; options are the keywords of its constructor.
 
     Raises:
         ConfigError: an unknown method or option, or a value that the method refuses.
     """
-    kind = find(name)
-    known = [p for p in inspect.signature(kind).parameters if p not in ("network", "classes", "previous")]
+    return _build(find(name), f"method {name}", networks, options)
+
+
+def build_rule(name: str, classes: int, **options: Any) -> PseudoLabels:
+    """A pseudo-label rule; options are the keywords of its constructor.
+
+    Raises:
+        ConfigError: an unknown rule or option, or a value that the rule refuses.
+    """
+    return _build(find_rule(name), f"rule {name}", classes, options)
+
+
+def _build(kind: type, what: str, argument: Any, options: Mapping[str, Any]) -> Any:
+    """An object of a class whose first argument is not an option."""
+    _, *known = inspect.signature(kind).parameters
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise ConfigError(f"method {name} has no option {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+        raise ConfigError(f"{what} has no option {unknown[0]!r}; it has {', '.join(known) or 'none'}")
     try:
         hints = get_type_hints(kind.__init__)
     except NameError:  # a user's own file may import types for its type checker only: it has to check values itself
         hints = {}
-    options = typed(options, hints, f"method {name}")
     try:
-        return kind(network, classes=classes, previous=previous, **options)
+        return kind(argument, **typed(options, hints, what))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"method {name}: {error}") from error
+        raise ConfigError(f"{what}: {error}") from error

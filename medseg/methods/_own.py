@@ -1,4 +1,4 @@
-"""Methods of the user's own: named on the command line or given by Python code, never by a file that is read."""
+"""Methods and rules of the user's own: named on the command line or given by Python code, never by a file."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from medseg.errors import ConfigError
 
 if TYPE_CHECKING:
-    from medseg.method import Method
+    from medseg.method import Method, PseudoLabels
 
-Given: TypeAlias = "str | type[Method]"
+Given: TypeAlias = "str | type[Method] | type[PseudoLabels]"
 """`FILE.py:Class`, or the class."""
 
 
 @dataclass(frozen=True)
 class Own:
-    """A method as it was named; nothing of its file has run yet.
+    """A method or pseudo-label rule as it was named; nothing of its file has run yet.
 
     Attributes:
         name: of the class, by which a pipeline calls it.
@@ -38,7 +38,7 @@ class Own:
     said: str
     file: Path | None
     sha256: str | None
-    kind: type[Method] | None = None
+    kind: type[Method] | type[PseudoLabels] | None = None
 
 
 def named(given: Given | Sequence[Given] | None) -> tuple[Own, ...]:
@@ -71,7 +71,7 @@ def _of_text(text: str) -> Own:
     return Own(name, f"--method {text}", path, hashlib.sha256(content).hexdigest())
 
 
-def _of_class(kind: type[Method]) -> Own:
+def _of_class(kind: type[Method] | type[PseudoLabels]) -> Own:
     try:
         path = Path(inspect.getsourcefile(kind) or "")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -81,14 +81,14 @@ def _of_class(kind: type[Method]) -> Own:
 
 
 @contextmanager
-def loaded(own: Sequence[Own]) -> Iterator[dict[str, type[Method]]]:
+def loaded(own: Sequence[Own]) -> Iterator[dict[str, type[Method] | type[PseudoLabels]]]:
     """Execute the files and give the classes by name; afterwards Python's modules are as they were.
 
     A file is a module of its own name in a folder that is searched for modules, so that worker processes find what the
     method sends them, and so that the file can import its neighbours.
 
     Raises:
-        ConfigError: a file that cannot be executed, or holds no such method.
+        ConfigError: a file that cannot be executed, or holds no such class.
     """
     modules, path = dict(sys.modules), list(sys.path)
     executed: dict[Path, ModuleType] = {}
@@ -104,8 +104,8 @@ def loaded(own: Sequence[Own]) -> Iterator[dict[str, type[Method]]]:
                 sys.modules[module.__name__] = before
 
 
-def _checked(own: Own, executed: dict[Path, ModuleType]) -> type[Method]:
-    from medseg.method import Method
+def _checked(own: Own, executed: dict[Path, ModuleType]) -> type[Method] | type[PseudoLabels]:
+    from medseg.method import Method, PseudoLabels
 
     kind: Any = own.kind
     if kind is None and own.file is not None:
@@ -115,8 +115,8 @@ def _checked(own: Own, executed: dict[Path, ModuleType]) -> type[Method]:
         kind = getattr(executed[file], own.name, None)
         if kind is None:
             raise ConfigError(f"{own.said}: there is no {own.name} in {own.file}")
-    if not (isinstance(kind, type) and issubclass(kind, Method)):
-        raise ConfigError(f"{own.said}: {own.name} is no class derived from medseg.method.Method")
+    if not (isinstance(kind, type) and issubclass(kind, Method | PseudoLabels)):
+        raise ConfigError(f"{own.said}: {own.name} is no class derived from medseg.method.Method or PseudoLabels")
     if inspect.isabstract(kind):
         raise ConfigError(f"{own.said}: {own.name} does not define {', '.join(sorted(kind.__abstractmethods__))}")
     return kind
