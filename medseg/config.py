@@ -65,12 +65,60 @@ class MethodSpec(Frozen):
         return content if self.sha256 else {key: value for key, value in content.items() if key != "sha256"}
 
 
+class RuleSpec(MethodSpec):
+    """Which pseudo-label rule, with which of its settings changed from the paper's."""
+
+
+class Rounds(Frozen):
+    """Training again with pseudo-labels, after the first networks, the teachers.
+
+    Args:
+        count: how many rounds at most.
+        rule: by which the predictions of the networks before become labels.
+        student: where the networks of a round start: `scratch`, where the teachers started, or `warm`, from the
+            networks before, with half their iterations and a tenth of their learning rate.
+        stop_dice: end early where the pseudo-labels of two rounds agree by more than this mean Dice.
+    """
+
+    count: PositiveInt
+    rule: RuleSpec
+    student: Literal["scratch", "warm"] = "scratch"
+    stop_dice: float | None = Field(default=None, gt=0, le=1)
+
+
+class Labelling(Frozen):
+    """Labels for the next stage, made by a rule of what this stage's networks predict.
+
+    Args:
+        rule: by which predictions become labels.
+        cases: which cases of the data set get one.
+    """
+
+    rule: RuleSpec
+    cases: tuple[Literal["unlabeled", "weak"], ...] = ("unlabeled", "weak")
+
+
+class Weights(Frozen):
+    """Pre-trained weights from a file; nothing is ever fetched.
+
+    Args:
+        file: of PyTorch, a mapping of names to tensors.
+        sha256: of the file; where it is not given, the plan records it.
+        licence: of the weights, for the record.
+    """
+
+    file: str
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    licence: str | None = None
+
+
 class NetworkSpec(Frozen):
-    """A network by name, its first number of channels, and further keywords of its constructor."""
+    """A network by name, its first number of channels, further keywords of its constructor, and its first weights."""
 
     name: NetworkName
     width: PositiveInt = 16
     options: dict[str, Any] = Field(default_factory=dict)
+    weights: Weights | None = None
 
     @field_validator("options")
     @classmethod
@@ -115,8 +163,21 @@ class Stage(Frozen):
     network: NetworkSpec = NetworkSpec(name="vnet")
     init: Literal["none", "previous"] = "none"  # previous: start from the weights of the stage before
     views: tuple[View, ...] = ()  # a network for each; none: one network of the view that the plan chose
-    rounds: int = Field(default=0, ge=0)  # of training again with pseudo-labels, after the first teacher
+    fusion: Literal["vote", "any", "mean"] = "vote"  # how networks of several views predict together
+    rounds: Rounds | None = None
+    then: Labelling | None = None
     schedule: Schedule = Schedule()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former(cls, given: Any) -> Any:
+        return as_now(given) if isinstance(given, Mapping) else given
+
+    @model_validator(mode="after")
+    def _labels_once(self) -> Stage:
+        if self.rounds is not None and self.then is not None:
+            raise ValueError("has rounds and then: the rounds label the same cases; accepted is one of the two")
+        return self
 
     @field_validator("views")
     @classmethod
@@ -128,6 +189,39 @@ class Stage(Frozen):
     def specs(self, data: DataSpec) -> tuple[DataSpec, ...]:
         """What each network of the stage is trained on."""
         return tuple(data.of_view(view) for view in self.views) or (data,)
+
+
+FORMER_RULE = ("ignore_disagreement", "sure_background", "sure_rounds")
+FORMER_ROUNDS = ("student", "stop_dice")
+"""Options of the method `dmpct` before version 0.2, and what they belong to now."""
+
+
+def as_now(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage as pipelines before version 0.2 have it, in today's form; any other as it is.
+
+    There DMPCT was a method, whose options were also those of its rule, of the rounds and of the fusion of views, and
+    `rounds` was a number.
+
+    Raises:
+        ValueError: a number of rounds for a method that had none.
+    """
+    method, rounds = stage.get("method"), stage.get("rounds")
+    former = isinstance(method, Mapping) and method.get("name") == "dmpct"
+    if not former:
+        if isinstance(rounds, int) and rounds > 0:
+            raise ValueError(f"rounds is {rounds}; accepted is {{count: {rounds}, rule: {{name: dmpct}}}}")
+        return {key: value for key, value in stage.items() if key != "rounds" or rounds}
+    options = dict(method.get("options") or {})
+    rule = {key: options.pop(key) for key in FORMER_RULE if key in options}
+    told = {key: options.pop(key) for key in FORMER_ROUNDS if key in options}
+    now = {key: value for key, value in stage.items() if key != "rounds"}
+    if "fusion" in options:
+        now["fusion"] = rule["fusion"] = options.pop("fusion")
+    now["method"] = {"name": "supervised", "options": {"dice": 0.0, **options}}
+    if rounds:
+        count = rounds if isinstance(rounds, Mapping) else {"count": rounds}
+        now["rounds"] = {"rule": {"name": "dmpct", "options": rule}, **told, **count}
+    return now
 
 
 class Intensity(Frozen):

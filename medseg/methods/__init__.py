@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from medseg.method import Method, Networks, PseudoLabels
 
 __all__ = [
-    "METHODS", "REMEDY", "RULES", "Given", "Own", "build", "build_rule", "find", "find_rule", "in_use", "named", "using",
+    "METHODS", "REMEDY", "RULES", "Given", "Own", "build", "build_rule", "find", "find_rule", "in_use", "named",
+    "using",
 ]  # fmt: skip
 
 METHODS: dict[str, str] = {
