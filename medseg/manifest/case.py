@@ -28,10 +28,27 @@ class Annotation(Item):
 
 
 class Case(Item):
-    """One image with what is known of it; a plain string stands for its image."""
+    """One image with what is known of it; a plain string stands for its image.
+
+    An empty list is not the same as a missing key: `"tags": []` says that somebody looked and saw none of the classes.
+
+    Args:
+        image: one file, or one for each channel.
+        label: its label map.
+        classes: those that the label tells apart, background aside; None: all. The others are background in it.
+        annotations: label maps of several raters.
+        tags: the classes that are in the image, all others being absent; or class -> whether it is there, nothing being
+            known of the others.
+        maps: name -> file of a map on the image's grid, such as saliency, for methods that ask for it.
+        subject: whose image it is.
+        fold: of a cross-validation.
+        case: its name, where the file's name will not do.
+    """
 
     image: ImagePaths
     label: FilePath | None = None
+    classes: tuple[Class, ...] | None = None
+    maps: dict[str, FilePath] = Field(default_factory=dict)
     annotations: tuple[Annotation, ...] = ()
     tags: tuple[Class, ...] | dict[str, Any] | None = None
     subject: str | None = None
