@@ -9,16 +9,26 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from medseg.errors import ConfigError
-from medseg.methods._own import Given, Own, loaded, named
+from medseg.methods._own import Given, OwnMethod, load_classes, locate_methods
 from medseg.options import typed
 
 if TYPE_CHECKING:
     from medseg.method import Method, Networks, PseudoLabels
 
 __all__ = [
-    "METHODS", "REMEDY", "RULES", "Given", "Own", "build", "build_rule", "find", "find_rule", "in_use", "named",
-    "using",
-]  # fmt: skip
+    "METHODS",
+    "REMEDY",
+    "RULES",
+    "Given",
+    "OwnMethod",
+    "build",
+    "build_rule",
+    "find",
+    "find_rule",
+    "locate_methods",
+    "methods_in_use",
+    "use_methods",
+]
 
 METHODS: dict[str, str] = {
     "supervised": "medseg.methods.supervised:Supervised",
@@ -32,18 +42,18 @@ RULES: dict[str, str] = {
 
 REMEDY = "a class of your own is named on the command line: --method FILE.py:Class"
 
-_OWN: dict[str, tuple[Own, type[Method] | type[PseudoLabels]]] = {}
+_OWN: dict[str, tuple[OwnMethod, type[Method] | type[PseudoLabels]]] = {}
 """Classes that the user named, while a command uses them."""
 
 
 @contextmanager
-def using(own: Sequence[Own]) -> Iterator[None]:
-    """Execute the files of the user's own classes; inside, `find` and `find_rule` know them.
+def use_methods(own: Sequence[OwnMethod]) -> Iterator[None]:
+    """Execute the files of the user's own classes; inside the block `find` and `find_rule` find them.
 
     Raises:
         ConfigError: a file that cannot be executed, or holds no such class.
     """
-    with loaded(own) as classes:
+    with load_classes(own) as classes:
         before = dict(_OWN)
         _OWN.update({each.name: (each, classes[each.name]) for each in own})
         try:
@@ -53,7 +63,7 @@ def using(own: Sequence[Own]) -> Iterator[None]:
             _OWN.update(before)
 
 
-def in_use() -> tuple[Own, ...]:
+def methods_in_use() -> tuple[OwnMethod, ...]:
     """The user's own classes that the running command was given."""
     return tuple(own for own, _ in _OWN.values())
 
@@ -112,10 +122,10 @@ def build_rule(name: str, classes: int, **options: Any) -> PseudoLabels:
 
 def _build(kind: type, what: str, argument: Any, options: Mapping[str, Any]) -> Any:
     """An object of a class whose first argument is not an option."""
-    _, *known = inspect.signature(kind).parameters
-    unknown = sorted(set(options) - set(known))
+    _, *accepted = inspect.signature(kind).parameters
+    unknown = sorted(set(options) - set(accepted))
     if unknown:
-        raise ConfigError(f"{what} has no option {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+        raise ConfigError(f"{what} has no option {unknown[0]!r}; it has {', '.join(accepted) or 'none'}")
     try:
         hints = get_type_hints(kind.__init__)
     except NameError:  # a user's own file may import types for its type checker only: it has to check values itself
