@@ -186,6 +186,11 @@ class Stage(Frozen):
             raise ValueError(f"names a view twice: {', '.join(views)}")
         return views
 
+    @property
+    def round_count(self) -> int:
+        """Rounds of pseudo-labels after the teachers, at most."""
+        return self.rounds.count if self.rounds else 0
+
     def specs(self, data: DataSpec) -> tuple[DataSpec, ...]:
         """What each network of the stage is trained on."""
         return tuple(data.of_view(view) for view in self.views) or (data,)

@@ -193,14 +193,12 @@ class Predictions:
         labels: for each view `(X, Y, Z)` uint8 class indices.
         confidences: for each view `(X, Y, Z)` float16, the probability of each of these labels.
         probabilities: for each view `(C, X, Y, Z)` uint8 in steps of 1/255, memory-mapped, if the rule needs them.
-        maps: `(K, X, Y, Z)` float16, what `PseudoLabels.maps` gave, if the rule needs them.
         tags: class index -> whether it is present, as far as the manifest says.
     """
 
     labels: Sequence[Tensor]
     confidences: Sequence[Tensor]
     probabilities: Sequence[Tensor] | None = None
-    maps: Tensor | None = None
     tags: Mapping[int, bool] | None = None
 
 
@@ -215,8 +213,8 @@ class PseudoLabels(ABC):
         classes: number of classes with background.
     """
 
-    needs: Literal["labels", "probabilities", "maps"] = "labels"
-    """Of each case: the views' labels and confidences; also the probabilities of all classes; also the maps."""
+    needs: Literal["labels", "probabilities"] = "labels"
+    """Of each case: the views' labels and confidences; also the probabilities of all classes."""
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
@@ -246,7 +244,3 @@ class PseudoLabels(ABC):
         Returns:
             `(X, Y, Z)` uint8 class indices, 255 = ignore; None: the case stays without a label in this round.
         """
-
-    def maps(self, method: Method) -> nn.Module:
-        """The network whose output is `Predictions.maps`: image `(B, Cin, *spatial)` to `(B, K, *spatial)`."""
-        raise NotImplementedError(f"{type(self).__name__} needs maps and does not say which network makes them")

@@ -109,9 +109,9 @@ class Workload:
         """The work of a stage on a data set."""
         unlabeled = len(streams_of(manifest)["unlabeled"])
         validation = sum(1 for case in manifest.validation if case.label)
-        rounds = stage.rounds if unlabeled else 0
+        rounds = stage.round_count if unlabeled else 0
         views = max(1, len(stage.views))
-        has_rounds_or_views = stage.rounds > 0 or views > 1
+        has_rounds_or_views = stage.round_count > 0 or views > 1
         scored = validation * (rounds + 1) if has_rounds_or_views else 0
         fingerprint = read_fingerprint(manifest)
         return cls(
@@ -138,7 +138,7 @@ def fit_budget(
     data = DataSpec(**pipeline.data)
     first = pipeline.stages[0]
     candidates = [reduce_plan(data, first.network, reduction, fixed) for reduction in REDUCTIONS]
-    preparation = _preparation_seconds(manifest, data, first.rounds)
+    preparation = _preparation_seconds(manifest, data, first.round_count)
     stage_seconds = max(seconds / len(pipeline.stages) - 10 - preparation, 5.0)
     best = _choose_candidate(candidates, first, Workload.of_stage(first, manifest), device, stage_seconds)
     stages = []

@@ -138,7 +138,7 @@ def check_space(pipeline: Pipeline, findings: Sequence[Finding], output: Path) -
 def cache_bytes(pipeline: Pipeline, findings: Iterable[Finding]) -> int:
     """Bytes of the preprocessed volumes of a run, small files left out: once, and again with each pseudo-label."""
     data = DataSpec(**pipeline.data)
-    rounds = max(stage.rounds for stage in pipeline.stages)
+    rounds = max(stage.round_count for stage in pipeline.stages)
     total = 0
     for finding in findings:
         if finding.header is None:

@@ -22,7 +22,6 @@ from medseg.workflows.train import settings
 from medseg.workflows.train.budget import fit_budget
 from medseg.workflows.train.build import check_buildable
 from medseg.workflows.train.options import PlanOptions, budget_seconds
-from medseg.workflows.train.self_training.time_left import check_stage
 
 
 def run_plan(options: PlanOptions) -> Pipeline:
@@ -75,8 +74,6 @@ def plan_pipeline(
             path=manifest.path,
             hint="training needs at least one 'label'",
         )
-    for stage in pipeline.stages:
-        check_stage(stage)
     first = pipeline.stages[0]
     data = plan_data(
         manifest,
@@ -134,7 +131,7 @@ def print_plan(pipeline: Pipeline, manifest: Manifest) -> None:
     for index, stage in enumerate(pipeline.stages):
         if stage.views or stage.rounds:
             views = ", ".join(stage.views) or data.view
-            table.add_row(f"stage {index}, views", f"{views}; rounds of pseudo-labels: {stage.rounds}")
+            table.add_row(f"stage {index}, views", f"{views}; rounds of pseudo-labels: {stage.round_count}")
         table.add_row(f"stage {index}", _describe_stage(stage))
     Console(stderr=True).print(table)
 

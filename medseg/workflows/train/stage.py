@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from medseg.atomic import make_folder
-from medseg.bundle.bundle import open_bundle, write_bundle
+from medseg.bundle.bundle import write_bundle
 from medseg.config import View
 from medseg.cores import usable_cores
 from medseg.data.cache import CachedVolume, VolumeCache
@@ -27,10 +27,11 @@ from medseg.engine.validation import validate
 from medseg.errors import OutputError
 from medseg.manifest.manifest import Case, streams_of
 from medseg.method import Method
+from medseg.networks.factory import definition_of
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.networks.adapters import Planar
 from medseg.progress import show_progress
-from medseg.workflows.train.build import build_method, define_network, define_segmenter, network_of_view
+from medseg.workflows.train.build import PRETRAINED, build_method, open_previous, save_pretrained
 from medseg.workflows.train.stage_io import StageInputs
 
 _SEED_STEP = 1000
@@ -95,14 +96,15 @@ class StageRun:
         """Train, or continue, until `bundle` is written.
 
         Args:
-            bundle: the folder to write.
+            bundle: the folder to write; of a stage without a segmenter it holds weights for the next stage.
             previous: bundle whose network to start from.
             resume: whether to go on where an earlier command was stopped.
 
         Raises:
             Stopped: by a signal, after saving `last.pt`.
         """
-        if resume and (bundle / "configs" / "metadata.json").is_file():
+        finished = ("configs/metadata.json", PRETRAINED)
+        if resume and any((bundle / name).is_file() for name in finished):
             return
         make_folder(self.folder)
         set_determinism(self.seed)
@@ -114,9 +116,12 @@ class StageRun:
         state = checkpoint.read(last) if resume and last.exists() else None
         trainer, scheduler = self._build_trainer(method, streams, state)
         segmenter = self._build_segmenter(method)
-        self._run(trainer, scheduler, segmenter, validation)
+        self._run(trainer, scheduler, segmenter, validation if segmenter else [])
         if self.is_main:
-            self._export(segmenter, bundle)
+            if segmenter is None:
+                save_pretrained(bundle, method.pretrained())
+            else:
+                self._export(segmenter, bundle)
         distributed.barrier()
 
     def _prepare_volumes(self) -> tuple[dict[str, list[CachedVolume]], list[CachedVolume]]:
@@ -140,18 +145,20 @@ class StageRun:
             return self.cache.prepare(self.inputs.manifest, cases, self.spec, workers=workers, progress=progress)
 
     def _build_method(self, previous: Path | None) -> Method:
-        start = network_of_view(open_bundle(previous), self.spec.view) if previous else None
+        start = open_previous(previous, self.spec.view) if previous else None
         method = build_method(self.stage, self.spec, start)
         method.to(self.device)
         if self.stage.schedule.channels_last:
             use_channels_last(method, self.spec.spatial_dims)
         return method
 
-    def _build_segmenter(self, method: Method) -> nn.Module:
-        """The network that is validated and exported: volumes to class logits."""
+    def _build_segmenter(self, method: Method) -> nn.Module | None:
+        """The network that is validated and exported: volumes to class logits; None: the method makes none."""
         network = method.segmenter()
         axis = self.spec.slice_axis
-        return network if axis is None else Planar(network, axis, self.spec.slices)
+        if network is None or axis is None:
+            return network
+        return Planar(network, axis, self.spec.slices)
 
     def _build_trainer(
         self, method: Method, streams: dict[str, list[CachedVolume]], state: dict[str, Any] | None
@@ -193,7 +200,7 @@ class StageRun:
         return trainer, scheduler
 
     def _run(
-        self, trainer: MethodTrainer, scheduler: Any, segmenter: nn.Module, validation: list[CachedVolume]
+        self, trainer: MethodTrainer, scheduler: Any, segmenter: nn.Module | None, validation: list[CachedVolume]
     ) -> None:
         """Attach the handlers, in the order in which they act, and run."""
         total, start = trainer.total, trainer.state.iteration
@@ -201,15 +208,17 @@ class StageRun:
         if self.is_main:
             log = RunLog(self.folder, resume_at=start, validated=self.progress.validated)
         bar = TrainingBar(self.title, total, start=start, shown=self.is_main, note=self.note)
-        validator = handlers.Validate(
-            partial(self._score, segmenter, validation),
-            segmenter,
-            self.folder,
-            self.progress,
-            every=self.stage.schedule.validate_every or max(1, total // 10),
-            log=log,
-            bar=bar,
-        )
+        validator = None
+        if segmenter is not None and validation:
+            validator = handlers.Validate(
+                partial(self._score, segmenter, validation),
+                segmenter,
+                self.folder,
+                self.progress,
+                every=self.stage.schedule.validate_every or max(1, total // 10),
+                log=log,
+                bar=bar,
+            )
         steps: list[Any] = []
         if distributed.world() > 1:
             steps.append(handlers.Reseed(seed=self.seed))
@@ -217,7 +226,7 @@ class StageRun:
         steps.append(LrScheduleHandler(scheduler, epoch_level=False, print_lr=False))
         if log:
             steps.append(handlers.LogTerms(log, bar))
-        if validation:
+        if validator:
             steps.append(validator)
         if self.is_main:
             steps.append(handlers.SaveLast(scheduler, self.folder, self.progress, fingerprint=self.fingerprint))
@@ -225,7 +234,7 @@ class StageRun:
             handler.attach(trainer)
         try:
             with handlers.stop_on_signal(trainer, self.progress):
-                if validation:
+                if validator:
                     validator.catch_up(trainer)
                 if start < total:
                     trainer.run()
@@ -254,7 +263,7 @@ class StageRun:
         write_bundle(
             bundle,
             segmenter,
-            network_def=define_segmenter(segmenter, define_network(self.stage, self.spec)),
+            network_def=definition_of(segmenter),
             data=self.spec,
             name=self.inputs.pipeline.name,
         )

@@ -30,16 +30,16 @@ PSEUDO = "pseudo"
 
 @dataclass(frozen=True)
 class PseudoLabeller:
-    """Makes the pseudo-labels of one round.
+    """Makes pseudo-labels by a rule: those of one round, or those for the next stage.
 
     Args:
         number: of the round, from 1.
-        folder: of the round.
+        folder: of the round; `PSEUDO` in it holds the labels.
         before: folder of the round before, if it had pseudo-labels.
         manifest: whose cases are labelled.
         cases: which ones; their labels, if there are any, are never opened.
         shown: names of those that slices are kept of, for the report.
-        rule: what the fusion depends on, as plain values.
+        rule: by which predictions become labels.
     """
 
     number: int
@@ -48,7 +48,7 @@ class PseudoLabeller:
     manifest: Manifest
     cases: Sequence[Case]
     shown: Sequence[str]
-    rule: Mapping[str, Any]
+    rule: RuleSpec
 
     def file(self, case: Case) -> Path:
         """Where the pseudo-label of a case is."""
@@ -58,26 +58,55 @@ class PseudoLabeller:
         """Where the slices of a case are that the report shows."""
         return self.folder / PSEUDO / f"{case.name}.npz"
 
-    def run(
-        self, networks: Path, method: Method, open_voter: Callable[[], Voter], time_left: Outlook
-    ) -> dict[str, Counts]:
+    def run(self, networks: Path, device: torch.device, time_left: Outlook) -> dict[str, Counts]:
         """Label what is not labelled yet by these very networks.
 
         Args:
             networks: bundle of the round before.
-            method: whose `relabel` fuses.
-            open_voter: opens the bundle, which is not done where nothing is left to do.
+            device: where they predict.
             time_left: updated after each case.
 
         Returns:
-            Case -> its counts.
+            Case -> its counts; cases that the rule leaves without a label are not there.
 
         Raises:
             DataError: an image that cannot be predicted.
             OutputError: a pseudo-label that cannot be written; what is there is whole, and a resumed run goes on.
         """
         make_folder(self.folder / PSEUDO)
-        pieces = {case.name: self._piece(case, networks) for case in self.cases}
+        rule = methods.build_rule(self.rule.name, len(self.manifest.labels), **self.rule.options)
+        with PredictionStore(networks, device, rule, self.folder / "predictions") as predictions:
+            decided = self._decide(rule, predictions, digest_of(networks)) if rule.looks_at_all else {}
+            pieces = {case.name: self._piece(case, networks, decided) for case in self.cases}
+            missing = self._find_missing(pieces, time_left)
+            self._label(missing, pieces, partial(self._apply, rule, decided), predictions, time_left)
+            distributed.barrier()
+        notes = {name: piece.notes() or {} for name, piece in pieces.items()}
+        return {name: counts for name, counts in notes.items() if "fused" in counts}
+
+    def _decide(self, rule: PseudoLabels, predictions: PredictionStore, networks: str) -> dict[str, Any]:
+        """The first pass: summaries of all cases, and what the rule decides of them."""
+        folder = make_folder(self.folder / "summaries")
+        pieces = {}
+        for case in self.cases:
+            made_of = {"networks": networks, "rule": self._rule_settings(), "images": self._image_digests(case)}
+            pieces[case.name] = Piece(folder / f"{case.name}.json", made_of, ())
+        missing = [case for case in self.cases if pieces[case.name].notes() is None]
+        distributed.barrier()  # all have seen what is there before anything changes
+        for case in missing[distributed.rank() :: distributed.world()]:
+            piece = pieces[case.name]
+            piece.begin()
+            piece.finish({"summary": rule.summarize(predictions.predict(self.manifest, case))})
+        distributed.barrier()
+        summaries = {name: (piece.notes() or {})["summary"] for name, piece in pieces.items()}
+        return rule.decide(summaries)
+
+    def _apply(self, rule: PseudoLabels, decided: Mapping[str, Any], predicted: Predictions) -> np.ndarray | None:
+        label = rule.label(predicted, decided, self.number)
+        return None if label is None else label.numpy()
+
+    def _find_missing(self, pieces: Mapping[str, Piece], time_left: Outlook) -> list[Case]:
+        """Cases that no earlier command has labelled."""
         missing = []
         for case in self.cases:
             notes = pieces[case.name].notes()
@@ -88,47 +117,56 @@ class PseudoLabeller:
         distributed.barrier()  # all have seen what is there before anything changes
         if distributed.rank() == 0:
             remove_leftovers(self.folder / PSEUDO)
-        share = missing[distributed.rank() :: distributed.world()]
-        if share:
-            with open_voter() as voter:
-                self._label(share, pieces, method, voter, time_left)
-        distributed.barrier()
-        return {name: piece.notes() or {} for name, piece in pieces.items()}
+        return missing
 
     def _label(
-        self, cases: Sequence[Case], pieces: Mapping[str, Piece], method: Method, voter: Voter, time_left: Outlook
+        self,
+        missing: Sequence[Case],
+        pieces: Mapping[str, Piece],
+        apply: Callable[[Predictions], np.ndarray | None],
+        predictions: PredictionStore,
+        time_left: Outlook,
     ) -> None:
-        votes = LazyVotes(voter, [self.manifest.images(case) for case in cases])
-        count = Count("labelling", total=len(cases))
-        began = time.monotonic()
+        share = missing[distributed.rank() :: distributed.world()]
+        count = Count("labelling", total=len(share))
         with report_stop(count.where):
-            for number, (case, fused) in enumerate(zip(cases, method.relabel(votes, self.number), strict=True)):
+            for case in share:
+                began = time.monotonic()
                 piece = pieces[case.name]
                 piece.begin()
-                counts = self._write_case(case, votes[number], fused.numpy())
+                predicted = predictions.predict(self.manifest, case)
+                label = apply(predicted)
+                counts = {} if label is None else self._write_case(case, predicted, label)
                 seconds = round(time.monotonic() - began, 3)
                 piece.finish({**counts, "seconds": seconds})
+                predictions.forget(case)
                 count.done += 1
                 time_left.done("labelling", seconds)
                 time_left.say(f"round {self.number}: labelled {case.name}", now=False)
-                began = time.monotonic()
 
-    def _piece(self, case: Case, networks: Path) -> Piece:
+    def _piece(self, case: Case, networks: Path, decided: Mapping[str, Any]) -> Piece:
         earlier = self._find_earlier(case, ".nii.gz")
         made_of = {
             "case": case.name,
-            "images": [digest_of(path) for path in self.manifest.images(case)],
+            "images": self._image_digests(case),
             "networks": digest_of(networks),
             "round": self.number,
-            "rule": dict(self.rule),
+            "rule": self._rule_settings(),
             "ignore": self.manifest.ignore_index,
             "before": digest_of(earlier) if earlier else None,
             "shown": case.name in self.shown,
         }
-        products = [self.file(case)]
-        if case.name in self.shown:
-            products.append(self.slices(case))
-        return Piece(self.folder / PSEUDO / f"{case.name}.json", made_of, products)
+        if decided:
+            made_of["decided"] = dict(decided)
+        if case.tags is not None:
+            made_of["tags"] = self.manifest.presence(case)
+        return Piece(self.folder / PSEUDO / f"{case.name}.json", made_of, ())
+
+    def _image_digests(self, case: Case) -> list[str]:
+        return [digest_of(path) for path in self.manifest.images(case)]
+
+    def _rule_settings(self) -> dict[str, Any]:
+        return self.rule.model_dump(mode="json")
 
     def _find_earlier(self, case: Case, suffix: str) -> Path | None:
         """The file of a case in the round before, if there is one."""
@@ -137,12 +175,12 @@ class PseudoLabeller:
         path = self.before / PSEUDO / f"{case.name}{suffix}"
         return path if path.exists() else None
 
-    def _write_case(self, case: Case, votes: Votes, fused: np.ndarray) -> Counts:
+    def _write_case(self, case: Case, predicted: Predictions, fused: np.ndarray) -> Counts:
         """Write the pseudo-label of a case on its file's grid, and its slices; returns what was counted."""
         image = self.manifest.images(case)[0]
         grid = read_header(image)
         self._write_label(case, image, grid, fused)
-        labels = [label.numpy() for label in votes.labels]
+        labels = [label.numpy() for label in predicted.labels]
         if case.name in self.shown:
             keep_slices(self.slices(case), image, labels, fused, self._find_earlier(case, ".npz"))
         voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
@@ -178,27 +216,6 @@ class PseudoLabeller:
         for index, value in enumerate(self.manifest.label_values):
             fused[stored[0] == value] = index
         return fused
-
-
-class LazyVotes(Sequence[Votes]):
-    """The votes of cases, each predicted when it is indexed; the last one is kept."""
-
-    def __init__(self, voter: Voter, images: Sequence[tuple[Path, ...]]) -> None:
-        self.voter, self.images = voter, images
-        self._last: tuple[int, Votes] | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            raise TypeError("votes are predicted for one case at a time")
-        if not 0 <= index < len(self.images):
-            raise IndexError(index)
-        if self._last is None or self._last[0] != index:
-            self._last = None  # two cases at once would need twice the memory
-            self._last = (index, self.voter(self.images[index]))
-        return self._last[1]
 
 
 def write_round_manifest(manifest: Manifest, labeller: PseudoLabeller, path: Path) -> Manifest:
