@@ -17,7 +17,8 @@ from medseg.data.cache import VolumeCache
 from medseg.errors import ConfigError, DataError, OutputError
 from medseg.manifest.manifest import Manifest
 from medseg.workflows.train import check_before
-from medseg.workflows.train.run import train, write_plan
+from medseg.workflows.train.plan import write_plan
+from medseg.workflows.train.run import train
 
 NOTHING = Path("/proc")  # nobody makes files there
 

@@ -25,7 +25,8 @@ from medseg.networks import registry
 from medseg.serve import training
 from medseg.serve.models import Model
 from medseg.workflows.train import settings
-from medseg.workflows.train.run import train, write_plan
+from medseg.workflows.train.plan import write_plan
+from medseg.workflows.train.run import train
 
 PACKAGE = Path(__file__).parents[1] / "medseg"
 TOUCH = "$__import__('os').system('touch HACKED')"

@@ -24,7 +24,7 @@ from medseg.manifest.manifest import Manifest
 from medseg.methods.dmpct import DMPCT
 from medseg.workflows.train.run import train
 from medseg.workflows.train.self_training.predict_views import Voter
-from medseg.workflows.train.self_training.pseudo_labels import Labeller
+from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller
 from medseg.workflows.train.self_training.time_left import Outlook
 
 VIEWS = ("sagittal", "coronal", "axial")
@@ -226,7 +226,7 @@ def test_stages_with_views_start_from_the_one_before(manifest, tmp_path):
 
 def test_a_full_disk_leaves_no_half_label_and_is_resumed(run, manifest, tmp_path):
     data = Manifest.load(manifest)
-    labeller = Labeller(1, tmp_path / "round1", None, data, data.unlabeled, (), {"method": "dmpct"})
+    labeller = PseudoLabeller(1, tmp_path / "round1", None, data, data.unlabeled, (), {"method": "dmpct"})
     networks, method = run / "round0" / "bundle", DMPCT(torch.nn.Identity(), classes=3)
 
     def label() -> None:

@@ -21,8 +21,8 @@ from medseg.data.streams import PatchStreams
 from medseg.errors import ConfigError, DataError
 from medseg.manifest.manifest import Manifest
 from medseg.networks.registry import plan_strides
-from medseg.planning.plan import plan
-from medseg.planning.planes import STRIDE, even_spacing, slices_for
+from medseg.planning.plan import plan_data
+from medseg.planning.planes import STRIDE, even_spacing, plan_slices
 from medseg.portable.planes import PLANES
 
 SHAPE = (5, 6, 7)
@@ -147,13 +147,15 @@ def test_a_case_of_the_manifest_may_say_that_its_label_was_predicted(tmp_path):
     content["training"][1]["pseudo"] = True
     path.write_text(json.dumps(content))
     manifest = Manifest.load(path)
-    data = plan(manifest, network=NetworkSpec(name="unet"), memory_bytes=1e12)
+    data = plan_data(manifest, network=NetworkSpec(name="unet"), memory_bytes=1e12)
     made = VolumeCache(tmp_path / "cache").prepare(manifest, manifest.training, data)
     assert [volume.pseudo for volume in made] == [False, True]
 
 
 def planned(path, *views: str, **given) -> DataSpec:
-    return plan(Manifest.load(path), network=NetworkSpec(name="unet"), memory_bytes=1e12, overrides=given, views=views)
+    return plan_data(
+        Manifest.load(path), network=NetworkSpec(name="unet"), memory_bytes=1e12, overrides=given, views=views
+    )
 
 
 def test_planes_share_a_grid_and_a_patch_of_whole_slices(tmp_path):
@@ -173,8 +175,8 @@ def test_planes_share_a_grid_and_a_patch_of_whole_slices(tmp_path):
 
 def test_slices_are_as_large_as_memory_lets_them_be():
     size, spacing = (512, 512, 300), np.array([0.8, 0.8, 1.5])
-    assert slices_for(size, spacing, 1e12) == (512, 512, 304)
-    less = slices_for(size, spacing, 200 * 200)
+    assert plan_slices(size, spacing, 1e12) == (512, 512, 304)
+    less = plan_slices(size, spacing, 200 * 200)
     assert less[0] * less[1] <= 200 * 200
     assert less[0] == less[1]
     assert all(n % STRIDE == 0 for n in less)

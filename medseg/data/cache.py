@@ -33,7 +33,7 @@ from medseg.data.preprocess import Job
 from medseg.data.preprocessing_config import preprocessing
 from medseg.errors import DataError, OutputError
 from medseg.manifest.manifest import Case, Manifest
-from medseg.stopping import out_of_reach
+from medseg.stopping import shield_from_interrupts
 
 __all__ = ["CachedVolume", "VolumeCache"]
 
@@ -124,7 +124,7 @@ class VolumeCache:
         pool = ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn"), initializer=_quiet_worker)
         others = set(active_children())
         try:
-            with out_of_reach():
+            with shield_from_interrupts():
                 futures = {pool.submit(_store, self.folder, key, job): key for key, job in jobs.items()}
             for future in as_completed(futures):
                 future.result()

@@ -26,5 +26,7 @@ def keep_freed_memory(*, threads: bool = False) -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
         return False
-    wanted = [(_TRIM_THRESHOLD, -1), (_MMAP_MAX, 0), *([(_ARENA_MAX, 1)] if threads else [])]
-    return all(mallopt(parameter, value) for parameter, value in wanted)
+    settings = [(_TRIM_THRESHOLD, -1), (_MMAP_MAX, 0)]
+    if threads:
+        settings.append((_ARENA_MAX, 1))
+    return all(mallopt(parameter, value) for parameter, value in settings)

@@ -21,7 +21,7 @@ from medseg.cores import usable_cores
 from medseg.dicom.series import open_series
 from medseg.errors import ConfigError, MedsegError, OutputError
 from medseg.portable.io.read import VolumeError, read_header
-from medseg.stopping import out_of_reach
+from medseg.stopping import shield_from_interrupts
 from medseg.workflows.consensus.case import fuse_item
 from medseg.workflows.consensus.collect_studies import Item
 from medseg.workflows.consensus.options import ConsensusOptions
@@ -113,7 +113,7 @@ def _hire() -> Worker:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs,), daemon=True)
-    with out_of_reach():
+    with shield_from_interrupts():
         process.start()
     theirs.close()
     return Worker(process, ours)

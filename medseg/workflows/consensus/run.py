@@ -21,7 +21,7 @@ from medseg.consensus.io.write_results import write_bytes
 from medseg.errors import ConfigError, DataError, OutputError
 from medseg.manifest.manifest import SECTIONS, Manifest
 from medseg.portable.io.write import remove_leftovers
-from medseg.progress import counting, say
+from medseg.progress import say, show_progress
 from medseg.workflows.consensus.case import finished_labels, fuse_item
 from medseg.workflows.consensus.collect_studies import Item, of_files, of_manifest, of_studies
 from medseg.workflows.consensus.earlier_results import refuse_other_manifest, refuse_others
@@ -103,7 +103,7 @@ def _batch(items: Sequence[Item], options: ConsensusOptions) -> dict[str, Any]:
     report |= {"cases": [], "failed": [], "interrupted": True}
     started = time.perf_counter()
     try:
-        with counting("fusing", pieces="studies", kept="finished studies are kept") as progress:
+        with show_progress("fusing", unit="studies", kept="finished studies are kept") as progress:
             progress(0, len(tasks))
             with closing(run_all(tasks, jobs)) as entries:
                 for done, entry in enumerate(entries, 1):

@@ -27,7 +27,7 @@ from medseg.options import api
 from medseg.portable.inference.multi_view import FUSIONS, ViewsInferer
 from medseg.portable.io.write import remove_leftovers
 from medseg.progress import Count, say
-from medseg.stopping import told_when_stopped
+from medseg.stopping import report_stop
 from medseg.workflows.predict.case import CasePredictor, fingerprint, record
 from medseg.workflows.predict.collect_cases import PROBABILITIES, Item, collect, share
 from medseg.workflows.predict.earlier_results import Earlier
@@ -184,7 +184,7 @@ class _Run:
         console = self.listener.console
         count = Count("predicting", total=len(items))
         with (
-            told_when_stopped(count.where, "finished results are kept"),
+            report_stop(count.where, "finished results are kept"),
             Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
         ):
             cases = bar.add_task("cases", total=len(items))
