@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,16 @@ class VolumeError(ValueError):
 
     def __reduce__(self) -> tuple:
         return _revive, (str(self), self.path)  # an exception's own pickling would drop the path
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the block are told of this file."""
+    try:
+        yield
+    except VolumeError as error:
+        error.path = path
+        raise
 
 
 def _revive(line: str, path: Path | None) -> VolumeError:

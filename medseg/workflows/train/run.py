@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -23,6 +22,7 @@ from medseg.errors import ConfigError, ManifestError, OutputError
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.options import api
 from medseg.planning import plan
+from medseg.records import Record
 from medseg.stopping import told_when_stopped
 from medseg.workflows.train import budget as budgets
 from medseg.workflows.train import plan_table, settings
@@ -30,7 +30,7 @@ from medseg.workflows.train.build import try_stages
 from medseg.workflows.train.check_before import check_files, check_space, doubts
 from medseg.workflows.train.durations import budget_seconds
 from medseg.workflows.train.options import PlanOptions, TrainOptions
-from medseg.workflows.train.run_folder import RECORD, claim
+from medseg.workflows.train.run_folder import RUN, claim
 from medseg.workflows.train.self_training.check_data import warn
 from medseg.workflows.train.self_training.run import Product, RoundsRun
 from medseg.workflows.train.self_training.time_left import check_stage
@@ -74,18 +74,18 @@ def _train(pipeline: Pipeline, manifest: Manifest, options: TrainOptions) -> Pat
     output, budget, resume = options.folder, options.budget, options.resume
     chosen = distributed.setup(options.device)
     given = open_bundle(options.start) if options.start else None
-    fingerprint = _fingerprint(pipeline, manifest, budget, given.digest if given else None)
+    record = _record(output, pipeline, manifest, budget, given.digest if given else None)
     if resume:
         settings.check_begun(output)
-    claim(output, resume=resume, fingerprint=fingerprint)
+    claim(output, record, resume=resume)
     try:
         with told_when_stopped("before training began"):
-            resolved = _resolve(with_hashes(pipeline), manifest, output, Asked(chosen, budget, fingerprint, given))
+            resolved = _resolve(with_hashes(pipeline), manifest, output, Asked(chosen, budget, record, given))
         product = Product(given.path, {"start": given.path}) if given else None
         for index, stage in enumerate(resolved.stages):
             folder = output if len(resolved.stages) == 1 else output / f"stage{index}"
             last = index == len(resolved.stages) - 1
-            place = Place((output if last else folder) / "bundle", folder, output / "cache", chosen, fingerprint)
+            place = Place((output if last else folder) / "bundle", folder, output / "cache", chosen, record.key)
             before = product if stage.init == "previous" or index == 0 else None
             with told_when_stopped(f"in stage {index}" if len(resolved.stages) > 1 else ""):
                 product = _train_stage(resolved, index, manifest, place, before, resume=resume)
@@ -104,13 +104,13 @@ class Asked:
     Args:
         device: where it will be trained.
         budget: time that it may take.
-        fingerprint: of the run.
+        record: of the run.
         start: model whose weights the first stage starts from.
     """
 
     device: torch.device
     budget: str | None
-    fingerprint: str
+    record: Record
     start: OpenBundle | None
 
 
@@ -236,7 +236,7 @@ def _resolve(pipeline: Pipeline, manifest: Manifest, output: Path, asked: Asked)
         findings = check_files(pipeline, manifest)
         resolved = plan_pipeline(pipeline, manifest, asked.device, asked.budget, asked.start)
         check_space(resolved, findings, make_folder(output))
-        write_whole(output / RECORD, json.dumps({"fingerprint": asked.fingerprint}) + "\n")
+        asked.record.begin()
         manifest.save(output / "manifest.json")
         write_whole(output / "versions.json", json.dumps(versions(), indent=1) + "\n")
         settings.dump(resolved, path)
@@ -258,12 +258,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _fingerprint(pipeline: Pipeline, manifest: Manifest, budget: str | None, start: str | None) -> str:
-    """Of what was asked for; a run is only resumed by the same command."""
-    asked: dict[str, Any] = {
-        "pipeline": pipeline.model_dump(mode="json"),
-        "manifest": manifest.model_dump(mode="json"),
-        "budget": budget,
-        **({"start": start} if start else {}),
-    }
-    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+def _record(output: Path, pipeline: Pipeline, manifest: Manifest, budget: str | None, start: str | None) -> Record:
+    """Of what was asked for; a run is only resumed by the same command, of this version or a later one."""
+    inputs: dict[str, Any] = {"manifest": manifest.model_dump(mode="json")}
+    if start:
+        inputs["start"] = start
+    settings = {"pipeline": pipeline.model_dump(mode="json"), "budget": budget}
+    return Record(output / RUN, inputs=inputs, settings=settings, version=None)

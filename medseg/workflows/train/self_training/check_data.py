@@ -10,7 +10,7 @@ from rich.console import Console
 from medseg.errors import DataError
 from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.progress import counting
-from medseg.records import Piece, digest_of
+from medseg.records import Record, digest_of
 from medseg.workflows.data.check_case import Finding, check_case
 from medseg.workflows.data.check_dataset import check_set
 from medseg.workflows.data.problems import Problem
@@ -21,12 +21,12 @@ def warn(line: str) -> None:
     Console(stderr=True).print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
-def check_rounds(manifest: Manifest, record: Path) -> list[str]:
+def check_rounds(manifest: Manifest, file: Path) -> list[str]:
     """Open every file that the rounds will use, once per content; labels of unlabelled cases stay closed.
 
     Args:
         manifest: the data set.
-        record: where it is noted that these files were found good.
+        file: the record that these files were found good.
 
     Returns:
         What is worth a warning; said when it is found, and not again by a resumed run.
@@ -37,8 +37,8 @@ def check_rounds(manifest: Manifest, record: Path) -> list[str]:
     _refuse_leaks(manifest)
     groups = _groups(manifest)
     cases = [(section, case) for section, group in groups.items() for case in group]
-    piece = Piece(record, {"files": files_of(manifest)}, ())
-    notes = piece.notes()
+    record = Record(file, inputs={"files": files_of(manifest)}, settings={})
+    notes = record.notes()
     if notes is not None:
         return list(notes["warnings"])
     findings = []
@@ -55,7 +55,7 @@ def check_rounds(manifest: Manifest, record: Path) -> list[str]:
     warnings = [f"{place_of(p)}{p.message}" for p in problems if p.code in ("class_absent", "empty")]
     for line in warnings:
         warn(line)
-    piece.finish({"warnings": warnings})
+    record.finish({"warnings": warnings})
     return warnings
 
 

@@ -18,7 +18,7 @@ from medseg.method import IGNORE, Method, Votes
 from medseg.portable.io.read import read_header, read_volume
 from medseg.portable.io.write import SaveError, is_flat, remove_leftovers, write_nifti
 from medseg.progress import Count
-from medseg.records import Piece, digest_of
+from medseg.records import Record, digest_of
 from medseg.stopping import told_when_stopped
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_label_statistics import Counts, count_case
@@ -75,8 +75,8 @@ class Labeller:
             OutputError: a pseudo-label that cannot be written; what is there is whole, and a resumed run goes on.
         """
         make_folder(self.folder / PSEUDO)
-        pieces = {case.name: self._piece(case, networks) for case in self.cases}
-        found = {name: notes for name, piece in pieces.items() if (notes := piece.notes()) is not None}
+        records = {case.name: self._record(case, networks) for case in self.cases}
+        found = {name: notes for name, record in records.items() if (notes := record.notes()) is not None}
         for notes in found.values():
             outlook.done("labelling", notes["seconds"])
         missing = [case for case in self.cases if case.name not in found]
@@ -86,42 +86,45 @@ class Labeller:
         mine = missing[distributed.rank() :: distributed.world()]
         if mine:
             with voter() as asked:
-                self._make(mine, pieces, method, asked, outlook)
+                self._make(mine, records, method, asked, outlook)
         distributed.barrier()
-        return {name: piece.notes() or {} for name, piece in pieces.items()}
+        return {name: record.notes() or {} for name, record in records.items()}
 
     def _make(
-        self, cases: Sequence[Case], pieces: Mapping[str, Piece], method: Method, voter: Voter, outlook: Outlook
+        self, cases: Sequence[Case], records: Mapping[str, Record], method: Method, voter: Voter, outlook: Outlook
     ) -> None:
         asked = _Asked(voter, [self.manifest.images(case) for case in cases])
         count = Count("labelling", total=len(cases))
         began = time.monotonic()
         with told_when_stopped(count.where):
             for number, (case, fused) in enumerate(zip(cases, method.relabel(asked, self.number), strict=True)):
-                piece = pieces[case.name]
-                piece.begin()
+                record = records[case.name]
+                record.begin()
                 notes = self._keep(case, asked[number], fused.numpy())
                 seconds = round(time.monotonic() - began, 3)
-                piece.finish({**notes, "seconds": seconds})
+                record.finish({**notes, "seconds": seconds})
                 count.done += 1
                 outlook.done("labelling", seconds)
                 outlook.say(f"round {self.number}: labelled {case.name}", now=False)
                 began = time.monotonic()
 
-    def _piece(self, case: Case, networks: Path) -> Piece:
+    def _record(self, case: Case, networks: Path) -> Record:
         earlier = self._earlier(case, PSEUDO)
-        made_of = {
-            "case": case.name,
+        inputs = {
             "images": [digest_of(path) for path in self.manifest.images(case)],
             "networks": digest_of(networks),
+            "before": digest_of(earlier) if earlier else None,
+        }
+        settings = {
+            "case": case.name,
             "round": self.number,
             "rule": dict(self.rule),
             "ignore": self.manifest.ignore_index,
-            "before": digest_of(earlier) if earlier else None,
             "shown": case.name in self.shown,
         }
         products = [self.file(case), *([self.picture(case)] if case.name in self.shown else [])]
-        return Piece(self.folder / PSEUDO / f"{case.name}.json", made_of, products)
+        file = self.folder / PSEUDO / f"{case.name}.json"
+        return Record(file, inputs=inputs, settings=settings, products=products)
 
     def _earlier(self, case: Case, kind: str) -> Path | None:
         if self.before is None:

@@ -24,7 +24,7 @@ from medseg.bundle.join import copy_bundle, write_joint_bundle
 from medseg.config import DataSpec, Pipeline, Stage, View
 from medseg.engine import distributed
 from medseg.manifest.manifest import Manifest, streams_of
-from medseg.records import Piece, digest_of
+from medseg.records import RECORD, Record, digest_of
 from medseg.stopping import told_when_stopped
 from medseg.workflows.train.build import one_of_view
 from medseg.workflows.train.self_training.check_data import check_rounds, files_of, warn
@@ -138,15 +138,15 @@ class RoundsRun:
             single: dict[str, Path] = {view: self._folder(number, view) / "bundle" for view in self.views}
             write_joint_bundle(single, networks, self.spec, name=self.pipeline.name, fusion=self.method.fusion)
         distributed.barrier()
-        made_of = {"networks": digest_of(networks), "files": files_of(manifest)["validation"]}
-        piece = Piece(self._folder(number) / "scores.json", made_of, ())
-        notes = piece.notes()
+        inputs = {"networks": digest_of(networks), "files": files_of(manifest)["validation"]}
+        record = Record(self._folder(number) / "scores.json", inputs=inputs, settings={})
+        notes = record.notes()
         distributed.barrier()
         if notes is None:
             self.outlook.say(f"{self._name(number)}: scoring")
             with told_when_stopped(f"{self._place(number)}, while scoring", SAVED), self._voter(number) as voter:
                 scores = score_round(voter, self.manifest, self.views)
-            notes = piece.finish(scores) if self.main else scores
+            notes = record.finish(scores) if self.main else scores
         distributed.barrier()
         self.outlook.done("scoring", notes.get("seconds", 0.0))
         result.dice, result.classes = notes["dice"], notes["classes"]
@@ -161,25 +161,27 @@ class RoundsRun:
         folder = self._folder(number, view)
         stage, previous = self._student(number, view)
         wanted = {*(stage.schedule.batch or {}), "validation"}
-        made_of = {
-            "stage": self._learned_by(stage),
-            "data": self.spec.of_view(view).model_dump(mode="json"),
-            "seed": self.pipeline.seed,
+        inputs = {
             "files": {k: v for k, v in files_of(manifest).items() if k in wanted},
             "previous": digest_of(previous) if previous else None,
         }
-        piece = Piece(folder / "piece.json", made_of, [folder / "bundle"])
-        notes, size = piece.notes(), WARM_PART if number and self.method.warm_students else 1.0
+        settings = {
+            "stage": self._learned_by(stage),
+            "data": self.spec.of_view(view).model_dump(mode="json"),
+            "seed": self.pipeline.seed,
+        }
+        record = Record(folder / RECORD, inputs=inputs, settings=settings, products=[folder / "bundle"])
+        notes, size = record.notes(), WARM_PART if number and self.method.warm_students else 1.0
         distributed.barrier()  # all have seen what is there before anything changes
         if notes is None:
             if self.main:
-                piece.begin(folder)
+                record.begin(folder)
             distributed.barrier()
             self.outlook.say(f"{self._name(number)}: training the {view} network")
-            run = self._stage_run(number, view, stage, manifest, piece.key)
+            run = self._stage_run(number, view, stage, manifest, record.key)
             with told_when_stopped(f"{self._place(number)}, {view} network", SAVED):
                 run.train(folder / "bundle", previous=previous, resume=True)
-            notes = piece.finish() if self.main else {"seconds": 0.0}
+            notes = record.finish() if self.main else {"seconds": 0.0}
             distributed.barrier()
         self.outlook.done("training", notes["seconds"], size)
         return float(notes["seconds"])
