@@ -8,9 +8,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from medseg.errors import DataError, ManifestError
-from medseg.manifest.manifest import Case, Manifest
-from medseg.portable.io.read import Header, VolumeError, read_header
+from medseg.errors import ManifestError
+from medseg.manifest.manifest import Manifest
+from medseg.portable.io.read import Header, read_header
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,9 @@ def survey(manifest: Manifest) -> Survey:
     cases = [*manifest.training, *manifest.unlabeled]
     if not cases:
         raise ManifestError("no training case", path=manifest.path, hint="list some under 'training'")
-    rows = [_ras(_header(manifest, case)) for case in cases]
+    rows = [_ras(read_header(manifest.images(case)[0])) for case in cases]
     paths = tuple(manifest.images(case)[0] for case in cases)
     return Survey(np.array([r[0] for r in rows]), np.array([r[1] for r in rows]), paths)
-
-
-def _header(manifest: Manifest, case: Case) -> Header:
-    path = manifest.images(case)[0]
-    try:
-        return read_header(path)
-    except VolumeError as error:
-        raise DataError(str(error), path=path) from error
 
 
 def _ras(header: Header) -> tuple[list[float], list[int]]:

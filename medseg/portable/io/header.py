@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import DataError
+
 SHEAR_TOLERANCE = 1e-3
 """Largest cosine between two axes of a grid that still counts as a right angle: at that angle a line of 512
 voxels ends half a voxel from where a right-angled grid would put it. Rounded numbers stay far below it."""
@@ -23,22 +25,8 @@ DAMAGED = "the header is damaged, write it anew"
 COPY_AGAIN = "copy it again"
 
 
-class VolumeError(ValueError):
-    """An image file that cannot be used.
-
-    Args:
-        problem: what was found, with its numbers.
-        path: the file; the readers set it for what they call.
-        hint: what to do about it.
-    """
-
-    def __init__(self, problem: str, *, path: str | Path | None = None, hint: str | None = None) -> None:
-        line = " ".join((problem + (f"; {hint}" if hint else "")).split())
-        super().__init__(line)
-        self.path = Path(path) if path is not None else None
-
-    def __reduce__(self) -> tuple:
-        return _revive, (str(self), self.path)  # an exception's own pickling would drop the path
+class VolumeError(DataError):
+    """An image file that cannot be used; who opens a file gives the error its path (`naming`)."""
 
 
 @contextmanager
@@ -49,10 +37,6 @@ def naming(path: Path) -> Iterator[None]:
     except VolumeError as error:
         error.path = path
         raise
-
-
-def _revive(line: str, path: Path | None) -> VolumeError:
-    return VolumeError(line, path=path)
 
 
 @dataclass(frozen=True, eq=False)

@@ -109,7 +109,7 @@ def _meta_payload(path: Path) -> Payload:
     try:
         regular_size(other)
     except VolumeError as e:
-        raise VolumeError(f"its voxel file {data}: {e}") from e
+        raise VolumeError(f"its voxel file {data}: {e.reason}") from e
     return Payload(other, 0, packing)
 
 

@@ -145,7 +145,7 @@ class Labeller:
             write_nifti(path, stored, grid.affine, source=grid.nifti, intent="label", description=said)
         except SaveError as error:
             hint = "free some space; --resume goes on with this case"
-            raise OutputError(str(error), path=path, hint=hint) from error
+            raise OutputError(error.problem, path=path, hint=hint) from error
         labels = [label.numpy() for label in votes.labels]
         if case.name in self.shown:
             keep_slices(self.picture(case), image, labels, fused, self._earlier(case, "picture"))
