@@ -232,7 +232,7 @@ def test_a_full_disk_leaves_no_half_label_and_is_resumed(run, manifest, tmp_path
     def label() -> None:
         labeller.run(networks, method, lambda: Voter(networks, CPU), Outlook({"labelling": 2}))
 
-    with full_disk(300), pytest.raises(OutputError, match=r"nii\.gz: cannot be written .*; free some space; --resume"):
+    with full_disk(1500), pytest.raises(OutputError, match=r"nii\.gz: cannot be written .*; free some space; --resume"):
         label()
     assert sorted(path.suffix for path in (tmp_path / "round1" / "pseudo").iterdir()) == [".json"]
     label()

@@ -14,7 +14,7 @@ from medseg.dicom.pixels import rescaled
 from medseg.dicom.slice_headers import Slice, slices_of
 from medseg.dicom.stacking import stack
 from medseg.errors import DataError
-from medseg.portable.io.header import Header, VolumeError, check_memory, checked_spacing
+from medseg.portable.io.header import Header, check_memory, checked_spacing, naming
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,13 +82,11 @@ def open_series(place: Path, uid: str | None = None) -> Series:
 
 def _opened(found: Found, place: Path, notes: list[str]) -> Series:
     slices, affine, said = stack(slices_of(found.files), place)
-    try:
+    with naming(place):
         spacing = checked_spacing(affine)
         dtype = _dtype(slices)
         shape = (*slices[0].size, len(slices))
         check_memory(int(np.prod(shape)) * dtype.itemsize)
-    except VolumeError as error:
-        raise DataError(str(error), path=place) from error
     header = Header(place, shape, 1, affine, spacing, dtype, tuple(notes + said))
     first = found.first
     return Series(

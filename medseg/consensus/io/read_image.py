@@ -13,7 +13,7 @@ from medseg.dicom.series import Series
 from medseg.errors import DataError
 from medseg.portable.geometry import along, times
 from medseg.portable.io.header import Header
-from medseg.portable.io.read import VolumeError, read_volume
+from medseg.portable.io.read import read_volume
 
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
@@ -35,10 +35,7 @@ def read_image(
     """
     parts = []
     for path in paths:
-        try:
-            array, header = (series.voxels(), series.header) if series else read_volume(path)
-        except VolumeError as error:
-            raise DataError(str(error), path=error.path or path) from error
+        array, header = (series.voxels(), series.header) if series else read_volume(path)
         notes += [f"{path.name}: {warning}" for warning in header.warnings]
         array = _channels(array, path, chosen)
         array = _finite(array, path, chosen, notes)

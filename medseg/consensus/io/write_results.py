@@ -18,7 +18,7 @@ from medseg.consensus.statistics.uncertainty_maps import STEPS, as_bytes
 from medseg.consensus.study import MISSING
 from medseg.dicom.series import Series
 from medseg.errors import OutputError
-from medseg.portable.io.write import SaveError, replacing, write_nifti
+from medseg.portable.io.write import replacing, write_nifti
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -30,11 +30,8 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: it cannot be written.
     """
-    try:
-        with replacing(path) as new:
-            yield new
-    except SaveError as error:
-        raise OutputError(str(error), path=path) from error
+    with replacing(path) as new:
+        yield new
 
 
 def write_bytes(path: Path, content: str | bytes) -> Path:
@@ -163,10 +160,7 @@ def _as_stored(array: np.ndarray, form: Form) -> np.ndarray:
 def _write_nifti(path: Path, array: np.ndarray, form: Form, *, slope: float = 1.0, intent: str = "none") -> Path:
     """An array `(X, Y, Z)` or `(X, Y, Z, K)` on the study's grid."""
     grid = form.grid
-    try:
-        write_nifti(path, array, grid.affine, source=grid.nifti, slope=slope, intent=intent, description=_by())
-    except SaveError as error:
-        raise OutputError(str(error), path=path) from error
+    write_nifti(path, array, grid.affine, source=grid.nifti, slope=slope, intent=intent, description=_by())
     return path
 
 

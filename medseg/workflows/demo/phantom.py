@@ -14,8 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from medseg.atomic import make_folder, write_whole
-from medseg.errors import OutputError
-from medseg.portable.io.write import SaveError, write_nifti
+from medseg.portable.io.write import write_nifti
 from medseg.workflows.demo.anatomy import LABELS, Canvas, Subject, paint
 
 FINE = 2
@@ -172,7 +171,4 @@ def _scanned(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _write(path: Path, array: np.ndarray, affine: np.ndarray, intent: str = "none") -> None:
     make_folder(path.parent)
-    try:
-        write_nifti(path, array, affine, intent=intent)
-    except SaveError as error:
-        raise OutputError(str(error), path=path) from error
+    write_nifti(path, array, affine, intent=intent)

@@ -17,7 +17,7 @@ from nibabel import orientations
 from medseg.atomic import write_whole
 from medseg.errors import DataError
 from medseg.portable.io.header import Header
-from medseg.portable.io.read import VolumeError, read_volume
+from medseg.portable.io.read import read_volume
 from medseg.workflows.evaluate.compare_case import IGNORE, Compared, Pairing, Scale, onto, read_labels
 from medseg.workflows.reports.drawing import (
     CT_WINDOW,
@@ -102,7 +102,7 @@ def _image(pairing: Pairing, grid: Header) -> np.ndarray | None:
     try:
         array, header = read_volume(pairing.images[0])
         return onto(grid, array[0], header)[0]
-    except (VolumeError, DataError):
+    except DataError:
         return None
 
 

@@ -6,7 +6,6 @@ a finished case is recognised wherever the file goes, also when several commands
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -27,6 +26,7 @@ from medseg.options import api
 from medseg.portable.inference.multi_view import FUSIONS, ViewsInferer
 from medseg.portable.io.write import remove_leftovers
 from medseg.progress import Count, say
+from medseg.records import hash_of
 from medseg.stopping import report_stop
 from medseg.workflows.predict.case import CasePredictor, fingerprint, record
 from medseg.workflows.predict.collect_cases import PROBABILITIES, Item, collect, share
@@ -175,8 +175,7 @@ class _Run:
         self.predictor, self.listener, self.report, self.earlier = predictor, listener, report, earlier
         self.overwrite, self.strict, self.probabilities = options.overwrite, options.strict, options.probabilities
         labels_depend_on = {k: v for k, v in report["settings"].items() if k != "probabilities"}
-        content = json.dumps([report["model_sha256"], labels_depend_on], sort_keys=True)
-        self.setting = hashlib.sha256(content.encode()).hexdigest()
+        self.setting = hash_of([report["model_sha256"], labels_depend_on])
 
     def all(self, items: list[Item]) -> None:
         """Do them; a case that fails is entered and passed over, unless `strict`."""

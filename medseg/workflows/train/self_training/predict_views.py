@@ -21,7 +21,6 @@ from medseg.portable.inference.label_sink import mapped_bytes
 from medseg.portable.inference.out_of_memory import out_of_memory
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.inference.view_fusion import fuse_mean
-from medseg.portable.io.header import VolumeError
 
 
 class Voter:
@@ -62,8 +61,6 @@ class Voter:
         self._folder = None
         try:
             return self._asked(self._prepared(images))
-        except VolumeError as error:
-            raise DataError(str(error), path=error.path or images[0]) from error
         except OSError as error:
             place = error.filename or "the folder for temporary files"
             raise OutputError(f"cannot be written ({error.strerror or error})", path=place) from error
