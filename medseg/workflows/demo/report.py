@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 from medseg.atomic import write_whole
 from medseg.manifest.manifest import SECTIONS, Manifest
 from medseg.workflows.demo.figures import TITLES, side_by_side
-from medseg.workflows.reports.html import card, duration, machine, number, page, picture, table
+from medseg.workflows.reports.formatting import describe_computer as machine
+from medseg.workflows.reports.formatting import format_duration as duration
+from medseg.workflows.reports.formatting import format_number as number
+from medseg.workflows.reports.html import card, page, picture, table
 
 if TYPE_CHECKING:
     from medseg.workflows.demo.result import Result

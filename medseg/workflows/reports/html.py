@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-import os
-import platform
 from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import Path
 
 from matplotlib.figure import Figure
-
-from medseg import __version__
-from medseg.cores import usable_cores
 
 STYLE = """
 :root { color-scheme: light; --ink: #1c1e21; --soft: #5d636b; --line: #dfe2e6; }
@@ -76,44 +70,8 @@ def card(words: str, value: str) -> str:
     return f'<div class="card"><span class="soft">{escape(words)}</span><b>{escape(value)}</b></div>'
 
 
-def number(value: float | None, digits: int) -> str:
-    """A figure, or a dash where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def duration(seconds: float) -> str:
-    """A time for people."""
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.1f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
-
-
 def png(figure: Figure) -> bytes:
     """A figure as a PNG file."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return stream.getvalue()
-
-
-def machine() -> str:
-    """What this ran on, in one line."""
-    import torch
-
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        found = [line.split(":", 1)[1] for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = found[0].strip() if found else name
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    usable, there = usable_cores(), os.cpu_count()
-    cores = f"{there} core{'s' if there != 1 else ''}"
-    if usable != there:
-        cores = f"{usable} of {cores}"
-    return (
-        f"{name}, {cores}, {device}; Python {platform.python_version()}, PyTorch {torch.__version__}, "
-        f"medseg {__version__}"
-    )

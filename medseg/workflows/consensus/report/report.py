@@ -23,7 +23,8 @@ from medseg.workflows.consensus.report.sections import (
 )
 from medseg.workflows.consensus.report.viewer import viewer
 from medseg.workflows.consensus.result import Result
-from medseg.workflows.reports.html import card, number, page, picture, table
+from medseg.workflows.reports.formatting import format_number as number
+from medseg.workflows.reports.html import card, page, picture, table
 
 STYLE = """<style>
 .note { background: #fff7e0; border: 1px solid #ecd48a; border-radius: 8px; padding: .6rem 1rem; }

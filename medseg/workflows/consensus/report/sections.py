@@ -12,7 +12,8 @@ from medseg import __version__
 from medseg.consensus.study import MISSING
 from medseg.workflows.consensus.report.figures import hues
 from medseg.workflows.consensus.result import Result
-from medseg.workflows.reports.html import number, table
+from medseg.workflows.reports.formatting import format_number as number
+from medseg.workflows.reports.html import table
 
 
 def hue_marks(result: Result) -> dict[str, str]:

@@ -63,7 +63,9 @@ def _where(like: Path, axis: int) -> int:
         return int(kept[f"where{axis}"])
 
 
-def draw(rounds: Mapping[int, Sequence[Path]], names: Sequence[str], structures: Sequence[str], *, ct: bool) -> bytes:
+def draw_pseudo_labels(
+    rounds: Mapping[int, Sequence[Path]], names: Sequence[str], structures: Sequence[str], *, ct: bool
+) -> bytes:
     """PNG: two rows per case; the scan, then for each round the pseudo-label and the disagreement of the views.
 
     Args:

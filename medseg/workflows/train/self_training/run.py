@@ -31,7 +31,7 @@ from medseg.workflows.train.self_training.check_data import check_rounds, files_
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_label_statistics import figures
 from medseg.workflows.train.self_training.pseudo_labels import Labeller, round_manifest
-from medseg.workflows.train.self_training.report import Round, Story, write_summary
+from medseg.workflows.train.self_training.report import Round, RunDescription, write_summary
 from medseg.workflows.train.self_training.time_left import WARM_PART, Outlook, relabeller, trainings
 from medseg.workflows.train.self_training.validation_scores import drawn_ml, score_round
 from medseg.workflows.train.stage import StageRun
@@ -242,7 +242,7 @@ class RoundsRun:
             self._note(f"round {number}: {len(found['empty'])} unlabelled cases without any structure: {which}")
         pictures = {case.name: labeller.picture(case) for case in self.unlabeled if case.name in shown}
         seconds = {"labelling": sum(c["seconds"] for c in counts.values())}
-        return labeller, Round(number, found, pictures=pictures, seconds=seconds)
+        return labeller, Round(number, found, slices=pictures, seconds=seconds)
 
     @property
     def _rule(self) -> dict[str, Any]:
@@ -283,7 +283,7 @@ class RoundsRun:
             return
         counts = {name: len(cases) for name, cases in files_of(self.manifest).items()}
         ct = set(self.spec.modality) == {"CT"}
-        story = Story(
+        description = RunDescription(
             self.pipeline.name, self.views, self._structures, self.rounds, counts, ct, tuple(self.notes), self._drawn
         )
-        write_summary(self.folder, self.results, story)
+        write_summary(self.folder, self.results, description)

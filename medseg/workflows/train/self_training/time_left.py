@@ -13,7 +13,7 @@ from medseg import methods
 from medseg.config import Stage
 from medseg.errors import ConfigError
 from medseg.method import Method
-from medseg.workflows.reports.html import duration
+from medseg.workflows.reports.formatting import format_duration
 
 EVERY_SECONDS = 30.0
 
@@ -67,7 +67,7 @@ class Outlook:
     def words(self, running: str | None = None, left_of_it: float = 0.0, taken: float = 0.0) -> str:
         """What there is to say of it, such as: about 34.0 min left of the whole."""
         left = self.seconds_left(running, left_of_it, taken)
-        return "" if left is None else f"about {duration(left)} left of the whole"
+        return "" if left is None else f"about {format_duration(left)} left of the whole"
 
     def say(self, what: str, *, now: bool = True) -> None:
         """A line on standard error; without `now` only if the last one was half a minute ago."""
