@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import subprocess
 import sys
@@ -13,12 +15,14 @@ import pytest
 from jinja2 import UndefinedError
 from pages import NASTY, Page, shown
 
+from medseg.workflows.demo import report as demo
+from medseg.workflows.demo.result import Result
 from medseg.workflows.reports import pages
-from medseg.workflows.reports.formatting import format_duration, format_number
+from medseg.workflows.reports.formatting import format_duration, format_number, format_percent
 from medseg.workflows.train.self_training import report as self_training
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("self_training.html",)
+PAGES = ("self_training.html", "demo.html")
 
 
 @pytest.fixture
@@ -30,7 +34,8 @@ def rendered(monkeypatch) -> dict[str, dict]:
         found[template] = data
         return pages.render_page(template, **data)
 
-    monkeypatch.setattr(self_training, "render_page", render)
+    for module in (self_training, demo):
+        monkeypatch.setattr(module, "render_page", render)
     return found
 
 
@@ -88,6 +93,63 @@ def test_self_training_page_without_scores_and_pseudo_labels():
     assert not shown(page, "Notes")
 
 
+def demo_report(folder: Path, dice: dict[str, float | None]) -> demo.Report:
+    """Of two test scans and one organ, with names that would break careless pages."""
+    folder.joinpath("dmpct").mkdir(parents=True)
+    (folder / "dmpct" / "summary.png").write_bytes(b"curves")
+    cases = [
+        {"image": f"{n}.nii.gz", "label": f"{n}_label.nii.gz", "case": f"{NASTY}{n}".replace("/", "|")} for n in "ab"
+    ]
+    content = {"labels": {"0": "background", "1": "liver"}, "modality": {"0": "CT"}, "training": [], "test": cases}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    results = {}
+    for method, value in dice.items():
+        (folder / method / "evaluation").mkdir(parents=True)
+        (folder / method / "evaluation" / "montage.png").write_bytes(b"montage")
+        metrics = {name: {"mean": value} for name in ("dice", "hd95_mm", "surface_dice")}
+        evaluation = {"mean": metrics, "classes": {f"{NASTY}liver": metrics}, "tolerance_mm": 2.5}
+        evaluation["cases"] = [{"case": case["case"], "mean_dice": value} for case in cases]
+        steps = {f"{NASTY}prediction": 1.0}
+        results[method] = Result(folder / "bundle", folder / method, evaluation, steps, [f"{NASTY}{method}"])
+    seconds = {"data": 1.0, "training": 200.0, "all": 7200.0}
+    return demo.Report(folder, folder / "dataset.json", results, {1: 0.5}, f"{NASTY}train", seconds, 3, quick=True)
+
+
+def test_demo_page_escapes_names_and_needs_every_value(rendered, monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "side_by_side", lambda *_: b"side by side")
+    report = demo_report(tmp_path / NASTY, {"supervised": 0.5, "dmpct": 0.75})
+    page = Page(demo.render_report(report))
+    for text in (
+        f"{NASTY}liver",
+        f"{NASTY}prediction, DMPCT",
+        f"{NASTY}dmpct",
+        f"{NASTY}train",
+        "{{ 7 * 7 }}{% endblock",
+    ):
+        assert shown(page, text)
+    for text in (
+        "A quick run",
+        "helped: 0.250 more Dice, 50% of the error",
+        "+0.250",
+        "better on 2 of 2",
+        "within 2.5 mm",
+    ):
+        assert shown(page, text)
+    assert "script" not in page.tags
+    assert page.attributes == {"lang", "charset", "name", "content", "class", "alt", "src"}
+    assert [base64.b64decode(link.split(",")[1]) for link in page.links] == [b"side by side", b"curves", b"montage"]
+    check_that_every_value_is_needed("demo.html", rendered["demo.html"])
+
+
+def test_demo_page_says_when_nothing_was_gained_or_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "side_by_side", lambda *_: b"side by side")
+    page = Page(demo.render_report(demo_report(tmp_path / "worse", {"supervised": 1.0, "dmpct": 0.75})))
+    assert shown(page, "did not help: 0.250 less Dice")
+    assert shown(page, "-0.250")
+    row = demo.OrganRow("liver", (None, 0.5), (None, None), (None, None))
+    assert (row.gain, row.trend) == (None, "soft")
+
+
 def test_every_page_has_the_base():
     environment = pages.environment()
     for name in PAGES:
@@ -111,6 +173,7 @@ def test_durations(seconds, text):
 def test_numbers():
     assert format_number(0.12345, 3) == "0.123"
     assert format_number(None, 3) == "-"
+    assert format_percent(0.256) == "26%"
 
 
 def test_templates_are_package_data():

@@ -15,6 +15,11 @@ def format_number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def format_percent(share: float) -> str:
+    """A share in whole per cent, such as 25%."""
+    return f"{share:.0%}"
+
+
 def format_duration(seconds: float) -> str:
     """A duration in seconds, minutes or hours, such as 12.5 min."""
     if seconds < 100:

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from medseg.workflows.reports.formatting import format_duration, format_number
+from medseg.workflows.reports.formatting import format_number, format_percent
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,25 @@ class Table:
     total: bool = False
 
 
+class Missing(StrictUndefined):
+    """A value that a template shows and nobody gave: an error that names it, in format strings too."""
+
+    __format__ = StrictUndefined._fail_with_undefined_error
+
+
 @cache
 def environment() -> Environment:
     """The templates of `medseg/workflows/reports/templates`: every value is escaped, a missing one is an error."""
     found = Environment(
         loader=PackageLoader("medseg.workflows.reports"),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=Missing,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     found.filters["number"] = format_number
-    found.filters["duration"] = format_duration
+    found.filters["percent"] = format_percent
     return found
 
 
