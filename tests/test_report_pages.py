@@ -22,7 +22,7 @@ from medseg.workflows.reports.formatting import format_duration, format_number, 
 from medseg.workflows.train.self_training import report as self_training
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("self_training.html", "demo.html")
+PAGES = ("self_training.html", "demo.html", "consensus.html")
 
 
 @pytest.fixture
@@ -156,7 +156,15 @@ def test_every_page_has_the_base():
         assert environment.loader.get_source(environment, name)[0].startswith('{% extends "base.html" %}\n')
 
 
+def test_html_is_in_templates_only():
+    markup = re.compile(r"</?(?:p|h1|h2|b|i|ul|li|td|th|tr|table|div|span|figure|script|style|code|pre)\b[^>]*>")
+    for path in (ROOT / "medseg/workflows").rglob("*.py"):
+        assert not markup.search(path.read_text(encoding="utf-8")), path
+
+
 def test_nothing_goes_round_the_escaping():
+    marked = [path.name for path in (ROOT / "medseg").rglob("*.py") if "Markup(" in path.read_text(encoding="utf-8")]
+    assert marked == ["viewer.py"]
     for path in (ROOT / "medseg/workflows/reports/templates").iterdir():
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"\|\s*safe\b|autoescape", text), path.name

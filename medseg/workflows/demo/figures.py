@@ -16,8 +16,7 @@ from nibabel import orientations
 from medseg.manifest.manifest import Case, Manifest
 from medseg.portable.io.read import read_volume
 from medseg.workflows.evaluate.compare_case import Scale, onto, read_labels
-from medseg.workflows.reports.drawing import CT_WINDOW, colors
-from medseg.workflows.reports.html import png
+from medseg.workflows.reports.drawing import CT_WINDOW, colors, encode_png
 
 TITLES = {"supervised": "supervised planes", "dmpct": "DMPCT"}
 
@@ -57,7 +56,7 @@ def side_by_side(manifest: Manifest, predictions: Mapping[str, Path], cases: Seq
         ax.set_title(title, fontsize=12, weight="bold")
     patches = [Patch(color=palette(k), label=name) for k, name in enumerate(names)]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
-    return png(figure)
+    return encode_png(figure)
 
 
 def _note(ax: Axes, text: str) -> None:

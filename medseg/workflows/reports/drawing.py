@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, patheffects
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from medseg.portable.planes import PLANES
 
@@ -81,3 +83,10 @@ def colors(count: int) -> list[Any]:
     if count <= len(COLORS):
         return list(COLORS[:count])
     return [colormaps["hsv"](k / count) for k in range(count)]
+
+
+def encode_png(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()

@@ -13,8 +13,7 @@ from matplotlib.lines import Line2D
 from medseg.consensus.study import MISSING
 from medseg.workflows.consensus.report.crop import Scene, closeup, scanned_view, worst_slices
 from medseg.workflows.consensus.result import Result
-from medseg.workflows.reports.drawing import INK, PAPER, QUIET, View, colors, contour, letters, plane
-from medseg.workflows.reports.html import png
+from medseg.workflows.reports.drawing import INK, PAPER, QUIET, View, colors, contour, encode_png, letters, plane
 
 CERTAIN = 0.999
 DASHES = ("solid", "dashed", "dashdot")
@@ -50,7 +49,7 @@ def draw(result: Result, scene: Scene) -> tuple[bytes, list[str]] | None:
     bar = figure.colorbar(shown, ax=rows[:, 2], shrink=0.8)
     bar.ax.tick_params(colors=INK)
     _legend(figure, result)
-    return png(figure), words
+    return encode_png(figure), words
 
 
 def _words(scene: Scene, view: View, where: int) -> tuple[str, str]:
@@ -76,14 +75,14 @@ def _row(axes: Any, result: Result, scene: Scene, view: View, where: int) -> Any
             # colours of a photograph would be taken for those of the confidence
             _background(ax, np.stack([flat(c) for c in scene.image]), size, grey=ax is axes[2])
         ax.set(xlim=(0, size[0]), ylim=(0, size[1]), aspect="equal")
-    for color, dash, labels in zip(hues(result), dashes(result), scene.raters, strict=True):
+    for color, dash, labels in zip(rater_colors(result), dashes(result), scene.raters, strict=True):
         cut = flat(labels)
         for label in range(1, len(result.study.classes)):
             contour(axes[0], cut == label, size, color, linewidths=1.5, linestyles=dash)
         if (cut == MISSING).any():
             contour(axes[0], cut == MISSING, size, color, linewidths=0.9, linestyles="dotted")
     cut = flat(scene.consensus)
-    for label, color in enumerate(tints(result), start=1):
+    for label, color in enumerate(class_colors(result), start=1):
         axes[1].contourf(
             *_corners(cut, size), (cut == label).astype(float), levels=[0.5, 1.5], colors=[color], alpha=0.3
         )
@@ -130,12 +129,12 @@ def _scale_bar(ax: Axes, size: tuple[float, float]) -> None:
     ax.text(x + length / 2, y + 0.015 * size[1], f"{length} mm", color=INK, fontsize=8, ha="center", va="bottom")
 
 
-def hues(result: Result) -> list[Any]:
+def rater_colors(result: Result) -> list[Any]:
     """A colour for each rater."""
     return colors(len(result.study.raters))
 
 
-def tints(result: Result) -> list[Any]:
+def class_colors(result: Result) -> list[Any]:
     """A colour for each class: the file's own, else one that no rater has as long as there are enough."""
     raters, segments = len(result.study.raters), result.form.segments
     free = colors(raters + len(segments))[raters:]
@@ -150,11 +149,15 @@ def dashes(result: Result) -> list[str]:
 def _legend(figure: Figure, result: Result) -> None:
     lines = [
         Line2D([], [], color=color, ls=dash, lw=2, label=rater.name)
-        for color, dash, rater in zip(hues(result), dashes(result), result.study.raters, strict=True)
+        for color, dash, rater in zip(rater_colors(result), dashes(result), result.study.raters, strict=True)
     ]
     if any((e.labels == MISSING).any() for e in result.study.raters):
         lines.append(Line2D([], [], color=QUIET, ls="dotted", lw=1, label="limit of what the rater annotated"))
-    shown = [pair for pair in zip(tints(result), result.study.classes[1:], strict=True) if pair[1] in result.structures]
+    shown = [
+        pair
+        for pair in zip(class_colors(result), result.study.classes[1:], strict=True)
+        if pair[1] in result.structures
+    ]
     lines += [Line2D([], [], color=color, lw=6, alpha=0.5, label=name) for color, name in shown]
     figure.legend(
         handles=lines, loc="lower center", ncols=min(len(lines), 8), frameon=False, fontsize=9, labelcolor=INK

@@ -10,11 +10,13 @@ import base64
 import gzip
 import json
 import re
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.colors import to_rgb
 
 from medseg import consensus
@@ -22,7 +24,7 @@ from medseg.consensus.study import MISSING
 from medseg.portable.io.nifti_header import new_header
 from medseg.portable.io.write import nifti_pieces
 from medseg.workflows.consensus.report.crop import Scene
-from medseg.workflows.consensus.report.figures import hues, tints
+from medseg.workflows.consensus.report.figures import class_colors, rater_colors
 from medseg.workflows.consensus.result import Result
 
 NIIVUE = Path(consensus.__file__).parent / "vendor" / "niivue.umd.js"
@@ -30,29 +32,32 @@ MOST_VOXELS = 4_000_000
 """Of the cropped volume; from here on voxels are left out, since a report is to be sent and opened on a laptop."""
 
 
-def viewer(result: Result, scene: Scene) -> str:
-    """HTML of the viewer with its data; nothing is started before the reader asks for it."""
+@dataclass(frozen=True)
+class Viewer:
+    """What the page needs to start the viewer, ready to stand in script elements.
+
+    Args:
+        data: JSON of the volumes, and of what the viewer says when it is ready.
+        niivue: source of NiiVue.
+    """
+
+    data: Markup
+    niivue: Markup
+
+
+def make_viewer(result: Result, scene: Scene) -> Viewer:
+    """The viewer with its data; the page starts nothing before the reader asks for it."""
     step = max(1, ceil((scene.consensus.size / MOST_VOXELS) ** (1 / 3)))
     words = "Click to move the crosshair, scroll for other slices, right button for the contrast."
     if step > 1:
         words += f" To keep this file small every {_ordinal(step)} voxel along each axis is shown."
     data = {"layers": _layers(result, scene, step), "words": words}
-    own = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
-    return f"""<section class="viewer"><h2>Look around</h2>
-<p class="soft">Consensus and annotations on the image, cropped to the labelled region; the patient's right is on the
-left. The viewer runs inside this page and sends nothing anywhere.</p>
-<p><button id="viewer-start" hidden>Start the viewer</button>
-<span id="viewer-state" class="soft" data-state="waiting"></span></p>
-<noscript><p class="soft">The viewer needs JavaScript. The pictures above show the same.</p></noscript>
-<div id="viewer-controls"></div><div class="stage"><canvas id="viewer-canvas" height="640" hidden></canvas></div>
-<script type="application/json" id="viewer-data">{_inert(json.dumps(data))}</script>
-<script>{_inert(NIIVUE.read_text(encoding="utf-8"))}</script>
-<script>{_inert(own)}</script></section>"""
+    return Viewer(_inert(json.dumps(data)), _inert(NIIVUE.read_text(encoding="utf-8")))
 
 
-def _inert(text: str) -> str:
-    """Text that cannot end the script element which it stands in."""
-    return re.sub(r"<(?=/script|!--)", r"\\u003c", text, flags=re.IGNORECASE)
+def _inert(text: str) -> Markup:
+    """Text that cannot end the script element which it stands in; entities would be no escape there."""
+    return Markup(re.sub(r"<(?=/script|!--)", r"\\u003c", text, flags=re.IGNORECASE))  # noqa: S704 - escaped by hand
 
 
 def _ordinal(number: int) -> str:
@@ -66,9 +71,9 @@ def _layers(result: Result, scene: Scene, step: int) -> list[dict[str, Any]]:
         low, high = (float(v) for v in np.percentile(scene.image[0], (1, 99.5)))
         grey = np.clip((scene.image[0] - low) / max(high - low, 1e-6), 0, 1) * 255
         layers.append(_layer("image", grey.astype(np.uint8), affine, [], step=step))
-    several = [_bytes(color) for color in tints(result)]
+    several = [_bytes(color) for color in class_colors(result)]
     layers.append(_layer("consensus", scene.consensus, affine, several, step=step, shown=True))
-    for rater, labels, hue in zip(result.study.raters, scene.raters, hues(result), strict=True):
+    for rater, labels, hue in zip(result.study.raters, scene.raters, rater_colors(result), strict=True):
         layers.append(_layer(rater.name, labels, affine, [_bytes(hue)] * len(several), step=step))
     return layers
 

@@ -14,9 +14,8 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from medseg.atomic import write_whole
-from medseg.workflows.reports.drawing import colors
+from medseg.workflows.reports.drawing import colors, encode_png
 from medseg.workflows.reports.formatting import describe_computer, format_duration, format_number
-from medseg.workflows.reports.html import png
 from medseg.workflows.reports.pages import Table, data_uri, render_page
 from medseg.workflows.train.self_training.report_figures import draw_pseudo_labels
 
@@ -162,7 +161,7 @@ def draw_curves(rounds: Sequence[Round], run: RunDescription) -> bytes:
     for ax in (dice, shares, volume):
         two_columns = ax is volume and len(run.structures) > 6
         _finish_axes(ax, run.planned, legend_columns=2 if two_columns else 1)
-    return png(figure)
+    return encode_png(figure)
 
 
 def _draw_curve(ax: Axes, values: Mapping[int, float | None], **style: Any) -> None:

@@ -17,8 +17,7 @@ from nibabel import orientations
 from medseg.atomic import write_whole
 from medseg.method import IGNORE
 from medseg.portable.io.read import read_volume
-from medseg.workflows.reports.drawing import CT_WINDOW, colors
-from medseg.workflows.reports.html import png
+from medseg.workflows.reports.drawing import CT_WINDOW, colors, encode_png
 
 AXES = (2, 1)  # axial and coronal
 DISAGREE = ("#ffd43b", "#e03131")
@@ -93,7 +92,7 @@ def draw_pseudo_labels(
         grid[0][2 + 2 * column].set_title("disagreement", weight="bold")
     patches = [Patch(color=c, label=n) for c, n in zip([*palette, *DISAGREE], [*structures, *TITLES], strict=True)]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 8), frameon=False)
-    return png(figure)
+    return encode_png(figure)
 
 
 def _ratio(path: Path, axis: int) -> float:
