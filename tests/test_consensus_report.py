@@ -25,7 +25,7 @@ from medseg.workflows.consensus.report import crop as scenes
 from medseg.workflows.consensus.report import report as consensus_page
 from medseg.workflows.consensus.report import viewer as viewer_module
 from medseg.workflows.consensus.report.descriptions import describe_agreement, describe_method, describe_rater
-from medseg.workflows.consensus.report.figures import draw
+from medseg.workflows.consensus.report.figures import draw_worst_slices
 from medseg.workflows.consensus.report.page_data import inputs
 from medseg.workflows.consensus.report.report import write_page
 from medseg.workflows.consensus.report.viewer import NIIVUE, make_viewer
@@ -81,14 +81,14 @@ def test_the_viewer_is_the_published_one_and_comes_with_its_licence():
 def test_pictures_show_the_slices_of_largest_disagreement(report, tmp_path):
     result = result_of(tmp_path)
     scene = scenes.scene_of(result)
-    view = scenes.scanned_view(scene)
+    view = scenes.choose_view(scene)
     assert view.name == "axial"  # the thickest voxels
-    places = scenes.worst_slices(scene, view)
+    places = scenes.find_worst_slices(scene, view)
     total = scene.disagreement.sum((0, 1))
     assert total.argmax() in places
     assert places == sorted(places)
     assert len(places) <= 3
-    data, words = draw(result, scene)
+    data, words = draw_worst_slices(result, scene)
     with Image.open(io.BytesIO(data)) as picture:
         assert picture.width == pytest.approx(13.5 * 110, abs=2)
     assert len(words) == len(places)

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from medseg.consensus.study import MISSING
+from medseg.workflows.consensus.report.crop import is_photograph
 from medseg.workflows.consensus.report.descriptions import describe_agreement, describe_rater, size_difference
 from medseg.workflows.consensus.report.figures import rater_colors
 from medseg.workflows.consensus.result import Result
@@ -115,11 +116,6 @@ class Comparison:
 
     rows: Sequence[ComparedMethod]
     with_reference: bool
-
-
-def is_photograph(result: Result) -> bool:
-    """Whether the annotations are images without millimetres, such as PNG."""
-    return result.form.suffix in (".png", ".tif")
 
 
 def units(result: Result) -> Units:

@@ -10,7 +10,7 @@ from medseg.consensus.io.write_results import write_bytes
 from medseg.workflows.consensus.report import page_data
 from medseg.workflows.consensus.report.crop import Scene, scene_of
 from medseg.workflows.consensus.report.descriptions import describe_method
-from medseg.workflows.consensus.report.figures import draw
+from medseg.workflows.consensus.report.figures import draw_worst_slices
 from medseg.workflows.consensus.report.viewer import make_viewer
 from medseg.workflows.consensus.result import Result
 from medseg.workflows.reports.pages import data_uri, render_page
@@ -47,7 +47,7 @@ def render_report(result: Result, *, viewer: bool = True) -> str:
     """The page as HTML; see `write_page`."""
     report, scene = result.report, scene_of(result)
     raters = page_data.rater_rows(result)
-    is_volume = not result.form.flat and not scene.picture
+    is_volume = not result.form.flat and not scene.photograph
     return render_page(
         "consensus.html",
         title=f"Consensus of {len(raters)} annotations: {report['case']}",
@@ -74,7 +74,7 @@ def render_report(result: Result, *, viewer: bool = True) -> str:
 
 def _slice_figure(result: Result, scene: Scene) -> SliceFigure | None:
     """None where the raters nowhere disagree."""
-    drawn = draw(result, scene)
+    drawn = draw_worst_slices(result, scene)
     if drawn is None:
         return None
     png, sentences = drawn
@@ -83,6 +83,6 @@ def _slice_figure(result: Result, scene: Scene) -> SliceFigure | None:
         "dark red is unsure, without colour all agree.",
         *sentences,
     ]
-    if not scene.picture:
+    if not scene.photograph:
         caption.append("The patient's right is on the left.")
     return SliceFigure(data_uri(png), " ".join(caption))

@@ -24,7 +24,7 @@ from medseg.consensus.study import MISSING
 from medseg.portable.io.nifti_header import new_header
 from medseg.portable.io.write import nifti_pieces
 from medseg.workflows.consensus.report.crop import Scene
-from medseg.workflows.consensus.report.figures import class_colors, rater_colors
+from medseg.workflows.consensus.report.figures import rater_colors, structure_colors
 from medseg.workflows.consensus.result import Result
 
 NIIVUE = Path(consensus.__file__).parent / "vendor" / "niivue.umd.js"
@@ -71,7 +71,7 @@ def _layers(result: Result, scene: Scene, step: int) -> list[dict[str, Any]]:
         low, high = (float(v) for v in np.percentile(scene.image[0], (1, 99.5)))
         grey = np.clip((scene.image[0] - low) / max(high - low, 1e-6), 0, 1) * 255
         layers.append(_layer("image", grey.astype(np.uint8), affine, [], step=step))
-    several = [_bytes(color) for color in class_colors(result)]
+    several = [_bytes(color) for color in structure_colors(result)]
     layers.append(_layer("consensus", scene.consensus, affine, several, step=step, shown=True))
     for rater, labels, hue in zip(result.study.raters, scene.raters, rater_colors(result), strict=True):
         layers.append(_layer(rater.name, labels, affine, [_bytes(hue)] * len(several), step=step))

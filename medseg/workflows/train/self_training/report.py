@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from medseg.atomic import write_whole
-from medseg.workflows.reports.drawing import colors, encode_png
 from medseg.workflows.reports.formatting import describe_computer, format_duration, format_number
+from medseg.workflows.reports.overlay import class_colors, encode_png
 from medseg.workflows.reports.pages import Table, data_uri, render_page
 from medseg.workflows.train.self_training.report_figures import draw_pseudo_labels
 
@@ -151,7 +151,7 @@ def draw_curves(rounds: Sequence[Round], run: RunDescription) -> bytes:
     for key, color in SHARES.items():
         values = {each.number: each.statistics[key] for each in labelled}
         _draw_curve(shares, values, label=key, color=color)
-    for structure, color in zip(run.structures, colors(len(run.structures)), strict=True):
+    for structure, color in zip(run.structures, class_colors(len(run.structures)), strict=True):
         values = {each.number: each.statistics["volume_ml"][structure] for each in labelled}
         _draw_curve(volume, values, label=structure, color=color)
     dice.set(title="Dice on the validation cases", ylim=(0, 1))
