@@ -78,7 +78,7 @@ def test_the_viewer_is_the_published_one_and_comes_with_its_licence():
     assert "BSD 2-Clause" in NIIVUE.with_name("LICENSE").read_text()
 
 
-def test_pictures_show_the_slices_of_largest_disagreement(report, tmp_path):
+def test_figures_show_the_slices_of_largest_disagreement(report, tmp_path):
     result = result_of(tmp_path)
     scene = scenes.scene_of(result)
     view = scenes.choose_view(scene)
@@ -89,8 +89,8 @@ def test_pictures_show_the_slices_of_largest_disagreement(report, tmp_path):
     assert places == sorted(places)
     assert len(places) <= 3
     data, words = draw_worst_slices(result, scene)
-    with Image.open(io.BytesIO(data)) as picture:
-        assert picture.width == pytest.approx(13.5 * 110, abs=2)
+    with Image.open(io.BytesIO(data)) as figure:
+        assert figure.width == pytest.approx(13.5 * 110, abs=2)
     assert len(words) == len(places)
     # stored LPS: slices along z run as they are stored, those along x backwards
     assert scene.stored[2][0] < scene.stored[2][-1]
@@ -158,17 +158,17 @@ def test_unanimous_empty_and_flat_studies_have_a_report_too(tmp_path):
     assert "on the left" not in text
 
 
-def test_the_words_follow_the_figures():
+def test_the_words_follow_the_numbers():
     def words(weight=0.5, kappa=0.9, rater=10.0, region=1.0, **row) -> str:
         table = {"overall": {"rater_ml": rater, "consensus_ml": 10.0}}
         return describe_rater({"weight": weight, "kappa": kappa, **row}, table, [0.5, 0.3, 0.2], region)
 
-    assert words() == "counts most; the outlines follow the image very consistently; draws as much as the consensus."
+    assert words() == "counts most; the outlines follow the image very consistently; outlined as much as the consensus."
     assert "counts least" in words(weight=0.2)
     assert "only loosely" in words(kappa=0.3)
     assert "little to do" in words(kappa=0.0)
-    assert "draws 20 % more" in words(rater=12)
-    assert "draws 20 % less" in words(rater=8)
+    assert "outlined 20 % more" in words(rater=12)
+    assert "outlined 20 % less" in words(rater=8)
     assert "annotated 40% of the region" in words(region=0.4)
     assert "found nothing" in words(empty=True)
     assert "image" not in words(kappa=None)
@@ -252,7 +252,7 @@ def test_the_viewer_starts_offline_without_errors(report, tmp_path):
 
 
 @needs_browser
-def test_without_webgl_the_pictures_remain_and_it_prints(report, tmp_path):
+def test_without_webgl_the_figures_remain_and_it_prints(report, tmp_path):
     done = browse(f"file://{report}#viewer", tmp_path, "--disable-gpu", "--disable-3d-apis", "--dump-dom")
     assert not console(done)
     assert 'data-state="no-webgl"' in done.stdout

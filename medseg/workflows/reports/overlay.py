@@ -22,7 +22,7 @@ CT_WINDOW = (-160.0, 240.0)
 """Soft tissue, in Hounsfield units."""
 
 FOREGROUND, BACKGROUND, MUTED = "#f4f4f2", "#111315", "#9aa0a6"
-"""Colours of text, of dark figures, and of what should not stand out."""
+"""Colours of text, of dark backgrounds, and of what should not stand out."""
 
 CLASS_COLORS = (
     "#56b4e9", "#f59e42", "#5fd068", "#ff5d6c", "#c08cff",

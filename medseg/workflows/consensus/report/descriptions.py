@@ -7,8 +7,8 @@ from typing import Any
 
 METHODS = {
     "gcssl": (
-        "Raters count by how consistently their outlines follow the image. Where a rater left something out, what "
-        "the same rater drew on similar tissue stands in. Voxels on which all agree are kept; the contradicted ones "
+        "Raters count by how consistently their outlines follow the image. Where a rater left something out, "
+        "the same rater's labels on similar tissue stand in. Voxels on which all agree are kept; the contradicted ones "
         "are decided together, so that boundaries are short and prefer edges of the image."
     ),
     "majority": "Each voxel got the label that most raters who annotated it gave; nobody counts more than another.",
@@ -94,9 +94,9 @@ def _describe_consistency(kappa: float) -> str:
 
 def _describe_size(difference: float) -> str:
     if abs(difference) <= SAME_SIZE:
-        return "draws as much as the consensus"
+        return "outlined as much as the consensus"
     direction = "more" if difference > 0 else "less"
-    return f"draws {abs(difference):.0f} % {direction} than the consensus"
+    return f"outlined {abs(difference):.0f} % {direction} than the consensus"
 
 
 def describe_agreement(value: float | None) -> str:

@@ -74,13 +74,13 @@ def render_report(result: Result, *, viewer: bool = True) -> str:
 
 def _slice_figure(result: Result, scene: Scene) -> SliceFigure | None:
     """None where the raters nowhere disagree."""
-    drawn = draw_worst_slices(result, scene)
-    if drawn is None:
+    figure = draw_worst_slices(result, scene)
+    if figure is None:
         return None
-    png, sentences = drawn
+    png, sentences = figure
     caption = [
         "Left: the raters' outlines. Middle: the consensus. Right: the share of the votes that won; "
-        "dark red is unsure, without colour all agree.",
+        "dark red is low confidence, without colour all agree.",
         *sentences,
     ]
     if not scene.photograph:

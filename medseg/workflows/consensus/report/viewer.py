@@ -1,7 +1,7 @@
 """An interactive viewer inside the report: the cropped image in 8 bit with every label map, and NiiVue to show them.
 
 NiiVue (BSD 2-Clause) is vendored, so that a report opens without a network. It needs WebGL 2; where a browser has
-none, the page says so and its pictures remain.
+none, the page says so and its figures remain.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def make_viewer(result: Result, scene: Scene) -> Viewer:
     words = "Click to move the crosshair, scroll for other slices, right button for the contrast."
     if step > 1:
         words += f" To keep this file small every {_ordinal(step)} voxel along each axis is shown."
-    data = {"layers": _layers(result, scene, step), "words": words}
+    data = {"layers": _make_layers(result, scene, step), "words": words}
     return Viewer(_inert(json.dumps(data)), _inert(NIIVUE.read_text(encoding="utf-8")))
 
 
@@ -64,38 +64,48 @@ def _ordinal(number: int) -> str:
     return {2: "second", 3: "third", 4: "fourth"}.get(number, f"{number}th")
 
 
-def _layers(result: Result, scene: Scene, step: int) -> list[dict[str, Any]]:
+def _make_layers(result: Result, scene: Scene, step: int) -> list[dict[str, Any]]:
+    """The volumes of the viewer: the image, the consensus, and each rater's labels."""
     affine = scene.affine @ np.diag([step, step, step, 1.0])
-    layers = []
+
+    def add(name: str, volume: np.ndarray, colors: list[list[int]], *, shown: bool) -> None:
+        layers.append(_make_layer(name, volume[::step, ::step, ::step], affine, colors, shown=shown))
+
+    layers: list[dict[str, Any]] = []
     if scene.image is not None:
-        low, high = (float(v) for v in np.percentile(scene.image[0], (1, 99.5)))
-        grey = np.clip((scene.image[0] - low) / max(high - low, 1e-6), 0, 1) * 255
-        layers.append(_layer("image", grey.astype(np.uint8), affine, [], step=step))
-    several = [_bytes(color) for color in structure_colors(result)]
-    layers.append(_layer("consensus", scene.consensus, affine, several, step=step, shown=True))
-    for rater, labels, hue in zip(result.study.raters, scene.raters, rater_colors(result), strict=True):
-        layers.append(_layer(rater.name, labels, affine, [_bytes(hue)] * len(several), step=step))
+        add("image", _to_bytes(scene.image[0]), [], shown=True)
+    structures = [_rgb_bytes(color) for color in structure_colors(result)]
+    add("consensus", scene.consensus, structures, shown=True)
+    for rater, labels, color in zip(result.study.raters, scene.raters, rater_colors(result), strict=True):
+        add(rater.name, labels, [_rgb_bytes(color)] * len(structures), shown=False)
     return layers
 
 
-def _layer(
-    name: str, array: np.ndarray, affine: np.ndarray, colors: list[list[int]], *, step: int, shown: bool = False
+def _to_bytes(image: np.ndarray) -> np.ndarray:
+    """An image from its 1st to its 99.5th percentile in 8 bit."""
+    low, high = (float(value) for value in np.percentile(image, (1, 99.5)))
+    grey = np.clip((image - low) / max(high - low, 1e-6), 0, 1) * 255
+    return grey.astype(np.uint8)
+
+
+def _make_layer(
+    name: str, volume: np.ndarray, affine: np.ndarray, colors: list[list[int]], *, shown: bool
 ) -> dict[str, Any]:
-    """One volume as NiiVue takes it; of label maps what is missing is not shown."""
-    kept = array[::step, ::step, ::step]
-    kept = np.where(kept == MISSING, 0, kept).astype(np.uint8) if colors else kept
-    header = new_header(kept.shape, kept.dtype, affine)
+    """One volume as NiiVue takes it: labels with the colours of the classes, or an image without any."""
+    if colors:
+        volume = np.where(volume == MISSING, 0, volume).astype(np.uint8)  # what is missing is not shown
+    header = new_header(volume.shape, volume.dtype, affine)
     header.set_intent("label" if colors else "none")
-    packed = gzip.compress(b"".join(nifti_pieces(header, kept)), 6, mtime=0)
+    packed = gzip.compress(b"".join(nifti_pieces(header, volume)), 6, mtime=0)
     return {
         "name": name,
         "file": base64.b64encode(packed).decode("ascii"),
         "colors": colors,
         "range": [0, len(colors) if colors else 255],
         "opacity": 0.5 if colors else 1.0,
-        "shown": shown or not colors,
+        "shown": shown,
     }
 
 
-def _bytes(color: Any) -> list[int]:
-    return [round(255 * c) for c in to_rgb(color)]
+def _rgb_bytes(color: Any) -> list[int]:
+    return [round(255 * part) for part in to_rgb(color)]

@@ -33,7 +33,7 @@ STATISTICS = {
     "agreement": "agreement of the views",
     "diversity": "diversity",
     "all_differ": "no two views agree",
-    "ignored": "left out",
+    "ignored": "ignored",
     "changed": "changed since the round before",
     "dice_to_last": "Dice to the round before",
 }
@@ -46,8 +46,8 @@ class Round:
 
     Args:
         number: 0 is the teacher's.
-        pseudo: statistics of the pseudo-labels that it was trained on (`pseudo_label_statistics.figures`); None for
-            the teacher.
+        pseudo: statistics of the pseudo-labels that it was trained on, see `pseudo_label_statistics`; None for the
+            teacher.
         dice: on the validation cases: view, and "fused" -> mean over the structures; empty without such cases.
         classes: structure -> Dice of the fused labels on them.
         slices: case -> file that `report_figures.keep_slices` wrote.
