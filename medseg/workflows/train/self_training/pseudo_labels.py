@@ -23,7 +23,7 @@ from medseg.stopping import told_when_stopped
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_label_statistics import Counts, count_case
 from medseg.workflows.train.self_training.report_figures import keep_slices
-from medseg.workflows.train.self_training.time_left import Outlook
+from medseg.workflows.train.self_training.time_left import TimeLeft
 
 PSEUDO = "pseudo"
 
@@ -58,7 +58,7 @@ class Labeller:
         """Where the picture of a case is."""
         return self.folder / PSEUDO / f"{case.name}.npz"
 
-    def run(self, networks: Path, method: Method, voter: Callable[[], Voter], outlook: Outlook) -> dict[str, Counts]:
+    def run(self, networks: Path, method: Method, voter: Callable[[], Voter], outlook: TimeLeft) -> dict[str, Counts]:
         """Label what is not labelled yet by these very networks.
 
         Args:
@@ -91,7 +91,7 @@ class Labeller:
         return {name: piece.notes() or {} for name, piece in pieces.items()}
 
     def _make(
-        self, cases: Sequence[Case], pieces: Mapping[str, Piece], method: Method, voter: Voter, outlook: Outlook
+        self, cases: Sequence[Case], pieces: Mapping[str, Piece], method: Method, voter: Voter, outlook: TimeLeft
     ) -> None:
         asked = _Asked(voter, [self.manifest.images(case) for case in cases])
         count = Count("labelling", total=len(cases))

@@ -32,7 +32,7 @@ from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_label_statistics import figures
 from medseg.workflows.train.self_training.pseudo_labels import Labeller, round_manifest
 from medseg.workflows.train.self_training.report import Round, RunDescription, write_summary
-from medseg.workflows.train.self_training.time_left import WARM_PART, Outlook, relabeller, trainings
+from medseg.workflows.train.self_training.time_left import WARM_PART, TimeLeft, relabeller, trainings
 from medseg.workflows.train.self_training.validation_scores import drawn_ml, score_round
 from medseg.workflows.train.stage import StageRun
 
@@ -90,7 +90,7 @@ class RoundsRun:
         self.method = relabeller(self.stage, self.spec.classes)
         self.results: list[Round] = []
         self.notes: list[str] = []
-        self.outlook = Outlook(self._plan(), shown=self.main)
+        self.outlook = TimeLeft(self._plan(), shown=self.main)
 
     def _plan(self) -> dict[str, float]:
         """Pieces of each kind in the whole run."""
