@@ -23,7 +23,7 @@ from medseg.stopping import report_stop
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_label_statistics import Counts, count_case
 from medseg.workflows.train.self_training.report_figures import keep_slices
-from medseg.workflows.train.self_training.time_left import Outlook
+from medseg.workflows.train.self_training.time_left import TimeLeft
 
 PSEUDO = "pseudo"
 
@@ -59,7 +59,7 @@ class PseudoLabeller:
         return self.folder / PSEUDO / f"{case.name}.npz"
 
     def run(
-        self, networks: Path, method: Method, open_voter: Callable[[], Voter], time_left: Outlook
+        self, networks: Path, method: Method, open_voter: Callable[[], Voter], time_left: TimeLeft
     ) -> dict[str, Counts]:
         """Label what is not labelled yet by these very networks.
 
@@ -96,7 +96,7 @@ class PseudoLabeller:
         return {name: record.notes() or {} for name, record in records.items()}
 
     def _label(
-        self, cases: Sequence[Case], records: Mapping[str, Record], method: Method, voter: Voter, time_left: Outlook
+        self, cases: Sequence[Case], records: Mapping[str, Record], method: Method, voter: Voter, time_left: TimeLeft
     ) -> None:
         votes = LazyVotes(voter, [self.manifest.images(case) for case in cases])
         count = Count("labelling", total=len(cases))

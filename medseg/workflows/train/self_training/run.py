@@ -28,8 +28,8 @@ from medseg.workflows.train.self_training.check_data import check_rounds, files_
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_label_statistics import summarize_round
 from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller, write_round_manifest
-from medseg.workflows.train.self_training.report import Round, Story, write_summary
-from medseg.workflows.train.self_training.time_left import WARM_PART, Outlook, relabeller, trainings
+from medseg.workflows.train.self_training.report import Round, RunDescription, write_summary
+from medseg.workflows.train.self_training.time_left import WARM_PART, TimeLeft, relabeller, trainings
 from medseg.workflows.train.self_training.validation_scores import mean_volumes_ml, score_round
 from medseg.workflows.train.stage import StageRun
 from medseg.workflows.train.stage_io import StageInputs, StageResult
@@ -62,7 +62,7 @@ class SelfTraining:
             "labelling": len(self.unlabeled) * self.rounds,
             "scoring": 1.0 + self.rounds,
         }
-        self.time_left = Outlook(work, shown=self.is_main)
+        self.time_left = TimeLeft(work, shown=self.is_main)
 
     def train(self, bundle: Path) -> StageResult:
         """Train until `bundle` holds the networks of the last round; what is finished is not done again.
@@ -224,7 +224,7 @@ class SelfTraining:
             self._warn(f"round {number}: {len(empty)} unlabelled cases without any structure: {', '.join(empty)}")
         slices = {case.name: labeller.slices(case) for case in self.unlabeled if case.name in shown}
         seconds = {"labelling": sum(case["seconds"] for case in counts.values())}
-        return labeller, Round(number, statistics, pictures=slices, seconds=seconds)
+        return labeller, Round(number, statistics, slices=slices, seconds=seconds)
 
     @property
     def _rule(self) -> dict[str, Any]:
@@ -263,7 +263,7 @@ class SelfTraining:
         if not self.is_main:
             return
         case_counts = {name: len(cases) for name, cases in files_of(self.manifest).items()}
-        story = Story(
+        description = RunDescription(
             self.inputs.pipeline.name,
             self.views,
             self.structures,
@@ -273,4 +273,4 @@ class SelfTraining:
             tuple(self.warnings),
             self._annotated_volumes_ml,
         )
-        write_summary(self.inputs.folder, self.results, story)
+        write_summary(self.inputs.folder, self.results, description)
