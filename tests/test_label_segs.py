@@ -15,8 +15,8 @@ from models import labels_of
 from medseg.dicom.series import open_series
 from medseg.dicom.write_seg import Author, Marked, write_segmentation
 from medseg.errors import DataError
-from medseg.serve import export_seg
-from medseg.serve.import_seg import known_names, label_map
+from medseg.serve.datastores import export_seg
+from medseg.serve.datastores.import_seg import known_names, label_map
 
 SHAPE = (12, 9, 6)
 KNOWN = {"liver": 1, "tumour": 4}
