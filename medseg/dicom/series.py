@@ -65,7 +65,7 @@ class Series:
         return digest.hexdigest()
 
 
-def open_series(place: Path, uid: str | None = None) -> Series:
+def open_series(place: str | Path, uid: str | None = None) -> Series:
     """The series of a folder, searched with all folders in it, or of one file.
 
     Args:
@@ -75,7 +75,16 @@ def open_series(place: Path, uid: str | None = None) -> Series:
     Raises:
         ConfigError: the extra `dicom` is not installed.
         DataError: nothing is there, several series are, or the series is no volume; says which slices are to blame.
+
+    Examples:
+        >>> from medseg.dicom.series import open_series
+        >>> series = open_series("series/")
+        >>> series.modality, series.header.shape, series.header.spacing_mm
+        ('CT', (40, 32, 20), (8.0, 8.0, 10.0))
+        >>> series.voxels().shape
+        (1, 40, 32, 20)
     """
+    place = Path(place)
     found, notes = choose(series_in(place), place, uid)
     return _opened(found, place, notes)
 

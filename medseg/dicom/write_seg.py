@@ -77,6 +77,23 @@ def write_segmentation(
     Raises:
         OutputError: it cannot be written.
         DataError: a source file cannot be read any more, or has a header that cannot be referred to.
+
+    Examples:
+        A cube as the liver of a series, and read again.
+
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from medseg.dicom.annotation import read_annotation
+        >>> from medseg.dicom.series import open_series
+        >>> from medseg.dicom.write_seg import Author, Marked, write_segmentation
+        >>> series = open_series(Path("series"))
+        >>> labels = np.zeros(series.header.shape, np.uint8)
+        >>> labels[10:20, 10:20, 5:15] = 1
+        >>> author = Author("threshold", "Liver by threshold")
+        >>> write_segmentation(Path("liver.dcm"), labels, series, [Marked("liver")], author)
+        >>> found = read_annotation(Path("liver.dcm"), series.header)
+        >>> found.names, int(found.labels.sum())
+        (('liver',), 1000)
     """
     try:
         with quietly():
