@@ -11,7 +11,7 @@ import numpy as np
 
 from medseg.atomic import make_folder
 from medseg.consensus.compare_methods import compare
-from medseg.consensus.fuse import FUSERS, run
+from medseg.consensus.fuse import FUSERS, run_fuser
 from medseg.consensus.io.annotation_files import suffix_of
 from medseg.consensus.io.file_names import files_of
 from medseg.consensus.io.formats import Form
@@ -22,7 +22,7 @@ from medseg.consensus.statistics.rater_vs_consensus import rater_table
 from medseg.consensus.statistics.report_data import rater_count, summarise
 from medseg.consensus.statistics.uncertainty_maps import disagreement, soft_labels
 from medseg.consensus.study import MISSING, Study
-from medseg.errors import DataError
+from medseg.errors import ConfigError, DataError, MedsegError, OutputError
 from medseg.portable.io.write import remove_leftovers
 from medseg.records import Piece, digest_of
 from medseg.workflows.consensus.collect_studies import Item
@@ -69,6 +69,20 @@ def fuse_item(item: Item, folder: Path, options: ConsensusOptions) -> dict[str, 
     return {"case": item.name, "status": "done", **piece.finish(notes)}
 
 
+def fuse_one_of_many(item: Item, options: ConsensusOptions) -> dict[str, Any]:
+    """Fuse one of many studies into a folder of its name; what is wrong with its files becomes its status.
+
+    Raises:
+        ConfigError, OutputError: what concerns every study.
+    """
+    try:
+        return fuse_item(item, options.output / item.name, options)
+    except (ConfigError, OutputError):
+        raise
+    except MedsegError as error:
+        return {"case": item.name, "status": "failed", "error": str(error)}
+
+
 def finished_labels(folder: Path) -> Path | None:
     """The label map that a folder's record says is finished."""
     try:
@@ -108,7 +122,7 @@ def _products(item: Item, options: ConsensusOptions) -> list[str]:
 
 def _fuse(item: Item, options: ConsensusOptions) -> Result:
     study, form, truth = _read(item, options)
-    fused = run(study, options.method, **options.method_options)
+    fused = run_fuser(study, options.method, options.method_options)
     summary = summarise(study, fused, list(form.notes))
     spacing = float(np.prod(study.spacing_mm)) / 1000
     counts = np.bincount(fused.labels.reshape(-1), minlength=MISSING + 1)

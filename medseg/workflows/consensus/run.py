@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ from medseg.errors import ConfigError, DataError, OutputError
 from medseg.manifest.manifest import SECTIONS, Manifest
 from medseg.portable.io.write import remove_leftovers
 from medseg.progress import counting, say
-from medseg.workflows.consensus.case import finished_labels, fuse_item
+from medseg.workflows.consensus.case import finished_labels, fuse_item, fuse_one_of_many
 from medseg.workflows.consensus.collect_studies import Item, of_files, of_manifest, of_studies
 from medseg.workflows.consensus.earlier_results import refuse_other_manifest, refuse_others
 from medseg.workflows.consensus.options import ConsensusOptions
-from medseg.workflows.consensus.process_pool import Task, fitting_jobs, run_all
+from medseg.workflows.consensus.process_pool import fitting_jobs, run_all
 
 MANIFEST = "manifest.json"
 FINAL = "final"
@@ -97,18 +98,17 @@ def _batch(items: Sequence[Item], options: ConsensusOptions) -> dict[str, Any]:
     note = alias_note(options.method)
     if note is not None:
         say(f"warning: {note}")
-    tasks = [Task(item, output / item.name, options) for item in items]
     jobs = options.jobs or (fitting_jobs(items) if items else 1)
     report: dict[str, Any] = {"medseg_version": __version__, "request": options.of_a_result(), "jobs": jobs}
     report |= {"cases": [], "failed": [], "interrupted": True}
     started = time.perf_counter()
     try:
         with counting("fusing", pieces="studies", kept="finished studies are kept") as progress:
-            progress(0, len(tasks))
-            with closing(run_all(tasks, jobs)) as entries:
+            progress(0, len(items))
+            with closing(run_all(items, partial(fuse_one_of_many, options=options), jobs)) as entries:
                 for done, entry in enumerate(entries, 1):
                     _enter(report, entry, options)
-                    progress(done, len(tasks))
+                    progress(done, len(items))
         report["interrupted"] = False
     finally:
         report["seconds"] = round(time.perf_counter() - started, 2)
