@@ -117,11 +117,11 @@ def fuse(
         if regions is not None:
             reading["regions"] = regions
         return _fuse_files(image, annotations, method, names, reading, options)
-    from medseg.consensus.io.from_arrays import study_of
+    from medseg.consensus.io.from_arrays import study_from_arrays
 
     nan = options.pop("nan", None)
     resolved = resolve_options(method, options)
-    study, values, notes = study_of(
+    study, values, notes = study_from_arrays(
         image, annotations, spacing_mm=spacing_mm, names=names, missing=missing, regions=regions, nan=nan
     )
     return _make_consensus(study, run_fuser(study, method, resolved), values, notes)
