@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medseg.dicom.stacking import LPS_TO_RAS
-from medseg.dicom.structures import Annotation, Color, chosen, overlapping
+from medseg.dicom.structures import Annotation, Color, choose_structures, overlap_notes
 from medseg.portable.io.header import Header, checked_spacing
 
 HALF = 0.5  # from which share on a voxel of a FRACTIONAL segmentation counts
@@ -35,7 +35,7 @@ def read_segmentation(data: Any, path: Path, grid: Header, only: Sequence[str]) 
     seg = hd.seg.Segmentation.from_dataset(data, copy=False)
     described = [seg.get_segment_description(n) for n in seg.segment_numbers]
     names = [str(item.segment_label) for item in described]
-    taken, notes = chosen(names, only, path)
+    taken, notes = choose_structures(names, only, path)
     labels, affine, said = _volume(seg, [int(seg.segment_numbers[n]) for n in taken])
     header = Header(path, labels.shape, 1, affine, checked_spacing(affine), np.dtype(np.uint8))
     colors = tuple(_color(described[n]) for n in taken)
@@ -64,7 +64,7 @@ def _volume(seg: Any, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, l
         labels[mask] = place
     if fractional:
         notes.append("it holds fractions: voxels of one half or more count")
-    return labels.transpose(2, 1, 0), LPS_TO_RAS @ affine[:, [2, 1, 0, 3]], [*notes, *overlapping(twice)]
+    return labels.transpose(2, 1, 0), LPS_TO_RAS @ affine[:, [2, 1, 0, 3]], [*notes, *overlap_notes(twice)]
 
 
 def _color(described: Any) -> Color | None:

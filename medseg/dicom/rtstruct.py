@@ -15,7 +15,7 @@ import numpy as np
 from skimage.draw import polygon
 
 from medseg.dicom.stacking import LPS_TO_RAS
-from medseg.dicom.structures import Annotation, Color, chosen, overlapping
+from medseg.dicom.structures import Annotation, Color, choose_structures, overlap_notes
 from medseg.errors import DataError
 from medseg.portable.io.header import Header
 
@@ -41,7 +41,7 @@ def read_contours(data: Any, path: Path, grid: Header, only: Sequence[str]) -> A
     names = [str(item.get("ROIName") or f"structure {item.get('ROINumber')}") for item in structures]
     if not names:
         raise DataError("is an RTSTRUCT without structures", path=path)
-    taken, notes = chosen(names, only, path)
+    taken, notes = choose_structures(names, only, path)
     drawn = {int(item.ReferencedROINumber): item for item in data.get("ROIContourSequence") or ()}
     labels, twice = np.zeros(grid.shape, np.uint8), 0
     colors: list[Color | None] = []
@@ -54,7 +54,7 @@ def read_contours(data: Any, path: Path, grid: Header, only: Sequence[str]) -> A
         labels[mask] = place
     header = Header(path, grid.shape, 1, grid.affine, grid.spacing_mm, np.dtype(np.uint8))
     return Annotation(
-        labels, header, tuple(names[n] for n in taken), tuple(colors), (*notes, *overlapping(twice))
+        labels, header, tuple(names[n] for n in taken), tuple(colors), (*notes, *overlap_notes(twice))
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from medseg.consensus.io.align import Way
+from medseg.consensus.io.align import Interpolation
 from medseg.consensus.io.annotation_files import LARGEST
 from medseg.consensus.io.segment_table import Segment
 from medseg.consensus.study import MISSING
@@ -36,7 +36,7 @@ class Reading:
     """
 
     missing: int | None = MISSING
-    resample: Way | None = None
+    resample: Interpolation | None = None
     nan: Literal["zero"] | None = None
     probabilities: bool = False
     channel: int | Literal["all"] | None = None

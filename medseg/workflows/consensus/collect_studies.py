@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg.consensus.io.file_names import by_name, case_of, files_in, found_in, is_series, names_of, rater_names, stem
+from medseg.consensus.io.file_names import (
+    by_name,
+    case_of,
+    files_in,
+    find_case_files,
+    is_series,
+    possible_names,
+    resolve_rater_names,
+    stem,
+)
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.manifest.manifest import SECTIONS, Annotation, Case, Manifest
 from medseg.portable.io.channel_names import alike, group_channels, shown_by_labels
@@ -44,7 +53,7 @@ def of_files(images: Sequence[Path], annotations: Sequence[Path], names: Sequenc
     """
     if not annotations:
         raise ConfigError("no annotation is given; give --annotation once per rater, or --data, or --studies")
-    raters = rater_names(annotations, names or None)
+    raters = resolve_rater_names(annotations, names or None)
     if len(images) == 1 and images[0].is_dir() and not is_series(images[0], annotations):
         return _of_folders(images[0], annotations, raters)
     name = case_of(images, annotations) if images else stem(annotations[0].name)
@@ -93,14 +102,14 @@ def _called(case: str, images: Sequence[Path], others: Collection[str]) -> list[
     """What the raters' files of a case may be called; without the number only if no other image may be meant."""
     if len(images) > 1:
         return [case]
-    name, *shorter = names_of(images[0])
+    name, *shorter = possible_names(images[0])
     free = [short for short in shorter if short not in others and alike(short, others) == [name]]
     return list(dict.fromkeys([case, name, *free]))
 
 
 def _drawn(folder: Path, names: Sequence[str]) -> Path | None:
     """A rater's file of a case, or the folder of the case with a file per class; None if there is neither."""
-    files = found_in(folder, names)
+    files = find_case_files(folder, names)
     if not files or files[0].parent != folder:
         return files[0].parent if files else None
     if len(files) > 1:
@@ -175,7 +184,7 @@ def of_studies(folder: Path, tags: Sequence[str]) -> list[Item]:
     chosen = list(tags) or [tag for tag in there if tag not in NOT_RATERS]
     items = []
     for case, image in by_name(files_in(folder)).items():
-        found = [(file, tag) for tag in chosen for file in found_in(labels / tag, [case])[:1]]
+        found = [(file, tag) for tag in chosen for file in find_case_files(labels / tag, [case])[:1]]
         if found:
             files, names = zip(*found, strict=True)
             items.append(Item(case, (image,), files, names))
