@@ -79,11 +79,11 @@ def write_labels(folder: Path, name: str, labels: np.ndarray, form: Form, method
 
 def _write_dicom(path: Path, labels: np.ndarray, form: Form, series: Series, method: str) -> Path:
     """A segmentation on the series; what stayed undecided is a segment, since a DICOM SEG has no value for it."""
-    from medseg.dicom.write_seg import Author, Marked, write_segmentation
+    from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
 
-    marks = [Marked(segment.title, segment.color) for segment in form.segments]
+    marks = [SegmentDescription(segment.title, segment.color) for segment in form.segments]
     if (labels == MISSING).any() or not marks:
-        marks.append(Marked("undecided"))
+        marks.append(SegmentDescription("undecided"))
     title = " ".join(("medseg consensus", method)).strip()
     author = Author(title, title, {"method": method, "raters": str(len(form.sources))})
     places = np.where(labels == MISSING, np.uint8(len(marks)), labels)
