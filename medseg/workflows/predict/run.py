@@ -56,10 +56,14 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
         Stopped: by a signal; finished results and the report are whole.
 
     Examples:
+        The run folder of a training, or its bundle, on a folder of two images.
+
         >>> import medseg
-        >>> report = medseg.predict("runs/first", "new_scans/", "predictions/")  # doctest: +SKIP
-        >>> report["cases"][0]["volumes_ml"]  # doctest: +SKIP
-        {'liver': 1479.2}
+        >>> report = medseg.predict("runs/first", "new_scans/", "predictions/")
+        >>> [(case["case"], case["status"]) for case in report["cases"]]
+        [('case1', 'done'), ('case2', 'done')]
+        >>> list(report["cases"][0]["volumes_ml"])
+        ['liver', 'spleen']
     """
     bundle, output = open_bundle(options.model), options.output
     items = collect(

@@ -19,11 +19,11 @@ from pydicom.dataset import Dataset
 from medseg.dicom.series import open_series
 from medseg.errors import DataError
 from medseg.portable.io.write import write_nifti
-from medseg.serve.consensus import FINAL
-from medseg.serve.datastores import check_label, check_name, is_there
-from medseg.serve.export_seg import MADE_BY, by_person
-from medseg.serve.import_seg import known_names, label_map
+from medseg.serve.datastores.export_seg import MADE_BY, by_person
+from medseg.serve.datastores.import_seg import known_names, label_map
+from medseg.serve.datastores.local import check_label, check_name, is_there
 from medseg.serve.models import Model
+from medseg.serve.tasks.consensus import FINAL
 
 ORIGINAL = "original"  # MONAI Label's tag of what a model proposed
 
