@@ -18,12 +18,15 @@ from tiny import FAST, write_dataset
 from medseg.bundle.bundle import open_bundle
 from medseg.cli.app import main
 from medseg.errors import BundleError, ConfigError, DataError, MedsegError
-from medseg.serve import prediction, training, training_manifest, training_progress
+from medseg.serve import prediction
 from medseg.serve.active_learning import disagreement, overlap
-from medseg.serve.agreement import dice_of
-from medseg.serve.consensus import fuse_study, raters_of
 from medseg.serve.models import Model, names_of, read_list
-from medseg.serve.training_manifest import Studies, gather
+from medseg.serve.tasks.agreement import dice_of
+from medseg.serve.tasks.consensus import fuse_study, raters_of
+from medseg.serve.training import learn as training
+from medseg.serve.training import manifest as training_manifest
+from medseg.serve.training import progress as training_progress
+from medseg.serve.training.manifest import Studies, gather
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.run import train
 

@@ -30,7 +30,7 @@ DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class FoundSeries:
     """One series of a folder.
 
     Attributes:
@@ -58,12 +58,12 @@ class Found:
 
     @property
     def has_images(self) -> bool:
-        """Whether it is made of pictures."""
+        """Whether it is made of images."""
         return "Rows" in self.first and self.modality not in NO_IMAGES
 
     @property
     def is_overview(self) -> bool:
-        """Whether it is a scout view or a single picture, beside which a volume is what is meant."""
+        """Whether it is a scout view or a single image, beside which a volume is what is meant."""
         return self.images == 1 or "LOCALIZER" in [str(word) for word in self.first.get("ImageType") or ()]
 
     def __str__(self) -> str:
@@ -114,7 +114,7 @@ def full_header(path: Path, tags: list[str] | None = None) -> Any:
     return header
 
 
-def series_in(place: Path) -> list[Found]:
+def find_series(place: Path) -> list[FoundSeries]:
     """The series of a folder with all folders in it, or of one file; the larger ones first.
 
     Raises:
@@ -131,11 +131,12 @@ def series_in(place: Path) -> list[Found]:
                 size = path.stat().st_size
                 raise DataError(f"is called .dcm and has no header of DICOM ({size} bytes)", path=path, hint=COPY_AGAIN)
             continue
-        if (header := read_tags(path)) is not None:
-            groups.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append((path, header))
+        header = read_tags(path)
+        if header is not None:
+            groups.setdefault(_series_uid(header), []).append((path, header))
     if not groups:
         raise DataError("holds no DICOM file", path=place, hint="give the folder of a series")
-    found = [Found(uid, tuple(files)) for uid, files in groups.items()]
+    found = [FoundSeries(uid, tuple(files)) for uid, files in groups.items()]
     return sorted(found, key=lambda series: (-series.images, series.uid))
 
 
@@ -147,11 +148,18 @@ def first_series(folder: Path) -> str:
         DataError: the file is damaged.
     """
     need_dicom(folder)
-    headers = (read_tags(path) for path in files_below(folder) if is_dicom_file(path))
-    return next((str(header.get("SeriesInstanceUID") or "") for header in headers if header is not None), str(folder))
+    for path in files_below(folder):
+        header = read_tags(path) if is_dicom_file(path) else None
+        if header is not None:
+            return _series_uid(header)
+    return str(folder)
 
 
-def choose(found: Sequence[Found], place: Path, uid: str | None = None) -> tuple[Found, list[str]]:
+def _series_uid(header: Any) -> str:
+    return str(header.get("SeriesInstanceUID") or "")
+
+
+def choose_series(found: Sequence[FoundSeries], place: Path, uid: str | None = None) -> tuple[FoundSeries, list[str]]:
     """The series to read.
 
     Args:
@@ -167,7 +175,8 @@ def choose(found: Sequence[Found], place: Path, uid: str | None = None) -> tuple
     """
     images = [series for series in found if series.has_images]
     if not images:
-        kinds = ", ".join(f"{n} of {kind}" for kind, n in Counter(s.modality for s in found).items())
+        counts = Counter(series.modality for series in found)
+        kinds = ", ".join(f"{count} of {modality}" for modality, count in counts.items())
         raise DataError(f"holds DICOM files but no images: series {kinds}", path=place)
     listed = "; ".join(map(str, images))
     if uid is not None:

@@ -15,7 +15,6 @@ from torch import Tensor
 from medseg.errors import DataError
 from medseg.portable.inference.multi_view import ViewsInferer
 from medseg.portable.inference.sliding_window import SlabInferer
-from medseg.portable.io.read import VolumeError
 from medseg.serve.models import Model
 from medseg.serve.prediction import RUNNING, device_called
 
@@ -94,8 +93,6 @@ def _prepared(transforms: Sequence, image: Path) -> Tensor:
     try:
         for transform in transforms:
             item = transform(item)
-    except VolumeError as error:
-        raise DataError(str(error), path=error.path or image) from error
     except (ValueError, RuntimeError) as error:
         raise DataError(f"cannot be prepared ({error})", path=image) from error
     return item["image"]

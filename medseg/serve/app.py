@@ -21,16 +21,24 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from medseg import __version__
 from medseg.errors import ConfigError, MedsegError
-from medseg.serve import consensus, export_seg
 from medseg.serve.access.settings import VARIABLE
-from medseg.serve.datastores import CheckedLocal
-from medseg.serve.dicomweb_store import ORIGINAL, CheckedDicomWeb
+from medseg.serve.datastores import export_seg
+from medseg.serve.datastores.dicomweb import ORIGINAL, CheckedDicomWeb
+from medseg.serve.datastores.local import CheckedLocal
 from medseg.serve.error_answers import as_http
-from medseg.serve.infer_tasks import ConsensusTask, ModelTask, choice
 from medseg.serve.models import read_list
 from medseg.serve.request_inputs import session_image, uploaded
-from medseg.serve.tasks import ConsensusScoring, DiceScoring, Disagreement, First, MostDisagreement, Training
-from medseg.serve.training import can_learn
+from medseg.serve.tasks import consensus
+from medseg.serve.tasks.inference import ConsensusTask, ModelTask, choice
+from medseg.serve.tasks.training_and_scoring import (
+    ConsensusScoring,
+    DiceScoring,
+    Disagreement,
+    First,
+    MostDisagreement,
+    Training,
+)
+from medseg.serve.training.learn import can_learn
 
 logger = logging.getLogger(__name__)
 

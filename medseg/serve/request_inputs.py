@@ -17,7 +17,7 @@ from monailabel.utils.others.generic import remove_file
 from starlette.datastructures import UploadFile
 
 from medseg.portable.io.read import SUFFIXES
-from medseg.serve.datastores import has_label, has_study
+from medseg.serve.datastores.local import has_label, has_study
 
 SESSION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LONGEST = 150

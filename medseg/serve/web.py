@@ -35,7 +35,7 @@ from medseg.serve import background_tasks, request_inputs
 from medseg.serve.access.middleware import Guard, too_large
 from medseg.serve.access.settings import VARIABLE, Access, greeting, origin_called, read_access, token_of
 from medseg.serve.error_answers import as_http
-from medseg.serve.infer_tasks import RESULTS
+from medseg.serve.tasks.inference import RESULTS
 
 DICOM = "application/dicom"
 ARCHIVE = "dataset.zip"

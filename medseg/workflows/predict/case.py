@@ -21,10 +21,10 @@ from medseg.portable.inference.out_of_memory import out_of_memory
 from medseg.portable.inference.windows import slab_axis
 from medseg.portable.io.channel_names import FIRST
 from medseg.portable.io.monai_reader import VerifiedReader
-from medseg.portable.io.read import Header, VolumeError, read_header
+from medseg.portable.io.read import Header, read_header
 from medseg.portable.io.record import DIGITS, image_record
 from medseg.portable.io.record import fingerprint as of_files
-from medseg.portable.io.write import SaveError, temporary, write_nifti
+from medseg.portable.io.write import temporary, write_nifti
 from medseg.portable.resample import resampled_size
 from medseg.workflows.predict.collect_cases import LONGEST_NAME, PROBABILITIES, Item, targets
 from medseg.workflows.predict.formats import Model, recorded, source_of_item, write_result
@@ -44,10 +44,7 @@ def fingerprint(item: Item) -> str:
     """
     if item.dicom:
         return item.series.digest()
-    try:
-        return of_files(item.images)
-    except VolumeError as error:
-        raise DataError(str(error), path=error.path) from error
+    return of_files(item.images)
 
 
 def record(fingerprint: str, setting: str) -> str:
@@ -97,10 +94,7 @@ class CasePredictor:
         """
         if len(os.fsencode(item.result)) > LONGEST_NAME:
             raise DataError(f"the result's name would be longer than {LONGEST_NAME} bytes", path=item.images[0])
-        try:
-            headers = [item.series.header] if item.dicom else [read_header(path) for path in item.images]
-        except VolumeError as error:
-            raise DataError(str(error), path=error.path) from error
+        headers = [item.series.header] if item.dicom else [read_header(path) for path in item.images]
         if item.dicom and item.reads(self.output / item.result):
             raise DataError(f"the result {item.result} would overwrite a slice", path=item.images[0])
         found, wanted = sum(h.channels for h in headers), self.bundle.data.modality
@@ -169,10 +163,8 @@ class CasePredictor:
                         write_nifti(new, planes, affine, source=source, slope=1 / LEVELS, description=line)
                 with place.aside(result) as new:
                     write_result(new, array, item, affine, line, self.model)
-        except (SaveError, OutputError) as error:
-            raise OutputError(getattr(error, "problem", str(error)), path=result) from error
-        except VolumeError as error:
-            raise DataError(str(error), path=error.path or item.images[0]) from error
+        except OutputError as error:  # of a temporary file
+            raise OutputError(error.problem, path=result) from error
         except OSError as error:
             raise OutputError(f"cannot be written ({error.strerror or error})", path=result) from error
         except (ValueError, MemoryError, RuntimeError) as error:

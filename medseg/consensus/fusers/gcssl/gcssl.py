@@ -64,34 +64,26 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
         no_scores = np.ones(len(reduced.raters))
         weights = compute_weights(no_scores, max(len(study.classes), 2), options.weights, 0.0)
         return Fused(labels, confidence, _rows(study, kept, weights, None), log.facts)
-    scores, labels, confidence = _fuse_disputed(reduced, region, options, log)
-    return Fused(labels, confidence, _rows(study, kept, scores.weights, scores), log.facts)
-
-
-def _fuse_disputed(
-    study: Study, region: Region, options: GcsslOptions, log: FusionLog
-) -> tuple[RaterScores, np.ndarray, np.ndarray]:
-    """Score the raters, count their votes, and cut."""
-    assert study.image is not None
+    assert reduced.image is not None  # as `check_study` has seen
     with log.stage("features"):
-        image = NormalisedImage(study.image, region.box, region.units)
-    scores = score_raters(region, image, len(study.classes), options, log)
+        image = NormalisedImage(reduced.image, region.box, region.units)
+    scores = score_raters(region, image, len(study.classes), options.weights, options.seed, log)
     log.facts["rho"] = scores.rho
     if image.constant:
         log.warn("the image is constant: nothing is learned from it, and all raters count alike")
     with log.stage("votes"):
-        labels = region.labels[:, region.disputed]
-        votes = _count_votes(study, region, labels, scores, options)
+        given = region.labels[:, region.disputed]
+        votes = _count_votes(reduced, region, given, scores, options)
     if options.ssl and scores.posterior is not None:
         with log.stage("missing"):
             voxels = np.flatnonzero(region.disputed)
             strength = scores.predicted_vote_strength()
-            log.facts["soft_votes"] = add_predicted_votes(votes, labels, voxels, strength, scores.posterior)
+            log.facts["soft_votes"] = add_predicted_votes(votes, given, voxels, strength, scores.posterior)
     if not image.constant:
         # the edges of an image that says nothing are noise, and boundaries along them worse than the plain vote
         options = replace(options, smoothness=options.smoothness * scores.rho)
-    label_map, confidence = _decide(study, region, votes, image, options, log)
-    return scores, label_map, confidence
+    labels, confidence = _decide(reduced, region, votes, image, options, log)
+    return Fused(labels, confidence, _rows(study, kept, scores.weights, scores), log.facts)
 
 
 def _count_votes(

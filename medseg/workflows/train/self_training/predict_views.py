@@ -16,12 +16,11 @@ from torch import Tensor
 
 from medseg.bundle.bundle import open_bundle
 from medseg.errors import DataError, OutputError
-from medseg.method import Votes
+from medseg.method import Predictions
 from medseg.portable.inference.label_sink import mapped_bytes
 from medseg.portable.inference.out_of_memory import out_of_memory
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.inference.view_fusion import fuse_mean
-from medseg.portable.io.header import VolumeError
 
 
 class Voter:
@@ -45,11 +44,11 @@ class Voter:
     def __exit__(self, *error: object) -> None:
         self._files.close()
 
-    def __call__(self, images: Sequence[Path]) -> Votes:
+    def __call__(self, images: Sequence[Path]) -> Predictions:
         """The votes on the image, on the grid of its file; see `both`."""
         return self.both(images)[0]
 
-    def both(self, images: Sequence[Path]) -> tuple[Votes, Tensor]:
+    def both(self, images: Sequence[Path]) -> tuple[Predictions, Tensor]:
         """The votes, and what the bundle as a whole predicts, `(X, Y, Z)` uint8 class indices.
 
         Args:
@@ -62,8 +61,6 @@ class Voter:
         self._folder = None
         try:
             return self._asked(self._prepared(images))
-        except VolumeError as error:
-            raise DataError(str(error), path=error.path or images[0]) from error
         except OSError as error:
             place = error.filename or "the folder for temporary files"
             raise OutputError(f"cannot be written ({error.strerror or error})", path=place) from error
@@ -81,7 +78,7 @@ class Voter:
             data = transform(data)
         return data["image"][None]
 
-    def _asked(self, image: MetaTensor) -> tuple[Votes, Tensor]:
+    def _asked(self, image: MetaTensor) -> tuple[Predictions, Tensor]:
         """Each view on its own, and all of them as the bundle fuses them."""
         inferer = copy(self.bundle.inferer)
         inferer.label_values = None  # class indices
@@ -98,23 +95,23 @@ class Voter:
         inferer.sink = sink
         if not self.full:
             fused = _plain(inferer(image, self.network))
-            return Votes(labels, confidences), fused
+            return Predictions(labels, confidences), fused
         probabilities = []
         for view in tuple(inferer.views):
             inferer.views, place = (view,), _Place(self._scratch(), view)
             inferer.probabilities = place.make
             inferer(image, self.network)
             probabilities.append(torch.from_numpy(place.array))
-        return Votes(labels, confidences, probabilities), fuse_mean(probabilities)
+        return Predictions(labels, confidences, probabilities), fuse_mean(probabilities)
 
-    def _single(self, inferer: SlabInferer, image: MetaTensor) -> Votes:
+    def _single(self, inferer: SlabInferer, image: MetaTensor) -> Predictions:
         """The one view of a bundle that has no more."""
         confidence, place = _Place(None, ""), _Place(self._scratch(), self.bundle.data.view) if self.full else None
         inferer.confidence = confidence.make
         inferer.probabilities = place.make if place else None
         labels = _plain(inferer(image, self.network))
         all_classes = [torch.from_numpy(place.array)] if place else None
-        return Votes([labels], [torch.from_numpy(confidence.array)], all_classes)
+        return Predictions([labels], [torch.from_numpy(confidence.array)], all_classes)
 
     def _scratch(self) -> Path:
         """A folder that is gone with the next case."""

@@ -1,31 +1,39 @@
-"""Pseudo-labels of a round: the votes of all views on every unlabelled case, fused, written and counted."""
+"""Pseudo-labels: predictions on every case without a label, a rule applied to them, written and counted.
+
+A rule that looks at the whole data set first (`PseudoLabels.looks_at_all`) has a first pass over all cases. What the
+networks predict then lies on disk until the case is labelled, so that no case is predicted twice.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from medseg import methods
 from medseg.atomic import make_folder
+from medseg.config import RuleSpec
 from medseg.engine import distributed
 from medseg.errors import DataError, OutputError
 from medseg.manifest.manifest import Case, Manifest
-from medseg.method import IGNORE, Method, Votes
+from medseg.method import IGNORE, Predictions, PseudoLabels
 from medseg.portable.io.read import Header, read_header, read_volume
 from medseg.portable.io.write import SaveError, is_flat, remove_leftovers, write_nifti
 from medseg.progress import Count
-from medseg.records import Piece, digest_of
+from medseg.records import Record, digest_of
 from medseg.stopping import report_stop
-from medseg.workflows.train.self_training.predict_views import Voter
+from medseg.workflows.train.self_training.prediction_store import PredictionStore
 from medseg.workflows.train.self_training.pseudo_label_statistics import Counts, count_case
 from medseg.workflows.train.self_training.report_figures import keep_slices
-from medseg.workflows.train.self_training.time_left import Outlook
+from medseg.workflows.train.self_training.time_left import TimeLeft
 
 PSEUDO = "pseudo"
+SUMMARIES = "summaries"
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class PseudoLabeller:
         """Where the slices of a case are that the report shows."""
         return self.folder / PSEUDO / f"{case.name}.npz"
 
-    def run(self, networks: Path, device: torch.device, time_left: Outlook) -> dict[str, Counts]:
+    def run(self, networks: Path, device: torch.device, time_left: TimeLeft) -> dict[str, Counts]:
         """Label what is not labelled yet by these very networks.
 
         Args:
@@ -67,7 +75,7 @@ class PseudoLabeller:
             time_left: updated after each case.
 
         Returns:
-            Case -> its counts; cases that the rule leaves without a label are not there.
+            Case -> its counts; a case that the rule leaves without a label is not among them.
 
         Raises:
             DataError: an image that cannot be predicted.
@@ -75,41 +83,44 @@ class PseudoLabeller:
         """
         make_folder(self.folder / PSEUDO)
         rule = methods.build_rule(self.rule.name, len(self.manifest.labels), **self.rule.options)
-        with PredictionStore(networks, device, rule, self.folder / "predictions") as predictions:
-            decided = self._decide(rule, predictions, digest_of(networks)) if rule.looks_at_all else {}
-            pieces = {case.name: self._piece(case, networks, decided) for case in self.cases}
-            missing = self._find_missing(pieces, time_left)
-            self._label(missing, pieces, partial(self._apply, rule, decided), predictions, time_left)
+        with PredictionStore(networks, device, rule, self.folder / "predictions") as store:
+            decided = self._decide(rule, store, networks) if rule.looks_at_all else {}
+            records = {case.name: self._record(case, networks, decided) for case in self.cases}
+            missing = self._find_missing(records, time_left)
+            share = missing[distributed.rank() :: distributed.world()]
+            count = Count("labelling", total=len(share))
+            with report_stop(count.where):
+                for case in share:
+                    seconds = self._label(case, records[case.name], rule, decided, store)
+                    count.done += 1
+                    time_left.done("labelling", seconds)
+                    time_left.say(f"round {self.number}: labelled {case.name}", now=False)
             distributed.barrier()
-        notes = {name: piece.notes() or {} for name, piece in pieces.items()}
+        notes = {name: record.notes() or {} for name, record in records.items()}
         return {name: counts for name, counts in notes.items() if "fused" in counts}
 
-    def _decide(self, rule: PseudoLabels, predictions: PredictionStore, networks: str) -> dict[str, Any]:
+    def _decide(self, rule: PseudoLabels, store: PredictionStore, networks: Path) -> dict[str, Any]:
         """The first pass: summaries of all cases, and what the rule decides of them."""
-        folder = make_folder(self.folder / "summaries")
-        pieces = {}
+        folder = make_folder(self.folder / SUMMARIES)
+        records: dict[str, Record] = {}
         for case in self.cases:
-            made_of = {"networks": networks, "rule": self._rule_settings(), "images": self._image_digests(case)}
-            pieces[case.name] = Piece(folder / f"{case.name}.json", made_of, ())
-        missing = [case for case in self.cases if pieces[case.name].notes() is None]
+            inputs = {"images": self._digest_images(case), "networks": digest_of(networks)}
+            settings = self._settings(case)
+            records[case.name] = Record(folder / f"{case.name}.json", inputs=inputs, settings=settings)
+        missing = [case for case in self.cases if records[case.name].notes() is None]
         distributed.barrier()  # all have seen what is there before anything changes
         for case in missing[distributed.rank() :: distributed.world()]:
-            piece = pieces[case.name]
-            piece.begin()
-            piece.finish({"summary": rule.summarize(predictions.predict(self.manifest, case))})
+            records[case.name].begin()
+            records[case.name].finish({"summary": rule.summarize(store.predict(self.manifest, case))})
         distributed.barrier()
-        summaries = {name: (piece.notes() or {})["summary"] for name, piece in pieces.items()}
+        summaries = {name: (record.notes() or {})["summary"] for name, record in records.items()}
         return rule.decide(summaries)
 
-    def _apply(self, rule: PseudoLabels, decided: Mapping[str, Any], predicted: Predictions) -> np.ndarray | None:
-        label = rule.label(predicted, decided, self.number)
-        return None if label is None else label.numpy()
-
-    def _find_missing(self, pieces: Mapping[str, Piece], time_left: Outlook) -> list[Case]:
+    def _find_missing(self, records: Mapping[str, Record], time_left: TimeLeft) -> list[Case]:
         """Cases that no earlier command has labelled."""
         missing = []
         for case in self.cases:
-            notes = pieces[case.name].notes()
+            notes = records[case.name].notes()
             if notes is None:
                 missing.append(case)
             else:
@@ -120,53 +131,53 @@ class PseudoLabeller:
         return missing
 
     def _label(
-        self,
-        missing: Sequence[Case],
-        pieces: Mapping[str, Piece],
-        apply: Callable[[Predictions], np.ndarray | None],
-        predictions: PredictionStore,
-        time_left: Outlook,
-    ) -> None:
-        share = missing[distributed.rank() :: distributed.world()]
-        count = Count("labelling", total=len(share))
-        with report_stop(count.where):
-            for case in share:
-                began = time.monotonic()
-                piece = pieces[case.name]
-                piece.begin()
-                predicted = predictions.predict(self.manifest, case)
-                label = apply(predicted)
-                counts = {} if label is None else self._write_case(case, predicted, label)
-                seconds = round(time.monotonic() - began, 3)
-                piece.finish({**counts, "seconds": seconds})
-                predictions.forget(case)
-                count.done += 1
-                time_left.done("labelling", seconds)
-                time_left.say(f"round {self.number}: labelled {case.name}", now=False)
+        self, case: Case, record: Record, rule: PseudoLabels, decided: Mapping[str, Any], store: PredictionStore
+    ) -> float:
+        """Label one case; returns the seconds it took."""
+        began = time.monotonic()
+        record.begin()
+        for file in (self.file(case), self.slices(case)):  # of other networks
+            file.unlink(missing_ok=True)
+        predicted = store.predict(self.manifest, case)
+        label = rule.label(predicted, decided, self.number)
+        counts = {} if label is None else self._write_case(case, predicted, label.numpy())
+        seconds = round(time.monotonic() - began, 3)
+        self._with_products(record, case).finish({**counts, "seconds": seconds})
+        store.forget(case)
+        return seconds
 
-    def _piece(self, case: Case, networks: Path, decided: Mapping[str, Any]) -> Piece:
+    def _record(self, case: Case, networks: Path, decided: Mapping[str, Any]) -> Record:
         earlier = self._find_earlier(case, ".nii.gz")
-        made_of = {
-            "case": case.name,
-            "images": self._image_digests(case),
+        inputs = {
+            "images": self._digest_images(case),
             "networks": digest_of(networks),
-            "round": self.number,
-            "rule": self._rule_settings(),
-            "ignore": self.manifest.ignore_index,
             "before": digest_of(earlier) if earlier else None,
+        }
+        settings = {
+            **self._settings(case),
+            "round": self.number,
+            "ignore": self.manifest.ignore_index,
             "shown": case.name in self.shown,
         }
         if decided:
-            made_of["decided"] = dict(decided)
-        if case.tags is not None:
-            made_of["tags"] = self.manifest.presence(case)
-        return Piece(self.folder / PSEUDO / f"{case.name}.json", made_of, ())
+            settings["decided"] = dict(decided)
+        file = self.folder / PSEUDO / f"{case.name}.json"
+        return self._with_products(Record(file, inputs=inputs, settings=settings), case)
 
-    def _image_digests(self, case: Case) -> list[str]:
+    def _with_products(self, record: Record, case: Case) -> Record:
+        """The record with what is there of a case: its label, unless the rule left it without one."""
+        record.products = tuple(file for file in (self.file(case), self.slices(case)) if file.exists())
+        return record
+
+    def _settings(self, case: Case) -> dict[str, Any]:
+        settings: dict[str, Any] = {"case": case.name, "rule": self.rule.model_dump(mode="json")}
+        presence = self.manifest.presence(case)
+        if presence is not None:
+            settings["tags"] = {str(index): there for index, there in presence.items()}
+        return settings
+
+    def _digest_images(self, case: Case) -> list[str]:
         return [digest_of(path) for path in self.manifest.images(case)]
-
-    def _rule_settings(self) -> dict[str, Any]:
-        return self.rule.model_dump(mode="json")
 
     def _find_earlier(self, case: Case, suffix: str) -> Path | None:
         """The file of a case in the round before, if there is one."""
@@ -198,7 +209,7 @@ class PseudoLabeller:
             write_nifti(path, stored, grid.affine, source=grid.nifti, intent="label", description=text)
         except SaveError as error:
             hint = "free some space; --resume goes on with this case"
-            raise OutputError(str(error), path=path, hint=hint) from error
+            raise OutputError(error.problem, path=path, hint=hint) from error
 
     def _label_values(self) -> np.ndarray:
         """Class index -> value in label files."""
@@ -219,20 +230,23 @@ class PseudoLabeller:
 
 
 def write_round_manifest(manifest: Manifest, labeller: PseudoLabeller, path: Path) -> Manifest:
-    """The data set of a round: cases with labels as they are, the others with pseudo-labels, marked `pseudo`.
+    """The data set after labelling: cases with labels as they are, others with pseudo-labels, marked `pseudo`.
+
+    A case that the rule left without a label stays where it is.
 
     Args:
         manifest: of the run.
         labeller: knows where the pseudo-labels are.
         path: where it is written.
-
-    Raises:
-        DataError: a case without a pseudo-label.
     """
-    names = {case.name for case in labeller.cases}
-    annotated = [case for case in manifest.training if case.name not in names]
-    pseudo_labelled = [_with_pseudo_label(manifest, case, labeller.file(case)) for case in labeller.cases]
-    new = manifest.model_copy(update={"training": (*annotated, *pseudo_labelled), "unlabeled": ()})
+    labelled: dict[str, Case] = {}
+    for case in labeller.cases:
+        file = labeller.file(case)
+        if file.exists():
+            labelled[case.name] = _with_pseudo_label(manifest, case, file)
+    training = tuple(case for case in manifest.training if case.name not in labelled)
+    unlabeled = tuple(case for case in manifest.unlabeled if case.name not in labelled)
+    new = manifest.model_copy(update={"training": (*training, *labelled.values()), "unlabeled": unlabeled})
     if distributed.rank() == 0:
         new.save(path)
     distributed.barrier()
@@ -240,8 +254,6 @@ def write_round_manifest(manifest: Manifest, labeller: PseudoLabeller, path: Pat
 
 
 def _with_pseudo_label(manifest: Manifest, case: Case, file: Path) -> Case:
-    if not file.exists():
-        raise DataError("there is no pseudo-label", path=file, hint="--resume makes it")
     fields = case.model_dump(exclude_unset=True, exclude={"annotations", "tags"})
     fields["case"] = case.name
     fields["label"] = manifest.relative(file.absolute(), manifest.path.parent)

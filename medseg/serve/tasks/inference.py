@@ -14,10 +14,10 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from medseg.consensus.fuse import FUSERS
 from medseg.errors import ConfigError, DataError, OutputError
-from medseg.serve import consensus
-from medseg.serve.label_formats import ENDINGS, convert
 from medseg.serve.models import Model
 from medseg.serve.prediction import device_names, predict_study
+from medseg.serve.tasks import consensus
+from medseg.serve.tasks.label_formats import ENDINGS, convert
 
 RESULTS: ContextVar[list[Path] | None] = ContextVar("RESULTS", default=None)
 """Files that a request made, to be removed if it is refused in the end; MONAI Label forgets them then."""

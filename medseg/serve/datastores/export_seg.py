@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medseg.dicom.series import open_series
-from medseg.dicom.write_seg import Author, Marked, write_segmentation
+from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
 from medseg.errors import DataError
 from medseg.portable.geometry import along
 from medseg.portable.io.read import VolumeError, read_volume
@@ -69,7 +69,7 @@ def seg_writer(names: Mapping[int, str]) -> Callable[..., str]:
         try:
             array, header = read_volume(label)
         except VolumeError as error:
-            raise DataError(f"the label cannot be read: {error}") from error
+            raise DataError(f"the label cannot be read: {error.reason}") from error
         labels, off, _turned = along(series.header, header, array[0])
         if off > LARGEST_SHIFT:
             raise DataError("the label does not lie on the images of the study", hint="save it from the viewer")
@@ -80,7 +80,7 @@ def seg_writer(names: Mapping[int, str]) -> Callable[..., str]:
             )
         infos = label_info if isinstance(label_info, list) else []
         told = {v: info for v, info in zip(values, infos, strict=False) if isinstance(info, Mapping)}
-        marked = [Marked(names.get(v) or str(told.get(v, {}).get("name") or f"label {v}")) for v in values]
+        marked = [SegmentDescription(names.get(v) or str(told.get(v, {}).get("name") or f"label {v}")) for v in values]
         places = np.searchsorted(values, labels).astype(np.uint8) + np.uint8(1)
         with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
             path = Path(file.name)

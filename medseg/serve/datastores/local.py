@@ -33,7 +33,7 @@ def check_geometry(image: Path, label: Path) -> None:
         grid, drawn = read_header(image), read_header(label)
     except VolumeError as error:
         which = "image" if error.path == image else "label"
-        raise DataError(f"the {which} cannot be read: {error}") from error
+        raise DataError(f"the {which} cannot be read: {error.reason}") from error
     hint = "resample the label to its image, or save it from the viewer that showed the image"
     _, off, _ = along(grid, drawn, np.broadcast_to(np.uint8(0), drawn.shape))  # no voxels are needed to compare grids
     if np.isinf(off):
@@ -97,7 +97,7 @@ def is_there(store: LocalDatastore, study: str, image: Path) -> bool:
     try:
         read_header(image)
     except VolumeError as error:
-        raise DataError(f"the image cannot be read: {error}") from error
+        raise DataError(f"the image cannot be read: {error.reason}") from error
     folder = Path(store._datastore.image_path())
     there = [folder / f"{study}{ending}" for ending in endings if (folder / f"{study}{ending}").exists()]
     if there and not all(_same_volume(old, image) for old in there):

@@ -16,8 +16,8 @@ from medseg.atomic import make_folder, write_whole
 from medseg.config import Pipeline
 from medseg.errors import ConfigError, MedsegError
 from medseg.serve.models import Model
-from medseg.serve.training_manifest import HELD_OUT, Gathered, Studies, gather
-from medseg.serve.training_progress import Say, reporter, run_training, status
+from medseg.serve.training.manifest import HELD_OUT, Gathered, Studies, gather
+from medseg.serve.training.progress import Say, reporter, run_training, status
 from medseg.workflows.evaluate.run import evaluate
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train import settings

@@ -14,16 +14,16 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from medseg.errors import ConfigError, DataError, MedsegError
-from medseg.serve import consensus
 from medseg.serve.active_learning import disagreement
-from medseg.serve.agreement import dice_of
-from medseg.serve.dicomweb_store import CheckedDicomWeb
-from medseg.serve.export_seg import MADE_BY, by_consensus
-from medseg.serve.infer_tasks import choice, labels_of
+from medseg.serve.datastores.dicomweb import CheckedDicomWeb
+from medseg.serve.datastores.export_seg import MADE_BY, by_consensus
 from medseg.serve.models import Model
 from medseg.serve.prediction import device_names
-from medseg.serve.training import default_iterations, learn, state
-from medseg.serve.training_manifest import Studies
+from medseg.serve.tasks import consensus
+from medseg.serve.tasks.agreement import dice_of
+from medseg.serve.tasks.inference import choice, labels_of
+from medseg.serve.training.learn import default_iterations, learn, state
+from medseg.serve.training.manifest import Studies
 
 SCORE = "medseg_disagreement"
 SECONDS = 20.0
