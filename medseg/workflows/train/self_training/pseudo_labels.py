@@ -19,7 +19,7 @@ from medseg import methods
 from medseg.atomic import make_folder
 from medseg.config import RuleSpec
 from medseg.engine import distributed
-from medseg.errors import DataError, OutputError
+from medseg.errors import OutputError
 from medseg.manifest.manifest import Case, Manifest
 from medseg.method import IGNORE, Predictions, PseudoLabels
 from medseg.portable.io.read import Header, read_header, read_volume
