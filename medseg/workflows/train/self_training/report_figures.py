@@ -122,9 +122,9 @@ def draw_pseudo_labels(
             rows.append([_read_slice(files[case], view.axis) for files in rounds.values()])
     figure, grid = _make_grid([row[0] for row in rows], titles)
     for number, (axes, row) in enumerate(zip(grid, rows, strict=True)):
-        case, view = divmod(number, len(SHOWN_VIEWS))
+        case, shown_view = divmod(number, len(SHOWN_VIEWS))
         first = _draw_scan(axes[0], row[0], ct)
-        first.write_directions(SHOWN_VIEWS[view])
+        first.write_directions(SHOWN_VIEWS[shown_view])
         first.write_name(names[case])
         for column, kept in enumerate(row):
             _draw_pseudo_label(axes[1 + 2 * column], kept, class_colors(len(structures)), ct)
