@@ -22,7 +22,7 @@ from medseg.serve import prediction
 from medseg.serve.active_learning import disagreement, overlap
 from medseg.serve.models import Model, names_of, read_list
 from medseg.serve.tasks.agreement import dice_of
-from medseg.serve.tasks.consensus import fuse_study, raters_of
+from medseg.serve.tasks.consensus import choose_raters, fuse_study
 from medseg.serve.training import learn as training
 from medseg.serve.training import manifest as training_manifest
 from medseg.serve.training import progress as training_progress
@@ -265,12 +265,12 @@ def test_training_starts_from_a_models_weights(world, tmp_path):
 
 def test_raters_of_a_study(tmp_path):
     tags = {t: tmp_path / t for t in ("rater-a", "rater-b", "final", "original")}
-    assert set(raters_of(tags)) == {"rater-a", "rater-b"}
-    assert list(raters_of(tags, "final, rater-b")) == ["final", "rater-b"]
+    assert set(choose_raters(tags)) == {"rater-a", "rater-b"}
+    assert list(choose_raters(tags, "final, rater-b")) == ["final", "rater-b"]
     with pytest.raises(DataError, match="no label with the tag x"):
-        raters_of(tags, ["x"])
+        choose_raters(tags, ["x"])
     with pytest.raises(DataError, match="tag of its own"):
-        raters_of({"rater-a": tmp_path})
+        choose_raters({"rater-a": tmp_path})
 
 
 def test_raters_are_fused(world, tmp_path):

@@ -30,7 +30,7 @@ def serve(options: ServeOptions) -> None:
     from medseg.serve import start as server
     from medseg.serve.access import settings as who
 
-    access = who.checked(options.host, options.origin, not options.no_token, options.max_upload_mb, os.environ)
+    access = who.check_access(options.host, options.origin, not options.no_token, options.max_upload_mb, os.environ)
     if not options.print_only:
         server.check_port(options.host, options.port)
     models = [*options.models, *options.further_models]

@@ -33,7 +33,7 @@ from starlette.types import ASGIApp
 from medseg.errors import ConfigError, MedsegError
 from medseg.serve import background_tasks, request_inputs
 from medseg.serve.access.middleware import Guard, too_large
-from medseg.serve.access.settings import VARIABLE, Access, greeting, origin_called, read_access, token_of
+from medseg.serve.access.settings import VARIABLE, Access, greeting, parse_origin, read_access, resolve_token
 from medseg.serve.error_answers import as_http
 from medseg.serve.tasks.inference import RESULTS
 
@@ -123,13 +123,13 @@ def guarded(inner: FastAPI) -> ASGIApp:
     return CORSMiddleware(guard, access.origins, methods, headers)
 
 
-def told() -> tuple[Access, str | None, list[str]]:
+def read_settings() -> tuple[Access, str | None, list[str]]:
     """Who may use this server, its token, and what is said of them when it starts."""
     try:
         found = read_access(Path(settings.MONAI_LABEL_APP_DIR))
-        named = [origin_called(str(origin)) for origin in settings.MONAI_LABEL_CORS_ORIGINS]
+        named = [parse_origin(str(origin)) for origin in settings.MONAI_LABEL_CORS_ORIGINS]
         found = replace(found, origins=(*found.origins, *named))
-        secret = token_of(found, os.environ)
+        secret = resolve_token(found, os.environ)
     except ConfigError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from error
@@ -143,7 +143,7 @@ def told() -> tuple[Access, str | None, list[str]]:
 
 
 background_tasks.install()
-access, token, GREETING = told()
+access, token, GREETING = read_settings()
 stock = stock_app()
 stock_lifespan = stock.router.lifespan_context
 stock.router.lifespan_context = lifespan

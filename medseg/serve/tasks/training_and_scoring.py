@@ -135,7 +135,7 @@ class ConsensusScoring(ScoringMethod):
                 continue
             try:
                 with tempfile.TemporaryDirectory(prefix="medseg-consensus-") as folder:
-                    raters = consensus.raters_of(tags, request.get("tags"))
+                    raters = consensus.choose_raters(tags, request.get("tags"))
                     method = str(request.get("fuser") or consensus.METHOD)
                     image = Path(datastore.get_image_uri(study))
                     labels, told = consensus.fuse_study(image, raters, Path(folder), method)
