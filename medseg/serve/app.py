@@ -27,7 +27,7 @@ from medseg.serve.datastores.dicomweb import ORIGINAL, CheckedDicomWeb
 from medseg.serve.datastores.local import CheckedLocal
 from medseg.serve.error_answers import as_http
 from medseg.serve.models import read_list
-from medseg.serve.request_inputs import session_image, uploaded
+from medseg.serve.request_inputs import session_image, uploaded_files
 from medseg.serve.tasks import consensus
 from medseg.serve.tasks.inference import ConsensusTask, ModelTask, choice
 from medseg.serve.tasks.training_and_scoring import (
@@ -144,7 +144,7 @@ class MedSegApp(MONAILabelApp):
     def _brought(self, request: dict[str, Any]) -> str | None:
         """The file that this request or a session of its client has brought; None for a study of the store."""
         image, session = request.get("image"), request.get("session")
-        if isinstance(image, str) and image in uploaded():
+        if isinstance(image, str) and image in uploaded_files():
             return image
         name = str(session.get("name")) if isinstance(session, dict) else ""
         kept = session_image(self, name)

@@ -84,7 +84,9 @@ def stock_app() -> FastAPI:
 
     APIRouter.add_api_route = add_ordinary
     try:
-        with redirect_stdout(io.StringIO()):  # it prints that all origins are allowed, which `guarded` puts an end to
+        with redirect_stdout(
+            io.StringIO()
+        ):  # it prints that all origins are allowed, which `guard_application` puts an end to
             from monailabel.app import app as found
     finally:
         APIRouter.add_api_route = add
@@ -113,7 +115,7 @@ async def _as_too_large(request: Request, _: Exception) -> JSONResponse:
     return JSONResponse({"detail": too_large(request.scope[MAX_BODY_SIZE_SCOPE_KEY])}, 413)
 
 
-def guarded(inner: FastAPI) -> ASGIApp:
+def guard_application(inner: FastAPI) -> ASGIApp:
     """The application behind `medseg.serve.access.middleware`, with answers to the pages of the named origins only."""
     inner.user_middleware = [layer for layer in inner.user_middleware if layer.cls is not CORSMiddleware]
     guard = Guard(inner, access, token, foreign_login=settings.MONAI_LABEL_AUTH_ENABLE)
@@ -150,4 +152,4 @@ stock.router.lifespan_context = lifespan
 for kind in (MedsegError, MONAILabelException, Exception):  # what is not named would be logged as the server's failure
     stock.add_exception_handler(kind, _as_json)
 stock.add_exception_handler(413, _as_too_large)
-app = guarded(stock)
+app = guard_application(stock)
