@@ -12,7 +12,7 @@ from tiny import write_dataset
 from medseg.config import DataSpec, NetworkSpec
 from medseg.errors import ConfigError, DataError
 from medseg.manifest.manifest import Manifest
-from medseg.networks.registry import fit_size, plan_strides
+from medseg.networks.sizes import fit_size, plan_strides
 from medseg.planning.plan import choose_view, patch_for, plan, plan_batch
 from medseg.workflows.train.budget import LADDER, _rung, _work
 from medseg.workflows.train.durations import budget_seconds

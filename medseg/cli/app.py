@@ -151,15 +151,15 @@ def list_() -> None:
     """List pipelines, methods and networks."""
     import yaml
 
-    from medseg.config import NETWORK_NAMES
     from medseg.methods import METHODS
+    from medseg.networks.registry import NETWORKS
     from medseg.workflows.train.settings import shipped
 
     typer.echo("pipelines (--task)")
     for name, path in shipped().items():
         typer.echo(f"  {name:<16} {yaml.safe_load(path.read_text(encoding='utf-8'))['description']}")
     typer.echo(f"methods    {', '.join(METHODS)}")
-    typer.echo(f"networks   {', '.join(NETWORK_NAMES)}")
+    typer.echo(f"networks   {', '.join(NETWORKS)}")
 
 
 def demo(options: DemoOptions) -> None:

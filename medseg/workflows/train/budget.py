@@ -26,7 +26,7 @@ from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, step_settings, use_channels_last
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.networks import registry as networks
-from medseg.networks.registry import fit_size
+from medseg.networks.sizes import fit_size
 from medseg.planning.fingerprint import survey
 from medseg.workflows.train.self_training.time_left import trainings
 
