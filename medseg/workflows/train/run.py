@@ -157,7 +157,7 @@ def versions() -> dict[str, str]:
 def _fingerprint(pipeline: Pipeline, manifest: Manifest, budget: str | None, start: str | None) -> str:
     """Of what was asked for; a run is only resumed by the same command."""
     asked: dict[str, Any] = {
-        "pipeline": pipeline.model_dump(mode="json"),
+        "pipeline": settings.hashed_values(pipeline),
         "manifest": manifest.model_dump(mode="json"),
         "budget": budget,
     }

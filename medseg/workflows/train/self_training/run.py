@@ -21,6 +21,7 @@ from medseg.bundle.join import copy_bundle, write_joint_bundle
 from medseg.config import Stage, View
 from medseg.engine import distributed
 from medseg.manifest.manifest import Manifest, streams_of
+from medseg.methods import former_options
 from medseg.progress import say
 from medseg.records import Piece, digest_of
 from medseg.stopping import report_stop
@@ -227,7 +228,7 @@ class SelfTraining:
     def _rule(self) -> dict[str, Any]:
         """What the pseudo-labels of a round depend on beside the votes."""
         method = self.stage.method
-        rule = {"method": method.name, **method.options}
+        rule = {"method": method.name, **former_options(method.name, method.options)}
         if method.sha256:
             rule["sha256"] = method.sha256
         return rule
