@@ -22,13 +22,13 @@ from medseg.options import api
 from medseg.progress import say
 from medseg.stopping import report_stop
 from medseg.workflows.train import settings
+from medseg.workflows.train.build import StageInputs, StageResult
 from medseg.workflows.train.check_before import check_files, check_space, find_warnings
 from medseg.workflows.train.options import TrainOptions
 from medseg.workflows.train.plan import plan_pipeline, print_plan
 from medseg.workflows.train.run_folder import RECORD, claim
 from medseg.workflows.train.self_training.run import SelfTraining
 from medseg.workflows.train.stage import StageRun
-from medseg.workflows.train.stage_io import StageInputs, StageResult
 from medseg.workflows.train.stage_methods import add_hashes
 
 PACKAGES = ("medseg", "torch", "monai", "numpy", "nibabel", "pytorch-ignite", "edt", "SimpleITK")

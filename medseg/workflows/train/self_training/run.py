@@ -25,6 +25,7 @@ from medseg.methods import former_options
 from medseg.progress import say
 from medseg.records import Piece, digest_of
 from medseg.stopping import report_stop
+from medseg.workflows.train.build import StageInputs, StageResult
 from medseg.workflows.train.self_training.check_data import check_rounds, files_of
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_label_statistics import summarize_round
@@ -33,7 +34,6 @@ from medseg.workflows.train.self_training.report import Round, Story, write_summ
 from medseg.workflows.train.self_training.time_left import WARM_PART, Outlook, relabeller, trainings
 from medseg.workflows.train.self_training.validation_scores import mean_volumes_ml, score_round
 from medseg.workflows.train.stage import StageRun
-from medseg.workflows.train.stage_io import StageInputs, StageResult
 
 SAVED = "what is finished is saved"
 
