@@ -1,4 +1,4 @@
-"""One paper, one file. To add a method: write its file, add one line here and one YAML in `pipelines/`."""
+"""Methods, one file per paper. To add one: write its file, add one line here and one YAML in `pipelines/`."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class StageInputs:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage made.
+    """The bundles that a stage made.
 
     Args:
         bundle: of all its networks.
@@ -104,7 +104,10 @@ def copy_matching_weights(network: nn.Module, previous: nn.Module) -> None:
     earlier_dims = max(weight.ndim for weight in earlier.values())
     if own_dims != earlier_dims:  # their biases would still agree
         raise ConfigError("init: previous: one network sees planes, that of the stage before volumes, or the reverse")
-    same = {name: w for name, w in earlier.items() if name in own and own[name].shape == w.shape}
+    same = {}
+    for name, weight in earlier.items():
+        if name in own and own[name].shape == weight.shape:
+            same[name] = weight
     if not same:
         raise ConfigError("init: previous: the network has nothing in common with that of the stage before")
     network.load_state_dict(same, strict=False)

@@ -145,22 +145,22 @@ def _resolve(
 
 def versions() -> dict[str, str]:
     """Versions of what the result depends on."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    installed = {"python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            installed[package] = "not installed"
+    return installed
 
 
 def _fingerprint(pipeline: Pipeline, manifest: Manifest, budget: str | None, start: str | None) -> str:
-    """Of what was asked for; a run is only resumed by the same command."""
-    asked: dict[str, Any] = {
+    """Hash of the options that decide the result: a run is only resumed by the same command."""
+    options: dict[str, Any] = {
         "pipeline": settings.hashed_values(pipeline),
         "manifest": manifest.model_dump(mode="json"),
         "budget": budget,
     }
     if start:
-        asked["start"] = start
-    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+        options["start"] = start
+    return hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()

@@ -199,7 +199,8 @@ class SelfTraining:
     def _label_cases(self, number: int) -> tuple[PseudoLabeller, Round]:
         """Make the pseudo-labels of a round."""
         names = sorted(case.name for case in self.unlabeled)
-        shown = list(dict.fromkeys([names[0], names[len(names) // 2], names[-1]]))
+        first, middle, last = names[0], names[len(names) // 2], names[-1]
+        shown = list(dict.fromkeys([first, middle, last]))
         labeller = PseudoLabeller(
             number=number,
             folder=self._folder(number),
