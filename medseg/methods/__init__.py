@@ -1,10 +1,10 @@
-"""One paper, one file. To add a method: write its file, add one line here and one YAML in `pipelines/`."""
+"""Methods, one file per paper. To add one: write its file, add one line here and one YAML in `pipelines/`."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "REMEDY",
+    "RENAMED_OPTIONS",
     "Given",
     "OwnMethod",
     "build",
     "find",
+    "former_options",
     "locate_methods",
     "methods_in_use",
     "use_methods",
@@ -34,6 +36,12 @@ METHODS: dict[str, str] = {
     "dtc": "medseg.methods.dtc:DTC",
     "dmpct": "medseg.methods.dmpct:DMPCT",
 }
+
+RENAMED_OPTIONS: dict[str, dict[str, str]] = {
+    "dmpct": {"sure_background": "background_confidence", "sure_rounds": "background_confidence_rounds"},
+}
+"""Method -> former name of an option -> its name. Pipelines of earlier runs may have the former name, and the hashes
+in run folders are made with it, so that earlier runs can be resumed."""
 
 REMEDY = "a method of your own is named on the command line: --method FILE.py:Class"
 
@@ -75,6 +83,12 @@ def find(name: str) -> type[Method]:
         raise ConfigError(f"method {name!r} is not known; one of {', '.join(METHODS)}", hint=REMEDY)
     module, _, class_name = METHODS[name].rpartition(":")
     return getattr(importlib.import_module(module), class_name)
+
+
+def former_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a method by the names that the hashes in run folders are made with."""
+    former = {new: old for old, new in RENAMED_OPTIONS.get(name, {}).items()}
+    return {former.get(option, option): value for option, value in options.items()}
 
 
 def build(name: str, network: nn.Module, *, classes: int, previous: nn.Module | None = None, **options: Any) -> Method:

@@ -167,7 +167,7 @@ def _plan_augment(view: View, given: Any) -> Any:
 
 
 def _rotation_in_plane(view: View) -> tuple[float, float, float]:
-    """Rotation about the slice axis only; in a plane there is no reason to stay near upright anatomy less."""
+    """Largest rotation about each axis, degrees: in a plane only about the slice axis."""
     x, y, z = (15.0 if axis == slice_axis(view) else 0.0 for axis in range(3))
     return x, y, z
 

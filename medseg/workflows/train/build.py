@@ -1,8 +1,11 @@
-"""The network and the method of a stage; and all of a pipeline at once, before anything is trained."""
+"""A stage of a pipeline: what it is given and makes, its network and method; and all stages at once, as a check."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -11,10 +14,81 @@ from medseg import methods
 from medseg.bundle.bundle import OpenBundle
 from medseg.config import DataSpec, Pipeline, Stage
 from medseg.errors import ConfigError
+from medseg.manifest.manifest import Manifest
 from medseg.method import Method
 from medseg.networks import registry
 from medseg.portable.networks.adapters import FirstChannels, Planar, Views
-from medseg.workflows.train.stage_io import select_view
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StageInputs:
+    """One stage of a pipeline, its data, and where it is trained.
+
+    Args:
+        pipeline: resolved, nothing left to plan.
+        index: of the stage.
+        manifest: the data set.
+        folder: of checkpoints and logs.
+        cache: folder of preprocessed volumes, shared by all networks of a run.
+        device: of the networks.
+    """
+
+    pipeline: Pipeline
+    index: int
+    manifest: Manifest
+    folder: Path
+    cache: Path
+    device: torch.device
+
+    @property
+    def stage(self) -> Stage:
+        """The stage's settings."""
+        return self.pipeline.stages[self.index]
+
+    @property
+    def data(self) -> DataSpec:
+        """How the data are presented, before a view is chosen."""
+        return DataSpec(**self.pipeline.data)
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """The bundles that a stage made.
+
+    Args:
+        bundle: of all its networks.
+        networks: view -> bundle of that network alone.
+    """
+
+    bundle: Path
+    networks: Mapping[str, Path]
+
+    def network(self, view: str | None) -> Path:
+        """The bundle that a network of a view can start from.
+
+        Raises:
+            ConfigError: the stage had several networks, none of that view.
+        """
+        return select_view(self.networks, view)
+
+
+def select_view(networks: Mapping[str, T], view: str | None) -> T:
+    """What a network of a view starts from, of the networks of the stage before.
+
+    Args:
+        networks: view -> network or bundle.
+        view: None: of a stage with one network.
+
+    Raises:
+        ConfigError: there are several, none of that view.
+    """
+    if len(networks) == 1:
+        return next(iter(networks.values()))
+    if view is None or view not in networks:
+        raise ConfigError(f"init: previous: the stage before has networks for {', '.join(networks)}, none for {view}")
+    return networks[view]
 
 
 def copy_matching_weights(network: nn.Module, previous: nn.Module) -> None:
@@ -30,7 +104,10 @@ def copy_matching_weights(network: nn.Module, previous: nn.Module) -> None:
     earlier_dims = max(weight.ndim for weight in earlier.values())
     if own_dims != earlier_dims:  # their biases would still agree
         raise ConfigError("init: previous: one network sees planes, that of the stage before volumes, or the reverse")
-    same = {name: w for name, w in earlier.items() if name in own and own[name].shape == w.shape}
+    same = {}
+    for name, weight in earlier.items():
+        if name in own and own[name].shape == weight.shape:
+            same[name] = weight
     if not same:
         raise ConfigError("init: previous: the network has nothing in common with that of the stage before")
     network.load_state_dict(same, strict=False)

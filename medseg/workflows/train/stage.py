@@ -30,8 +30,7 @@ from medseg.method import Method
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.networks.adapters import Planar
 from medseg.progress import show_progress
-from medseg.workflows.train.build import build_method, define_network, define_segmenter, network_of_view
-from medseg.workflows.train.stage_io import StageInputs
+from medseg.workflows.train.build import StageInputs, build_method, define_network, define_segmenter, network_of_view
 
 _SEED_STEP = 1000
 """Between the seeds of views, so that another seed of the run is not another view's."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from medseg.config import Pipeline
 from medseg.errors import ConfigError
-from medseg.methods import METHODS, REMEDY, OwnMethod, methods_in_use
+from medseg.methods import METHODS, REMEDY, RENAMED_OPTIONS, OwnMethod, methods_in_use
+from medseg.progress import say
 
 
 def insert_own_methods(content: dict[str, Any], own: Sequence[OwnMethod]) -> None:
@@ -31,6 +33,30 @@ def insert_own_methods(content: dict[str, Any], own: Sequence[OwnMethod]) -> Non
             # what is trained is not what the pipeline was written for
             content["description"] = f"{content.get('name')}, with the method {own[0].name}"
             content["name"] = own[0].name
+
+
+def rename_options(content: dict[str, Any], source: str) -> None:
+    """Give options of methods that have a former name the present one, with one warning for each.
+
+    A value under the former name counts: it comes from `--set` or from a pipeline of an earlier run.
+
+    Args:
+        content: of a pipeline, not checked yet; changed in place.
+        source: the file that it is from.
+    """
+    for method in _methods_of(content):
+        if not isinstance(method, dict) or not isinstance(method.get("options"), dict):
+            continue
+        name, options = str(method.get("name")), method["options"]
+        for old, new in RENAMED_OPTIONS.get(name, {}).items():
+            if old in options:
+                _warn_of_rename(name, old, new, source)
+                options[new] = options.pop(old)
+
+
+@cache  # a command reads its pipeline several times
+def _warn_of_rename(method: str, old: str, new: str, source: str) -> None:
+    say(f"warning: {source}: the option {old} of method {method} is now called {new}; use that name")
 
 
 def _methods_of(content: dict[str, Any]) -> list[Any]:

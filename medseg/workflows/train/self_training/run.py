@@ -21,9 +21,11 @@ from medseg.bundle.join import copy_bundle, write_joint_bundle
 from medseg.config import Stage, View
 from medseg.engine import distributed
 from medseg.manifest.manifest import Manifest, streams_of
+from medseg.methods import former_options
 from medseg.progress import say
 from medseg.records import RECORD, Record, digest_of
 from medseg.stopping import report_stop
+from medseg.workflows.train.build import StageInputs, StageResult
 from medseg.workflows.train.self_training.check_data import check_rounds, files_of
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_label_statistics import summarize_round
@@ -32,7 +34,6 @@ from medseg.workflows.train.self_training.report import Round, RunDescription, w
 from medseg.workflows.train.self_training.time_left import WARM_PART, TimeLeft, relabeller, trainings
 from medseg.workflows.train.self_training.validation_scores import mean_volumes_ml, score_round
 from medseg.workflows.train.stage import StageRun
-from medseg.workflows.train.stage_io import StageInputs, StageResult
 
 SAVED = "what is finished is saved"
 
@@ -201,7 +202,8 @@ class SelfTraining:
     def _label_cases(self, number: int) -> tuple[PseudoLabeller, Round]:
         """Make the pseudo-labels of a round."""
         names = sorted(case.name for case in self.unlabeled)
-        shown = list(dict.fromkeys([names[0], names[len(names) // 2], names[-1]]))
+        first, middle, last = names[0], names[len(names) // 2], names[-1]
+        shown = list(dict.fromkeys([first, middle, last]))
         labeller = PseudoLabeller(
             number=number,
             folder=self._folder(number),
@@ -230,7 +232,7 @@ class SelfTraining:
     def _rule(self) -> dict[str, Any]:
         """What the pseudo-labels of a round depend on beside the votes."""
         method = self.stage.method
-        rule = {"method": method.name, **method.options}
+        rule = {"method": method.name, **former_options(method.name, method.options)}
         if method.sha256:
             rule["sha256"] = method.sha256
         return rule
