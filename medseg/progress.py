@@ -87,5 +87,5 @@ def show_progress(
 
 
 def say(line: str) -> None:
-    """One line for people, on standard error."""
+    """Print one line on standard error."""
     print(line, file=sys.stderr, flush=True)

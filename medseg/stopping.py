@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Stopped(KeyboardInterrupt):  # what catches KeyboardInterrupt catches it too
-    """A command was stopped by a signal, and this is how far it was.
+    """A command was stopped by a signal; the message has how far it was.
 
     Args:
         where: how far, such as "at 13 of 400 iterations".

@@ -35,7 +35,7 @@ def test_every_missing_file_is_told_before_the_first_is_read(tmp_path, section):
     with pytest.raises(DataError) as caught:
         train("dtc", manifest, tmp_path / "run", overrides=FAST)
     assert f"{last}: {section} case {last.name.partition('.')[0]}: " in str(caught.value)
-    assert f"medseg data check {manifest} tells all" in str(caught.value)
+    assert f"medseg data check {manifest} lists all" in str(caught.value)
     assert untouched(tmp_path / "run")
 
 

@@ -138,6 +138,39 @@ def test_the_viewer_carries_the_crop_in_8_bit_and_leaves_out_voxels_above_the_ca
     assert "every second voxel" in make_viewer(result, scene).data
 
 
+def scene_with(disagreement: np.ndarray, spacing_mm: tuple[float, ...] = (1, 1, 1)) -> scenes.Scene:
+    """Nothing but where raters disagree."""
+    empty = np.zeros(disagreement.shape, np.uint8)
+    numbers = tuple(np.arange(1, n + 1) for n in disagreement.shape)
+    image = np.broadcast_to(np.arange(disagreement.shape[0])[:, None, None], disagreement.shape)[None]
+    return scenes.Scene(
+        image, (empty, empty), empty, 1 - disagreement, disagreement, spacing_mm, np.eye(4), numbers, False
+    )
+
+
+def test_a_slice_is_enlarged_round_its_densest_disagreement():
+    disagreement = np.zeros((160, 128, 1))
+    disagreement[100:104, 20:24] = 0.5
+    disagreement[0, 127] = 1.0
+    scene = scene_with(disagreement)
+    view = scenes.choose_view(scene)
+    closer = scenes.enlarge(scene, view, 0)
+    assert closer.consensus.shape == closer.raters[0].shape == (40, 32, 1)
+    assert closer.disagreement.sum() == 8  # all of the block, and not the corner
+    assert closer.image[0, :, 0, 0].tolist() == list(range(closer.image[0, 0, 0, 0], closer.image[0, 0, 0, 0] + 40))
+    assert scenes.enlarge(scene_with(disagreement[:, :127]), view, 0) is None  # too small
+
+
+def test_worst_slices_are_no_neighbours_and_cut_across_the_thickest_voxels():
+    disagreement = np.zeros((10, 10, 10))
+    disagreement[:, 4, 0] = disagreement[:, 5, 0] = disagreement[:8, 8, 0] = 0.5
+    scene = scene_with(disagreement, (1, 3, 1))
+    view = scenes.choose_view(scene)
+    assert view.name == "coronal"
+    assert scenes.find_worst_slices(scene, view) == [4, 8]
+    assert scenes.choose_view(scene_with(disagreement)).name == "axial"
+
+
 def test_unanimous_empty_and_flat_studies_have_a_report_too(tmp_path):
     same = [save(tmp_path / f"{n}.nii.gz", ball()) for n in "ab"]
     image = save(tmp_path / "image.nii.gz", image_of(ball()))

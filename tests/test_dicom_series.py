@@ -15,7 +15,7 @@ from dicoms import STRAIGHT, affine_of, enhanced, turned, voxels, write_series
 from pydicom.data import get_testdata_file
 from pydicom.uid import JPEGLSLossless, RLELossless
 
-from medseg.dicom.availability import need_dicom
+from medseg.dicom.availability import check_dicom_installed
 from medseg.dicom.find_series import find_series
 from medseg.dicom.series import open_series
 from medseg.errors import ConfigError, DataError
@@ -292,6 +292,6 @@ def test_everything_else_works_without_the_extra():
 def test_without_the_extra_the_way_to_it_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr("medseg.dicom.availability.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs pydicom and highdicom; pip install medseg\[dicom\]"):
-        need_dicom(tmp_path)
+        check_dicom_installed(tmp_path)
     with pytest.raises(ConfigError, match="is DICOM, which needs"):
         find_series(tmp_path)

@@ -294,7 +294,7 @@ def test_what_medseg_writes_it_opens(tmp_path, name, options):
     assert weights.keys() == network.state_dict().keys()
 
 
-IMPORTERS = {"methods/__init__.py", "consensus/fuse.py", "__init__.py", "serve/standins/__init__.py"}
+IMPORTERS = {"methods/__init__.py", "consensus/fuse.py", "__init__.py", "serve/standins/__init__.py", "instantiate.py"}
 """What imports by a name imports names of tables in the code."""
 EXECUTOR = "methods/_own.py"
 """Executes the file that the user named."""

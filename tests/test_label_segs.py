@@ -16,7 +16,7 @@ from medseg.dicom.series import open_series
 from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
 from medseg.errors import DataError
 from medseg.serve.datastores import export_seg
-from medseg.serve.datastores.import_seg import known_names, label_map
+from medseg.serve.datastores.import_seg import find_known_names, label_map
 
 SHAPE = (12, 9, 6)
 KNOWN = {"liver": 1, "tumour": 4}
@@ -94,7 +94,7 @@ def test_a_seg_with_names_that_no_model_knows_is_refused(tmp_path):
 
 def test_structures_that_models_number_differently_have_no_value():
     labels = [{"Liver": 1, "spleen": 2, "aorta": 5}, {"liver": 1, "Tumour": 4, "Spleen": 3}, {"colon": 5}]
-    assert known_names(SimpleNamespace(labels=each) for each in labels) == KNOWN
+    assert find_known_names(SimpleNamespace(labels=each) for each in labels) == KNOWN
 
 
 @pytest.mark.parametrize(

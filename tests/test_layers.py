@@ -56,6 +56,7 @@ LIGHT = (
     "portable/__init__",
     "portable/errors",
     "portable/io/read",
+    "networks/registry",
 )
 PORTABLE = {"numpy", "nibabel", "torch", "monai"}
 PORTABLE_INSIDE_FUNCTIONS = {"deflate", "isal", "PIL", "itk", "SimpleITK"}

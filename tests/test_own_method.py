@@ -179,7 +179,10 @@ def test_rounds_take_an_own_method(manifest, tmp_path):
     changes = [c.replace("data.patch=[16,16,16]", "data.patch=[16,16,1]") for c in changes]
     made = train("dmpct", manifest, tmp_path / "run", overrides=changes, method=Voting, device="cpu")
     assert (made / "round1" / "bundle").is_dir()
-    assert settings.read_task(str(made))[0]["stages"][0]["method"]["options"] == {"dice": 1.0, "sure_background": 0.9}
+    assert settings.read_task(str(made))[0]["stages"][0]["method"]["options"] == {
+        "dice": 1.0,
+        "background_confidence": 0.9,
+    }
 
 
 def two_stages(*names: str) -> dict:

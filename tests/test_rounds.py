@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 FAST = (
     "stages.0.network.width=4", "stages.0.schedule.iterations=8", "stages.0.schedule.lr=0.01",
     "stages.0.schedule.batch.labeled=4", "stages.0.schedule.workers=0", "data.patch=[32,32,32]",
-    "data.spacing_mm=[1,1,1]", "data.slices=1", "stages.0.method.options.sure_background=null",
+    "data.spacing_mm=[1,1,1]", "data.slices=1", "stages.0.method.options.background_confidence=null",
 )  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def test_rounds_of_another_run_are_taken_where_they_are_the_same(run, manifest, 
         "stages.0.views=[axial]",
         "stages.0.rounds=1",
         "data.view=axial",  # the rest as it was resolved
-        "stages.0.method.options.sure_background=0.4",
+        "stages.0.method.options.background_confidence=0.4",
     ]  # teachers do not depend on it
     train(str(run), manifest, folder, overrides=changes)
     assert (folder / "round0" / "axial" / "last.pt").stat().st_mtime_ns == kept

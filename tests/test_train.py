@@ -219,7 +219,10 @@ def test_more_rows_than_labelled_volumes_names_both(manifest, tmp_path):
         ("stages.0.schedule.lr=-1", "stages.0.schedule.lr: Input should be greater than 0, got -1"),
         ("stages.1.network.width=8", "there is no '1' here (a list of 1)"),
         ("stages.0.method.name=dct", "method 'dct' is not known; one of supervised, dtc"),
-        ("stages.0.network.name=vent", "'vnet', 'unet', 'dynunet' or 'segresnet', got 'vent'"),
+        (
+            "stages.0.network.name=vent",
+            "accepted are 'vnet', 'unet', 'dynunet' or 'segresnet', got 'vent'",
+        ),
         ("stages.0.method.options.betta=1", "no option 'betta'; it has beta"),
         ("data.patch=[16,16]", "data.patch"),
         ("nothing", "expected a.b=value"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg.dicom.availability import is_dicom_file, need_dicom, quietly, reason_of
+from medseg.dicom.availability import check_dicom_installed, is_dicom_file, reason_of, without_pydicom_warnings
 from medseg.dicom.structures import Annotation
 from medseg.errors import DataError, MedsegError
 from medseg.portable.io.header import COPY_AGAIN, Header, naming
@@ -25,11 +25,11 @@ def read_annotation(path: Path, grid: Header, frame: str = "", only: Sequence[st
         ConfigError: the extra `dicom` is not installed.
         DataError: it is neither, damaged, or an annotation of another image.
     """
-    need_dicom(path)
+    check_dicom_installed(path)
     if not is_dicom_file(path):
         raise DataError("is called .dcm and has no header of DICOM", path=path, hint=COPY_AGAIN)
     try:
-        with quietly(), naming(path):
+        with without_pydicom_warnings(), naming(path):
             return _read(path, grid, frame, only)
     except (MedsegError, MemoryError):
         raise

@@ -19,7 +19,7 @@ FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # what a file without a preamble begi
 FIRST_ELEMENTS = (b"\x00\x00", b"\x01\x00", b"\x05\x00", b"\x08\x00", b"\x16\x00")
 
 
-def need_dicom(path: Path) -> None:
+def check_dicom_installed(path: Path) -> None:
     """Refuse to go on without the extra.
 
     Args:
@@ -77,7 +77,7 @@ def reason_of(error: Exception) -> str:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def without_pydicom_warnings() -> Iterator[None]:
     """Without pydicom's remarks on odd values: those that matter are checked, and the others fill the screen."""
     logger = logging.getLogger("pydicom")
     before = logger.level

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.dicom.availability import files_below, is_dicom_file, need_dicom, quietly, reason_of
+from medseg.dicom.availability import (
+    check_dicom_installed,
+    files_below,
+    is_dicom_file,
+    reason_of,
+    without_pydicom_warnings,
+)
 from medseg.errors import DataError
 from medseg.portable.io.header import COPY_AGAIN
 
@@ -85,7 +91,7 @@ def read_tags(path: Path) -> Any | None:
         int(header.get("NumberOfFrames") or 1)
     except (TypeError, ValueError) as error:
         raise DataError(f"is a damaged DICOM file ({reason_of(error)})", path=path, hint=COPY_AGAIN) from error
-    with quietly():
+    with without_pydicom_warnings():
         kind = UID(str(header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or ""))
     if "Image Storage" in kind.name and "Rows" not in header:
         raise DataError(f"is a damaged DICOM file ({kind.name} without rows: cut off?)", path=path, hint=COPY_AGAIN)
@@ -105,7 +111,7 @@ def full_header(path: Path, tags: list[str] | None = None) -> Any:
     import pydicom
 
     try:
-        with quietly():
+        with without_pydicom_warnings():
             header: Any = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
             # pydicom parses a value when it is asked for: better now than anywhere later
             _ = [*header.file_meta, *(header.iterall() if tags is not None else ())]
@@ -121,7 +127,7 @@ def find_series(place: Path) -> list[FoundSeries]:
         ConfigError: the extra is not installed.
         DataError: there is none, or a file is damaged.
     """
-    need_dicom(place)
+    check_dicom_installed(place)
     if not place.exists():
         raise DataError("no such file or folder", path=place, hint="check the path")
     groups: dict[str, list[tuple[Path, Any]]] = {}
@@ -147,7 +153,7 @@ def first_series(folder: Path) -> str:
         ConfigError: the extra is not installed.
         DataError: the file is damaged.
     """
-    need_dicom(folder)
+    check_dicom_installed(folder)
     for path in files_below(folder):
         header = read_tags(path) if is_dicom_file(path) else None
         if header is not None:

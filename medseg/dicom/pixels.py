@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg.dicom.availability import quietly, reason_of
+from medseg.dicom.availability import reason_of, without_pydicom_warnings
 from medseg.dicom.slice_headers import Slice
 from medseg.errors import DataError
 from medseg.portable.io.header import COPY_AGAIN
@@ -45,7 +45,7 @@ def _decode(path: Path, *, frames: bool = False) -> tuple[np.ndarray, bool]:
     from pydicom.pixels import pixel_array
 
     try:
-        with quietly():
+        with without_pydicom_warnings():
             data = pydicom.dcmread(path, force=True)
             syntax = _syntax(data)
             if not _has_decoder(syntax):

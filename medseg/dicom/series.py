@@ -40,7 +40,7 @@ class Series:
     @property
     def files(self) -> list[Path]:
         """Its files, each once, in the order of the slices."""
-        return list(dict.fromkeys(piece.path for piece in self.slices))
+        return list(dict.fromkeys(one.path for one in self.slices))
 
     def voxels(self) -> np.ndarray:
         """`(1, X, Y, Z)`: columns, rows, slices; rescaled, in the header's type.

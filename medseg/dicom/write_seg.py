@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medseg import __version__
-from medseg.dicom.availability import quietly, reason_of
+from medseg.dicom.availability import reason_of, without_pydicom_warnings
 from medseg.dicom.find_series import full_header
 from medseg.dicom.series import Series
 from medseg.dicom.snomed import code_of
@@ -96,14 +96,14 @@ def write_segmentation(
         (('liver',), 1000)
     """
     try:
-        with quietly():
+        with without_pydicom_warnings():
             made = _segmentation(labels, series, segments, author)
     except (MedsegError, MemoryError):
         raise
     except Exception as error:  # highdicom raises whatever an odd header of a source leads to
         problem = f"cannot be referred to by a DICOM SEG ({reason_of(error)})"
         raise DataError(problem, path=series.header.path, hint="mend that, or write another format") from error
-    with quietly(), replacing(path) as new:
+    with without_pydicom_warnings(), replacing(path) as new:
         made.save_as(new)
 
 

@@ -1,4 +1,4 @@
-"""Prediction and training on a CPU: memory that a step frees is kept for the next one."""
+"""The C library's memory settings for prediction and training on a CPU: freed memory is kept for the next step."""
 
 from __future__ import annotations
 

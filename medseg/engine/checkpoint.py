@@ -39,7 +39,8 @@ def read(path: Path) -> dict[str, Any]:
         raise CheckpointError("no checkpoint to resume from", path=path, hint="start without --resume") from None
     except Exception as error:
         # torch has no error of its own for damaged files: zip, pickle, key and runtime errors all occur
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = lines[0][:120]
         raise CheckpointError(f"damaged or no checkpoint ({reason})", path=path) from error
     is_ours = isinstance(state, dict) and "method" in state and "iteration" in state
     if not is_ours:
@@ -76,7 +77,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 def capture(trainer: MethodTrainer, scheduler: Any, *, fingerprint: str, extra: dict[str, Any]) -> dict[str, Any]:
-    """Everything that the rest of the run depends on.
+    """The state of a run, complete: the rest of the run depends on nothing else.
 
     Args:
         trainer: between two iterations.
@@ -99,7 +100,7 @@ def capture(trainer: MethodTrainer, scheduler: Any, *, fingerprint: str, extra: 
 
 
 def restore(state: dict[str, Any], trainer: MethodTrainer, scheduler: Any, *, path: Path) -> None:
-    """Put a captured state back.
+    """Bring a trainer and its scheduler into a captured state.
 
     Raises:
         CheckpointError: of another architecture or optimiser.

@@ -1,4 +1,4 @@
-"""One process or several: the same command alone and under torchrun."""
+"""Devices and processes: one process alone, or several under torchrun."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def world() -> int:
 
 
 def barrier() -> None:
-    """Wait for the others."""
+    """Wait until every process has called it."""
     if world() > 1:
         idist.barrier()
 
@@ -84,6 +84,6 @@ def replicate(module: nn.Module) -> nn.Module:
     """The module itself, or its DistributedDataParallel when several processes train."""
     if world() == 1:
         return module
-    # channels-last gradients of 1x1x1 convolutions: a matter of speed, said once per process
+    # channels-last gradients of 1x1x1 convolutions: a matter of speed, warned of once per process
     warnings.filterwarnings("ignore", message="Grad strides do not match")
     return nn.parallel.DistributedDataParallel(module)

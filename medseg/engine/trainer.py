@@ -19,7 +19,7 @@ from medseg.method import Batch, Clock, Method
 
 
 class DivergenceError(MedsegError):
-    """The loss is not finite any more."""
+    """The loss was not finite in two steps in a row."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class MethodTrainer(Trainer):
 
     @property
     def clock(self) -> Clock:
-        """Where the run is: the iteration that is being worked on."""
+        """Position in the run of the current step."""
         return Clock(self.state.iteration - 1, self.total)
 
     def _iteration(self, engine: Any, batchdata: Batch) -> dict[str, Tensor]:  # type: ignore[override]
@@ -190,5 +190,7 @@ class MethodTrainer(Trainer):
         """The cases of this iteration, stream by stream."""
         if self.names is None:
             return "unknown cases"
-        streams = self.names(self.clock.iteration)
-        return "; ".join(f"{stream}: {', '.join(names)}" for stream, names in streams.items()) or "unknown cases"
+        parts = []
+        for stream, names in self.names(self.clock.iteration).items():
+            parts.append(f"{stream}: {', '.join(names)}")
+        return "; ".join(parts) or "unknown cases"

@@ -32,22 +32,25 @@ class VoteOfViews(PseudoLabels):
         fusion: "vote"; "any": views that say background have no vote, so that a structure is where any view sees it;
             or "mean": the largest mean of the views' probabilities.
         ignore_disagreement: do not learn where no two views agree.
-        sure_background: learn background from pseudo-labels only where every view calls it that with at least this
+        background_confidence: learn background from pseudo-labels only where every view calls it that with at least this
             probability, such as 0.9; None: wherever the vote is background, as in the paper. Teachers of few scans
             miss much more than they invent, and what they miss would be taught as background.
-        sure_rounds: rounds, from the first, in which `sure_background` holds; None: all. Once networks miss no more
+        background_confidence_rounds: rounds, from the first, in which `background_confidence` holds; None: all. Once networks miss no more
             than they invent, leaving background out lets structures swell.
     """
 
     def __init__(
         self, classes: int, *, fusion: Literal["vote", "any", "mean"] = "vote", ignore_disagreement: bool = False,
-        sure_background: float | None = None, sure_rounds: int | None = None,
+        background_confidence: float | None = None, background_confidence_rounds: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__(classes)
-        if sure_background is not None and not 0 <= sure_background <= 1:
-            raise ValueError(f"sure_background is {sure_background}; accepted is a probability from 0 to 1")
+        if background_confidence is not None and not 0 <= background_confidence <= 1:
+            raise ValueError(f"background_confidence is {background_confidence}; accepted is a probability from 0 to 1")
         self.fusion, self.ignore_disagreement = fusion, ignore_disagreement
-        self.sure_background, self.sure_rounds = sure_background, sure_rounds
+        self.background_confidence, self.background_confidence_rounds = (
+            background_confidence,
+            background_confidence_rounds,
+        )
         if fusion == "mean":
             self.needs = "probabilities"
 
@@ -56,8 +59,8 @@ class VoteOfViews(PseudoLabels):
         fused = self._fused(case)
         if self.ignore_disagreement and len(case.labels) > 2:
             fused[view_fusion.all_differ(case.labels)] = IGNORE
-        if self._sure_background_holds(round_number):
-            sure = view_fusion.all_sure(case.labels, case.confidences, 0, self.sure_background)
+        if self._background_confidence_holds(round_number):
+            sure = view_fusion.all_sure(case.labels, case.confidences, 0, self.background_confidence)
             fused[(fused == 0) & ~sure] = IGNORE
         return fused
 
@@ -68,7 +71,7 @@ class VoteOfViews(PseudoLabels):
         without_vote = 0 if self.fusion == "any" else None
         return view_fusion.fuse_votes(case.labels, case.confidences, without_vote)
 
-    def _sure_background_holds(self, round_number: int) -> bool:
-        if self.sure_background is None:
+    def _background_confidence_holds(self, round_number: int) -> bool:
+        if self.background_confidence is None:
             return False
-        return self.sure_rounds is None or round_number <= self.sure_rounds
+        return self.background_confidence_rounds is None or round_number <= self.background_confidence_rounds

@@ -12,6 +12,7 @@ from medseg.config import DataSpec, NetworkSpec
 from medseg.errors import ConfigError
 from medseg.method import Frozen
 from medseg.networks import registry
+from medseg.networks.pretrained import load_weights
 from medseg.networks.transfer import Copied, class_axes, copy_weights
 from medseg.portable.networks.adapters import FirstChannels, Planar
 from medseg.portable.networks.encoder_decoder import EncoderDecoder, Head, HeadedNetwork
@@ -20,7 +21,6 @@ DEFINITION = "network_definition"
 """Attribute of a network: the `_target_` dictionary that it was made of. A copy of the network has it too."""
 
 ADAPTERS = "medseg.portable.networks.adapters"
-HALVES = "medseg.portable.networks.encoder_decoder"
 
 
 class NetworkFactory:
@@ -50,6 +50,7 @@ class NetworkFactory:
         """Image `(B, Cin, *spatial)` to `(B, out_channels, *spatial)`; by default one channel for each class."""
         wanted = self.classes if out_channels is None else out_channels
         network = self._made(self._definition(wanted))
+        self._load_pretrained(network)
         if self._start:
             others = [registry.build(self._definition(count)) for count in (wanted + 1, max(1, wanted - 1))]
             self._take_over(network, others)
@@ -59,19 +60,14 @@ class NetworkFactory:
         """The network in two halves, with features; with pre-trained weights if the pipeline names some."""
         network = self._made(self._halves_definition())
         assert isinstance(network, EncoderDecoder)
+        self._load_pretrained(network)
         if self._start:
             self._take_over(network, [])
         return network
 
     def head(self, in_channels: int, out_channels: int) -> nn.Module:
         """A 1x1x1 convolution on features."""
-        definition = {
-            "_target_": f"{HALVES}.Head",
-            "spatial_dims": self.spatial_dims,
-            "in_channels": in_channels,
-            "out_channels": out_channels,
-        }
-        return self._made(definition)
+        return self._made(registry.head_def(self.spatial_dims, in_channels, out_channels))
 
     def headed(self, network: EncoderDecoder, head: nn.Module) -> nn.Module:
         """A segmenter of a network in halves and a head on its decoder.
@@ -96,6 +92,11 @@ class NetworkFactory:
         network = registry.build(definition)
         setattr(network, DEFINITION, definition)
         return network
+
+    def _load_pretrained(self, network: nn.Module) -> None:
+        """Give the network the weights of the file that the pipeline names, wherever name and shape agree."""
+        if self.spec.weights is not None:
+            self.copied.append(load_weights(network, self.spec.weights))
 
     def _take_over(self, network: nn.Module, others: Sequence[nn.Module]) -> None:
         assert self.previous is not None
@@ -123,7 +124,7 @@ def definition_of(network: nn.Module) -> dict[str, Any]:
         return {"_target_": f"{ADAPTERS}.FirstChannels", "network": inner, "channels": network.channels}
     if isinstance(network, HeadedNetwork):
         inner, head = definition_of(network.network), definition_of(network.head)
-        return {"_target_": f"{HALVES}.HeadedNetwork", "network": inner, "head": head}
+        return {"_target_": f"{registry.HALVES}.HeadedNetwork", "network": inner, "head": head}
     definition = getattr(network, DEFINITION, None)
     if definition is None:
         name = type(network).__name__

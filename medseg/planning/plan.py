@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from medseg.config import DataSpec, Intensity, NetworkSpec, View, nested_augment
+from medseg.config import DataSpec, Intensity, NetworkSpec, View
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.literals import begins_expression
 from medseg.manifest.manifest import Case, Manifest
-from medseg.networks.registry import fit_size
+from medseg.networks.sizes import fit_size
+from medseg.ops.augmentation_settings import nested_augment
 from medseg.planning.fingerprint import Fingerprint, read_fingerprint
 from medseg.planning.planes import THICK_RATIO, check_views, even_spacing, plan_slices
 from medseg.portable.io.read import read_volume
@@ -166,7 +167,7 @@ def _plan_augment(view: View, given: Any) -> Any:
 
 
 def _rotation_in_plane(view: View) -> tuple[float, float, float]:
-    """Rotation about the slice axis only; in a plane there is no reason to stay near upright anatomy less."""
+    """Largest rotation about each axis, degrees: in a plane only about the slice axis."""
     x, y, z = (15.0 if axis == slice_axis(view) else 0.0 for axis in range(3))
     return x, y, z
 

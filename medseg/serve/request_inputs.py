@@ -66,7 +66,7 @@ LABEL = {
 """Endpoints for a label that there must be, and the argument that names its study."""
 
 
-def uploaded() -> set[str]:
+def uploaded_files() -> set[str]:
     """Files that this request has brought."""
     tasks = UPLOADS.get()
     return {str(task.args[0]) for task in tasks.tasks if task.func is remove_file} if tasks else set()

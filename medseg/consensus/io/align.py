@@ -65,7 +65,7 @@ def bring_to_grid(
         on_grid = moved if is_labels else np.moveaxis(moved, -1, 0)
         return on_grid, [f"{name} is stored along other axes than the image: turned to the image's"] if turned else []
     if np.isinf(off) and is_labels and placed.outside == 0:
-        extended = uncropped(placed.array, placed.header, grid, tolerance=SAME_VOXELS)
+        extended = extend_to_grid(placed.array, placed.header, grid, tolerance=SAME_VOXELS)
         if extended is not None:
             return extended
     if interpolation is None:
@@ -134,7 +134,7 @@ def _resample_probabilities(placed: Placed, grid: Header) -> np.ndarray:
     return resampled
 
 
-def uncropped(
+def extend_to_grid(
     array: np.ndarray, header: Header, grid: Header, *, tolerance: float
 ) -> tuple[np.ndarray, list[str]] | None:
     """Labels on the whole grid.

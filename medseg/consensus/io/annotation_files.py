@@ -18,7 +18,7 @@ from medseg.errors import DataError
 from medseg.manifest.fields import stem
 from medseg.portable.geometry import along, times, values_in
 from medseg.portable.io.header import Header
-from medseg.portable.io.nifti_header import dimensions
+from medseg.portable.io.nifti.header import count_dimensions
 from medseg.portable.io.read import read_volume
 
 WHOLE = 1e-6
@@ -150,7 +150,7 @@ def _is_flat(header: Header) -> bool:
     if suffix_of(header.path) in (".png", ".tif"):
         return True
     if header.nifti:
-        return dimensions(header.nifti) == 2
+        return count_dimensions(header.nifti) == 2
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(header.path))
     reader.ReadImageInformation()

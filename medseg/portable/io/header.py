@@ -45,7 +45,7 @@ class Header:
 
     Attributes:
         path: the file.
-        shape: voxels along the three stored axes; a picture has 1 along the last.
+        shape: voxels along the three stored axes; a 2D image has 1 along the last.
         channels: values per voxel.
         affine: (4, 4), voxel indices to millimetres in RAS+ axes.
         spacing_mm: distance of neighbouring voxels along each stored axis.

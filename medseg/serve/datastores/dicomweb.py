@@ -20,7 +20,7 @@ from medseg.dicom.series import open_series
 from medseg.errors import DataError
 from medseg.portable.io.write import write_nifti
 from medseg.serve.datastores.export_seg import MADE_BY, by_person
-from medseg.serve.datastores.import_seg import known_names, label_map
+from medseg.serve.datastores.import_seg import find_known_names, label_map
 from medseg.serve.datastores.local import check_label, check_name, is_there
 from medseg.serve.models import Model
 from medseg.serve.tasks.consensus import FINAL
@@ -43,7 +43,7 @@ class CheckedDicomWeb(DICOMWebDatastore):
 
     def serve(self, models: Iterable[Model]) -> None:
         """Say which models there are; MONAI Label makes the store, which knows of none."""
-        self.known, self.proposed, self.unusable = known_names(models), {}, {}
+        self.known, self.proposed, self.unusable = find_known_names(models), {}, {}
 
     def get_image_uri(self, image_id: str) -> str:
         """The image of a series as one file, fetched and converted when it is asked for first.

@@ -18,10 +18,17 @@ def dice_of(one: Path, other: Path) -> dict[str, float]:
         DataError: a file that cannot be read or is no label map, or different sizes.
     """
     try:
-        (a, header), (b, _) = read_volume(one), read_volume(other)
-        values = [int(v) for v in sorted({*np.unique(a).tolist(), *np.unique(b).tolist()} - {0})]
-        figures = segmentation_metrics(a[0], b[0], label_values=values, spacing_mm=header.spacing_mm)
+        (first, header), (second, _) = read_volume(one), read_volume(other)
+        values = _values_in(first, second)
+        metrics = segmentation_metrics(first[0], second[0], label_values=values, spacing_mm=header.spacing_mm)
     except ValueError as error:
         raise DataError(f"cannot be compared with {other} ({error})", path=one) from error
-    found = {str(value): float(figures[value]["dice"] or 0.0) for value in values}
-    return {**found, "mean": float(np.mean(list(found.values()))) if found else 1.0}
+    dice = {str(value): float(metrics[value]["dice"] or 0.0) for value in values}
+    mean = float(np.mean(list(dice.values()))) if dice else 1.0
+    return {**dice, "mean": mean}
+
+
+def _values_in(first: np.ndarray, second: np.ndarray) -> list[int]:
+    """The label values of two label maps, without the background."""
+    found = set(np.unique(first).tolist()) | set(np.unique(second).tolist())
+    return [int(value) for value in sorted(found - {0})]

@@ -18,7 +18,7 @@ from medseg.workflows.data.check_case import check_case
 
 HELD_OUT = "validation.json"
 ONE_IN = 5
-"""Of so many labelled studies one is held out to judge models by."""
+"""Of so many labelled studies one is held out to evaluate models on."""
 
 
 @dataclass
@@ -64,8 +64,8 @@ def gather(studies: Studies, bundle: OpenBundle, run: Path, folder: Path, held_o
     """Put the studies of a server and the cases of the model's own run into one manifest.
 
     The run's cases stay in their lists as long as their files are there, so that what was learned is not forgotten and
-    models are judged by the same cases; of a study that is also a case of the run the server's label counts, if it has
-    one. No model is judged by a study that the run learned from.
+    models are evaluated on the same cases; of a study that is also a case of the run the server's label counts, if it
+    has one. No model is evaluated on a study that the run learned from.
 
     Args:
         studies: of the server.
@@ -75,35 +75,34 @@ def gather(studies: Studies, bundle: OpenBundle, run: Path, folder: Path, held_o
         held_out: file that remembers which studies are never trained on.
 
     Raises:
-        DataError: no labelled case to train on, or none to judge by.
+        DataError: no labelled case to train on, or none to evaluate on.
         OutputError: `held_out` cannot be written or read.
     """
-    before = _before(run)
-    learned = {case.name for case in before.training} if before else set()
-    held = _hold_out(sorted(set(studies.labeled) - learned), held_out, need=not (before and before.validation))
-    held |= {case.name for case in before.validation} if before else set()
-    lists: dict[str, list[dict[str, Any]]] = {section: [] for section in SECTIONS}
+    before = _manifest_of_run(run)
+    held = _hold_out(studies, before, held_out)
+    cases: dict[str, list[dict[str, Any]]] = {section: [] for section in SECTIONS}
     for name, (image, label) in sorted(studies.labeled.items()):
         section = "validation" if name in held else "training"
-        lists[section].append({"case": name, "image": str(image), "label": str(label)})
-    if before:
-        _add_before(lists, before, ("training", "validation"))
-    known = {entry["case"] for section in lists.values() for entry in section}
+        cases[section].append({"case": name, "image": str(image), "label": str(label)})
+    if before is not None:
+        _add_cases_of_run(cases, before, ("training", "validation"))
+    known = {entry["case"] for entries in cases.values() for entry in entries}
     for name, image in sorted(studies.unlabeled.items()):
         if name not in known:
-            lists["unlabeled"].append({"case": name, "image": str(image)})
-    if before:
-        _add_before(lists, before, ("unlabeled",))
-    content = {
+            cases["unlabeled"].append({"case": name, "image": str(image)})
+    if before is not None:
+        _add_cases_of_run(cases, before, ("unlabeled",))
+    content: dict[str, Any] = {
         "name": folder.name,
-        "modality": {str(i): m for i, m in enumerate(bundle.data.modality)},
+        "modality": {str(channel): modality for channel, modality in enumerate(bundle.data.modality)},
         "labels": {str(value): name for value, name in bundle.data.labels.items()},
-        **({"ignore_index": before.ignore_index} if before else {}),
     }
-    return _usable(Manifest.build({**content, **lists}, folder / "manifest.json"), studies)
+    if before is not None:
+        content["ignore_index"] = before.ignore_index
+    return _usable(Manifest.build({**content, **cases}, folder / "manifest.json"), studies)
 
 
-def _before(run: Path) -> Manifest | None:
+def _manifest_of_run(run: Path) -> Manifest | None:
     """The manifest that the model was trained on."""
     for folder in (run, run.parent):
         if (folder / "manifest.json").is_file() and (folder / "pipeline.yaml").is_file():
@@ -111,49 +110,83 @@ def _before(run: Path) -> Manifest | None:
     return None
 
 
-def _add_before(lists: dict[str, list[dict[str, Any]]], before: Manifest, sections: Sequence[str]) -> None:
-    """Add the run's cases that are there still; never its test cases, by which nothing may be learned."""
-    entries = [entry for section in lists.values() for entry in section]
-    known = {entry["case"] for entry in entries}
-    files = {str(Path(file).resolve()) for entry in entries for file in _files(entry["image"])}
+def _add_cases_of_run(cases: dict[str, list[dict[str, Any]]], before: Manifest, sections: Sequence[str]) -> None:
+    """Add the run's cases that are there still; never its test cases, by which nothing may be learned.
+
+    Args:
+        cases: section -> entries of the new manifest; a case of which the name or an image is there is left out.
+        before: the run's manifest.
+        sections: to take cases of.
+    """
+    names: set[str] = set()
+    files: set[Path] = set()
+    for entries in cases.values():
+        for entry in entries:
+            names.add(entry["case"])
+            files.update(_image_files(entry["image"]))
     for section in sections:
         for case in getattr(before, section):
-            images = before.images(case)
-            label = before.label(case)
-            there = all(path.is_file() for path in (*images, *([label] if label else ())))
-            if there and case.name not in known and not {str(p.resolve()) for p in images} & files:
-                lists[section].append(_entry(before, case))
+            images = [path.resolve() for path in before.images(case)]
+            is_new = case.name not in names and files.isdisjoint(images)
+            if is_new and _is_there(before, case):
+                cases[section].append(_entry(before, case))
 
 
-def _files(image: str | list[str]) -> list[str]:
-    return [image] if isinstance(image, str) else image
+def _image_files(image: str | list[str]) -> list[Path]:
+    """The image of an entry, which is one file or one per channel."""
+    names = [image] if isinstance(image, str) else image
+    return [Path(name).resolve() for name in names]
+
+
+def _is_there(before: Manifest, case: Case) -> bool:
+    label = before.label(case)
+    files = [*before.images(case)] if label is None else [*before.images(case), label]
+    return all(path.is_file() for path in files)
 
 
 def _entry(before: Manifest, case: Case) -> dict[str, Any]:
-    label = before.label(case)
     entry: dict[str, Any] = {"case": case.name, "image": [str(path) for path in before.images(case)]}
-    return {**entry, "label": str(label)} if label else entry
+    label = before.label(case)
+    if label is not None:
+        entry["label"] = str(label)
+    return entry
 
 
-def _hold_out(names: list[str], record: Path, *, need: bool) -> set[str]:
-    """Which labelled studies judge: every fifth by the hash of its name, and whichever did before.
+def _hold_out(studies: Studies, before: Manifest | None, record: Path) -> set[str]:
+    """Names of the cases that models are evaluated on: of the run's validation cases and of labelled studies.
+
+    Of the studies it is every fifth by the hash of its name, and whichever was before.
 
     Args:
-        names: of the labelled studies.
-        record: file that remembers them.
-        need: at least one of two must be held out, since nothing else judges.
+        studies: of the server.
+        before: the manifest of the model's run.
+        record: file that remembers the studies.
     """
-    try:
-        held = set(json.loads(record.read_text("utf-8"))) if record.exists() else set()
-    except (OSError, ValueError, TypeError) as error:
-        raise OutputError(f"is damaged ({error})", path=record, hint="remove it") from error
-    order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    new = {name for name in order if int(hashlib.sha256(name.encode()).hexdigest(), 16) % ONE_IN == 0}
-    held |= new if len(names) > len(new | held) else set()
-    if need and len(names) > 1 and not held & set(names):
+    learned = {case.name for case in before.training} if before else set()
+    validation = {case.name for case in before.validation} if before else set()
+    names = sorted(set(studies.labeled) - learned)
+    held = _read_held_out(record)
+    order = sorted(names, key=_hash_of)
+    new = {name for name in order if int(_hash_of(name), 16) % ONE_IN == 0}
+    if len(names) > len(new | held):
+        held |= new
+    if not validation and len(names) > 1 and held.isdisjoint(names):  # nothing else evaluates
         held.add(order[0])
     write_whole(record, json.dumps(sorted(held)) + "\n")
-    return held
+    return held | validation
+
+
+def _read_held_out(record: Path) -> set[str]:
+    if not record.exists():
+        return set()
+    try:
+        return set(json.loads(record.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise OutputError(f"is damaged ({error})", path=record, hint="remove it") from error
+
+
+def _hash_of(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
 
 
 def _usable(manifest: Manifest, studies: Studies) -> Gathered:
@@ -170,10 +203,17 @@ def _usable(manifest: Manifest, studies: Studies) -> Gathered:
             else:
                 cases.append(case)
         kept[section] = tuple(cases)
-    why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-    for section, purpose in (("training", "to learn from"), ("validation", "to judge models by")):
-        if not kept[section]:
-            hint = f"save final labels of at least two studies{f' (left out: {why})' if why else ''}"
-            raise DataError(f"there is no labelled study {purpose}", hint=hint)
     good = manifest.model_copy(update=kept)
-    return Gathered(good, sum(case.name in studies.labeled for case in kept["training"]), left_out)
+    for section, purpose in (("training", "to learn from"), ("validation", "to evaluate models on")):
+        if not getattr(good, section):
+            raise DataError(f"there is no labelled study {purpose}", hint=_how_to_get_studies(left_out))
+    new = sum(case.name in studies.labeled for case in good.training)
+    return Gathered(good, new, left_out)
+
+
+def _how_to_get_studies(left_out: Mapping[str, str]) -> str:
+    hint = "save final labels of at least two studies"
+    if not left_out:
+        return hint
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+    return f"{hint} (left out: {reasons})"

@@ -45,7 +45,7 @@ class Item:
     reading: dict[str, Any] = field(default_factory=dict)
 
 
-def of_files(images: Sequence[Path], annotations: Sequence[Path], names: Sequence[str]) -> list[Item]:
+def collect_from_files(images: Sequence[Path], annotations: Sequence[Path], names: Sequence[str]) -> list[Item]:
     """One study by its files, or all studies of a folder of images and one folder per rater.
 
     Raises:
@@ -55,12 +55,12 @@ def of_files(images: Sequence[Path], annotations: Sequence[Path], names: Sequenc
         raise ConfigError("no annotation is given; give --annotation once per rater, or --data, or --studies")
     raters = resolve_rater_names(annotations, names or None)
     if len(images) == 1 and images[0].is_dir() and not is_series(images[0], annotations):
-        return _of_folders(images[0], annotations, raters)
+        return _collect_from_folders(images[0], annotations, raters)
     name = case_of(images, annotations) if images else stem(annotations[0].name)
     return [Item(name, tuple(images), tuple(annotations), tuple(raters))]
 
 
-def _of_folders(folder: Path, annotations: Sequence[Path], raters: Sequence[str]) -> list[Item]:
+def _collect_from_folders(folder: Path, annotations: Sequence[Path], raters: Sequence[str]) -> list[Item]:
     """The cases of a folder of images that at least one rater annotated."""
     files = [path for path in annotations if not path.is_dir()]
     if files:
@@ -131,7 +131,7 @@ def _find_annotation(folder: Path, names: Sequence[str]) -> Path | None:
     return files[0]
 
 
-def of_manifest(manifest: Manifest, section: str | None) -> list[Item]:
+def collect_from_manifest(manifest: Manifest, section: str | None) -> list[Item]:
     """The cases of a manifest that have annotations.
 
     Args:
@@ -148,7 +148,7 @@ def of_manifest(manifest: Manifest, section: str | None) -> list[Item]:
     for name in sections:
         for case in getattr(manifest, name):
             if case.annotations:
-                items.append(_of_case(manifest, case))
+                items.append(_item_of_case(manifest, case))
     if not items:
         raise ManifestError(
             f"has no case with annotations under {' or '.join(sections)}", path=manifest.path,
@@ -157,7 +157,7 @@ def of_manifest(manifest: Manifest, section: str | None) -> list[Item]:
     return items
 
 
-def _of_case(manifest: Manifest, case: Case) -> Item:
+def _item_of_case(manifest: Manifest, case: Case) -> Item:
     raters = [annotation.rater for annotation in case.annotations]
     if len(set(raters)) < len(raters):
         twice = next(rater for rater in raters if raters.count(rater) > 1)
@@ -188,7 +188,7 @@ def _not_looked_for(manifest: Manifest, annotation: Annotation) -> list[tuple[st
     return others
 
 
-def of_studies(folder: Path, tags: Sequence[str]) -> list[Item]:
+def collect_from_studies_folder(folder: Path, tags: Sequence[str]) -> list[Item]:
     """The images of a MONAI Label studies folder that were annotated: `labels/TAG/IMAGE.*`.
 
     Args:

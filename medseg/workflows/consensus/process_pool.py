@@ -66,7 +66,7 @@ def run_all(items: Sequence[Item], work: Work, jobs: int) -> Generator[dict[str,
                     try:
                         answer = worker.pipe.recv()
                     except EOFError:
-                        yield _died(worker, item)
+                        yield _report_dead_worker(worker, item)
                         worker = _hire(work) if waiting else worker
                     else:
                         if isinstance(answer, BaseException):
@@ -118,7 +118,7 @@ def _work(pipe: Connection, work: Work) -> None:
             return
 
 
-def _died(worker: Worker, item: Item) -> dict[str, Any]:
+def _report_dead_worker(worker: Worker, item: Item) -> dict[str, Any]:
     worker.process.join()
     why = f"its process ended with {worker.process.exitcode}; out of memory? Try fewer --jobs"
     return {"case": item.name, "status": "failed", "error": f"{item.annotations[0]}: {why}"}

@@ -24,7 +24,12 @@ from medseg.manifest.manifest import SECTIONS, Manifest
 from medseg.portable.io.write import remove_leftovers
 from medseg.progress import say, show_progress
 from medseg.workflows.consensus.case import finished_labels, fuse_item, fuse_one_of_many
-from medseg.workflows.consensus.collect_studies import Item, of_files, of_manifest, of_studies
+from medseg.workflows.consensus.collect_studies import (
+    Item,
+    collect_from_files,
+    collect_from_manifest,
+    collect_from_studies_folder,
+)
 from medseg.workflows.consensus.earlier_results import refuse_other_manifest, refuse_others
 from medseg.workflows.consensus.options import ConsensusOptions
 from medseg.workflows.consensus.process_pool import fitting_jobs, run_all
@@ -44,7 +49,7 @@ def consensus(options: ConsensusOptions) -> dict[str, Any]:
         Stopped: by a signal; finished results and the report are whole.
     """
     if _is_single(options):
-        (item,) = of_files(options.image, options.annotation, options.name)
+        (item,) = collect_from_files(options.image, options.annotation, options.name)
         entry = fuse_item(item, options.output, options)
         _tell_one(entry, options.output)
         return {"cases": [entry], "failed": []}
@@ -71,10 +76,10 @@ def _is_single(options: ConsensusOptions) -> bool:
 
 def _collect(options: ConsensusOptions, manifest: Manifest | None) -> list[Item]:
     if manifest is not None:
-        return of_manifest(manifest, options.section)
+        return collect_from_manifest(manifest, options.section)
     if options.studies is not None:
-        return of_studies(options.studies, options.tag)
-    return of_files(options.image, options.annotation, options.name)
+        return collect_from_studies_folder(options.studies, options.tag)
+    return collect_from_files(options.image, options.annotation, options.name)
 
 
 def _check_output(items: Sequence[Item], options: ConsensusOptions) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from medseg import __version__
 from medseg.atomic import check_writable, make_folder, write_whole
 from medseg.bundle.bundle import OpenBundle, open_bundle
+from medseg.bundle.runner import GIB
 from medseg.engine import distributed
-from medseg.errors import ConfigError, DataError, MedsegError, OutputError
+from medseg.errors import ConfigError, MedsegError, OutputError
 from medseg.options import api
 from medseg.portable.inference.multi_view import FUSIONS, ViewsInferer
 from medseg.portable.io.write import remove_leftovers
@@ -35,7 +35,6 @@ from medseg.workflows.predict.formats import suffix_of, uncoded
 from medseg.workflows.predict.options import PredictOptions
 from medseg.workflows.predict.summary import Listener, closing
 
-GIB = 2**30
 WORTH_SAYING = 2 * GIB
 
 
@@ -234,16 +233,8 @@ class _Run:
         for header in headers:
             for warning in header.warnings:
                 self.listener.say(f"{header.path}: {warning}")
-        self._check_memory(item, self.predictor.memory_bytes(headers))
-        volumes = self.predictor.run(item, line, progress)
-        return {"status": "done", **entry, "volumes_ml": volumes}
-
-    def _check_memory(self, item: Item, needed: int) -> None:
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if needed > there:
-            raise DataError(
-                f"needs about {needed / GIB:.1f} GiB at the model's spacing, this machine has {there / GIB:.1f}",
-                path=item.images[0],
-            )
+        needed = self.predictor.runner.check_memory(headers, item.images[0])
         if needed > WORTH_SAYING:
             self.listener.show(f"{item.name}: needs about {needed / GIB:.1f} GiB")
+        volumes = self.predictor.run(item, line, progress)
+        return {"status": "done", **entry, "volumes_ml": volumes}

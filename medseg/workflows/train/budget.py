@@ -26,7 +26,7 @@ from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.method import PatchTargets
-from medseg.networks.registry import fit_size
+from medseg.networks.sizes import fit_size
 from medseg.planning.fingerprint import read_fingerprint
 from medseg.workflows.train.build import build_method
 from medseg.workflows.train.self_training.time_left import trainings
@@ -88,7 +88,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Workload:
-    """The work of a stage beside the steps of one training.
+    """Amount of work of a stage beside the steps of one training.
 
     Args:
         trainings: in all; one that is half as long counts half.
@@ -210,7 +210,7 @@ def _time_steps(candidate: Candidate, stage: Stage, device: torch.device) -> Can
     The shortest of a few: what a neighbour on the machine does at the moment says little about the next half hour.
     """
     views, schedule = stage.specs(candidate.data), stage.schedule
-    largest = max(views, key=lambda each: prod(each.patch))
+    largest = max(views, key=lambda view: prod(view.patch))
     patch = largest.network_patch
     state = torch.get_rng_state()
     method = build_method(stage.model_copy(update={"network": candidate.network}), largest).to(device)
@@ -234,8 +234,9 @@ def _time_steps(candidate: Candidate, stage: Stage, device: torch.device) -> Can
     trainer.add_event_handler(Events.ITERATION_COMPLETED, record_time)
     trainer.run()
     torch.set_rng_state(state)
-    mean_share = sum(prod(each.patch) for each in views) / prod(largest.patch) / len(views)
-    return Candidate(candidate.data, candidate.network, float(np.min(np.diff(ticks))) * mean_share)
+    shortest = float(np.min(np.diff(ticks)))
+    mean_voxels = sum(prod(view.patch) for view in views) / len(views)
+    return Candidate(candidate.data, candidate.network, shortest * mean_voxels / prod(largest.patch))
 
 
 def _random_batch(

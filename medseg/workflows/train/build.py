@@ -1,10 +1,13 @@
-"""The method of a stage with its networks; and all of a pipeline once, before anything is trained."""
+"""A stage of a pipeline: what it is given and makes, its method and networks; and all stages at once, as a check."""
 
 from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -14,14 +17,85 @@ from medseg.atomic import make_folder, write_whole
 from medseg.bundle.bundle import OpenBundle, open_bundle
 from medseg.config import DataSpec, Pipeline, Stage
 from medseg.errors import ConfigError, OutputError
+from medseg.manifest.manifest import Manifest
 from medseg.method import Frozen, Method
 from medseg.networks import registry
 from medseg.networks.factory import NetworkFactory, check_exportable, definition_of
 from medseg.portable.networks.adapters import Planar, Views
-from medseg.workflows.train.stage_io import select_view
+
+T = TypeVar("T")
 
 PRETRAINED = "network.json"
 """Beside `model.pt` in the folder of a stage that makes no segmenter: how its network is made."""
+
+
+@dataclass(frozen=True)
+class StageInputs:
+    """One stage of a pipeline, its data, and where it is trained.
+
+    Args:
+        pipeline: resolved, nothing left to plan.
+        index: of the stage.
+        manifest: the data set.
+        folder: of checkpoints and logs.
+        cache: folder of preprocessed volumes, shared by all networks of a run.
+        device: of the networks.
+    """
+
+    pipeline: Pipeline
+    index: int
+    manifest: Manifest
+    folder: Path
+    cache: Path
+    device: torch.device
+
+    @property
+    def stage(self) -> Stage:
+        """The stage's settings."""
+        return self.pipeline.stages[self.index]
+
+    @property
+    def data(self) -> DataSpec:
+        """How the data are presented, before a view is chosen."""
+        return DataSpec(**self.pipeline.data)
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """The bundles that a stage made.
+
+    Args:
+        bundle: of all its networks.
+        networks: view -> bundle of that network alone.
+    """
+
+    bundle: Path
+    networks: Mapping[str, Path]
+
+    def network(self, view: str | None) -> Path:
+        """The bundle that a network of a view can start from.
+
+        Raises:
+            ConfigError: the stage had several networks, none of that view.
+        """
+        return select_view(self.networks, view)
+
+
+def select_view(networks: Mapping[str, T], view: str | None) -> T:
+    """What a network of a view starts from, of the networks of the stage before.
+
+    Args:
+        networks: view -> network or bundle.
+        view: None: of a stage with one network.
+
+    Raises:
+        ConfigError: there are several, none of that view.
+    """
+    if len(networks) == 1:
+        return next(iter(networks.values()))
+    if view is None or view not in networks:
+        raise ConfigError(f"init: previous: the stage before has networks for {', '.join(networks)}, none for {view}")
+    return networks[view]
 
 
 def build_method(stage: Stage, data: DataSpec, previous: Frozen | None = None) -> Method:

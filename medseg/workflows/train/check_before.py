@@ -53,7 +53,7 @@ def check_files(pipeline: Pipeline, manifest: Manifest) -> list[Finding]:
     if errors:
         first = errors[0]
         more = f" (and {len(errors) - 1} more like this)" if len(errors) > 1 else ""
-        hint = f"medseg data check {manifest.path} tells all"
+        hint = f"medseg data check {manifest.path} lists all"
         raise DataError(f"{place_of(first)}{first.message}{more}", path=file_of(manifest, first), hint=hint)
     return findings
 
@@ -83,7 +83,7 @@ def open_cases(manifest: Manifest, sections: dict[str, list[Case]], title: str, 
         progress(0, total)
         for section, cases in sections.items():
             for case in cases:
-                opened = visible(section, case)
+                opened = hide_labels(section, case)
                 if headers_only:
                     opened = opened.model_copy(update={"annotations": ()})
                 findings.append(check_case(manifest, section, opened, headers_only=headers_only))
@@ -91,8 +91,8 @@ def open_cases(manifest: Manifest, sections: dict[str, list[Case]], title: str, 
     return findings
 
 
-def visible(section: str, case: Case) -> Case:
-    """The case with what training may open of it: of an unlabelled one the image alone."""
+def hide_labels(section: str, case: Case) -> Case:
+    """The case without the labels that training must not open: those of unlabelled cases."""
     if section != "unlabeled":
         return case
     return case.model_copy(update={"label": None, "annotations": ()})
@@ -110,7 +110,9 @@ def file_of(manifest: Manifest, problem: Problem) -> Path:
 
 def _needs_unlabeled(pipeline: Pipeline) -> bool:
     """Whether any stage uses the unlabelled cases."""
-    return any(stage.rounds or "unlabeled" in find(stage.method.name).streams for stage in pipeline.stages)
+    if any(stage.rounds for stage in pipeline.stages):
+        return True
+    return any("unlabeled" in find(stage.method.name).streams for stage in pipeline.stages)
 
 
 def check_space(pipeline: Pipeline, findings: Sequence[Finding], output: Path) -> None:

@@ -28,7 +28,7 @@ SHORTEST_BUDGET = 10.0
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What to plan."""
+    """Options of `medseg plan`."""
 
     task: Task
     data: Data
@@ -46,7 +46,7 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What to train, on what, for how long."""
+    """Options of `medseg train`."""
 
     task: Task
     data: Data

@@ -22,13 +22,13 @@ from medseg.progress import say
 from medseg.records import Record
 from medseg.stopping import report_stop
 from medseg.workflows.train import settings
+from medseg.workflows.train.build import StageInputs, StageResult
 from medseg.workflows.train.check_before import check_files, check_space, find_warnings
 from medseg.workflows.train.options import TrainOptions
 from medseg.workflows.train.plan import plan_pipeline, print_plan
 from medseg.workflows.train.run_folder import RUN, claim
 from medseg.workflows.train.self_training.run import SelfTraining
 from medseg.workflows.train.stage import StageRun
-from medseg.workflows.train.stage_io import StageInputs, StageResult
 from medseg.workflows.train.stage_methods import add_hashes
 
 PACKAGES = ("medseg", "torch", "monai", "numpy", "nibabel", "pytorch-ignite", "edt", "SimpleITK")
@@ -147,13 +147,13 @@ def _resolve(
 
 def versions() -> dict[str, str]:
     """Versions of what the result depends on."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    installed = {"python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            installed[package] = "not installed"
+    return installed
 
 
 def _record(output: Path, pipeline: Pipeline, manifest: Manifest, budget: str | None, start: str | None) -> Record:
@@ -161,5 +161,5 @@ def _record(output: Path, pipeline: Pipeline, manifest: Manifest, budget: str | 
     inputs: dict[str, Any] = {"manifest": manifest.model_dump(mode="json")}
     if start:
         inputs["start"] = start
-    settings = {"pipeline": pipeline.model_dump(mode="json"), "budget": budget}
-    return Record(output / RUN, inputs=inputs, settings=settings, version=None)
+    asked = {"pipeline": pipeline.model_dump(mode="json"), "budget": budget}
+    return Record(output / RUN, inputs=inputs, settings=asked, version=None)

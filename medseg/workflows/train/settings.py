@@ -155,7 +155,7 @@ def check(content: dict[str, Any], source: str) -> Pipeline:
 
 
 def load(task: str, overrides: Sequence[str] = (), own: Sequence[OwnMethod] | None = None) -> Pipeline:
-    """`read_task`, `apply`, `check`, and whether every stage's method is one of medseg or one that the user named.
+    """A checked pipeline from a task and overrides; each stage's method is one of medseg or one that the user named.
 
     Args:
         task: a shipped name, the path of a YAML, or a run folder.
@@ -168,7 +168,8 @@ def load(task: str, overrides: Sequence[str] = (), own: Sequence[OwnMethod] | No
     content, source = read_task(task)
     own = methods_in_use() if own is None else own
     insert_own_methods(content, own)
-    pipeline = check(apply(content, overrides), source)
+    apply(content, overrides)
+    pipeline = check(content, source)
     check_methods(pipeline, own, source)
     return pipeline
 

@@ -31,8 +31,7 @@ from medseg.networks.factory import definition_of
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.networks.adapters import Planar
 from medseg.progress import show_progress
-from medseg.workflows.train.build import PRETRAINED, build_method, open_previous, save_pretrained
-from medseg.workflows.train.stage_io import StageInputs
+from medseg.workflows.train.build import PRETRAINED, StageInputs, build_method, open_previous, save_pretrained
 
 _SEED_STEP = 1000
 """Between the seeds of views, so that another seed of the run is not another view's."""

@@ -21,7 +21,7 @@ from matplotlib.colors import to_rgb
 
 from medseg import consensus
 from medseg.consensus.study import MISSING
-from medseg.portable.io.nifti_header import new_header
+from medseg.portable.io.nifti.header import new_header
 from medseg.portable.io.write import nifti_pieces
 from medseg.workflows.consensus.report.crop import Scene
 from medseg.workflows.consensus.report.figures import rater_colors, structure_colors

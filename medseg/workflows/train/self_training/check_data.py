@@ -11,7 +11,7 @@ from medseg.progress import say
 from medseg.records import Record, digest_of
 from medseg.workflows.data.check_case import Finding
 from medseg.workflows.data.check_dataset import check_set
-from medseg.workflows.train.check_before import cases_of_training, file_of, open_cases, place_of, visible
+from medseg.workflows.train.check_before import cases_of_training, file_of, hide_labels, open_cases, place_of
 
 
 def check_rounds(manifest: Manifest, file: Path) -> list[str]:
@@ -63,7 +63,7 @@ def files_of(manifest: Manifest) -> dict[str, dict[str, list[str]]]:
 
 def _hash_files(manifest: Manifest, section: str, case: Case) -> list[str]:
     files = list(manifest.images(case))
-    label = manifest.label(visible(section, case))
+    label = manifest.label(hide_labels(section, case))
     if label:
         files.append(label)
     return [digest_of(path) for path in files]
@@ -73,7 +73,7 @@ def _without_unused(manifest: Manifest) -> Manifest:
     """The manifest without what the rounds do not open."""
     sections: dict[str, tuple[Case, ...]] = {"test": ()}
     for section, cases in cases_of_training(manifest).items():
-        sections[section] = tuple(visible(section, case) for case in cases)
+        sections[section] = tuple(hide_labels(section, case) for case in cases)
     return manifest.model_copy(update=sections)
 
 

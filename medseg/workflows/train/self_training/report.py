@@ -193,28 +193,27 @@ def _draw_slices(labelled: Sequence[Round], run: RunDescription) -> bytes | None
 def _dice_of_views(scored: Sequence[Round], run: RunDescription) -> Table:
     rows = []
     for name in (*run.views, "fused"):
-        rows.append([name, *(format_number(each.dice.get(name), 3) for each in scored)])
-    return Table(_dice_heads(scored), rows, total=True)
+        dice = [each.dice.get(name) for each in scored]
+        rows.append(_number_row(name, dice, 3))
+    return Table(["Dice", *_round_names(scored)], rows, total=True)
 
 
 def _dice_of_structures(scored: Sequence[Round], run: RunDescription) -> Table:
     rows = []
     for name in run.structures:
-        rows.append([name, *(format_number(each.classes.get(name), 3) for each in scored)])
-    return Table(_dice_heads(scored), rows)
-
-
-def _dice_heads(scored: Sequence[Round]) -> list[str]:
-    names = [f"round {each.number}" if each.number else "teacher" for each in scored]
-    return ["Dice", *names]
+        dice = [each.classes.get(name) for each in scored]
+        rows.append(_number_row(name, dice, 3))
+    return Table(["Dice", *_round_names(scored)], rows)
 
 
 def _pseudo_labels(labelled: Sequence[Round]) -> Table:
     rows = []
     for key, words in STATISTICS.items():
-        rows.append([words, *(format_number(each.statistics[key], 4) for each in labelled)])
-    rows.append(["cases without any structure", *(str(len(each.statistics["empty"])) for each in labelled)])
-    return Table(["", *(f"round {each.number}" for each in labelled)], rows)
+        values = [each.statistics[key] for each in labelled]
+        rows.append(_number_row(words, values, 4))
+    empty_cases = [str(len(each.statistics["empty"])) for each in labelled]
+    rows.append(["cases without any structure", *empty_cases])
+    return Table(["", *_round_names(labelled)], rows)
 
 
 def _volumes(labelled: Sequence[Round], run: RunDescription) -> Table:
@@ -222,8 +221,16 @@ def _volumes(labelled: Sequence[Round], run: RunDescription) -> Table:
     for name in run.structures:
         volumes = [run.labelled_ml.get(name)]
         volumes += [each.statistics["volume_ml"][name] for each in labelled]
-        rows.append([name, *(format_number(volume, 1) for volume in volumes)])
-    return Table(["", "labelled cases", *(f"round {each.number}" for each in labelled)], rows)
+        rows.append(_number_row(name, volumes, 1))
+    return Table(["", "labelled cases", *_round_names(labelled)], rows)
+
+
+def _round_names(rounds: Sequence[Round]) -> list[str]:
+    return [f"round {each.number}" if each.number else "teacher" for each in rounds]
+
+
+def _number_row(name: str, values: Sequence[float | None], digits: int) -> list[str]:
+    return [name, *(format_number(value, digits) for value in values)]
 
 
 def _times(rounds: Sequence[Round]) -> Table:
@@ -232,8 +239,10 @@ def _times(rounds: Sequence[Round]) -> Table:
         steps += [step for step in each.seconds if step not in steps]
     rows = []
     for each in rounds:
-        durations = [format_duration(each.seconds[step]) if step in each.seconds else "-" for step in steps]
-        rows.append([f"round {each.number}", *durations])
+        row = [f"round {each.number}"]
+        for step in steps:
+            row.append(format_duration(each.seconds[step]) if step in each.seconds else "-")
+        rows.append(row)
     return Table(["", *steps], rows)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -116,15 +117,14 @@ def draw_pseudo_labels(
     titles = ["scan"]
     for number in rounds:
         titles += [f"round {number}: pseudo-label", "disagreement"]
+    places = list(product(range(len(names)), SHOWN_VIEWS))
     rows = []
-    for case in range(len(names)):
-        for view in SHOWN_VIEWS:
-            rows.append([_read_slice(files[case], view.axis) for files in rounds.values()])
+    for case, view in places:
+        rows.append([_read_slice(files[case], view.axis) for files in rounds.values()])
     figure, grid = _make_grid([row[0] for row in rows], titles)
-    for number, (axes, row) in enumerate(zip(grid, rows, strict=True)):
-        case, view = divmod(number, len(SHOWN_VIEWS))
+    for axes, row, (case, view) in zip(grid, rows, places, strict=True):
         first = _draw_scan(axes[0], row[0], ct)
-        first.write_directions(SHOWN_VIEWS[view])
+        first.write_directions(view)
         first.write_name(names[case])
         for column, kept in enumerate(row):
             _draw_pseudo_label(axes[1 + 2 * column], kept, class_colors(len(structures)), ct)

@@ -24,6 +24,7 @@ from medseg.manifest.manifest import Manifest, streams_of
 from medseg.progress import say
 from medseg.records import RECORD, Record, digest_of
 from medseg.stopping import report_stop
+from medseg.workflows.train.build import StageInputs, StageResult
 from medseg.workflows.train.self_training.check_data import check_rounds, files_of
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_label_statistics import summarize_round
@@ -32,7 +33,6 @@ from medseg.workflows.train.self_training.report import Round, RunDescription, w
 from medseg.workflows.train.self_training.time_left import WARM_PART, TimeLeft, trainings
 from medseg.workflows.train.self_training.validation_scores import mean_volumes_ml, score_round
 from medseg.workflows.train.stage import StageRun
-from medseg.workflows.train.stage_io import StageInputs, StageResult
 
 SAVED = "what is finished is saved"
 
@@ -198,7 +198,8 @@ class SelfTraining:
         """Make the pseudo-labels of a round."""
         assert self.stage.rounds is not None
         names = sorted(case.name for case in self.unlabeled)
-        shown = list(dict.fromkeys([names[0], names[len(names) // 2], names[-1]]))
+        first, middle, last = names[0], names[len(names) // 2], names[-1]
+        shown = list(dict.fromkeys([first, middle, last]))
         labeller = PseudoLabeller(
             number=number,
             folder=self._folder(number),
