@@ -222,8 +222,7 @@ def as_now(stage: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: a number of rounds for a method that had none.
     """
     method, rounds = stage.get("method"), stage.get("rounds")
-    former = isinstance(method, Mapping) and method.get("name") == "dmpct"
-    if not former:
+    if not isinstance(method, Mapping) or method.get("name") != "dmpct":
         if isinstance(rounds, int) and rounds > 0:
             raise ValueError(f"rounds is {rounds}; accepted is {{count: {rounds}, rule: {{name: dmpct}}}}")
         return {key: value for key, value in stage.items() if key != "rounds" or rounds}

@@ -52,8 +52,14 @@ class Stream:
     optional: bool = False
 
 
+STREAM_KEYS = ("label", "tags", "index")
+"""Keys of a stream that are no names of maps."""
+
 LABELED = Stream("labeled", ("label",))
-UNLABELED = Stream("unlabeled")
+UNSTREAM_KEYS = ("label", "tags", "index")
+"""Keys of a stream that are no names of maps."""
+
+LABELED = Stream("unlabeled")
 WEAK = Stream("weak", ("tags",))
 
 

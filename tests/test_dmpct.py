@@ -78,17 +78,12 @@ def test_background_that_some_plane_doubts_may_be_left_out():
         ],
         np.float32,
     )
+    first_round = {"background_confidence": 0.9, "background_confidence_rounds": 1}
     assert relabelled(votes_of(maps)) == [0, 0, 0, 0, 1]
     assert relabelled(votes_of(maps), background_confidence=0.9) == [0, 255, 255, 255, 1]
     assert relabelled(votes_of(maps), 2, background_confidence=0.9) == [0, 255, 255, 255, 1]
-    assert relabelled(votes_of(maps), 1, background_confidence=0.9, background_confidence_rounds=1) == [
-        0,
-        255,
-        255,
-        255,
-        1,
-    ]
-    assert relabelled(votes_of(maps), 2, background_confidence=0.9, background_confidence_rounds=1) == [0, 0, 0, 0, 1]
+    assert relabelled(votes_of(maps), 1, **first_round) == [0, 255, 255, 255, 1]
+    assert relabelled(votes_of(maps), 2, **first_round) == [0, 0, 0, 0, 1]
     assert relabelled(votes_of(maps), background_confidence=0) == [0, 0, 255, 255, 1]
     assert relabelled(votes_of(maps, full=True), background_confidence=1, fusion="mean")[:4] == [255] * 4
 
@@ -115,7 +110,7 @@ def test_one_plane_teaches_itself():
         ({"background_confidence": "most"}, "background_confidence of rule dmpct is 'most': .* valid number"),
         (
             {"background_confidence_rounds": "two"},
-            "background_confidence_rounds of rule dmpct is 'two': .* valid integer",
+            "confidence_rounds of rule dmpct is 'two': .* valid integer",
         ),
     ],
 )

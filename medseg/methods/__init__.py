@@ -120,7 +120,7 @@ def build_rule(name: str, classes: int, **options: Any) -> PseudoLabels:
     return _build(find_rule(name), f"rule {name}", classes, options)
 
 
-def _build(kind: type, what: str, argument: Any, options: Mapping[str, Any]) -> Any:
+def _build(kind: Any, what: str, argument: Any, options: Mapping[str, Any]) -> Any:
     """An object of a class whose first argument is not an option."""
     _, *accepted = inspect.signature(kind).parameters
     unknown = sorted(set(options) - set(accepted))

@@ -32,11 +32,11 @@ class VoteOfViews(PseudoLabels):
         fusion: "vote"; "any": views that say background have no vote, so that a structure is where any view sees it;
             or "mean": the largest mean of the views' probabilities.
         ignore_disagreement: do not learn where no two views agree.
-        background_confidence: learn background from pseudo-labels only where every view calls it that with at least this
+        background_confidence: learn background from pseudo-labels only where every view gives it at least this
             probability, such as 0.9; None: wherever the vote is background, as in the paper. Teachers of few scans
             miss much more than they invent, and what they miss would be taught as background.
-        background_confidence_rounds: rounds, from the first, in which `background_confidence` holds; None: all. Once networks miss no more
-            than they invent, leaving background out lets structures swell.
+        background_confidence_rounds: rounds, from the first, in which `background_confidence` holds; None: all. Once
+            networks miss no more than they invent, leaving background out lets structures swell.
     """
 
     def __init__(
@@ -46,32 +46,34 @@ class VoteOfViews(PseudoLabels):
         super().__init__(classes)
         if background_confidence is not None and not 0 <= background_confidence <= 1:
             raise ValueError(f"background_confidence is {background_confidence}; accepted is a probability from 0 to 1")
-        self.fusion, self.ignore_disagreement = fusion, ignore_disagreement
-        self.background_confidence, self.background_confidence_rounds = (
-            background_confidence,
-            background_confidence_rounds,
-        )
+        self.fusion = fusion
+        self.ignore_disagreement = ignore_disagreement
+        self.background_confidence = background_confidence
+        self.background_confidence_rounds = background_confidence_rounds
         if fusion == "mean":
             self.needs = "probabilities"
 
     def label(self, case: Predictions, decided: Mapping[str, Any], round_number: int) -> Tensor:
         """The vote of the views."""
-        fused = self._fused(case)
+        fused = self._fuse(case)
         if self.ignore_disagreement and len(case.labels) > 2:
             fused[view_fusion.all_differ(case.labels)] = IGNORE
-        if self._background_confidence_holds(round_number):
-            sure = view_fusion.all_sure(case.labels, case.confidences, 0, self.background_confidence)
-            fused[(fused == 0) & ~sure] = IGNORE
+        confidence = self._background_confidence_of(round_number)
+        if confidence is not None:
+            confident = view_fusion.all_sure(case.labels, case.confidences, 0, confidence)
+            fused[(fused == 0) & ~confident] = IGNORE
         return fused
 
-    def _fused(self, case: Predictions) -> Tensor:
+    def _fuse(self, case: Predictions) -> Tensor:
         if self.fusion == "mean":
             assert case.probabilities is not None  # since `needs` asks for them
             return view_fusion.fuse_mean(case.probabilities)
-        without_vote = 0 if self.fusion == "any" else None
-        return view_fusion.fuse_votes(case.labels, case.confidences, without_vote)
+        background = 0 if self.fusion == "any" else None
+        return view_fusion.fuse_votes(case.labels, case.confidences, background)
 
-    def _background_confidence_holds(self, round_number: int) -> bool:
-        if self.background_confidence is None:
-            return False
-        return self.background_confidence_rounds is None or round_number <= self.background_confidence_rounds
+    def _background_confidence_of(self, round_number: int) -> float | None:
+        """The probability that background needs in a round; None: any."""
+        last = self.background_confidence_rounds
+        if last is not None and round_number > last:
+            return None
+        return self.background_confidence

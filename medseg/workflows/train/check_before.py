@@ -174,9 +174,11 @@ def find_warnings(pipeline: Pipeline, manifest: Manifest) -> list[str]:
         warnings.append(
             "no labelled case under 'validation': the last weights are kept, and nothing will tell how good they are"
         )
-    if streams_of(manifest)["unlabeled"]:
-        return warnings
+    groups = streams_of(manifest)
     for stage in pipeline.stages:
-        if not stage.rounds and "unlabeled" in find(stage.method.name).streams:
+        if not groups["unlabeled"] and _learns_from(stage, "unlabeled") and not stage.rounds:
             warnings.append(f"no unlabelled case: {stage.method.name} learns from the labelled cases alone")
+        if groups["weak"] and not _learns_from(stage, "weak") and not stage.then:
+            count = len(groups["weak"])
+            warnings.append(f"{count} cases have tags only, from which {stage.method.name} does not learn")
     return warnings

@@ -115,7 +115,7 @@ class StageRun:
         state = checkpoint.read(last) if resume and last.exists() else None
         trainer, scheduler = self._build_trainer(method, streams, state)
         segmenter = self._build_segmenter(method)
-        self._run(trainer, scheduler, segmenter, validation if segmenter else [])
+        self._run(trainer, scheduler, segmenter, validation)
         if self.is_main:
             if segmenter is None:
                 save_pretrained(bundle, method.pretrained())
@@ -207,17 +207,7 @@ class StageRun:
         if self.is_main:
             log = RunLog(self.folder, resume_at=start, validated=self.progress.validated)
         bar = TrainingBar(self.title, total, start=start, shown=self.is_main, note=self.note)
-        validator = None
-        if segmenter is not None and validation:
-            validator = handlers.Validate(
-                partial(self._score, segmenter, validation),
-                segmenter,
-                self.folder,
-                self.progress,
-                every=self.stage.schedule.validate_every or max(1, total // 10),
-                log=log,
-                bar=bar,
-            )
+        validator = self._build_validator(segmenter, validation, total, log, bar)
         steps: list[Any] = []
         if distributed.world() > 1:
             steps.append(handlers.Reseed(seed=self.seed))
@@ -241,6 +231,27 @@ class StageRun:
             bar.close()
             if log:
                 log.close()
+
+    def _build_validator(
+        self,
+        segmenter: nn.Module | None,
+        validation: list[CachedVolume],
+        total: int,
+        log: RunLog | None,
+        bar: TrainingBar,
+    ) -> handlers.Validate | None:
+        """What scores the segmenter; None where there is nothing to score, or nothing to score it by."""
+        if segmenter is None or not validation:
+            return None
+        return handlers.Validate(
+            partial(self._score, segmenter, validation),
+            segmenter,
+            self.folder,
+            self.progress,
+            every=self.stage.schedule.validate_every or max(1, total // 10),
+            log=log,
+            bar=bar,
+        )
 
     def _score(self, segmenter: nn.Module, volumes: list[CachedVolume]) -> dict[str, Any]:
         """Dice of whole validation volumes, this rank's share of them and then all ranks' mean."""
