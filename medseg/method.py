@@ -56,10 +56,7 @@ STREAM_KEYS = ("label", "tags", "index")
 """Keys of a stream that are no names of maps."""
 
 LABELED = Stream("labeled", ("label",))
-UNSTREAM_KEYS = ("label", "tags", "index")
-"""Keys of a stream that are no names of maps."""
-
-LABELED = Stream("unlabeled")
+UNLABELED = Stream("unlabeled")
 WEAK = Stream("weak", ("tags",))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nibabel as nib
 
-from medseg.config import DataSpec, Pipeline
+from medseg.config import DataSpec, Pipeline, Stage
 from medseg.errors import DataError, OutputError
 from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.methods import find
@@ -110,9 +110,11 @@ def file_of(manifest: Manifest, problem: Problem) -> Path:
 
 def _needs_unlabeled(pipeline: Pipeline) -> bool:
     """Whether any stage uses the unlabelled cases."""
-    if any(stage.rounds for stage in pipeline.stages):
-        return True
-    return any("unlabeled" in find(stage.method.name).streams for stage in pipeline.stages)
+    return any(stage.rounds or stage.then or _learns_from(stage, "unlabeled") for stage in pipeline.stages)
+
+
+def _learns_from(stage: Stage, stream: str) -> bool:
+    return any(each.name == stream for each in find(stage.method.name).streams)
 
 
 def check_space(pipeline: Pipeline, findings: Sequence[Finding], output: Path) -> None:
