@@ -326,3 +326,10 @@ class Pipeline(Frozen):
     seed: int = 0
     stages: tuple[Stage, ...] = Field(min_length=1)
     data: Mapping[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _next_stage(self) -> Pipeline:
+        last = len(self.stages) - 1
+        if self.stages[last].then is not None:
+            raise ValueError(f"stages.{last}.then makes labels for the next stage, and there is none")
+        return self
