@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -56,7 +57,8 @@ def rename_options(content: dict[str, Any], source: str) -> None:
 
 @cache  # a command reads its pipeline several times
 def _warn_of_rename(method: str, old: str, new: str, source: str) -> None:
-    say(f"warning: {source}: the option {old} of method {method} is now called {new}; use that name")
+    if os.environ.get("RANK", "0") == "0":
+        say(f"warning: {source}: the option {old} of method {method} is now called {new}; use that name")
 
 
 def _methods_of(content: dict[str, Any]) -> list[Any]:
