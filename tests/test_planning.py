@@ -12,7 +12,7 @@ from tiny import write_dataset
 from medseg.config import DataSpec, NetworkSpec
 from medseg.errors import ConfigError, DataError
 from medseg.manifest.manifest import Manifest
-from medseg.networks.registry import fit_size, plan_strides
+from medseg.networks.sizes import fit_size, plan_strides
 from medseg.planning.plan import choose_view, plan_batch, plan_data, plan_patch
 from medseg.workflows.train.budget import REDUCTIONS, Reduction, reduce_plan, relative_cost
 from medseg.workflows.train.options import budget_seconds

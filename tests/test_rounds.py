@@ -25,7 +25,7 @@ from medseg.methods.dmpct import DMPCT
 from medseg.workflows.train.run import train
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller
-from medseg.workflows.train.self_training.time_left import Outlook
+from medseg.workflows.train.self_training.time_left import TimeLeft
 
 VIEWS = ("sagittal", "coronal", "axial")
 CPU = torch.device("cpu")
@@ -230,9 +230,9 @@ def test_a_full_disk_leaves_no_half_label_and_is_resumed(run, manifest, tmp_path
     networks, method = run / "round0" / "bundle", DMPCT(torch.nn.Identity(), classes=3)
 
     def label() -> None:
-        labeller.run(networks, method, lambda: Voter(networks, CPU), Outlook({"labelling": 2}))
+        labeller.run(networks, method, lambda: Voter(networks, CPU), TimeLeft({"labelling": 2}))
 
-    with full_disk(300), pytest.raises(OutputError, match=r"nii\.gz: cannot be written .*; free some space; --resume"):
+    with full_disk(1500), pytest.raises(OutputError, match=r"nii\.gz: cannot be written .*; free some space; --resume"):
         label()
     assert sorted(path.suffix for path in (tmp_path / "round1" / "pseudo").iterdir()) == [".json"]
     label()
@@ -247,7 +247,7 @@ def test_methods_without_a_rule_have_no_rounds(manifest, tmp_path):
 
 
 def test_time_left_is_what_like_pieces_took():
-    outlook = Outlook({"training": 5.0, "labelling": 10.0}, shown=False)
+    outlook = TimeLeft({"training": 5.0, "labelling": 10.0}, shown=False)
     assert outlook.seconds_left() is None
     outlook.done("training", 60.0)
     assert outlook.seconds_left() == 240

@@ -20,7 +20,7 @@ from medseg.data.cache import VolumeCache
 from medseg.data.streams import PatchStreams
 from medseg.errors import ConfigError, DataError
 from medseg.manifest.manifest import Manifest
-from medseg.networks.registry import plan_strides
+from medseg.networks.sizes import plan_strides
 from medseg.planning.plan import plan_data
 from medseg.planning.planes import STRIDE, even_spacing, plan_slices
 from medseg.portable.planes import PLANES

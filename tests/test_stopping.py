@@ -252,7 +252,7 @@ def test_consensus_of_many(tmp_path, capfd, monkeypatch):
     manifest, out = write_manifest(tmp_path), tmp_path / "out"
     arguments = ["consensus", "--data", manifest, "-o", out, "--jobs", 1, *VOTE]
     with monkeypatch.context() as patch:
-        signal_at(patch, "medseg.workflows.consensus.process_pool.fuse_item", 3)
+        signal_at(patch, "medseg.workflows.consensus.case.fuse_item", 3)
         code, stdout, err = ended(capfd, *arguments)
     assert (code, stdout) == (130, "")
     assert one_line(err).startswith(

@@ -152,8 +152,8 @@ def list_() -> None:
     """List pipelines, methods and networks."""
     import yaml
 
-    from medseg.config import NETWORK_NAMES
     from medseg.methods import METHODS
+    from medseg.networks.registry import NETWORKS
     from medseg.workflows.train.settings import shipped
 
     typer.echo("pipelines (--task)")
@@ -161,7 +161,7 @@ def list_() -> None:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         typer.echo(f"  {name:<16} {content['description']}")
     typer.echo(f"methods    {', '.join(METHODS)}")
-    typer.echo(f"networks   {', '.join(NETWORK_NAMES)}")
+    typer.echo(f"networks   {', '.join(NETWORKS)}")
 
 
 def demo(options: DemoOptions) -> None:

@@ -30,7 +30,7 @@ def serve(options: ServeOptions) -> None:
     from medseg.serve import start as server
     from medseg.serve.access import settings as access_settings
 
-    access = access_settings.checked(
+    access = access_settings.check_access(
         options.host, options.origin, not options.no_token, options.max_upload_mb, os.environ
     )
     if not options.print_only:

@@ -8,9 +8,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from medseg.errors import DataError, ManifestError
-from medseg.manifest.manifest import Case, Manifest
-from medseg.portable.io.read import Header, VolumeError, read_header
+from medseg.errors import ManifestError
+from medseg.manifest.manifest import Manifest
+from medseg.portable.io.read import Header, read_header
 
 
 @dataclass(frozen=True)
@@ -40,19 +40,11 @@ def read_fingerprint(manifest: Manifest) -> Fingerprint:
         raise ManifestError("no training case", path=manifest.path, hint="list some under 'training'")
     spacings, shapes, paths = [], [], []
     for case in cases:
-        spacing, shape = _along_ras_axes(_read_header(manifest, case))
+        spacing, shape = _along_ras_axes(read_header(manifest.images(case)[0]))
         spacings.append(spacing)
         shapes.append(shape)
         paths.append(manifest.images(case)[0])
     return Fingerprint(np.array(spacings), np.array(shapes), tuple(paths))
-
-
-def _read_header(manifest: Manifest, case: Case) -> Header:
-    path = manifest.images(case)[0]
-    try:
-        return read_header(path)
-    except VolumeError as error:
-        raise DataError(str(error), path=path) from error
 
 
 def _along_ras_axes(header: Header) -> tuple[list[float], list[int]]:

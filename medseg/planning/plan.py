@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from medseg.config import DataSpec, Intensity, NetworkSpec, View, nested_augment
+from medseg.config import DataSpec, Intensity, NetworkSpec, View
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.literals import begins_expression
 from medseg.manifest.manifest import Case, Manifest
-from medseg.networks.registry import fit_size
+from medseg.networks.sizes import fit_size
+from medseg.ops.augmentation_settings import nested_augment
 from medseg.planning.fingerprint import Fingerprint, read_fingerprint
 from medseg.planning.planes import THICK_RATIO, check_views, even_spacing, plan_slices
-from medseg.portable.io.read import VolumeError, read_volume
+from medseg.portable.io.read import read_volume
 from medseg.portable.planes import PLANES, slice_axis
 
 Triple = tuple[int, int, int]
@@ -236,12 +237,8 @@ def intensity_rule(manifest: Manifest) -> Intensity:
 def _foreground(manifest: Manifest, case: Case, most: int = 20_000) -> np.ndarray:
     """Up to `most` intensities of labelled voxels, evenly spread over the volume."""
     label = manifest.label(case)
-    path = manifest.images(case)[0]
-    try:
-        image = read_volume(path)[0][0]
-        labels = read_volume(label)[0][0] if label else None
-    except VolumeError as error:
-        raise DataError(str(error), path=getattr(error, "path", path)) from error
+    image = read_volume(manifest.images(case)[0])[0][0]
+    labels = read_volume(label)[0][0] if label else None
     if labels is None or labels.shape != image.shape:
         raise DataError(f"image has shape {image.shape}, its label {getattr(labels, 'shape', None)}", path=label)
     values = image[(labels > 0) & (labels != manifest.ignore_index)]

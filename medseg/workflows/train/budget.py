@@ -26,7 +26,7 @@ from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.method import PatchTargets
-from medseg.networks.registry import fit_size
+from medseg.networks.sizes import fit_size
 from medseg.planning.fingerprint import read_fingerprint
 from medseg.workflows.train.build import build_method
 from medseg.workflows.train.self_training.time_left import trainings

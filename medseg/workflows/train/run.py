@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import shutil
@@ -20,13 +19,14 @@ from medseg.engine import distributed
 from medseg.manifest.manifest import Manifest
 from medseg.options import api
 from medseg.progress import say
+from medseg.records import Record
 from medseg.stopping import report_stop
 from medseg.workflows.train import settings
 from medseg.workflows.train.build import StageInputs, StageResult
 from medseg.workflows.train.check_before import check_files, check_space, find_warnings
 from medseg.workflows.train.options import TrainOptions
 from medseg.workflows.train.plan import plan_pipeline, print_plan
-from medseg.workflows.train.run_folder import RECORD, claim
+from medseg.workflows.train.run_folder import RUN, claim
 from medseg.workflows.train.self_training.run import SelfTraining
 from medseg.workflows.train.stage import StageRun
 from medseg.workflows.train.stage_methods import add_hashes
@@ -49,10 +49,12 @@ def run_training(options: TrainOptions) -> Path:
         Stopped: by a signal; the folder can be resumed.
 
     Examples:
-        >>> from pathlib import Path
+        A short training; without `overrides` it takes as long as the paper's, or what `budget="25m"` says.
+
         >>> import medseg
-        >>> run = medseg.train("dtc", "my_scans/manifest.json", "runs/first", budget="25m")  # doctest: +SKIP
-        >>> run / "bundle"  # doctest: +SKIP
+        >>> short = ["stages.0.schedule.iterations=4", "stages.0.network.width=4"]
+        >>> run = medseg.train("dtc", "my_scans/manifest.json", "runs/first", overrides=short)
+        >>> run / "bundle"
         PosixPath('runs/first/bundle')
     """
     own = methods.locate_methods(options.method)
@@ -69,20 +71,20 @@ def _train(pipeline: Pipeline, manifest: Manifest, options: TrainOptions) -> Pat
     output = options.folder
     device = distributed.setup(options.device)
     start = open_bundle(options.start) if options.start else None
-    fingerprint = _fingerprint(pipeline, manifest, options.budget, start.digest if start else None)
+    record = _record(output, pipeline, manifest, options.budget, start.digest if start else None)
     if options.resume:
         settings.check_resumable(output)
-    claim(output, resume=options.resume, fingerprint=fingerprint)
+    claim(output, record, resume=options.resume)
     try:
         with report_stop("before training began"):
-            resolved = _resolve(add_hashes(pipeline), manifest, options, device, fingerprint, start)
+            resolved = _resolve(add_hashes(pipeline), manifest, options, device, record, start)
         result = StageResult(start.path, {"start": start.path}) if start else None
         for index in range(len(resolved.stages)):
             several = len(resolved.stages) > 1
             folder = output / f"stage{index}" if several else output
             inputs = StageInputs(resolved, index, manifest, folder, output / "cache", device)
             with report_stop(f"in stage {index}" if several else ""):
-                result = _train_stage(inputs, output, result, fingerprint, resume=options.resume)
+                result = _train_stage(inputs, output, result, record.key, resume=options.resume)
         distributed.barrier()
         if distributed.rank() == 0:
             shutil.rmtree(output / "cache", ignore_errors=True)  # as large as the data, and quickly made again
@@ -121,7 +123,7 @@ def _resolve(
     manifest: Manifest,
     options: TrainOptions,
     device: torch.device,
-    fingerprint: str,
+    record: Record,
     start: OpenBundle | None,
 ) -> Pipeline:
     """The pipeline with its plan, made once by rank 0 and then read by all and by every resumption."""
@@ -132,7 +134,7 @@ def _resolve(
         findings = check_files(pipeline, manifest)
         resolved = plan_pipeline(pipeline, manifest, device, options.budget, start)
         check_space(resolved, findings, make_folder(output))
-        write_whole(output / RECORD, json.dumps({"fingerprint": fingerprint}) + "\n")
+        record.begin()
         manifest.save(output / "manifest.json")
         write_whole(output / "versions.json", json.dumps(versions(), indent=1) + "\n")
         settings.dump(resolved, path)
@@ -154,13 +156,10 @@ def versions() -> dict[str, str]:
     return installed
 
 
-def _fingerprint(pipeline: Pipeline, manifest: Manifest, budget: str | None, start: str | None) -> str:
-    """Hash of the options that decide the result: a run is only resumed by the same command."""
-    options: dict[str, Any] = {
-        "pipeline": settings.hashed_values(pipeline),
-        "manifest": manifest.model_dump(mode="json"),
-        "budget": budget,
-    }
+def _record(output: Path, pipeline: Pipeline, manifest: Manifest, budget: str | None, start: str | None) -> Record:
+    """Of what was asked for; a run is only resumed by the same command, of this version or a later one."""
+    inputs: dict[str, Any] = {"manifest": manifest.model_dump(mode="json")}
     if start:
-        options["start"] = start
-    return hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()
+        inputs["start"] = start
+    asked = {"pipeline": settings.hashed_values(pipeline), "budget": budget}
+    return Record(output / RUN, inputs=inputs, settings=asked, version=None)

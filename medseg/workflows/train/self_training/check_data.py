@@ -8,18 +8,18 @@ from pathlib import Path
 from medseg.errors import DataError
 from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.progress import say
-from medseg.records import Piece, digest_of
+from medseg.records import Record, digest_of
 from medseg.workflows.data.check_case import Finding
 from medseg.workflows.data.check_dataset import check_set
 from medseg.workflows.train.check_before import cases_of_training, file_of, hide_labels, open_cases, place_of
 
 
-def check_rounds(manifest: Manifest, record: Path) -> list[str]:
+def check_rounds(manifest: Manifest, file: Path) -> list[str]:
     """Open every file that the rounds will use, once per content; labels of unlabelled cases stay closed.
 
     Args:
         manifest: the data set.
-        record: where it is noted that these files were found good.
+        file: the record that these files were found good.
 
     Returns:
         Warnings, printed when they are found, and not again by a resumed run.
@@ -28,8 +28,8 @@ def check_rounds(manifest: Manifest, record: Path) -> list[str]:
         DataError: a case in two lists, or a file that cannot be used.
     """
     _refuse_leaks(manifest)
-    piece = Piece(record, {"files": files_of(manifest)}, ())
-    notes = piece.notes()
+    record = Record(file, inputs={"files": files_of(manifest)}, settings={})
+    notes = record.notes()
     if notes is not None:
         return list(notes["warnings"])
     findings = open_cases(manifest, cases_of_training(manifest), "checking the data", headers_only=False)
@@ -44,7 +44,7 @@ def check_rounds(manifest: Manifest, record: Path) -> list[str]:
     warnings = [f"{place_of(p)}{p.message}" for p in problems if p.code in ("class_absent", "empty")]
     for line in warnings:
         say(f"warning: {line}")
-    piece.finish({"warnings": warnings})
+    record.finish({"warnings": warnings})
     return warnings
 
 

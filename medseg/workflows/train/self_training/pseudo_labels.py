@@ -18,12 +18,12 @@ from medseg.method import IGNORE, Method, Votes
 from medseg.portable.io.read import Header, read_header, read_volume
 from medseg.portable.io.write import SaveError, is_flat, remove_leftovers, write_nifti
 from medseg.progress import Count
-from medseg.records import Piece, digest_of
+from medseg.records import Record, digest_of
 from medseg.stopping import report_stop
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_label_statistics import Counts, count_case
 from medseg.workflows.train.self_training.report_figures import keep_slices
-from medseg.workflows.train.self_training.time_left import Outlook
+from medseg.workflows.train.self_training.time_left import TimeLeft
 
 PSEUDO = "pseudo"
 
@@ -59,7 +59,7 @@ class PseudoLabeller:
         return self.folder / PSEUDO / f"{case.name}.npz"
 
     def run(
-        self, networks: Path, method: Method, open_voter: Callable[[], Voter], time_left: Outlook
+        self, networks: Path, method: Method, open_voter: Callable[[], Voter], time_left: TimeLeft
     ) -> dict[str, Counts]:
         """Label what is not labelled yet by these very networks.
 
@@ -77,10 +77,10 @@ class PseudoLabeller:
             OutputError: a pseudo-label that cannot be written; what is there is whole, and a resumed run goes on.
         """
         make_folder(self.folder / PSEUDO)
-        pieces = {case.name: self._piece(case, networks) for case in self.cases}
+        records = {case.name: self._record(case, networks) for case in self.cases}
         missing = []
         for case in self.cases:
-            notes = pieces[case.name].notes()
+            notes = records[case.name].notes()
             if notes is None:
                 missing.append(case)
             else:
@@ -91,44 +91,47 @@ class PseudoLabeller:
         share = missing[distributed.rank() :: distributed.world()]
         if share:
             with open_voter() as voter:
-                self._label(share, pieces, method, voter, time_left)
+                self._label(share, records, method, voter, time_left)
         distributed.barrier()
-        return {name: piece.notes() or {} for name, piece in pieces.items()}
+        return {name: record.notes() or {} for name, record in records.items()}
 
     def _label(
-        self, cases: Sequence[Case], pieces: Mapping[str, Piece], method: Method, voter: Voter, time_left: Outlook
+        self, cases: Sequence[Case], records: Mapping[str, Record], method: Method, voter: Voter, time_left: TimeLeft
     ) -> None:
         votes = LazyVotes(voter, [self.manifest.images(case) for case in cases])
         count = Count("labelling", total=len(cases))
         began = time.monotonic()
         with report_stop(count.where):
             for number, (case, fused) in enumerate(zip(cases, method.relabel(votes, self.number), strict=True)):
-                piece = pieces[case.name]
-                piece.begin()
+                record = records[case.name]
+                record.begin()
                 counts = self._write_case(case, votes[number], fused.numpy())
                 seconds = round(time.monotonic() - began, 3)
-                piece.finish({**counts, "seconds": seconds})
+                record.finish({**counts, "seconds": seconds})
                 count.done += 1
                 time_left.done("labelling", seconds)
                 time_left.say(f"round {self.number}: labelled {case.name}", now=False)
                 began = time.monotonic()
 
-    def _piece(self, case: Case, networks: Path) -> Piece:
+    def _record(self, case: Case, networks: Path) -> Record:
         earlier = self._find_earlier(case, ".nii.gz")
-        made_of = {
-            "case": case.name,
+        inputs = {
             "images": [digest_of(path) for path in self.manifest.images(case)],
             "networks": digest_of(networks),
+            "before": digest_of(earlier) if earlier else None,
+        }
+        settings = {
+            "case": case.name,
             "round": self.number,
             "rule": dict(self.rule),
             "ignore": self.manifest.ignore_index,
-            "before": digest_of(earlier) if earlier else None,
             "shown": case.name in self.shown,
         }
         products = [self.file(case)]
         if case.name in self.shown:
             products.append(self.slices(case))
-        return Piece(self.folder / PSEUDO / f"{case.name}.json", made_of, products)
+        file = self.folder / PSEUDO / f"{case.name}.json"
+        return Record(file, inputs=inputs, settings=settings, products=products)
 
     def _find_earlier(self, case: Case, suffix: str) -> Path | None:
         """The file of a case in the round before, if there is one."""
@@ -160,7 +163,7 @@ class PseudoLabeller:
             write_nifti(path, stored, grid.affine, source=grid.nifti, intent="label", description=text)
         except SaveError as error:
             hint = "free some space; --resume goes on with this case"
-            raise OutputError(str(error), path=path, hint=hint) from error
+            raise OutputError(error.problem, path=path, hint=hint) from error
 
     def _label_values(self) -> np.ndarray:
         """Class index -> value in label files."""

@@ -23,15 +23,15 @@ from medseg.engine import distributed
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.methods import former_options
 from medseg.progress import say
-from medseg.records import Piece, digest_of
+from medseg.records import RECORD, Record, digest_of
 from medseg.stopping import report_stop
 from medseg.workflows.train.build import StageInputs, StageResult
 from medseg.workflows.train.self_training.check_data import check_rounds, files_of
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_label_statistics import summarize_round
 from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller, write_round_manifest
-from medseg.workflows.train.self_training.report import Round, Story, write_summary
-from medseg.workflows.train.self_training.time_left import WARM_PART, Outlook, relabeller, trainings
+from medseg.workflows.train.self_training.report import Round, RunDescription, write_summary
+from medseg.workflows.train.self_training.time_left import WARM_PART, TimeLeft, relabeller, trainings
 from medseg.workflows.train.self_training.validation_scores import mean_volumes_ml, score_round
 from medseg.workflows.train.stage import StageRun
 
@@ -63,7 +63,7 @@ class SelfTraining:
             "labelling": len(self.unlabeled) * self.rounds,
             "scoring": 1.0 + self.rounds,
         }
-        self.time_left = Outlook(work, shown=self.is_main)
+        self.time_left = TimeLeft(work, shown=self.is_main)
 
     def train(self, bundle: Path) -> StageResult:
         """Train until `bundle` holds the networks of the last round; what is finished is not done again.
@@ -118,15 +118,16 @@ class SelfTraining:
 
     def _score_networks(self, number: int, networks: Path, files: dict[str, list[str]]) -> dict[str, Any]:
         """Scores of a round's networks on the validation cases, or those of an earlier command."""
-        piece = Piece(self._folder(number) / "scores.json", {"networks": digest_of(networks), "files": files}, ())
-        scores = piece.notes()
+        inputs = {"networks": digest_of(networks), "files": files}
+        record = Record(self._folder(number) / "scores.json", inputs=inputs, settings={})
+        scores = record.notes()
         distributed.barrier()
         if scores is None:
             self.time_left.say(f"{self._name(number)}: scoring")
             with report_stop(f"{self._place(number)}, while scoring", SAVED), self._open_voter(number) as voter:
                 scores = score_round(voter, self.manifest, self.views)
             if self.is_main:
-                scores = piece.finish(scores)
+                scores = record.finish(scores)
         distributed.barrier()
         return scores
 
@@ -137,25 +138,27 @@ class SelfTraining:
         stage = self._warm_stage() if is_warm else self.stage
         previous = self._find_start(number, view)
         sections = {*(stage.schedule.batch or {}), "validation"}
-        made_of = {
-            "stage": self._settings_of_network(stage),
-            "data": self.spec.of_view(view).model_dump(mode="json"),
-            "seed": self.inputs.pipeline.seed,
+        inputs = {
             "files": {section: files for section, files in files_of(manifest).items() if section in sections},
             "previous": digest_of(previous) if previous else None,
         }
-        piece = Piece(folder / "piece.json", made_of, [folder / "bundle"])
-        notes = piece.notes()
+        settings = {
+            "stage": self._settings_of_network(stage),
+            "data": self.spec.of_view(view).model_dump(mode="json"),
+            "seed": self.inputs.pipeline.seed,
+        }
+        record = Record(folder / RECORD, inputs=inputs, settings=settings, products=[folder / "bundle"])
+        notes = record.notes()
         distributed.barrier()  # all have seen what is there before anything changes
         if notes is None:
             if self.is_main:
-                piece.begin(folder)
+                record.begin(folder)
             distributed.barrier()
             self.time_left.say(f"{self._name(number)}: training the {view} network")
-            run = self._stage_run(number, view, stage, manifest, piece.key)
+            run = self._stage_run(number, view, stage, manifest, record.key)
             with report_stop(f"{self._place(number)}, {view} network", SAVED):
                 run.train(folder / "bundle", previous=previous, resume=True)
-            notes = piece.finish() if self.is_main else {"seconds": 0.0}
+            notes = record.finish() if self.is_main else {"seconds": 0.0}
             distributed.barrier()
         self.time_left.done("training", notes["seconds"], WARM_PART if is_warm else 1.0)
         return float(notes["seconds"])
@@ -223,7 +226,7 @@ class SelfTraining:
             self._warn(f"round {number}: {len(empty)} unlabelled cases without any structure: {', '.join(empty)}")
         slices = {case.name: labeller.slices(case) for case in self.unlabeled if case.name in shown}
         seconds = {"labelling": sum(case["seconds"] for case in counts.values())}
-        return labeller, Round(number, statistics, pictures=slices, seconds=seconds)
+        return labeller, Round(number, statistics, slices=slices, seconds=seconds)
 
     @property
     def _rule(self) -> dict[str, Any]:
@@ -262,7 +265,7 @@ class SelfTraining:
         if not self.is_main:
             return
         case_counts = {name: len(cases) for name, cases in files_of(self.manifest).items()}
-        story = Story(
+        description = RunDescription(
             self.inputs.pipeline.name,
             self.views,
             self.structures,
@@ -272,4 +275,4 @@ class SelfTraining:
             tuple(self.warnings),
             self._annotated_volumes_ml,
         )
-        write_summary(self.inputs.folder, self.results, story)
+        write_summary(self.inputs.folder, self.results, description)
