@@ -91,6 +91,43 @@ def select_view(networks: Mapping[str, T], view: str | None) -> T:
     return networks[view]
 
 
+WARM_SHARE = 0.5
+"""Share of the teacher's iterations that a student has which starts from its teacher."""
+
+
+def check_rule(stage: Stage) -> None:
+    """Refuse rounds where the method has no rule for pseudo-labels.
+
+    Raises:
+        ConfigError: naming the method.
+    """
+    if stage.rounds and methods.find(stage.method.name).relabel is Method.relabel:
+        raise ConfigError(
+            f"rounds is {stage.rounds}, and the method {stage.method.name} makes no pseudo-labels",
+            hint="take dmpct, or rounds: 0",
+        )
+
+
+def build_rule(stage: Stage, classes: int) -> Method:
+    """The stage's method without a network: pseudo-labels are made from the votes alone."""
+    return methods.build(stage.method.name, nn.Identity(), classes=classes, **stage.method.options)
+
+
+def count_trainings(stage: Stage, unlabeled: int) -> float:
+    """Trainings of one network in the whole stage; one that is half as long counts half.
+
+    Args:
+        stage: with its views and rounds.
+        unlabeled: cases; without any there are no rounds.
+    """
+    teachers = max(1, len(stage.views))
+    if not stage.rounds or not unlabeled:
+        return teachers
+    is_warm = build_rule(stage, classes=2).warm_students
+    student_share = WARM_SHARE if is_warm else 1.0
+    return teachers * (1 + student_share * stage.rounds)
+
+
 def copy_matching_weights(network: nn.Module, previous: nn.Module) -> None:
     """Copy the weights of an earlier stage wherever name and shape agree; heads may differ.
 

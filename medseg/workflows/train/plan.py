@@ -20,9 +20,8 @@ from medseg.options import api
 from medseg.planning.plan import plan_batch, plan_data
 from medseg.workflows.train import settings
 from medseg.workflows.train.budget import fit_budget
-from medseg.workflows.train.build import check_buildable
+from medseg.workflows.train.build import check_buildable, check_rule
 from medseg.workflows.train.options import PlanOptions, budget_seconds
-from medseg.workflows.train.self_training.time_left import check_stage
 
 
 def run_plan(options: PlanOptions) -> Pipeline:
@@ -76,7 +75,7 @@ def plan_pipeline(
             hint="training needs at least one 'label'",
         )
     for stage in pipeline.stages:
-        check_stage(stage)
+        check_rule(stage)
     first = pipeline.stages[0]
     data = plan_data(
         manifest,

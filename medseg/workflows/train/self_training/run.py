@@ -25,13 +25,13 @@ from medseg.methods import former_options
 from medseg.progress import say
 from medseg.records import RECORD, Record, digest_of
 from medseg.stopping import report_stop
-from medseg.workflows.train.build import StageInputs, StageResult
+from medseg.workflows.train.build import WARM_SHARE, StageInputs, StageResult, build_rule, count_trainings
 from medseg.workflows.train.self_training.check_data import check_rounds, files_of
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_label_statistics import summarize_round
 from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller, write_round_manifest
 from medseg.workflows.train.self_training.report import Round, RunDescription, write_summary
-from medseg.workflows.train.self_training.time_left import WARM_PART, TimeLeft, relabeller, trainings
+from medseg.workflows.train.self_training.time_left import TimeLeft
 from medseg.workflows.train.self_training.validation_scores import mean_volumes_ml, score_round
 from medseg.workflows.train.stage import StageRun
 
@@ -55,11 +55,11 @@ class SelfTraining:
         self.unlabeled = streams_of(self.manifest)["unlabeled"]
         self.rounds = self.stage.rounds if self.unlabeled else 0
         self.is_main = distributed.rank() == 0
-        self.method = relabeller(self.stage, self.spec.classes)
+        self.method = build_rule(self.stage, self.spec.classes)
         self.results: list[Round] = []
         self.warnings: list[str] = []
         work = {
-            "training": trainings(self.stage, len(self.unlabeled)),
+            "training": count_trainings(self.stage, len(self.unlabeled)),
             "labelling": len(self.unlabeled) * self.rounds,
             "scoring": 1.0 + self.rounds,
         }
@@ -160,7 +160,7 @@ class SelfTraining:
                 run.train(folder / "bundle", previous=previous, resume=True)
             notes = record.finish() if self.is_main else {"seconds": 0.0}
             distributed.barrier()
-        self.time_left.done("training", notes["seconds"], WARM_PART if is_warm else 1.0)
+        self.time_left.done("training", notes["seconds"], WARM_SHARE if is_warm else 1.0)
         return float(notes["seconds"])
 
     def _settings_of_network(self, stage: Stage) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class SelfTraining:
     def _warm_stage(self) -> Stage:
         """The stage of students that start from their teachers."""
         schedule = self.stage.schedule
-        changes = {"iterations": max(1, int(schedule.iterations * WARM_PART)), "lr": schedule.lr / 10}
+        changes = {"iterations": max(1, int(schedule.iterations * WARM_SHARE)), "lr": schedule.lr / 10}
         return self.stage.model_copy(update={"schedule": schedule.model_copy(update=changes)})
 
     def _find_start(self, number: int, view: View) -> Path | None:

@@ -1,4 +1,4 @@
-"""Time left of a run with rounds, from how long like work took; and how much work a stage is."""
+"""Time left of a run with rounds, from how long like work took."""
 
 from __future__ import annotations
 
@@ -7,12 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from rich.console import Console
-from torch import nn
 
-from medseg import methods
-from medseg.config import Stage
-from medseg.errors import ConfigError
-from medseg.method import Method
 from medseg.workflows.reports.formatting import format_duration
 
 EVERY_SECONDS = 30.0
@@ -81,43 +76,3 @@ class TimeLeft:
         words = self.words()
         line = f"{what} ({words})" if words else what
         Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-WARM_PART = 0.5
-"""Share of the teacher's iterations that a student has which starts from its teacher."""
-
-
-def check_stage(stage: Stage) -> None:
-    """Refuse rounds where the method has no rule for them.
-
-    Raises:
-        ConfigError: naming the method.
-    """
-    if stage.rounds and methods.find(stage.method.name).relabel is Method.relabel:
-        raise ConfigError(
-            f"rounds is {stage.rounds}, and the method {stage.method.name} makes no pseudo-labels",
-            hint="take dmpct, or rounds: 0",
-        )
-
-
-def relabeller(stage: Stage, classes: int) -> Method:
-    """The stage's method without a network: pseudo-labels are made from the votes alone."""
-    return methods.build(stage.method.name, nn.Identity(), classes=classes, **stage.method.options)
-
-
-def student_part(stage: Stage) -> float:
-    """Length of a student's training as a share of its teacher's."""
-    return WARM_PART if relabeller(stage, 2).warm_students else 1.0
-
-
-def trainings(stage: Stage, unlabeled: int) -> float:
-    """Trainings of one network in the whole stage; one that is half as long counts half.
-
-    Args:
-        stage: with its views and rounds.
-        unlabeled: cases; without any there are no rounds.
-    """
-    teachers = max(1, len(stage.views))
-    if not stage.rounds or not unlabeled:
-        return teachers
-    return teachers * (1 + student_part(stage) * stage.rounds)
