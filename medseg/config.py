@@ -32,8 +32,8 @@ from medseg.portable.planes import slice_axis
 View = Literal["volume", "axial", "coronal", "sagittal"]
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 Sampling = Literal["cases", "union", "half"]
-"""How the patches of a batch are shared by the cases. `cases`: equally. `union`: in planes equally by the slices of
-all cases, in volumes as `cases`. `half`: half of the patches from annotated cases, half from pseudo-labelled ones."""
+"""From which cases the patches of a batch are taken. `cases`: from all equally. `union`: in planes equally from the
+slices of all cases, in volumes as `cases`. `half`: half of the patches from annotated cases, half from the others."""
 
 
 _OTHER_SIDE = {"left": "right", "l": "r", "lt": "rt"}
@@ -88,7 +88,7 @@ class Schedule(Frozen):
     """How long and how fast to learn."""
 
     iterations: PositiveInt = 6000
-    batch: dict[str, PositiveInt] | None = None  # batch size of each stream; None: as planned for the device
+    batch: dict[str, PositiveInt] | None = None  # batch size per stream; None: as planned for the device
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat = 0.01
     momentum: NonNegativeFloat = 0.9
