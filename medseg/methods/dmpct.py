@@ -83,6 +83,6 @@ class DMPCT(Method):
             if self.ignore_disagreement and len(votes.labels) > 2:
                 fused[fusing.all_differ(votes.labels)] = IGNORE
             if self.sure_background is not None and (self.sure_rounds is None or round_number <= self.sure_rounds):
-                sure = fusing.all_sure(votes.labels, votes.confidences, 0, self.sure_background)
+                sure = fusing.all_confident(votes.labels, votes.confidences, 0, self.sure_background)
                 fused[(fused == 0) & ~sure] = IGNORE
             yield fused

@@ -76,7 +76,7 @@ class DTC(Method):
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Terms `dice`, `cross_entropy`, `distance`, `consistency` and `exclusivity`."""
         labeled = batch["labeled"]
-        label, known = labeled["label"], losses.known(labeled["label"])
+        label, known = labeled["label"], losses.labeled_mask(labeled["label"])
         images = [labeled["image"], *([batch["unlabeled"]["image"]] if "unlabeled" in batch else [])]
         # float32, for the transform layer lives in |z| < 0.005; contiguous, for the losses go channel by channel
         output = self.network(torch.cat(images)).float().contiguous()
