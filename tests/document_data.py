@@ -14,7 +14,7 @@ from raters import fields_of, seg_nrrd
 from scipy import ndimage
 
 from medseg.dicom.series import open_series
-from medseg.dicom.write_seg import Author, Marked, write_segmentation
+from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
 from medseg.workflows.demo.phantom import make_phantom, write_phantoms
 
 SHAPE, SPACING_MM = (40, 32, 20), (8.0, 8.0, 10.0)
@@ -58,7 +58,7 @@ def write_dicom(folder: Path) -> None:
     affine = affine_of(spacing=SPACING_MM)
     anna, bob, cleo = annotations(label)
     write_segmentation(
-        folder / "anna.dcm", anna, open_series(folder / "series"), [Marked("liver")], Author("a", "by hand")
+        folder / "anna.dcm", anna, open_series(folder / "series"), [SegmentDescription("liver")], Author("a", "by hand")
     )
     write_contours(folder / "bob_rtstruct.dcm", {"liver": bob}, affine)
     seg_nrrd(folder / "cleo.seg.nrrd", cleo[None], fields_of(("liver", 1, 0, "1 0 0")), affine)

@@ -19,7 +19,7 @@ from medseg.errors import DataError, ManifestError
 from medseg.manifest.manifest import Case, Manifest
 from medseg.portable.io.channel_names import doubtful_channels, group_channels, shown_by_labels
 from medseg.portable.io.find_cases import find_cases
-from medseg.workflows.consensus.collect_studies import Item, of_files, of_studies
+from medseg.workflows.consensus.collect_studies import Item, collect_from_files, collect_from_studies_folder
 from medseg.workflows.data.check import check_manifest
 from medseg.workflows.data.init import init_manifest
 from medseg.workflows.evaluate.run import evaluate
@@ -382,7 +382,7 @@ def studies(folder: Path, images: str, **raters: str) -> list[Item]:
     touch(folder / "images", *(f"{name}.nii.gz" for name in images.split()))
     for rater, names in raters.items():
         touch(folder / rater, *(f"{name}.nii.gz" for name in names.split()))
-    return of_files([folder / "images"], [folder / rater for rater in raters], [])
+    return collect_from_files([folder / "images"], [folder / rater for rater in raters], [])
 
 
 def told(items: list[Item]) -> dict[str, tuple[int, str]]:
@@ -415,16 +415,16 @@ def test_studies_of_numbered_patients_and_of_channels(tmp_path):
 def test_one_study_and_its_files_in_folders(tmp_path):
     image = save(tmp_path / "o_0000.nii.gz", image_of(ball()))
     x = touch(tmp_path / "x", "o.nii.gz", "o_0001.nii.gz")
-    assert of_files([image], [x], [])[0].name == "o"
+    assert collect_from_files([image], [x], [])[0].name == "o"
     touch(x, "o_0000.nii.gz")
-    assert of_files([image], [x], [])[0].name == "o_0000"
+    assert collect_from_files([image], [x], [])[0].name == "o_0000"
     other = save(tmp_path / "o_0001.nii.gz", image_of(ball()))
-    assert of_files([other], [x], [])[0].name == "o_0001"
-    assert of_files([image, other], [tmp_path / "drawn.nii.gz"], [])[0].name == "o"
+    assert collect_from_files([other], [x], [])[0].name == "o_0001"
+    assert collect_from_files([image, other], [tmp_path / "drawn.nii.gz"], [])[0].name == "o"
 
 
 def test_a_studies_folder_takes_labels_by_their_whole_name(tmp_path):
     touch(tmp_path, "p.nii.gz", "p_0000.nii.gz")
     touch(tmp_path / "labels" / "x", "p_0000.nii.gz")
     touch(tmp_path / "labels" / "y", "p.nii.gz", "p_0000.nii.gz")
-    assert told(of_studies(tmp_path, [])) == {"p": (1, "y/p"), "p_0000": (1, "x/p_0000 y/p_0000")}
+    assert told(collect_from_studies_folder(tmp_path, [])) == {"p": (1, "y/p"), "p_0000": (1, "x/p_0000 y/p_0000")}

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -435,26 +436,26 @@ def alive(group: int) -> bool:
 
 def test_a_worker_that_is_killed_costs_its_study_only(tmp_path, monkeypatch):
     from medseg.workflows.consensus import process_pool as batch
+    from medseg.workflows.consensus.case import fuse_one_of_many
     from medseg.workflows.consensus.collect_studies import Item
     from medseg.workflows.consensus.options import ConsensusOptions
 
     monkeypatch.setattr(batch, "_work", doomed)
     items = [Item(name, (), (tmp_path / name,), ("x",)) for name in ("good", "bad", "fine")]
     options = ConsensusOptions(tmp_path, annotation=[tmp_path], method="majority")
-    tasks = [batch.Task(item, tmp_path, options) for item in items]
-    entries = {e["case"]: e for e in batch.run_all(tasks, 2)}
+    entries = {e["case"]: e for e in batch.run_all(items, partial(fuse_one_of_many, options=options), 2)}
     assert entries["good"]["status"] == entries["fine"]["status"] == "done"
     assert entries["bad"]["status"] == "failed"
     assert "fewer --jobs" in entries["bad"]["error"]
 
 
-def doomed(pipe) -> None:
+def doomed(pipe, work) -> None:
     """A worker that dies of one study."""
     while True:
         try:
-            task = pipe.recv()
+            item = pipe.recv()
         except EOFError:
             return
-        if task.item.name == "bad":
+        if item.name == "bad":
             os._exit(9)
-        pipe.send({"case": task.item.name, "status": "done"})
+        pipe.send({"case": item.name, "status": "done"})

@@ -21,7 +21,7 @@ from medseg.consensus.io.segment_table import read_segments
 from medseg.consensus.io.write_results import write_labels
 from medseg.dicom.annotation import read_annotation
 from medseg.dicom.series import open_series
-from medseg.dicom.write_seg import Author, Marked, write_segmentation
+from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
 from medseg.errors import ConfigError, DataError
 from medseg.portable.io.header import Header
 
@@ -41,7 +41,7 @@ def write_case(folder: Path, axes=STRAIGHT, **given) -> Path:
 
 def seg(path: Path, labels: np.ndarray, series: Path, *names: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_segmentation(path, labels, open_series(series), [Marked(n, (0, 0.5, 1)) for n in names], AUTHOR)
+    write_segmentation(path, labels, open_series(series), [SegmentDescription(n, (0, 0.5, 1)) for n in names], AUTHOR)
     return path
 
 
@@ -209,12 +209,12 @@ def test_contours_that_do_not_fit_are_refused_in_words(tmp_path):
 
     between = refusal(series, [drawn("between", at(3), at(4.4))])
     assert "contour 2 of 'liver' lies between slices of" in between
-    assert "1 mm off the nearest; slices are 2.5 mm apart; give the series it was drawn on" in between
+    assert "1 mm off the nearest; slices are 2.5 mm apart; give the series that it annotates" in between
     assert "lies outside" in refusal(series, [drawn("outside", at(13))])
     upright = contour(np.c_[np.full(4, 5.0), square], affine)
-    assert "is not drawn on the slices of" in refusal(series, [drawn("mixed", at(3), upright)])
+    assert "does not lie on a slice of" in refusal(series, [drawn("mixed", at(3), upright)])
     other = write_contours(tmp_path / "other.dcm", {"liver": ball()}, affine, frame="1.2.3.4")
-    assert "was drawn on another image: its frame of reference is 1.2.3.4" in refusal(series, [other])
+    assert "annotates another image: its frame of reference is 1.2.3.4" in refusal(series, [other])
     study, form = read_study(series, [drawn("gaps", at(3), at(6), at(4, "POINT"))])
     assert set(np.flatnonzero(study.raters[0].labels.any((0, 1)))) == {3, 6}
     notes = " ".join(form.notes)

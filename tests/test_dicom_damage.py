@@ -11,7 +11,7 @@ from raters import ball
 
 from medseg.dicom.annotation import read_annotation
 from medseg.dicom.series import open_series
-from medseg.dicom.write_seg import Author, Marked, write_segmentation
+from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
 from medseg.errors import DataError
 
 SHAPE = (8, 7, 4)
@@ -36,7 +36,7 @@ def test_mutations(kind, tmp_path):
     labels = ball(SHAPE, 3)
     files = {"slice": paths[1], **{name: tmp_path / f"{name}.dcm" for name in ("enhanced", "seg", "rtstruct")}}
     enhanced(files["enhanced"], voxels(SHAPE))
-    write_segmentation(files["seg"], labels, series, [Marked("liver")], Author("a", "b"))
+    write_segmentation(files["seg"], labels, series, [SegmentDescription("liver")], Author("a", "b"))
     write_contours(files["rtstruct"], {"liver": labels}, affine_of())
     place: Path = tmp_path / "ct" if kind == "slice" else files[kind]
     good, refused = files[kind].read_bytes(), list[str]()

@@ -18,7 +18,7 @@ from medseg.cli.app import main
 from medseg.consensus.io.segment_table import read_segments
 from medseg.dicom.series import open_series
 from medseg.dicom.snomed import code_of
-from medseg.dicom.write_seg import Author, Marked, write_segmentation
+from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
 from medseg.errors import ConfigError, DataError
 from medseg.portable.io.read import read_volume
 from medseg.workflows.predict.run import predict
@@ -145,7 +145,11 @@ def test_empty_results_colours_sides_and_anonymous_images(tmp_path):
 
     write_series(tmp_path / "in", scan((9, 8, 4)), change=anonymous)
     series = open_series(tmp_path / "in")
-    marks = [Marked("kidney_left", (1, 0, 0)), Marked("liver tumour"), Marked("something else")]
+    marks = [
+        SegmentDescription("kidney_left", (1, 0, 0)),
+        SegmentDescription("liver tumour"),
+        SegmentDescription("something else"),
+    ]
     for name, labels in (("empty", np.zeros((9, 8, 4), np.uint8)), ("full", np.full((9, 8, 4), 2, np.uint8))):
         path = tmp_path / f"{name}.dcm"
         write_segmentation(path, labels, series, marks, Author("medseg", "medseg"))
@@ -170,7 +174,7 @@ def test_names_in_any_script_survive(tmp_path):
     write_series(tmp_path / "in", scan((9, 8, 4)), change=latin)
     names, labels = ["肝脏", "a\\b " + "c" * 80], np.full((9, 8, 4), 2, np.uint8)
     series = open_series(tmp_path / "in")
-    write_segmentation(tmp_path / "a.dcm", labels, series, [Marked(n) for n in names], Author("é", "é"))
+    write_segmentation(tmp_path / "a.dcm", labels, series, [SegmentDescription(n) for n in names], Author("é", "é"))
     seg = pydicom.dcmread(tmp_path / "a.dcm")
     assert [s.SegmentLabel for s in seg.SegmentSequence] == ["肝脏", "a/b " + "c" * 60]
     assert (seg.PatientName, seg.SeriesDescription) == ("Müller^Jürgen", "é")

@@ -15,8 +15,8 @@ from dicoms import STRAIGHT, affine_of, enhanced, turned, voxels, write_series
 from pydicom.data import get_testdata_file
 from pydicom.uid import JPEGLSLossless, RLELossless
 
-from medseg.dicom.availability import need_dicom
-from medseg.dicom.find_series import series_in
+from medseg.dicom.availability import check_dicom_installed
+from medseg.dicom.find_series import find_series
 from medseg.dicom.series import open_series
 from medseg.errors import ConfigError, DataError
 
@@ -127,7 +127,7 @@ def test_a_series_is_chosen_and_choices_are_listed(tmp_path):
     line = refusal(tmp_path)
     for words in ("3 image series", "'Axial' CT 6 slices", "'Axial' CT 3 slices", "--series UID"):
         assert words in line
-    uids = {found.images: found.uid for found in series_in(tmp_path)}
+    uids = {found.images: found.uid for found in find_series(tmp_path)}
     assert open_series(tmp_path, uids[3]).header.shape == (12, 9, 3)
     assert "has no image series 1.2.3" in refusal(tmp_path, "1.2.3")
 
@@ -292,6 +292,6 @@ def test_everything_else_works_without_the_extra():
 def test_without_the_extra_the_way_to_it_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr("medseg.dicom.availability.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs pydicom and highdicom; pip install medseg\[dicom\]"):
-        need_dicom(tmp_path)
+        check_dicom_installed(tmp_path)
     with pytest.raises(ConfigError, match="is DICOM, which needs"):
-        series_in(tmp_path)
+        find_series(tmp_path)

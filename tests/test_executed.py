@@ -22,10 +22,11 @@ from medseg.bundle.bundle import open_bundle, write_bundle
 from medseg.config import NetworkSpec
 from medseg.errors import ConfigError, ManifestError
 from medseg.networks import registry
-from medseg.serve import training
 from medseg.serve.models import Model
+from medseg.serve.training import learn as training
 from medseg.workflows.train import settings
-from medseg.workflows.train.run import train, write_plan
+from medseg.workflows.train.plan import write_plan
+from medseg.workflows.train.run import train
 
 PACKAGE = Path(__file__).parents[1] / "medseg"
 TOUCH = "$__import__('os').system('touch HACKED')"
@@ -104,8 +105,8 @@ def doctored(world: Path, folder: Path, change) -> Path:
 
 LEARN = """
 from pathlib import Path
-from medseg.serve.training_manifest import Studies
-from medseg.serve.training import can_learn, learn
+from medseg.serve.training.manifest import Studies
+from medseg.serve.training.learn import can_learn, learn
 from medseg.serve.models import Model
 
 model = Model("given", Path("given"), Path("given/bundle"), Path("work"))
@@ -293,7 +294,7 @@ def test_what_medseg_writes_it_opens(tmp_path, name, options):
     assert weights.keys() == network.state_dict().keys()
 
 
-IMPORTERS = {"methods/__init__.py", "consensus/fuse.py", "__init__.py", "serve/standins/__init__.py"}
+IMPORTERS = {"methods/__init__.py", "consensus/fuse.py", "__init__.py", "serve/standins/__init__.py", "instantiate.py"}
 """What imports by a name imports names of tables in the code."""
 EXECUTOR = "methods/_own.py"
 """Executes the file that the user named."""

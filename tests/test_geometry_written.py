@@ -17,7 +17,7 @@ from medseg.cli.app import main
 from medseg.consensus.io.read_study import read_study
 from medseg.portable.io.read import read_header, read_volume
 from medseg.portable.io.write import write_labels, write_nifti
-from medseg.serve.label_formats import convert
+from medseg.serve.tasks.label_formats import convert
 from medseg.workflows.demo.phantom import write_phantoms
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -315,10 +315,10 @@ def test_phantoms_say_which_files_are_labels(tmp_path):
 
 IMPORTS_WRITER = re.compile(r"from (medseg\.portable\.io)?\.write import")
 WRITERS = {"write_nifti", "write_labels"}
-WITHOUT_SOURCE = {"medseg/workflows/demo/phantom.py", "medseg/serve/dicomweb_store.py"}
+WITHOUT_SOURCE = {"medseg/workflows/demo/phantom.py", "medseg/serve/datastores/dicomweb.py"}
 """Their images are made here, or DICOM."""
 STRANGERS = {"Nifti1Image", "Nifti2Image", "SaveImage", "to_filename"}
-ITK_WRITERS = {"medseg/consensus/io/write_results.py", "medseg/serve/label_formats.py"}
+ITK_WRITERS = {"medseg/consensus/io/write_results.py", "medseg/serve/tasks/label_formats.py"}
 """Of NRRD and MetaImage."""
 
 FILES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "medseg").rglob("*.py")}

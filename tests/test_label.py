@@ -18,12 +18,15 @@ from tiny import FAST, write_dataset
 from medseg.bundle.bundle import open_bundle
 from medseg.cli.app import main
 from medseg.errors import BundleError, ConfigError, DataError, MedsegError
-from medseg.serve import prediction, training, training_manifest, training_progress
+from medseg.serve import prediction
 from medseg.serve.active_learning import disagreement, overlap
-from medseg.serve.agreement import dice_of
-from medseg.serve.consensus import fuse_study, raters_of
 from medseg.serve.models import Model, names_of, read_list
-from medseg.serve.training_manifest import Studies, gather
+from medseg.serve.tasks.agreement import dice_of
+from medseg.serve.tasks.consensus import choose_raters, fuse_study
+from medseg.serve.training import learn as training
+from medseg.serve.training import manifest as training_manifest
+from medseg.serve.training import progress as training_progress
+from medseg.serve.training.manifest import Studies, gather
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.run import train
 
@@ -141,15 +144,15 @@ def test_studies_become_a_manifest(world, tmp_path):
     assert names["training"] >= {"case0", "case1"}, "what was learned is not forgotten"
     assert names["test"] == set()
     assert names["unlabeled"] == {"case9", "case3"}, "case2 is case9 already"
-    assert "case4" in names["validation"], "it judged before"
+    assert "case4" in names["validation"], "models were evaluated on it before"
     assert not names["training"] & names["validation"]
     held = set(json.loads((tmp_path / "held.json").read_text()))
     again = gather(studies, model.bundle, model.run, tmp_path / "t", tmp_path / "held.json").manifest
     assert {case.name for case in again.validation} == names["validation"]
-    assert not held & {"case0", "case1"}, "nobody is judged by what he learned"
+    assert not held & {"case0", "case1"}, "no model is evaluated on what it learned"
 
 
-def test_one_of_two_studies_is_held_out_if_nothing_else_judges(world, tmp_path):
+def test_one_of_two_studies_is_held_out_if_there_is_no_validation_case(world, tmp_path):
     bundle = world / "run" / "bundle"
     model = Model("b", bundle, bundle, tmp_path)
     bundle = shutil.copytree(world / "run" / "bundle", tmp_path / "alone")  # without its run there are no other cases
@@ -204,11 +207,11 @@ def test_a_better_model_goes_into_service_and_a_worse_one_does_not_replace_it(wo
     first = model.bundle.digest
     scores = iter([0.2, 0.6, 0.6, 0.5])
 
-    def judged(results, manifest, **_):
+    def evaluated(results, manifest, **_):
         assert list(results.glob("*.nii.gz"))
         return {"mean": {"dice_with_failures": {"mean": next(scores)}}}
 
-    monkeypatch.setattr(training, "evaluate", judged)
+    monkeypatch.setattr(training, "evaluate", evaluated)
     monkeypatch.setattr(training, "run_training", trained_by(bundle, spoil=False))
     assert training.learn(model, studies_of(world), {})["published"]
     assert model.bundle.digest == open_bundle(bundle).digest != first
@@ -262,12 +265,12 @@ def test_training_starts_from_a_models_weights(world, tmp_path):
 
 def test_raters_of_a_study(tmp_path):
     tags = {t: tmp_path / t for t in ("rater-a", "rater-b", "final", "original")}
-    assert set(raters_of(tags)) == {"rater-a", "rater-b"}
-    assert list(raters_of(tags, "final, rater-b")) == ["final", "rater-b"]
+    assert set(choose_raters(tags)) == {"rater-a", "rater-b"}
+    assert list(choose_raters(tags, "final, rater-b")) == ["final", "rater-b"]
     with pytest.raises(DataError, match="no label with the tag x"):
-        raters_of(tags, ["x"])
+        choose_raters(tags, ["x"])
     with pytest.raises(DataError, match="tag of its own"):
-        raters_of({"rater-a": tmp_path})
+        choose_raters({"rater-a": tmp_path})
 
 
 def test_raters_are_fused(world, tmp_path):

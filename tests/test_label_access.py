@@ -14,7 +14,15 @@ from models import data_spec, make_bundle
 from medseg.bundle.bundle import open_bundle
 from medseg.errors import BundleError, ConfigError, OutputError
 from medseg.serve.access import settings as who
-from medseg.serve.access.admission import Asked, Entry, Refusal, cookies_in, decide, tokens_in, without_token
+from medseg.serve.access.admission import (
+    Refusal,
+    RequestInfo,
+    TokenRedirect,
+    cookies_in,
+    decide,
+    tokens_in,
+    without_token,
+)
 from medseg.serve.access.routes import ROUTES, Kind, Route, find
 from medseg.serve.access.settings import Access
 from medseg.serve.models import Model, keep, read_list, write_list
@@ -30,7 +38,7 @@ def ask(where: str = "GET /info/", access: Access | None = None, token: str | No
     path, _, query = address.partition("?")
     given = {"host": HERE, **{name.replace("_", "-"): value for name, value in headers.items()}}
     split = {name: tuple(value.split("\n")) for name, value in given.items() if value}
-    return decide(access or Access(), token, Asked(method, path, query, split))
+    return decide(access or Access(), token, RequestInfo(method, path, query, split))
 
 
 def status(decided) -> int:
@@ -97,15 +105,15 @@ def test_pages_and_login_need_none_and_everything_else_does():
 
 def test_a_page_that_is_opened_with_the_token_gives_a_cookie():
     found = ask(f"GET /ohif/viewer?a=1%2F2&token={TOKEN}&b=")
-    assert found == Entry("/ohif/viewer?a=1%2F2&b=", f"medseg-8000={COOKIE}; Path=/; HttpOnly; SameSite=Strict")
+    assert found == TokenRedirect("/ohif/viewer?a=1%2F2&b=", f"medseg-8000={COOKIE}; Path=/; HttpOnly; SameSite=Strict")
     assert status(ask("GET /ohif/?token=wrong")) == 401
-    assert ask("GET /ohif/?token=any", token=None) == Entry("/ohif/", "")
+    assert ask("GET /ohif/?token=any", token=None) == TokenRedirect("/ohif/", "")
     assert isinstance(ask(f"GET /info/?token={TOKEN}"), Route), "no page"
-    secure = decide(Access(), TOKEN, Asked("GET", "/ohif/", f"token={TOKEN}", {"host": (HERE,)}, scheme="https"))
+    secure = decide(Access(), TOKEN, RequestInfo("GET", "/ohif/", f"token={TOKEN}", {"host": (HERE,)}, scheme="https"))
     assert secure.cookie.endswith("; Secure")
     assert without_token("a=%20&token=x&a=2") == "a=+&a=2"
     assert without_token("a=%20&b=~%7E") == "a=%20&b=~%7E"
-    asked = Asked("GET", "/token/abc/info", "token=d", {"authorization": ("Token  e",), "host": (HERE,)})
+    asked = RequestInfo("GET", "/token/abc/info", "token=d", {"authorization": ("Token  e",), "host": (HERE,)})
     assert (asked.prefix, asked.place, tokens_in(asked), cookies_in(asked)) == (
         "/token/abc",
         "/info",
@@ -143,7 +151,7 @@ def test_names_of_a_server_for_others():
 
     def taken(access: Access, host: str, address: str = "192.0.2.7") -> bool:
         headers = {"host": (host,), "authorization": (f"Bearer {TOKEN}",)}
-        return isinstance(decide(access, TOKEN, Asked("GET", "/info", "", headers, address=address)), Route)
+        return isinstance(decide(access, TOKEN, RequestInfo("GET", "/info", "", headers, address=address)), Route)
 
     for everywhere in ("0.0.0.0", "::"):
         assert taken(Access(everywhere), "192.0.2.7:8000")
@@ -212,7 +220,7 @@ NOT_SERVED = [
 def test_what_is_not_in_the_table_is_not_served(expected, requests):
     headers = {"host": (HERE,), "authorization": (f"Bearer {TOKEN}",)}
     for method, path in (request.split(" ", 1) for request in requests):
-        assert status(decide(Access(), TOKEN, Asked(method, path, "", headers))) == expected, path
+        assert status(decide(Access(), TOKEN, RequestInfo(method, path, "", headers))) == expected, path
 
 
 def test_a_refused_address_says_what_to_do():
@@ -221,22 +229,22 @@ def test_a_refused_address_says_what_to_do():
 
 
 def test_the_token_of_a_service():
-    assert who.token_of(Access(), {"MEDSEG_TOKEN": TOKEN}) == TOKEN
-    assert who.token_of(Access(needs_token=False), {}) is None
-    one, other = (who.token_of(Access(), {}) for _ in range(2))
+    assert who.resolve_token(Access(), {"MEDSEG_TOKEN": TOKEN}) == TOKEN
+    assert who.resolve_token(Access(needs_token=False), {}) is None
+    one, other = (who.resolve_token(Access(), {}) for _ in range(2))
     assert one != other
     assert len(one) == 48
     for wrong in ("", "short", "0123456789 abcdef", "0123456789abcde/", "ü" * 20, "a" * 600):
         with pytest.raises(ConfigError, match=r"MEDSEG_TOKEN has \d+ characters; 16 to 512") as told:
-            who.token_of(Access(), {"MEDSEG_TOKEN": wrong})
+            who.resolve_token(Access(), {"MEDSEG_TOKEN": wrong})
         assert not wrong or wrong not in str(told.value)
     with pytest.raises(ConfigError, match="two ways"):
-        who.token_of(Access(), {"MONAI_LABEL_AUTH_ENABLE": "True"})
-    assert who.token_of(Access(needs_token=False), {"MONAI_LABEL_AUTH_ENABLE": "True"}) is None
+        who.resolve_token(Access(), {"MONAI_LABEL_AUTH_ENABLE": "True"})
+    assert who.resolve_token(Access(needs_token=False), {"MONAI_LABEL_AUTH_ENABLE": "True"}) is None
 
 
 def test_the_command_line():
-    found = who.checked(
+    found = who.check_access(
         "0.0.0.0", ["HTTPS://Viewer.Example:443/", "http://[::1]:3000"], True, 5, {"MEDSEG_TOKEN": TOKEN}
     )
     assert found == Access("0.0.0.0", ("https://viewer.example", "http://[::1]:3000"), True, 5)
@@ -252,11 +260,11 @@ def test_the_command_line():
         "http://*.a",
     ):
         with pytest.raises(ConfigError, match=r"--origin '.*' is none.*scheme, name and port"):
-            who.checked("127.0.0.1", [origin], True, 5, {})
+            who.check_access("127.0.0.1", [origin], True, 5, {})
     with pytest.raises(ConfigError, match="--max-upload-mb 0"):
-        who.checked("127.0.0.1", [], True, 0, {})
+        who.check_access("127.0.0.1", [], True, 0, {})
     with pytest.raises(ConfigError, match="contradict each other"):
-        who.checked("127.0.0.1", [], False, 5, {"MEDSEG_TOKEN": TOKEN})
+        who.check_access("127.0.0.1", [], False, 5, {"MEDSEG_TOKEN": TOKEN})
 
 
 def test_what_whoever_starts_it_is_told():

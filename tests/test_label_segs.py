@@ -13,10 +13,10 @@ from dicoms import affine_of, by_dcmqi, turned, write_series
 from models import labels_of
 
 from medseg.dicom.series import open_series
-from medseg.dicom.write_seg import Author, Marked, write_segmentation
+from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
 from medseg.errors import DataError
-from medseg.serve import export_seg
-from medseg.serve.import_seg import known_names, label_map
+from medseg.serve.datastores import export_seg
+from medseg.serve.datastores.import_seg import find_known_names, label_map
 
 SHAPE = (12, 9, 6)
 KNOWN = {"liver": 1, "tumour": 4}
@@ -35,7 +35,9 @@ def stored(folder: Path, names=("Tumour", "liver"), axes=None) -> tuple[Path, Pa
     write_series(folder / "series", np.arange(np.prod(SHAPE), dtype=np.uint16).reshape(SHAPE), axes=axes)
     places = np.array([0, 2, 0, 0, 1], np.uint8)[drawing()]
     seg, image = folder / "seg.dcm", folder / "image.nii.gz"
-    write_segmentation(seg, places, open_series(folder / "series"), [Marked(n) for n in names], Author("else", "else"))
+    write_segmentation(
+        seg, places, open_series(folder / "series"), [SegmentDescription(n) for n in names], Author("else", "else")
+    )
     nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.int16), affine_of(axes)), image)
     return seg, image
 
@@ -92,7 +94,7 @@ def test_a_seg_with_names_that_no_model_knows_is_refused(tmp_path):
 
 def test_structures_that_models_number_differently_have_no_value():
     labels = [{"Liver": 1, "spleen": 2, "aorta": 5}, {"liver": 1, "Tumour": 4, "Spleen": 3}, {"colon": 5}]
-    assert known_names(SimpleNamespace(labels=each) for each in labels) == KNOWN
+    assert find_known_names(SimpleNamespace(labels=each) for each in labels) == KNOWN
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from medseg.workflows.predict.case import ResultFiles
 from medseg.workflows.predict.collect_cases import collect
 from medseg.workflows.predict.formats import recorded
 from medseg.workflows.predict.run import predict
-from medseg.workflows.train.run import write_plan
+from medseg.workflows.train.plan import write_plan
 
 
 @pytest.fixture(scope="module")

@@ -49,10 +49,11 @@ def refusal(path: Path) -> str:
     with pytest.raises(VolumeError) as caught:
         read_volume(path)
     assert caught.value.path == path
-    line = str(caught.value)
-    assert "\n" not in line
-    assert str(path) not in line
-    return line
+    reason = caught.value.reason
+    assert str(caught.value) == f"{path}: {reason}"
+    assert "\n" not in reason
+    assert str(path) not in reason
+    return reason
 
 
 # ---- good files: what nibabel and SimpleITK read
@@ -510,8 +511,8 @@ def test_channels_on_other_grids_are_refused(tmp_path):
 
 def test_error_survives_a_worker():
     error = pickle.loads(pickle.dumps(VolumeError("is empty", path="a.nii", hint="copy it")))
-    assert str(error) == "is empty; copy it"
-    assert error.path == Path("a.nii")
+    assert str(error) == "a.nii: is empty; copy it"
+    assert (error.problem, error.path, error.hint) == ("is empty", "a.nii", "copy it")
 
 
 @pytest.mark.parametrize("missing", [["isal"], ["deflate"], ["isal", "deflate"]])

@@ -181,11 +181,19 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def open_bundle(path: Path) -> OpenBundle:
+def open_bundle(path: str | Path) -> OpenBundle:
     """Open a bundle, or the bundle of a run folder, without executing anything of it.
 
     Raises:
         BundleError: it is no bundle of medseg, is damaged, or names a class or an expression that is not ours.
+
+    Examples:
+        >>> from medseg.bundle.bundle import open_bundle
+        >>> bundle = open_bundle("runs/first")
+        >>> bundle.data.labels
+        {0: 'background', 1: 'liver', 7: 'spleen'}
+        >>> bundle.data.spacing_mm, bundle.data.patch
+        ((1.5, 1.5, 2.0), (16, 16, 16))
     """
     folder = _find(Path(path))
     ours = read_json(folder / "configs" / "medseg.json")

@@ -24,9 +24,8 @@ from medseg.portable.inference.out_of_memory import out_of_memory
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.inference.view_fusion import fuse_mean
 from medseg.portable.inference.windows import slab_axis
-from medseg.portable.io.header import Header, VolumeError
+from medseg.portable.io.header import Header
 from medseg.portable.io.monai_reader import VerifiedReader
-from medseg.portable.io.write import SaveError
 from medseg.portable.resample import resampled_size
 
 GIB = 2**30
@@ -91,8 +90,8 @@ class BundleRunner:
             Network input `(1, C, X, Y, Z)`.
 
         Raises:
-            DataError: a transform cannot take the image.
-            VolumeError, ValueError, MemoryError: see `prediction_errors`.
+            DataError: a file cannot be read, or a transform cannot take the image.
+            ValueError, MemoryError: see `prediction_errors`.
         """
         files = [str(path) for path in images]
         data: Any = {"image": files if len(files) > 1 else files[0]}
@@ -119,7 +118,7 @@ class BundleRunner:
             progress: called after each batch of windows.
 
         Raises:
-            VolumeError, ValueError, MemoryError, RuntimeError: see `prediction_errors`.
+            ValueError, MemoryError, RuntimeError: see `prediction_errors`.
             OSError: there is no room for `probability_file`.
         """
         probabilities = ProbabilityFile(probability_file) if probability_file else None
@@ -145,7 +144,7 @@ class BundleRunner:
             uint8 class indices. A bundle without views has one network, of which both are.
 
         Raises:
-            VolumeError, ValueError, MemoryError, RuntimeError: see `prediction_errors`.
+            ValueError, MemoryError, RuntimeError: see `prediction_errors`.
             OSError: there is no room for files.
         """
         inferer = copy(self.bundle.inferer)
@@ -245,7 +244,7 @@ class BundleRunner:
 def prediction_errors(image: Path) -> Iterator[None]:
     """Around everything from an image's files to its labels: what goes wrong names the image, in one line.
 
-    What concerns the place of the results passes: `SaveError` and `OSError`.
+    Errors that already name a file pass, and so does what concerns the place of the results: `OSError`.
 
     Args:
         image: first file.
@@ -255,10 +254,6 @@ def prediction_errors(image: Path) -> Iterator[None]:
     """
     try:
         yield
-    except SaveError:
-        raise
-    except VolumeError as error:
-        raise DataError(str(error), path=error.path or image) from error
     except ValueError as error:
         raise DataError(str(error), path=image) from error
     except (MemoryError, RuntimeError) as error:

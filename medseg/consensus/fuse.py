@@ -117,14 +117,14 @@ def fuse(
         if regions is not None:
             reading["regions"] = regions
         return _fuse_files(image, annotations, method, names, reading, options)
-    from medseg.consensus.io.from_arrays import study_of
+    from medseg.consensus.io.from_arrays import study_from_arrays
 
     nan = options.pop("nan", None)
     resolved = resolve_options(method, options)
-    study, values, notes = study_of(
+    study, values, notes = study_from_arrays(
         image, annotations, spacing_mm=spacing_mm, names=names, missing=missing, regions=regions, nan=nan
     )
-    return _make_consensus(study, _run(study, method, resolved), values, notes)
+    return _make_consensus(study, run_fuser(study, method, resolved), values, notes)
 
 
 def _are_files(annotations: Sequence[Any]) -> bool:
@@ -154,7 +154,7 @@ def _fuse_files(
     label_values = np.array([0, *(segment.value for segment in form.segments)], np.int64)
     shape = study.shape[:2] if form.flat else study.shape
     values = Values(label_values, form.missing, np.dtype(form.dtype), shape)
-    return _make_consensus(study, _run(study, method, resolved), values, list(form.notes), form)
+    return _make_consensus(study, run_fuser(study, method, resolved), values, list(form.notes), form)
 
 
 def _make_consensus(study: Study, fused: Fused, values: Any, notes: Sequence[str] = (), form: Any = None) -> Consensus:
@@ -182,11 +182,11 @@ def run(study: Study, method: str = "gcssl", **options: Any) -> Fused:
     Raises:
         ConfigError: an unknown name, or an option that the method does not have.
     """
-    return _run(study, method, resolve_options(method, options))
+    return run_fuser(study, method, resolve_options(method, options))
 
 
-def _run(study: Study, method: str, options: Any) -> Fused:
-    """Fuse a study with the options dataclass of a method."""
+def run_fuser(study: Study, method: str, options: Any) -> Fused:
+    """Fuse a study with the options dataclass of a method, as `resolve_options` makes it."""
     fused = load_fuser(method)(study, options)
     note = alias_note(method)
     if note is not None:

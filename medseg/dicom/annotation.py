@@ -1,4 +1,4 @@
-"""A rater's drawing from DICOM: what a segmentation and a set of contours have in common."""
+"""A rater's annotation from DICOM: a segmentation (SEG) or the contours of a structure set (RTSTRUCT)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg.dicom.availability import is_dicom_file, need_dicom, quietly, reason_of
+from medseg.dicom.availability import check_dicom_installed, is_dicom_file, reason_of, without_pydicom_warnings
 from medseg.dicom.structures import Annotation
 from medseg.errors import DataError, MedsegError
-from medseg.portable.io.header import COPY_AGAIN, Header, VolumeError
+from medseg.portable.io.header import COPY_AGAIN, Header, naming
 
 
 def read_annotation(path: Path, grid: Header, frame: str = "", only: Sequence[str] = ()) -> Annotation:
@@ -23,18 +23,16 @@ def read_annotation(path: Path, grid: Header, frame: str = "", only: Sequence[st
 
     Raises:
         ConfigError: the extra `dicom` is not installed.
-        DataError: it is neither, damaged, or was drawn on another image.
+        DataError: it is neither, damaged, or an annotation of another image.
     """
-    need_dicom(path)
+    check_dicom_installed(path)
     if not is_dicom_file(path):
         raise DataError("is called .dcm and has no header of DICOM", path=path, hint=COPY_AGAIN)
     try:
-        with quietly():
+        with without_pydicom_warnings(), naming(path):
             return _read(path, grid, frame, only)
     except (MedsegError, MemoryError):
         raise
-    except VolumeError as error:
-        raise DataError(str(error), path=path) from error
     except Exception as error:  # pydicom and highdicom raise whatever a damaged or foreign file leads to
         raise DataError(f"is DICOM that cannot be read ({reason_of(error)})", path=path, hint=COPY_AGAIN) from error
 
@@ -53,16 +51,16 @@ def _read(path: Path, grid: Header, frame: str, only: Sequence[str]) -> Annotati
     frames = _frames_of(data)
     if frame and frames and frame not in frames:
         raise DataError(
-            f"was drawn on another image: its frame of reference is {sorted(frames)[0]}, the image's {frame}",
-            path=path, hint="give the series it was drawn on",
+            f"annotates another image: its frame of reference is {sorted(frames)[0]}, the image's {frame}",
+            path=path, hint="give the series that it annotates",
         )  # fmt: skip
     return readers[kind](data, path, grid, only)
 
 
 def _frames_of(data: Any) -> set[str]:
-    """Frames of reference that a file says it is drawn in; a structure set keeps them with its structures."""
-    items = [data, *(data.get("StructureSetROISequence") or ())]
-    found = {
-        str(item.get(name) or "") for item in items for name in ("FrameOfReferenceUID", "ReferencedFrameOfReferenceUID")
-    }
+    """Frames of reference that a file names as its own; a structure set keeps them with its structures."""
+    found: set[str] = set()
+    for item in (data, *(data.get("StructureSetROISequence") or ())):
+        for name in ("FrameOfReferenceUID", "ReferencedFrameOfReferenceUID"):
+            found.add(str(item.get(name) or ""))
     return found - {""}

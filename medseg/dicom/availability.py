@@ -16,9 +16,10 @@ PACKAGES = ("pydicom", "highdicom")
 PREAMBLE = 128  # bytes before the mark of a DICOM file
 MARK = b"DICM"
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # what a file without a preamble begins with, little endian
+FIRST_ELEMENTS = (b"\x00\x00", b"\x01\x00", b"\x05\x00", b"\x08\x00", b"\x16\x00")
 
 
-def need_dicom(path: Path) -> None:
+def check_dicom_installed(path: Path) -> None:
     """Refuse to go on without the extra.
 
     Args:
@@ -48,8 +49,9 @@ def is_dicom_file(path: Path) -> bool:
         return False
     if head[PREAMBLE:] == MARK:
         return True
-    plain = head[:2] in FIRST_GROUPS and head[2:4] in (b"\x00\x00", b"\x01\x00", b"\x05\x00", b"\x08\x00", b"\x16\x00")
-    return plain and path.suffix.lower() in (".dcm", ".ima", "")
+    if path.suffix.lower() not in (".dcm", ".ima", ""):
+        return False
+    return head[:2] in FIRST_GROUPS and head[2:4] in FIRST_ELEMENTS
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -75,7 +77,7 @@ def reason_of(error: Exception) -> str:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def without_pydicom_warnings() -> Iterator[None]:
     """Without pydicom's remarks on odd values: those that matter are checked, and the others fill the screen."""
     logger = logging.getLogger("pydicom")
     before = logger.level

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.dicom.availability import files_below, is_dicom_file, need_dicom, quietly, reason_of
+from medseg.dicom.availability import (
+    check_dicom_installed,
+    files_below,
+    is_dicom_file,
+    reason_of,
+    without_pydicom_warnings,
+)
 from medseg.errors import DataError
 from medseg.portable.io.header import COPY_AGAIN
 
@@ -30,7 +36,7 @@ DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class FoundSeries:
     """One series of a folder.
 
     Attributes:
@@ -58,12 +64,12 @@ class Found:
 
     @property
     def has_images(self) -> bool:
-        """Whether it is made of pictures."""
+        """Whether it is made of images."""
         return "Rows" in self.first and self.modality not in NO_IMAGES
 
     @property
     def is_overview(self) -> bool:
-        """Whether it is a scout view or a single picture, beside which a volume is what is meant."""
+        """Whether it is a scout view or a single image, beside which a volume is what is meant."""
         return self.images == 1 or "LOCALIZER" in [str(word) for word in self.first.get("ImageType") or ()]
 
     def __str__(self) -> str:
@@ -85,7 +91,7 @@ def read_tags(path: Path) -> Any | None:
         int(header.get("NumberOfFrames") or 1)
     except (TypeError, ValueError) as error:
         raise DataError(f"is a damaged DICOM file ({reason_of(error)})", path=path, hint=COPY_AGAIN) from error
-    with quietly():
+    with without_pydicom_warnings():
         kind = UID(str(header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or ""))
     if "Image Storage" in kind.name and "Rows" not in header:
         raise DataError(f"is a damaged DICOM file ({kind.name} without rows: cut off?)", path=path, hint=COPY_AGAIN)
@@ -105,7 +111,7 @@ def full_header(path: Path, tags: list[str] | None = None) -> Any:
     import pydicom
 
     try:
-        with quietly():
+        with without_pydicom_warnings():
             header: Any = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
             # pydicom parses a value when it is asked for: better now than anywhere later
             _ = [*header.file_meta, *(header.iterall() if tags is not None else ())]
@@ -114,14 +120,14 @@ def full_header(path: Path, tags: list[str] | None = None) -> Any:
     return header
 
 
-def series_in(place: Path) -> list[Found]:
+def find_series(place: Path) -> list[FoundSeries]:
     """The series of a folder with all folders in it, or of one file; the larger ones first.
 
     Raises:
         ConfigError: the extra is not installed.
         DataError: there is none, or a file is damaged.
     """
-    need_dicom(place)
+    check_dicom_installed(place)
     if not place.exists():
         raise DataError("no such file or folder", path=place, hint="check the path")
     groups: dict[str, list[tuple[Path, Any]]] = {}
@@ -131,11 +137,12 @@ def series_in(place: Path) -> list[Found]:
                 size = path.stat().st_size
                 raise DataError(f"is called .dcm and has no header of DICOM ({size} bytes)", path=path, hint=COPY_AGAIN)
             continue
-        if (header := read_tags(path)) is not None:
-            groups.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append((path, header))
+        header = read_tags(path)
+        if header is not None:
+            groups.setdefault(_series_uid(header), []).append((path, header))
     if not groups:
         raise DataError("holds no DICOM file", path=place, hint="give the folder of a series")
-    found = [Found(uid, tuple(files)) for uid, files in groups.items()]
+    found = [FoundSeries(uid, tuple(files)) for uid, files in groups.items()]
     return sorted(found, key=lambda series: (-series.images, series.uid))
 
 
@@ -146,12 +153,19 @@ def first_series(folder: Path) -> str:
         ConfigError: the extra is not installed.
         DataError: the file is damaged.
     """
-    need_dicom(folder)
-    headers = (read_tags(path) for path in files_below(folder) if is_dicom_file(path))
-    return next((str(header.get("SeriesInstanceUID") or "") for header in headers if header is not None), str(folder))
+    check_dicom_installed(folder)
+    for path in files_below(folder):
+        header = read_tags(path) if is_dicom_file(path) else None
+        if header is not None:
+            return _series_uid(header)
+    return str(folder)
 
 
-def choose(found: Sequence[Found], place: Path, uid: str | None = None) -> tuple[Found, list[str]]:
+def _series_uid(header: Any) -> str:
+    return str(header.get("SeriesInstanceUID") or "")
+
+
+def choose_series(found: Sequence[FoundSeries], place: Path, uid: str | None = None) -> tuple[FoundSeries, list[str]]:
     """The series to read.
 
     Args:
@@ -167,7 +181,8 @@ def choose(found: Sequence[Found], place: Path, uid: str | None = None) -> tuple
     """
     images = [series for series in found if series.has_images]
     if not images:
-        kinds = ", ".join(f"{n} of {kind}" for kind, n in Counter(s.modality for s in found).items())
+        counts = Counter(series.modality for series in found)
+        kinds = ", ".join(f"{count} of {modality}" for modality, count in counts.items())
         raise DataError(f"holds DICOM files but no images: series {kinds}", path=place)
     listed = "; ".join(map(str, images))
     if uid is not None:

@@ -1,4 +1,4 @@
-"""The numbers of slices: decoded by pydicom, or by the GDCM inside SimpleITK, and rescaled slice by slice."""
+"""The voxels of slices: decoded by pydicom, or by the GDCM inside SimpleITK, and rescaled slice by slice."""
 
 from __future__ import annotations
 
@@ -8,49 +8,56 @@ from typing import Any
 
 import numpy as np
 
-from medseg.dicom.availability import quietly, reason_of
+from medseg.dicom.availability import reason_of, without_pydicom_warnings
 from medseg.dicom.slice_headers import Slice
 from medseg.errors import DataError
 from medseg.portable.io.header import COPY_AGAIN
 
 
-def rescaled(slices: Sequence[Slice]) -> Iterator[np.ndarray]:
+def read_rescaled(slices: Sequence[Slice]) -> Iterator[np.ndarray]:
     """`(rows, columns)` of each slice with its own slope and offset applied.
 
     Raises:
         DataError: the pixels of a file are damaged, or in an encoding that nothing here decodes.
     """
-    multi, frames = Path(), np.empty(0)
-    for piece in slices:
-        if piece.frame is None:
-            stored, done = _decoded(piece.path)
+    multi_frame: Path | None = None
+    frames = np.empty(0)
+    for one in slices:
+        if one.frame is None:
+            stored, is_rescaled = _decode(one.path)
         else:
-            if piece.path != multi:  # opened once
-                multi, frames = piece.path, _decoded(piece.path, frames=True)[0]
-            stored, done = frames[piece.frame], False
-        if stored.shape != piece.size[::-1]:
-            raise DataError(f"holds {stored.shape} pixels, its header says {piece.size[::-1]}", path=piece.path)
-        slope, offset = (1.0, 0.0) if done else piece.scale
-        yield stored if (slope, offset) == (1, 0) else stored.astype(np.float64) * slope + offset
+            if one.path != multi_frame:  # opened once
+                multi_frame = one.path
+                frames, _ = _decode(one.path, frames=True)
+            stored, is_rescaled = frames[one.frame], False
+        if stored.shape != one.size[::-1]:
+            raise DataError(f"holds {stored.shape} pixels, its header says {one.size[::-1]}", path=one.path)
+        slope, offset = one.scale
+        if is_rescaled or (slope == 1 and offset == 0):
+            yield stored
+        else:
+            yield stored.astype(np.float64) * slope + offset
 
 
-def _decoded(path: Path, *, frames: bool = False) -> tuple[np.ndarray, bool]:
+def _decode(path: Path, *, frames: bool = False) -> tuple[np.ndarray, bool]:
     """Numbers of one slice, or of all `frames`, and whether they are rescaled already."""
     import pydicom
     from pydicom.pixels import pixel_array
 
     try:
-        with quietly():
+        with without_pydicom_warnings():
             data = pydicom.dcmread(path, force=True)
             syntax = _syntax(data)
             if not _has_decoder(syntax):
-                return _by_gdcm(path, syntax, frames=frames), True
+                return _decode_by_gdcm(path, syntax, frames=frames), True
             array = pixel_array(data, raw=True)
-            return (array[None] if frames and array.ndim == 2 else array), False
     except DataError:
         raise
     except Exception as error:  # decoders raise whatever a damaged byte leads to
         raise DataError(f"its pixels cannot be read ({reason_of(error)})", path=path, hint=COPY_AGAIN) from error
+    if frames and array.ndim == 2:  # a multi-frame file of one frame
+        array = array[None]
+    return array, False
 
 
 def _syntax(data: Any) -> Any:
@@ -73,14 +80,17 @@ def _has_decoder(syntax: Any) -> bool:
         return False
 
 
-def _by_gdcm(path: Path, syntax: Any, *, frames: bool) -> np.ndarray:
+def _decode_by_gdcm(path: Path, syntax: Any, *, frames: bool) -> np.ndarray:
     """JPEG Lossless, which many scanners' archives use, is known to GDCM and not to pydicom alone."""
     import SimpleITK as sitk  # noqa: N813 - the name everyone knows
 
-    told = f"its pixels are encoded as {syntax.name} ({syntax}), which cannot be decoded here"
-    if not frames:
-        try:
-            return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0]
-        except RuntimeError as error:
-            raise DataError(told, path=path, hint="decompress it first, as gdcmconv --raw does") from error
-    raise DataError(told, path=path, hint="decompress it first, as gdcmconv --raw does")
+    problem = DataError(
+        f"its pixels are encoded as {syntax.name} ({syntax}), which cannot be decoded here",
+        path=path, hint="decompress it first, as gdcmconv --raw does",
+    )  # fmt: skip
+    if frames:
+        raise problem
+    try:
+        return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0]
+    except RuntimeError as error:
+        raise problem from error

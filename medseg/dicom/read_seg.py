@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medseg.dicom.stacking import LPS_TO_RAS
-from medseg.dicom.structures import Annotation, Color, chosen, overlapping
+from medseg.dicom.structures import Annotation, Color, choose_structures, overlap_notes
 from medseg.portable.io.header import Header, checked_spacing
 
 HALF = 0.5  # from which share on a voxel of a FRACTIONAL segmentation counts
@@ -35,11 +35,11 @@ def read_segmentation(data: Any, path: Path, grid: Header, only: Sequence[str]) 
     seg = hd.seg.Segmentation.from_dataset(data, copy=False)
     described = [seg.get_segment_description(n) for n in seg.segment_numbers]
     names = [str(item.segment_label) for item in described]
-    taken, notes = chosen(names, only, path)
-    labels, affine, said = _volume(seg, [int(seg.segment_numbers[n]) for n in taken])
+    taken, notes = choose_structures(names, only, path)
+    labels, affine, of_volume = _read_volume(seg, [int(seg.segment_numbers[n]) for n in taken])
     header = Header(path, labels.shape, 1, affine, checked_spacing(affine), np.dtype(np.uint8))
     colors = tuple(_color(described[n]) for n in taken)
-    return Annotation(labels, header, tuple(names[n] for n in taken), colors, (*notes, *said))
+    return Annotation(labels, header, tuple(names[n] for n in taken), colors, (*notes, *of_volume))
 
 
 def _give_spacing(data: Any, grid: Header) -> None:
@@ -51,20 +51,28 @@ def _give_spacing(data: Any, grid: Header) -> None:
                     setattr(measures, name, float(grid.spacing_mm[2]))
 
 
-def _volume(seg: Any, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Labels, affine (RAS, of columns, rows, slices), notes."""
-    labels, twice, notes = np.empty(0, np.uint8), 0, []
-    fractional = str(seg.SegmentationType) == "FRACTIONAL"
+def _read_volume(seg: Any, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Labels `(X, Y, Z)`, affine (RAS, of columns, rows, slices), notes.
+
+    Args:
+        seg: highdicom's segmentation.
+        numbers: of the segments to take, which become the labels 1, 2, ...
+    """
+    labels = np.empty(0, np.uint8)
+    affine = np.eye(4)
+    overlapping = 0
     for place, number in enumerate(numbers, start=1):
         volume = seg.get_volume(segment_numbers=[number], combine_segments=False)
         mask = volume.array[..., 0] >= HALF
         if not labels.size:
             labels, affine = np.zeros(mask.shape, np.uint8), volume.affine
-        twice += int(np.count_nonzero(labels[mask]))
+        overlapping += int(np.count_nonzero(labels[mask]))
         labels[mask] = place
-    if fractional:
-        notes.append("it holds fractions: voxels of one half or more count")
-    return labels.transpose(2, 1, 0), LPS_TO_RAS @ affine[:, [2, 1, 0, 3]], [*notes, *overlapping(twice)]
+    notes = overlap_notes(overlapping)
+    if str(seg.SegmentationType) == "FRACTIONAL":
+        notes = ["it holds fractions: voxels of one half or more count", *notes]
+    columns_first = affine[:, [2, 1, 0, 3]]  # highdicom's axes are slices, rows, columns
+    return labels.transpose(2, 1, 0), LPS_TO_RAS @ columns_first, notes
 
 
 def _color(described: Any) -> Color | None:

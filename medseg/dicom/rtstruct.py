@@ -15,7 +15,7 @@ import numpy as np
 from skimage.draw import polygon
 
 from medseg.dicom.stacking import LPS_TO_RAS
-from medseg.dicom.structures import Annotation, Color, chosen, overlapping
+from medseg.dicom.structures import Annotation, Color, choose_structures, overlap_notes
 from medseg.errors import DataError
 from medseg.portable.io.header import Header
 
@@ -41,87 +41,107 @@ def read_contours(data: Any, path: Path, grid: Header, only: Sequence[str]) -> A
     names = [str(item.get("ROIName") or f"structure {item.get('ROINumber')}") for item in structures]
     if not names:
         raise DataError("is an RTSTRUCT without structures", path=path)
-    taken, notes = chosen(names, only, path)
-    drawn = {int(item.ReferencedROINumber): item for item in data.get("ROIContourSequence") or ()}
-    labels, twice = np.zeros(grid.shape, np.uint8), 0
+    taken, notes = choose_structures(names, only, path)
+    outlines = {int(item.ReferencedROINumber): item for item in data.get("ROIContourSequence") or ()}
+    labels = np.zeros(grid.shape, np.uint8)
+    overlapping = 0
     colors: list[Color | None] = []
     for place, n in enumerate(taken, start=1):
-        item = drawn.get(int(structures[n].ROINumber))
-        mask, said = _filled(item, names[n], path, grid)
-        notes += said
-        colors.append(_color(item))
-        twice += int(np.count_nonzero(labels[mask]))
+        outline = outlines.get(int(structures[n].ROINumber))
+        mask, of_structure = _fill(outline, names[n], path, grid)
+        notes += of_structure
+        colors.append(_color(outline))
+        overlapping += int(np.count_nonzero(labels[mask]))
         labels[mask] = place
+    notes += overlap_notes(overlapping)
     header = Header(path, grid.shape, 1, grid.affine, grid.spacing_mm, np.dtype(np.uint8))
-    return Annotation(
-        labels, header, tuple(names[n] for n in taken), tuple(colors), (*notes, *overlapping(twice))
-    )  # fmt: skip
+    return Annotation(labels, header, tuple(names[n] for n in taken), tuple(colors), tuple(notes))
 
 
-def _filled(item: Any | None, name: str, path: Path, grid: Header) -> tuple[np.ndarray, list[str]]:
-    """Voxels `(X, Y, Z)` of one structure, and notes."""
+def _fill(outline: Any | None, name: str, path: Path, grid: Header) -> tuple[np.ndarray, list[str]]:
+    """Voxels `(X, Y, Z)` of one structure, and notes.
+
+    Args:
+        outline: the structure's item of the ROI contour sequence; None if it has none.
+        name: of the structure.
+        path: for messages.
+        grid: of the image.
+    """
     mask = np.zeros(grid.shape, bool)
-    contours = list((item.get("ContourSequence") if item is not None else None) or ())
-    kinds = Counter(str(contour.get("ContourGeometricType")) for contour in contours)
-    notes = [f"'{name}' has {count} contours of the type {kind}: left out" for kind, count in kinds.items()
-             if kind not in CLOSED]  # fmt: skip
-    closed = [contour for contour in contours if contour.get("ContourGeometricType") in CLOSED]
-    if not closed:
-        return mask, [*notes, f"'{name}' has no closed contours and counts as empty"]
+    contours = [] if outline is None else list(outline.get("ContourSequence") or ())
+    closed, notes = _closed_contours(contours, name)
     axis: int | None = None
-    slices = set()
+    slices: set[int] = set()
     for number, contour in enumerate(closed, start=1):
-        points = _indices(contour, f"contour {number} of '{name}'", path, grid)
+        title = f"contour {number} of '{name}'"
+        points = _to_voxels(contour, title, path, grid)
         if len(points) < 3:  # encloses nothing
-            notes.append(f"contour {number} of '{name}' has {len(points)} points: left out")
+            notes.append(f"{title} has {len(points)} points: left out")
             continue
         if axis is None:
             axis = int(np.ptp(points, axis=0).argmin())
-        at = _slice(points, axis, f"contour {number} of '{name}'", path, grid)
+        at = _find_slice(points, axis, title, path, grid)
         slices.add(at)
         plane = np.moveaxis(mask, axis, 0)[at]
         first, second = np.delete(points, axis, axis=1).T
         inside = polygon(first, second, plane.shape)
-        plane[inside] = ~plane[inside]
-    if slices and len(slices) < (between := max(slices) - min(slices) + 1):
-        notes.append(f"'{name}' has contours on {len(slices)} of the {between} slices between its ends: no others")
+        plane[inside] = ~plane[inside]  # a contour within another one is a hole
+    if slices:
+        between = max(slices) - min(slices) + 1
+        if len(slices) < between:
+            notes.append(f"'{name}' has contours on {len(slices)} of the {between} slices between its ends: no others")
     return mask, notes
 
 
-def _indices(contour: Any, what: str, path: Path, grid: Header) -> np.ndarray:
+def _closed_contours(contours: Sequence[Any], name: str) -> tuple[list[Any], list[str]]:
+    """The contours that enclose voxels, and notes on the others."""
+    closed, others = [], Counter[str]()
+    for contour in contours:
+        kind = str(contour.get("ContourGeometricType"))
+        if kind in CLOSED:
+            closed.append(contour)
+        else:
+            others[kind] += 1
+    notes = [f"'{name}' has {count} contours of the type {kind}: left out" for kind, count in others.items()]
+    if not closed:
+        notes.append(f"'{name}' has no closed contours and counts as empty")
+    return closed, notes
+
+
+def _to_voxels(contour: Any, title: str, path: Path, grid: Header) -> np.ndarray:
     """(n, 3) points in voxels of the grid."""
     try:
         points = np.asarray(contour.get("ContourData"), float).reshape(-1, 3)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{what} has broken coordinates", path=path) from error
+        raise DataError(f"{title} has broken coordinates", path=path) from error
     if not np.isfinite(points).all():
-        raise DataError(f"{what} has coordinates that are no numbers", path=path)
+        raise DataError(f"{title} has coordinates that are no numbers", path=path)
     world = np.c_[points, np.ones(len(points))] @ LPS_TO_RAS.T
     return np.linalg.solve(grid.affine, world.T)[:3].T
 
 
-def _slice(points: np.ndarray, axis: int, what: str, path: Path, grid: Header) -> int:
+def _find_slice(points: np.ndarray, axis: int, title: str, path: Path, grid: Header) -> int:
     """The slice that a contour lies on."""
     along = points[:, axis]
     if np.ptp(along) > 2 * OFF_SLICES:
         raise DataError(
-            f"{what} is not drawn on the slices of {grid.path}, it crosses {np.ptp(along):.1f} of them", path=path,
-            hint="give the series it was drawn on",
+            f"{title} does not lie on a slice of {grid.path}, it crosses {np.ptp(along):.1f} of them", path=path,
+            hint="give the series that it annotates",
         )  # fmt: skip
     at = round(float(along.mean()))
     off = float(np.abs(along - at).max())
     if off > OFF_SLICES:
         raise DataError(
-            f"{what} lies between slices of {grid.path}, {off * grid.spacing_mm[axis]:.2g} mm off the nearest; slices "
-            f"are {grid.spacing_mm[axis]:.3g} mm apart", path=path, hint="give the series it was drawn on",
+            f"{title} lies between slices of {grid.path}, {off * grid.spacing_mm[axis]:.2g} mm off the nearest; slices "
+            f"are {grid.spacing_mm[axis]:.3g} mm apart", path=path, hint="give the series that it annotates",
         )  # fmt: skip
     if not 0 <= at < grid.shape[axis]:
-        raise DataError(f"{what} lies outside {grid.path}", path=path, hint="give the series it was drawn on")
+        raise DataError(f"{title} lies outside {grid.path}", path=path, hint="give the series that it annotates")
     return at
 
 
-def _color(item: Mapping[str, Any] | None) -> Color | None:
-    value = item.get("ROIDisplayColor") if item is not None else None
+def _color(outline: Mapping[str, Any] | None) -> Color | None:
+    value = None if outline is None else outline.get("ROIDisplayColor")
     if value is None or len(value) != 3:
         return None
     red, green, blue = (min(max(float(part) / 255, 0), 1) for part in value)

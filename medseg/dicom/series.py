@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.dicom.find_series import Found, choose, series_in
-from medseg.dicom.pixels import rescaled
-from medseg.dicom.slice_headers import Slice, slices_of
-from medseg.dicom.stacking import stack
+from medseg.dicom.find_series import FoundSeries, choose_series, find_series
+from medseg.dicom.pixels import read_rescaled
+from medseg.dicom.slice_headers import Slice, read_slices
+from medseg.dicom.stacking import stack_slices
 from medseg.errors import DataError
-from medseg.portable.io.header import Header, VolumeError, check_memory, checked_spacing
+from medseg.portable.io.header import Header, check_memory, checked_spacing, naming
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Series:
     @property
     def files(self) -> list[Path]:
         """Its files, each once, in the order of the slices."""
-        return list(dict.fromkeys(piece.path for piece in self.slices))
+        return list(dict.fromkeys(one.path for one in self.slices))
 
     def voxels(self) -> np.ndarray:
         """`(1, X, Y, Z)`: columns, rows, slices; rescaled, in the header's type.
@@ -50,7 +50,7 @@ class Series:
         """
         columns, rows, count = self.header.shape
         volume = np.empty((count, rows, columns), self.header.dtype)
-        for at, numbers in enumerate(rescaled(self.slices)):
+        for at, numbers in enumerate(read_rescaled(self.slices)):
             volume[at] = numbers
         return volume.transpose(2, 1, 0)[None]
 
@@ -65,7 +65,7 @@ class Series:
         return digest.hexdigest()
 
 
-def open_series(place: Path, uid: str | None = None) -> Series:
+def open_series(place: str | Path, uid: str | None = None) -> Series:
     """The series of a folder, searched with all folders in it, or of one file.
 
     Args:
@@ -75,33 +75,47 @@ def open_series(place: Path, uid: str | None = None) -> Series:
     Raises:
         ConfigError: the extra `dicom` is not installed.
         DataError: nothing is there, several series are, or the series is no volume; says which slices are to blame.
+
+    Examples:
+        >>> from medseg.dicom.series import open_series
+        >>> series = open_series("series/")
+        >>> series.modality, series.header.shape, series.header.spacing_mm
+        ('CT', (40, 32, 20), (8.0, 8.0, 10.0))
+        >>> series.voxels().shape
+        (1, 40, 32, 20)
     """
-    found, notes = choose(series_in(place), place, uid)
-    return _opened(found, place, notes)
+    place = Path(place)
+    found, notes = choose_series(find_series(place), place, uid)
+    return _build_series(found, place, notes)
 
 
-def _opened(found: Found, place: Path, notes: list[str]) -> Series:
-    slices, affine, said = stack(slices_of(found.files), place)
-    try:
+def _build_series(found: FoundSeries, place: Path, notes: list[str]) -> Series:
+    slices, affine, of_slices = stack_slices(read_slices(found.files), place)
+    with naming(place):
         spacing = checked_spacing(affine)
-        dtype = _dtype(slices)
+        dtype = _choose_type(slices)
         shape = (*slices[0].size, len(slices))
         check_memory(int(np.prod(shape)) * dtype.itemsize)
-    except VolumeError as error:
-        raise DataError(str(error), path=place) from error
-    header = Header(place, shape, 1, affine, spacing, dtype, tuple(notes + said))
-    first = found.first
     return Series(
-        header, tuple(slices), found.uid, str(first.get("SeriesDescription") or ""), found.modality,
-        str(first.get("FrameOfReferenceUID") or ""),
-    )  # fmt: skip
+        header=Header(place, shape, 1, affine, spacing, dtype, (*notes, *of_slices)),
+        slices=tuple(slices),
+        uid=found.uid,
+        description=str(found.first.get("SeriesDescription") or ""),
+        modality=found.modality,
+        frame_of_reference=str(found.first.get("FrameOfReferenceUID") or ""),
+    )
 
 
-def _dtype(slices: Sequence[Slice]) -> np.dtype:
+def _choose_type(slices: Sequence[Slice]) -> np.dtype:
     """The smallest type that holds every rescaled number; floating where a slope or an offset has a fraction."""
-    if any(not number.is_integer() for piece in slices for number in piece.scale):
-        return np.dtype(np.float32)
-    scaled = [end * piece.scale[0] + piece.scale[1] for piece in slices for end in piece.ends]
-    low, high = min(0.0, *scaled), max(0.0, *scaled)
-    whole = (np.uint8, np.int16, np.uint16, np.int32)
-    return np.dtype(next((d for d in whole if np.iinfo(d).min <= low and high <= np.iinfo(d).max), np.float64))
+    low, high = 0.0, 0.0
+    for one in slices:
+        slope, offset = one.scale
+        if not slope.is_integer() or not offset.is_integer():
+            return np.dtype(np.float32)
+        for end in one.ends:
+            low, high = min(low, end * slope + offset), max(high, end * slope + offset)
+    for dtype in (np.uint8, np.int16, np.uint16, np.int32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return np.dtype(dtype)
+    return np.dtype(np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Slice:
         return self.path.name if self.frame is None else f"{self.path.name} frame {self.frame + 1}"
 
 
-def slices_of(files: Sequence[tuple[Path, Any]]) -> list[Slice]:
+def read_slices(files: Sequence[tuple[Path, Any]]) -> list[Slice]:
     """All slices of a series, in no order.
 
     Args:
@@ -64,10 +64,10 @@ def slices_of(files: Sequence[tuple[Path, Any]]) -> list[Slice]:
     Raises:
         DataError: a file has no place in space, has colours, is scaled by a table, or has a damaged header.
     """
-    slices = []
+    slices: list[Slice] = []
     for path, header in files:
         try:
-            slices += list(_slices(path, header))
+            slices += _slices_of_file(path, header)
         except (MedsegError, MemoryError):
             raise
         except Exception as error:  # whatever becomes of values that are none
@@ -75,75 +75,105 @@ def slices_of(files: Sequence[tuple[Path, Any]]) -> list[Slice]:
     return slices
 
 
-def _slices(path: Path, header: Any) -> Iterator[Slice]:
+def _slices_of_file(path: Path, header: Any) -> list[Slice]:
+    """The slice of a file, or the frames of a multi-frame file."""
     if int(header.get("SamplesPerPixel") or 1) != 1:
-        raise DataError("is a colour picture; accepted are images of one value per voxel", path=path)
+        raise DataError("is a colour image; accepted are images of one value per voxel", path=path)
     if header.get("ModalityLUTSequence"):
         raise DataError("scales its values by a table (Modality LUT); accepted are slope and intercept", path=path)
-    shared = _item(header, "SharedFunctionalGroupsSequence")
     frames = header.get("PerFrameFunctionalGroupsSequence")
     if frames is None:
         if int(header.get("NumberOfFrames") or 1) > 1:
-            raise DataError(
-                f"has {header.NumberOfFrames} frames without a place in space; accepted are enhanced images", path=path
-            )  # fmt: skip
-        yield _slice(path, None, header, [header])
-        return
+            problem = f"has {header.NumberOfFrames} frames without a place in space; accepted are enhanced images"
+            raise DataError(problem, path=path)
+        return [_slice(path, None, header, [header])]
     if len(frames) != int(header.get("NumberOfFrames") or 0):
         raise DataError(f"describes {len(frames)} frames and has {header.get('NumberOfFrames') or 'none'}", path=path)
+    shared = _first_item(header, "SharedFunctionalGroupsSequence")
+    of_all_frames = [] if shared is None else _first_items(shared)
+    slices = []
     for number, own in enumerate(frames):
-        groups = [item[0] for where in (own, shared) if where is not None for item in _sequences(where)]
-        yield _slice(path, number, header, [*groups, header])
+        slices.append(_slice(path, number, header, [*_first_items(own), *of_all_frames, header]))
+    return slices
 
 
-def _item(header: Any, name: str) -> Any | None:
+def _first_item(header: Any, name: str) -> Any | None:
+    """The first item of a sequence; None where there is no such sequence or it is empty."""
     sequence = header.get(name)
     return sequence[0] if sequence else None
 
 
-def _sequences(group: Any) -> Iterator[Any]:
-    return (element.value for element in group if element.VR == "SQ" and element.value)
+def _first_items(group: Any) -> list[Any]:
+    """The first item of each sequence of a functional group."""
+    return [element.value[0] for element in group if element.VR == "SQ" and element.value]
 
 
-def _slice(path: Path, frame: int | None, header: Any, where: Sequence[Any]) -> Slice:
+def _slice(path: Path, frame: int | None, header: Any, places: Sequence[Any]) -> Slice:
     """A slice from the places where its attributes may stand, its own before shared ones."""
-
-    def numbers(name: str, count: int) -> np.ndarray:
-        found = _value(where, name)
-        try:
-            values = np.asarray(found, float).reshape(-1)
-        except (TypeError, ValueError):
-            values = np.empty(0)
-        if found is None or len(values) != count or not np.isfinite(values).all():
-            told = "has no" if found is None else f"has '{found}' as"
-            raise DataError(f"{told} {name}, so it has no place in space", path=path, hint="give a series of slices")
-        return values
-
-    axes = numbers("ImageOrientationPatient", 6).reshape(2, 3)
+    axes = _numbers(places, "ImageOrientationPatient", 6, path).reshape(2, 3)
     length = np.linalg.norm(axes, axis=1)
-    down, right = numbers("PixelSpacing", 2)
+    down, right = _numbers(places, "PixelSpacing", 2, path)
     if np.abs(length - 1).max() > 0.01 or min(down, right) <= 0:
         raise DataError("has no usable ImageOrientationPatient or PixelSpacing", path=path)
-    slope = 1.0 if _value(where, "RescaleSlope") is None else float(numbers("RescaleSlope", 1)[0])
-    offset = 0.0 if _value(where, "RescaleIntercept") is None else float(numbers("RescaleIntercept", 1)[0])
-    apart = _value(where, "SpacingBetweenSlices") or _value(where, "SliceThickness")
-    bits = int(header.get("BitsStored") or header.get("BitsAllocated") or 16)
-    if not 1 <= bits <= 32:
-        raise DataError(f"stores {bits} bits per voxel; accepted are up to 32", path=path)
+    slope = _number(places, "RescaleSlope", 1.0, path)
+    offset = _number(places, "RescaleIntercept", 0.0, path)
+    apart = _value(places, "SpacingBetweenSlices") or _value(places, "SliceThickness")
+    moments: dict[str, str] = {}
+    for name in MOMENTS:
+        value = _value(places, name)
+        if value is not None:
+            moments[name] = str(value)
     return Slice(
         path=path,
         frame=frame,
         uid=str(header.get("SOPInstanceUID") or path),
-        position=numbers("ImagePositionPatient", 3),
+        position=_numbers(places, "ImagePositionPatient", 3, path),
         axes=axes / length[:, None],
         spacing_mm=(float(right), float(down)),
         size=(int(header.Columns), int(header.Rows)),
         scale=(slope, offset),
-        ends=(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if header.get("PixelRepresentation") else (0, 2**bits - 1),
+        ends=_ends(header, path),
         thickness_mm=abs(float(apart)) if apart else None,
-        moments={name: str(value) for name in MOMENTS if (value := _value(where, name)) is not None},
+        moments=moments,
     )
 
 
-def _value(where: Sequence[Any], name: str) -> Any | None:
-    return next((place[name].value for place in where if name in place), None)
+def _ends(header: Any, path: Path) -> tuple[int, int]:
+    """The smallest and the largest number that can be stored."""
+    bits = int(header.get("BitsStored") or header.get("BitsAllocated") or 16)
+    if not 1 <= bits <= 32:
+        raise DataError(f"stores {bits} bits per voxel; accepted are up to 32", path=path)
+    if header.get("PixelRepresentation"):
+        return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    return 0, 2**bits - 1
+
+
+def _number(places: Sequence[Any], name: str, default: float, path: Path) -> float:
+    if _value(places, name) is None:
+        return default
+    return float(_numbers(places, name, 1, path)[0])
+
+
+def _numbers(places: Sequence[Any], name: str, count: int, path: Path) -> np.ndarray:
+    """So many finite numbers of an attribute.
+
+    Raises:
+        DataError: it is not there, or something else.
+    """
+    found = _value(places, name)
+    try:
+        values = np.asarray(found, float).reshape(-1)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if found is None or len(values) != count or not np.isfinite(values).all():
+        problem = "has no" if found is None else f"has '{found}' as"
+        raise DataError(f"{problem} {name}, so it has no place in space", path=path, hint="give a series of slices")
+    return values
+
+
+def _value(places: Sequence[Any], name: str) -> Any | None:
+    """The value of an attribute at the first place that has it."""
+    for place in places:
+        if name in place:
+            return place[name].value
+    return None

@@ -32,7 +32,7 @@ ALSO = {
 SIDES = {"left": "Left", "right": "Right", "l": "Left", "r": "Right"}
 
 
-class Coded(NamedTuple):
+class SegmentCode(NamedTuple):
     """What a segment is, as pydicom codes.
 
     Attributes:
@@ -50,31 +50,42 @@ class Coded(NamedTuple):
     known: bool = True
 
 
-def code_of(name: str) -> Coded:
+def code_of(name: str) -> SegmentCode:
     """The code of a label's name, in any spelling: "Left Kidney", "kidney_left", "LIVER"."""
     from pydicom.sr.codedict import codes
 
-    words = [word for word in re.split(r"[^a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower()) if word]
+    words = _split_words(name)
+    whole = _look_up("".join(words))
+    if whole is not None:
+        return SegmentCode(*whole)
     sides = [word for word in words if word in SIDES]
-    rest = [word for word in words if word not in SIDES]
-    if (whole := _found("".join(words))) is not None:
-        return Coded(*whole)
-    side = getattr(codes.cid244, SIDES[sides[0]]) if len(sides) == 1 else None
-    if side is not None and (kind := _found("".join(rest))) is not None:
-        return Coded(*kind, side)
-    lesion, organ = _found("".join(rest[-1:])), _found("".join(rest[:-1]))
+    others = [word for word in words if word not in SIDES]
+    side = None
+    if len(sides) == 1:
+        side = getattr(codes.cid244, SIDES[sides[0]])
+        without_side = _look_up("".join(others))
+        if without_side is not None:
+            return SegmentCode(*without_side, side)
+    lesion, organ = _look_up("".join(others[-1:])), _look_up("".join(others[:-1]))
     if lesion and organ and lesion[0] == codes.cid7150.MorphologicallyAbnormalStructure:
-        return Coded(*lesion, side, organ[1])
-    return Coded(codes.cid7150.Tissue, codes.cid7191.Tissue, known=False)
+        return SegmentCode(*lesion, side, organ[1])
+    return SegmentCode(codes.cid7150.Tissue, codes.cid7191.Tissue, known=False)
 
 
-def _found(word: str) -> tuple[Any, Any] | None:
-    known = _known()
-    return known.get(ALSO.get(word, word)) or known.get(word.removesuffix("s"))
+def _split_words(name: str) -> list[str]:
+    """The words of a name in small letters: of "LeftKidney" and "kidney_left" two each."""
+    spaced = re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower()
+    return [word for word in re.split(r"[^a-z0-9]+", spaced) if word]
+
+
+def _look_up(word: str) -> tuple[Any, Any] | None:
+    """Category and type of a word, also of a plural; None if it is in none of the lists."""
+    types = _list_types()
+    return types.get(ALSO.get(word, word)) or types.get(word.removesuffix("s"))
 
 
 @lru_cache(maxsize=1)
-def _known() -> dict[str, tuple[Any, Any]]:
+def _list_types() -> dict[str, tuple[Any, Any]]:
     """Lower-case keyword -> category and type; the first group that has it decides."""
     from pydicom.sr.codedict import codes
 

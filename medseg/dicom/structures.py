@@ -1,4 +1,4 @@
-"""From medseg/dicom/annotation.py."""
+"""Structures of a DICOM annotation: what is read of them, and which of them are taken."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from medseg.errors import DataError
 from medseg.portable.io.header import Header
 
 MOST = 254  # structures that fit into bytes beside 0 and the mark of what is missing
-
 
 Color = tuple[float, float, float]
 
@@ -36,26 +35,35 @@ class Annotation:
     notes: tuple[str, ...]
 
 
-def chosen(names: Sequence[str], only: Sequence[str], path: Path) -> tuple[list[int], list[str]]:
+def choose_structures(names: Sequence[str], only: Sequence[str], path: Path) -> tuple[list[int], list[str]]:
     """Places of the structures to take, and notes.
+
+    Args:
+        names: of all structures of a file.
+        only: names of those to take, in capitals or not; none: all.
+        path: of the file, for messages.
 
     Raises:
         DataError: none is wanted, or there are too many.
     """
     wanted = {name.casefold() for name in only}
-    taken = [n for n, name in enumerate(names) if not wanted or name.casefold() in wanted]
+    taken, left_out = [], []
+    for place, name in enumerate(names):
+        if not wanted or name.casefold() in wanted:
+            taken.append(place)
+        else:
+            left_out.append(name)
     if not taken:
-        raise DataError(
-            f"has no structure called {' or '.join(only) or 'anything'}; it has {', '.join(names)}", path=path
-        )
+        problem = f"has no structure called {' or '.join(only) or 'anything'}; it has {', '.join(names)}"
+        raise DataError(problem, path=path)
     if len(taken) > MOST:
-        raise DataError(
-            f"holds {len(taken)} structures; accepted are up to {MOST}", path=path, hint="name some by --label"
-        )
-    left = [name for n, name in enumerate(names) if n not in taken]
-    return taken, [f"left out: {', '.join(left)}"] if left else []
+        problem = f"holds {len(taken)} structures; accepted are up to {MOST}"
+        raise DataError(problem, path=path, hint="name some by --label")
+    return taken, [f"left out: {', '.join(left_out)}"] if left_out else []
 
 
-def overlapping(voxels: int) -> list[str]:
-    """The note on structures that share voxels."""
-    return [f"its structures overlap in {voxels} voxels, which count for the later one"] if voxels else []
+def overlap_notes(voxels: int) -> list[str]:
+    """The note on structures that share so many voxels."""
+    if not voxels:
+        return []
+    return [f"its structures overlap in {voxels} voxels, which count for the later one"]

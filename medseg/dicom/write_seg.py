@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 from medseg import __version__
-from medseg.dicom.availability import quietly, reason_of
+from medseg.dicom.availability import reason_of, without_pydicom_warnings
 from medseg.dicom.find_series import full_header
 from medseg.dicom.series import Series
 from medseg.dicom.snomed import code_of
-from medseg.errors import DataError, MedsegError, OutputError
-from medseg.portable.io.write import SaveError, replacing
+from medseg.errors import DataError, MedsegError
+from medseg.portable.io.write import replacing
 
 SUFFIX = ".dcm"
 SERIES_NUMBER = 300  # far from those of scanners, which count from 1
@@ -50,7 +50,7 @@ class Author:
 
 
 @dataclass(frozen=True)
-class Marked:
+class SegmentDescription:
     """One segment.
 
     Attributes:
@@ -63,7 +63,7 @@ class Marked:
 
 
 def write_segmentation(
-    path: Path, labels: np.ndarray, series: Series, segments: Sequence[Marked], author: Author
+    path: Path, labels: np.ndarray, series: Series, segments: Sequence[SegmentDescription], author: Author
 ) -> None:
     """Write a BINARY segmentation, atomically.
 
@@ -77,35 +77,49 @@ def write_segmentation(
     Raises:
         OutputError: it cannot be written.
         DataError: a source file cannot be read any more, or has a header that cannot be referred to.
+
+    Examples:
+        A cube as the liver of a series, and read again.
+
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from medseg.dicom.annotation import read_annotation
+        >>> from medseg.dicom.series import open_series
+        >>> from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
+        >>> series = open_series(Path("series"))
+        >>> labels = np.zeros(series.header.shape, np.uint8)
+        >>> labels[10:20, 10:20, 5:15] = 1
+        >>> author = Author("threshold", "Liver by threshold")
+        >>> write_segmentation(Path("liver.dcm"), labels, series, [SegmentDescription("liver")], author)
+        >>> found = read_annotation(Path("liver.dcm"), series.header)
+        >>> found.names, int(found.labels.sum())
+        (('liver',), 1000)
     """
     try:
-        with quietly():
+        with without_pydicom_warnings():
             made = _segmentation(labels, series, segments, author)
     except (MedsegError, MemoryError):
         raise
     except Exception as error:  # highdicom raises whatever an odd header of a source leads to
         problem = f"cannot be referred to by a DICOM SEG ({reason_of(error)})"
         raise DataError(problem, path=series.header.path, hint="mend that, or write another format") from error
-    try:
-        with quietly(), replacing(path) as new:
-            made.save_as(new)
-    except SaveError as error:
-        raise OutputError(str(error), path=path) from error
+    with without_pydicom_warnings(), replacing(path) as new:
+        made.save_as(new)
 
 
-def _segmentation(labels: np.ndarray, series: Series, segments: Sequence[Marked], author: Author) -> Any:
+def _segmentation(labels: np.ndarray, series: Series, segments: Sequence[SegmentDescription], author: Author) -> Any:
     import highdicom as hd
 
     frames = np.ascontiguousarray(labels.transpose(2, 1, 0))
     if series.slices[0].frame is not None:  # of a multi-frame file in the order of its frames
-        frames = frames[np.argsort([piece.frame or 0 for piece in series.slices])]
+        frames = frames[np.argsort([one.frame or 0 for one in series.slices])]
     texts = [author.name, author.description, *(segment.name for segment in segments)]
     unicode: dict[str, Any] = {} if all(text.isascii() for text in texts) else {"specific_character_set": UTF8}
     return hd.seg.Segmentation(
         source_images=_sources(series),
         pixel_array=frames,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_described(n, one, author) for n, one in enumerate(segments, start=1)],
+        segment_descriptions=[_describe(n, segment, author) for n, segment in enumerate(segments, start=1)],
         series_instance_uid=hd.UID(),
         series_number=SERIES_NUMBER,
         sop_instance_uid=hd.UID(),
@@ -141,7 +155,7 @@ def _sources(series: Series) -> list[Any]:
     return headers
 
 
-def _described(number: int, segment: Marked, author: Author) -> Any:
+def _describe(number: int, segment: SegmentDescription, author: Author) -> Any:
     import highdicom as hd
 
     coded = code_of(segment.name)

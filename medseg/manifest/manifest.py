@@ -139,6 +139,20 @@ class Manifest(Item):
 
         Raises:
             ManifestError: naming line and column of broken JSON, or the fields that are wrong.
+
+        Examples:
+            >>> import json
+            >>> from pathlib import Path
+            >>> from medseg.manifest.manifest import Manifest
+            >>> content = {
+            ...     "labels": {"0": "background", "1": "liver"},
+            ...     "training": [{"image": "images/p1.nii.gz", "label": "labels/p1.nii.gz"}],
+            ...     "unlabeled": [{"image": "images/p2.nii.gz"}],
+            ... }
+            >>> _ = Path("manifest.json").write_text(json.dumps(content))
+            >>> manifest = Manifest.load("manifest.json")
+            >>> manifest.classes, [case.name for case in manifest.unlabeled]
+            (('background', 'liver'), ['p2'])
         """
         return cls.build(read_json(Path(path)), Path(path))
 

@@ -21,16 +21,24 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from medseg import __version__
 from medseg.errors import ConfigError, MedsegError
-from medseg.serve import consensus, export_seg
 from medseg.serve.access.settings import VARIABLE
-from medseg.serve.datastores import CheckedLocal
-from medseg.serve.dicomweb_store import ORIGINAL, CheckedDicomWeb
+from medseg.serve.datastores import export_seg
+from medseg.serve.datastores.dicomweb import ORIGINAL, CheckedDicomWeb
+from medseg.serve.datastores.local import CheckedLocal
 from medseg.serve.error_answers import as_http
-from medseg.serve.infer_tasks import ConsensusTask, ModelTask, choice
 from medseg.serve.models import read_list
-from medseg.serve.request_inputs import session_image, uploaded
-from medseg.serve.tasks import ConsensusScoring, DiceScoring, Disagreement, First, MostDisagreement, Training
-from medseg.serve.training import can_learn
+from medseg.serve.request_inputs import session_image, uploaded_files
+from medseg.serve.tasks import consensus
+from medseg.serve.tasks.inference import ConsensusTask, ModelTask, choice
+from medseg.serve.tasks.training_and_scoring import (
+    ConsensusScoring,
+    DiceScoring,
+    Disagreement,
+    First,
+    MostDisagreement,
+    Training,
+)
+from medseg.serve.training.learn import can_learn
 
 logger = logging.getLogger(__name__)
 
@@ -111,10 +119,9 @@ class MedSegApp(MONAILabelApp):
             author = export_seg.by_consensus(choice(request.get("method")) or consensus.METHOD)
         else:
             author = export_seg.by_model(str(request.get("model")))
-        export_seg.MADE_BY.set(
-            author
-        )  # to the end of the request: an answer as DICOM SEG is made when this has returned
-        answer = self._told(lambda: self._infer(request, datastore or self.datastore()))
+        # to the end of the request: an answer as DICOM SEG is made when this has returned
+        export_seg.MADE_BY.set(author)
+        answer = self._answer(lambda: self._infer(request, datastore or self.datastore()))
         store = self.datastore()
         if isinstance(store, CheckedDicomWeb) and request["model"] in self.models:
             store.proposed[str(request["image_id"])] = request["model"]
@@ -127,16 +134,17 @@ class MedSegApp(MONAILabelApp):
             raise ConfigError(f"there is no model {request.get('model')!r}; there are {', '.join(self._infers)}")
         brought = self._brought(request)
         image = brought or store.get_image_uri(str(request.get("image") or ""))
-        result, told = task({**request, "image": image, "description": task.description})
-        label, tag = result, request.get("label_tag") or ORIGINAL
+        result, facts = task({**request, "image": image, "description": task.description})
+        label = result
         if request.get("save_label") and not brought:
-            label = store.save_label(request["image"], result, tag, {"model": request["model"], "params": told})
-        return {"label": label, "tag": ORIGINAL, "file": result, "params": told}
+            tag = request.get("label_tag") or ORIGINAL
+            label = store.save_label(request["image"], result, tag, {"model": request["model"], "params": facts})
+        return {"label": label, "tag": ORIGINAL, "file": result, "params": facts}
 
     def _brought(self, request: dict[str, Any]) -> str | None:
         """The file that this request or a session of its client has brought; None for a study of the store."""
         image, session = request.get("image"), request.get("session")
-        if isinstance(image, str) and image in uploaded():
+        if isinstance(image, str) and image in uploaded_files():
             return image
         name = str(session.get("name")) if isinstance(session, dict) else ""
         kept = session_image(self, name)
@@ -144,20 +152,20 @@ class MedSegApp(MONAILabelApp):
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """Continue a model's run."""
-        return self._told(lambda: super(MedSegApp, self).train(request))
+        return self._answer(lambda: super(MedSegApp, self).train(request))
 
     def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Run a scoring method."""
-        return self._told(lambda: super(MedSegApp, self).scoring(request, datastore))
+        return self._answer(lambda: super(MedSegApp, self).scoring(request, datastore))
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Run a model on many studies."""
-        return self._told(lambda: super(MedSegApp, self).batch_infer(request, datastore))
+        return self._answer(lambda: super(MedSegApp, self).batch_infer(request, datastore))
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """The study to annotate next."""
         request = {**request, "strategy": request.get("strategy") or "disagreement"}
-        return self._told(lambda: super(MedSegApp, self).next_sample(request))
+        return self._answer(lambda: super(MedSegApp, self).next_sample(request))
 
     def _local_request(self, url: str, params: Any, action: str) -> Any:
         """As MONAI Label's, which asks the server from a task's process without a token."""
@@ -169,7 +177,7 @@ class MedSegApp(MONAILabelApp):
             logger.error("%s was not started: %s", action, answer.text)
         return answer.json() if answer.ok else None
 
-    def _told(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _answer(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Do it; in a request an error becomes an answer, in a background task one line and an exit code."""
         try:
             return work()

@@ -17,7 +17,7 @@ from monailabel.utils.others.generic import remove_file
 from starlette.datastructures import UploadFile
 
 from medseg.portable.io.read import SUFFIXES
-from medseg.serve.datastores import has_label, has_study
+from medseg.serve.datastores.local import has_label, has_study
 
 SESSION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LONGEST = 150
@@ -66,7 +66,7 @@ LABEL = {
 """Endpoints for a label that there must be, and the argument that names its study."""
 
 
-def uploaded() -> set[str]:
+def uploaded_files() -> set[str]:
     """Files that this request has brought."""
     tasks = UPLOADS.get()
     return {str(task.args[0]) for task in tasks.tasks if task.func is remove_file} if tasks else set()

@@ -33,9 +33,9 @@ from starlette.types import ASGIApp
 from medseg.errors import ConfigError, MedsegError
 from medseg.serve import background_tasks, request_inputs
 from medseg.serve.access.middleware import Guard, too_large
-from medseg.serve.access.settings import VARIABLE, Access, greeting, origin_called, read_access, token_of
+from medseg.serve.access.settings import VARIABLE, Access, greeting, parse_origin, read_access, resolve_token
 from medseg.serve.error_answers import as_http
-from medseg.serve.infer_tasks import RESULTS
+from medseg.serve.tasks.inference import RESULTS
 
 DICOM = "application/dicom"
 ARCHIVE = "dataset.zip"
@@ -84,7 +84,9 @@ def stock_app() -> FastAPI:
 
     APIRouter.add_api_route = add_ordinary
     try:
-        with redirect_stdout(io.StringIO()):  # it prints that all origins are allowed, which `guarded` puts an end to
+        with redirect_stdout(
+            io.StringIO()
+        ):  # it prints that all origins are allowed, which `guard_application` puts an end to
             from monailabel.app import app as found
     finally:
         APIRouter.add_api_route = add
@@ -113,7 +115,7 @@ async def _as_too_large(request: Request, _: Exception) -> JSONResponse:
     return JSONResponse({"detail": too_large(request.scope[MAX_BODY_SIZE_SCOPE_KEY])}, 413)
 
 
-def guarded(inner: FastAPI) -> ASGIApp:
+def guard_application(inner: FastAPI) -> ASGIApp:
     """The application behind `medseg.serve.access.middleware`, with answers to the pages of the named origins only."""
     inner.user_middleware = [layer for layer in inner.user_middleware if layer.cls is not CORSMiddleware]
     guard = Guard(inner, access, token, foreign_login=settings.MONAI_LABEL_AUTH_ENABLE)
@@ -123,13 +125,13 @@ def guarded(inner: FastAPI) -> ASGIApp:
     return CORSMiddleware(guard, access.origins, methods, headers)
 
 
-def told() -> tuple[Access, str | None, list[str]]:
+def read_settings() -> tuple[Access, str | None, list[str]]:
     """Who may use this server, its token, and what is said of them when it starts."""
     try:
         found = read_access(Path(settings.MONAI_LABEL_APP_DIR))
-        named = [origin_called(str(origin)) for origin in settings.MONAI_LABEL_CORS_ORIGINS]
+        named = [parse_origin(str(origin)) for origin in settings.MONAI_LABEL_CORS_ORIGINS]
         found = replace(found, origins=(*found.origins, *named))
-        secret = token_of(found, os.environ)
+        secret = resolve_token(found, os.environ)
     except ConfigError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from error
@@ -143,11 +145,11 @@ def told() -> tuple[Access, str | None, list[str]]:
 
 
 background_tasks.install()
-access, token, GREETING = told()
+access, token, GREETING = read_settings()
 stock = stock_app()
 stock_lifespan = stock.router.lifespan_context
 stock.router.lifespan_context = lifespan
 for kind in (MedsegError, MONAILabelException, Exception):  # what is not named would be logged as the server's failure
     stock.add_exception_handler(kind, _as_json)
 stock.add_exception_handler(413, _as_too_large)
-app = guarded(stock)
+app = guard_application(stock)

@@ -22,7 +22,7 @@ from medseg.portable.io.header import Header
 SAME_VOXELS = 1e-3
 """How far corners may lie apart on one grid: rounding."""
 
-Way = Literal["nearest", "linear"]
+Interpolation = Literal["nearest", "linear"]
 """How labels are resampled: the nearest one, or the class with the largest share by linear interpolation."""
 
 
@@ -41,49 +41,56 @@ class Placed:
     outside: int = MISSING
 
 
-def place(placed: Placed, grid: Header, way: Way | None = None) -> tuple[np.ndarray, list[str]]:
+def bring_to_grid(
+    placed: Placed, grid: Header, interpolation: Interpolation | None = None
+) -> tuple[np.ndarray, list[str]]:
     """Bring an annotation to a grid.
 
     Args:
         placed: the annotation.
         grid: of the image.
-        way: None refuses what lies on another grid.
+        interpolation: None refuses what lies on another grid.
 
     Returns:
         the array on the grid, and notes on what was done.
 
     Raises:
-        DataError: it lies on another grid, and `way` is None.
+        DataError: it lies on another grid, and `interpolation` is None.
     """
     name = placed.header.path.name
-    last = placed.array if placed.array.ndim == 3 else np.moveaxis(placed.array, 0, -1)
-    moved, off, turned = along(grid, placed.header, last)
+    is_labels = placed.array.ndim == 3
+    channels_last = placed.array if is_labels else np.moveaxis(placed.array, 0, -1)
+    moved, off, turned = along(grid, placed.header, channels_last)
     if off <= SAME_VOXELS:
-        notes = [f"{name} is stored along other axes than the image: turned to the image's"] if turned else []
-        return moved if moved.ndim == 3 else np.moveaxis(moved, -1, 0), notes
-    if np.isinf(off) and placed.array.ndim == 3 and placed.outside == 0:
-        whole = uncropped(placed.array, placed.header, grid, tolerance=SAME_VOXELS)
-        if whole is not None:
-            return whole
-    if way is None:
+        on_grid = moved if is_labels else np.moveaxis(moved, -1, 0)
+        return on_grid, [f"{name} is stored along other axes than the image: turned to the image's"] if turned else []
+    if np.isinf(off) and is_labels and placed.outside == 0:
+        extended = extend_to_grid(placed.array, placed.header, grid, tolerance=SAME_VOXELS)
+        if extended is not None:
+            return extended
+    if interpolation is None:
         raise DataError(_difference(placed, grid, off), path=placed.header.path, hint="--resample brings it over")
+    used = interpolation if is_labels else "linear"
     note = (
-        f"{name} was resampled ({way}) from {times(placed.header.shape)} voxels of "
+        f"{name} was resampled ({used}) from {times(placed.header.shape)} voxels of "
         f"{times(placed.header.spacing_mm)} mm to {times(grid.shape)} of {times(grid.spacing_mm)} mm"
     )
-    if placed.array.ndim == 4:
-        return _resampled_probabilities(placed, grid), [note.replace(f"({way})", "(linear)")]
-    if way == "linear":
-        return _resampled_shares(placed, grid), [note]
-    return _resampled_nearest(placed, grid), [note]
+    if not is_labels:
+        return _resample_probabilities(placed, grid), [note]
+    if interpolation == "linear":
+        return _resample_shares(placed, grid), [note]
+    return _resample_nearest(placed, grid), [note]
 
 
 def _difference(placed: Placed, grid: Header, off: float) -> str:
-    header, cropped = placed.header, placed.outside == 0
-    if np.isinf(off) and not cropped:
+    """What is different about the grid of an annotation, in words."""
+    header = placed.header
+    is_cropped = placed.outside == 0
+    if np.isinf(off) and not is_cropped:
         return f"has {times(header.shape)} voxels, {grid.path} has {times(grid.shape)}"
-    spacing = np.array(sorted(header.spacing_mm)), np.array(sorted(grid.spacing_mm))
-    if np.abs(spacing[0] - spacing[1]).max() * max(grid.shape) > SAME_VOXELS * spacing[1].min():
+    spacing, spacing_of_grid = np.sort(header.spacing_mm), np.sort(grid.spacing_mm)
+    off_by_spacing = np.abs(spacing - spacing_of_grid).max() * max(grid.shape)
+    if off_by_spacing > SAME_VOXELS * spacing_of_grid.min():
         return f"has a spacing of {times(header.spacing_mm)} mm, {grid.path} one of {times(grid.spacing_mm)} mm"
     if np.isinf(off):
         return f"has voxels between those of {grid.path} (origin or direction differ)"
@@ -93,38 +100,41 @@ def _difference(placed: Placed, grid: Header, off: float) -> str:
 def _resample(array: np.ndarray, placed: Placed, grid: Header, *, order: int, outside: float) -> np.ndarray:
     """`(X, Y, Z)` read at the voxels of the grid; a rim of one voxel makes a file reach to the edge of its voxels."""
     matrix = np.linalg.solve(placed.header.affine, grid.affine)
-    rim = np.pad(array, 1, mode="edge") if order else np.pad(array, 1, constant_values=outside)
+    with_rim = np.pad(array, 1, constant_values=outside) if order == 0 else np.pad(array, 1, mode="edge")
     shift = matrix[:3, 3] + 1
     return ndimage.affine_transform(
-        rim, matrix[:3, :3], shift, grid.shape, order=order, mode="constant", cval=outside, prefilter=False
+        with_rim, matrix[:3, :3], shift, grid.shape, order=order, mode="constant", cval=outside, prefilter=False
     )
 
 
-def _resampled_nearest(placed: Placed, grid: Header) -> np.ndarray:
+def _resample_nearest(placed: Placed, grid: Header) -> np.ndarray:
     return _resample(placed.array, placed, grid, order=0, outside=placed.outside)
 
 
-def _resampled_shares(placed: Placed, grid: Header) -> np.ndarray:
+def _resample_shares(placed: Placed, grid: Header) -> np.ndarray:
     """The class with the largest share; which voxels are annotated is decided by the nearest one."""
-    nearest = _resampled_nearest(placed, grid)
-    best, winner = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.uint8)
+    nearest = _resample_nearest(placed, grid)
+    largest_share = np.zeros(grid.shape, np.float32)
+    winner = np.zeros(grid.shape, np.uint8)
     for label in np.unique(placed.array[placed.array != MISSING]):
-        share = _resample((placed.array == label).astype(np.float32), placed, grid, order=1, outside=0)
-        better = share > best
-        winner[better], best[better] = label, share[better]
-    return np.where((nearest == MISSING) | (best == 0), nearest, winner)
+        mask = (placed.array == label).astype(np.float32)
+        share = _resample(mask, placed, grid, order=1, outside=0)
+        is_larger = share > largest_share
+        winner[is_larger] = label
+        largest_share[is_larger] = share[is_larger]
+    return np.where((nearest == MISSING) | (largest_share == 0), nearest, winner)
 
 
-def _resampled_probabilities(placed: Placed, grid: Header) -> np.ndarray:
+def _resample_probabilities(placed: Placed, grid: Header) -> np.ndarray:
     """Linear; nothing is annotated beyond the file."""
     inside = np.zeros(placed.header.shape, np.uint8)
     beyond = _resample(inside, placed, grid, order=0, outside=1) == 1
-    out = np.stack([_resample(p, placed, grid, order=1, outside=0) for p in placed.array])
-    out[:, beyond] = 0
-    return out
+    resampled = np.stack([_resample(channel, placed, grid, order=1, outside=0) for channel in placed.array])
+    resampled[:, beyond] = 0
+    return resampled
 
 
-def uncropped(
+def extend_to_grid(
     array: np.ndarray, header: Header, grid: Header, *, tolerance: float
 ) -> tuple[np.ndarray, list[str]] | None:
     """Labels on the whole grid.
@@ -141,28 +151,42 @@ def uncropped(
     Raises:
         DataError: a structure reaches beyond the grid.
     """
-    between = np.linalg.solve(grid.affine, header.affine)
-    turns = np.round(between[:3, :3])
-    reach = np.abs(between[:3, :3] - turns) @ np.array(array.shape)
-    if not np.array_equal(np.abs(turns).sum(0), [1, 1, 1]) or not np.array_equal(np.abs(turns).sum(1), [1, 1, 1]):
+    turned = _turn_to_grid(array, header, grid, tolerance)
+    if turned is None:
         return None
-    order = orientations.io_orientation(between)
-    moved = orientations.apply_orientation(array, order)
-    start = (between @ orientations.inv_ornt_aff(order, array.shape))[:3, 3]
-    if max(reach.max(), np.abs(start - np.round(start)).max()) > tolerance:
-        return None
-    low = np.round(start).astype(int)
-    high = low + moved.shape
-    target = tuple(slice(max(a, 0), min(b, m)) for a, b, m in zip(low, high, grid.shape, strict=True))
-    inside = tuple(slice(t.start - a, t.stop - a) for t, a in zip(target, low, strict=True))
-    kept = moved[inside] if all(s.start < s.stop for s in target) else moved[:0]
-    lost = int(np.count_nonzero(moved)) - int(np.count_nonzero(kept))
+    labels, start = turned
+    target, source = [], []  # the same voxels, in the grid and in the file
+    for first, length, size in zip(start, labels.shape, grid.shape, strict=True):
+        low, high = max(first, 0), min(first + length, size)
+        target.append(slice(low, high))
+        source.append(slice(low - first, high - first))
+    kept = labels[tuple(source)] if all(side.start < side.stop for side in source) else labels[:0]
+    lost = int(np.count_nonzero(labels)) - int(np.count_nonzero(kept))
     if lost:
         raise DataError(f"has {lost} labelled voxels outside {grid.path}", path=header.path)
     whole = np.zeros(grid.shape, array.dtype)
     if kept.size:
-        whole[target] = kept
+        whole[tuple(target)] = kept
     if is_dicom(header.path):  # frames without a voxel are always left out of it
         return whole, []
     part = f"{times(array.shape)} of the {times(grid.shape)} voxels"
     return whole, [f"{header.path.name} shows {part}: the rest is background"]
+
+
+def _turn_to_grid(
+    array: np.ndarray, header: Header, grid: Header, tolerance: float
+) -> tuple[np.ndarray, list[int]] | None:
+    """Labels along the grid's axes, and the grid's voxel where they begin; None if the voxels are not the grid's."""
+    between = np.linalg.solve(grid.affine, header.affine)
+    turns = np.round(between[:3, :3])
+    axes_used = np.abs(turns)
+    if not (axes_used.sum(0) == 1).all() or not (axes_used.sum(1) == 1).all():
+        return None
+    order = orientations.io_orientation(between)
+    turned = orientations.apply_orientation(array, order)
+    start = (between @ orientations.inv_ornt_aff(order, array.shape))[:3, 3]
+    off_at_the_end = np.abs(between[:3, :3] - turns) @ np.array(array.shape)
+    off_at_the_start = np.abs(start - np.round(start))
+    if max(off_at_the_end.max(), off_at_the_start.max()) > tolerance:
+        return None
+    return turned, [int(first) for first in np.round(start)]

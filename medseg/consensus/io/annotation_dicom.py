@@ -1,4 +1,4 @@
-"""One rater's drawing from DICOM."""
+"""One rater's annotation from DICOM: a segmentation or a set of contours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.consensus.io.annotation_files import Drawing, suffix_of
+from medseg.consensus.io.annotation_files import FileAnnotation, suffix_of
 from medseg.consensus.io.segment_table import Segment
 from medseg.dicom.annotation import read_annotation
 from medseg.errors import DataError
@@ -16,8 +16,8 @@ from medseg.portable.io.header import Header
 
 
 @dataclass(frozen=True)
-class Where:
-    """The image that raters drew on, as far as their files need it to be understood.
+class AnnotatedImage:
+    """The image that raters annotated, as far as their files need it to be understood.
 
     Attributes:
         grid: of the image.
@@ -30,24 +30,32 @@ class Where:
     is_image: bool = True
 
 
-def read_dicom_drawing(path: Path, known: Sequence[Segment], where: Where) -> Drawing:
-    """Read what one rater drew.
+def read_dicom_annotation(path: Path, known: Sequence[Segment], image: AnnotatedImage) -> FileAnnotation:
+    """Read what one rater annotated.
 
     Args:
         path: a DICOM SEG or an RTSTRUCT.
         known: classes; of a file with many structures those with their names are taken. None: all.
-        where: the image.
+        image: that was annotated.
 
     Raises:
         ConfigError: the extra `dicom` is not installed.
-        DataError: it is neither, damaged, or was drawn on another image.
+        DataError: it is neither, damaged, or of another image.
     """
-    if not where.is_image:
+    if not image.is_image:
         raise DataError("is DICOM and refers to images", path=path, hint="give the series as --image FOLDER")
     spelled = {segment.name.casefold(): segment.name for segment in known if segment.name}
-    found = read_annotation(path, where.grid, where.frame, list(spelled.values()))
-    named = zip((spelled.get(name.casefold(), name) for name in found.names), found.colors, strict=True)
-    segments = [Segment(place, name, color) for place, (name, color) in enumerate(named, start=1)]
-    return Drawing(
-        found.labels, found.header, tuple(segments), suffix_of(path), False, np.dtype(np.uint8), True, found.notes
-    )  # fmt: skip
+    found = read_annotation(path, image.grid, image.frame, list(spelled.values()))
+    segments = []
+    for place, (name, color) in enumerate(zip(found.names, found.colors, strict=True), start=1):
+        segments.append(Segment(place, spelled.get(name.casefold(), name), color))
+    return FileAnnotation(
+        array=found.labels,
+        header=found.header,
+        segments=tuple(segments),
+        suffix=suffix_of(path),
+        flat=False,
+        dtype=np.dtype(np.uint8),
+        cropped=True,
+        notes=found.notes,
+    )

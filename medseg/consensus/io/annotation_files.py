@@ -1,4 +1,4 @@
-"""One rater's drawing from its files: a label map, layers of segments, one mask per class, or probabilities."""
+"""One rater's annotation from its files: a label map, layers of segments, one mask per class, or probabilities."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from medseg.consensus.io.align import SAME_VOXELS
 from medseg.consensus.io.file_names import DICOM, is_dicom, is_series
 from medseg.consensus.io.segment_table import MOST, Segment, read_segments
 from medseg.consensus.study import MISSING
+from medseg.dicom.structures import overlap_notes
 from medseg.errors import DataError
 from medseg.manifest.fields import stem
 from medseg.portable.geometry import along, times, values_in
 from medseg.portable.io.header import Header
 from medseg.portable.io.nifti.header import count_dimensions
-from medseg.portable.io.read import VolumeError, read_volume
+from medseg.portable.io.read import read_volume
 
 WHOLE = 1e-6
 """How far a floating-point label may lie from a whole number."""
@@ -28,8 +29,8 @@ LOSSY = (".jpg", ".jpeg")
 
 
 @dataclass(eq=False)
-class Drawing:
-    """What one rater drew.
+class FileAnnotation:
+    """One rater's annotation as its files hold it.
 
     Attributes:
         array: `(X, Y, Z)` uint8: 0, the place of a segment (from 1), or `MISSING`; or `(C, X, Y, Z)` float32
@@ -37,7 +38,7 @@ class Drawing:
         header: of the (first) file.
         segments: of the labels.
         suffix: of the file, `.nii.gz` for any NIfTI.
-        flat: whether it is a picture and not a volume of one slice.
+        flat: whether it is a 2D image and not a volume of one slice.
         dtype: of the stored values.
         cropped: whether the file may show less than the image, and what lies outside is background.
         notes: what is strange about it.
@@ -63,11 +64,11 @@ class Drawing:
         return array
 
 
-def read_drawing(
+def read_annotation_files(
     files: Sequence[Path], missing: int | None, *, known: Sequence[Segment] = (), probabilities: bool = False,
     closed: bool = False,
-) -> Drawing:  # fmt: skip
-    """Read what one rater drew.
+) -> FileAnnotation:  # fmt: skip
+    """Read what one rater annotated.
 
     Args:
         files: one label map or file of probabilities; or several masks, one per class, named like it.
@@ -80,32 +81,45 @@ def read_drawing(
         DataError: a file that is none of these, or contradicts itself.
     """
     if len(files) > 1:
-        return _masks(files, missing)
-    array, header = _read(files[0])
-    table = read_segments(files[0]) if suffix_of(files[0]) == ".seg.nrrd" else ()
-    notes = header.warnings
+        return _read_masks(files, missing)
+    (path,) = files
+    array, header = _read(path)
+    table = read_segments(path) if suffix_of(path) == ".seg.nrrd" else ()
     if table:
-        labels, more = _layers(array, table, missing, files[0])
-        return _drawing(labels, header, table, (*notes, *more), cropped=True)
-    whole = _is_whole(array)
-    if probabilities and (len(array) > 1 or not whole):
-        return _drawing(np.ascontiguousarray(array, np.float32), header, (), notes)
+        labels, notes = _merge_layers(array, table, missing, path)
+        return _annotation(labels, header, table, (*header.warnings, *notes), cropped=True)
+    is_whole = _is_whole(array)
+    if probabilities and (len(array) > 1 or not is_whole):
+        return _annotation(np.ascontiguousarray(array, np.float32), header, (), header.warnings)
     if len(array) > 1:
         raise DataError(
-            f"has {len(array)} channels; a label map has one", path=files[0],
+            f"has {len(array)} channels; a label map has one", path=path,
             hint="--probabilities if they are class probabilities",
         )  # fmt: skip
-    if not whole:
-        broken = array[np.abs(array - np.round(array)) > WHOLE] if np.isfinite(array).all() else [np.nan]
+    if not is_whole:
         raise DataError(
-            f"holds {float(broken[0]):g}; a label map holds whole numbers", path=files[0],
+            f"holds {_first_fraction(array):g}; a label map holds whole numbers", path=path,
             hint="--probabilities if it holds the probability of the structure",
         )  # fmt: skip
-    values = _values(array[0], missing, files[0])
-    if closed and (unknown := [v for v in values if v not in {s.value for s in known}]):
-        raise DataError(f"holds {unknown[0]}, which is no label of the manifest", path=files[0])
-    segments = tuple(Segment(v) for v in values)
-    return _drawing(_numbered(array[0], [s.value for s in segments], missing), header, segments, notes)
+    values = _list_values(array[0], missing, path)
+    if closed:
+        _refuse_unknown(values, known, path)
+    segments = [Segment(value) for value in values]
+    return _annotation(_number_values(array[0], values, missing), header, segments, header.warnings)
+
+
+def _refuse_unknown(values: Sequence[int], known: Sequence[Segment], path: Path) -> None:
+    known_values = {segment.value for segment in known}
+    unknown = [value for value in values if value not in known_values]
+    if unknown:
+        raise DataError(f"holds {unknown[0]}, which is no label of the manifest", path=path)
+
+
+def _first_fraction(array: np.ndarray) -> float:
+    """The first number that is not whole; NaN where there are NaN or infinity."""
+    if not np.isfinite(array).all():
+        return float("nan")
+    return float(array[np.abs(array - np.round(array)) > WHOLE][0])
 
 
 def suffix_of(path: Path, image: Path | None = None) -> str:
@@ -121,12 +135,12 @@ def suffix_of(path: Path, image: Path | None = None) -> str:
     return ".nii.gz"
 
 
-def _drawing(
+def _annotation(
     array: np.ndarray, header: Header, segments: Sequence[Segment], notes: Sequence[str], *, cropped: bool = False
-) -> Drawing:
+) -> FileAnnotation:
     suffix = suffix_of(header.path)
     dtype = header.dtype if header.dtype.kind in "iu" else np.dtype(np.uint8)
-    return Drawing(array, header, tuple(segments), suffix, _is_flat(header), dtype, cropped, tuple(notes))
+    return FileAnnotation(array, header, tuple(segments), suffix, _is_flat(header), dtype, cropped, tuple(notes))
 
 
 def _is_flat(header: Header) -> bool:
@@ -144,33 +158,36 @@ def _is_flat(header: Header) -> bool:
 
 
 def palette_of(path: Path) -> bytes | None:
-    """Colours of a palette picture that was read before, else None."""
+    """Colours of a 2D image with a palette that was read before, else None."""
     if suffix_of(path) not in (".png", ".tif"):
         return None
     from PIL import Image
 
-    with Image.open(path) as picture:
-        return bytes(picture.getpalette() or ()) if picture.mode == "P" else None
+    with Image.open(path) as image:
+        if image.mode != "P":
+            return None
+        return bytes(image.getpalette() or ())
 
 
 def _read(path: Path) -> tuple[np.ndarray, Header]:
     if path.name.lower().endswith(LOSSY):
         raise DataError("is a JPEG, which does not keep label values", path=path, hint="save it as PNG")
-    try:
-        return read_volume(path)
-    except VolumeError as error:
-        raise DataError(str(error), path=error.path or path) from error
+    return read_volume(path)
 
 
 def _is_whole(array: np.ndarray) -> bool:
+    """Whether all numbers of `(C, X, Y, Z)` are whole, up to rounding."""
     if array.dtype.kind in "iu":
         return True
-    return all(bool(np.isfinite(p).all() and (np.abs(p - np.round(p)) <= WHOLE).all()) for p in array)
+    for channel in array:
+        if not np.isfinite(channel).all() or (np.abs(channel - np.round(channel)) > WHOLE).any():
+            return False
+    return True
 
 
-def _values(plane: np.ndarray, missing: int | None, path: Path) -> list[int]:
+def _list_values(labels: np.ndarray, missing: int | None, path: Path) -> list[int]:
     """The values of structures in a label map."""
-    found = sorted({round(float(v)) for v in values_in(plane)} - {0, missing})
+    found = sorted({round(float(value)) for value in values_in(labels)} - {0, missing})
     if found and not 0 < found[0] <= found[-1] <= LARGEST:
         wrong = found[0] if found[0] < 0 else found[-1]
         raise DataError(f"holds {wrong}; accepted are labels from 0 to {LARGEST}", path=path)
@@ -182,69 +199,85 @@ def _values(plane: np.ndarray, missing: int | None, path: Path) -> list[int]:
     return found
 
 
-def _numbered(labels: np.ndarray, values: Sequence[int], missing: int | None) -> np.ndarray:
-    """Values to places in the list of segments."""
+def _number_values(labels: np.ndarray, values: Sequence[int], missing: int | None) -> np.ndarray:
+    """Values to places in the list of segments, counted from 1."""
     if labels.dtype.kind == "f" or labels.dtype.itemsize > 2:
         labels = np.round(labels).astype(np.int64)
     offset = -min(int(labels.min()), 0)
     table = np.zeros(int(labels.max()) + offset + 1, np.uint8)
-    for place, value in [*enumerate(values, start=1), (MISSING, missing)]:
-        if value is not None and 0 <= value + offset < len(table):
+    places = {value: place for place, value in enumerate(values, start=1)}
+    if missing is not None:
+        places[missing] = MISSING
+    for value, place in places.items():
+        if 0 <= value + offset < len(table):
             table[value + offset] = place
-    return table[labels.astype(np.int64) + offset if offset else labels]
+    if offset:
+        labels = labels.astype(np.int64) + offset
+    return table[labels]
 
 
-def _layers(
+def _merge_layers(
     array: np.ndarray, table: Sequence[Segment], missing: int | None, path: Path
 ) -> tuple[np.ndarray, list[str]]:
-    """Segments of all layers in one label map; where two overlap the later one in the table stands."""
-    if any(s.value == missing for s in table):
-        name = next(s.title for s in table if s.value == missing)
-        raise DataError(
-            f"its segment '{name}' has the value {missing}, which means 'not annotated'", path=path,
-            hint="choose another --missing-value, or none",
-        )  # fmt: skip
-    outside = [s.layer for s in table if s.layer >= len(array)]
-    if outside:
-        raise DataError(f"its segment table names layer {outside[0]}, it has {len(array)}", path=path)
-    for number, layer in enumerate(array):
-        known = {0, missing, *(s.value for s in table if s.layer == number)}
-        unknown = [int(v) for v in values_in(layer) if int(v) not in known]
-        if unknown:
-            raise DataError(f"holds {unknown[0]} in layer {number}, which its segment table lacks", path=path)
-    labels, twice = np.zeros(array.shape[1:], np.uint8), 0
+    """Segments of all layers in one label map, and notes; where two overlap the later one in the table stands."""
+    _check_layers(array, table, missing, path)
+    labels = np.zeros(array.shape[1:], np.uint8)
+    overlapping = 0
     for place, segment in enumerate(table, start=1):
         mask = array[segment.layer] == segment.value
-        twice += int(np.count_nonzero(labels[mask]))
+        overlapping += int(np.count_nonzero(labels[mask]))
         labels[mask] = place
     if missing is not None:
         labels[(array == missing).any(0)] = MISSING
-    return labels, _overlap(twice)
+    return labels, overlap_notes(overlapping)
 
 
-def _overlap(voxels: int) -> list[str]:
-    return [f"its structures overlap in {voxels} voxels, which count for the later one"] if voxels else []
+def _check_layers(array: np.ndarray, table: Sequence[Segment], missing: int | None, path: Path) -> None:
+    """See that a segment table and the layers `(L, X, Y, Z)` that it describes belong together."""
+    for segment in table:
+        if segment.value == missing:
+            raise DataError(
+                f"its segment '{segment.title}' has the value {missing}, which means 'not annotated'", path=path,
+                hint="choose another --missing-value, or none",
+            )  # fmt: skip
+    for segment in table:
+        if segment.layer >= len(array):
+            raise DataError(f"its segment table names layer {segment.layer}, it has {len(array)}", path=path)
+    for number, layer in enumerate(array):
+        known = {0, missing, *(segment.value for segment in table if segment.layer == number)}
+        unknown = [int(value) for value in values_in(layer) if int(value) not in known]
+        if unknown:
+            raise DataError(f"holds {unknown[0]} in layer {number}, which its segment table lacks", path=path)
 
 
-def _masks(files: Sequence[Path], missing: int | None) -> Drawing:
+def _read_masks(files: Sequence[Path], missing: int | None) -> FileAnnotation:
     """One mask per class, called like its file."""
     grid: Header | None = None
-    labels, twice, notes = np.empty(0, np.uint8), 0, list[str]()
+    labels = np.empty(0, np.uint8)
+    overlapping = 0
     for place, path in enumerate(files, start=1):
-        array, header = _read(path)
-        values = _values(array[0], missing, path) if len(array) == 1 and _is_whole(array) else [0, 1, 2]
-        if len(values) > 1:
-            raise DataError("is no mask: of one file per class, each holds 0 and one value", path=path)
+        mask, header = _read_mask(path, missing)
         if grid is None:
             grid, labels = header, np.zeros(header.shape, np.uint8)
-        moved, off, _ = along(grid, header, _numbered(array[0], values, missing))
+        moved, off, _ = along(grid, header, mask)
         if off > SAME_VOXELS:
             raise DataError(
                 f"has {times(header.shape)} voxels and not the grid of {grid.path} ({times(grid.shape)})", path=path
             )
-        twice += int(np.count_nonzero(labels[moved == 1]))
-        labels[(moved == 1) & (labels != MISSING)] = place
+        inside = moved == 1
+        overlapping += int(np.count_nonzero(labels[inside]))
+        labels[inside & (labels != MISSING)] = place
         labels[moved == MISSING] = MISSING
     assert grid is not None
-    segments = [Segment(n, stem(p.name)) for n, p in enumerate(files, start=1)]
-    return _drawing(labels, grid, segments, (*notes, *_overlap(twice)))
+    segments = [Segment(place, stem(path.name)) for place, path in enumerate(files, start=1)]
+    return _annotation(labels, grid, segments, overlap_notes(overlapping))
+
+
+def _read_mask(path: Path, missing: int | None) -> tuple[np.ndarray, Header]:
+    """A file of one structure: 1 inside, `MISSING` where nothing was annotated."""
+    array, header = _read(path)
+    is_label_map = len(array) == 1 and _is_whole(array)
+    values = _list_values(array[0], missing, path) if is_label_map else []
+    if not is_label_map or len(values) > 1:
+        raise DataError("is no mask: of one file per class, each holds 0 and one value", path=path)
+    return _number_values(array[0], values, missing), header

@@ -40,13 +40,13 @@ def is_series(image: Path, annotations: Sequence[Path] = ()) -> bool:
 
 
 def is_readable(path: Path) -> bool:
-    """Whether a file's name says that it is a volume or a picture."""
+    """Whether a file's name says that it is a volume or a 2D image."""
     return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(ACCEPTED)
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Volumes and pictures of a folder by name."""
-    return sorted(p for p in folder.iterdir() if is_readable(p))
+    """Volumes and 2D images of a folder by name."""
+    return sorted(path for path in folder.iterdir() if is_readable(path))
 
 
 def case_of(images: Sequence[Path], annotations: Sequence[Path] = ()) -> str:
@@ -58,21 +58,28 @@ def case_of(images: Sequence[Path], annotations: Sequence[Path] = ()) -> str:
     """
     if images[0].is_dir():
         return Path(os.path.abspath(images[0])).name
-    names = [stem(path.name) for path in images]
-    labels = [stem(path.name) for path in annotations if not path.is_dir()]
-    labels += [name for path in annotations if path.is_dir() for name in names_of(images[0]) if found_in(path, [name])]
-    groups = group_channels(set(names), (len(names),), raw=is_raw(images[0].parent), labels=labels)
-    return next(case for case, members in groups.items() if names[0] in members)
+    image_names = [stem(path.name) for path in images]
+    label_names: list[str] = []
+    for path in annotations:
+        if path.is_dir():
+            label_names += [name for name in possible_names(images[0]) if find_case_files(path, [name])]
+        else:
+            label_names.append(stem(path.name))
+    raw = is_raw(images[0].parent)
+    groups = group_channels(set(image_names), (len(image_names),), raw=raw, labels=label_names)
+    return next(case for case, members in groups.items() if image_names[0] in members)
 
 
-def names_of(image: Path) -> list[str]:
+def possible_names(image: Path) -> list[str]:
     """What a rater's file of an image may be called, the most telling name first."""
     name = image.name if image.is_dir() else stem(image.name)
-    short = name.removesuffix(FIRST)
-    return [name, short] if short and short != name else [name]
+    without_channel = name.removesuffix(FIRST)
+    if without_channel and without_channel != name:
+        return [name, without_channel]
+    return [name]
 
 
-def found_in(folder: Path, names: Sequence[str]) -> list[Path]:
+def find_case_files(folder: Path, names: Sequence[str]) -> list[Path]:
     """A rater's files of one case in a folder of many: `CASE.*`, or all files in `CASE/`.
 
     Args:
@@ -80,11 +87,17 @@ def found_in(folder: Path, names: Sequence[str]) -> list[Path]:
         names: of the case; the first of which there is anything counts.
     """
     for name in names:
-        inside = folder / name
-        found = files_in(inside) if inside.is_dir() else [p for p in files_in(folder) if stem(p.name) == name]
+        found = _files_of_case(folder, name)
         if found:
             return found
     return []
+
+
+def _files_of_case(folder: Path, name: str) -> list[Path]:
+    inside = folder / name
+    if inside.is_dir():
+        return files_in(inside)
+    return [path for path in files_in(folder) if stem(path.name) == name]
 
 
 def by_name(files: Sequence[Path]) -> dict[str, Path]:
@@ -98,13 +111,13 @@ def by_name(files: Sequence[Path]) -> dict[str, Path]:
         name = stem(file.name)
         other = named.setdefault(name, file)
         if other is not file:
-            what = f"has {other.name} and {file.name}, both of the name '{name}'"
-            raise DataError(what, path=file.parent, hint="rename or remove one of them")
+            problem = f"has {other.name} and {file.name}, both of the name '{name}'"
+            raise DataError(problem, path=file.parent, hint="rename or remove one of them")
     return named
 
 
 def files_of(source: Path, image: Path | None) -> list[Path]:
-    """The files of one rater's drawing: one label map, or one mask per class.
+    """The files of one rater's annotation: one label map, or one mask per class.
 
     Args:
         source: a file; or a folder with a file called like the image, with one file only, or with a mask per class.
@@ -117,18 +130,21 @@ def files_of(source: Path, image: Path | None) -> list[Path]:
         raise DataError("no such file or folder", path=source, hint="check the path")
     if not source.is_dir():
         return [source]
-    names = names_of(Path(os.path.abspath(image))) if image is not None else []
-    if mine := found_in(source, names):
-        if mine[0].parent == source and len(mine) > 1:
-            raise DataError(f"has several files for {names[0]}: {', '.join(p.name for p in mine)}", path=source)
-        return mine
+    if image is not None:
+        names = possible_names(Path(os.path.abspath(image)))
+        found = find_case_files(source, names)
+        if len(found) > 1 and found[0].parent == source:
+            problem = f"has several files for {names[0]}: {', '.join(path.name for path in found)}"
+            raise DataError(problem, path=source)
+        if found:
+            return found
     files = files_in(source)
     if not files:
         raise DataError(f"has no file of this study; accepted endings are {', '.join(ACCEPTED)}", path=source)
     return files
 
 
-def rater_names(sources: Sequence[Path], given: Sequence[str] | None) -> list[str]:
+def resolve_rater_names(sources: Sequence[Path], given: Sequence[str] | None) -> list[str]:
     """What the raters are called.
 
     Args:
@@ -141,13 +157,14 @@ def rater_names(sources: Sequence[Path], given: Sequence[str] | None) -> list[st
     if given:
         if len(given) != len(sources):
             raise ConfigError(f"{len(given)} names are given for {len(sources)} annotations; accepted is one for each")
-        twice = [name for name, n in Counter(given).items() if n > 1]
+        twice = [name for name, count in Counter(given).items() if count > 1]
         if twice:
             raise ConfigError(f"two raters are called {', '.join(twice)}; give each another --name")
         return list(given)
-    stems = [stem(p.name) for p in sources]
-    if len(set(stems)) < len(stems):
-        stems = [p.absolute().parent.name for p in sources]
-    if len(set(stems)) < len(stems):
-        return [f"rater {n}" for n in range(1, len(sources) + 1)]
-    return stems
+    file_names = [stem(path.name) for path in sources]
+    if len(set(file_names)) == len(file_names):
+        return file_names
+    folder_names = [path.absolute().parent.name for path in sources]
+    if len(set(folder_names)) == len(folder_names):
+        return folder_names
+    return [f"rater {n}" for n in range(1, len(sources) + 1)]

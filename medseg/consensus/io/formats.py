@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from medseg.consensus.io.align import Way
+from medseg.consensus.io.align import Interpolation
 from medseg.consensus.io.annotation_files import LARGEST
 from medseg.consensus.io.segment_table import Segment
 from medseg.consensus.study import MISSING
@@ -36,7 +36,7 @@ class Reading:
     """
 
     missing: int | None = MISSING
-    resample: Way | None = None
+    resample: Interpolation | None = None
     nan: Literal["zero"] | None = None
     probabilities: bool = False
     channel: int | Literal["all"] | None = None
@@ -65,9 +65,9 @@ class Form:
     Attributes:
         grid: of the image, or of the first rater where there is no image.
         suffix: of the first rater's file, `.nii.gz` for any NIfTI; `.dcm` where the image is DICOM.
-        flat: whether that file is a picture of two dimensions.
+        flat: whether that file is a 2D image.
         dtype: of its label values.
-        palette: colours of a palette picture, as Pillow has them.
+        palette: colours of a 2D image with a palette, as Pillow has them.
         segments: of the classes; the background is not among them.
         missing: value of what is not annotated.
         sources: files of each rater.

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from medseg.consensus.io.label_values import Values, distinct, indices, integers
+from medseg.consensus.io.label_values import Values, as_integers, find_values, to_class_indices
 from medseg.consensus.study import MISSING, Rater, Study
 from medseg.errors import ConfigError, DataError
 
@@ -19,7 +19,7 @@ _NOTHING = 1e-6
 """Probabilities that sum to less say that nothing was annotated."""
 
 
-def study_of(
+def study_from_arrays(
     image: np.ndarray | None,
     annotations: Sequence[np.ndarray],
     *,
@@ -35,121 +35,170 @@ def study_of(
         study: in class indices.
         values: to spell the answer.
         notes: what was strange.
+
+    Raises:
+        DataError: arrays of different sizes, or numbers that are no labels and no probabilities.
+        ConfigError: names, regions, spacing or a missing value that do not fit.
     """
     if missing == 0:
         raise ConfigError("missing=0: 0 is the background, and seen and found empty is not the same as not annotated")
-    given = [np.asarray(a) for a in annotations]
-    titles = _names(names, len(given))
-    picture = None if image is None else np.asarray(image)
-    grid = _grid(picture, given, titles)
-    hard = {t: integers(a, t) for t, a in zip(titles, given, strict=True) if a.shape == grid}
-    channels = max((len(a) for a in given if a.shape != grid), default=1)
-    values, notes = _values(hard, channels, missing), list[str]()
-    raters = []
-    for title, array in zip(titles, given, strict=True):
-        if title in hard:
-            labels, soft = indices(hard.pop(title), values, missing), None
+    arrays = [np.asarray(annotation) for annotation in annotations]
+    rater_names = _resolve_names(names, len(arrays))
+    pixels = None if image is None else np.asarray(image)
+    grid = _find_grid(pixels, arrays, rater_names)
+    label_maps = [array for array in arrays if array.shape == grid]
+    integer_maps: dict[str, np.ndarray] = {}
+    channels = 1
+    for name, array in zip(rater_names, arrays, strict=True):
+        if array.shape == grid:
+            integer_maps[name] = as_integers(array, name)
         else:
-            labels, soft = _probabilities(array, title, len(values), notes)
-        raters.append(_within(Rater(title, labels, soft), _region(regions, titles, title), grid))
+            channels = max(channels, len(array))
+    values = _list_values(integer_maps, channels, missing)
+    notes: list[str] = []
+    raters: list[Rater] = []
+    for name, array in zip(rater_names, arrays, strict=True):
+        if name in integer_maps:
+            # taken out of the dictionary, so that not all of them lie in memory twice
+            rater = Rater(name, to_class_indices(integer_maps.pop(name), values, missing))
+        else:
+            labels, probabilities = _read_probabilities(array, name, len(values), notes)
+            rater = Rater(name, labels, probabilities)
+        raters.append(_limit_to_region(rater, _find_region(regions, rater_names, name), grid))
     _check_reserved(raters, values, missing, notes)
-    dtype = np.result_type(*([a.dtype for a in given if a.shape == grid] or [np.dtype(np.uint8)]))
-    classes = ("background", *(str(v) for v in values[1:]))
-    study = Study(tuple(raters), classes, _spacing(spacing_mm, grid), _channels(picture, grid, nan))
+    dtype = np.result_type(*(array.dtype for array in label_maps)) if label_maps else np.dtype(np.uint8)
+    classes = ("background", *(str(value) for value in values[1:]))
+    study = Study(tuple(raters), classes, _resolve_spacing(spacing_mm, grid), _read_channels(pixels, grid, nan))
     return study, Values(values, missing, dtype, grid), notes
 
 
-def _names(names: Sequence[str] | None, count: int) -> list[str]:
+def _resolve_names(names: Sequence[str] | None, count: int) -> list[str]:
     if not count:
         raise DataError("no annotation is given; at least one is needed")
     if count > MISSING:
         raise DataError(f"{count} raters; at most {MISSING} are possible")
-    titles = [f"rater{n + 1}" for n in range(count)] if names is None else [str(name) for name in names]
-    if len(titles) != count or len(set(titles)) != count:
-        raise ConfigError(f"names {', '.join(titles)}: {count} different ones are wanted, one per annotation")
-    return titles
+    if names is None:
+        return [f"rater{n}" for n in range(1, count + 1)]
+    given = [str(name) for name in names]
+    if len(given) != count or len(set(given)) != count:
+        raise ConfigError(f"names {', '.join(given)}: {count} different ones are wanted, one per annotation")
+    return given
 
 
-def _spacing(spacing_mm: Sequence[float] | None, grid: Sequence[int]) -> tuple[float, float, float]:
-    spacing = [1.0] * len(grid) if spacing_mm is None else [float(mm) for mm in spacing_mm]
+def _resolve_spacing(spacing_mm: Sequence[float] | None, grid: Sequence[int]) -> tuple[float, float, float]:
+    """Of the three axes of a study; what an image does not have is 1 mm."""
+    spacing = [1.0] * len(grid)
+    if spacing_mm is not None:
+        spacing = [float(mm) for mm in spacing_mm]
     if len(spacing) != len(grid) or not all(0 < mm < np.inf for mm in spacing):
         raise ConfigError(f"spacing {tuple(spacing)}: {len(grid)} numbers > 0 are wanted, in mm")
-    x, y, z = [*spacing, *[1.0] * (3 - len(spacing))]
+    without = [1.0] * (3 - len(spacing))
+    x, y, z = [*spacing, *without]
     return x, y, z
 
 
-def _grid(image: np.ndarray | None, given: Sequence[np.ndarray], titles: Sequence[str]) -> tuple[int, ...]:
+def _find_grid(image: np.ndarray | None, annotations: Sequence[np.ndarray], names: Sequence[str]) -> tuple[int, ...]:
     """Shape of the grid, after checking that everything lies on it."""
-    if image is None:
-        whole = [a.shape for a in given if a.ndim == 2 or (a.ndim == 3 and a.dtype.kind != "f")]
-        candidates = [*whole, given[0].shape, given[0].shape[1:]]
-    else:
-        candidates = [image.shape, image.shape[1:]] + ([image.shape[:2]] if image.shape[2:] == (3,) else [])
-    fitting = [c for c in candidates if len(c) in (2, 3) and any(c in (a.shape, a.shape[1:]) for a in given)]
+    first = annotations[0]
+    shapes = {array.shape for array in annotations} | {array.shape[1:] for array in annotations}
+    candidates = _grids_without_image(annotations) if image is None else _grids_of_image(image)
+    fitting = [shape for shape in candidates if len(shape) in (2, 3) and shape in shapes]
     if not fitting:
-        problem = f"the image has size {_size(getattr(image, 'shape', ()))}, {titles[0]} {_size(given[0].shape)}"
+        problem = f"the image has size {_size(getattr(image, 'shape', ()))}, {names[0]} {_size(first.shape)}"
         raise DataError(problem, hint="give one channel or one frame, or put the channels first")
-    for title, array in zip(titles, given, strict=True):
-        if array.shape != fitting[0] and not (array.dtype.kind == "f" and array.shape[1:] == fitting[0]):
-            whose = "the image" if image is not None else titles[0]
-            raise DataError(f"{title} has size {_size(array.shape)}, {whose} {_size(fitting[0])}; they must be equal")
-    return fitting[0]
+    grid = fitting[0]
+    whose = names[0] if image is None else "the image"
+    for name, array in zip(names, annotations, strict=True):
+        is_probabilities = array.dtype.kind == "f" and array.shape[1:] == grid
+        if array.shape != grid and not is_probabilities:
+            raise DataError(f"{name} has size {_size(array.shape)}, {whose} {_size(grid)}; they must be equal")
+    return grid
+
+
+def _grids_of_image(image: np.ndarray) -> list[tuple[int, ...]]:
+    """Shapes that an image may have the grid of: without channels, with channels first, with colours last."""
+    shapes = [image.shape, image.shape[1:]]
+    if image.shape[2:] == (3,):
+        shapes.append(image.shape[:2])
+    return shapes
+
+
+def _grids_without_image(annotations: Sequence[np.ndarray]) -> list[tuple[int, ...]]:
+    """Shapes that annotations may have the grid of: those of label maps first, then without the first axis."""
+    label_maps = []
+    for array in annotations:
+        if array.ndim == 2 or (array.ndim == 3 and array.dtype.kind != "f"):
+            label_maps.append(array.shape)
+    first = annotations[0].shape
+    return [*label_maps, first, first[1:]]
 
 
 def _size(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _values(hard: Mapping[str, np.ndarray], channels: int, missing: int | None) -> np.ndarray:
+def _list_values(label_maps: Mapping[str, np.ndarray], channels: int, missing: int | None) -> np.ndarray:
     """All label values, 0 first; channels of probabilities count from 0."""
-    found = {v for array in hard.values() for v in distinct(array)} - {missing}
     if missing is not None and 0 <= missing < channels:
         raise DataError(f"value {missing} means not annotated and is a class of the probabilities; change `missing`")
-    values = [0, *sorted((found | set(range(channels))) - {0})]
+    found = set(range(channels))
+    for array in label_maps.values():
+        found.update(find_values(array))
+    values = [0, *sorted(found - {0, missing})]
     if len(values) > MISSING:
         raise DataError(f"{len(values)} label values; at most {MISSING} are possible, with the background")
     return np.array(values, np.int64)
 
 
-def _probabilities(array: np.ndarray, title: str, classes: int, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def _read_probabilities(array: np.ndarray, name: str, classes: int, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """First maxima and `(K, X, Y, Z)` float32 that sum to 1, or to 0 where nothing was annotated."""
     if not np.isfinite(array).all() or array.min() < -_SUM or array.max() > 1 + _SUM:
-        raise DataError(f"{title} holds probabilities outside 0 to 1, or NaN", hint="apply a softmax first")
-    soft = np.zeros((classes, *array.shape[1:], *[1] * (4 - array.ndim)), np.float32)
-    soft[: len(array)] = np.clip(array, 0, 1).reshape(len(array), *soft.shape[1:])
-    total = soft.sum(axis=0)
-    given = total >= _NOTHING
-    worst = float(np.abs(total[given] - 1).max(initial=0))
+        raise DataError(f"{name} holds probabilities outside 0 to 1, or NaN", hint="apply a softmax first")
+    grid = _with_three_axes(array.shape[1:])
+    probabilities = np.zeros((classes, *grid), np.float32)
+    probabilities[: len(array)] = np.clip(array, 0, 1).reshape(len(array), *grid)
+    total = probabilities.sum(axis=0)
+    is_given = total >= _NOTHING
+    worst = float(np.abs(total[is_given] - 1).max(initial=0))
     if worst > _SUM:
-        notes.append(f"{title}: probabilities sum to 1 with a deviation of up to {worst:.2g}; they were scaled")
-    soft = np.divide(soft, total, out=np.zeros_like(soft), where=given)
-    return np.where(given, soft.argmax(axis=0), MISSING).astype(np.uint8), soft
+        notes.append(f"{name}: probabilities sum to 1 with a deviation of up to {worst:.2g}; they were scaled")
+    probabilities = np.divide(probabilities, total, out=np.zeros_like(probabilities), where=is_given)
+    labels = np.where(is_given, probabilities.argmax(axis=0), MISSING).astype(np.uint8)
+    return labels, probabilities
 
 
-def _region(regions: Regions | None, titles: Sequence[str], title: str) -> np.ndarray | None:
+def _with_three_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape of two or three axes as one of three; a 2D image has one slice."""
+    return (*shape, *[1] * (3 - len(shape)))
+
+
+def _find_region(regions: Regions | None, names: Sequence[str], name: str) -> np.ndarray | None:
+    """The mask of what a rater annotated; None for everything."""
     if regions is None:
         return None
     if isinstance(regions, Mapping):
-        strangers = sorted(set(regions) - set(titles))
+        strangers = sorted(set(regions) - set(names))
         if strangers:
-            raise ConfigError(f"regions of {', '.join(strangers)}; the raters are {', '.join(titles)}")
-        return regions.get(title)
-    if len(regions) != len(titles):
-        raise ConfigError(f"{len(regions)} regions for {len(titles)} raters; one each, or None")
-    return regions[titles.index(title)]
+            raise ConfigError(f"regions of {', '.join(strangers)}; the raters are {', '.join(names)}")
+        return regions.get(name)
+    if len(regions) != len(names):
+        raise ConfigError(f"{len(regions)} regions for {len(names)} raters; one each, or None")
+    return regions[names.index(name)]
 
 
-def _within(rater: Rater, region: np.ndarray | None, grid: Sequence[int]) -> Rater:
-    """The rater, silent outside of the region that he annotated."""
+def _limit_to_region(rater: Rater, region: np.ndarray | None, grid: Sequence[int]) -> Rater:
+    """The rater, who annotated nothing outside of the region."""
     if region is None:
         return rater
-    inside = np.asarray(region)
-    if inside.shape != tuple(grid):
-        raise DataError(f"the region of {rater.name} has size {_size(inside.shape)}, he {_size(grid)}")
-    inside = (inside != 0).reshape(rater.labels.shape)
+    mask = np.asarray(region)
+    if mask.shape != tuple(grid):
+        problem = f"the region of {rater.name} has size {_size(mask.shape)}, the annotation {_size(grid)}"
+        raise DataError(problem)
+    inside = (mask != 0).reshape(rater.labels.shape)
     labels = np.where(inside, rater.labels, np.uint8(MISSING))
-    soft = rater.probabilities
-    return replace(rater, labels=labels, probabilities=None if soft is None else soft * inside)
+    if rater.probabilities is None:
+        return replace(rater, labels=labels)
+    return replace(rater, labels=labels, probabilities=rater.probabilities * inside)
 
 
 def _check_reserved(raters: Sequence[Rater], values: np.ndarray, missing: int | None, notes: list[str]) -> None:
@@ -157,16 +206,17 @@ def _check_reserved(raters: Sequence[Rater], values: np.ndarray, missing: int | 
     suspects = []
     for rater in raters:
         low, high = int(rater.labels.min()), int(rater.labels.max())
-        if low == 0 and high == MISSING and not ((rater.labels > 0) & (rater.labels < MISSING)).any():
+        has_class = ((rater.labels > 0) & (rater.labels < MISSING)).any()
+        if low == 0 and high == MISSING and not has_class:
             suspects.append(rater.name)
-    told = f"nothing but 0 and {missing}, and {missing} means not annotated"
+    problem = f"nothing but 0 and {missing}, and {missing} means not annotated"
     if suspects and len(values) == 1:
-        raise DataError(f"{', '.join(suspects)}: {told}; if it is the structure, say missing=None")
-    notes += [f"{name} holds {told}; if it is the structure, recode it" for name in suspects]
+        raise DataError(f"{', '.join(suspects)}: {problem}; if it is the structure, say missing=None")
+    notes += [f"{name} holds {problem}; if it is the structure, recode it" for name in suspects]
 
 
-def _channels(image: np.ndarray | None, grid: tuple[int, ...], nan: str | None) -> np.ndarray | None:
-    """`(C, X, Y, Z)` float32."""
+def _read_channels(image: np.ndarray | None, grid: tuple[int, ...], nan: str | None) -> np.ndarray | None:
+    """The image as `(C, X, Y, Z)` float32, finite."""
     if nan not in (None, "zero"):
         raise ConfigError(f"nan={nan!r}; None (an error) and 'zero' are offered")
     if image is None:
@@ -174,13 +224,16 @@ def _channels(image: np.ndarray | None, grid: tuple[int, ...], nan: str | None) 
     if image.dtype.kind not in "biuf":
         raise DataError(f"the image holds {image.dtype}; real numbers are wanted")
     if image.shape == grid:
-        image = image[None]
-    elif image.shape[1:] != grid:
-        image = np.moveaxis(image, -1, 0)
-    volume = image.astype(np.float32).reshape(len(image), *grid, *[1] * (3 - len(grid)))
+        channels = image[None]
+    elif image.shape[1:] == grid:
+        channels = image
+    else:
+        channels = np.moveaxis(image, -1, 0)
+    volume = channels.astype(np.float32).reshape(len(channels), *_with_three_axes(grid))
     if not np.isfinite([volume.min(), volume.max()]).all():
-        bad = ~np.isfinite(volume)
+        broken = ~np.isfinite(volume)
         if nan is None:
-            raise DataError(f"the image has {int(bad.sum())} voxels that are NaN or infinite; nan='zero' replaces them")
-        volume[bad] = 0
+            count = int(broken.sum())
+            raise DataError(f"the image has {count} voxels that are NaN or infinite; nan='zero' replaces them")
+        volume[broken] = 0
     return volume

@@ -46,60 +46,76 @@ class Values:
         return table[labels].reshape(self.shape)
 
 
-def integers(array: np.ndarray, title: str) -> np.ndarray:
+def as_integers(array: np.ndarray, name: str) -> np.ndarray:
     """The array as integers.
 
     Raises:
-        DataError: numbers with a fraction, NaN, or no numbers; `title` says whose.
+        DataError: numbers with a fraction, NaN, or no numbers; `name` says whose.
     """
-    if array.dtype.kind in "biu":
-        return array.astype(np.uint8) if array.dtype.kind == "b" else array
+    if array.dtype.kind == "b":
+        return array.astype(np.uint8)
+    if array.dtype.kind in "iu":
+        return array
     if array.dtype.kind != "f":
-        raise DataError(f"{title} holds {array.dtype}; integers, or probabilities (K, ...), are wanted")
-    whole = np.rint(array)
+        raise DataError(f"{name} holds {array.dtype}; integers, or probabilities (K, ...), are wanted")
+    rounded = np.rint(array)
     with np.errstate(invalid="ignore"):
-        close = np.abs(array - whole) <= _WHOLE  # neither NaN nor infinity is
-    if not close.all():
+        is_integer = np.abs(array - rounded) <= _WHOLE  # neither NaN nor infinity is
+    if not is_integer.all():
         hint = "probabilities have one channel per class in front, the background first"
-        raise DataError(f"{title} holds numbers that are no integers", hint=hint)
-    return whole.astype(np.int64)
+        raise DataError(f"{name} holds numbers that are no integers", hint=hint)
+    return rounded.astype(np.int64)
 
 
-def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:
+def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
     """Planes of an array, several at a time: what is made of them stays in the cache."""
     step = max(1, _CHUNK * len(array) // max(array.size, 1))
-    yield from (array[k : k + step] for k in range(0, len(array), step))
+    for start in range(0, len(array), step):
+        yield array[start : start + step]
 
 
-def distinct(array: np.ndarray) -> list[int]:
-    """All values of an integer array."""
+def find_values(array: np.ndarray) -> list[int]:
+    """All values of an integer array, rising."""
     if not array.size:
         return []
     low, high = int(array.min()), int(array.max())
     if high - low >= _TABLE:
-        return [int(v) for v in np.unique(array)]
-    seen = np.zeros(high - low + 1, np.int64)
-    for piece in _pieces(array):
-        if low or piece.any():
-            seen += np.bincount((piece.astype(np.int64) - low).reshape(-1), minlength=seen.size)
-        else:
-            seen[0] += piece.size
-    return [low + int(v) for v in np.flatnonzero(seen)]
+        return [int(value) for value in np.unique(array)]
+    counts = np.zeros(high - low + 1, np.int64)
+    for chunk in _chunks(array):
+        if low == 0 and not chunk.any():
+            counts[0] += chunk.size
+            continue
+        above_low = chunk.astype(np.int64) - low
+        counts += np.bincount(above_low.reshape(-1), minlength=counts.size)
+    return [low + int(offset) for offset in np.flatnonzero(counts)]
 
 
-def indices(array: np.ndarray, values: np.ndarray, missing: int | None) -> np.ndarray:
-    """Class indices `(X, Y, Z)` uint8; the array itself where it is spelled so already."""
-    volume = array.reshape(*array.shape, *[1] * (3 - array.ndim))
+def to_class_indices(array: np.ndarray, values: np.ndarray, missing: int | None) -> np.ndarray:
+    """Class indices `(X, Y, Z)` uint8 of label values; the array itself where these are the same.
+
+    Args:
+        array: `(X, Y)` or `(X, Y, Z)` integers, each of `values` or `missing`.
+        values: `(K,)` label value of each class.
+        missing: value of what was not annotated; None if there is none.
+    """
+    without_axes = [1] * (3 - array.ndim)
+    volume = array.reshape(*array.shape, *without_axes)
     if array.dtype == np.uint8 and missing in (None, MISSING) and values[-1] == len(values) - 1:
         return volume
-    known = values if missing is None else np.append(values, missing)
+    known, index = values, np.arange(len(values))
+    if missing is not None:
+        known, index = np.append(known, missing), np.append(index, MISSING)
     order = np.argsort(known, kind="stable")
-    index = np.append(np.arange(len(values)), MISSING)[: len(known)].astype(np.uint8)[order]
+    sorted_values, sorted_index = known[order], index.astype(np.uint8)[order]
     found = np.empty(volume.shape, np.uint8)
-    for piece, out in zip(_pieces(volume), _pieces(found), strict=True):
-        out[...] = index[np.searchsorted(known[order], piece)]
+    for chunk, result in zip(_chunks(volume), _chunks(found), strict=True):
+        result[...] = sorted_index[np.searchsorted(sorted_values, chunk)]
     return found
 
 
 def _fits(value: int, dtype: np.dtype) -> bool:
-    return dtype.kind == "f" or (dtype.kind in "iu" and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
+    """Whether arrays of a type can hold a value."""
+    if dtype.kind == "f":
+        return True
+    return dtype.kind in "iu" and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max

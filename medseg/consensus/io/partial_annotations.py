@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.consensus.io.align import Placed, Way, place
+from medseg.consensus.io.align import Interpolation, Placed, bring_to_grid
 from medseg.consensus.io.segment_table import Segment
 from medseg.consensus.study import MISSING, Rater
 from medseg.errors import ConfigError, DataError
 from medseg.portable.io.header import Header
-from medseg.portable.io.read import VolumeError, read_volume
+from medseg.portable.io.read import read_volume
 
 NOTHING = 1e-6
 """Probabilities that sum to less say that nothing was annotated."""
@@ -37,20 +37,21 @@ def tidy_probabilities(array: np.ndarray, path: Path) -> tuple[np.ndarray, list[
     return tidy, [note] if worst > ROUNDING else []
 
 
-def limit_to_region(rater: Rater, file: Path, grid: Header, way: Way | None) -> tuple[Rater, list[str]]:
+def limit_to_region(
+    rater: Rater, file: Path, grid: Header, interpolation: Interpolation | None
+) -> tuple[Rater, list[str]]:
     """A rater who annotated only where a mask is not 0, and a note."""
-    try:
-        array, header = read_volume(file)
-    except VolumeError as error:
-        raise DataError(str(error), path=error.path or file) from error
+    array, header = read_volume(file)
     if len(array) != 1:
         raise DataError(f"has {len(array)} channels; a region has one", path=file)
-    mask, notes = place(Placed((array[0] != 0).astype(np.uint8), header, outside=0), grid, way)
-    share = float(np.mean(mask == 0))
-    return _forget(rater, mask == 0), [*notes, f"{rater.name}: {share:.1%} of the image lies outside {file.name}"]
+    region = Placed((array[0] != 0).astype(np.uint8), header, outside=0)
+    mask, notes = bring_to_grid(region, grid, interpolation)
+    outside = mask == 0
+    note = f"{rater.name}: {float(np.mean(outside)):.1%} of the image lies outside {file.name}"
+    return _remove_votes(rater, outside), [*notes, note]
 
 
-def unsay(
+def limit_to_protocol(
     rater: Rater, others: Sequence[np.ndarray], wanted: str, segments: Sequence[Segment]
 ) -> tuple[Rater, list[str]]:
     """A rater who did not look for a class: background that others call it is not annotated.
@@ -64,19 +65,27 @@ def unsay(
     Raises:
         ConfigError: there is no such class.
     """
-    index = next((n for n, s in enumerate(segments, start=1) if wanted in (s.title, str(s.value))), None)
-    if index is None:
-        raise ConfigError(f"there is no class called {wanted}; there are {', '.join(s.title for s in segments)}")
-    forget = np.zeros(rater.labels.shape, bool)
+    index = _find_class(wanted, segments)
+    called_so = np.zeros(rater.labels.shape, bool)
     for labels in others:
-        forget |= labels == index
-    forget &= rater.labels == 0
-    count, title = int(np.count_nonzero(forget)), segments[index - 1].title
+        called_so |= labels == index
+    unseen = called_so & (rater.labels == 0)
+    count, title = int(np.count_nonzero(unseen)), segments[index - 1].title
     note = f"{rater.name}: did not look for {title}: {count} voxels that others call so count as not annotated"
-    return _forget(rater, forget), [note]
+    return _remove_votes(rater, unseen), [note]
 
 
-def _forget(rater: Rater, where: np.ndarray) -> Rater:
+def _find_class(wanted: str, segments: Sequence[Segment]) -> int:
+    """Class index of a name or a label value."""
+    for index, segment in enumerate(segments, start=1):
+        if wanted in (segment.title, str(segment.value)):
+            return index
+    titles = ", ".join(segment.title for segment in segments)
+    raise ConfigError(f"there is no class called {wanted}; there are {titles}")
+
+
+def _remove_votes(rater: Rater, where: np.ndarray) -> Rater:
+    """The rater, who annotated nothing where `where` `(X, Y, Z)` is true."""
     labels = rater.labels.copy()
     labels[where] = MISSING
     if rater.probabilities is None:

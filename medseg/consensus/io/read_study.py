@@ -1,4 +1,4 @@
-"""A study from files: an image and one drawing per rater, brought to one grid and one list of classes."""
+"""A study from files: an image and an annotation of each rater, on one grid and with one list of classes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from medseg.consensus.io.align import Placed, place
-from medseg.consensus.io.annotation_dicom import Where, read_dicom_drawing
-from medseg.consensus.io.annotation_files import Drawing, palette_of, read_drawing
-from medseg.consensus.io.file_names import DICOM, files_of, is_dicom, is_series, rater_names
+from medseg.consensus.io.align import Placed, bring_to_grid
+from medseg.consensus.io.annotation_dicom import AnnotatedImage, read_dicom_annotation
+from medseg.consensus.io.annotation_files import FileAnnotation, palette_of, read_annotation_files
+from medseg.consensus.io.file_names import DICOM, files_of, is_dicom, is_series, resolve_rater_names
 from medseg.consensus.io.formats import Form, Reading
-from medseg.consensus.io.partial_annotations import limit_to_region, tidy_probabilities, unsay
+from medseg.consensus.io.partial_annotations import limit_to_protocol, limit_to_region, tidy_probabilities
 from medseg.consensus.io.read_image import read_image
-from medseg.consensus.io.segment_table import Segment, union
+from medseg.consensus.io.segment_table import Segment, merge_segments
 from medseg.consensus.study import MISSING, Rater, Study
 from medseg.dicom.series import Series, open_series
 from medseg.errors import ConfigError, DataError
 from medseg.portable.io.header import Header
-from medseg.portable.io.read import VolumeError, read_header
+from medseg.portable.io.read import read_header
 
 Paths = Path | str | Sequence[Path | str]
 
@@ -41,29 +41,31 @@ def read_study(
         DataError: a file that cannot be used, or one that lies on another grid.
         ConfigError: a rater or a class that does not exist.
     """
-    chosen = Reading(**reading)
+    options = Reading(**reading)
     if not annotations:
         raise ConfigError("no annotation is given; at least one is needed")
-    images = [Path(p) for p in ([image] if isinstance(image, str | Path) else image or ())]
-    sources = [files_of(Path(a), images[0] if images else None) for a in annotations]
-    titles = rater_names([Path(a) for a in annotations], names)
+    images = _as_paths(image)
+    sources = [files_of(Path(annotation), images[0] if images else None) for annotation in annotations]
+    rater_names = resolve_rater_names([Path(annotation) for annotation in annotations], names)
     notes: list[str] = []
-    series = _series(images, chosen)
-    grid = series.header if series else _header(images[0] if images else sources[0][0])
-    where = Where(grid, series.frame_of_reference if series else "", bool(images))
-    raters, segments, drawings = _raters(sources, titles, where, chosen, notes)
-    voxels = read_image(images, grid, chosen, notes, series) if images else None
-    classes = ("background", *(s.title for s in segments))
-    study = Study(tuple(raters), classes, grid.spacing_mm, voxels)
-    first = drawings[0]
-    missing = _free_value(segments) if chosen.missing is None else chosen.missing
+    series = _open_series(images, options)
+    if series is not None:
+        annotated = AnnotatedImage(series.header, series.frame_of_reference)
+    else:
+        first_file = images[0] if images else sources[0][0]
+        annotated = AnnotatedImage(_read_header(first_file), is_image=bool(images))
+    raters, segments, files = _read_raters(sources, rater_names, annotated, options, notes)
+    voxels = read_image(images, annotated.grid, options, notes, series) if images else None
+    classes = ("background", *(segment.title for segment in segments))
+    study = Study(tuple(raters), classes, annotated.grid.spacing_mm, voxels)
+    first = files[0]
     return study, Form(
-        grid=grid,
+        grid=annotated.grid,
         suffix=DICOM if series else first.suffix,
         flat=first.flat,
         dtype=first.dtype,
         segments=segments,
-        missing=missing,
+        missing=_find_free_value(segments) if options.missing is None else options.missing,
         palette=palette_of(sources[0][0]),
         sources=tuple(map(tuple, sources)),
         notes=tuple(notes),
@@ -71,102 +73,147 @@ def read_study(
     )
 
 
-def _series(images: Sequence[Path], chosen: Reading) -> Series | None:
+def _as_paths(image: Paths | None) -> list[Path]:
+    if image is None:
+        return []
+    if isinstance(image, str | Path):
+        return [Path(image)]
+    return [Path(path) for path in image]
+
+
+def _open_series(images: Sequence[Path], options: Reading) -> Series | None:
     """The image, if it is DICOM."""
     if not images or not is_series(images[0]):
-        if chosen.series is not None:
-            raise ConfigError(f"--series {chosen.series} needs an image that is DICOM")
+        if options.series is not None:
+            raise ConfigError(f"--series {options.series} needs an image that is DICOM")
         return None
     if len(images) > 1:
         raise ConfigError(f"{images[0]} is DICOM, one series for an image; {len(images)} channels are given")
-    return open_series(images[0], chosen.series)
+    return open_series(images[0], options.series)
 
 
-def _header(path: Path) -> Header:
+def _read_header(path: Path) -> Header:
     if is_dicom(path):
         raise DataError("is DICOM and refers to images", path=path, hint="give the series as --image FOLDER")
-    try:
-        return read_header(path)
-    except VolumeError as error:
-        raise DataError(str(error), path=error.path or path) from error
+    return read_header(path)
 
 
-def _free_value(segments: Sequence[Segment]) -> int:
-    used = {s.value for s in segments}
-    return next(v for v in range(MISSING, 2**16) if v not in used)
+def _find_free_value(segments: Sequence[Segment]) -> int:
+    """A label value that no class has."""
+    used = {segment.value for segment in segments}
+    return next(value for value in range(MISSING, 2**16) if value not in used)
 
 
-def _raters(
-    sources: Sequence[Sequence[Path]], names: Sequence[str], where: Where, chosen: Reading, notes: list[str]
-) -> tuple[list[Rater], tuple[Segment, ...], list[Drawing]]:
-    """Every rater on the grid in common classes, and the drawings without their voxels."""
-    known = tuple(Segment(value, name) for value, name in chosen.labels.items() if value)
-    drawings = [_drawing(s, known, chosen, where) for s in sources]
-    if not known and not any(d.segments for d in drawings):  # probabilities alone: their channels are the classes
-        known = tuple(Segment(n) for n in range(1, max(max(d.channels, 2) if d.channels else 1 for d in drawings)))
-    segments, (_, *indices), changed = union([known, *(d.segments for d in drawings)])
+def _read_raters(
+    sources: Sequence[Sequence[Path]],
+    names: Sequence[str],
+    image: AnnotatedImage,
+    options: Reading,
+    notes: list[str],
+) -> tuple[list[Rater], tuple[Segment, ...], list[FileAnnotation]]:
+    """Every rater on the grid in common classes, and their annotations without the voxels."""
+    known = tuple(Segment(value, name) for value, name in options.labels.items() if value)
+    annotations = [_read_annotation(files, known, options, image) for files in sources]
+    if not known and not any(annotation.segments for annotation in annotations):
+        known = _classes_of_channels(annotations)
+    tables = [known, *(annotation.segments for annotation in annotations)]
+    segments, (_, *indices), changed = merge_segments(tables)
     notes += changed
     raters = []
-    for name, drawing, own in zip(names, drawings, indices, strict=True):
-        notes += [f"{name}: {text}" for text in drawing.notes]
-        placed = Placed(drawing.take(), drawing.header, 0 if drawing.cropped else MISSING)
-        array, said = place(placed, where.grid, chosen.resample)
-        notes += [f"{name}: {text}" for text in said]
-        raters.append(_rater(name, array, own, segments, drawing, notes))
-    if not segments and any((e.labels == MISSING).any() for e in raters):
-        raise DataError(
-            f"holds nothing but 0 and {chosen.missing}, like the others, and {chosen.missing} means 'not annotated'",
-            path=drawings[0].header.path,
-            hint=f"if {chosen.missing} is the structure, say --missing-value none",
-        )
-    _apply_protocols(raters, segments, where.grid, chosen, notes)
-    return raters, segments, drawings
+    for name, annotation, own_indices in zip(names, annotations, indices, strict=True):
+        placed = Placed(annotation.take(), annotation.header, 0 if annotation.cropped else MISSING)
+        array, of_grid = bring_to_grid(placed, image.grid, options.resample)
+        notes += [f"{name}: {note}" for note in (*annotation.notes, *of_grid)]
+        if array.ndim == 4:
+            rater = _soft_rater(name, array, len(segments) + 1, annotation.header.path, notes)
+        else:
+            rater = _hard_rater(name, array, own_indices)
+        raters.append(rater)
+    _refuse_nothing_but_missing(raters, segments, annotations[0].header.path, options.missing)
+    _apply_protocols(raters, segments, image.grid, options, notes)
+    return raters, segments, annotations
 
 
-def _drawing(files: Sequence[Path], known: Sequence[Segment], chosen: Reading, where: Where) -> Drawing:
+def _read_annotation(
+    files: Sequence[Path], known: Sequence[Segment], options: Reading, image: AnnotatedImage
+) -> FileAnnotation:
     if len(files) == 1 and is_dicom(files[0]):
-        return read_dicom_drawing(files[0], known, where)
-    return read_drawing(
-        files, chosen.missing, known=known, probabilities=chosen.probabilities, closed=chosen.closed
-    )  # fmt: skip
+        return read_dicom_annotation(files[0], known, image)
+    return read_annotation_files(
+        files, options.missing, known=known, probabilities=options.probabilities, closed=options.closed
+    )
 
 
-def _rater(
-    name: str, array: np.ndarray, own: Sequence[int], segments: Sequence[Segment], drawing: Drawing, notes: list[str]
-) -> Rater:
-    classes = len(segments) + 1
-    if array.ndim == 4:
-        if len(array) == 1:  # of the foreground alone
-            array = np.concatenate([1 - array, array])
-        if len(array) != max(classes, 2):
-            raise DataError(
-                f"has {len(array)} channels of probabilities, there are {classes} classes with the background",
-                path=drawing.header.path, hint="one channel per class, background first; name them with --label",
-            )  # fmt: skip
-        probabilities, said = tidy_probabilities(array, drawing.header.path)
-        notes += [f"{name}: {text}" for text in said]
-        labels = probabilities.argmax(0).astype(np.uint8)
-        labels[probabilities.sum(0) == 0] = MISSING
-        return Rater(name, labels, probabilities)
+def _classes_of_channels(annotations: Sequence[FileAnnotation]) -> tuple[Segment, ...]:
+    """The classes of probabilities alone, which are their channels; a single channel is that of a foreground."""
+    classes = 1
+    for annotation in annotations:
+        if annotation.channels:
+            classes = max(classes, annotation.channels, 2)
+    return tuple(Segment(value) for value in range(1, classes))
+
+
+def _soft_rater(name: str, array: np.ndarray, classes: int, path: Path, notes: list[str]) -> Rater:
+    """A rater of probabilities `(K, X, Y, Z)`, or `(1, X, Y, Z)` of the foreground alone."""
+    if len(array) == 1:
+        array = np.concatenate([1 - array, array])
+    if len(array) != max(classes, 2):
+        raise DataError(
+            f"has {len(array)} channels of probabilities, there are {classes} classes with the background", path=path,
+            hint="one channel per class, background first; name them with --label",
+        )  # fmt: skip
+    probabilities, of_sums = tidy_probabilities(array, path)
+    notes += [f"{name}: {note}" for note in of_sums]
+    labels = probabilities.argmax(0).astype(np.uint8)
+    labels[probabilities.sum(0) == 0] = MISSING
+    return Rater(name, labels, probabilities)
+
+
+def _hard_rater(name: str, array: np.ndarray, own_indices: Sequence[int]) -> Rater:
+    """A rater of labels.
+
+    Args:
+        name: of the rater.
+        array: `(X, Y, Z)` uint8: 0, the place of one of the file's segments from 1, or `MISSING`.
+        own_indices: class index of each of the file's segments.
+    """
+    if list(own_indices) == list(range(1, len(own_indices) + 1)):
+        return Rater(name, np.ascontiguousarray(array))
     table = np.zeros(256, np.uint8)
-    table[1 : len(own) + 1], table[MISSING] = own, MISSING
-    same = list(own) == list(range(1, len(own) + 1))
-    return Rater(name, np.ascontiguousarray(array if same else table[array]))
+    table[1 : len(own_indices) + 1] = own_indices
+    table[MISSING] = MISSING
+    return Rater(name, np.ascontiguousarray(table[array]))
+
+
+def _refuse_nothing_but_missing(
+    raters: Sequence[Rater], segments: Sequence[Segment], path: Path, missing: int | None
+) -> None:
+    """A structure that is stored as the value of what is missing would silently become a gap."""
+    if segments or not any((rater.labels == MISSING).any() for rater in raters):
+        return
+    raise DataError(
+        f"holds nothing but 0 and {missing}, like the others, and {missing} means 'not annotated'",
+        path=path,
+        hint=f"if {missing} is the structure, say --missing-value none",
+    )
 
 
 def _apply_protocols(
-    raters: list[Rater], segments: Sequence[Segment], grid: Header, chosen: Reading, notes: list[str]
+    raters: list[Rater], segments: Sequence[Segment], grid: Header, options: Reading, notes: list[str]
 ) -> None:
-    """Regions and partial protocols."""
-    names = [e.name for e in raters]
-    strangers = sorted({n for n in [*chosen.regions, *(n for n, _ in chosen.partial)] if n not in names})
+    """Regions and partial protocols; changes `raters`."""
+    place = {rater.name: n for n, rater in enumerate(raters)}
+    named = [*options.regions, *(name for name, _ in options.partial)]
+    strangers = sorted({name for name in named if name not in place})
     if strangers:
-        raise ConfigError(f"there is no rater called {', '.join(strangers)}; there are {', '.join(names)}")
-    for name, file in chosen.regions.items():
-        raters[names.index(name)], said = limit_to_region(raters[names.index(name)], Path(file), grid, chosen.resample)
-        notes += said
-    before = [e.labels for e in raters]
-    for name, wanted in chosen.partial:
-        at = names.index(name)
-        raters[at], said = unsay(raters[at], [b for n, b in enumerate(before) if n != at], wanted, segments)
-        notes += said
+        raise ConfigError(f"there is no rater called {', '.join(strangers)}; there are {', '.join(place)}")
+    for name, file in options.regions.items():
+        rater, of_region = limit_to_region(raters[place[name]], Path(file), grid, options.resample)
+        raters[place[name]] = rater
+        notes += of_region
+    labels_before = [rater.labels for rater in raters]
+    for name, wanted in options.partial:
+        others = [labels for n, labels in enumerate(labels_before) if n != place[name]]
+        rater, of_protocol = limit_to_protocol(raters[place[name]], others, wanted, segments)
+        raters[place[name]] = rater
+        notes += of_protocol

@@ -51,34 +51,50 @@ def read_segments(path: Path) -> tuple[Segment, ...]:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise DataError(f"cannot be read: {str(error).strip().splitlines()[-1]}", path=path) from error
-    fields: dict[int, dict[str, str]] = {}
-    for key in reader.GetMetaDataKeys():
-        head, _, short = key.partition("_")
-        number = head.removeprefix("Segment")
-        if head.startswith("Segment") and number.isdigit() and short:
-            fields.setdefault(int(number), {})[short] = reader.GetMetaData(key)
     try:
-        return tuple(_segment(n, fields[n]) for n in sorted(fields))
+        return tuple(_segment(number, fields) for number, fields in sorted(_fields_of_segments(reader).items()))
     except ValueError as error:
         raise DataError(f"its segment table is broken: {error}", path=path, hint="save it anew") from error
 
 
-def _segment(number: int, given: dict[str, str]) -> Segment:
-    layered = "LabelValue" in given
-    color = tuple(float(c) for c in given.get("Color", "").split())
-    if color and (len(color) != 3 or not all(0 <= c <= 1 for c in color)):
-        raise ValueError(f"the colour of segment {number} is '{given['Color']}'")
-    own = {"LabelValue", "Name", "Color", "Layer", "Extent"}
+def _fields_of_segments(reader: sitk.ImageFileReader) -> dict[int, dict[str, str]]:
+    """Number of each segment -> its fields by their short names, from keys such as `Segment0_Name`."""
+    fields: dict[int, dict[str, str]] = {}
+    for key in reader.GetMetaDataKeys():
+        segment, _, short_name = key.partition("_")
+        number = segment.removeprefix("Segment")
+        if segment.startswith("Segment") and number.isdigit() and short_name:
+            fields.setdefault(int(number), {})[short_name] = reader.GetMetaData(key)
+    return fields
+
+
+def _segment(number: int, fields: dict[str, str]) -> Segment:
+    """One segment from its fields.
+
+    Raises:
+        ValueError: a field that cannot be understood.
+    """
+    color: tuple[float, float, float] | None = None
+    parts = [float(part) for part in fields.get("Color", "").split()]
+    if parts:
+        if len(parts) != 3 or not all(0 <= part <= 1 for part in parts):
+            raise ValueError(f"the colour of segment {number} is '{fields['Color']}'")
+        color = (parts[0], parts[1], parts[2])
+    # before there were layers, each segment had a channel
+    layer_without_field = 0 if "LabelValue" in fields else number
+    read_here = {"LabelValue", "Name", "Color", "Layer", "Extent"}
     return Segment(
-        value=int(given.get("LabelValue", 1)),
-        name=given.get("Name") or given.get("ID"),
-        color=(color[0], color[1], color[2]) if color else None,
-        layer=int(given.get("Layer", 0 if layered else number)),  # before layers, each segment had a channel
-        extra={k: v for k, v in given.items() if k not in own},
+        value=int(fields.get("LabelValue", 1)),
+        name=fields.get("Name") or fields.get("ID"),
+        color=color,
+        layer=int(fields.get("Layer", layer_without_field)),
+        extra={name: value for name, value in fields.items() if name not in read_here},
     )
 
 
-def union(tables: Sequence[Sequence[Segment]]) -> tuple[tuple[Segment, ...], list[list[int]], list[str]]:
+def merge_segments(
+    tables: Sequence[Sequence[Segment]],
+) -> tuple[tuple[Segment, ...], list[list[int]], list[str]]:
     """All classes of several files, each once, with values that do not collide.
 
     Args:
@@ -91,29 +107,49 @@ def union(tables: Sequence[Sequence[Segment]]) -> tuple[tuple[Segment, ...], lis
     Raises:
         DataError: more classes than fit.
     """
-    names = {s.value: s.name for table in reversed(tables) for s in table if s.name is not None}
-
-    def key(segment: Segment) -> str | int:
-        """A file without names beside one with names means the same by the same numbers."""
-        return segment.name or names.get(segment.value) or segment.value
-
-    found: dict[str | int, Segment] = {}
+    names = _names_of_values(tables)
+    merged: dict[str | int, Segment] = {}
     for table in tables:
         for segment in table:
-            first = found.setdefault(key(segment), segment)
+            key = _key(segment, names)
+            first = merged.setdefault(key, segment)
             if first.name is None:  # whoever names it knows more
-                found[key(segment)] = segment
-    if len(found) > MOST:
-        raise DataError(f"the annotations hold {len(found)} classes; accepted are up to {MOST}")
-    wanted = {segment.value for segment in found.values()}
+                merged[key] = segment
+    if len(merged) > MOST:
+        raise DataError(f"the annotations hold {len(merged)} classes; accepted are up to {MOST}")
+    notes = _separate_values(merged)
+    order = sorted(merged, key=lambda key: merged[key].value)
+    class_index = {key: index for index, key in enumerate(order, start=1)}
+    indices = []
+    for table in tables:
+        indices.append([class_index[_key(segment, names)] for segment in table])
+    return tuple(merged[key] for key in order), indices, notes
+
+
+def _names_of_values(tables: Sequence[Sequence[Segment]]) -> dict[int, str]:
+    """Label value -> its name in the first file that gives it one."""
+    names: dict[int, str] = {}
+    for table in reversed(tables):
+        for segment in table:
+            if segment.name is not None:
+                names[segment.value] = segment.name
+    return names
+
+
+def _key(segment: Segment, names: dict[int, str]) -> str | int:
+    """What is one class; a file without names beside one with names means the same by the same numbers."""
+    return segment.name or names.get(segment.value) or segment.value
+
+
+def _separate_values(merged: dict[str | int, Segment]) -> list[str]:
+    """Give each class a value of its own, in place; returns notes on those that had to change."""
+    wanted = {segment.value for segment in merged.values()}
     taken, notes = {0}, []
-    for name, segment in found.items():
+    for key, segment in merged.items():
         value = segment.value
         if value in taken:
-            value = next(v for v in count(1) if v not in taken | wanted)
+            value = next(number for number in count(1) if number not in taken | wanted)
             notes.append(f"the value {segment.value} means several things: '{segment.title}' is written as {value}")
         taken.add(value)
-        found[name] = replace(segment, value=value, layer=0)
-    order = sorted(found, key=lambda name: found[name].value)
-    indices = [[order.index(key(segment)) + 1 for segment in table] for table in tables]
-    return tuple(found[name] for name in order), indices, notes
+        merged[key] = replace(segment, value=value, layer=0)
+    return notes

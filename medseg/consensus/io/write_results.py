@@ -1,4 +1,4 @@
-"""Results in the likeness of the raters' files: same format, grid, label values, names and colours."""
+"""Results written as the raters' files are: in their format, grid, label values, names and colours."""
 
 from __future__ import annotations
 
@@ -18,28 +18,27 @@ from medseg.consensus.statistics.uncertainty_maps import STEPS, as_bytes
 from medseg.consensus.study import MISSING
 from medseg.dicom.series import Series
 from medseg.errors import OutputError
-from medseg.portable.io.write import SaveError, replacing, write_nifti
+from medseg.portable.io.write import replacing, write_nifti
+
+SUFFIXES_2D = (".png", ".tif")
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def write_atomically(path: Path) -> Iterator[Path]:
     """A temporary file that takes the place of `path`; see `replacing`.
 
     Raises:
         OutputError: it cannot be written.
     """
-    try:
-        with replacing(path) as new:
-            yield new
-    except SaveError as error:
-        raise OutputError(str(error), path=path) from error
+    with replacing(path) as new:
+        yield new
 
 
 def write_bytes(path: Path, content: str | bytes) -> Path:
-    """A text (UTF-8) or bytes by way of `whole`."""
-    with whole(path) as new:
+    """A text (UTF-8) or bytes by way of `write_atomically`."""
+    with write_atomically(path) as new:
         new.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     return path
 
@@ -63,12 +62,12 @@ def write_labels(folder: Path, name: str, labels: np.ndarray, form: Form, method
     if form.series is not None:
         return _write_dicom(folder / f"{name}{form.suffix}", labels, form, form.series, method)
     values = np.zeros(256, np.int64)
-    values[1 : len(form.segments) + 1] = [s.value for s in form.segments]
+    values[1 : len(form.segments) + 1] = [segment.value for segment in form.segments]
     values[MISSING] = form.missing if (labels == MISSING).any() else 0
-    stored = values.astype(_smallest(values, form))[labels]
+    stored = values.astype(_choose_type(values, form))[labels]
     path = folder / f"{name}{form.suffix}"
-    if form.suffix in (".png", ".tif"):
-        return _write_picture(path, stored[..., 0], form.palette)
+    if form.suffix in SUFFIXES_2D:
+        return _write_2d_image(path, stored[..., 0], form.palette)
     if form.suffix == ".nii.gz":
         return _write_nifti(path, _as_stored(stored, form), form, intent="label")
     fields = _segment_fields(labels, form) if form.suffix == ".seg.nrrd" else {}
@@ -77,11 +76,11 @@ def write_labels(folder: Path, name: str, labels: np.ndarray, form: Form, method
 
 def _write_dicom(path: Path, labels: np.ndarray, form: Form, series: Series, method: str) -> Path:
     """A segmentation on the series; what stayed undecided is a segment, since a DICOM SEG has no value for it."""
-    from medseg.dicom.write_seg import Author, Marked, write_segmentation
+    from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
 
-    marks = [Marked(segment.title, segment.color) for segment in form.segments]
+    marks = [SegmentDescription(segment.title, segment.color) for segment in form.segments]
     if (labels == MISSING).any() or not marks:
-        marks.append(Marked("undecided"))
+        marks.append(SegmentDescription("undecided"))
     title = " ".join(("medseg consensus", method)).strip()
     author = Author(title, title, {"method": method, "raters": str(len(form.sources))})
     places = np.where(labels == MISSING, np.uint8(len(marks)), labels)
@@ -89,13 +88,16 @@ def _write_dicom(path: Path, labels: np.ndarray, form: Form, series: Series, met
     return path
 
 
-def _smallest(values: np.ndarray, form: Form) -> np.dtype:
-    """The raters' type if it holds all values, which it does unless values had to change."""
-    fitting = [form.dtype, np.dtype(np.uint8), np.dtype(np.int16), np.dtype(np.uint16), np.dtype(np.int32)]
-    if form.suffix in (".png", ".tif"):
-        fitting = [d for d in fitting if d in (np.uint8, np.uint16)]
+def _choose_type(values: np.ndarray, form: Form) -> np.dtype:
+    """The raters' type if it holds all values, which it does unless values had to change; or the smallest that does."""
+    candidates = [form.dtype, np.dtype(np.uint8), np.dtype(np.int16), np.dtype(np.uint16), np.dtype(np.int32)]
     low, high = int(values.min()), int(values.max())
-    return next((d for d in fitting if np.iinfo(d).min <= low and high <= np.iinfo(d).max), np.dtype(np.int32))
+    for dtype in candidates:
+        if form.suffix in SUFFIXES_2D and dtype not in (np.uint8, np.uint16):
+            continue
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return dtype
+    return np.dtype(np.int32)
 
 
 def map_suffix(suffix: str) -> str:
@@ -104,7 +106,7 @@ def map_suffix(suffix: str) -> str:
 
 
 def write_map(folder: Path, name: str, numbers: np.ndarray, form: Form) -> Path:
-    """Write one number per voxel: bytes as they are, floats in [0, 1] as float32; in pictures 255 means 1.
+    """Write one number per voxel: bytes as they are, floats in [0, 1] as float32; in 2D images 255 means 1.
 
     Args:
         folder: that exists.
@@ -120,8 +122,9 @@ def write_map(folder: Path, name: str, numbers: np.ndarray, form: Form) -> Path:
     """
     suffix = map_suffix(form.suffix)
     path = folder / f"{name}{suffix}"
-    if suffix in (".png", ".tif"):
-        return _write_picture(path, (numbers if numbers.dtype == np.uint8 else as_bytes(numbers))[..., 0])
+    if suffix in SUFFIXES_2D:
+        as_stored = numbers if numbers.dtype == np.uint8 else as_bytes(numbers)
+        return _write_2d_image(path, as_stored[..., 0])
     if suffix == ".nii.gz":
         return _write_nifti(path, _as_stored(numbers, form), form)
     return _write_itk(path, numbers, form, {})
@@ -145,39 +148,38 @@ def write_soft(folder: Path, shares: np.ndarray, form: Form, kind: str) -> Path:
     """
     if kind == "float16":
         path = folder / "soft.npy"
-        with whole(path) as new, new.open("wb") as stream:
+        with write_atomically(path) as new, new.open("wb") as stream:
             np.save(stream, shares)
         return path
     return _write_nifti(folder / "soft.nii.gz", shares.transpose(1, 2, 3, 0), form, slope=1 / STEPS)
 
 
-def _by() -> str:
+def _description() -> str:
+    """What wrote a file, for its header."""
     return f"medseg {__version__} consensus; not for diagnostic use"
 
 
 def _as_stored(array: np.ndarray, form: Form) -> np.ndarray:
-    """An array `(X, Y, Z)` with its first axis contiguous, as NIfTI stores it; of a picture `(X, Y)`."""
+    """An array `(X, Y, Z)` with its first axis contiguous, as NIfTI stores it; of a 2D image `(X, Y)`."""
     return np.asfortranarray(array[..., 0] if form.flat else array)
 
 
 def _write_nifti(path: Path, array: np.ndarray, form: Form, *, slope: float = 1.0, intent: str = "none") -> Path:
     """An array `(X, Y, Z)` or `(X, Y, Z, K)` on the study's grid."""
     grid = form.grid
-    try:
-        write_nifti(path, array, grid.affine, source=grid.nifti, slope=slope, intent=intent, description=_by())
-    except SaveError as error:
-        raise OutputError(str(error), path=path) from error
+    description = _description()
+    write_nifti(path, array, grid.affine, source=grid.nifti, slope=slope, intent=intent, description=description)
     return path
 
 
-def _write_picture(path: Path, array: np.ndarray, palette: bytes | None = None) -> Path:
+def _write_2d_image(path: Path, array: np.ndarray, palette: bytes | None = None) -> Path:
     from PIL import Image
 
-    picture = Image.fromarray(np.ascontiguousarray(array.T))
+    image = Image.fromarray(np.ascontiguousarray(array.T))
     if palette is not None and array.dtype == np.uint8:
-        picture.putpalette(palette)
+        image.putpalette(palette)
     stream = io.BytesIO()
-    picture.save(stream, format="PNG" if path.suffix == ".png" else "TIFF")
+    image.save(stream, format="PNG" if path.suffix == ".png" else "TIFF")
     return write_bytes(path, stream.getvalue())
 
 
@@ -190,14 +192,15 @@ def itk_image(array: np.ndarray, affine: np.ndarray, *, flat: bool = False) -> A
         flat: make an image of two dimensions.
     """
     image: Any = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
-    placed = RAS_TO_LPS @ affine
+    axes = 2 if flat else 3
     if flat:
-        image, placed = image[:, :, 0], placed[np.ix_([0, 1, 3], [0, 1, 3])]
-    axes = len(placed) - 1
-    spacing = np.linalg.norm(placed[:axes, :axes], axis=0)
+        image = image[:, :, 0]
+    lps = RAS_TO_LPS @ affine
+    directions, origin = lps[:axes, :axes], lps[:axes, 3]
+    spacing = np.linalg.norm(directions, axis=0)
     image.SetSpacing(spacing.tolist())
-    image.SetOrigin(placed[:axes, axes].tolist())
-    image.SetDirection((placed[:axes, :axes] / spacing).ravel().tolist())
+    image.SetOrigin(origin.tolist())
+    image.SetDirection((directions / spacing).ravel().tolist())
     return image
 
 
@@ -224,11 +227,13 @@ def _segment_fields(labels: np.ndarray, form: Form) -> dict[str, str]:
         "Segmentation_MasterRepresentation": "Binary labelmap",
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
-    extent = " ".join(f"0 {n - 1}" for n in labels.shape)
+    extent = " ".join(f"0 {length - 1}" for length in labels.shape)
     for number, segment in enumerate(form.segments):
-        own = {"ID": f"Segment_{number + 1}", "NameAutoGenerated": "0", "ColorAutoGenerated": "0", **segment.extra}
-        own |= {"Name": segment.title, "LabelValue": str(segment.value), "Layer": "0", "Extent": extent}
+        of_segment = {"ID": f"Segment_{number + 1}", "NameAutoGenerated": "0", "ColorAutoGenerated": "0"}
+        of_segment |= segment.extra
+        of_segment |= {"Name": segment.title, "LabelValue": str(segment.value), "Layer": "0", "Extent": extent}
         if segment.color is not None:
-            own["Color"] = " ".join(f"{c:.6g}" for c in segment.color)
-        fields |= {f"Segment{number}_{key}": value for key, value in own.items()}
+            of_segment["Color"] = " ".join(f"{part:.6g}" for part in segment.color)
+        for key, value in of_segment.items():
+            fields[f"Segment{number}_{key}"] = value
     return {**fields, **form.fields}

@@ -51,6 +51,21 @@ def agreement(study: Study, *, crop: bool = True, resamples: int = 1000, level: 
 
     Raises:
         ValueError: a level outside (0, 1).
+
+    Examples:
+        Two raters of 8 voxels agree on 6, and give each class 8 of their 16 votes: kappa = (6/8 - 1/2) / (1 - 1/2).
+
+        >>> import numpy as np
+        >>> from medseg.consensus.statistics.inter_rater_agreement import agreement
+        >>> from medseg.consensus.study import Rater, Study
+        >>> anna = np.uint8([[[0, 0, 0, 0, 1, 1, 1, 1]]])
+        >>> bob = np.uint8([[[0, 0, 0, 1, 0, 1, 1, 1]]])
+        >>> study = Study((Rater("anna", anna), Rater("bob", bob)), ("background", "liver"), (1.0, 1.0, 1.0))
+        >>> found = agreement(study)
+        >>> found["pairwise_dice"]["classes"]["liver"]
+        [[1.0, 0.75], [0.75, 1.0]]
+        >>> found["fleiss_kappa"]["overall"]["value"]
+        0.5
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}")

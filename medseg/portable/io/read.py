@@ -13,7 +13,7 @@ import numpy as np
 
 from . import image_files, itk_formats
 from .byte_stream import regular_size
-from .header import Header, VolumeError
+from .header import Header, VolumeError, naming
 from .nifti import reader as nifti
 
 __all__ = ["SUFFIXES", "Header", "VolumeError", "read_header", "read_volume"]
@@ -65,12 +65,10 @@ def read_volume(path: str | Path) -> tuple[np.ndarray, Header]:
 
 def _read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
     try:
-        return _reader(path)(path, voxels=voxels)
+        with naming(path):
+            return _reader(path)(path, voxels=voxels)
     except MemoryError as e:
         raise VolumeError("does not fit into memory", path=path, hint="use a larger machine") from e
-    except VolumeError as e:
-        e.path = path
-        raise
 
 
 def _reader(path: Path) -> Reader:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import OutputError
 from .nifti.header import count_dimensions, new_header
 from .read import read_header
 
@@ -24,8 +25,8 @@ _PREFIX = ".medseg-"
 _CHUNK = 2**24
 
 
-class SaveError(ValueError):
-    """A result that cannot be written; says why, without the path."""
+class SaveError(OutputError):
+    """An image or label map that cannot be written."""
 
 
 def _here() -> str:
@@ -62,7 +63,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(written.fileno())
             new.replace(path)
     except OSError as error:
-        raise SaveError(f"cannot be written ({error.strerror or error})") from error
+        raise SaveError(f"cannot be written ({error.strerror or error})", path=path) from error
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -162,7 +163,7 @@ def write_labels(
         description: up to 79 bytes, for the header.
     """
     if labels.min(initial=0) < 0 or labels.max(initial=0) > 255:
-        raise SaveError("has labels outside 0 ... 255")
+        raise SaveError("has labels outside 0 ... 255", path=path)
     stored = labels.astype(np.uint8, copy=False)
     stored = stored[..., 0] if flat else stored
     placed = np.asarray(affine, dtype=float)

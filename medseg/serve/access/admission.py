@@ -30,7 +30,7 @@ WHERE = "the server printed the token when it was started, or took it from MEDSE
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestInfo:
     """A request, as far as it matters here.
 
     Attributes:
@@ -75,7 +75,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TokenRedirect:
     """A page that was opened with the token in its address: it is opened again without, and with a cookie.
 
     Attributes:
@@ -87,47 +87,58 @@ class Entry:
     cookie: str
 
 
-def decide(access: Access, token: str | None, asked: Asked) -> Route | Entry | Refusal:
+def decide(access: Access, token: str | None, request: RequestInfo) -> Route | TokenRedirect | Refusal:
     """What happens with a request: the route that it may take, or what is answered instead.
 
     Args:
         access: of the server.
         token: of the server; None: it asks for none.
-        asked: the request.
+        request: the request.
     """
-    refused = _host(access, asked) or _origin(access, asked)
+    refused = _host(access, request) or _origin(access, request)
     if refused:
         return refused
-    route = find(asked.method, asked.place)
+    route = find(request.method, request.place)
     page = route is not None and route.kind is Kind.PAGE
-    if page and PARAMETER in dict(parse_qsl(asked.query, keep_blank_values=True)):
-        if token is not None and not _right(token, asked):
+    if page and PARAMETER in dict(parse_qsl(request.query, keep_blank_values=True)):
+        if token is not None and not _has_token(token, request):
             return Refusal(401, f"the token in the address is not that of this server; {WHERE}")
-        return Entry(quote(asked.path) + _question(without_token(asked.query)), _cookie(token, asked))
+        return TokenRedirect(quote(request.path) + _query_part(without_token(request.query)), _cookie(token, request))
     open_to_all = route is not None and route.kind in (Kind.PAGE, Kind.LOGIN)
-    if token is not None and not open_to_all and not _right(token, asked):
-        wrong = tokens_in(asked) or cookies_in(asked)
+    if token is not None and not open_to_all and not _has_token(token, request):
+        wrong = tokens_in(request) or cookies_in(request)
         return Refusal(401, f"the token is not that of this server; {WHERE}" if wrong else f"a token is needed: {HOW}")
     if route is None:
-        return Refusal(404, f"{asked.method} {asked.place} is not served here")
+        return Refusal(404, f"{request.method} {request.place} is not served here")
     if route.kind is Kind.REFUSED:
-        return Refusal(403, f"{asked.method} {asked.place} is not served here: {route.remedy}")
+        return Refusal(403, f"{request.method} {request.place} is not served here: {route.remedy}")
     return route
 
 
-def tokens_in(asked: Asked) -> list[str]:
+def tokens_in(request: RequestInfo) -> list[str]:
     """Everything in a request that is given as the server's token: before the path, in a header, in the query."""
-    found = [match.group(1) for match in [PREFIX.match(asked.path)] if match]
-    scheme, _, value = (asked.header("authorization") or "").partition(" ")
+    found = []
+    prefix = PREFIX.match(request.path)
+    if prefix:
+        found.append(prefix.group(1))
+    scheme, _, value = (request.header("authorization") or "").partition(" ")
     if scheme.lower() in ("bearer", "token"):
         found.append(value.strip())
-    return found + [value for name, value in parse_qsl(asked.query, keep_blank_values=True) if name == PARAMETER]
+    for name, value in parse_qsl(request.query, keep_blank_values=True):
+        if name == PARAMETER:
+            found.append(value)
+    return found
 
 
-def cookies_in(asked: Asked) -> list[str]:
+def cookies_in(request: RequestInfo) -> list[str]:
     """Values of the cookie that this server may have set."""
-    pairs = [part.strip().partition("=") for line in asked.headers.get("cookie", ()) for part in line.split(";")]
-    return [value for name, _, value in pairs if name == _cookie_name(asked)]
+    found = []
+    for line in request.headers.get("cookie", ()):
+        for part in line.split(";"):
+            name, _, value = part.strip().partition("=")
+            if name == _cookie_name(request):
+                found.append(value)
+    return found
 
 
 def same(one: str, other: str) -> bool:
@@ -143,11 +154,11 @@ def without_token(query: str) -> str:
     return urlencode([(name, value) for name, value in pairs if name != PARAMETER])
 
 
-def _host(access: Access, asked: Asked) -> Refusal | None:
-    host = asked.header("host") or ""
+def _host(access: Access, request: RequestInfo) -> Refusal | None:
+    host = request.header("host") or ""
     match = HOST.fullmatch(host)
     name = match.group(1).strip("[]").lower().removesuffix(".") if match else ""
-    if name and name in _names(access, asked.address):
+    if name and name in _names(access, request.address):
         return None
     given = host[:100] or "nothing, or several names"
     return Refusal(403, f"the request is to {given!r}, which is no name of this server; {_own(access)}")
@@ -170,40 +181,43 @@ def _own(access: Access) -> str:
     return f"use {reach}, or start it with --origin SCHEME://NAME if it stands behind a proxy"
 
 
-def _origin(access: Access, asked: Asked) -> Refusal | None:
+def _origin(access: Access, request: RequestInfo) -> Refusal | None:
     """Refuse what a page of another site sends; what a person follows as a link is not of a page."""
-    origin = asked.headers.get("origin", ())
-    own = f"{asked.scheme}://{asked.header('host')}".lower()
+    origin = request.headers.get("origin", ())
+    own = f"{request.scheme}://{request.header('host')}".lower()
     if origin:
         if len(origin) == 1 and origin[0].lower() in (own, *access.origins):
             return None
         words = f"a page of {', '.join(origin)[:100]!r} has sent this"
         return Refusal(403, f"{words}; pages of {own} may, others if the server was started with --origin")
-    site = asked.header("sec-fetch-site")
-    link = asked.header("sec-fetch-mode") == "navigate" and asked.header("sec-fetch-dest") == "document"
-    if site in (None, "none", "same-origin") or (link and asked.method == "GET"):
+    site = request.header("sec-fetch-site")
+    link = request.header("sec-fetch-mode") == "navigate" and request.header("sec-fetch-dest") == "document"
+    if site in (None, "none", "same-origin") or (link and request.method == "GET"):
         return None
     return Refusal(403, f"a page of another site has sent this ({site}); pages of {own} may")
 
 
-def _right(token: str, asked: Asked) -> bool:
+def _has_token(token: str, request: RequestInfo) -> bool:
     """Whether a request has the token, or the cookie made of it."""
     cookie = _cookie_value(token)
-    right = [same(text, token) for text in tokens_in(asked)] + [same(text, cookie) for text in cookies_in(asked)]
-    return any(right)
+    # all are compared, so that the time does not tell which one is right
+    of_tokens = [same(text, token) for text in tokens_in(request)]
+    of_cookies = [same(text, cookie) for text in cookies_in(request)]
+    return any(of_tokens) or any(of_cookies)
 
 
-def _cookie(token: str | None, asked: Asked) -> str:
+def _cookie(token: str | None, request: RequestInfo) -> str:
     if token is None:
         return ""
-    secure = "; Secure" if asked.scheme == "https" else ""
-    return f"{_cookie_name(asked)}={_cookie_value(token)}; Path=/; HttpOnly; SameSite=Strict{secure}"
+    secure = "; Secure" if request.scheme == "https" else ""
+    return f"{_cookie_name(request)}={_cookie_value(token)}; Path=/; HttpOnly; SameSite=Strict{secure}"
 
 
-def _cookie_name(asked: Asked) -> str:
+def _cookie_name(request: RequestInfo) -> str:
     """With the port as the browser knows it: browsers keep the cookies of all ports of a machine together."""
-    match = HOST.fullmatch(asked.header("host") or "")
-    return f"medseg-{(match and match.group(2)) or 'server'}"
+    match = HOST.fullmatch(request.header("host") or "")
+    port = match.group(2) if match else None
+    return f"medseg-{port or 'server'}"
 
 
 def _cookie_value(token: str) -> str:
@@ -211,5 +225,5 @@ def _cookie_value(token: str) -> str:
     return hmac.new(token.encode(), b"medseg label cookie", "sha256").hexdigest()
 
 
-def _question(query: str) -> str:
+def _query_part(query: str) -> str:
     return f"?{query}" if query else ""

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from medseg.serve.access.admission import Asked, Entry, Refusal, decide, same, without_token
+from medseg.serve.access.admission import Refusal, RequestInfo, TokenRedirect, decide, same, without_token
 from medseg.serve.access.routes import Kind, Route
 from medseg.serve.access.settings import Access
 
@@ -46,50 +46,50 @@ class Guard:
             return await self.app(scope, receive, send)
         if scope["type"] != "http":  # MONAI Label has no websocket
             return await send({"type": "websocket.close", "code": 1008})
-        asked = asked_of(scope)
-        decided = decide(self.access, self.token, asked)
+        request = read_request(scope)
+        decided = decide(self.access, self.token, request)
         if isinstance(decided, Refusal):
             challenge = {"WWW-Authenticate": "Bearer"} if decided.status == 401 else None
-            return await _answer(decided.status, decided.words, challenge)(scope, receive, _protected(send))
-        if isinstance(decided, Entry):
+            return await _answer(decided.status, decided.words, challenge)(scope, receive, _with_headers(send))
+        if isinstance(decided, TokenRedirect):
             cookie = {"Set-Cookie": decided.cookie} if decided.cookie else None
-            return await RedirectResponse(decided.location, 303, cookie)(scope, receive, _protected(send))
-        await self._serve(decided, asked, scope, receive, _protected(send))
+            return await RedirectResponse(decided.location, 303, cookie)(scope, receive, _with_headers(send))
+        await self._serve(decided, request, scope, receive, _with_headers(send))
 
-    async def _serve(self, route: Route, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, route: Route, request: RequestInfo, scope: Scope, receive: Receive, send: Send) -> None:
         limit = self.access.upload_mb * MIB if route.upload else SMALL
-        size = asked.header("content-length") or "0"
+        size = request.header("content-length") or "0"
         if size.isdigit() and int(size) > limit:
             return await _answer(413, too_large(limit))(scope, receive, send)
-        login = asked.place.startswith("/auth") and not self.foreign_login
-        inner = self._login(route, asked) if login else self.app
-        await RequestBodyLimitMiddleware(inner, limit)(self._cleaned(scope, asked), receive, send)
+        login = request.place.startswith("/auth") and not self.foreign_login
+        inner = self._login(route, request) if login else self.app
+        await RequestBodyLimitMiddleware(inner, limit)(self._remove_token(scope, request), receive, send)
 
-    def _cleaned(self, scope: Scope, asked: Asked) -> Scope:
+    def _remove_token(self, scope: Scope, request: RequestInfo) -> Scope:
         """A request without the token, which MONAI Label would pass on to a DICOMweb server."""
-        cleaned = {**scope, "query_string": without_token(asked.query).encode("latin-1")}
+        cleaned = {**scope, "query_string": without_token(request.query).encode("latin-1")}
         if self.token is not None:
             cleaned["headers"] = [(name, value) for name, value in scope["headers"] if name.lower() not in PRIVATE]
-        if asked.prefix:
-            cleaned["root_path"] = scope.get("root_path", "") + asked.prefix
-            cleaned["path"] = asked.prefix + asked.place
+        if request.prefix:
+            cleaned["root_path"] = scope.get("root_path", "") + request.prefix
+            cleaned["path"] = request.prefix + request.place
         return cleaned
 
-    def _login(self, route: Route, asked: Asked) -> ASGIApp:
+    def _login(self, route: Route, request: RequestInfo) -> ASGIApp:
         """MONAI Label's way to ask for a name and a password, of which the password is the token."""
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             answer = JSONResponse({"username": "rater"})
-            if route.kind is Kind.LOGIN and asked.method == "GET":
+            if route.kind is Kind.LOGIN and request.method == "GET":
                 # a client whose address has the token needs no dialog
-                answer = JSONResponse({"enabled": self.token is not None and not asked.prefix})
+                answer = JSONResponse({"enabled": self.token is not None and not request.prefix})
             elif route.kind is Kind.LOGIN:
-                answer = await self._traded(Request(scope, receive))
+                answer = await self._exchange_password(Request(scope, receive))
             await answer(scope, receive, send)
 
         return app
 
-    async def _traded(self, request: Request) -> JSONResponse:
+    async def _exchange_password(self, request: Request) -> JSONResponse:
         """The token for who gives it as password."""
         if self.token is None:
             return JSONResponse({"access_token": None, "token_type": None})
@@ -102,12 +102,12 @@ class Guard:
         return _answer(401, "the password is not the token of this server")
 
 
-def asked_of(scope: Scope) -> Asked:
+def read_request(scope: Scope) -> RequestInfo:
     """A request of ASGI."""
     headers: dict[str, list[str]] = defaultdict(list)
     for name, value in scope["headers"]:
         headers[name.decode("latin-1").lower()].append(value.decode("latin-1"))
-    return Asked(
+    return RequestInfo(
         method=scope["method"],
         path=scope["path"],
         query=scope["query_string"].decode("latin-1"),
@@ -128,7 +128,7 @@ def _answer(status: int, words: str, headers: dict[str, str] | None = None) -> J
     return JSONResponse({"detail": words}, status, headers)
 
 
-def _protected(send: Send) -> Send:
+def _with_headers(send: Send) -> Send:
     """Answers that no page of another site can use: a DICOMweb server behind us may say otherwise."""
 
     async def sent(message: Message) -> None:

@@ -1,4 +1,4 @@
-"""Who may use the label server: what `medseg serve` was told of it, and its token."""
+"""Who may use the label server: the options of `medseg serve` about it, and the server's token."""
 
 from __future__ import annotations
 
@@ -58,8 +58,10 @@ class Access:
         return f"[{name}]" if ":" in name else name
 
 
-def checked(host: str, origins: Sequence[str], needs_token: bool, upload_mb: int, environ: Mapping[str, str]) -> Access:
-    """What was given on the command line.
+def check_access(
+    host: str, origins: Sequence[str], needs_token: bool, upload_mb: int, environ: Mapping[str, str]
+) -> Access:
+    """The options of the command line about who may use the server, checked.
 
     Args:
         host: `--host`.
@@ -75,12 +77,12 @@ def checked(host: str, origins: Sequence[str], needs_token: bool, upload_mb: int
         raise ConfigError(f"--max-upload-mb {upload_mb}: 1 or more is possible")
     if not needs_token and VARIABLE in environ:
         raise ConfigError(f"--no-token and a token in {VARIABLE} contradict each other; leave one of them away")
-    access = Access(host, tuple(origin_called(text) for text in origins), needs_token, upload_mb)
-    token_of(access, environ)
+    access = Access(host, tuple(parse_origin(text) for text in origins), needs_token, upload_mb)
+    resolve_token(access, environ)
     return access
 
 
-def origin_called(text: str) -> str:
+def parse_origin(text: str) -> str:
     """An origin as browsers write it.
 
     Raises:
@@ -100,7 +102,7 @@ def origin_called(text: str) -> str:
     return f"{parts.scheme}://{name}" + (f":{port}" if port not in (None, standard) else "")
 
 
-def token_of(access: Access, environ: Mapping[str, str]) -> str | None:
+def resolve_token(access: Access, environ: Mapping[str, str]) -> str | None:
     """The token of a server: that of `MEDSEG_TOKEN`, or a new one; None if none is asked for.
 
     Raises:
@@ -134,7 +136,7 @@ def write_access(app: Path, access: Access) -> None:
 
 
 def read_access(app: Path) -> Access:
-    """What `medseg serve` was told.
+    """The options that `medseg serve` has written for the server.
 
     Raises:
         ConfigError: the file is gone or damaged.

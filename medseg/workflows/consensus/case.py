@@ -11,7 +11,7 @@ import numpy as np
 
 from medseg.atomic import make_folder
 from medseg.consensus.compare_methods import compare
-from medseg.consensus.fuse import FUSERS, run
+from medseg.consensus.fuse import FUSERS, run_fuser
 from medseg.consensus.io.annotation_files import suffix_of
 from medseg.consensus.io.file_names import files_of
 from medseg.consensus.io.formats import Form
@@ -22,11 +22,11 @@ from medseg.consensus.statistics.rater_vs_consensus import rater_table
 from medseg.consensus.statistics.report_data import rater_count, summarise
 from medseg.consensus.statistics.uncertainty_maps import disagreement, soft_labels
 from medseg.consensus.study import MISSING, Study
-from medseg.errors import DataError
+from medseg.errors import ConfigError, DataError, MedsegError, OutputError
 from medseg.portable.io.write import remove_leftovers
-from medseg.records import Piece, digest_of
+from medseg.records import RECORD, Record, digest_of, read_record
 from medseg.workflows.consensus.collect_studies import Item
-from medseg.workflows.consensus.earlier_results import RECORD, image_digest, refuse_another, refuse_unknown, source_of
+from medseg.workflows.consensus.earlier_results import image_digest, refuse_another, refuse_unknown, source_of
 from medseg.workflows.consensus.options import ConsensusOptions
 from medseg.workflows.consensus.report.csv_tables import comparison_csv, pairwise_csv, raters_csv
 from medseg.workflows.consensus.result import Result
@@ -50,83 +50,98 @@ def fuse_item(item: Item, folder: Path, options: ConsensusOptions) -> dict[str, 
         OutputError: the results cannot be written.
     """
     remove_leftovers(folder)
-    made_of = _made_of(item, options)
-    products = [folder / name for name in _products(item, options)]
-    piece = Piece(folder / RECORD, made_of, products, source_of(item, options.series))
-    if not options.overwrite and (notes := piece.notes()) is not None:
+    record = _record(item, folder, options)
+    notes = None if options.overwrite else record.notes()
+    if notes is not None:
         return {"case": item.name, "status": "skipped", **notes}
     refuse_another(item, options.series, folder)
-    refuse_unknown(folder, products)
+    refuse_unknown(folder, record.products)
     try:
         result = _fuse(item, options)
     except MemoryError as error:
         raise DataError("does not fit into memory", path=item.annotations[0], hint="use fewer --jobs") from error
     make_folder(folder)
     refuse_another(item, options.series, folder)  # again: fusing takes its time, and another command may have begun
-    piece.begin()
+    record.begin()
     labels = _write(folder, item, result, options)
     notes = {"labels": labels.name, "warnings": result.report["warnings"]}
-    return {"case": item.name, "status": "done", **piece.finish(notes)}
+    return {"case": item.name, "status": "done", **record.finish(notes)}
+
+
+def fuse_one_of_many(item: Item, options: ConsensusOptions) -> dict[str, Any]:
+    """Fuse one of many studies into a folder of its name; what is wrong with its files becomes its status.
+
+    Raises:
+        ConfigError, OutputError: what concerns every study.
+    """
+    try:
+        return fuse_item(item, options.output / item.name, options)
+    except (ConfigError, OutputError):
+        raise
+    except MedsegError as error:
+        return {"case": item.name, "status": "failed", "error": str(error)}
 
 
 def finished_labels(folder: Path) -> Path | None:
     """The label map that a folder's record says is finished."""
-    try:
-        labels = folder / json.loads((folder / RECORD).read_text(encoding="utf-8"))["notes"]["labels"]
-    except (OSError, ValueError, KeyError):  # not begun, not finished, or not ours
+    notes = read_record(folder / RECORD).get("notes")
+    if not isinstance(notes, dict) or "labels" not in notes:  # not begun, not finished, or not ours
         return None
+    labels = folder / str(notes["labels"])
     return labels if labels.is_file() else None
 
 
-def _made_of(item: Item, options: ConsensusOptions) -> dict[str, Any]:
-    """What the results depend on; of `.mhd` headers the file of voxels too."""
-    paths = [*item.images, *item.annotations, *dict(options.reading.get("regions", {})).values()]
-    paths += [options.reference] if options.reference else []
-    for path in paths:
+def _record(item: Item, folder: Path, options: ConsensusOptions) -> Record:
+    """What the results of a study depend on, and which files they are.
+
+    Raises:
+        DataError: a file that is not there or cannot be read.
+    """
+    others = [*item.annotations, *dict(options.reading.get("regions", {})).values()]
+    if options.reference is not None:
+        others.append(options.reference)
+    for path in (*item.images, *others):
         if not path.exists():
             raise DataError("no such file or folder", path=path, hint="check the path")
-    beside = [p.with_suffix(s) for p in paths if p.suffix.lower() == ".mhd" for s in (".raw", ".zraw")]
-    digests = [digest_of(path) for path in [*paths[len(item.images) :], *(p for p in beside if p.is_file())]]
+    digests = [digest_of(path) for path in others]
     digests += [image_digest(path, options.series) for path in item.images]
-    return {
-        "files": digests,
-        "item": [item.name, item.raters, repr(item.reading)],
-        "options": repr(options.of_a_result()),
-    }
+    settings = {"item": [item.name, item.raters, repr(item.reading)], "options": repr(options.of_a_result())}
+    products = [folder / name for name in _products(item, options)]
+    source = source_of(item, options.series)
+    return Record(folder / RECORD, inputs={"files": digests}, settings=settings, products=products, source=source)
 
 
 def _products(item: Item, options: ConsensusOptions) -> list[str]:
     """Names of the files that a finished study has."""
     image = item.images[0] if item.images else None
     suffix = suffix_of(files_of(item.annotations[0], image)[0], image)
-    maps = [f"{name}{map_suffix(suffix)}" for name in ("confidence", "rater_count", "disagreement")]
-    soft = {"uint8": ["soft.nii.gz"], "float16": ["soft.npy"]}.get(options.export_soft or "", [])
-    page = ["report.html"] if options.report else []
-    compared = ["comparison.csv"] if options.compare or options.reference else []
-    return [f"consensus{suffix}", *maps, *soft, "raters.csv", "pairwise.csv", *compared, *page, "report.json"]
+    names = [f"consensus{suffix}"]
+    names += [f"{name}{map_suffix(suffix)}" for name in ("confidence", "rater_count", "disagreement")]
+    if options.export_soft is not None:
+        names.append({"uint8": "soft.nii.gz", "float16": "soft.npy"}[options.export_soft])
+    names += ["raters.csv", "pairwise.csv"]
+    if options.compare or options.reference:
+        names.append("comparison.csv")
+    if options.report:
+        names.append("report.html")
+    return [*names, "report.json"]
 
 
 def _fuse(item: Item, options: ConsensusOptions) -> Result:
     study, form, truth = _read(item, options)
-    fused = run(study, options.method, **options.method_options)
+    fused = run_fuser(study, options.method, options.method_options)
     summary = summarise(study, fused, list(form.notes))
-    spacing = float(np.prod(study.spacing_mm)) / 1000
+    voxel_ml = float(np.prod(study.spacing_mm)) / 1000
     counts = np.bincount(fused.labels.reshape(-1), minlength=MISSING + 1)
     report = {
         "case": item.name,
         "method": options.method,
         **summary,
-        "inputs": {
-            "image": [str(path) for path in item.images],
-            "annotations": {
-                e.name: [str(p) for p in files] for e, files in zip(study.raters, form.sources, strict=False)
-            },
-            "reference": None if truth is None else str(options.reference),
-        },
+        "inputs": _inputs(item, study, form, options),
         "request": options.of_a_result(),
         "label_values": [0, *(segment.value for segment in form.segments)],
         "affine": form.grid.affine.tolist(),
-        "volumes_ml": {name: float(counts[c] * spacing) for c, name in enumerate(study.classes) if c},
+        "volumes_ml": {name: float(counts[c] * voxel_ml) for c, name in enumerate(study.classes) if c},
         "undecided_voxels": int(counts[MISSING]),
         "against_consensus": rater_table(study, fused, tolerance_mm=options.tolerance_mm),
         "agreement": agreement(study),
@@ -137,21 +152,38 @@ def _fuse(item: Item, options: ConsensusOptions) -> Result:
     return Result(study, form, fused, report, disagreement(study))
 
 
+def _inputs(item: Item, study: Study, form: Form, options: ConsensusOptions) -> dict[str, Any]:
+    """Files that a study was read from; of a reference only where there is one."""
+    annotations: dict[str, list[str]] = {}
+    for rater, files in zip(study.raters, form.sources, strict=False):
+        annotations[rater.name] = [str(path) for path in files]
+    return {
+        "image": [str(path) for path in item.images],
+        "annotations": annotations,
+        "reference": None if options.reference is None else str(options.reference),
+    }
+
+
 def _read(item: Item, options: ConsensusOptions) -> tuple[Study, Form, np.ndarray | None]:
     """The study, and the true labels if there are any, in the same classes and on the same grid."""
-    reading = {**_merged(options.reading, item.reading)}
+    reading = _merge_reading(options.reading, item.reading)
+    images = item.images or None
     if options.reference is None:
-        study, form = read_study(item.images or None, item.annotations, names=item.raters, **reading)
+        study, form = read_study(images, item.annotations, names=item.raters, **reading)
         return study, form, None
     files = [*item.annotations, options.reference]
-    study, form = read_study(item.images or None, files, names=[*item.raters, TRUTH], **reading)
+    study, form = read_study(images, files, names=[*item.raters, TRUTH], **reading)
     truth = study.raters[-1].labels
     return Study(study.raters[:-1], study.classes, study.spacing_mm, study.image), form, truth
 
 
-def _merged(asked: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """What the user asked for; what the item knows of its own files goes before."""
-    return {**asked, **{key: value for key, value in known.items() if value is not None or key == "missing"}}
+def _merge_reading(of_options: Mapping[str, Any], of_item: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user asked for; what the item says of its own files goes before."""
+    merged = dict(of_options)
+    for name, value in of_item.items():
+        if value is not None or name == "missing":
+            merged[name] = value
+    return merged
 
 
 def _write(folder: Path, item: Item, result: Result, options: ConsensusOptions) -> Path:
@@ -169,9 +201,8 @@ def _write(folder: Path, item: Item, result: Result, options: ConsensusOptions) 
     if "comparison" in report:
         write_bytes(folder / "comparison.csv", comparison_csv(report["comparison"]))
     if options.report:
-        from medseg.workflows.consensus.report.report import (
-            write_page,  # matplotlib takes longer to import than a small study
-        )
+        # matplotlib takes longer to import than a small study
+        from medseg.workflows.consensus.report.report import write_page
 
         write_page(folder / "report.html", result, viewer=options.viewer)
     write_bytes(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")

@@ -92,14 +92,13 @@ class ConsensusOptions:
     strict: Annotated[bool, Option("Stop at the first study that fails.", group=WORK)] = False
 
     def __post_init__(self) -> None:
-        from medseg.consensus.fuse import resolve_options  # needs numpy, which `medseg --help` should not wait for
-
         check_types(self)
         self._check_studies()
         self._check_results()
         self._check_work()
-        resolve_options(self.method, self.method_options)
-        self.reading  # noqa: B018  # what cannot be understood is told now
+        # what cannot be understood is told now
+        self.method_options  # noqa: B018
+        self.reading  # noqa: B018
 
     def _check_studies(self) -> None:
         files = bool(self.image or self.annotation)
@@ -127,12 +126,18 @@ class ConsensusOptions:
             raise ConfigError(f"--jobs {self.jobs}: a number > 0 is wanted")
 
     @cached_property
-    def method_options(self) -> dict[str, Any]:
-        """Options of the method: those with a flag of their own that were given, and `name=value` settings.
+    def method_options(self) -> Any:
+        """The dataclass of options that the method takes, with the values that were given.
 
         Raises:
-            ConfigError: a setting that is none, or an option given twice.
+            ConfigError: an unknown method or option, a value that it does not take, or an option given twice.
         """
+        from medseg.consensus.fuse import resolve_options  # needs numpy, which `medseg --help` should not wait for
+
+        return resolve_options(self.method, self._given_to_method())
+
+    def _given_to_method(self) -> dict[str, Any]:
+        """Options of the method by name: those with a flag of their own, and `name=value` settings."""
         chosen = {name: getattr(self, name) for name in METHOD_OPTIONS if getattr(self, name) is not None}
         if "weights" in chosen:
             chosen["weights"] = _weights(chosen["weights"])

@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medseg.consensus.io.file_names import is_series
 from medseg.cores import usable_cores
 from medseg.dicom.series import open_series
-from medseg.errors import ConfigError, MedsegError, OutputError
-from medseg.portable.io.read import VolumeError, read_header
-from medseg.stopping import out_of_reach
-from medseg.workflows.consensus.case import fuse_item
+from medseg.errors import MedsegError
+from medseg.portable.io.read import read_header
+from medseg.stopping import shield_from_interrupts
 from medseg.workflows.consensus.collect_studies import Item
-from medseg.workflows.consensus.options import ConsensusOptions
 
 BYTES_PER_VOXEL = 48
 """That fusing takes at its peak, about: measured on five raters and two classes."""
@@ -32,12 +29,8 @@ BYTES_PER_VOXEL = 48
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
 
-class Task(NamedTuple):
-    """One study and where its results go."""
-
-    item: Item
-    folder: Path
-    options: ConsensusOptions
+Work = Callable[[Item], dict[str, Any]]
+"""What is done with one study, in whichever process; returns what to tell of it."""
 
 
 class Worker(NamedTuple):
@@ -47,47 +40,34 @@ class Worker(NamedTuple):
     pipe: Connection
 
 
-def done_or_failed(task: Task) -> dict[str, Any]:
-    """Fuse one study; what is wrong with its files becomes its status.
-
-    Raises:
-        ConfigError, OutputError: what concerns every study.
-    """
-    try:
-        return fuse_item(task.item, task.folder, task.options)
-    except (ConfigError, OutputError):
-        raise
-    except MedsegError as error:
-        return {"case": task.item.name, "status": "failed", "error": str(error)}
-
-
-def run_all(tasks: Sequence[Task], jobs: int) -> Generator[dict[str, Any], None, None]:
-    """Fuse all studies; yields what to tell of each as it ends.
+def run_all(items: Sequence[Item], work: Work, jobs: int) -> Generator[dict[str, Any], None, None]:
+    """Do the work for all studies; yields what to tell of each as it ends.
 
     Args:
-        tasks: the studies.
+        items: the studies.
+        work: what is done with each; it can be pickled.
         jobs: processes; 1: this one.
 
     Raises:
-        ConfigError, OutputError: what concerns every study; what is done by then stays.
+        Exception: what `work` raises; what is done by then stays.
     """
-    if min(jobs, len(tasks)) <= 1:
-        yield from map(done_or_failed, tasks)
+    if min(jobs, len(items)) <= 1:
+        yield from map(work, items)
         return
-    waiting = list(reversed(tasks))
-    busy: dict[Connection, tuple[Worker, Task]] = {}
+    waiting = list(reversed(items))
+    busy: dict[Connection, tuple[Worker, Item]] = {}
     with _one_thread():
         try:
-            for _ in range(min(jobs, len(tasks))):
-                _give(_hire(), waiting, busy)
+            for _ in range(min(jobs, len(items))):
+                _give(_hire(work), waiting, busy)
             while busy:
                 for pipe in wait(list(busy)):
-                    worker, task = busy.pop(cast("Connection", pipe))
+                    worker, item = busy.pop(cast("Connection", pipe))
                     try:
                         answer = worker.pipe.recv()
                     except EOFError:
-                        yield _died(worker, task)
-                        worker = _hire() if waiting else worker
+                        yield _report_dead_worker(worker, item)
+                        worker = _hire(work) if waiting else worker
                     else:
                         if isinstance(answer, BaseException):
                             raise answer
@@ -99,36 +79,37 @@ def run_all(tasks: Sequence[Task], jobs: int) -> Generator[dict[str, Any], None,
                 worker.process.join()
 
 
-def _give(worker: Worker, waiting: list[Task], busy: dict[Connection, tuple[Worker, Task]]) -> None:
+def _give(worker: Worker, waiting: list[Item], busy: dict[Connection, tuple[Worker, Item]]) -> None:
     """The next study, or leave to go."""
     if not waiting:
         worker.pipe.close()
         return
-    task = waiting.pop()
-    worker.pipe.send(task)
-    busy[worker.pipe] = (worker, task)
+    item = waiting.pop()
+    worker.pipe.send(item)
+    busy[worker.pipe] = (worker, item)
 
 
-def _hire() -> Worker:
+def _hire(work: Work) -> Worker:
+    """A new worker process."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs,), daemon=True)
-    with out_of_reach():
+    process = context.Process(target=_work, args=(theirs, work), daemon=True)
+    with shield_from_interrupts():
         process.start()
     theirs.close()
     return Worker(process, ours)
 
 
-def _work(pipe: Connection) -> None:
+def _work(pipe: Connection, work: Work) -> None:
     """What a worker does until its pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command stops, and tells
     while True:
         try:
-            task = pipe.recv()
+            item = pipe.recv()
         except EOFError:
             return
         try:
-            answer: Any = done_or_failed(task)
+            answer: Any = work(item)
         except Exception as error:  # raised again by the command
             answer = error
         try:
@@ -137,10 +118,10 @@ def _work(pipe: Connection) -> None:
             return
 
 
-def _died(worker: Worker, task: Task) -> dict[str, Any]:
+def _report_dead_worker(worker: Worker, item: Item) -> dict[str, Any]:
     worker.process.join()
     why = f"its process ended with {worker.process.exitcode}; out of memory? Try fewer --jobs"
-    return {"case": task.item.name, "status": "failed", "error": f"{task.item.annotations[0]}: {why}"}
+    return {"case": item.name, "status": "failed", "error": f"{item.annotations[0]}: {why}"}
 
 
 @contextmanager
@@ -162,7 +143,7 @@ def fitting_jobs(items: Sequence[Item]) -> int:
     first = (*items[0].images, *items[0].annotations)[0]
     try:
         shape = (open_series(first).header if is_series(first) else read_header(first)).shape
-    except (VolumeError, MedsegError):  # told when its turn comes
+    except MedsegError:  # told when its turn comes
         return cores
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     each = BYTES_PER_VOXEL

@@ -1,4 +1,4 @@
-"""`consensus`: several raters' annotations become one label map each, with an account of who was trusted and why.
+"""`consensus`: several raters' annotations become one label map each, with a report of who was trusted and why.
 
 Studies come by their files, from folders, from a manifest or from a MONAI Label studies folder. A study that is done
 already, with the same files and options, is passed over.
@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,17 @@ from medseg.consensus.io.write_results import write_bytes
 from medseg.errors import ConfigError, DataError, OutputError
 from medseg.manifest.manifest import SECTIONS, Manifest
 from medseg.portable.io.write import remove_leftovers
-from medseg.progress import counting, say
-from medseg.workflows.consensus.case import finished_labels, fuse_item
-from medseg.workflows.consensus.collect_studies import Item, of_files, of_manifest, of_studies
+from medseg.progress import say, show_progress
+from medseg.workflows.consensus.case import finished_labels, fuse_item, fuse_one_of_many
+from medseg.workflows.consensus.collect_studies import (
+    Item,
+    collect_from_files,
+    collect_from_manifest,
+    collect_from_studies_folder,
+)
 from medseg.workflows.consensus.earlier_results import refuse_other_manifest, refuse_others
 from medseg.workflows.consensus.options import ConsensusOptions
-from medseg.workflows.consensus.process_pool import Task, fitting_jobs, run_all
+from medseg.workflows.consensus.process_pool import fitting_jobs, run_all
 
 MANIFEST = "manifest.json"
 FINAL = "final"
@@ -43,15 +49,15 @@ def consensus(options: ConsensusOptions) -> dict[str, Any]:
         Stopped: by a signal; finished results and the report are whole.
     """
     if _is_single(options):
-        (item,) = of_files(options.image, options.annotation, options.name)
+        (item,) = collect_from_files(options.image, options.annotation, options.name)
         entry = fuse_item(item, options.output, options)
         _tell_one(entry, options.output)
         return {"cases": [entry], "failed": []}
     if options.reference is not None or options.region:
         raise ConfigError("--reference and --region belong to a single study")
     manifest = Manifest.load(options.data) if options.data else None
-    items = _items(options, manifest)
-    _check(items, options)
+    items = _collect(options, manifest)
+    _check_output(items, options)
     refuse_others(items, options.series, options.output)
     if manifest is not None:
         refuse_other_manifest(manifest, options.output / MANIFEST)
@@ -68,21 +74,24 @@ def _is_single(options: ConsensusOptions) -> bool:
     return not any(path.is_dir() and not is_series(path, options.annotation) for path in options.image)
 
 
-def _items(options: ConsensusOptions, manifest: Manifest | None) -> list[Item]:
+def _collect(options: ConsensusOptions, manifest: Manifest | None) -> list[Item]:
     if manifest is not None:
-        return of_manifest(manifest, options.section)
+        return collect_from_manifest(manifest, options.section)
     if options.studies is not None:
-        return of_studies(options.studies, options.tag)
-    return of_files(options.image, options.annotation, options.name)
+        return collect_from_studies_folder(options.studies, options.tag)
+    return collect_from_files(options.image, options.annotation, options.name)
 
 
-def _check(items: Sequence[Item], options: ConsensusOptions) -> None:
+def _check_output(items: Sequence[Item], options: ConsensusOptions) -> None:
     """See that no result lies among what is fused."""
     output = options.output
     if options.data is not None and (output / MANIFEST).resolve() == options.data.resolve():
         raise ConfigError(f"the manifest of the results would overwrite {options.data}; choose another --output")
-    paths = [path.resolve() for item in items for path in (*item.images, *item.annotations)]
-    inputs = {path if path.is_dir() else path.parent for path in paths}
+    inputs: set[Path] = set()
+    for item in items:
+        for path in (*item.images, *item.annotations):
+            place = path.resolve()
+            inputs.add(place if place.is_dir() else place.parent)
     for item in items:
         if (output / item.name).resolve() in inputs:
             raise ConfigError(f"{output / item.name} holds files to fuse; choose another --output")
@@ -97,18 +106,17 @@ def _batch(items: Sequence[Item], options: ConsensusOptions) -> dict[str, Any]:
     note = alias_note(options.method)
     if note is not None:
         say(f"warning: {note}")
-    tasks = [Task(item, output / item.name, options) for item in items]
     jobs = options.jobs or (fitting_jobs(items) if items else 1)
     report: dict[str, Any] = {"medseg_version": __version__, "request": options.of_a_result(), "jobs": jobs}
     report |= {"cases": [], "failed": [], "interrupted": True}
     started = time.perf_counter()
     try:
-        with counting("fusing", pieces="studies", kept="finished studies are kept") as progress:
-            progress(0, len(tasks))
-            with closing(run_all(tasks, jobs)) as entries:
+        with show_progress("fusing", unit="studies", kept="finished studies are kept") as progress:
+            progress(0, len(items))
+            with closing(run_all(items, partial(fuse_one_of_many, options=options), jobs)) as entries:
                 for done, entry in enumerate(entries, 1):
                     _enter(report, entry, options)
-                    progress(done, len(tasks))
+                    progress(done, len(items))
         report["interrupted"] = False
     finally:
         report["seconds"] = round(time.perf_counter() - started, 2)
@@ -171,7 +179,8 @@ def _tell_one(entry: Mapping[str, Any], output: Path) -> None:
 
 
 def _tell(report: Mapping[str, Any], output: Path) -> None:
-    count = {status: sum(c["status"] == status for c in report["cases"]) for status in ("done", "skipped")}
-    say(f"{count['done']} fused, {count['skipped']} already there, {len(report['failed'])} failed: {output}")
+    statuses = [case["status"] for case in report["cases"]]
+    done, skipped, failed = statuses.count("done"), statuses.count("skipped"), len(report["failed"])
+    say(f"{done} fused, {skipped} already there, {failed} failed: {output}")
     for failure in report["failed"]:
         say(f"failed: {failure['error']}")

@@ -19,10 +19,10 @@ from medseg.errors import DataError, OutputError
 from medseg.portable.inference.label_sink import LEVELS
 from medseg.portable.io.channel_names import FIRST
 from medseg.portable.io.monai_reader import VerifiedReader
-from medseg.portable.io.read import Header, VolumeError, read_header
+from medseg.portable.io.read import Header, read_header
 from medseg.portable.io.record import DIGITS, image_of, image_record
 from medseg.portable.io.record import fingerprint as of_files
-from medseg.portable.io.write import SaveError, temporary, write_nifti
+from medseg.portable.io.write import temporary, write_nifti
 from medseg.workflows.predict.collect_cases import LONGEST_NAME, PROBABILITIES, Item, targets
 from medseg.workflows.predict.formats import Model, recorded, source_of_item, write_result
 
@@ -38,10 +38,7 @@ def fingerprint(item: Item) -> str:
     """
     if item.dicom:
         return item.series.digest()
-    try:
-        return of_files(item.images)
-    except VolumeError as error:
-        raise DataError(str(error), path=error.path) from error
+    return of_files(item.images)
 
 
 def record(fingerprint: str, setting: str) -> str:
@@ -92,10 +89,7 @@ class CasePredictor:
         """
         if len(os.fsencode(item.result)) > LONGEST_NAME:
             raise DataError(f"the result's name would be longer than {LONGEST_NAME} bytes", path=item.images[0])
-        try:
-            headers = [item.series.header] if item.dicom else [read_header(path) for path in item.images]
-        except VolumeError as error:
-            raise DataError(str(error), path=error.path) from error
+        headers = [item.series.header] if item.dicom else [read_header(path) for path in item.images]
         if item.dicom and item.reads(self.output / item.result):
             raise DataError(f"the result {item.result} would overwrite a slice", path=item.images[0])
         found, wanted = sum(h.channels for h in headers), self.bundle.data.modality
@@ -135,8 +129,8 @@ class CasePredictor:
         try:
             with prediction_errors(item.images[0]):
                 return self._predict_and_write(item, line, progress)
-        except (SaveError, OutputError) as error:
-            raise OutputError(getattr(error, "problem", str(error)), path=result) from error
+        except OutputError as error:  # of a temporary file
+            raise OutputError(error.problem, path=result) from error
         except OSError as error:
             raise OutputError(f"cannot be written ({error.strerror or error})", path=result) from error
 

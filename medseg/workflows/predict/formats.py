@@ -69,10 +69,12 @@ def write_result(path: Path, labels: np.ndarray, item: Item, affine: np.ndarray,
         header = Header(item.images[0], labels.shape, 1, affine, spacing, np.dtype(np.uint8))
         _write_nrrd(path, places[labels], header, line, model.names)
         return
-    from medseg.dicom.write_seg import Author, Marked, write_segmentation
+    from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
 
     author = Author(f"medseg {model.name}", f"medseg {model.name}", {RECORD: line})
-    write_segmentation(path, places[labels], item.series, [Marked(name) for name in model.names.values()], author)
+    write_segmentation(
+        path, places[labels], item.series, [SegmentDescription(name) for name in model.names.values()], author
+    )
 
 
 def source_of_item(item: Item) -> bytes:

@@ -6,7 +6,6 @@ a finished case is recognised wherever the file goes, also when several commands
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -27,7 +26,8 @@ from medseg.options import api
 from medseg.portable.inference.multi_view import FUSIONS, ViewsInferer
 from medseg.portable.io.write import remove_leftovers
 from medseg.progress import Count, say
-from medseg.stopping import told_when_stopped
+from medseg.records import hash_of
+from medseg.stopping import report_stop
 from medseg.workflows.predict.case import CasePredictor, fingerprint, record
 from medseg.workflows.predict.collect_cases import PROBABILITIES, Item, collect, share
 from medseg.workflows.predict.earlier_results import Earlier
@@ -55,10 +55,14 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
         Stopped: by a signal; finished results and the report are whole.
 
     Examples:
+        The run folder of a training, or its bundle, on a folder of two images.
+
         >>> import medseg
-        >>> report = medseg.predict("runs/first", "new_scans/", "predictions/")  # doctest: +SKIP
-        >>> report["cases"][0]["volumes_ml"]  # doctest: +SKIP
-        {'liver': 1479.2}
+        >>> report = medseg.predict("runs/first", "new_scans/", "predictions/")
+        >>> [(case["case"], case["status"]) for case in report["cases"]]
+        [('case1', 'done'), ('case2', 'done')]
+        >>> list(report["cases"][0]["volumes_ml"])
+        ['liver', 'spleen']
     """
     bundle, output = open_bundle(options.model), options.output
     items = collect(
@@ -174,8 +178,7 @@ class _Run:
         self.predictor, self.listener, self.report, self.earlier = predictor, listener, report, earlier
         self.overwrite, self.strict, self.probabilities = options.overwrite, options.strict, options.probabilities
         labels_depend_on = {k: v for k, v in report["settings"].items() if k != "probabilities"}
-        content = json.dumps([report["model_sha256"], labels_depend_on], sort_keys=True)
-        self.setting = hashlib.sha256(content.encode()).hexdigest()
+        self.setting = hash_of([report["model_sha256"], labels_depend_on])
 
     def all(self, items: list[Item]) -> None:
         """Do them; a case that fails is entered and passed over, unless `strict`."""
@@ -183,7 +186,7 @@ class _Run:
         console = self.listener.console
         count = Count("predicting", total=len(items))
         with (
-            told_when_stopped(count.where, "finished results are kept"),
+            report_stop(count.where, "finished results are kept"),
             Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
         ):
             cases = bar.add_task("cases", total=len(items))

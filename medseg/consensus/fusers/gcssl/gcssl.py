@@ -10,29 +10,90 @@ The abstract states the parts: a self-consistency score from low-level image fea
 missing annotations, and a second-order random field whose penalty is the score, solved by graph cut. What it does not
 state is ours: the features, one shared forest in place of one per rater, log-odds weights and their guard (which
 weakens the smoothing likewise), the care for thin structures, and all constants.
-
-Options: `weights` ("logodds"), `ssl` (True), `neighbours` (8 in 2D, 6 in 3D), `smoothness` (2.0), `thin` (6.0),
-`local_sc` (False), `seed` (0).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from medseg.consensus.boxes import relative_spacing
 from medseg.consensus.fusers.fusion_log import FusionLog, Row
-from medseg.consensus.fusers.gcssl.energy import Energy, find_pairs, thickness_factor
+from medseg.consensus.fusers.gcssl.energy import Energy, find_pairs, neighbour_offsets, thickness_factor
 from medseg.consensus.fusers.gcssl.graph_cut import minimise
 from medseg.consensus.fusers.gcssl.image_features import NormalisedImage
 from medseg.consensus.fusers.gcssl.missing_votes import WeightedVotes, add_predicted_votes, count_votes
-from medseg.consensus.fusers.gcssl.options import GcsslOptions
-from medseg.consensus.fusers.gcssl.rater_scores import RaterScores, compute_weights, score_raters
+from medseg.consensus.fusers.gcssl.rater_scores import (
+    WEIGHT_MODES,
+    RaterScores,
+    check_given_weights,
+    compute_weights,
+    score_raters,
+)
 from medseg.consensus.fusers.gcssl.region import Region, find_region
 from medseg.consensus.study import MISSING, Fused, Study
+from medseg.errors import ConfigError, DataError
 
 SIGMA_PAIRS = 0.7
 """Smoothing of the intensities that neighbours are compared by, in units of the smallest spacing."""
+
+
+@dataclass(frozen=True)
+class GcsslOptions:
+    """Options of GC-SSL.
+
+    Args:
+        weights: "logodds", "sc" (the score itself), "uniform", or one number >= 0 per rater.
+        ssl: raters vote also where they annotated nothing, as they would label what looks alike; False: they do not.
+        neighbours: 4 or 8 (default) in a 2D image; 6 (default), 18 or 26 in a volume.
+        smoothness: total cost of a voxel that differs from all its neighbours where the image has no edge; 0 gives
+            the weighted vote. It is multiplied by the informativeness of the image.
+        thin: distance to the boundary, in units of the smallest spacing, that a structure must reach near a voxel to be
+            smoothed there in full; what is thinner is smoothed less (`energy.thickness_factor`). 0: all alike.
+        local_sc: experimental: each voxel has its own weights, by how a rater's posterior there agrees with the label.
+        seed: of the sample and the trees.
+
+    Raises:
+        ConfigError: an option out of range.
+    """
+
+    weights: str | Sequence[float] = "logodds"
+    ssl: bool = True
+    neighbours: int | None = None
+    smoothness: float = 2.0
+    thin: float = 6.0
+    local_sc: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("smoothness", "thin"):
+            value = getattr(self, name)
+            if not np.isfinite(value) or value < 0:
+                raise ConfigError(f"{name} {value}; a number >= 0 is wanted")
+        if isinstance(self.weights, str) and self.weights not in WEIGHT_MODES:
+            raise ConfigError(f"weights {self.weights!r}; {', '.join(WEIGHT_MODES)} or numbers are offered")
+
+    def check_study(self, study: Study) -> None:
+        """Refuse a study that these options do not fit, before anything is computed.
+
+        Raises:
+            DataError: the study has no image.
+            ConfigError: other weights than raters, or no such neighbours in an image of so many axes.
+        """
+        if study.image is None:
+            raise DataError("gcssl scores raters by the image, and there is none; give it, or take a voting method")
+        neighbour_offsets(relative_spacing(study.shape, study.spacing_mm), self.neighbours)
+        if not isinstance(self.weights, str):
+            check_given_weights(self.weights, len(study.raters))
+
+    def for_raters(self, chosen: np.ndarray) -> GcsslOptions:
+        """The same options for some of the raters, `(R,)` bool."""
+        if isinstance(self.weights, str):
+            return self
+        pairs = zip(self.weights, chosen, strict=True)
+        return replace(self, weights=[float(weight) for weight, is_chosen in pairs if is_chosen])
 
 
 def gcssl(study: Study, options: GcsslOptions) -> Fused:
@@ -64,34 +125,26 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
         no_scores = np.ones(len(reduced.raters))
         weights = compute_weights(no_scores, max(len(study.classes), 2), options.weights, 0.0)
         return Fused(labels, confidence, _rows(study, kept, weights, None), log.facts)
-    scores, labels, confidence = _fuse_disputed(reduced, region, options, log)
-    return Fused(labels, confidence, _rows(study, kept, scores.weights, scores), log.facts)
-
-
-def _fuse_disputed(
-    study: Study, region: Region, options: GcsslOptions, log: FusionLog
-) -> tuple[RaterScores, np.ndarray, np.ndarray]:
-    """Score the raters, count their votes, and cut."""
-    assert study.image is not None
+    assert reduced.image is not None  # as `check_study` has seen
     with log.stage("features"):
-        image = NormalisedImage(study.image, region.box, region.units)
-    scores = score_raters(region, image, len(study.classes), options, log)
+        image = NormalisedImage(reduced.image, region.box, region.units)
+    scores = score_raters(region, image, len(study.classes), options.weights, options.seed, log)
     log.facts["rho"] = scores.rho
     if image.constant:
         log.warn("the image is constant: nothing is learned from it, and all raters count alike")
     with log.stage("votes"):
-        labels = region.labels[:, region.disputed]
-        votes = _count_votes(study, region, labels, scores, options)
+        given = region.labels[:, region.disputed]
+        votes = _count_votes(reduced, region, given, scores, options)
     if options.ssl and scores.posterior is not None:
         with log.stage("missing"):
             voxels = np.flatnonzero(region.disputed)
             strength = scores.predicted_vote_strength()
-            log.facts["soft_votes"] = add_predicted_votes(votes, labels, voxels, strength, scores.posterior)
+            log.facts["soft_votes"] = add_predicted_votes(votes, given, voxels, strength, scores.posterior)
     if not image.constant:
         # the edges of an image that says nothing are noise, and boundaries along them worse than the plain vote
         options = replace(options, smoothness=options.smoothness * scores.rho)
-    label_map, confidence = _decide(study, region, votes, image, options, log)
-    return scores, label_map, confidence
+    labels, confidence = _decide(reduced, region, votes, image, options, log)
+    return Fused(labels, confidence, _rows(study, kept, scores.weights, scores), log.facts)
 
 
 def _count_votes(

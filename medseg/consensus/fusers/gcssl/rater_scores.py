@@ -26,8 +26,6 @@ from medseg.errors import ConfigError
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from medseg.consensus.fusers.gcssl.options import GcsslOptions
-
 WEIGHT_MODES = ("logodds", "sc", "uniform")
 
 
@@ -71,7 +69,7 @@ class RaterScores:
 
 
 def score_raters(
-    region: Region, image: NormalisedImage, classes: int, options: GcsslOptions, log: FusionLog
+    region: Region, image: NormalisedImage, classes: int, weights: str | Sequence[float], seed: int, log: FusionLog
 ) -> RaterScores:
     """Draw voxels from the band, train the forest, and score every rater.
 
@@ -79,13 +77,14 @@ def score_raters(
         region: of the raters.
         image: around the region's box.
         classes: K.
-        options: of the fuser.
+        weights: one of `WEIGHT_MODES`, or the weights themselves.
+        seed: of the sample and the trees.
         log: gets the seconds.
     """
     raters = len(region.labels)
     scores, posterior = np.full(raters, 1 / classes), None
     with log.stage("sample"):
-        sample = draw_sample(region, classes, options.seed)
+        sample = draw_sample(region, classes, seed)
     if sample.train.size and not image.constant:
         with log.stage("features"):
             features = ImageFeatures(image)
@@ -93,7 +92,7 @@ def score_raters(
         with log.stage("import"):
             import sklearn.ensemble  # noqa: F401 - a second that is not the forest's
         with log.stage("forest"):
-            forest = Forest(train, sample.target, options.seed)
+            forest = Forest(train, sample.target, seed)
         with log.stage("leaves"):
             leaves = forest.find_leaves(scored)
         with log.stage("self_consistency"):
@@ -104,7 +103,7 @@ def score_raters(
             posterior = RaterPosterior(features, forest, histograms, histograms.rates(everything)[0])
     corrected = kappa(scores, classes)
     rho = informativeness(corrected)
-    return RaterScores(scores, corrected, rho, compute_weights(scores, classes, options.weights, rho), posterior)
+    return RaterScores(scores, corrected, rho, compute_weights(scores, classes, weights, rho), posterior)
 
 
 class LeafHistograms:

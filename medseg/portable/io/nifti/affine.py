@@ -89,7 +89,7 @@ def _conflict(header: Any, sform: np.ndarray) -> list[str]:
     try:
         qform = _qform(header)
     except VolumeError as e:
-        return [f"{e}: the sform is used"]
+        return [f"{e.reason}: the sform is used"]
     shape = tuple(max(int(n), 1) for n in header["dim"][1:4])
     with np.errstate(all="ignore"):
         apart = np.linalg.norm(corners_mm(sform, shape) - corners_mm(qform, shape), axis=1).max()

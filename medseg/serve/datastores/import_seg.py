@@ -8,25 +8,28 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.consensus.io.align import uncropped
+from medseg.consensus.io.align import extend_to_grid
 from medseg.dicom.annotation import read_annotation
-from medseg.errors import DataError, OutputError
-from medseg.portable.io.read import VolumeError, read_header
-from medseg.portable.io.write import SaveError, write_nifti
+from medseg.errors import DataError
+from medseg.portable.io.read import read_header
+from medseg.portable.io.write import write_nifti
 from medseg.serve.models import Model
 
 TOLERANCE = 0.05
 """Voxels by which a segmentation may lie off its image: what decimal numbers of two programs round differently."""
 
 
-def known_names(models: Iterable[Model]) -> dict[str, int]:
+def find_known_names(models: Iterable[Model]) -> dict[str, int]:
     """Name of a structure in small letters -> its value in labels.
 
     Left out is what models number differently, a name with two values or a value with two names: a label map is one
     for all of them, and would teach one of the models another structure.
     """
-    pairs = {(name.casefold(), value) for model in models for name, value in model.labels.items()}
-    names, values = Counter(name for name, _ in pairs), Counter(value for _, value in pairs)
+    pairs: set[tuple[str, int]] = set()
+    for model in models:
+        pairs.update((name.casefold(), value) for name, value in model.labels.items())
+    names = Counter(name for name, _ in pairs)
+    values = Counter(value for _, value in pairs)
     return {name: value for name, value in sorted(pairs) if names[name] == 1 and values[value] == 1}
 
 
@@ -45,26 +48,21 @@ def label_map(segmentation: Path, image: Path, known: Mapping[str, int], result:
         DataError: it cannot be read, has a structure that no model knows, or does not lie on voxels of the image.
         OutputError: the result cannot be written.
     """
-    try:
-        grid = read_header(image)
-    except VolumeError as error:
-        raise DataError(str(error), path=error.path or image) from error
+    grid = read_header(image)
     found = read_annotation(segmentation, grid)
     values = np.array([0, *_values(found.names, known, segmentation)], np.uint8)
-    placed = uncropped(values[found.labels], found.header, grid, tolerance=TOLERANCE)
+    placed = extend_to_grid(values[found.labels], found.header, grid, tolerance=TOLERANCE)
     if placed is None:
         raise DataError(
             "has voxels between those of its image (spacing, axes or origin differ)", path=segmentation,
             hint="resample it to the image and store it again",
         )  # fmt: skip
-    try:
-        write_nifti(result, placed[0], grid.affine, source=grid.nifti, intent="label")
-    except SaveError as error:
-        raise OutputError(str(error), path=result) from error
+    write_nifti(result, placed[0], grid.affine, source=grid.nifti, intent="label")
 
 
 def _values(names: Sequence[str], known: Mapping[str, int], segmentation: Path) -> list[int]:
-    if unknown := [name for name in names if name.casefold() not in known]:
+    unknown = [name for name in names if name.casefold() not in known]
+    if unknown:
         raise DataError(
             f"has segments of no known value: {', '.join(unknown)}; known are {', '.join(known)}", path=segmentation,
             hint="name segments as the models' labels; models of one server must number structures alike",

@@ -16,27 +16,38 @@ FINAL = "final"
 METHOD = "gcssl"  # where a request names none
 
 
-def raters_of(tags: Mapping[str, Path], asked: Any = None) -> dict[str, Path]:
-    """The tags that are raters: those that were asked for, or all but `final` and `original`.
+def choose_raters(tags: Mapping[str, Path], wanted: Any = None) -> dict[str, Path]:
+    """The tags that are raters: those that are wanted, or all but `final` and `original`.
 
     Args:
         tags: tag -> label file of a study.
-        asked: a list of tags, or a text with commas.
+        wanted: a list of tags, or a text with commas; None or nothing: not said.
 
     Raises:
         DataError: a tag that the study does not have, or fewer than two raters.
     """
-    wanted = [t.strip() for t in asked.split(",")] if isinstance(asked, str) and asked else list(asked or ())
-    if unknown := sorted(set(wanted) - set(tags)):
-        raise DataError(f"the study has no label with the tag {', '.join(unknown)}; it has {', '.join(tags) or 'none'}")
-    found = {tag: tags[tag] for tag in wanted or sorted(set(tags) - set(NOT_RATERS))}
+    there = ", ".join(tags) or "none"
+    names = _split(wanted)
+    unknown = sorted(set(names) - set(tags))
+    if unknown:
+        raise DataError(f"the study has no label with the tag {', '.join(unknown)}; it has {there}")
+    if not names:
+        names = sorted(set(tags) - set(NOT_RATERS))
+    found = {name: tags[name] for name in names}
     if len(found) < 2:
-        there = ", ".join(tags) or "none"
         raise DataError(
             f"the study has labels of {len(found)} raters, a consensus needs two; its tags are {there}",
             hint="save each rater's label with a tag of its own, such as rater-a",
         )
     return found
+
+
+def _split(wanted: Any) -> list[str]:
+    if not wanted:
+        return []
+    if isinstance(wanted, str):
+        return [tag.strip() for tag in wanted.split(",")]
+    return list(wanted)
 
 
 def fuse_study(image: Path, raters: Mapping[str, Path], folder: Path, method: str) -> tuple[Path, dict[str, Any]]:
@@ -56,7 +67,7 @@ def fuse_study(image: Path, raters: Mapping[str, Path], folder: Path, method: st
     """
     item = Item("study", (image,), tuple(raters.values()), tuple(raters))
     options = ConsensusOptions(folder, (image,), item.annotations, method=method, report=False, overwrite=True)
-    told = fuse_item(item, folder, options)
+    entry = fuse_item(item, folder, options)
     labels = finished_labels(folder)
     assert labels is not None
-    return labels, {"method": method, "raters": list(raters), "warnings": told["warnings"]}
+    return labels, {"method": method, "raters": list(raters), "warnings": entry["warnings"]}

@@ -43,13 +43,13 @@ def status(folder: Path) -> dict[str, Any]:
 
 
 def run_training(arguments: Sequence[str], run: Path, iterations: int, say: Say) -> None:
-    """Run `medseg train` in a process of its own and tell how far it is.
+    """Run `medseg train` in a process of its own and say how far it is.
 
     Args:
         arguments: after `medseg train`.
         run: its run folder.
         iterations: of each network.
-        say: is told.
+        say: gets what is to be told.
 
     Raises:
         MedsegError: it failed; the words are its own. Or the server ended.
@@ -62,7 +62,7 @@ def run_training(arguments: Sequence[str], run: Path, iterations: int, say: Say)
             stdout=stream,
             stderr=subprocess.STDOUT,
         )
-        told = 0
+        records = 0
         # MONAI Label's task process, whose main thread this is, ends with the server; its own thread does anyway
         server = os.getppid() if threading.current_thread() is threading.main_thread() else None
         try:
@@ -70,32 +70,39 @@ def run_training(arguments: Sequence[str], run: Path, iterations: int, say: Say)
                 time.sleep(EVERY)
                 if server is not None and os.getppid() != server:
                     raise MedsegError("the server ended, and its training with it")
-                told = _tell(run, told, iterations, say)
+                records = _report_newest(run, records, iterations, say)
         finally:
             if child.poll() is None:
                 child.terminate()
                 child.wait()
-    _tell(run, told, iterations, say)
+    _report_newest(run, records, iterations, say)
     if child.returncode:
         raise MedsegError(_last_words(log, child.returncode))
 
 
-def _tell(run: Path, told: int, iterations: int, say: Say) -> int:
-    """Pass on the newest record; returns how many there are."""
-    lines = [line for log in sorted(run.rglob("metrics.jsonl")) for line in _whole_lines(log)]
-    if len(lines) > told:
+def _report_newest(run: Path, before: int, iterations: int, say: Say) -> int:
+    """Say what the newest record of the training's logs says, if there are more than before; returns how many."""
+    lines: list[str] = []
+    for log in sorted(run.rglob("metrics.jsonl")):
+        lines += _whole_lines(log)
+    if len(lines) > before:
         say({"status": "training", "iterations": iterations, **json.loads(lines[-1])})
     return len(lines)
 
 
 def _whole_lines(log: Path) -> list[str]:
+    """The lines that are written to their end."""
     text = log.read_text("utf-8")
-    return text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
+    lines = text.splitlines()
+    return lines if text.endswith("\n") else lines[:-1]
 
 
 def _last_words(log: Path, code: int) -> str:
-    lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    if errors:
-        return errors[-1]
-    return f"training ended with code {code}: {lines[-1] if lines else 'no words'} (see {log})"
+    """The last error that a training has written, or its last line."""
+    last_line, last_error = "no words", ""
+    for line in log.read_text("utf-8", "replace").splitlines():
+        if line.startswith("error: "):
+            last_error = line.removeprefix("error: ")
+        if line.strip():
+            last_line = line
+    return last_error or f"training ended with code {code}: {last_line} (see {log})"

@@ -14,16 +14,16 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from medseg.errors import ConfigError, DataError, MedsegError
-from medseg.serve import consensus
 from medseg.serve.active_learning import disagreement
-from medseg.serve.agreement import dice_of
-from medseg.serve.dicomweb_store import CheckedDicomWeb
-from medseg.serve.export_seg import MADE_BY, by_consensus
-from medseg.serve.infer_tasks import choice, labels_of
+from medseg.serve.datastores.dicomweb import CheckedDicomWeb
+from medseg.serve.datastores.export_seg import MADE_BY, by_consensus
 from medseg.serve.models import Model
 from medseg.serve.prediction import device_names
-from medseg.serve.training import default_iterations, learn, state
-from medseg.serve.training_manifest import Studies
+from medseg.serve.tasks import consensus
+from medseg.serve.tasks.agreement import dice_of
+from medseg.serve.tasks.inference import choice, labels_of
+from medseg.serve.training.learn import default_iterations, learn, state
+from medseg.serve.training.manifest import Studies
 
 SCORE = "medseg_disagreement"
 SECONDS = 20.0
@@ -48,7 +48,7 @@ class Training(TrainTask):
         return {**state(self.model), "in_service": str(self.model.place), "published": service is not None}
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Train, judge, and publish what is better."""
+        """Train, evaluate, and publish what is better."""
         request = {**request, "device": choice(request.get("device"))}
         return learn(self.model, studies_of(datastore), request)
 
@@ -129,19 +129,19 @@ class ConsensusScoring(ScoringMethod):
         datastore.datalist()  # fetches labels that only the archive has
         for study in sorted(datastore.list_images()):
             tags = labels_of(datastore, study)
-            if len(set(tags) - set(consensus.NOT_RATERS)) < 2 or (
-                consensus.FINAL in tags and not request.get("overwrite")
-            ):
+            is_done = consensus.FINAL in tags and not request.get("overwrite")
+            raters = set(tags) - set(consensus.NOT_RATERS)
+            if is_done or len(raters) < 2:
                 continue
             try:
                 with tempfile.TemporaryDirectory(prefix="medseg-consensus-") as folder:
-                    raters = consensus.raters_of(tags, request.get("tags"))
+                    chosen = consensus.choose_raters(tags, request.get("tags"))
                     method = str(request.get("fuser") or consensus.METHOD)
                     image = Path(datastore.get_image_uri(study))
-                    labels, told = consensus.fuse_study(image, raters, Path(folder), method)
+                    labels, facts = consensus.fuse_study(image, chosen, Path(folder), method)
                     MADE_BY.set(by_consensus(method))
-                    datastore.save_label(study, str(labels), consensus.FINAL, {"consensus": told})
-                done[study] = told
+                    datastore.save_label(study, str(labels), consensus.FINAL, {"consensus": facts})
+                done[study] = facts
             except MedsegError as error:
                 done[study] = {"error": str(error)}
         return done
@@ -182,11 +182,11 @@ def score(models: Sequence[Model], study: str, datastore: Datastore, request: di
     return found
 
 
-def _seconds(asked: Any) -> float:
+def _seconds(given: Any) -> float:
     try:
-        return float(asked)
+        return float(given)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"seconds is {asked!r}; a number is wanted") from error
+        raise ConfigError(f"seconds is {given!r}; a number is wanted") from error
 
 
 def _scored(datastore: Datastore, study: str) -> bool:

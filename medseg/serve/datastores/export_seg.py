@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medseg.dicom.series import open_series
-from medseg.dicom.write_seg import Author, Marked, write_segmentation
+from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
 from medseg.errors import DataError
 from medseg.portable.geometry import along
 from medseg.portable.io.read import VolumeError, read_volume
@@ -32,19 +32,26 @@ def by_consensus(method: str) -> Author:
     return Author(f"medseg consensus by {method}", f"Consensus by {method}", {"method": method})
 
 
-def by_person(told: Any, proposed: str | None) -> Author:
+def by_person(label_info: Any, proposed: str | None) -> Author:
     """A label that a client saved.
 
     Args:
-        told: the client's `label_info`, of which a segment may have the `model_name` that it started from.
+        label_info: of the client, of which a segment may have the `model_name` that it started from.
         proposed: the model whose result of this study the server gave out; None if it did not.
     """
-    infos = told if isinstance(told, list) else []
-    named = [info.get("model_name") for info in infos if isinstance(info, Mapping)]
-    model = proposed or next((str(name) for name in named if name), None)
+    model = proposed or _named_model(label_info)
     if model is None:
-        return Author("", "Drawn by a rater", kind="MANUAL")
-    return Author(f"medseg {model}" if proposed else model, f"Drawn by a rater from {model}", kind="SEMIAUTOMATIC")
+        return Author("", "Annotated by a rater", kind="MANUAL")
+    algorithm = f"medseg {model}" if proposed else model
+    return Author(algorithm, f"Annotated by a rater from {model}", kind="SEMIAUTOMATIC")
+
+
+def _named_model(label_info: Any) -> str | None:
+    """The first model that the segments of a client's `label_info` name."""
+    for info in label_info if isinstance(label_info, list) else []:
+        if isinstance(info, Mapping) and info.get("model_name"):
+            return str(info["model_name"])
+    return None
 
 
 def segment_names(models: Iterable[Model]) -> dict[int, str]:
@@ -69,26 +76,33 @@ def seg_writer(names: Mapping[int, str]) -> Callable[..., str]:
         try:
             array, header = read_volume(label)
         except VolumeError as error:
-            raise DataError(f"the label cannot be read: {error}") from error
+            raise DataError(f"the label cannot be read: {error.reason}") from error
         labels, off, _turned = along(series.header, header, array[0])
         if off > LARGEST_SHIFT:
             raise DataError("the label does not lie on the images of the study", hint="save it from the viewer")
         values = [int(value) for value in np.unique(labels) if value]
         if not values:
-            raise DataError(
-                "the label is empty: there is no segment to store", hint="draw something, or do not save it"
-            )
-        infos = label_info if isinstance(label_info, list) else []
-        told = {v: info for v, info in zip(values, infos, strict=False) if isinstance(info, Mapping)}
-        marked = [Marked(names.get(v) or str(told.get(v, {}).get("name") or f"label {v}")) for v in values]
+            hint = "annotate something, or do not save it"
+            raise DataError("the label is empty: there is no segment to store", hint=hint)
+        segments = [SegmentDescription(name) for name in _names_of(values, names, label_info)]
         places = np.searchsorted(values, labels).astype(np.uint8) + np.uint8(1)
         with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
             path = Path(file.name)
         author = MADE_BY.get() or by_person(label_info, None)
-        write_segmentation(path, np.where(labels > 0, places, 0).astype(np.uint8), series, marked, author)
+        write_segmentation(path, np.where(labels > 0, places, 0).astype(np.uint8), series, segments, author)
         return str(path)
 
     return write
+
+
+def _names_of(values: Sequence[int], names: Mapping[int, str], label_info: Any) -> list[str]:
+    """The name of each label value: of the models, else of the client's `label_info`, else its number."""
+    infos = label_info if isinstance(label_info, list) else []
+    found = []
+    for n, value in enumerate(values):
+        info = infos[n] if n < len(infos) and isinstance(infos[n], Mapping) else {}
+        found.append(names.get(value) or str(info.get("name") or f"label {value}"))
+    return found
 
 
 def install(names: Mapping[int, str]) -> None:

@@ -16,8 +16,8 @@ from medseg.atomic import make_folder, write_whole
 from medseg.config import Pipeline
 from medseg.errors import ConfigError, MedsegError
 from medseg.serve.models import Model
-from medseg.serve.training_manifest import HELD_OUT, Gathered, Studies, gather
-from medseg.serve.training_progress import Say, reporter, run_training, status
+from medseg.serve.training.manifest import HELD_OUT, Gathered, Studies, gather
+from medseg.serve.training.progress import Say, reporter, run_training, status
 from medseg.workflows.evaluate.run import evaluate
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train import settings
@@ -25,6 +25,7 @@ from medseg.workflows.train import settings
 logger = logging.getLogger(__name__)
 
 REPORT = "report.json"
+EVALUATED = "judged"  # as folders of stopped trainings may have it from earlier servers
 PART = 0.2
 """Of the run's iterations, where the request does not say how many."""
 SLOWER = 10
@@ -74,7 +75,7 @@ def learn(model: Model, studies: Studies, request: Mapping[str, Any]) -> dict[st
     Raises:
         MedsegError: it cannot be trained; another training of the model is running; data or settings are wrong.
     """
-    iterations = _positive(request.get("iterations"), default_iterations(model))
+    iterations = _iterations(request.get("iterations"), default_iterations(model))
     make_folder(model.folder)
     with _alone(model, patience=1.0):  # who asks for the state holds the lock for a moment
         _tidy(model)
@@ -84,7 +85,7 @@ def learn(model: Model, studies: Studies, request: Mapping[str, Any]) -> dict[st
             data = gather(studies, model.bundle, model.run, folder, model.folder / HELD_OUT)
             data.manifest.save(folder / "manifest.json")
             _train(model, folder, iterations, str(request.get("device") or "auto"), say)
-            report = _judge(model, folder, data, say)
+            report = _evaluate_both(model, folder, data, say)
         except BaseException as error:
             say({"status": "failed", "error": str(error) or "stopped"})
             raise
@@ -112,18 +113,29 @@ def _train(model: Model, folder: Path, iterations: int, device: str, say: Say) -
     run_training(arguments, folder / "run", iterations, say)
 
 
-def _judge(model: Model, folder: Path, data: Gathered, say: Say) -> dict[str, Any]:
-    """Both models on the same validation cases."""
-    dice = {}
-    for which, bundle in (("dice_in_service", model.place), ("dice", folder / "run" / "bundle")):
-        say({"status": "judging", "model": which.removeprefix("dice_") if which != "dice" else "new"})
-        results = folder / "judged" / which
-        predict(bundle, folder / "manifest.json", results, section="validation", overwrite=True)
-        found = evaluate(results, folder / "manifest.json", section="validation", pictures=False)
-        dice[which] = found["mean"]["dice_with_failures"]["mean"] or 0.0
-    shutil.rmtree(folder / "judged", ignore_errors=True)
+def _evaluate_both(model: Model, folder: Path, data: Gathered, say: Say) -> dict[str, Any]:
+    """The model in service and the new one on the same validation cases."""
+    dice_in_service = _evaluate(model.place, folder, "in_service", say)
+    dice = _evaluate(folder / "run" / "bundle", folder, "new", say)
+    shutil.rmtree(folder / EVALUATED, ignore_errors=True)
     sections = {name: len(getattr(data.manifest, name)) for name in ("training", "validation", "unlabeled")}
-    return {**dice, "cases": sections, "new_labels": data.new, "left_out": data.left_out, "folder": str(folder)}
+    return {
+        "dice_in_service": dice_in_service,
+        "dice": dice,
+        "cases": sections,
+        "new_labels": data.new,
+        "left_out": data.left_out,
+        "folder": str(folder),
+    }
+
+
+def _evaluate(bundle: Path, folder: Path, which: str, say: Say) -> float:
+    """Mean Dice of a bundle on the validation cases."""
+    say({"status": "evaluating", "model": which})
+    manifest, results = folder / "manifest.json", folder / EVALUATED / which
+    predict(bundle, manifest, results, section="validation", overwrite=True)
+    found = evaluate(results, manifest, section="validation", pictures=False)
+    return found["mean"]["dice_with_failures"]["mean"] or 0.0
 
 
 @contextmanager
@@ -146,7 +158,7 @@ def _tidy(model: Model) -> None:
         over = folder.name.isdigit() and not (folder / REPORT).exists()
         if over and not service.is_relative_to(folder):  # it may have been stopped between publishing and its report
             shutil.rmtree(folder / "run", ignore_errors=True)
-            shutil.rmtree(folder / "judged", ignore_errors=True)
+            shutil.rmtree(folder / EVALUATED, ignore_errors=True)
 
 
 def _next(folder: Path) -> Path:
@@ -154,20 +166,24 @@ def _next(folder: Path) -> Path:
     return folder / f"{max(numbers, default=0) + 1:04d}"
 
 
-def _positive(asked: Any, otherwise: int) -> int:
-    if asked is None or asked == "":
-        return otherwise
+def _iterations(given: Any, default: int) -> int:
+    """What a request says, or the default where it says nothing."""
+    if given is None or given == "":
+        return default
     try:
-        number = int(asked)
+        number = int(given)
     except (TypeError, ValueError):
         number = 0
     if number < 1:
-        raise ConfigError(f"iterations is {asked!r}; a whole number above 0 is wanted")
+        raise ConfigError(f"iterations is {given!r}; a whole number above 0 is wanted")
     return number
 
 
 def _pipeline_file(run: Path) -> Path | None:
-    return next((f / "pipeline.yaml" for f in (run, run.parent) if (f / "pipeline.yaml").is_file()), None)
+    for folder in (run, run.parent):
+        if (folder / "pipeline.yaml").is_file():
+            return folder / "pipeline.yaml"
+    return None
 
 
 def _pipeline(model: Model) -> Pipeline:

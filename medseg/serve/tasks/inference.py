@@ -14,10 +14,10 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from medseg.consensus.fuse import FUSERS
 from medseg.errors import ConfigError, DataError, OutputError
-from medseg.serve import consensus
-from medseg.serve.label_formats import ENDINGS, convert
 from medseg.serve.models import Model
 from medseg.serve.prediction import device_names, predict_study
+from medseg.serve.tasks import consensus
+from medseg.serve.tasks.label_formats import ENDINGS, convert
 
 RESULTS: ContextVar[list[Path] | None] = ContextVar("RESULTS", default=None)
 """Files that a request made, to be removed if it is refused in the end; MONAI Label forgets them then."""
@@ -49,11 +49,13 @@ class ModelTask(InferTask):
         """The label file of an image, and what is known of it."""
         started = time.perf_counter()
         result = new_result()
-        told = predict_study(self.model, image_of(request), result, choice(request.get("device")))
-        label = converted(result, choice(request.get("result_extension")), bool(request.get("result_compress", True)))
+        facts = predict_study(self.model, image_of(request), result, choice(request.get("device")))
+        label = convert_result(
+            result, choice(request.get("result_extension")), bool(request.get("result_compress", True))
+        )
         seconds = round(time.perf_counter() - started, 3)
-        latencies = {"pre": 0, "infer": told["seconds"], "post": 0, "write": 0, "total": seconds}
-        return str(label), {**told, "label_names": self.labels, "latencies": latencies, "centroids": {}}
+        latencies = {"pre": 0, "infer": facts["seconds"], "post": 0, "write": 0, "total": seconds}
+        return str(label), {**facts, "label_names": self.labels, "latencies": latencies, "centroids": {}}
 
 
 class ConsensusTask(InferTask):
@@ -79,20 +81,24 @@ class ConsensusTask(InferTask):
         tags = labels_of(self.store, study)
         folder = Path(tempfile.mkdtemp(prefix="medseg-consensus-"))
         try:
-            raters = consensus.raters_of(tags, request.get("tags"))
+            raters = consensus.choose_raters(tags, request.get("tags"))
             method = choice(request.get("method")) or consensus.METHOD
-            labels, told = consensus.fuse_study(image_of(request), raters, folder, method)
+            labels, facts = consensus.fuse_study(image_of(request), raters, folder, method)
             result = new_result(labels.name.removeprefix("consensus"))
             shutil.move(labels, result)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return str(result), told
+        return str(result), facts
 
 
 def labels_of(store: Datastore, study: str) -> dict[str, Path]:
     """Tag -> label file of a study."""
-    found = {tag: store.get_label_uri(label, tag) for tag, label in store.get_labels_by_image_id(study).items()}
-    return {tag: Path(path) for tag, path in found.items() if path and Path(path).exists()}
+    found: dict[str, Path] = {}
+    for tag, label in store.get_labels_by_image_id(study).items():
+        path = store.get_label_uri(label, tag)
+        if path and Path(path).exists():
+            found[tag] = Path(path)
+    return found
 
 
 def image_of(request: dict[str, Any]) -> Path:
@@ -114,12 +120,13 @@ def new_result(ending: str = ".nii.gz") -> Path:
     """A file name that nobody has; the server removes the file when it is sent."""
     with tempfile.NamedTemporaryFile(prefix="medseg-", suffix=ending) as file:
         result = Path(file.name)
-    if (made := RESULTS.get()) is not None:
+    made = RESULTS.get()
+    if made is not None:
         made.append(result)
     return result
 
 
-def converted(result: Path, ending: str | None, compress: bool) -> Path:
+def convert_result(result: Path, ending: str | None, compress: bool) -> Path:
     """The label map in the format that the client wants.
 
     Raises:

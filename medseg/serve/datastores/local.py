@@ -30,14 +30,14 @@ def check_geometry(image: Path, label: Path) -> None:
         DataError: a file that cannot be read, another size, or another place.
     """
     try:
-        grid, drawn = read_header(image), read_header(label)
+        grid, own = read_header(image), read_header(label)
     except VolumeError as error:
         which = "image" if error.path == image else "label"
-        raise DataError(f"the {which} cannot be read: {error}") from error
+        raise DataError(f"the {which} cannot be read: {error.reason}") from error
     hint = "resample the label to its image, or save it from the viewer that showed the image"
-    _, off, _ = along(grid, drawn, np.broadcast_to(np.uint8(0), drawn.shape))  # no voxels are needed to compare grids
+    _, off, _ = along(grid, own, np.broadcast_to(np.uint8(0), own.shape))  # no voxels are needed to compare grids
     if np.isinf(off):
-        found, wanted = times(drawn.shape), times(grid.shape)
+        found, wanted = times(own.shape), times(grid.shape)
         raise DataError(f"the label has {found} voxels, its image {image.name} has {wanted}", hint=hint)
     if off > LARGEST_SHIFT:
         raise DataError(f"the label lies up to {off:.3g} voxels off its image {image.name}", hint=hint)
@@ -97,9 +97,10 @@ def is_there(store: LocalDatastore, study: str, image: Path) -> bool:
     try:
         read_header(image)
     except VolumeError as error:
-        raise DataError(f"the image cannot be read: {error}") from error
+        raise DataError(f"the image cannot be read: {error.reason}") from error
     folder = Path(store._datastore.image_path())
-    there = [folder / f"{study}{ending}" for ending in endings if (folder / f"{study}{ending}").exists()]
+    possible = [folder / f"{study}{ending}" for ending in endings]
+    there = [path for path in possible if path.exists()]
     if there and not all(_same_volume(old, image) for old in there):
         raise DataError(
             f"there is another study {study!r} already", hint="open it from the server, or give yours another name"
@@ -110,11 +111,14 @@ def is_there(store: LocalDatastore, study: str, image: Path) -> bool:
 def _same_volume(one: Path, other: Path) -> bool:
     try:
         first, grid = read_volume(one)
-        second, drawn = read_volume(other)
+        second, other_grid = read_volume(other)
     except VolumeError:
         return False
-    turned, off, _ = along(grid, drawn, np.moveaxis(second, 0, -1))
-    return off < SAME_PLACE and np.array_equal(np.moveaxis(first, 0, -1), turned, equal_nan=first.dtype.kind == "f")
+    turned, off, _ = along(grid, other_grid, np.moveaxis(second, 0, -1))
+    if off >= SAME_PLACE:
+        return False
+    is_floating = first.dtype.kind == "f"
+    return np.array_equal(np.moveaxis(first, 0, -1), turned, equal_nan=is_floating)
 
 
 class CheckedLocal(LocalDatastore):

@@ -1,0 +1,1 @@
+"""What the label server does for a client, as MONAI Label calls it: inference, training, scoring, strategies."""
