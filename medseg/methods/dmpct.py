@@ -92,7 +92,7 @@ class DMPCT(Method):
                 fused[fusing.all_differ(votes.labels)] = IGNORE
             confidence = self._background_confidence_of(round_number)
             if confidence is not None:
-                confident = fusing.all_sure(votes.labels, votes.confidences, 0, confidence)
+                confident = fusing.all_confident(votes.labels, votes.confidences, 0, confidence)
                 fused[(fused == 0) & ~confident] = IGNORE
             yield fused
 

@@ -90,7 +90,7 @@ class DTC(Method):
         z = output[:, self.classes :].tanh()
         size = len(label)  # labelled patches come first
 
-        label_mask = losses.known(label)
+        label_mask = losses.labeled_mask(label)
         unlabeled_mask = label_mask.new_ones(len(output) - size, *label_mask.shape[1:])
         mask = torch.cat([label_mask, unlabeled_mask])
         distance_mask = label_mask & (labeled["distance_valid"] > 0)

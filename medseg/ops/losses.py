@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from medseg.portable.masked_losses import IGNORE, cross_entropy, known, one_hot, soft_dice
+from medseg.portable.masked_losses import IGNORE, cross_entropy, labeled_mask, one_hot, soft_dice
 
-__all__ = ["IGNORE", "cross_entropy", "known", "masked_mean", "one_hot", "soft_dice"]
+__all__ = ["IGNORE", "cross_entropy", "labeled_mask", "masked_mean", "one_hot", "soft_dice"]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
