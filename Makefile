@@ -1,5 +1,5 @@
 # make demo    install, train on generated scans, predict, evaluate; the result is demo/report.html
-# make test    checks, then all tests, slow ones last
+# make test    checks, then all tests, in one process for each core
 # make label-env      a second environment (.venv-label) with medseg and MONAI Label, which needs other versions than medseg
 # make test-serving   tests with real servers in it, about ten minutes
 # Variables: PYTHON (3.11 or newer makes the environment), VENV (where it is), PYTEST (further arguments)
@@ -42,8 +42,9 @@ $(LABEL_STAMP): constraints.txt pyproject.toml $(wildcard serving/*.txt)
 demo: env
 	$(BIN)/medseg demo --output demo
 
+# a file's tests share what they make, so that each file goes to one process
 test: check
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-serving: label-env
 	$(LABEL_BIN)/python -m pytest serving/tests $(PYTEST)

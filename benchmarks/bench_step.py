@@ -37,7 +37,7 @@ from medseg.networks import registry
 from medseg.ops import losses
 from medseg.ops.schedules import sigmoid_rampup
 
-ROWS = {"labeled": 2, "unlabeled": 2}
+BATCH_SIZE = {"labeled": 2, "unlabeled": 2}
 PHASES = ("data", "forward", "loss", "backward", "optimizer", "rest")
 
 
@@ -76,7 +76,7 @@ class Ours:
             "unlabeled": store.prepare(manifest, manifest.unlabeled, spec),
         }
         self.method = make_method(spec, width, device).to(memory_format=torch.channels_last_3d)
-        dataset = PatchStreams(streams, spec, ROWS, seed=0, total=10_000, targets=self.method.targets())
+        dataset = PatchStreams(streams, spec, BATCH_SIZE, seed=0, total=10_000, targets=self.method.targets())
         self.loader = iter(make_loader(dataset, start=0, workers=1, device=device))
         self.device = device
         self.marks: dict[str, float] = {}

@@ -132,7 +132,7 @@ def of_draw(number: int, chosen: argparse.Namespace) -> tuple[dict[str, dict[str
 def by_the_paper(plan: dict) -> dict:
     """The same plan without a rule of ours for pseudo-labels."""
     stage = plan["stages"][0]
-    options = {key: value for key, value in stage["method"]["options"].items() if key != "sure_background"}
+    options = {key: value for key, value in stage["method"]["options"].items() if key != "background_confidence"}
     return plan | {"stages": [stage | {"method": stage["method"] | {"options": options}}]}
 
 

@@ -55,14 +55,14 @@ class MeanTeacher(Method):
         labeled = batch["labeled"]
         unlabeled = batch.get("unlabeled", labeled)["image"]  # a data set may have no unlabelled case
         logits = self.network(torch.cat([labeled["image"], unlabeled + self.noise * torch.randn_like(unlabeled)]))
-        rows = len(labeled["image"])
+        size = len(labeled["image"])
         with torch.no_grad():
             target = self.teacher(unlabeled).softmax(1)
         weight = self.consistency * sigmoid_rampup(clock.fraction)
         return {
-            "dice": losses.soft_dice(logits[:rows], labeled["label"]),
-            "cross_entropy": losses.cross_entropy(logits[:rows], labeled["label"]),
-            "agreement": weight * (logits[rows:].softmax(1) - target).square().mean(),
+            "dice": losses.soft_dice(logits[:size], labeled["label"]),
+            "cross_entropy": losses.cross_entropy(logits[:size], labeled["label"]),
+            "agreement": weight * (logits[size:].softmax(1) - target).square().mean(),
         }
 
     def after_step(self, clock: Clock) -> None:

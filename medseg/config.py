@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -18,26 +18,22 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
-    SerializeAsAny,
     SerializerFunctionWrapHandler,
-    ValidationError,
+    ValidationInfo,
     field_validator,
     model_serializer,
-    model_validator,
 )
-from pydantic_core import InitErrorDetails
 
 from medseg.literals import not_plain
-from medseg.ops.augmentation import TRANSFORMS, RandomTransform
+from medseg.networks import registry as networks
+from medseg.ops.augmentation_settings import Augment
 from medseg.portable.planes import slice_axis
 
-NetworkName = Literal["vnet", "unet", "dynunet", "segresnet"]
-NETWORK_NAMES: tuple[str, ...] = get_args(NetworkName)
 View = Literal["volume", "axial", "coronal", "sagittal"]
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 Sampling = Literal["cases", "union", "half"]
-"""How the rows of a batch are shared by the cases. `cases`: equally. `union`: in planes equally by the slices of all
-cases, in volumes as `cases`. `half`: half of the rows by those whose labels were drawn, half by pseudo-labels."""
+"""How the patches of a batch are shared by the cases. `cases`: equally. `union`: in planes equally by the slices of
+all cases, in volumes as `cases`. `half`: half of the patches from annotated cases, half from pseudo-labelled ones."""
 
 
 _OTHER_SIDE = {"left": "right", "l": "r", "lt": "rt"}
@@ -68,15 +64,23 @@ class MethodSpec(Frozen):
 class NetworkSpec(Frozen):
     """A network by name, its first number of channels, and further keywords of its constructor."""
 
-    name: NetworkName
+    name: str
     width: PositiveInt = 16
     options: dict[str, Any] = Field(default_factory=dict)
 
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        return networks.find(name).name
+
     @field_validator("options")
     @classmethod
-    def _plain(cls, options: dict[str, Any]) -> dict[str, Any]:
-        if found := not_plain(options):
-            raise ValueError(f"{found}; accepted are numbers, words, and lists of them")
+    def _check_options(cls, options: dict[str, Any], found: ValidationInfo) -> dict[str, Any]:
+        strange = not_plain(options)
+        if strange:
+            raise ValueError(f"{strange}; accepted are numbers, words, and lists of them")
+        if "name" in found.data:
+            networks.find(found.data["name"]).check_options(options)
         return options
 
 
@@ -84,7 +88,7 @@ class Schedule(Frozen):
     """How long and how fast to learn."""
 
     iterations: PositiveInt = 6000
-    batch: dict[str, PositiveInt] | None = None  # rows per stream; None: as planned for the device
+    batch: dict[str, PositiveInt] | None = None  # batch size of each stream; None: as planned for the device
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat = 0.01
     momentum: NonNegativeFloat = 0.9
@@ -142,83 +146,6 @@ class Intensity(Frozen):
     high: float = 1.0
     mean: float = 0.0
     std: PositiveFloat = 1.0
-
-
-_FLAT = {
-    "rotate_degrees": ("affine", "rotate_degrees"),
-    "scale": ("affine", "scale"),
-    "affine_probability": ("affine", "probability"),
-    "flip_axes": ("flip", "axes"),
-    "flip_probability": ("flip", "probability"),
-    "rot90_axes": ("rot90", "axes"),
-    "noise_std": ("noise", "std"),
-    "gamma": ("gamma", "exponent"),
-    "contrast": ("contrast", "factor"),
-}
-"""Settings of augmentation as pipelines and bundles before version 0.2 name them, and where each is now."""
-
-
-class Augment(BaseModel):
-    """Random changes of a training patch: the settings of each transform of `medseg.ops.augmentation`, by its name."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    __pydantic_extra__: dict[str, SerializeAsAny[RandomTransform]] = Field(init=False)
-
-    @property
-    def transforms(self) -> dict[str, RandomTransform]:
-        """Every transform with its settings, in order of application."""
-        return dict(self.__pydantic_extra__)
-
-    @property
-    def flip_axes(self) -> tuple[int, ...]:
-        """Axes along which patches are mirrored."""
-        return self.__pydantic_extra__["flip"].axes  # type: ignore[attr-defined]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        settings = nested_augment(given)
-        unknown = [name for name in settings if name not in TRANSFORMS]
-        if unknown:
-            raise ValueError(f"there is no transform {unknown[0]!r}; there are {', '.join(TRANSFORMS)}")
-        return {name: _transform(name, settings.get(name, {})) for name in TRANSFORMS}
-
-
-def nested_augment(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by transform; those named as before version 0.2 are put where they are now."""
-    settings = {name: value for name, value in given.items() if not _is_flat(name, value)}
-    for name, value in given.items():
-        if not _is_flat(name, value):
-            continue
-        places = [_FLAT[name]] if name in _FLAT else [(kind, "probability") for kind in ("contrast", "gamma", "noise")]
-        for transform, field in places:
-            settings[transform] = {**settings.get(transform, {}), field: value}
-    return settings
-
-
-def _is_flat(name: str, value: Any) -> bool:
-    return name == "intensity_probability" or (name in _FLAT and not isinstance(value, Mapping | RandomTransform))
-
-
-def _transform(name: str, settings: Any) -> RandomTransform:
-    """A transform with its settings.
-
-    Raises:
-        ValidationError: with the transform's name in front of each place.
-    """
-    if isinstance(settings, RandomTransform):
-        return settings
-    kind = TRANSFORMS[name]
-    try:
-        return kind.model_validate(settings)
-    except ValidationError as error:
-        details = [
-            InitErrorDetails(type=e["type"], loc=(name, *e["loc"]), input=e["input"], ctx=e.get("ctx", {}))
-            for e in error.errors()
-        ]
-        raise ValidationError.from_exception_data(kind.__name__, details) from error
 
 
 class DataSpec(Frozen):

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from monai.networks.nets import DynUNet, SegResNet, UNet
 from monai.transforms import Compose, LoadImaged, NormalizeIntensityd, Orientationd, ScaleIntensityRanged
 
 from medseg.literals import is_expression, not_plain
+from medseg.networks.registry import NETWORKS, PORTABLE
 from medseg.portable import resample
 from medseg.portable.inference import multi_view, sliding_window
 from medseg.portable.io import monai_reader
-from medseg.portable.networks import adapters, vnet
-
-NETWORKS: dict[str, Any] = {
-    "monai.networks.nets.UNet": UNet,
-    "monai.networks.nets.DynUNet": DynUNet,
-    "monai.networks.nets.SegResNet": SegResNet,
-}
-"""Those of `medseg.networks.registry`. Others of MONAI fetch weights when made with `pretrained` or an address."""
+from medseg.portable.networks import adapters
 
 TRANSFORMS: dict[str, tuple[Any, frozenset[str]]] = {
     "monai.transforms.Compose": (Compose, frozenset({"transforms"})),
@@ -38,7 +32,6 @@ TRANSFORMS: dict[str, tuple[Any, frozenset[str]]] = {
 """Those of `medseg.data.preprocessing_config`, with the arguments that it gives them."""
 
 OURS: dict[str, Any] = {
-    "networks.vnet.VNet": vnet.VNet,
     "networks.adapters.FirstChannels": adapters.FirstChannels,
     "networks.adapters.Planar": adapters.Planar,
     "networks.adapters.Views": adapters.Views,
@@ -46,7 +39,7 @@ OURS: dict[str, Any] = {
     "inference.sliding_window.SlabInferer": sliding_window.SlabInferer,
     "inference.multi_view.ViewsInferer": multi_view.ViewsInferer,
 }
-"""Of `medseg.portable`, which is `scripts` in a bundle."""
+"""Of `medseg.portable`, which is `scripts` in a bundle; beside the networks of `medseg.networks.registry`."""
 
 READER = "io.monai_reader.VerifiedReader"
 
@@ -130,8 +123,21 @@ def class_called(target: Any, package: str) -> tuple[Any, frozenset[str] | None]
     if target in TRANSFORMS:
         return TRANSFORMS[target]
     target = current_names(target, package)
-    ours = OURS.get(target.removeprefix(f"{package}.")) if target.startswith(f"{package}.") else None
-    return NETWORKS.get(target, ours), None
+    if not target.startswith(f"{package}."):
+        return (None if target.startswith(f"{PORTABLE}.") else network_called(target)), None
+    name = target.removeprefix(f"{package}.")
+    return OURS.get(name, network_called(f"{PORTABLE}.{name}")), None
+
+
+def network_called(target: str) -> Any:
+    """The class of an entry of `medseg.networks.registry`; None for other names, of which nothing is imported.
+
+    Other networks of MONAI are none: some fetch weights when made with `pretrained` or an address.
+    """
+    if target not in [entry.target for entry in NETWORKS.values()]:
+        return None
+    module, _, name = target.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def current_names(node: Any, package: str) -> Any:
@@ -167,7 +173,7 @@ def check_arguments(kind: Any, arguments: Mapping[str, Any], owner: str, known: 
     strange = next((name for name in arguments if name not in accepted), None)
     if strange is not None:
         raise Refused(f"{owner} has no argument {strange!r}; accepted are {', '.join(sorted(accepted))}")
-    if kind is vnet.VNet or kind in NETWORKS.values():
+    if kind in [network_called(entry.target) for entry in NETWORKS.values()]:
         found = not_plain(dict(arguments))
         if found:
             raise Refused(f"{owner}: {found}; accepted are numbers, words, and lists of them")

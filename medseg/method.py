@@ -26,7 +26,7 @@ IGNORE = 255
 
 @dataclass(frozen=True)
 class Clock:
-    """Where in the run a step is.
+    """Position of a step in its run.
 
     Args:
         iteration: 0-based step.
@@ -44,7 +44,7 @@ class Clock:
 
 @dataclass(frozen=True, eq=False)
 class Votes:
-    """What the networks of all views say of one unlabelled case, on the grid of its file.
+    """Predictions of the networks of all views for one unlabelled case, on the grid of its file.
 
     Of each network only the label and its probability are kept: the volumes of all classes of three planes are some
     twenty times larger, and a rule that takes the most confident view needs no more, since the largest probability of
@@ -63,7 +63,7 @@ class Votes:
 
 
 class Method(nn.Module, ABC):
-    """Base of all papers.
+    """Base class of all methods.
 
     Args:
         network: images `(B, Cin, *spatial)` to `(B, output_channels(classes), *spatial)`.
@@ -120,11 +120,11 @@ class Method(nn.Module, ABC):
     def relabel(self, cases: Sequence[Votes], round_number: int = 1) -> Iterator[Tensor]:
         """New labels for unlabelled cases, once per round; only for papers that have rounds.
 
-        What a case gets must depend on that case alone: a resumed run asks for the missing ones only. `self.network`
-        is no trained network here; all that is known of a case are the votes.
+        The labels of a case must depend on that case alone: a resumed run makes the missing ones only. `self.network`
+        is no trained network here; of a case there are the votes alone.
 
         Args:
-            cases: `cases[i]` predicts case `i` when it is asked for, and keeps nothing of it.
+            cases: `cases[i]` predicts case `i` when it is indexed, and keeps nothing of it.
             round_number: from 1, where the votes are those of the teachers.
 
         Returns:

@@ -1,4 +1,4 @@
-"""How far work in pieces is: a bar on a terminal, a line every half minute elsewhere, and where it was stopped."""
+"""Progress of counted work: a bar on a terminal, a line every half minute elsewhere, and where it was stopped."""
 
 from __future__ import annotations
 
@@ -10,73 +10,82 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from medseg.stopping import told_when_stopped
+from medseg.stopping import report_stop
 
 EVERY_SECONDS = 30.0
 
 
 class Count:
-    """Pieces done, of all, and what to say of them.
+    """How much of some work is done.
 
     Args:
         title: of the work, such as "checking the data".
-        pieces: what is counted.
-        total: of them; 0: not known yet.
+        unit: what is counted.
+        total: how many there are; 0: not known yet.
     """
 
-    def __init__(self, title: str, pieces: str = "cases", total: int = 0) -> None:
-        self.title, self.pieces, self.total = title, pieces, total
+    def __init__(self, title: str, unit: str = "cases", total: int = 0) -> None:
+        self.title = title
+        self.unit = unit
+        self.total = total
         self.done = 0
-        self._began = self._said = time.monotonic()
+        self._began = time.monotonic()
+        self._printed = self._began
 
     def line(self) -> str | None:
-        """What to say where there is no terminal; None if something was said less than half a minute ago."""
+        """A line of progress with the time left; None if the last one is less than half a minute old."""
         now = time.monotonic()
-        if now - self._said < EVERY_SECONDS or not self.done:
+        if now - self._printed < EVERY_SECONDS or not self.done:
             return None
-        self._said = now
+        self._printed = now
         left = (now - self._began) / self.done * (self.total - self.done)
-        return f"{self.title}: {self.done} of {self.total} {self.pieces}, {left / 60:.1f} min left"
+        return f"{self.title}: {self.done} of {self.total} {self.unit}, {left / 60:.1f} min left"
 
     def where(self) -> str:
-        """Where the work is, for who stopped it."""
-        so_far = f", {self.done} of {self.total} {self.pieces} done" if self.total else ""
-        return f"while {self.title}{so_far}"
+        """How far the work is, for the message of an interruption."""
+        if not self.total:
+            return f"while {self.title}"
+        return f"while {self.title}, {self.done} of {self.total} {self.unit} done"
 
 
 @contextmanager
-def counting(
-    title: str, *, pieces: str = "cases", kept: str = "", shown: bool = True
+def show_progress(
+    title: str, *, unit: str = "cases", kept: str = "", shown: bool = True
 ) -> Iterator[Callable[[int, int], None]]:
-    """Show work in pieces; yields a function of the pieces done and the pieces in all.
+    """Show the progress of counted work; yields a function that takes how many are done, and of how many.
 
     Args:
         title: of the work, such as "checking the data".
-        pieces: what is counted.
+        unit: what is counted.
         kept: what is kept of the work when it is stopped.
         shown: False on ranks that stay silent.
 
     Raises:
-        Stopped: the block was interrupted; it tells how many pieces were done.
+        Stopped: the block was interrupted; its message has how many were done.
     """
-    console, count = Console(stderr=True), Count(title, pieces)
+    console = Console(stderr=True)
+    count = Count(title, unit)
     live = shown and sys.stderr.isatty()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
-        told_when_stopped(count.where, kept),
+        report_stop(count.where, kept),
         Progress(*columns, console=console, disable=not live, transient=True) as bar,
     ):
         task = bar.add_task(title, total=None)
 
-        def tell(done: int, total: int) -> None:
-            count.done, count.total = done, total
+        def update(done: int, total: int) -> None:
+            count.done = done
+            count.total = total
             bar.update(task, completed=done, total=total)
-            if shown and not live and (line := count.line()):
+            if live or not shown:
+                return
+            line = count.line()
+            if line is not None:
                 say(line)
 
-        yield tell
+        yield update
 
 
 def say(line: str) -> None:
-    """One line for people, on standard error."""
+    """Print one line on standard error."""
     print(line, file=sys.stderr, flush=True)

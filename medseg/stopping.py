@@ -1,4 +1,4 @@
-"""Commands that are stopped, by Ctrl-C or by a scheduler's SIGTERM, and say how far they were."""
+"""Interruption of commands by Ctrl-C or by a scheduler's SIGTERM, with a message of how far they were."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Stopped(KeyboardInterrupt):  # what catches KeyboardInterrupt catches it too
-    """A command was stopped by a signal, and this is how far it was.
+    """A command was stopped by a signal; the message has how far it was.
 
     Args:
         where: how far, such as "at 13 of 400 iterations".
@@ -22,13 +22,13 @@ class Stopped(KeyboardInterrupt):  # what catches KeyboardInterrupt catches it t
         super().__init__(f"{line}, {kept}" if kept else line)
 
 
-def stopped(error: KeyboardInterrupt, where: str = "", kept: str = "") -> Stopped:
-    """The same interruption, told with what the caller knows of it.
+def describe_stop(error: KeyboardInterrupt, where: str = "", kept: str = "") -> Stopped:
+    """The same interruption, its message completed by what the caller knows.
 
     Args:
         error: that was caught.
-        where: of the caller's work; goes before what is known already.
-        kept: of the caller's work; counts where nothing is known yet.
+        where: of the caller's work; goes before what the message has already.
+        kept: of the caller's work; used where the message has nothing yet.
     """
     if not isinstance(error, Stopped):
         return Stopped(where, kept)
@@ -37,19 +37,29 @@ def stopped(error: KeyboardInterrupt, where: str = "", kept: str = "") -> Stoppe
 
 
 @contextmanager
-def told_when_stopped(where: str | Callable[[], str], kept: str = "") -> Iterator[None]:
-    """Give an interruption inside the block these words; a function is asked for them when it happens."""
+def report_stop(where: str | Callable[[], str], kept: str = "") -> Iterator[None]:
+    """Complete the message of an interruption inside the block.
+
+    Args:
+        where: how far the work is; a function is called when the interruption happens.
+        kept: what is kept of the work.
+
+    Raises:
+        Stopped: the block was interrupted.
+    """
     try:
         yield
     except KeyboardInterrupt as error:
-        raise stopped(error, where() if callable(where) else where, kept) from error
+        place = where() if callable(where) else where
+        raise describe_stop(error, place, kept) from error
 
 
 @contextmanager
-def out_of_reach() -> Iterator[None]:
-    """Start processes that no Ctrl-C reaches: it goes to the whole group, and the command ends them itself.
+def shield_from_interrupts() -> Iterator[None]:
+    """Keep Ctrl-C, which goes to the whole group, from processes that are started inside the block.
 
-    What they do on their own comes too late: they import for seconds before, and each would print a traceback.
+    The command ends them itself. What they do on their own comes too late: they import for seconds before, and each
+    would print a traceback.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield

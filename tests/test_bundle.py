@@ -15,7 +15,11 @@ import pytest
 import torch
 from models import data_spec, definition_of, labels_of, make_bundle, make_image, network_of
 
+from medseg import __version__
 from medseg.bundle.bundle import open_bundle, write_bundle
+from medseg.bundle.configs import fill, inference_config, inferer_config, train_config
+from medseg.bundle.metadata import metadata
+from medseg.config import Intensity
 from medseg.errors import BundleError, OutputError
 from medseg.portable.masked_losses import KnownOneHotd
 from medseg.workflows.predict.run import predict
@@ -152,6 +156,45 @@ def test_what_is_written_is_what_is_opened(tmp_path):
         "scripts/inference/sliding_window.py",
     } <= written
     assert not [p for p in tmp_path.iterdir() if p.name != "b"]
+
+
+GOLDEN = Path(__file__).parent / "golden" / "bundle"
+PLANAR = data_spec(modality=("T1", "T2"), patch=(32, 32, 1), view="axial", slices=3, intensity=Intensity(kind="zscore"))
+TWO_VIEWS = ("axial", "coronal")
+
+
+def configs_of(kind: str) -> dict[str, dict]:
+    """What is written of a planar network that sees three slices of two channels, or of two views."""
+    network = {"_target_": "scripts.networks.adapters.Planar"}
+    if kind == "planar":
+        return {
+            "inference.json": inference_config(network, PLANAR, inferer_config(PLANAR)),
+            "train.json": train_config(network, PLANAR),
+            "metadata.json": metadata(PLANAR, "tiny"),
+        }
+    volume = data_spec()
+    return {
+        "inference.json": inference_config(network, volume, inferer_config(volume, TWO_VIEWS, "any")),
+        "metadata.json": metadata(volume, "tiny", TWO_VIEWS),
+    }
+
+
+@pytest.mark.parametrize("kind", ["planar", "views"])
+def test_configurations_are_to_the_byte_what_they_were(kind):
+    configs = configs_of(kind)
+    assert set(configs) == {path.name for path in (GOLDEN / kind).iterdir()}
+    for name, config in configs.items():
+        for key in ("monai_version", "pytorch_version", "numpy_version"):
+            if key in config:
+                config[key] = "VERSION"
+        if "description" in config:
+            config["description"] = config["description"].replace(f"medseg {__version__}", "medseg VERSION")
+        assert json.dumps(config, indent=2) + "\n" == (GOLDEN / kind / name).read_text("utf-8"), name
+
+
+def test_a_template_has_a_place_for_every_value():
+    with pytest.raises(KeyError, match="no 'roi', only roi_size"):
+        fill({"roi_size": None}, roi=[1, 1, 1])
 
 
 @pytest.mark.parametrize("name", ["vnet", "dynunet", "segresnet"])

@@ -20,6 +20,7 @@ from medseg.data.cache import VolumeCache
 from medseg.data.cached_volume import MOST_VOXELS, some_voxels
 from medseg.errors import DataError, MedsegError, OutputError
 from medseg.manifest.manifest import Manifest
+from medseg.records import RECORD, read_record
 
 SHAPE = (12, 10, 8)
 AFFINE = np.diag([2.0, 1.0, 3.0, 1.0])
@@ -120,6 +121,36 @@ def test_changed_files_and_plans_are_made_anew(tmp_path):
     assert coarse[0].shape == (6, 5, 8) == coarse[0].label.shape
     other = DataSpec(**{**spec().model_dump(), "labels": {0: "background", 3: "a", 5: "x", 7: "b"}})
     assert prepare(tmp_path, m, other)[0].label.max() == 3
+
+
+def test_an_entry_says_what_it_was_made_of(tmp_path):
+    m = manifest(tmp_path)
+    entry = prepare(tmp_path, m)[1].image_path.parent
+    record = read_record(entry / RECORD)
+    assert record["key"].startswith(entry.name)
+    assert [name for name, *_ in record["inputs"]["files"]] == [
+        str(m.images(m.training[1])[0]),
+        str(m.label(m.training[1])),
+    ]
+    assert record["settings"]["channels"] == 1
+
+
+def test_voxels_beside_a_header_count_too(tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    image = sitk.GetImageFromArray(image_of(0).T)
+    sitk.WriteImage(image, str(tmp_path / "c.mhd"))
+    case = {"image": "c.mhd"}
+    content = {"labels": {"0": "background", "3": "a", "7": "b"}, "modality": {"0": "CT"}, "unlabeled": [case]}
+    m = Manifest.build(content, tmp_path / "m.json")
+
+    def first_voxels():
+        return VolumeCache(tmp_path / "cache").prepare(m, m.unlabeled, spec())[0].image.copy()
+
+    before = first_voxels()
+    sitk.WriteImage(image + 50, str(tmp_path / "d.mhd"))
+    (tmp_path / "d.raw").replace(tmp_path / "c.raw")
+    expected = np.minimum(before + 2, 2)  # 50 HU are two standard deviations of 25; clipped at 100 HU
+    np.testing.assert_allclose(first_voxels(), expected, atol=4e-3)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "json", "empty", "foreign"])

@@ -17,7 +17,8 @@ from medseg.data.cache import VolumeCache
 from medseg.errors import ConfigError, DataError, OutputError
 from medseg.manifest.manifest import Manifest
 from medseg.workflows.train import check_before
-from medseg.workflows.train.run import train, write_plan
+from medseg.workflows.train.plan import write_plan
+from medseg.workflows.train.run import train
 
 NOTHING = Path("/proc")  # nobody makes files there
 
@@ -34,7 +35,7 @@ def test_every_missing_file_is_told_before_the_first_is_read(tmp_path, section):
     with pytest.raises(DataError) as caught:
         train("dtc", manifest, tmp_path / "run", overrides=FAST)
     assert f"{last}: {section} case {last.name.partition('.')[0]}: " in str(caught.value)
-    assert f"medseg data check {manifest} tells all" in str(caught.value)
+    assert f"medseg data check {manifest} lists all" in str(caught.value)
     assert untouched(tmp_path / "run")
 
 

@@ -8,21 +8,29 @@ import json
 import re
 import shutil
 import subprocess
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
+from jinja2 import UndefinedError
+from pages import NASTY as NASTY_NAME
+from pages import Page, shown
 from PIL import Image
 from raters import ball, image_of, save, write_study
 
 from medseg.consensus.fuse import FUSERS
 from medseg.workflows.consensus.options import ConsensusOptions
 from medseg.workflows.consensus.report import crop as scenes
-from medseg.workflows.consensus.report.figures import draw
+from medseg.workflows.consensus.report import report as consensus_page
+from medseg.workflows.consensus.report import viewer as viewer_module
+from medseg.workflows.consensus.report.descriptions import describe_agreement, describe_method, describe_rater
+from medseg.workflows.consensus.report.figures import draw_worst_slices
+from medseg.workflows.consensus.report.page_data import inputs
 from medseg.workflows.consensus.report.report import write_page
-from medseg.workflows.consensus.report.sections import about_agreement, about_method, about_rater, made
-from medseg.workflows.consensus.report.viewer import NIIVUE, viewer
+from medseg.workflows.consensus.report.viewer import NIIVUE, make_viewer
 from medseg.workflows.consensus.run import consensus
+from medseg.workflows.reports.pages import render_page
 
 NIIVUE_SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -70,19 +78,19 @@ def test_the_viewer_is_the_published_one_and_comes_with_its_licence():
     assert "BSD 2-Clause" in NIIVUE.with_name("LICENSE").read_text()
 
 
-def test_pictures_show_the_slices_of_largest_disagreement(report, tmp_path):
+def test_figures_show_the_slices_of_largest_disagreement(report, tmp_path):
     result = result_of(tmp_path)
     scene = scenes.scene_of(result)
-    view = scenes.scanned_view(scene)
+    view = scenes.choose_view(scene)
     assert view.name == "axial"  # the thickest voxels
-    places = scenes.worst_slices(scene, view)
+    places = scenes.find_worst_slices(scene, view)
     total = scene.disagreement.sum((0, 1))
     assert total.argmax() in places
     assert places == sorted(places)
     assert len(places) <= 3
-    data, words = draw(result, scene)
-    with Image.open(io.BytesIO(data)) as picture:
-        assert picture.width == pytest.approx(13.5 * 110, abs=2)
+    data, words = draw_worst_slices(result, scene)
+    with Image.open(io.BytesIO(data)) as figure:
+        assert figure.width == pytest.approx(13.5 * 110, abs=2)
     assert len(words) == len(places)
     # stored LPS: slices along z run as they are stored, those along x backwards
     assert scene.stored[2][0] < scene.stored[2][-1]
@@ -94,14 +102,14 @@ def test_pictures_show_the_slices_of_largest_disagreement(report, tmp_path):
     np.testing.assert_allclose(world, result.form.grid.affine @ [*at, 1])
 
 
-def result_of(folder: Path, **reading):
+def result_of(folder: Path, names: tuple[str, ...] = ("anna", "bob", "cleo"), case: str = "case", **reading):
     """A fused study as the report takes it."""
     from medseg.workflows.consensus.case import _fuse
     from medseg.workflows.consensus.collect_studies import Item
 
     image, drawn = write_study(folder)
     options = ConsensusOptions(folder, (image,), tuple(drawn), method="majority", **reading)
-    return _fuse(Item("case", (image,), tuple(drawn), ("anna", "bob", "cleo")), options)
+    return _fuse(Item(case, (image,), tuple(drawn), names), options)
 
 
 def test_the_viewer_carries_the_crop_in_8_bit_and_leaves_out_voxels_above_the_cap(tmp_path, monkeypatch):
@@ -110,14 +118,11 @@ def test_the_viewer_carries_the_crop_in_8_bit_and_leaves_out_voxels_above_the_ca
 
     import nibabel as nib
 
-    from medseg.workflows.consensus.report import viewer as consensus_viewer
-
     result = result_of(tmp_path)
     scene = scenes.scene_of(result)
 
     def layers() -> list:
-        found = re.search(r'id="viewer-data">(.*?)</script>', viewer(result, scene), re.DOTALL)
-        return json.loads(found[1])["layers"]
+        return json.loads(make_viewer(result, scene).data)["layers"]
 
     def volume(layer) -> nib.Nifti1Image:
         return nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(layer["file"])))
@@ -128,9 +133,42 @@ def test_the_viewer_carries_the_crop_in_8_bit_and_leaves_out_voxels_above_the_ca
     np.testing.assert_array_equal(labels.dataobj, scene.consensus)
     np.testing.assert_allclose(labels.affine, scene.affine)
     assert set(np.unique(cleo.dataobj)) == {0, 1}  # what is missing is not shown
-    monkeypatch.setattr(consensus_viewer, "MOST_VOXELS", scene.consensus.size // 8)
+    monkeypatch.setattr(viewer_module, "MOST_VOXELS", scene.consensus.size // 8)
     assert volume(layers()[1]).shape == tuple(-(-n // 2) for n in scene.consensus.shape)
-    assert "every second voxel" in viewer(result, scene)
+    assert "every second voxel" in make_viewer(result, scene).data
+
+
+def scene_with(disagreement: np.ndarray, spacing_mm: tuple[float, ...] = (1, 1, 1)) -> scenes.Scene:
+    """Nothing but where raters disagree."""
+    empty = np.zeros(disagreement.shape, np.uint8)
+    numbers = tuple(np.arange(1, n + 1) for n in disagreement.shape)
+    image = np.broadcast_to(np.arange(disagreement.shape[0])[:, None, None], disagreement.shape)[None]
+    return scenes.Scene(
+        image, (empty, empty), empty, 1 - disagreement, disagreement, spacing_mm, np.eye(4), numbers, False
+    )
+
+
+def test_a_slice_is_enlarged_round_its_densest_disagreement():
+    disagreement = np.zeros((160, 128, 1))
+    disagreement[100:104, 20:24] = 0.5
+    disagreement[0, 127] = 1.0
+    scene = scene_with(disagreement)
+    view = scenes.choose_view(scene)
+    closer = scenes.enlarge(scene, view, 0)
+    assert closer.consensus.shape == closer.raters[0].shape == (40, 32, 1)
+    assert closer.disagreement.sum() == 8  # all of the block, and not the corner
+    assert closer.image[0, :, 0, 0].tolist() == list(range(closer.image[0, 0, 0, 0], closer.image[0, 0, 0, 0] + 40))
+    assert scenes.enlarge(scene_with(disagreement[:, :127]), view, 0) is None  # too small
+
+
+def test_worst_slices_are_no_neighbours_and_cut_across_the_thickest_voxels():
+    disagreement = np.zeros((10, 10, 10))
+    disagreement[:, 4, 0] = disagreement[:, 5, 0] = disagreement[:8, 8, 0] = 0.5
+    scene = scene_with(disagreement, (1, 3, 1))
+    view = scenes.choose_view(scene)
+    assert view.name == "coronal"
+    assert scenes.find_worst_slices(scene, view) == [4, 8]
+    assert scenes.choose_view(scene_with(disagreement)).name == "axial"
 
 
 def test_unanimous_empty_and_flat_studies_have_a_report_too(tmp_path):
@@ -153,30 +191,67 @@ def test_unanimous_empty_and_flat_studies_have_a_report_too(tmp_path):
     assert "on the left" not in text
 
 
-def test_the_words_follow_the_figures():
+def test_the_words_follow_the_numbers():
     def words(weight=0.5, kappa=0.9, rater=10.0, region=1.0, **row) -> str:
         table = {"overall": {"rater_ml": rater, "consensus_ml": 10.0}}
-        return about_rater({"weight": weight, "kappa": kappa, **row}, table, [0.5, 0.3, 0.2], region)
+        return describe_rater({"weight": weight, "kappa": kappa, **row}, table, [0.5, 0.3, 0.2], region)
 
-    assert words() == "counts most; the outlines follow the image very consistently; draws as much as the consensus."
+    assert words() == "counts most; the outlines follow the image very consistently; outlined as much as the consensus."
     assert "counts least" in words(weight=0.2)
     assert "only loosely" in words(kappa=0.3)
     assert "little to do" in words(kappa=0.0)
-    assert "draws 20 % more" in words(rater=12)
-    assert "draws 20 % less" in words(rater=8)
+    assert "outlined 20 % more" in words(rater=12)
+    assert "outlined 20 % less" in words(rater=8)
     assert "annotated 40% of the region" in words(region=0.4)
     assert "found nothing" in words(empty=True)
     assert "image" not in words(kappa=None)
-    assert [about_agreement(v) for v in (None, -0.1, 0.3, 0.5, 0.7, 0.9)] == [
+    assert [describe_agreement(v) for v in (None, -0.1, 0.3, 0.5, 0.7, 0.9)] == [
         "cannot be computed", "no better than chance", "fair", "moderate", "substantial", "almost perfect",
     ]  # fmt: skip
-    assert all(about_method(name) for name in FUSERS)
+    assert all(describe_method(name) for name in FUSERS)
 
 
 def test_places_that_cannot_be_written_and_settings_are_told(tmp_path):
     result = result_of(tmp_path)
-    assert "majority, tie background" in made(result)
+    assert ("settings", "majority, tie background") in inputs(result)
     assert write_page(tmp_path / "p.html", result, viewer=False).stat().st_size < 1e6
+
+
+def test_names_are_escaped_and_every_value_is_needed(tmp_path, monkeypatch):
+    names = tuple(f"{NASTY_NAME}{n}" for n in ("anna", "bob", "cleo"))
+    result = result_of(tmp_path, names, f"{NASTY_NAME}case", label=(f"1={NASTY_NAME}liver",))
+    report = result.report
+    report["warnings"].append(f"{NASTY_NAME}warning")
+    report["raters"][0]["self_consistency"] = 0.5
+    report["versions"][f"{NASTY_NAME}library"] = "1"
+    report["inputs"]["image"] = [f"{NASTY_NAME}scan"]
+    failed = {"method": f"{NASTY_NAME}method", "error": f"{NASTY_NAME}error"}
+    report["comparison"] = [failed]
+    given = {}
+
+    def render(template, **data):
+        given.update(data)
+        return render_page(template, **data)
+
+    monkeypatch.setattr(consensus_page, "render_page", render)
+    page = Page(consensus_page.render_report(result))
+    places = ("anna", "bob", "cleo", "case", "liver", "warning", "library 1", "method", "error")
+    assert [place for place in places if not shown(page, f"{NASTY_NAME}{place}")] == []
+    assert shown(page, "{{ 7 * 7 }}{% endblock %}scan")
+    assert page.tags.count("script") == 3
+    assert "alert" not in page.attributes
+    for name in given:
+        if name != "structure_rows":  # there is one structure
+            with pytest.raises(UndefinedError):
+                render_page("consensus.html", **{key: value for key, value in given.items() if key != name})
+
+
+def test_nothing_ends_the_scripts_of_the_page():
+    for text in ("</script>", "</SCRIPT >", "<!-- <script>"):
+        assert not re.search("</script|<!--", viewer_module._inert(json.dumps(text)), re.IGNORECASE)
+        assert json.loads(viewer_module._inert(json.dumps(text))) == text
+    own = (resources.files("medseg.workflows.reports") / "templates" / "viewer.js").read_text(encoding="utf-8")
+    assert not re.search("</script|<!--", own, re.IGNORECASE)
 
 
 # ---- in a browser
@@ -210,7 +285,7 @@ def test_the_viewer_starts_offline_without_errors(report, tmp_path):
 
 
 @needs_browser
-def test_without_webgl_the_pictures_remain_and_it_prints(report, tmp_path):
+def test_without_webgl_the_figures_remain_and_it_prints(report, tmp_path):
     done = browse(f"file://{report}#viewer", tmp_path, "--disable-gpu", "--disable-3d-apis", "--dump-dom")
     assert not console(done)
     assert 'data-state="no-webgl"' in done.stdout

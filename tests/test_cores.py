@@ -9,7 +9,7 @@ from pathlib import Path
 from medseg.cores import usable_cores
 from medseg.workflows.consensus.collect_studies import Item
 from medseg.workflows.consensus.process_pool import fitting_jobs
-from medseg.workflows.reports.html import machine
+from medseg.workflows.reports.formatting import describe_computer
 
 PACKAGE = Path(__file__).resolve().parents[1] / "medseg"
 
@@ -19,7 +19,7 @@ def test_a_process_that_is_bound_to_one_core_counts_one(one_core):
     absent = Item("study", (), (Path("absent.nii.gz"),), ("anna",))  # so that memory does not decide
     assert fitting_jobs([absent]) == 1
     expected = "1 core" if os.cpu_count() == 1 else f"1 of {os.cpu_count()} cores"
-    assert f", {expected}, " in machine()
+    assert f", {expected}, " in describe_computer()
 
 
 def test_a_free_process_counts_all_that_it_is_given():
@@ -29,4 +29,4 @@ def test_a_free_process_counts_all_that_it_is_given():
 def test_cores_are_counted_in_one_place():
     counting = re.compile(r"cpu_count\(|sched_getaffinity\(")
     found = {p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py") if counting.search(p.read_text("utf-8"))}
-    assert found == {"cores.py", "workflows/reports/html.py"}  # the page tells the machine's cores too
+    assert found == {"cores.py", "workflows/reports/formatting.py"}  # the page tells the machine's cores too

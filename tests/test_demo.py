@@ -3,36 +3,15 @@ from __future__ import annotations
 import base64
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
 import torch
+from pages import Page
 
 from medseg.errors import OutputError
 from medseg.workflows.demo.run import run_demo
 
 pytestmark = pytest.mark.slow
-
-VOID = {"meta", "img", "br"}
-
-
-class Page(HTMLParser):
-    """Checks that tags close in order, and keeps text and links."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.text, self.links = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.links += [value for name, value in attrs if name in ("src", "href")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +22,7 @@ def demo(tmp_path_factory):
 
 def test_the_page_needs_nothing_else(demo):
     text = demo.read_text(encoding="utf-8")
-    page = Page()
-    page.feed(text)
-    assert not page.open
+    page = Page(text)
     assert len(page.links) == 3
     for link in page.links:
         kind, data = link.split(",", 1)
@@ -55,9 +32,7 @@ def test_the_page_needs_nothing_else(demo):
 
 
 def test_the_page_says_what_was_measured(demo):
-    page = Page()
-    page.feed(demo.read_text(encoding="utf-8"))
-    words = " ".join(page.text)
+    words = Page(demo.read_text(encoding="utf-8")).words
     dice = {}
     for method in ("supervised", "dmpct"):
         metrics = json.loads((demo.parent / "predictions" / method / "evaluation/metrics.json").read_text())

@@ -77,12 +77,18 @@ def test_background_that_some_plane_doubts_may_be_left_out():
         np.float32,
     )
     assert relabelled(votes_of(maps)) == [0, 0, 0, 0, 1]
-    assert relabelled(votes_of(maps), sure_background=0.9) == [0, 255, 255, 255, 1]
-    assert relabelled(votes_of(maps), 2, sure_background=0.9) == [0, 255, 255, 255, 1]
-    assert relabelled(votes_of(maps), 1, sure_background=0.9, sure_rounds=1) == [0, 255, 255, 255, 1]
-    assert relabelled(votes_of(maps), 2, sure_background=0.9, sure_rounds=1) == [0, 0, 0, 0, 1]
-    assert relabelled(votes_of(maps), sure_background=0) == [0, 0, 255, 255, 1]
-    assert relabelled(votes_of(maps, full=True), sure_background=1, fusion="mean")[:4] == [255] * 4
+    assert relabelled(votes_of(maps), background_confidence=0.9) == [0, 255, 255, 255, 1]
+    assert relabelled(votes_of(maps), 2, background_confidence=0.9) == [0, 255, 255, 255, 1]
+    assert relabelled(votes_of(maps), 1, background_confidence=0.9, background_confidence_rounds=1) == [
+        0,
+        255,
+        255,
+        255,
+        1,
+    ]
+    assert relabelled(votes_of(maps), 2, background_confidence=0.9, background_confidence_rounds=1) == [0, 0, 0, 0, 1]
+    assert relabelled(votes_of(maps), background_confidence=0) == [0, 0, 255, 255, 1]
+    assert relabelled(votes_of(maps, full=True), background_confidence=1, fusion="mean")[:4] == [255] * 4
 
 
 def test_planes_that_say_background_may_have_no_vote():
@@ -123,9 +129,12 @@ def test_cases_are_loaded_one_by_one():
         ({"fusion": "median"}, "fusion of method dmpct is 'median': .* 'vote', 'any' or 'mean'"),
         ({"student": "cold"}, "'scratch' or 'warm'"),
         ({"stop_dice": 2}, "up to 1"),
-        ({"sure_background": 90}, "from 0 to 1"),
-        ({"sure_background": "most"}, "sure_background of method dmpct is 'most': .* valid number"),
-        ({"sure_rounds": "two"}, "sure_rounds of method dmpct is 'two': .* valid integer"),
+        ({"background_confidence": 90}, "from 0 to 1"),
+        ({"background_confidence": "most"}, "background_confidence of method dmpct is 'most': .* valid number"),
+        (
+            {"background_confidence_rounds": "two"},
+            "background_confidence_rounds of method dmpct is 'two': .* valid integer",
+        ),
     ],
 )
 def test_wrong_options_are_named(options, words):

@@ -25,7 +25,8 @@ from medseg.networks import registry
 from medseg.serve.models import Model
 from medseg.serve.training import learn as training
 from medseg.workflows.train import settings
-from medseg.workflows.train.run import train, write_plan
+from medseg.workflows.train.plan import write_plan
+from medseg.workflows.train.run import train
 
 PACKAGE = Path(__file__).parents[1] / "medseg"
 TOUCH = "$__import__('os').system('touch HACKED')"
@@ -293,7 +294,7 @@ def test_what_medseg_writes_it_opens(tmp_path, name, options):
     assert weights.keys() == network.state_dict().keys()
 
 
-IMPORTERS = {"methods/__init__.py", "consensus/fuse.py", "__init__.py", "serve/standins/__init__.py"}
+IMPORTERS = {"methods/__init__.py", "consensus/fuse.py", "__init__.py", "serve/standins/__init__.py", "instantiate.py"}
 """What imports by a name imports names of tables in the code."""
 EXECUTOR = "methods/_own.py"
 """Executes the file that the user named."""

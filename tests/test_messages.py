@@ -25,7 +25,7 @@ from medseg.metrics.aggregate import mean_of_classes, summarize
 from medseg.workflows.evaluate.run import evaluate
 from medseg.workflows.evaluate.summary import problems, table
 from medseg.workflows.predict.summary import closing
-from medseg.workflows.train.summary import validation_words
+from medseg.workflows.train.run_folder import describe_validation
 
 
 def called(capfd, *arguments: object) -> tuple[int, str, str]:
@@ -143,13 +143,13 @@ def test_the_validation_dice_is_that_of_the_bundles_weights(tmp_path):
         validated(30, 0.75, liver=0.8, spleen=0.7),
         validated(40, 0.7, liver=0.9, spleen=0.5),
     ]
-    words = validation_words(finished_run(tmp_path / "one", records))
+    words = describe_validation(finished_run(tmp_path / "one", records))
     assert words == "validation Dice 0.750 at iteration 20 of 40 (liver 0.900, spleen 0.600)"
     organs = {f"organ{n}": n / 10 for n in range(8)}
-    words = validation_words(finished_run(tmp_path / "many", [validated(40, 0.35, **organs, absent=None)]))
+    words = describe_validation(finished_run(tmp_path / "many", [validated(40, 0.35, **organs, absent=None)]))
     lowest = "organ0 0.000, organ1 0.100, organ2 0.200, organ3 0.300"
     assert words == f"validation Dice 0.350 at iteration 40 of 40 (8 structures; lowest: {lowest})"
-    words = validation_words(finished_run(tmp_path / "none", records[:1]))
+    words = describe_validation(finished_run(tmp_path / "none", records[:1]))
     assert words == "no validation Dice: no validation case has a label"
 
 
@@ -161,7 +161,7 @@ def test_of_rounds_it_is_the_last_ones_fused(tmp_path):
     ]
     run = finished_run(tmp_path / "run", [*records, {"round": 2, "kind": "pseudo", "voxels": 1}], rounds=2)
     words = "validation Dice 0.550 of all views together after round 1 (liver 0.550)"
-    assert validation_words(run) == words
+    assert describe_validation(run) == words
 
 
 def test_without_validation_and_unlabelled_cases_it_is_said_at_the_start(tmp_path, capfd):
@@ -305,7 +305,7 @@ def test_warnings_and_strangers_are_few_and_counted(world):
 def test_a_line_every_half_minute(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    with progress.counting("checking") as tell:
+    with progress.show_progress("checking") as tell:
         for done in range(5):
             tell(done, 4)
             now[0] += 20.0

@@ -25,11 +25,11 @@ from medseg.portable.io.record import image_of, image_record
 from medseg.portable.io.write import SaveError, remove_leftovers, write_labels
 from medseg.workflows.data.init import init_manifest
 from medseg.workflows.evaluate.run import evaluate
+from medseg.workflows.predict.case import ResultFiles
 from medseg.workflows.predict.collect_cases import collect
 from medseg.workflows.predict.formats import recorded
-from medseg.workflows.predict.put_in_place import Place
 from medseg.workflows.predict.run import predict
-from medseg.workflows.train.run import write_plan
+from medseg.workflows.train.plan import write_plan
 
 
 @pytest.fixture(scope="module")
@@ -164,20 +164,20 @@ def test_two_commands_at_the_same_time_and_one_name(tmp_path):
     target = tmp_path / "scan.nii.gz"
     mine, theirs = ("medseg 0 " + image_record(letter * 64) for letter in "ab")
     labels = np.zeros((3, 3, 3), np.uint8)
-    place = Place([target], mine)  # looked, and nothing was there
+    files = ResultFiles([target], mine)  # looked, and nothing was there
     write_labels(target, labels, np.eye(4), description=theirs)
     before = target.read_bytes()
     late = pytest.raises(DataError, match=r"scan\.nii\.gz: was written meanwhile by another command, of another image")
-    with late, place.aside(target) as new:
+    with late, files.replacing(target) as new:
         write_labels(new, labels, np.eye(4), description=mine)
     assert target.read_bytes() == before
     write_labels(target, labels, np.eye(4), description=mine)  # of the same image, by another shard
-    with place.aside(target) as new:
+    with files.replacing(target) as new:
         write_labels(new, labels + np.uint8(1), np.eye(4), description=mine + " other")
     assert labels_of(target).all()
     assert recorded(target) == mine + " other"
-    again = Place([target], theirs)  # the image changed
-    with again.aside(target) as new:
+    again = ResultFiles([target], theirs)  # the image changed
+    with again.replacing(target) as new:
         write_labels(new, labels, np.eye(4), description=theirs)
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii.gz"]
 
@@ -190,12 +190,12 @@ def test_a_disk_without_second_names_for_files(tmp_path, monkeypatch):
     labels = np.zeros((3, 3, 3), np.uint8)
     mine, theirs = ("medseg 0 " + image_record(letter * 64) for letter in "ab")
     for record in (mine, theirs):
-        place = Place([], record)
+        files = ResultFiles([], record)
         if record == mine:
-            with place.aside(tmp_path / "x.nii.gz") as new:
+            with files.replacing(tmp_path / "x.nii.gz") as new:
                 write_labels(new, labels, np.eye(4), description=record)
             continue
-        with pytest.raises(DataError, match="written meanwhile"), place.aside(tmp_path / "x.nii.gz") as new:
+        with pytest.raises(DataError, match="written meanwhile"), files.replacing(tmp_path / "x.nii.gz") as new:
             write_labels(new, labels, np.eye(4), description=record)
     assert image_of(recorded(tmp_path / "x.nii.gz")) == "a" * 24
 

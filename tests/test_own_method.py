@@ -24,7 +24,8 @@ from medseg.errors import ConfigError
 from medseg.methods.dmpct import DMPCT
 from medseg.methods.supervised import Supervised
 from medseg.workflows.train import settings
-from medseg.workflows.train.run import train, write_plan
+from medseg.workflows.train.plan import write_plan
+from medseg.workflows.train.run import train
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "own_method.py"
@@ -178,7 +179,10 @@ def test_rounds_take_an_own_method(manifest, tmp_path):
     changes = [c.replace("data.patch=[16,16,16]", "data.patch=[16,16,1]") for c in changes]
     made = train("dmpct", manifest, tmp_path / "run", overrides=changes, method=Voting, device="cpu")
     assert (made / "round1" / "bundle").is_dir()
-    assert settings.read_task(str(made))[0]["stages"][0]["method"]["options"] == {"dice": 1.0, "sure_background": 0.9}
+    assert settings.read_task(str(made))[0]["stages"][0]["method"]["options"] == {
+        "dice": 1.0,
+        "background_confidence": 0.9,
+    }
 
 
 def two_stages(*names: str) -> dict:
@@ -188,7 +192,7 @@ def two_stages(*names: str) -> dict:
 def test_stages_of_a_pipeline_say_which_is_whose(mine, tmp_path):
     task = tmp_path / "two.yaml"
     task.write_text(yaml.safe_dump(two_stages("supervised", "Mine")))
-    own = methods.named(f"{mine}:Mine")
+    own = methods.locate_methods(f"{mine}:Mine")
     found = settings.load(str(task), (), own)
     assert [stage.method.name for stage in found.stages] == ["supervised", "Mine"]
     assert found.name == "two"
@@ -196,7 +200,7 @@ def test_stages_of_a_pipeline_say_which_is_whose(mine, tmp_path):
         ConfigError, match=r"stages\.1\.method\.name: method 'Mine' is not known.*--method FILE\.py:Class"
     ):
         settings.load(str(task))
-    both = methods.named([f"{mine}:Mine", Here])
+    both = methods.locate_methods([f"{mine}:Mine", Here])
     with pytest.raises(
         ConfigError, match="method=Here: no stage has the method Here; the stages have supervised, Mine"
     ):
@@ -212,7 +216,7 @@ def test_a_plan_is_made_for_an_own_method(manifest, mine, tmp_path):
     one = write_plan("dtc", manifest, tmp_path / "a.yaml", overrides=FAST, method=Here, device="cpu")
     assert one.stages[0].schedule.batch == {"labeled": 2}
     assert one.stages[0].method.sha256 is None, "a plan is not yet a run of this file"
-    assert settings.load(str(tmp_path / "a.yaml"), (), methods.named(Here)) == one
+    assert settings.load(str(tmp_path / "a.yaml"), (), methods.locate_methods(Here)) == one
 
 
 @pytest.mark.parametrize(
@@ -254,13 +258,13 @@ def test_the_command_says_it_in_one_line(manifest, tmp_path):
 
 def test_two_classes_of_one_file_are_of_one_module(mine):
     mine.write_text(MINE + "\nclass Second(Mine):\n    pass\n")
-    with methods.using(methods.named([f"{mine}:Mine", f"{mine}:Second"])):
+    with methods.use_methods(methods.locate_methods([f"{mine}:Mine", f"{mine}:Second"])):
         assert issubclass(methods.find("Second"), methods.find("Mine"))
 
 
 def test_workers_that_start_anew_find_the_file(mine):
     """As loaders do where processes are not forked, and torch's own pools."""
-    with methods.using(methods.named(f"{mine}:Mine")):
+    with methods.use_methods(methods.locate_methods(f"{mine}:Mine")):
         targets = methods.build("Mine", torch.nn.Conv3d(1, 3, 1), classes=3).targets()
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             found = pool.submit(targets, np.ones((2, 3, 4), np.uint8)).result(timeout=120)

@@ -12,17 +12,17 @@ from tiny import write_dataset
 from medseg.config import DataSpec, NetworkSpec
 from medseg.errors import ConfigError, DataError
 from medseg.manifest.manifest import Manifest
-from medseg.networks.registry import fit_size, plan_strides
-from medseg.planning.plan import choose_view, patch_for, plan, plan_batch
-from medseg.workflows.train.budget import LADDER, _rung, _work
-from medseg.workflows.train.durations import budget_seconds
+from medseg.networks.sizes import fit_size, plan_strides
+from medseg.planning.plan import choose_view, plan_batch, plan_data, plan_patch
+from medseg.workflows.train.budget import REDUCTIONS, Reduction, reduce_plan, relative_cost
+from medseg.workflows.train.options import budget_seconds
 
 PLENTY = 1e12
 VNET = NetworkSpec(name="vnet")
 
 
 def planned(path, **given):
-    return plan(Manifest.load(path), network=VNET, memory_bytes=PLENTY, overrides=given)
+    return plan_data(Manifest.load(path), network=VNET, memory_bytes=PLENTY, overrides=given)
 
 
 def test_spacing_is_the_median_along_ras_axes_whatever_the_storage(tmp_path):
@@ -84,14 +84,14 @@ def test_view(spacing, shape, view):
 
 def test_patch_is_a_cube_in_mm_within_image_and_memory():
     spacing = np.array([1.0, 1.0, 2.5])
-    patch = patch_for((300, 300, 120), spacing, "volume", width=16, memory_bytes=PLENTY)
+    patch = plan_patch((300, 300, 120), spacing, "volume", width=16, memory_bytes=PLENTY)
     sides = np.array(patch) * spacing
     assert sides.max() / sides.min() < 1.4
     assert 0.7e6 < np.prod(patch) < 1.4e6
-    tight = patch_for((300, 300, 120), spacing, "volume", width=16, memory_bytes=1e9)
+    tight = plan_patch((300, 300, 120), spacing, "volume", width=16, memory_bytes=1e9)
     assert np.prod(tight) < 0.4 * np.prod(patch)
-    assert patch_for((200, 140, 88), np.ones(3) * 0.625, "volume", width=16, memory_bytes=PLENTY) == (112, 112, 80)
-    assert patch_for((220, 200, 10), np.array([1.5, 1.5, 10]), "axial", width=16, memory_bytes=PLENTY)[2] == 1
+    assert plan_patch((200, 140, 88), np.ones(3) * 0.625, "volume", width=16, memory_bytes=PLENTY) == (112, 112, 80)
+    assert plan_patch((220, 200, 10), np.array([1.5, 1.5, 10]), "axial", width=16, memory_bytes=PLENTY)[2] == 1
 
 
 @pytest.mark.parametrize("size", [*range(8, 200, 7), 88, 140.5])
@@ -109,19 +109,19 @@ def test_batch_is_shared_by_the_streams_that_have_cases():
     assert plan_batch(("labeled",), {"labeled": 1}, 2) == {"labeled": 16}
 
 
-def test_budget_rungs_keep_the_field_of_view():
+def test_reduced_plans_keep_the_field_of_view():
     spec = DataSpec(labels={0: "b", 1: "c"}, modality=("MR",), spacing_mm=(0.6, 0.6, 2.4), patch=(128, 128, 48))
-    work = []
-    for step in LADDER:
-        rung = _rung(spec, VNET, step, set())
-        assert rung.network.width == 16 // step[1]
-        view = np.array(rung.spec.patch) * rung.spec.spacing_mm
-        assert view == pytest.approx(np.array(spec.patch) * spec.spacing_mm / step[2], rel=0.35)
-        assert rung.spec.spacing_mm[2] == 2.4
-        work.append(_work(rung))
-    assert work == sorted(work, reverse=True)
-    kept = _rung(spec, VNET, (2.0, 1, 1.0), {"patch", "spacing_mm"})
-    assert kept.spec == spec
+    costs = []
+    for reduction in REDUCTIONS:
+        reduced = reduce_plan(spec, VNET, reduction, set())
+        assert reduced.network.width == 16 // reduction.narrower
+        view = np.array(reduced.data.patch) * reduced.data.spacing_mm
+        assert view == pytest.approx(np.array(spec.patch) * spec.spacing_mm / reduction.smaller, rel=0.35)
+        assert reduced.data.spacing_mm[2] == 2.4
+        costs.append(relative_cost(reduced))
+    assert costs == sorted(costs, reverse=True)
+    kept = reduce_plan(spec, VNET, Reduction(2.0, 1, 1.0), {"patch", "spacing_mm"})
+    assert kept.data == spec
 
 
 def test_budget_words():
@@ -140,7 +140,7 @@ def test_a_budget_without_a_unit_could_be_minutes_or_seconds(bare):
 
 def test_a_plan_is_a_pipeline_that_repeats_it(tmp_path):
     from medseg.workflows.train import settings
-    from medseg.workflows.train.run import write_plan
+    from medseg.workflows.train.plan import write_plan
 
     path = write_dataset(tmp_path / "data")
     resolved = write_plan("dtc", path, tmp_path / "plan.yaml")

@@ -49,10 +49,11 @@ def refusal(path: Path) -> str:
     with pytest.raises(VolumeError) as caught:
         read_volume(path)
     assert caught.value.path == path
-    line = str(caught.value)
-    assert "\n" not in line
-    assert str(path) not in line
-    return line
+    reason = caught.value.reason
+    assert str(caught.value) == f"{path}: {reason}"
+    assert "\n" not in reason
+    assert str(path) not in reason
+    return reason
 
 
 # ---- good files: what nibabel and SimpleITK read
@@ -148,7 +149,7 @@ def test_one_gzip_member_is_inflated_in_one_go(tmp_path, monkeypatch):
         assert len(raw) == offset + voxels().nbytes
         assert gunzip(path, len(raw)) == raw
         assert gunzip(path, len(raw) - 1) is gunzip(path, len(raw) + 1) is None
-    monkeypatch.setattr("medseg.portable.io.nifti._by_pieces", lambda *_: pytest.fail("the slow way"))
+    monkeypatch.setattr("medseg.portable.io.nifti.reader._read_by_pieces", lambda *_: pytest.fail("the slow way"))
     found, _ = read_volume(path)
     np.testing.assert_array_equal(found[0], voxels())
     found += 1  # it may be written into
@@ -366,10 +367,10 @@ def test_damaged_nrrd_and_metaimage(tmp_path):
     assert "beside it" in refusal(bad)
 
 
-# ---- pictures
+# ---- 2D images
 
 
-def test_pictures(tmp_path):
+def test_2d_images(tmp_path):
     grey = voxels((40, 30), "u1")
     colour = voxels((40, 30, 3), "u1")
     for name, array in (("g.png", grey), ("g.tif", grey), ("c.png", colour), ("c.tiff", colour)):
@@ -386,14 +387,14 @@ def test_pictures(tmp_path):
     np.testing.assert_array_equal(read_volume(tmp_path / "mask.png")[0][0, ..., 0], grey.T > 50)
 
 
-def test_bad_pictures(tmp_path):
+def test_bad_2d_images(tmp_path):
     Image.fromarray(voxels((40, 30), "u1")).save(tmp_path / "a.png")
     good = (tmp_path / "a.png").read_bytes()
     flipped = bytearray(good)
     flipped[len(good) // 2] ^= 4
     for data in (good[:100], bytes(flipped), b"text"):
         (tmp_path / "bad.png").write_bytes(data)
-        assert "picture" in refusal(tmp_path / "bad.png")
+        assert "is no readable 2D image" in refusal(tmp_path / "bad.png")
     Image.fromarray(voxels((9, 9, 4), "u1")).save(tmp_path / "alpha.png")
     assert "transparent" in refusal(tmp_path / "alpha.png")
     pages = [Image.fromarray(voxels((9, 9), "u1", seed=n)) for n in range(3)]
@@ -510,8 +511,8 @@ def test_channels_on_other_grids_are_refused(tmp_path):
 
 def test_error_survives_a_worker():
     error = pickle.loads(pickle.dumps(VolumeError("is empty", path="a.nii", hint="copy it")))
-    assert str(error) == "is empty; copy it"
-    assert error.path == Path("a.nii")
+    assert str(error) == "a.nii: is empty; copy it"
+    assert (error.problem, error.path, error.hint) == ("is empty", "a.nii", "copy it")
 
 
 @pytest.mark.parametrize("missing", [["isal"], ["deflate"], ["isal", "deflate"]])

@@ -24,15 +24,15 @@ from medseg.manifest.manifest import Manifest
 from medseg.methods.dmpct import DMPCT
 from medseg.workflows.train.run import train
 from medseg.workflows.train.self_training.predict_views import Voter
-from medseg.workflows.train.self_training.pseudo_labels import Labeller
-from medseg.workflows.train.self_training.time_left import Outlook
+from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller
+from medseg.workflows.train.self_training.time_left import TimeLeft
 
 VIEWS = ("sagittal", "coronal", "axial")
 CPU = torch.device("cpu")
 FAST = (
     "stages.0.network.width=4", "stages.0.schedule.iterations=8", "stages.0.schedule.lr=0.01",
     "stages.0.schedule.batch.labeled=4", "stages.0.schedule.workers=0", "data.patch=[32,32,32]",
-    "data.spacing_mm=[1,1,1]", "data.slices=1", "stages.0.method.options.sure_background=null",
+    "data.spacing_mm=[1,1,1]", "data.slices=1", "stages.0.method.options.background_confidence=null",
 )  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def test_rounds_of_another_run_are_taken_where_they_are_the_same(run, manifest, 
         "stages.0.views=[axial]",
         "stages.0.rounds=1",
         "data.view=axial",  # the rest as it was resolved
-        "stages.0.method.options.sure_background=0.4",
+        "stages.0.method.options.background_confidence=0.4",
     ]  # teachers do not depend on it
     train(str(run), manifest, folder, overrides=changes)
     assert (folder / "round0" / "axial" / "last.pt").stat().st_mtime_ns == kept
@@ -226,13 +226,13 @@ def test_stages_with_views_start_from_the_one_before(manifest, tmp_path):
 
 def test_a_full_disk_leaves_no_half_label_and_is_resumed(run, manifest, tmp_path):
     data = Manifest.load(manifest)
-    labeller = Labeller(1, tmp_path / "round1", None, data, data.unlabeled, (), {"method": "dmpct"})
+    labeller = PseudoLabeller(1, tmp_path / "round1", None, data, data.unlabeled, (), {"method": "dmpct"})
     networks, method = run / "round0" / "bundle", DMPCT(torch.nn.Identity(), classes=3)
 
     def label() -> None:
-        labeller.run(networks, method, lambda: Voter(networks, CPU), Outlook({"labelling": 2}))
+        labeller.run(networks, method, lambda: Voter(networks, CPU), TimeLeft({"labelling": 2}))
 
-    with full_disk(300), pytest.raises(OutputError, match=r"nii\.gz: cannot be written .*; free some space; --resume"):
+    with full_disk(1500), pytest.raises(OutputError, match=r"nii\.gz: cannot be written .*; free some space; --resume"):
         label()
     assert sorted(path.suffix for path in (tmp_path / "round1" / "pseudo").iterdir()) == [".json"]
     label()
@@ -247,7 +247,7 @@ def test_methods_without_a_rule_have_no_rounds(manifest, tmp_path):
 
 
 def test_time_left_is_what_like_pieces_took():
-    outlook = Outlook({"training": 5.0, "labelling": 10.0}, shown=False)
+    outlook = TimeLeft({"training": 5.0, "labelling": 10.0}, shown=False)
     assert outlook.seconds_left() is None
     outlook.done("training", 60.0)
     assert outlook.seconds_left() == 240

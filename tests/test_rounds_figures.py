@@ -1,11 +1,11 @@
-"""What is counted of pseudo-labels, against numbers counted by hand."""
+"""Statistics of pseudo-labels, against numbers counted by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from medseg.workflows.train.self_training.pseudo_label_statistics import count_case, figures
+from medseg.workflows.train.self_training.pseudo_label_statistics import count_case, summarize_round
 
 VIEWS = ("sagittal", "coronal", "axial")
 
@@ -32,8 +32,8 @@ def test_counts_by_hand():
     assert (found["both"], found["size"]) == ([2, 1], [6, 3])
 
 
-def test_figures_of_a_round():
-    first = figures({"a": counted()}, ("liver", "spleen"), VIEWS)
+def test_statistics_of_a_round():
+    first = summarize_round({"a": counted()}, ("liver", "spleen"), VIEWS)
     assert first["volume_ml"] == {"liver": 1.5, "spleen": 0.5}
     assert first["agreement"] == pytest.approx(3 / 6)
     assert first["diversity"] == pytest.approx(3 / 8)
@@ -42,7 +42,7 @@ def test_figures_of_a_round():
     assert first["dice_to_last"] is None
     nothing = np.zeros((2, 2, 2), np.uint8)
     empty = count_case([nothing] * 3, nothing, classes=3, voxel_ml=0.5, before=nothing)
-    both = figures({"a": counted(volume([0, 1, 1, 1, 2, 2, 0, 0])), "b": empty}, ("liver", "spleen"), VIEWS)
+    both = summarize_round({"a": counted(volume([0, 1, 1, 1, 2, 2, 0, 0])), "b": empty}, ("liver", "spleen"), VIEWS)
     assert both["empty"] == ["b"]
     assert both["silent"] == []
     assert both["volume_ml"] == {"liver": 0.75, "spleen": 0.25}
@@ -52,5 +52,5 @@ def test_figures_of_a_round():
 
 def test_a_view_that_finds_nothing_is_named():
     labels = [LABELS[0], np.zeros_like(FUSED), LABELS[2]]
-    found = figures({"a": count_case(labels, FUSED, classes=3, voxel_ml=1.0)}, ("liver", "spleen"), VIEWS)
+    found = summarize_round({"a": count_case(labels, FUSED, classes=3, voxel_ml=1.0)}, ("liver", "spleen"), VIEWS)
     assert found["silent"] == ["coronal"]

@@ -20,9 +20,9 @@ from medseg.data.cache import VolumeCache
 from medseg.data.streams import PatchStreams
 from medseg.errors import ConfigError, DataError
 from medseg.manifest.manifest import Manifest
-from medseg.networks.registry import plan_strides
-from medseg.planning.plan import plan
-from medseg.planning.planes import STRIDE, even_spacing, slices_for
+from medseg.networks.sizes import plan_strides
+from medseg.planning.plan import plan_data
+from medseg.planning.planes import STRIDE, even_spacing, plan_slices
 from medseg.portable.planes import PLANES
 
 SHAPE = (5, 6, 7)
@@ -111,22 +111,22 @@ def test_slices_of_air_are_seldom_taken(view, tmp_path):
     assert counts[inside[axis]].sum() > 0.85
 
 
-def turns(folder, rule: str, view: str = "axial", rows: int = 2000) -> Counter:
+def count_cases(folder, rule: str, view: str = "axial", samples: int = 2000) -> Counter:
     """How often each case of a stream is taken: two drawn ones, the second four times as thick, and a pseudo-label."""
     shapes = {"thin": (8, 8, 5), "thick": (8, 8, 20), "predicted": (8, 8, 75)}
     cases = [some_case(folder, name, i, shape=shape) for i, (name, shape) in enumerate(shapes.items())]
     cases[2] = dataclasses.replace(cases[2], pseudo=True)
     data = spec(patch=(8, 8, 8), augment=PLAIN, sampling=rule).of_view(view)
-    made = PatchStreams({"labeled": cases}, data, {"labeled": 1}, seed=3, total=rows)
-    return Counter(name for i in range(rows) for name in made.cases_of(i)["labeled"])
+    made = PatchStreams({"labeled": cases}, data, {"labeled": 1}, seed=3, total=samples)
+    return Counter(name for i in range(samples) for name in made.cases_of(i)["labeled"])
 
 
 def test_rows_are_shared_by_cases_by_slices_or_half_and_half(tmp_path):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir(), (tmp_path / "c").mkdir()
-    assert {n: abs(c - 667) <= 1 for n, c in turns(tmp_path / "a", "cases").items()} == dict.fromkeys(
+    assert {n: abs(c - 667) <= 1 for n, c in count_cases(tmp_path / "a", "cases").items()} == dict.fromkeys(
         ("thin", "thick", "predicted"), True
     )
-    union, half = turns(tmp_path / "b", "union"), turns(tmp_path / "c", "half")
+    union, half = count_cases(tmp_path / "b", "union"), count_cases(tmp_path / "c", "half")
     np.testing.assert_allclose([union[n] / 2000 for n in ("thin", "thick", "predicted")], [0.05, 0.2, 0.75], atol=0.03)
     assert half["predicted"] == 1000
     np.testing.assert_allclose(half["thin"] / 1000, 0.2, atol=0.04)
@@ -134,7 +134,7 @@ def test_rows_are_shared_by_cases_by_slices_or_half_and_half(tmp_path):
 
 def test_volumes_are_shared_by_cases_and_half_without_pseudo_labels_is_all(tmp_path):
     (tmp_path / "a").mkdir()
-    assert max(turns(tmp_path / "a", "union", "volume", 300).values()) == 100
+    assert max(count_cases(tmp_path / "a", "union", "volume", 300).values()) == 100
     cases = [some_case(tmp_path, name, i) for i, name in enumerate("bc")]
     data = spec(patch=(8, 8, 8), sampling="half")
     made = PatchStreams({"labeled": cases}, data, {"labeled": 1}, seed=3, total=4)
@@ -147,13 +147,15 @@ def test_a_case_of_the_manifest_may_say_that_its_label_was_predicted(tmp_path):
     content["training"][1]["pseudo"] = True
     path.write_text(json.dumps(content))
     manifest = Manifest.load(path)
-    data = plan(manifest, network=NetworkSpec(name="unet"), memory_bytes=1e12)
+    data = plan_data(manifest, network=NetworkSpec(name="unet"), memory_bytes=1e12)
     made = VolumeCache(tmp_path / "cache").prepare(manifest, manifest.training, data)
     assert [volume.pseudo for volume in made] == [False, True]
 
 
 def planned(path, *views: str, **given) -> DataSpec:
-    return plan(Manifest.load(path), network=NetworkSpec(name="unet"), memory_bytes=1e12, overrides=given, views=views)
+    return plan_data(
+        Manifest.load(path), network=NetworkSpec(name="unet"), memory_bytes=1e12, overrides=given, views=views
+    )
 
 
 def test_planes_share_a_grid_and_a_patch_of_whole_slices(tmp_path):
@@ -173,8 +175,8 @@ def test_planes_share_a_grid_and_a_patch_of_whole_slices(tmp_path):
 
 def test_slices_are_as_large_as_memory_lets_them_be():
     size, spacing = (512, 512, 300), np.array([0.8, 0.8, 1.5])
-    assert slices_for(size, spacing, 1e12) == (512, 512, 304)
-    less = slices_for(size, spacing, 200 * 200)
+    assert plan_slices(size, spacing, 1e12) == (512, 512, 304)
+    less = plan_slices(size, spacing, 200 * 200)
     assert less[0] * less[1] <= 200 * 200
     assert less[0] == less[1]
     assert all(n % STRIDE == 0 for n in less)

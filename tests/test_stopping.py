@@ -19,8 +19,8 @@ from test_consensus_command import VOTE, write_manifest
 from tiny import FAST, write_dataset
 
 from medseg.cli import main
-from medseg.cli.run import how_to_go_on
-from medseg.stopping import Stopped, stopped, told_when_stopped
+from medseg.cli.run import continue_command
+from medseg.stopping import Stopped, describe_stop, report_stop
 
 OWN = f"{Path(__file__).with_name('stopping_method.py')}:Stopping"
 
@@ -65,14 +65,14 @@ def signal_at(monkeypatch, place: str, call: int, number: int = signal.SIGINT) -
 def test_an_interruption_gathers_what_each_caller_knows():
     with (
         pytest.raises(Stopped) as caught,
-        told_when_stopped("in round 1 of 2", "what is finished is saved"),
-        told_when_stopped(lambda: "at 13 of 400 iterations", "saved"),
+        report_stop("in round 1 of 2", "what is finished is saved"),
+        report_stop(lambda: "at 13 of 400 iterations", "saved"),
     ):
         raise KeyboardInterrupt
     assert str(caught.value) == "stopped in round 1 of 2, at 13 of 400 iterations, saved"
     assert caught.value.number == signal.SIGINT
     assert isinstance(caught.value, KeyboardInterrupt)
-    by_scheduler = stopped(Stopped(number=signal.SIGTERM), "while planning")
+    by_scheduler = describe_stop(Stopped(number=signal.SIGTERM), "while planning")
     assert (str(by_scheduler), by_scheduler.number) == ("stopped while planning", signal.SIGTERM)
     assert str(Stopped()) == "stopped"
 
@@ -92,20 +92,20 @@ def test_an_interruption_gathers_what_each_caller_knows():
         ("serve --studies s", ""),
     ],
 )
-def test_how_to_go_on(arguments, words, monkeypatch):
+def test_continue_command(arguments, words, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["medseg"])
     monkeypatch.setattr(sys, "orig_argv", ["python", "medseg"])
-    assert how_to_go_on(shlex.split(arguments)) == words
+    assert continue_command(shlex.split(arguments)) == words
 
 
-def test_how_to_go_on_as_it_was_called(monkeypatch):
+def test_the_command_to_continue_is_as_it_was_called(monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python3", "-W", "error", "-m", "medseg", "list"])
-    assert how_to_go_on(["train"]) == "continue with: python3 -W error -m medseg train --resume"
+    assert continue_command(["train"]) == "continue with: python3 -W error -m medseg train --resume"
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert how_to_go_on(["train"]) == "continue with: torchrun --nproc_per_node=4 -m medseg train --resume"
+    assert continue_command(["train"]) == "continue with: torchrun --nproc_per_node=4 -m medseg train --resume"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert "the same torchrun command on every machine" in how_to_go_on(["train"])
+    assert "the same torchrun command on every machine" in continue_command(["train"])
 
 
 # ---- training
@@ -316,14 +316,14 @@ def test_processes_that_are_out_of_reach_are_so_from_the_first(tmp_path):
     script = tmp_path / "first.py"
     script.write_text(
         "import multiprocessing, os, signal, sys, time\n"
-        "from medseg.stopping import out_of_reach\n"
+        "from medseg.stopping import shield_from_interrupts\n"
         "def work(path):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    open(path, 'w').close()\n"
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "    process = multiprocessing.get_context('spawn').Process(target=work, args=(sys.argv[1],))\n"
-        "    with out_of_reach():\n"
+        "    with shield_from_interrupts():\n"
         "        process.start()\n"
         "    process.join()\n"
         "    try:\n"

@@ -163,6 +163,17 @@ def test_a_folder_with_a_run_is_not_touched(manifest, tmp_path):
         train("dtc", manifest, tmp_path, resume=True)
 
 
+def test_a_run_of_another_command_is_not_continued(manifest, tmp_path):
+    run = train("supervised", manifest, tmp_path / "run", overrides=FAST)
+    with pytest.raises(ConfigError, match=r"--set or --budget: pipeline\.seed was 0 and is 3; resume with the same"):
+        train("supervised", manifest, run, overrides=[*FAST, "seed=3"], resume=True)
+    assert train("supervised", manifest, run, overrides=FAST, resume=True) == run
+    record = run / "run.json"
+    former = {"fingerprint": json.loads(record.read_text())["key"]}  # as runs before version 0.2 have it
+    record.write_text(json.dumps(former))
+    assert train("supervised", manifest, run, overrides=FAST, resume=True) == run
+
+
 def test_a_run_that_failed_before_its_first_step_is_started_anew(tmp_path):
     path = write_dataset(tmp_path / "data", validation=0)
     image = tmp_path / "data" / "case1.nii.gz"
@@ -208,7 +219,10 @@ def test_more_rows_than_labelled_volumes_names_both(manifest, tmp_path):
         ("stages.0.schedule.lr=-1", "stages.0.schedule.lr: Input should be greater than 0, got -1"),
         ("stages.1.network.width=8", "there is no '1' here (a list of 1)"),
         ("stages.0.method.name=dct", "method 'dct' is not known; one of supervised, dtc"),
-        ("stages.0.network.name=vent", "'vnet', 'unet', 'dynunet' or 'segresnet', got 'vent'"),
+        (
+            "stages.0.network.name=vent",
+            "accepted are 'vnet', 'unet', 'dynunet' or 'segresnet', got 'vent'",
+        ),
         ("stages.0.method.options.betta=1", "no option 'betta'; it has beta"),
         ("data.patch=[16,16]", "data.patch"),
         ("nothing", "expected a.b=value"),

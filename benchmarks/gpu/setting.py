@@ -21,9 +21,9 @@ class Sizes:
         scan: voxels of a generated scan for patches.
         patch: of a 3D step, 2 labelled + 2 unlabelled of them.
         width: channels of the V-Net's first level.
-        slices: patch of a 2D step; its middle number of rows is `rows`.
+        slices: patch of a 2D step.
         slice_scan: voxels of a generated scan for slices.
-        rows: slices of a 2D step.
+        batch_size: slices of a 2D step.
         rounds: timings of which the median counts.
         steps: of training in one timing; below 20, at which the trainer waits for the GPU.
         loaded: steps with a loader.
@@ -39,7 +39,7 @@ class Sizes:
     width: int = 16
     slices: tuple[int, int] = (256, 256)
     slice_scan: tuple[int, int, int] = (288, 288, 32)
-    rows: int = 16
+    batch_size: int = 16
     rounds: int = 5
     steps: int = 3
     loaded: int = 40
@@ -56,7 +56,7 @@ TINY = Sizes(
     width=4,
     slices=(16, 16),
     slice_scan=(24, 24, 20),
-    rows=2,
+    batch_size=2,
     rounds=2,
     steps=2,
     loaded=6,

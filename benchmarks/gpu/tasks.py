@@ -27,7 +27,7 @@ def volume_task(setting: Setting, changes: tuple[str, ...] = ()) -> Task:
 
 
 PLANAR = {"dmpct, axial, 3 adjacent slices": ("dmpct", "axial", "{labeled: %d}")}
-"""Name in the table -> pipeline, view, rows of a batch. A 2D method is one more line."""
+"""Name in the table -> pipeline, view, batch size. A 2D method is one more line."""
 
 
 def planar_task(setting: Setting, name: str) -> Task:
@@ -39,6 +39,6 @@ def planar_task(setting: Setting, name: str) -> Task:
         f"data.patch={[*sizes.slices, 1]}",
         "data.spacing_mm=[1, 1, 1]",
         f"stages.0.network.width={sizes.width}",
-        f"stages.0.schedule.batch={batch % sizes.rows}",
+        f"stages.0.schedule.batch={batch % sizes.batch_size}",
     ]
     return Task.of(pipeline, manifest, setting.work / "cache", overrides=overrides, view=view)

@@ -21,7 +21,15 @@ from torch import Tensor, nn
 
 from medseg import __version__, portable
 from medseg.bundle import metadata
-from medseg.bundle.configs import SCRIPTS, Config, evaluate_config, inference_config, inferer_config, train_config
+from medseg.bundle.configs import (
+    SCRIPTS,
+    Config,
+    evaluate_config,
+    inference_config,
+    inferer_config,
+    read_template,
+    train_config,
+)
 from medseg.bundle.safe_load import checked_weights, literal, read_json
 from medseg.config import DataSpec
 from medseg.errors import BundleError, MedsegError, OutputError
@@ -150,7 +158,7 @@ def _write_files(folder: Path, state: dict[str, Tensor], name: str, data: DataSp
     }
     for file, content in {**configs, "medseg.json": ours}.items():
         (folder / "configs" / file).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
-    (folder / "configs" / "logging.conf").write_text(metadata.LOGGING, "utf-8")
+    (folder / "configs" / "logging.conf").write_text(read_template("logging.conf"), "utf-8")
 
 
 def _no_source(folder: str, names: list[str]) -> list[str]:

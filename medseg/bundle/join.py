@@ -14,7 +14,7 @@ from medseg.config import DataSpec
 from medseg.errors import BundleError, OutputError
 from medseg.instantiate import current_names
 from medseg.portable.networks.adapters import Views
-from medseg.records import Piece, digest_of
+from medseg.records import Record, digest_of
 
 
 def join_bundles(out: Path, parts: Mapping[str, Path], *, data: DataSpec, name: str, fusion: str = "vote") -> Path:
@@ -65,16 +65,17 @@ def write_joint_bundle(single: Mapping[str, Path], out: Path, data: DataSpec, *,
     Raises:
         MedsegError: a bundle that cannot be used, or a place that cannot be written.
     """
-    made_of = {"networks": {view: digest_of(path) for view, path in single.items()}, "fusion": fusion}
-    piece = Piece(out.with_name("bundle.json"), made_of, [out])
-    if piece.notes() is not None:
+    networks = {view: digest_of(path) for view, path in single.items()}
+    file = out.with_name("bundle.json")
+    record = Record(file, inputs={"networks": networks}, settings={"fusion": fusion}, products=[out])
+    if record.notes() is not None:
         return
-    piece.begin()
+    record.begin()
     if len(single) == 1:
         copy_bundle(next(iter(single.values())), out)
     else:
         join_bundles(out, single, data=data, name=name, fusion=fusion)
-    piece.finish()
+    record.finish()
 
 
 def copy_bundle(source: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a bundle says of itself: metadata, their schema, logging and the page for people."""
+"""What a bundle says of itself: metadata, their schema and the page for people."""
 
 from __future__ import annotations
 
@@ -10,124 +10,60 @@ import numpy as np
 import torch
 
 from medseg import __version__
-from medseg.bundle.configs import Config
+from medseg.bundle.configs import Config, fill, load_template
 from medseg.config import DataSpec
-
-LOGGING = """[loggers]
-keys=root
-
-[handlers]
-keys=consoleHandler
-
-[formatters]
-keys=fullFormatter
-
-[logger_root]
-level=INFO
-handlers=consoleHandler
-
-[handler_consoleHandler]
-class=StreamHandler
-level=INFO
-formatter=fullFormatter
-args=(sys.stdout,)
-
-[formatter_fullFormatter]
-format=%(asctime)s - %(name)s - %(levelname)s - %(message)s
-"""
-
-
-def _sizes(data: DataSpec, views: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Voxels of an example of what the network takes, and of what it makes of it."""
-    if views:  # any size will do that every plane can halve; the patch would be a volume of whole slices
-        example = [min(n, 4 * gcd(n, 16)) for n in data.patch]
-        return example, example
-    return [n + 2 * c for n, c in zip(data.patch, data.context, strict=True)], list(data.patch)
 
 
 def metadata(data: DataSpec, name: str, views: Sequence[str] = ()) -> Config:
     """`metadata.json`: what the model is, takes and gives."""
-    organs = ", ".join(data.labels[v] for v in data.label_values[1:])
-    modality = data.modality[0] if len(set(data.modality)) == 1 else ", ".join(data.modality)
-    taken, made = _sizes(data, views)
-    tensor = {"dtype": "float32", "value_range": [], "is_patch_data": True}
-    seen = f" A network for each of the views {', '.join(views)}; their label maps are fused." if views else ""
-    image = {
-        "type": "image",
-        "format": "hounsfield" if set(data.modality) == {"CT"} else "magnitude",
-        "modality": modality,
-        "num_channels": len(data.modality),
-        "spatial_shape": taken,
-        **tensor,
-        "channel_def": {str(i): m for i, m in enumerate(data.modality)},
-    }
-    pred = {
-        "type": "image",
-        "format": "segmentation",
-        "num_channels": data.classes,
-        "spatial_shape": made,
-        **tensor,
-        "channel_def": {str(i): data.labels[v] for i, v in enumerate(data.label_values)},
-    }
-    return {
-        "schema": "configs/metadata_schema.json",
-        "version": "1.0.0",
-        "changelog": {"1.0.0": "as trained"},
-        "monai_version": monai.__version__,
-        "pytorch_version": torch.__version__.partition("+")[0],
-        "numpy_version": np.__version__,
-        "required_packages_version": {"nibabel": "5.2", "pytorch-ignite": "0.5"},
-        "supported_apps": {"monai-label": ""},
-        "name": name,
-        "task": f"Segmentation of {organs} in {modality}",
-        "description": f"Trained by medseg {__version__}, pipeline {name}.{seen} Not for diagnostic use.",
-        "authors": "The user of medseg who trained it",
-        "copyright": "As of the training data and its user",
-        "intended_use": "Research only; not for diagnostic use.",
-        "data_type": "nifti",
-        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}},
-    }
+    structures = ", ".join(data.labels[value] for value in data.label_values[1:])
+    modality = ", ".join(data.modality)
+    if len(set(data.modality)) == 1:
+        modality = data.modality[0]
+    of_views = ""
+    if views:
+        of_views = f" A network for each of the views {', '.join(views)}; their label maps are fused."
+    config = load_template("metadata.json")
+    fill(
+        config,
+        monai_version=monai.__version__,
+        pytorch_version=torch.__version__.partition("+")[0],
+        numpy_version=np.__version__,
+        name=name,
+        task=f"Segmentation of {structures} in {modality}",
+        description=f"Trained by medseg {__version__}, pipeline {name}.{of_views} Not for diagnostic use.",
+    )
+    tensors = config["network_data_format"]
+    input_size, output_size = _tensor_sizes(data, views)
+    fill(
+        tensors["inputs"]["image"],
+        format="hounsfield" if set(data.modality) == {"CT"} else "magnitude",
+        modality=modality,
+        num_channels=len(data.modality),
+        spatial_shape=input_size,
+        channel_def={str(channel): name for channel, name in enumerate(data.modality)},
+    )
+    fill(
+        tensors["outputs"]["pred"],
+        num_channels=data.classes,
+        spatial_shape=output_size,
+        channel_def={str(index): data.labels[value] for index, value in enumerate(data.label_values)},
+    )
+    return config
+
+
+def _tensor_sizes(data: DataSpec, views: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Voxels of an example of the network's input and of its output."""
+    if views:  # any size will do that every plane can halve; the patch would be a volume of whole slices
+        example = [min(length, 4 * gcd(length, 16)) for length in data.patch]
+        return example, example
+    with_context = [length + 2 * context for length, context in zip(data.patch, data.context, strict=True)]
+    return with_context, list(data.patch)
 
 
 def metadata_schema() -> Config:
     """A JSON schema of `metadata.json` that needs no download."""
-    text, versions = {"type": "string"}, {"type": "object", "additionalProperties": {"type": "string"}}
-    tensor = {
-        "type": "object",
-        "properties": {
-            "type": text,
-            "format": text,
-            "modality": text,
-            "num_channels": {"type": "integer", "minimum": 1},
-            "spatial_shape": {"type": "array", "items": {"type": ["integer", "string"]}},
-            "dtype": text,
-            "value_range": {"type": "array", "items": {"type": "number"}},
-            "is_patch_data": {"type": "boolean"},
-            "channel_def": versions,
-        },
-    }
-    tensor["required"] = [key for key in tensor["properties"] if key != "modality"]
-    tensors = {"type": "object", "minProperties": 1, "additionalProperties": tensor}
-    properties = {
-        "schema": text,
-        "version": {"type": "string", "pattern": r"^\d+\.\d+\.\d+"},
-        "changelog": versions,
-        "monai_version": text,
-        "pytorch_version": text,
-        "numpy_version": text,
-        "required_packages_version": versions,
-        "task": text,
-        "description": text,
-        "authors": text,
-        "copyright": text,
-        "network_data_format": {
-            "type": "object",
-            "properties": {"inputs": tensors, "outputs": tensors},
-            "required": ["inputs", "outputs"],
-        },
-    }
-    draft = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": draft, "type": "object", "properties": properties, "required": list(properties)}
+    return load_template("metadata_schema.json")
 
 
 _TRAIN = """Continue training on a Decathlon data list `dataset.json` with `training`

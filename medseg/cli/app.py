@@ -1,4 +1,4 @@
-"""The `medseg` command: each sub-command is its options and a short function, everything heavy imported inside it."""
+"""The `medseg` command: one short function per sub-command, everything heavy imported inside it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from medseg.cli.commands import HELP, add_command
-from medseg.cli.run import run as run_command
+from medseg.cli.run import run_command
 from medseg.cli.serve import label_app, serve
 from medseg.serve.options import ServeOptions
 from medseg.workflows.consensus.options import ConsensusOptions
@@ -30,7 +30,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Make and check manifests.", no_args_is_help=True, rich_markup_mode=None)
 
 
-def _next(command: str | None) -> None:
+def _print_next(command: str | None) -> None:
     if command:
         typer.echo(f"next: {command}", err=True)
 
@@ -53,39 +53,39 @@ def common(
     Standard output gets the result: a table or a report, and as its last line the path of what was written. Progress,
     warnings, what failed and the next command go to standard error.
 
-    Exit codes: 0 all is done; 1 some cases failed, or the data has errors; 2 a mistake, told in one line; 130 stopped
-    by Ctrl-C; 143 stopped by SIGTERM.
+    Exit codes: 0 all is done; 1 some cases failed, or the data has errors; 2 a mistake, explained in one line; 130
+    stopped by Ctrl-C; 143 stopped by SIGTERM.
     """
 
 
 def train(options: TrainOptions) -> None:
     """Train a pipeline on a data set; the product is a MONAI bundle in the run folder."""
     from medseg.manifest.manifest import Manifest
-    from medseg.methods import named
+    from medseg.methods import locate_methods
     from medseg.workflows.train.settings import load
 
-    # mistakes that need no torch are told at once
-    load(options.task, options.overrides, named(options.method))
+    # mistakes that need no torch are found at once
+    load(options.task, options.overrides, locate_methods(options.method))
     Manifest.load(options.data)
     from medseg.cli.next_commands import predict_command
     from medseg.workflows.train.run import run_training
-    from medseg.workflows.train.summary import validation_words
+    from medseg.workflows.train.run_folder import describe_validation
 
     run = run_training(options)
     if os.environ.get("RANK", "0") == "0":
-        typer.echo(f"{validation_words(run)}; the bundle:", err=True)
+        typer.echo(f"{describe_validation(run)}; the bundle:", err=True)
         typer.echo(str(run / "bundle"))
-        _next(predict_command(run, options.data))
+        _print_next(predict_command(run, options.data))
 
 
 def plan(options: PlanOptions) -> None:
-    """Decide spacing, patch, batch and iterations without training, and write them as a pipeline."""
+    """Decide spacing, patch, batch size and iterations without training, and write them as a pipeline."""
     from medseg.cli.next_commands import train_command
-    from medseg.workflows.train.run import run_plan
+    from medseg.workflows.train.plan import run_plan
 
     run_plan(options)
     typer.echo(str(options.output))
-    _next(train_command(options.output, options.data, options.device, options.method))
+    _print_next(train_command(options.output, options.data, options.device, options.method))
 
 
 def predict(options: PredictOptions) -> None:
@@ -95,7 +95,7 @@ def predict(options: PredictOptions) -> None:
 
     report = run_prediction(options)
     typer.echo(str(options.output))
-    _next(evaluate_command(options.inputs, options.output, options.section))
+    _print_next(evaluate_command(options.inputs, options.output, options.section))
     if report["failed"]:
         raise typer.Exit(1)
 
@@ -139,11 +139,12 @@ def data_init(options: InitOptions) -> None:
     from medseg.cli.next_commands import check_command
     from medseg.workflows.data.init import run_init
 
-    made = run_init(options)
-    counts = ", ".join(f"{len(getattr(made, s))} {s}" for s in ("training", "validation", "test", "unlabeled"))
-    typer.echo(f"{counts}; the manifest:", err=True)
+    manifest = run_init(options)
+    sections = ("training", "validation", "test", "unlabeled")
+    counts = [f"{len(getattr(manifest, section))} {section}" for section in sections]
+    typer.echo(f"{', '.join(counts)}; the manifest:", err=True)
     typer.echo(str(options.output))
-    _next(check_command(options.output))
+    _print_next(check_command(options.output))
 
 
 @app.command("list")
@@ -151,15 +152,16 @@ def list_() -> None:
     """List pipelines, methods and networks."""
     import yaml
 
-    from medseg.config import NETWORK_NAMES
     from medseg.methods import METHODS
+    from medseg.networks.registry import NETWORKS
     from medseg.workflows.train.settings import shipped
 
     typer.echo("pipelines (--task)")
     for name, path in shipped().items():
-        typer.echo(f"  {name:<16} {yaml.safe_load(path.read_text(encoding='utf-8'))['description']}")
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        typer.echo(f"  {name:<16} {content['description']}")
     typer.echo(f"methods    {', '.join(METHODS)}")
-    typer.echo(f"networks   {', '.join(NETWORK_NAMES)}")
+    typer.echo(f"networks   {', '.join(NETWORKS)}")
 
 
 def demo(options: DemoOptions) -> None:

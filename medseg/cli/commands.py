@@ -1,4 +1,4 @@
-"""Commands from classes of options: each field becomes a flag, with its help, default and group."""
+"""Sub-commands made from classes of options: each field becomes a flag, with its help, default and group."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ def add_command(app: typer.Typer, name: str, kind: type, run: Callable[[Any], No
     def call(**given: Any) -> None:
         run(kind(**given))
 
-    parameters = [_parameter(field, *described(kind)[field.name]) for field in fields(kind)]
+    options = described(kind)
+    parameters = []
+    for field in fields(kind):
+        hint, option = options[field.name]
+        parameters.append(_parameter(field, hint, option))
     call.__doc__ = run.__doc__
     call.__name__ = run.__name__
     call.__annotations__ = {each.name: each.annotation for each in parameters}
@@ -39,18 +43,15 @@ def add_command(app: typer.Typer, name: str, kind: type, run: Callable[[Any], No
 
 
 def _parameter(field: Any, hint: Any, option: Option) -> inspect.Parameter:
-    """A field as typer wants to see it."""
-    default = field.default
-    if default is MISSING and field.default_factory is not MISSING:
-        default = field.default_factory()
-    if default is MISSING:
-        default = inspect.Parameter.empty
+    """A field as the parameter of a function that typer reads."""
+    default = _default(field)
     metavar = option.metavar
-    hint, many = _of_several(hint)
+    hint, many = _item_type(hint)
     if many:
         metavar = metavar or ("PATH" if hint is Path else "TEXT")
         hint = list[hint]
-        default = default if default is inspect.Parameter.empty else list(default)
+        if default is not inspect.Parameter.empty:
+            default = list(default)
     flags = option.flags or _flags(field.name, hint, default)
     if option.argument:
         info = typer.Argument(help=option.help, metavar=metavar)
@@ -61,20 +62,28 @@ def _parameter(field: Any, hint: Any, option: Option) -> inspect.Parameter:
     )
 
 
-def _of_several(hint: Any) -> tuple[Any, bool]:
+def _default(field: Any) -> Any:
+    """The default of a field as `inspect` has it."""
+    if field.default is not MISSING:
+        return field.default
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return inspect.Parameter.empty
+
+
+def _item_type(hint: Any) -> tuple[Any, bool]:
     """The type of one value, and whether the option may be repeated."""
     origin = get_origin(hint)
-    if isinstance(origin, type) and issubclass(origin, Sequence):
-        hint, many = get_args(hint)[0], True
-    else:
-        many = False
+    many = isinstance(origin, type) and issubclass(origin, Sequence)
+    if many:
+        hint = get_args(hint)[0]
     return (str if hint is Any else hint), many
 
 
 def _flags(name: str, hint: Any, default: Any) -> tuple[str, ...]:
     flag = f"--{name.replace('_', '-')}"
-    truth = hint is bool or (get_origin(hint) in (Union, UnionType) and bool in get_args(hint))
-    if truth and default is not False:
+    may_be_bool = get_origin(hint) in (Union, UnionType) and bool in get_args(hint)
+    if (hint is bool or may_be_bool) and default is not False:
         return (f"{flag}/--no-{flag[2:]}",)
     return (flag,)
 
@@ -85,12 +94,13 @@ def _grouped(kind: type) -> type[TyperCommand]:
 
     class Grouped(TyperCommand):
         def format_options(self, ctx: Any, formatter: Any) -> None:
-            rows: dict[str, list[tuple[str, str]]] = {}
+            sections: dict[str, list[tuple[str, str]]] = {}
             for parameter in self.get_params(ctx):
                 record = parameter.get_help_record(ctx)
                 if record is not None:
-                    rows.setdefault(groups.get(parameter.name or "", "") or "Options", []).append(record)
-            for heading, records in rows.items():
+                    heading = groups.get(parameter.name or "") or "Options"
+                    sections.setdefault(heading, []).append(record)
+            for heading, records in sections.items():
                 with formatter.section(heading):
                     formatter.write_dl(records)
 

@@ -1,4 +1,4 @@
-"""The command that comes next, ready to be copied."""
+"""Suggestions of the command that comes next, ready to be copied."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg.manifest.manifest import SECTIONS, Manifest
+from medseg.manifest.manifest import SECTIONS, Case, Manifest
 
 
 def predict_command(run: Path, data: Path) -> str:
-    """The command that uses a model: on the test cases of its data set, else on validation cases, else on any image."""
+    """The command that uses a model: on the test cases of its data set, else the validation cases, else any image."""
     manifest = Manifest.load(data)
     inputs = ["--input", str(data)]
     if not manifest.test and manifest.validation:
@@ -21,7 +21,7 @@ def predict_command(run: Path, data: Path) -> str:
 
 
 def evaluate_command(inputs: Path, output: Path, section: str | None) -> str | None:
-    """The command that measures predictions; None where nothing is known to measure them against.
+    """The command that evaluates predictions; None where there is no reference label.
 
     Args:
         inputs: what was predicted.
@@ -31,19 +31,30 @@ def evaluate_command(inputs: Path, output: Path, section: str | None) -> str | N
     if inputs.suffix.lower() != ".json" or not inputs.is_file():
         return None
     manifest = Manifest.load(inputs)
+    if not _has_labels(manifest, section):
+        return None
+    further = ["--section", section] if section else []
+    return _command("evaluate", "--prediction", str(output), "--reference", str(inputs), *further)
+
+
+def _has_labels(manifest: Manifest, section: str | None) -> bool:
+    """Whether any case that was predicted has a reference label."""
     predicted = ["test"] if manifest.test else list(SECTIONS)
     sections = [section] if section else predicted
-    if not any(case.label for name in sections for case in getattr(manifest, name)):
-        return None
-    chosen = ["--section", section] if section else []
-    return _command("evaluate", "--prediction", str(output), "--reference", str(inputs), *chosen)
+    cases: list[Case] = []
+    for name in sections:
+        cases += getattr(manifest, name)
+    return any(case.label for case in cases)
 
 
 def train_command(plan: Path, data: Path, device: str, methods: Sequence[str] = ()) -> str:
     """The command that trains a plan; methods of the user's own have to be named again."""
-    own = [word for method in methods for word in ("--method", method)]
-    chosen = [] if device == "auto" else ["--device", device]
-    return _command("train", "--task", str(plan), "--data", str(data), *own, *chosen)
+    further = []
+    for method in methods:
+        further += ["--method", method]
+    if device != "auto":
+        further += ["--device", device]
+    return _command("train", "--task", str(plan), "--data", str(data), *further)
 
 
 def check_command(manifest: Path) -> str:

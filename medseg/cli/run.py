@@ -1,4 +1,4 @@
-"""Run the command: what goes wrong becomes one line and an exit code, and who stops it is told how to go on."""
+"""Running a command: errors become one line and an exit code, an interruption the command that continues."""
 
 from __future__ import annotations
 
@@ -18,49 +18,51 @@ from typing import Any, NoReturn
 import typer
 
 from medseg.errors import MedsegError
-from medseg.stopping import Stopped, stopped
+from medseg.stopping import Stopped, describe_stop
 
-_USAGE: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, which newer typers carry inside themselves
-_OF_THE_PLACE = (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT)
-_GOES_ON = ("train", "predict", "consensus")
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[
+    2
+]  # ClickException, which newer typers carry inside themselves
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT)
+_CONTINUABLE = ("train", "predict", "consensus")
 """Commands that find what is finished when they are called again."""
 
 
-def run(app: typer.Typer, arguments: Sequence[str]) -> NoReturn:
+def run_command(app: typer.Typer, arguments: Sequence[str]) -> NoReturn:
     """Run `medseg ARGUMENTS` and exit.
 
-    Exit codes: 0 done; 1 done, and some cases failed or the data has errors; 2 a mistake, told in one line; 130 stopped
-    by Ctrl-C; 143 stopped by SIGTERM.
+    Exit codes: 0 done; 1 done, and some cases failed or the data has errors; 2 a mistake, explained in one line; 130
+    stopped by Ctrl-C; 143 stopped by SIGTERM.
     """
     # --debug is understood wherever it stands: people add it at the end of the line that failed
     debug = "--debug" in arguments
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a name that the terminal cannot write must not cost the result
     try:
-        with _terminated_as_interrupted():
-            _invoke(app, [a for a in arguments if a != "--debug"])
+        with _interrupt_on_sigterm():
+            _invoke(app, [word for word in arguments if word != "--debug"])
     except KeyboardInterrupt as stop:
-        _end_stopped(stopped(stop), arguments, debug=debug)
-    except _USAGE as problem:
-        words = problem.format_message()  # type: ignore[attr-defined]
+        _exit_stopped(describe_stop(stop), arguments, debug=debug)
+    except _USAGE_ERROR as problem:
+        message = problem.format_message()  # type: ignore[attr-defined]
         if type(problem).__name__ == "NoArgsIsHelpError":
-            typer.echo(words)
+            typer.echo(message)
             sys.exit(0)
-        _fail(f"{words} (see medseg --help)", 2, debug=debug)
+        _fail(f"{message} (see medseg --help)", 2, debug=debug)
     except MedsegError as error:
         _fail(str(error), 2, debug=debug)
     except OSError as error:
-        if error.errno == errno.EPIPE:  # whoever read the output is gone; nothing is left to flush at exit
+        if error.errno == errno.EPIPE:  # the reader of the output is gone; nothing is left to flush at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.exit(1)
-        if error.errno not in _OF_THE_PLACE:
+        if error.errno not in _OUTPUT_ERRORS:
             raise
         _fail(f"{error.filename or 'output'}: {error.strerror}", 2, debug=debug)
     sys.exit(0)
 
 
 def _invoke(app: typer.Typer, arguments: list[str]) -> None:
-    """As the command's own `main`, which keeps an interruption and its words to itself."""
+    """Do what the command's own `main` does, which would hide an interruption and its message."""
     command = typer.main.get_command(app)
     try:
         with command.make_context("medseg", arguments) as context:
@@ -71,8 +73,8 @@ def _invoke(app: typer.Typer, arguments: list[str]) -> None:
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM, by which schedulers stop a job, do what Ctrl-C does: reports are written, files are whole."""
+def _interrupt_on_sigterm() -> Iterator[None]:
+    """Treat SIGTERM, by which schedulers stop a job, like Ctrl-C: reports are written, files are whole."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -87,19 +89,19 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _end_stopped(stop: Stopped, arguments: Sequence[str], *, debug: bool) -> NoReturn:
+def _exit_stopped(stop: Stopped, arguments: Sequence[str], *, debug: bool) -> NoReturn:
     code = 128 + stop.number
     if os.environ.get("RANK", "0") != "0":
         sys.exit(code)
-    further = how_to_go_on(arguments)
+    further = continue_command(arguments)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)  # all is written: who insists is not answered with a traceback
+            signal.signal(number, signal.SIG_DFL)  # all is written: a further signal must not print a traceback
     _fail(f"{stop}; {further}" if further else str(stop), code, debug=debug, prefix="")
 
 
-def how_to_go_on(arguments: Sequence[str]) -> str:
-    """What to call after an interruption; nothing for a server.
+def continue_command(arguments: Sequence[str]) -> str:
+    """The command that continues an interrupted one, with a verb before it; empty for a server.
 
     Args:
         arguments: of the command that was stopped.
@@ -110,18 +112,20 @@ def how_to_go_on(arguments: Sequence[str]) -> str:
     further = list(arguments)
     if name == "train" and "--resume" not in further:
         further.append("--resume")
-    if name in _GOES_ON and "--write-back" not in further:
+    if name in _CONTINUABLE and "--write-back" not in further:
         further = [word for word in further if word != "--overwrite"]  # it would do again what is done
-    words = "continue with" if name in _GOES_ON else "begin again with"
-    several = int(os.environ.get("WORLD_SIZE", "1"))
-    if several > int(os.environ.get("LOCAL_WORLD_SIZE", several)):
-        return f"{words} the same torchrun command on every machine, and --resume"
-    launcher = ["torchrun", f"--nproc_per_node={several}", "-m", "medseg"] if several > 1 else _program()
-    return f"{words}: {shlex.join([*launcher, *further])}"
+    verb = "continue with" if name in _CONTINUABLE else "begin again with"
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > int(os.environ.get("LOCAL_WORLD_SIZE", processes)):
+        return f"{verb} the same torchrun command on every machine, and --resume"
+    launcher = _program()
+    if processes > 1:
+        launcher = ["torchrun", f"--nproc_per_node={processes}", "-m", "medseg"]
+    return f"{verb}: {shlex.join([*launcher, *further])}"
 
 
 def _program() -> list[str]:
-    """How this program was called, in words that call it again."""
+    """The words of the command line by which this program was called."""
     original = sys.orig_argv
     for place in range(1, len(original)):
         if original[place - 1 : place + 1] == ["-m", "medseg"]:

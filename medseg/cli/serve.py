@@ -28,15 +28,17 @@ def serve(options: ServeOptions) -> None:
     if not options.print_only:
         keep_freed_memory(threads=True)  # before anything is imported that starts threads
     from medseg.serve import start as server
-    from medseg.serve.access import settings as who
+    from medseg.serve.access import settings as access_settings
 
-    access = who.check_access(options.host, options.origin, not options.no_token, options.max_upload_mb, os.environ)
+    access = access_settings.check_access(
+        options.host, options.origin, not options.no_token, options.max_upload_mb, os.environ
+    )
     if not options.print_only:
         server.check_port(options.host, options.port)
     models = [*options.models, *options.further_models]
     app, environment = server.prepare(options.studies, models, options.work, access)
     arguments = server.arguments(app, options.studies, options.host, options.port)
-    for warning in who.warnings_of(access):
+    for warning in access_settings.warnings_of(access):
         typer.echo(f"warning: {warning}", err=True)
     if options.print_only:
         typer.echo(server.line(arguments, environment))

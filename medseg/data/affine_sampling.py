@@ -24,31 +24,53 @@ def box(
         repeat: axis beyond whose ends the outermost slices are repeated instead.
     """
     if repeat is not None:
-        first, last, size = start[repeat], start[repeat] + shape[repeat], volume.shape[repeat + 1]
-        index = torch.arange(first, last).clamp_(0, size - 1)
-        volume = volume.narrow(repeat + 1, int(index[0]), int(index[-1] - index[0]) + 1)
-        start = [0 if axis == repeat else s for axis, s in enumerate(start)]
-        within = [volume.shape[repeat + 1] if axis == repeat else n for axis, n in enumerate(shape)]
-        part = box(volume, start, within, background)
-        return part if within == list(shape) else part.index_select(repeat + 1, index - index[0])
-    inside = [(max(s, 0), min(s + n, size)) for s, n, size in zip(start, shape, volume.shape[1:], strict=True)]
-    part = volume[(slice(None), *(slice(a, max(a, b)) for a, b in inside))]
+        return _box_with_repeated_slices(volume, start, shape, background, repeat)
+    inside, target = [slice(None)], [slice(None)]  # all channels
+    for first, count, size in zip(start, shape, volume.shape[1:], strict=True):
+        low = max(first, 0)
+        high = max(low, min(first + count, size))
+        inside.append(slice(low, high))
+        target.append(slice(low - first, high - first))
+    part = volume[tuple(inside)]
     if part.shape[1:] == tuple(shape):
         return part.clone(memory_format=torch.contiguous_format)
     out = background.to(volume.dtype).view(-1, 1, 1, 1).repeat(1, *shape)
     if part.numel():
-        out[(slice(None), *(slice(a - s, b - s) for (a, b), s in zip(inside, start, strict=True)))] = part
+        out[tuple(target)] = part
     return out
+
+
+def _box_with_repeated_slices(
+    volume: Tensor, start: Sequence[int], shape: Sequence[int], background: Tensor, axis: int
+) -> Tensor:
+    """As `box`: the slices that there are, from which each wanted one is then taken by its number."""
+    last = volume.shape[axis + 1] - 1
+    wanted = torch.arange(start[axis], start[axis] + shape[axis]).clamp_(0, last)
+    first, count = int(wanted[0]), int(wanted[-1] - wanted[0]) + 1
+    start_there, shape_there = list(start), list(shape)
+    start_there[axis], shape_there[axis] = 0, count
+    part = box(volume.narrow(axis + 1, first, count), start_there, shape_there, background)
+    if count == shape[axis]:
+        return part
+    return part.index_select(axis + 1, wanted - first)
 
 
 def source_box(
     centre: np.ndarray, matrix: np.ndarray, shape: Sequence[int]
 ) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Start and shape of the smallest box that holds every voxel an affine patch interpolates between."""
+    """Start and shape of the smallest box that holds every voxel an affine patch interpolates between.
+
+    Args:
+        centre: (3,) position of the patch's middle in the volume, in voxels.
+        matrix: (3, 3) from patch offsets to offsets in the volume, both in voxels.
+        shape: voxels of the patch.
+    """
     half = np.abs(matrix) @ ((np.asarray(shape) - 1) / 2) + 1e-3  # room for float32 coordinates
-    low, high = np.floor(centre - half).astype(int), np.floor(centre + half).astype(int) + 2
-    (x, y, z), (nx, ny, nz) = low.tolist(), (high - low).tolist()
-    return (x, y, z), (nx, ny, nz)
+    low = np.floor(centre - half).astype(int)
+    high = np.floor(centre + half).astype(int) + 2
+    x, y, z = low.tolist()
+    size_x, size_y, size_z = (high - low).tolist()
+    return (x, y, z), (size_x, size_y, size_z)
 
 
 def gather(
@@ -69,34 +91,45 @@ def gather(
     Returns:
         `(C, *shape)` float32 and `(1, *shape)` uint8.
     """
-    channels, (_, height, depth) = image.shape[0], image.shape[1:]
-    flat, flat_label = image.view(channels, -1), None if label is None else label.view(-1)
+    channels, _, height, depth = image.shape
+    strides = (height * depth, depth, 1)
+    flat = image.view(channels, -1)
     out = torch.empty((channels, *shape))
     out_label = None if label is None else torch.empty((1, *shape), dtype=torch.uint8)
-    rows = max(1, _CHUNK // (shape[1] * shape[2]))
-    for first in range(0, shape[0], rows):
-        part = slice(first, min(first + rows, shape[0]))
-        index, fraction = _coordinates(centre, matrix, shape, part, (height * depth, depth, 1))
+    planes = max(1, _CHUNK // (shape[1] * shape[2]))
+    for first in range(0, shape[0], planes):
+        part = slice(first, min(first + planes, shape[0]))
+        index, fractions = _coordinates(centre, matrix, shape, part, strides)
         for channel in range(channels):
-            _interpolate(flat[channel], index, fraction, (height * depth, depth), out[channel, part])
-        if flat_label is not None and out_label is not None:
-            nearest = index
-            for step, f in zip((height * depth, depth, 1), fraction, strict=True):
-                nearest = torch.add(nearest, f > 0.5, alpha=step)
-            out_label[0, part] = flat_label.index_select(0, nearest.view(-1)).view(nearest.shape)
+            _interpolate(flat[channel], index, fractions, strides, out[channel, part])
+        if label is not None and out_label is not None:
+            nearest = _nearest(index, fractions, strides)
+            out_label[0, part] = label.view(-1).index_select(0, nearest.view(-1)).view(nearest.shape)
     return out, out_label
 
 
 def _coordinates(
     centre: np.ndarray, matrix: np.ndarray, shape: Sequence[int], part: slice, strides: Sequence[int]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Flat index of the voxel below each point, and how far each point lies beyond it along each axis."""
-    offsets = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in shape]
+    """Flat index of the voxel below each point, and how far each point lies beyond it along each axis.
+
+    Args:
+        centre: as of `gather`.
+        matrix: as of `gather`.
+        shape: voxels of the patch.
+        part: planes of the patch along its first axis.
+        strides: of the image, in voxels.
+    """
+    offsets = []
+    for size in shape:
+        offsets.append(torch.arange(size, dtype=torch.float32) - (size - 1) / 2)
     index: Tensor | None = None
     fractions = []
     for axis, stride in enumerate(strides):
-        x, y, z = (float(m) * o for m, o in zip(matrix[axis], offsets, strict=True))
-        point = (x[part, None] + (y + float(centre[axis])))[..., None] + z
+        along_x = float(matrix[axis, 0]) * offsets[0][part]
+        along_y = float(matrix[axis, 1]) * offsets[1] + float(centre[axis])
+        along_z = float(matrix[axis, 2]) * offsets[2]
+        point = (along_x[:, None] + along_y)[..., None] + along_z
         below = point.to(torch.int32)  # truncation is floor: inside the box no coordinate is negative
         fractions.append(point.sub_(below))
         index = below.mul_(stride) if index is None else index.add_(below, alpha=stride)
@@ -104,17 +137,34 @@ def _coordinates(
     return index, fractions
 
 
-def _interpolate(
-    flat: Tensor, index: Tensor, fraction: Sequence[Tensor], strides: tuple[int, int], out: Tensor
-) -> None:
-    """Weigh the eight voxels round each point."""
-    where, (fx, fy, fz) = index.view(-1), (f.view(-1) for f in fraction)
+def _nearest(index: Tensor, fractions: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
+    """Flat index of the voxel nearest to each point."""
+    nearest = index
+    for stride, fraction in zip(strides, fractions, strict=True):
+        nearest = torch.add(nearest, fraction > 0.5, alpha=stride)
+    return nearest
 
-    def line(offset: int) -> Tensor:
-        following = flat[offset + 1 :].index_select(0, where)
-        return flat[offset:].index_select(0, where).lerp_(following, fz)
 
-    x, y = strides
-    near = line(0).lerp_(line(y), fy)
-    far = line(x).lerp_(line(x + y), fy)
-    torch.lerp(near, far, fx, out=out.view(-1))
+def _interpolate(flat: Tensor, index: Tensor, fractions: Sequence[Tensor], strides: Sequence[int], out: Tensor) -> None:
+    """Weigh the eight voxels round each point.
+
+    Args:
+        flat: the voxels of one channel.
+        index: of the voxel below each point.
+        fractions: of a voxel by which each point lies beyond it, along each axis.
+        strides: of the image, in voxels.
+        out: of the shape of `index`, written.
+    """
+    below = index.view(-1)
+    fraction_x, fraction_y, fraction_z = (fraction.view(-1) for fraction in fractions)
+    step_x, step_y, _ = strides
+
+    def between_two(offset: int) -> Tensor:
+        """Along z, from the voxel at an offset from the one below the point."""
+        first = flat[offset:].index_select(0, below)
+        second = flat[offset + 1 :].index_select(0, below)
+        return first.lerp_(second, fraction_z)
+
+    near = between_two(0).lerp_(between_two(step_y), fraction_y)
+    far = between_two(step_x).lerp_(between_two(step_x + step_y), fraction_y)
+    torch.lerp(near, far, fraction_x, out=out.view(-1))

@@ -1,30 +1,28 @@
 """Preprocessed volumes on disk: every case is read, checked and resampled once, whatever runs later.
 
-An entry is found by what it was made from: files (path, size, time of change), preprocessing, labels, and the
-code that did it. So nothing needs to be invalidated, and two runs may share a folder. Entries appear whole
-or not at all.
+An entry is found by its record: the files it was made from (path, size and time of change, since to read them whole
+would take as long as to preprocess them), preprocessing, labels, and the code that did it. So nothing needs to be
+invalidated, and two runs may share a folder. Entries appear whole or not at all.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import signal
 import socket
+import time
 import zlib
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import monai
 import torch
 
-import medseg
 from medseg import portable
 from medseg.config import DataSpec
 from medseg.data import cached_volume, preprocess
@@ -33,7 +31,9 @@ from medseg.data.preprocess import Job
 from medseg.data.preprocessing_config import preprocessing
 from medseg.errors import DataError, OutputError
 from medseg.manifest.manifest import Case, Manifest
-from medseg.stopping import out_of_reach
+from medseg.portable.io.itk_formats import files_of_image
+from medseg.records import RECORD, Record
+from medseg.stopping import shield_from_interrupts
 
 __all__ = ["CachedVolume", "VolumeCache"]
 
@@ -77,31 +77,33 @@ class VolumeCache:
             OutputError: the folder cannot be written.
         """
         jobs = [self._job(manifest, case, spec) for case in cases]
-        keys = [_key(job) for job in jobs]
-        found = {key: self._open(key, job) for key, job in zip(keys, jobs, strict=True)}
-        missing = {key: job for key, job in zip(keys, jobs, strict=True) if found[key] is None}
+        entries = [self._entry(job) for job in jobs]
+        found = {entry.folder: entry.open() for entry in entries}
+        missing = {entry.folder: entry for entry in entries if found[entry.folder] is None}
         if missing:
             self._start()
-        with closing(self._make(missing, workers)) as made:  # else an interruption here would leave its workers at it
-            for done, key in enumerate(made, 1):
-                found[key] = self._open(key, missing[key])
+        # closing: else an interruption here would leave the processes at work
+        with closing(self._make(list(missing.values()), workers)) as made:
+            for done, entry in enumerate(made, 1):
+                found[entry.folder] = entry.open()
                 if progress:
                     progress(done, len(missing))
-        pairs = zip(cases, keys, strict=True)
-        return [replace(self._sure(found[key], key), pseudo=bool(getattr(c, "pseudo", False))) for c, key in pairs]
+        volumes = []
+        for case, entry in zip(cases, entries, strict=True):
+            volume = found[entry.folder]
+            if volume is None:
+                raise OutputError("what was written cannot be read back", path=entry.folder, hint="check the disk")
+            volumes.append(replace(volume, pseudo=bool(getattr(case, "pseudo", False))))
+        return volumes
 
     def _job(self, manifest: Manifest, case: Case, spec: DataSpec) -> Job:
         hidden = any(case is other for other in manifest.unlabeled)
         label = None if hidden else manifest.label(case)
         return Job(case.name, tuple(manifest.images(case)), label, spec, manifest.ignore_index)
 
-    def _open(self, key: str, job: Job) -> CachedVolume | None:
-        return cached_volume.read(self.folder / key, job.name, job.images[0], job.label is not None)
-
-    def _sure(self, found: CachedVolume | None, key: str) -> CachedVolume:
-        if found is None:
-            raise OutputError("what was written cannot be read back", path=self.folder / key, hint="check the disk")
-        return found
+    def _entry(self, job: Job) -> _Entry:
+        record = _record(job)
+        return _Entry(self.folder / record.key[:32], job, record)
 
     def _start(self) -> None:
         """Make the folder, and clear away what processes that are gone left half done."""
@@ -114,18 +116,18 @@ class VolumeCache:
             if not _alive(int(pid)):
                 shutil.rmtree(left, ignore_errors=True)
 
-    def _make(self, jobs: dict[str, Job], workers: int) -> Generator[str, None, None]:
-        """Preprocess the jobs; yields each key as its entry is written."""
-        if min(workers, len(jobs)) <= 1:
-            for key, job in jobs.items():
-                _store(self.folder, key, job)
-                yield key
+    def _make(self, entries: Sequence[_Entry], workers: int) -> Generator[_Entry, None, None]:
+        """Preprocess cases; yields each entry as it is written."""
+        if min(workers, len(entries)) <= 1:
+            for entry in entries:
+                _store(entry)
+                yield entry
             return
-        pool = ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn"), initializer=_quiet_worker)
+        pool = ProcessPoolExecutor(min(workers, len(entries)), get_context("spawn"), initializer=_quiet_worker)
         others = set(active_children())
         try:
-            with out_of_reach():
-                futures = {pool.submit(_store, self.folder, key, job): key for key, job in jobs.items()}
+            with shield_from_interrupts():
+                futures = {pool.submit(_store, entry): entry for entry in entries}
             for future in as_completed(futures):
                 future.result()
                 yield futures[future]
@@ -145,22 +147,47 @@ def _quiet_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops, and tells
 
 
-def _key(job: Job) -> str:
-    """Content address of an entry, from the headers of what it is made of.
+@dataclass(frozen=True)
+class _Entry:
+    """What there is, or will be, of one case.
+
+    Args:
+        folder: named by the record's key.
+        job: the case.
+        record: what it is made of.
+    """
+
+    folder: Path
+    job: Job
+    record: Record
+
+    def open(self) -> CachedVolume | None:
+        """The case; None where it is absent or damaged."""
+        job = self.job
+        return cached_volume.read(self.folder, job.name, job.images[0], job.label is not None)
+
+
+def _record(job: Job) -> Record:
+    """What an entry is made of; its file has no folder yet.
 
     Raises:
         DataError: a file that is not there.
     """
     keys = ("image",) if job.label is None else ("image", "label")
-    made_of = {
+    paths = [*job.images, *([job.label] if job.label else [])]
+    files = [_stamp(file) for path in paths for file in _files_of(path)]
+    settings = {
         "format": _FORMAT,
-        "versions": [medseg.__version__, monai.__version__, _code()],
-        "files": [_stamp(path) for path in (*job.images, *([job.label] if job.label else []))],
+        "versions": [monai.__version__, _code()],
         "preprocessing": preprocessing(job.spec, keys),
         "labels": [job.spec.label_values, job.ignore] if job.label else None,
         "channels": len(job.spec.modality),
     }
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
+    return Record(Path(RECORD), inputs={"files": files}, settings=settings)
+
+
+def _files_of(path: Path) -> tuple[Path, ...]:
+    return files_of_image(path) if path.exists() else (path,)
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:
@@ -178,25 +205,27 @@ def _code() -> int:
     return zlib.crc32(b"".join(file.read_bytes() for file in files))
 
 
-def _store(folder: Path, key: str, job: Job) -> None:
+def _store(entry: _Entry) -> None:
     """Preprocess one case into its entry; where two processes make the same, the second finds it done."""
-    content = preprocess.prepare(job)
-    temporary = folder / f".{socket.gethostname()}-{os.getpid()}-{key}.tmp"
-    final = folder / key
+    began = time.monotonic()
+    content = preprocess.prepare(entry.job)
+    folder, final = entry.folder.parent, entry.folder
+    temporary = folder / f".{socket.gethostname()}-{os.getpid()}-{final.name}.tmp"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         # of the label itself: where and when its file was written must not change what is learnt from it
         cached_volume.write(temporary, content, seed=0 if content.label is None else zlib.crc32(content.label.data))
-        if cached_volume.read(final, job.name, job.images[0], job.label is not None) is None:
+        entry.record.file = temporary / RECORD
+        entry.record.finish({"seconds": round(time.monotonic() - began, 2)})
+        if entry.open() is None:
             shutil.rmtree(final, ignore_errors=True)  # damaged
             temporary.rename(final)
-    except OSError as error:
-        if cached_volume.read(final, job.name, job.images[0], job.label is not None) is None:
+    except (OSError, OutputError) as error:
+        if entry.open() is None:
+            reason = getattr(error.__cause__ or error, "strerror", error)
             raise OutputError(
-                f"cannot keep the preprocessed {job.name} ({error.strerror})",
-                path=folder,
-                hint="free some space",
+                f"cannot keep the preprocessed {entry.job.name} ({reason})", path=folder, hint="free some space"
             ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

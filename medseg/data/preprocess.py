@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from torch import Tensor
 from medseg.config import DataSpec
 from medseg.data.cached_volume import Content
 from medseg.data.preprocessing_config import instantiate, preprocessing
-from medseg.errors import DataError, MedsegError
+from medseg.errors import DataError
 from medseg.method import IGNORE
-from medseg.portable.io.header import VolumeError, corners_mm
+from medseg.portable.io.header import corners_mm
 
 LARGEST_SHIFT = 0.5
 """Voxels by which a label's corners may lie off those of its image; beyond, they do not belong together."""
@@ -54,7 +54,7 @@ def prepare(job: Job) -> Content:
     if job.label is not None:
         item["label"] = str(job.label)
     load, orient, *rest = instantiate(preprocessing(job.spec, tuple(item))).transforms
-    item = _run(load, item, job)
+    item = load(item)
     image = item["image"]
     if image.shape[0] != len(job.spec.modality):
         raise DataError(
@@ -63,28 +63,13 @@ def prepare(job: Job) -> Content:
         )
     if job.label is not None:
         item["label"] = _indices(item["label"], job)
-    item = _run(orient, item, job)
+    item = orient(item)
     if job.label is not None:
         _check_geometry(item["image"], item["label"], job)
         item["label"].affine = item["image"].affine  # so that both are resampled to the same voxels
     for transform in rest:
-        item = _run(transform, item, job)
+        item = transform(item)
     return _content(item, job)
-
-
-def _run(transform: Callable[[dict], dict], item: dict, job: Job) -> dict:
-    """Apply a transform; what a file is to blame for becomes one line that names the file."""
-    try:
-        return transform(item)
-    except MedsegError:
-        raise
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, VolumeError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
-            raise
-        raise DataError(str(cause), path=cause.path or job.images[0]) from error
 
 
 def _indices(label: MetaTensor, job: Job) -> MetaTensor:

@@ -1,4 +1,4 @@
-"""Which case, and which part of it, a sample is: a function of seed, stream and number, never of history.
+"""The case and the place of each training sample: a function of seed, stream and number, never of history.
 
 So the number of loader workers changes nothing, a resumed run goes on with the very sample it stopped
 before, and any batch can be made again on its own.
@@ -45,8 +45,8 @@ def case_of(seed: int, stream: str, number: int, cases: int) -> int:
     return int(_permutation(seed, stream, epoch, cases)[place])
 
 
-class Turns:
-    """Whose turn it is: the case of each sample of a stream.
+class CaseSampler:
+    """Chooses the case of each sample of a stream.
 
     Args:
         cases: of the stream.
@@ -55,21 +55,26 @@ class Turns:
     """
 
     def __init__(self, cases: Sequence[CachedVolume], sampling: Sampling, across: int | None) -> None:
-        everyone = list(range(len(cases)))
-        halves = [[i for i in everyone if cases[i].pseudo is pseudo] for pseudo in (False, True)]
-        self._groups = halves if sampling == "half" and all(halves) else [everyone]
-        weights = [1.0 if across is None else float(slice_weights(c.body, across).sum()) for c in cases]
-        by_slices = sampling != "cases" and across is not None
-        self._rising = [np.cumsum([weights[i] for i in group]) for group in self._groups] if by_slices else None
+        self._groups = [list(range(len(cases)))]
+        if sampling == "half":
+            annotated = [i for i, case in enumerate(cases) if not case.pseudo]
+            pseudo = [i for i, case in enumerate(cases) if case.pseudo]
+            if annotated and pseudo:
+                self._groups = [annotated, pseudo]
+        self._cumulative_weights: list[np.ndarray] | None = None
+        if sampling != "cases" and across is not None:
+            weights = np.array([float(slice_weights(case.body, across).sum()) for case in cases])
+            self._cumulative_weights = [np.cumsum(weights[group]) for group in self._groups]
 
     def case(self, seed: int, stream: str, number: int) -> int:
-        """Index of the case of sample `number`; of two groups the samples go to one and the other in turn."""
+        """Index of the case of sample `number`; of two groups, samples are of the one and the other alternately."""
         place, which = divmod(number, len(self._groups))
         group = self._groups[which]
         name = stream if len(self._groups) == 1 else f"{stream}/{which}"
-        if self._rising is None:
+        if self._cumulative_weights is None:
             return group[case_of(seed, name, place, len(group))]
-        return group[_weighed(self._rising[which], _generator(seed, name, _ORDER, place).random())]
+        u = _generator(seed, name, _ORDER, place).random()
+        return group[_weighed(self._cumulative_weights[which], u)]
 
 
 def start_of(
@@ -85,7 +90,7 @@ def start_of(
 
     With probability `foreground` the patch is centred on a random voxel of a class drawn uniformly from
     those present (background apart), as far as it stays within the volume. Otherwise every position is
-    equally likely or, in a volume of which only a part was drawn, the patch is centred on a random voxel of
+    equally likely or, in a volume of which only a part was annotated, the patch is centred on a random voxel of
     that part. Along an axis that is shorter than the patch the volume lies anywhere within the patch. Slices
     without the body are seldom taken where a plane cuts.
 

@@ -9,7 +9,7 @@ from typing import Any
 from medseg.dicom.availability import check_dicom_installed, is_dicom_file, reason_of, without_pydicom_warnings
 from medseg.dicom.structures import Annotation
 from medseg.errors import DataError, MedsegError
-from medseg.portable.io.header import COPY_AGAIN, Header, VolumeError
+from medseg.portable.io.header import COPY_AGAIN, Header, naming
 
 
 def read_annotation(path: Path, grid: Header, frame: str = "", only: Sequence[str] = ()) -> Annotation:
@@ -29,12 +29,10 @@ def read_annotation(path: Path, grid: Header, frame: str = "", only: Sequence[st
     if not is_dicom_file(path):
         raise DataError("is called .dcm and has no header of DICOM", path=path, hint=COPY_AGAIN)
     try:
-        with without_pydicom_warnings():
+        with without_pydicom_warnings(), naming(path):
             return _read(path, grid, frame, only)
     except (MedsegError, MemoryError):
         raise
-    except VolumeError as error:
-        raise DataError(str(error), path=path) from error
     except Exception as error:  # pydicom and highdicom raise whatever a damaged or foreign file leads to
         raise DataError(f"is DICOM that cannot be read ({reason_of(error)})", path=path, hint=COPY_AGAIN) from error
 

@@ -14,7 +14,7 @@ from medseg.dicom.pixels import read_rescaled
 from medseg.dicom.slice_headers import Slice, read_slices
 from medseg.dicom.stacking import stack_slices
 from medseg.errors import DataError
-from medseg.portable.io.header import Header, VolumeError, check_memory, checked_spacing
+from medseg.portable.io.header import Header, check_memory, checked_spacing, naming
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +91,11 @@ def open_series(place: str | Path, uid: str | None = None) -> Series:
 
 def _build_series(found: FoundSeries, place: Path, notes: list[str]) -> Series:
     slices, affine, of_slices = stack_slices(read_slices(found.files), place)
-    try:
+    with naming(place):
         spacing = checked_spacing(affine)
         dtype = _choose_type(slices)
         shape = (*slices[0].size, len(slices))
         check_memory(int(np.prod(shape)) * dtype.itemsize)
-    except VolumeError as error:
-        raise DataError(str(error), path=place) from error
     return Series(
         header=Header(place, shape, 1, affine, spacing, dtype, (*notes, *of_slices)),
         slices=tuple(slices),

@@ -15,8 +15,8 @@ from medseg.dicom.availability import reason_of, without_pydicom_warnings
 from medseg.dicom.find_series import full_header
 from medseg.dicom.series import Series
 from medseg.dicom.snomed import code_of
-from medseg.errors import DataError, MedsegError, OutputError
-from medseg.portable.io.write import SaveError, replacing
+from medseg.errors import DataError, MedsegError
+from medseg.portable.io.write import replacing
 
 SUFFIX = ".dcm"
 SERIES_NUMBER = 300  # far from those of scanners, which count from 1
@@ -103,11 +103,8 @@ def write_segmentation(
     except Exception as error:  # highdicom raises whatever an odd header of a source leads to
         problem = f"cannot be referred to by a DICOM SEG ({reason_of(error)})"
         raise DataError(problem, path=series.header.path, hint="mend that, or write another format") from error
-    try:
-        with without_pydicom_warnings(), replacing(path) as new:
-            made.save_as(new)
-    except SaveError as error:
-        raise OutputError(str(error), path=path) from error
+    with without_pydicom_warnings(), replacing(path) as new:
+        made.save_as(new)
 
 
 def _segmentation(labels: np.ndarray, series: Series, segments: Sequence[SegmentDescription], author: Author) -> Any:

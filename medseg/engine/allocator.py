@@ -1,4 +1,4 @@
-"""Prediction and training on a CPU: memory that a step frees is kept for the next one."""
+"""The C library's memory settings for prediction and training on a CPU: freed memory is kept for the next step."""
 
 from __future__ import annotations
 
@@ -26,5 +26,7 @@ def keep_freed_memory(*, threads: bool = False) -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
         return False
-    wanted = [(_TRIM_THRESHOLD, -1), (_MMAP_MAX, 0), *([(_ARENA_MAX, 1)] if threads else [])]
-    return all(mallopt(parameter, value) for parameter, value in wanted)
+    settings = [(_TRIM_THRESHOLD, -1), (_MMAP_MAX, 0)]
+    if threads:
+        settings.append((_ARENA_MAX, 1))
+    return all(mallopt(parameter, value) for parameter, value in settings)

@@ -39,9 +39,11 @@ def read(path: Path) -> dict[str, Any]:
         raise CheckpointError("no checkpoint to resume from", path=path, hint="start without --resume") from None
     except Exception as error:
         # torch has no error of its own for damaged files: zip, pickle, key and runtime errors all occur
-        first = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise CheckpointError(f"damaged or no checkpoint ({first})", path=path) from error
-    if not isinstance(state, dict) or "method" not in state or "iteration" not in state:
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = lines[0][:120]
+        raise CheckpointError(f"damaged or no checkpoint ({reason})", path=path) from error
+    is_ours = isinstance(state, dict) and "method" in state and "iteration" in state
+    if not is_ours:
         raise CheckpointError("not a checkpoint of a medseg run", path=path)
     return state
 
@@ -64,7 +66,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Undo `random_state`."""
+    """Put every generator back into the state that `random_state` gave."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
@@ -75,7 +77,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 def capture(trainer: MethodTrainer, scheduler: Any, *, fingerprint: str, extra: dict[str, Any]) -> dict[str, Any]:
-    """Everything that the rest of the run depends on.
+    """The state of a run, complete: the rest of the run depends on nothing else.
 
     Args:
         trainer: between two iterations.
@@ -98,7 +100,7 @@ def capture(trainer: MethodTrainer, scheduler: Any, *, fingerprint: str, extra: 
 
 
 def restore(state: dict[str, Any], trainer: MethodTrainer, scheduler: Any, *, path: Path) -> None:
-    """Put a captured state back.
+    """Bring a trainer and its scheduler into a captured state.
 
     Raises:
         CheckpointError: of another architecture or optimiser.
@@ -111,10 +113,12 @@ def restore(state: dict[str, Any], trainer: MethodTrainer, scheduler: Any, *, pa
     except (RuntimeError, ValueError, KeyError) as error:
         detail = " ".join(str(error).split())[:160]
         raise CheckpointError(f"belongs to another network or optimiser ({detail})", path=path) from error
-    trainer.state.iteration, trainer.skipped = state["iteration"], state["skipped"]
+    trainer.state.iteration = state["iteration"]
+    trainer.skipped = state["skipped"]
     restore_random_state(state["random"])
 
 
-def finite(weights: dict[str, torch.Tensor]) -> bool:
+def all_finite(weights: dict[str, torch.Tensor]) -> bool:
     """Whether no weight is NaN or infinite."""
-    return all(bool(torch.isfinite(value).all()) for value in weights.values() if value.is_floating_point())
+    floats = [value for value in weights.values() if value.is_floating_point()]
+    return all(bool(torch.isfinite(value).all()) for value in floats)

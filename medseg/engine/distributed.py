@@ -1,4 +1,4 @@
-"""One process or several: the same command alone and under torchrun."""
+"""Devices and processes: one process alone, or several under torchrun."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def setup(device: str = "auto") -> torch.device:
     Raises:
         ConfigError: a device that this machine does not have.
     """
-    chosen = _choose(device)
-    if "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    chosen = _resolve_device(device)
+    under_torchrun = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if under_torchrun:
         if chosen.type == "cuda":
             chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         idist.initialize("nccl" if chosen.type == "cuda" else "gloo")
@@ -36,7 +37,7 @@ def setup(device: str = "auto") -> torch.device:
     return chosen
 
 
-def _choose(device: str) -> torch.device:
+def _resolve_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -69,13 +70,13 @@ def world() -> int:
 
 
 def barrier() -> None:
-    """Wait for the others."""
+    """Wait until every process has called it."""
     if world() > 1:
         idist.barrier()
 
 
-def any_of(flag: bool) -> bool:
-    """Whether it holds in any process; all must ask."""
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is true in any process; every process has to call it."""
     return bool(idist.all_reduce(int(flag), "MAX"))
 
 
@@ -83,6 +84,6 @@ def replicate(module: nn.Module) -> nn.Module:
     """The module itself, or its DistributedDataParallel when several processes train."""
     if world() == 1:
         return module
-    # channels-last gradients of 1x1x1 convolutions: a matter of speed, said once per process
+    # channels-last gradients of 1x1x1 convolutions: a matter of speed, warned of once per process
     warnings.filterwarnings("ignore", message="Grad strides do not match")
     return nn.parallel.DistributedDataParallel(module)

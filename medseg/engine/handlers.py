@@ -1,4 +1,4 @@
-"""What happens around the steps: ignite handlers with MONAI's `attach`; they act in the order of attaching."""
+"""Handlers of a training run: log, validation, checkpoints and stopping; they act in the order of attaching."""
 
 from __future__ import annotations
 
@@ -18,41 +18,43 @@ from torch import nn
 from medseg.engine import checkpoint, distributed
 from medseg.engine.logs import RunLog, TrainingBar
 from medseg.engine.trainer import MethodTrainer
-from medseg.stopping import Stopped, stopped
+from medseg.stopping import Stopped, describe_stop
 
 LOG_EVERY = 10
 SAVE_EVERY_SECONDS = 120.0
 
 
-class Progress:
-    """What the handlers of a run share.
+class RunProgress:
+    """How far a run is, shared by its handlers.
 
     Args:
         best: best validation Dice so far, -1 before the first.
         done: iterations of an earlier run that this one continues.
 
     Attributes:
-        asked: the signal that this process got; 0: none.
+        signal: number of the signal by which this process was asked to stop; 0: none.
         stopped: no further step is taken.
         saved: iteration of the last checkpoint; 0: there is none.
         validated: iteration of the last validation.
     """
 
     def __init__(self, best: float = -1.0, done: int = 0) -> None:
-        self.best, self.asked, self.stopped = best, 0, False
-        self.saved = self.validated = done
+        self.best = best
+        self.signal = 0
+        self.stopped = False
+        self.saved = done
+        self.validated = done
 
     @classmethod
-    def of(cls, state: dict[str, Any]) -> Progress:
-        """As a checkpoint of `SaveLast` tells it."""
+    def of_checkpoint(cls, state: dict[str, Any]) -> RunProgress:
+        """The progress at a checkpoint that `SaveLast` wrote."""
         extra, done = state["extra"], int(state["iteration"])
-        found = cls(float(extra["best"]), done)
-        found.validated = int(extra.get("validated", done))
-        return found
+        progress = cls(float(extra["best"]), done)
+        progress.validated = int(extra.get("validated", done))
+        return progress
 
-    @property
-    def extra(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+    def to_checkpoint(self) -> dict[str, Any]:
+        """The values that a checkpoint keeps."""
         return {"best": self.best, "validated": self.validated}
 
 
@@ -60,7 +62,8 @@ class LogTerms:
     """Writes the loss terms of every tenth iteration; reading them is the only wait for a GPU."""
 
     def __init__(self, log: RunLog, bar: TrainingBar) -> None:
-        self.log, self.bar = log, bar
+        self.log = log
+        self.bar = bar
 
     def attach(self, engine: Engine) -> None:
         """Act after each iteration."""
@@ -94,14 +97,19 @@ class Validate:
         score: Callable[[], dict[str, Any]],
         segmenter: nn.Module,
         folder: Path,
-        progress: Progress,
+        progress: RunProgress,
         *,
         every: int,
         log: RunLog | None,
         bar: TrainingBar,
     ) -> None:
-        self.score, self.segmenter, self.folder = score, segmenter, folder
-        self.progress, self.every, self.log, self.bar = progress, every, log, bar
+        self.score = score
+        self.segmenter = segmenter
+        self.best_weights = folder / "best.pt"
+        self.progress = progress
+        self.every = every
+        self.log = log
+        self.bar = bar
 
     def attach(self, engine: Engine) -> None:
         """Act after each iteration."""
@@ -127,8 +135,8 @@ class Validate:
             self.log.add(iteration, "validation", {"dice": score["mean"], "classes": score["classes"]})
             self.bar.update(iteration, dice=score["mean"])
             weights = self.segmenter.state_dict()
-            if score["mean"] > self.progress.best and checkpoint.finite(weights):
-                checkpoint.save_atomic(weights, self.folder / "best.pt")
+            if score["mean"] > self.progress.best and checkpoint.all_finite(weights):
+                checkpoint.save_atomic(weights, self.best_weights)
         self.progress.best = max(self.progress.best, score["mean"])
         self.progress.validated = iteration
 
@@ -139,9 +147,12 @@ class SaveLast:
     When a checkpoint is written does not change the run; weights that are not finite are never written.
     """
 
-    def __init__(self, scheduler: Any, folder: Path, progress: Progress, *, fingerprint: str) -> None:
-        self.scheduler, self.path, self.progress = scheduler, folder / "last.pt", progress
-        self.fingerprint, self._saved = fingerprint, time.monotonic()
+    def __init__(self, scheduler: Any, folder: Path, progress: RunProgress, *, fingerprint: str) -> None:
+        self.scheduler = scheduler
+        self.path = folder / "last.pt"
+        self.progress = progress
+        self.fingerprint = fingerprint
+        self._saved_at = time.monotonic()
 
     def attach(self, engine: Engine) -> None:
         """Act after each iteration."""
@@ -149,18 +160,20 @@ class SaveLast:
 
     def __call__(self, trainer: MethodTrainer) -> None:
         """Save, if it is time."""
-        due = time.monotonic() - self._saved > SAVE_EVERY_SECONDS
-        if not (due or self.progress.stopped or trainer.state.iteration in (1, trainer.total)):
+        due = time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS
+        first_or_last = trainer.state.iteration in (1, trainer.total)
+        if not (due or first_or_last or self.progress.stopped):
             return
-        state = checkpoint.capture(trainer, self.scheduler, fingerprint=self.fingerprint, extra=self.progress.extra)
-        if checkpoint.finite(state["method"]):
+        extra = self.progress.to_checkpoint()
+        state = checkpoint.capture(trainer, self.scheduler, fingerprint=self.fingerprint, extra=extra)
+        if checkpoint.all_finite(state["method"]):
             checkpoint.save_atomic(state, self.path)
             self.progress.saved = trainer.state.iteration
-        self._saved = time.monotonic()
+        self._saved_at = time.monotonic()
 
 
 class Reseed:
-    """Gives each process the random numbers of a step by seed, iteration and rank: rank 0 alone writes checkpoints."""
+    """Seeds each process before every step by seed, iteration and rank: only rank 0's generator is in checkpoints."""
 
     def __init__(self, *, seed: int) -> None:
         self.seed = seed
@@ -175,12 +188,12 @@ class Reseed:
 
 
 class Stop:
-    """Ends the run after a whole step when it is asked to, before the other handlers act, so that they save it.
+    """Ends the run after a whole step when a signal came, before the other handlers act, so that they save it.
 
-    A signal reaches several processes at different iterations; they ask one another at every tenth.
+    A signal reaches several processes at different iterations; they agree on one at every tenth.
     """
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: RunProgress) -> None:
         self.progress = progress
 
     def attach(self, engine: Engine) -> None:
@@ -188,47 +201,56 @@ class Stop:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, trainer: MethodTrainer) -> None:
-        """Stop, if any process was asked to."""
-        asked, iteration = bool(self.progress.asked), trainer.state.iteration
+        """Stop, if any process got a signal."""
+        stop = bool(self.progress.signal)
         if distributed.world() > 1:
-            asked = (iteration % LOG_EVERY == 0 or iteration == trainer.total) and distributed.any_of(asked)
-        if asked:
+            iteration = trainer.state.iteration
+            agree_now = iteration % LOG_EVERY == 0 or iteration == trainer.total
+            stop = distributed.any_process(stop) if agree_now else False
+        if stop:
             self.progress.stopped = True
             trainer.terminate()
 
 
 @contextmanager
-def stop_on_signal(trainer: MethodTrainer, progress: Progress) -> Iterator[None]:
+def stop_on_signal(trainer: MethodTrainer, progress: RunProgress) -> Iterator[None]:
     """First Ctrl-C or TERM: finish this step, save, stop. Second: stop now, with the last checkpoint.
 
     Raises:
-        Stopped: after either; it tells the iteration, and what is saved.
+        Stopped: after either; its message has the iteration, and what is saved.
     """
 
     def stop(number: int, frame: Any) -> None:
-        if progress.asked:
+        if progress.signal:
             raise Stopped(number=number)
-        progress.asked = number
+        progress.signal = number
         if distributed.rank() == 0:
-            _say_at_once("stopping after this iteration; once more stops at once")
+            _print_from_handler("stopping after this iteration; once more stops at once")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-        if progress.stopped or (progress.asked and distributed.world() == 1):
-            raise Stopped(number=progress.asked or signal.SIGINT)
+        if progress.stopped or (progress.signal and distributed.world() == 1):
+            raise Stopped(number=progress.signal or signal.SIGINT)
     except KeyboardInterrupt as error:
-        iteration, saved = trainer.state.iteration, progress.saved
-        earlier = f"the last checkpoint is of iteration {saved}" if saved else "before the first checkpoint"
-        kept = "saved" if saved == iteration else earlier
-        raise stopped(error, f"at {iteration} of {trainer.total} iterations", kept) from error
+        iteration = trainer.state.iteration
+        place = f"at {iteration} of {trainer.total} iterations"
+        raise describe_stop(error, place, _describe_saved(iteration, progress.saved)) from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _say_at_once(line: str) -> None:
-    """Write to standard error from a signal's handler, which may have interrupted somebody who holds its lock."""
+def _describe_saved(iteration: int, saved: int) -> str:
+    if saved == iteration:
+        return "saved"
+    if saved:
+        return f"the last checkpoint is of iteration {saved}"
+    return "before the first checkpoint"
+
+
+def _print_from_handler(line: str) -> None:
+    """Write to standard error from a signal's handler, which may have interrupted code that holds its lock."""
     with suppress(OSError, ValueError):  # nobody may be left to read it
         below = "\n" if sys.stderr.isatty() else ""  # the progress bar
         os.write(2, f"{below}{line}\n".encode())

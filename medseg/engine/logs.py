@@ -1,4 +1,4 @@
-"""What a run says while it runs: metrics.jsonl, TensorBoard and one progress bar."""
+"""The log of a training run: metrics.jsonl, TensorBoard and a progress bar."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from medseg.progress import EVERY_SECONDS
+
 
 class RunLog:
     """Appends records to `metrics.jsonl` and the same numbers to TensorBoard.
@@ -27,34 +29,50 @@ class RunLog:
 
     def __init__(self, folder: Path, *, resume_at: int = 0, validated: int | None = None) -> None:
         self.path = folder / "metrics.jsonl"
-        last = {"validation": resume_at if validated is None else validated}
-        records = [(json.loads(line), line) for line in self._lines()] if resume_at else []
-        kept = [line for record, line in records if record["iteration"] <= last.get(record["kind"], resume_at)]
+        kept = self._lines_until(resume_at, resume_at if validated is None else validated)
         self._stream = self.path.open("w", encoding="utf-8")
         self._stream.writelines(line + "\n" for line in kept)
         self._stream.flush()
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1 if resume_at else None)
+        purge_step = resume_at + 1 if resume_at else None
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
 
-    def _lines(self) -> list[str]:
-        """Whole lines of an earlier log; a kill may have cut the last one."""
+    def _lines_until(self, trained: int, validated: int) -> list[str]:
+        """Lines of an earlier log, up to an iteration of training and one of validation."""
+        if not trained:
+            return []
+        kept = []
+        for line in self._whole_lines():
+            record = json.loads(line)
+            last = validated if record["kind"] == "validation" else trained
+            if record["iteration"] <= last:
+                kept.append(line)
+        return kept
+
+    def _whole_lines(self) -> list[str]:
+        """Lines of an earlier log; a kill may have cut the last one."""
         if not self.path.exists():
             return []
         text = self.path.read_text(encoding="utf-8")
-        return text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
+        lines = text.splitlines()
+        return lines if text.endswith("\n") else lines[:-1]
 
     def add(self, iteration: int, kind: str, values: dict[str, Any]) -> None:
         """Record `values` (numbers or nested numbers) of one kind, "train" or "validation"."""
-        record = {"iteration": iteration, "kind": kind, **values}
-        finite = {key: None if isinstance(v, float) and not isfinite(v) else v for key, v in record.items()}
-        self._stream.write(json.dumps(finite, allow_nan=False) + "\n")
+        record = {"iteration": iteration, "kind": kind}
+        for name, value in values.items():
+            is_number = not isinstance(value, float) or isfinite(value)
+            record[name] = value if is_number else None
+        self._stream.write(json.dumps(record, allow_nan=False) + "\n")
         self._stream.flush()
         for name, value in values.items():
-            if isinstance(value, float):
-                self._board.add_scalar(f"{kind}/{name}", value, iteration)
-            elif isinstance(value, dict):
-                numbers = {key: v for key, v in value.items() if isinstance(v, float)}
-                for key, number in numbers.items():
-                    self._board.add_scalar(f"{kind}/{name}/{key}", number, iteration)
+            self._add_scalars(f"{kind}/{name}", value, iteration)
+
+    def _add_scalars(self, name: str, value: Any, iteration: int) -> None:
+        if isinstance(value, float):
+            self._board.add_scalar(name, value, iteration)
+        elif isinstance(value, dict):
+            for key, number in value.items():
+                self._add_scalars(f"{name}/{key}", number, iteration)
 
     def close(self) -> None:
         """Flush and close both."""
@@ -70,7 +88,7 @@ class TrainingBar:
         total: iterations of the run.
         start: iterations done before.
         shown: False on ranks that stay silent.
-        aside: further words, given the seconds left and those taken; of a larger run that this is a piece of.
+        note: further text, given the seconds left and those taken; of a larger run that this one is part of.
     """
 
     def __init__(
@@ -80,16 +98,27 @@ class TrainingBar:
         *,
         start: int = 0,
         shown: bool = True,
-        aside: Callable[[float, float], str] | None = None,
+        note: Callable[[float, float], str] | None = None,
     ) -> None:
-        self.title, self.total, self.start, self.shown, self.aside = title, total, start, shown, aside
+        self.title = title
+        self.total = total
+        self.start = start
+        self.shown = shown
+        self.note = note
         self._console = Console(stderr=True)
         self._live = shown and sys.stderr.isatty()
-        self._began = self._said = time.monotonic()
+        self._began = time.monotonic()
+        self._printed = self._began
         self._dice = "-"
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-        self._progress = Progress(*columns, TextColumn("{task.fields[said]}"), console=self._console)
-        self._task = self._progress.add_task(title, total=total, completed=start, said="")
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=self._console,
+        )
+        self._task = self._progress.add_task(title, total=total, completed=start, text="")
         if self._live:
             self._progress.start()
 
@@ -99,13 +128,15 @@ class TrainingBar:
             self._dice = f"{dice:.3f}"
         taken = time.monotonic() - self._began
         left = taken / max(iteration - self.start, 1) * (self.total - iteration)
-        text = f"Dice {self._dice}" + (f"  loss {loss:.4f}" if loss is not None else "")
-        more = f"  {self.aside(left, taken)}" if self.aside else ""
+        text = f"Dice {self._dice}"
+        if loss is not None:
+            text += f"  loss {loss:.4f}"
+        note = f"  {self.note(left, taken)}" if self.note else ""
         if self._live:
-            self._progress.update(self._task, completed=iteration, said=text + more)
-        elif self.shown and time.monotonic() - self._said > 30:
-            self._said = time.monotonic()
-            line = f"{self.title}: {iteration}/{self.total}  {text}  {left / 60:.1f} min left{more}"
+            self._progress.update(self._task, completed=iteration, text=text + note)
+        elif self.shown and time.monotonic() - self._printed > EVERY_SECONDS:
+            self._printed = time.monotonic()
+            line = f"{self.title}: {iteration}/{self.total}  {text}  {left / 60:.1f} min left{note}"
             self._console.print(line, highlight=False)
 
     def close(self) -> None:

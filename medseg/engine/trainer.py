@@ -19,7 +19,7 @@ from medseg.method import Batch, Clock, Method
 
 
 class DivergenceError(MedsegError):
-    """The loss is not finite any more."""
+    """The loss was not finite in two steps in a row."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,16 @@ class Precision:
         object.__setattr__(self, "scaler", scaler)
 
     @classmethod
-    def of(cls, amp: str, device: torch.device) -> Precision:
-        """From a schedule's `amp`; without CUDA always float32: half formats are tens of times slower on a CPU."""
-        if device.type != "cuda" and amp in ("bf16", "fp16"):
-            warnings.warn(f"amp: {amp} needs a CUDA device; training in float32 on {device}", stacklevel=2)
-        if device.type != "cuda" or amp == "off":
+    def of_schedule(cls, amp: str, device: torch.device) -> Precision:
+        """The format that a schedule's `amp` asks for.
+
+        Without CUDA it is always float32: half formats are tens of times slower on a CPU.
+        """
+        if device.type != "cuda":
+            if amp in ("bf16", "fp16"):
+                warnings.warn(f"amp: {amp} needs a CUDA device; training in float32 on {device}", stacklevel=2)
+            return cls(device)
+        if amp == "off":
             return cls(device)
         bf16 = torch.cuda.is_bf16_supported() if amp == "auto" else amp == "bf16"
         return cls(device, torch.bfloat16 if bf16 else torch.float16)
@@ -59,7 +64,7 @@ class Precision:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """How a step is taken.
+    """Number format, gradient clipping and memory layout of a step.
 
     Args:
         precision: device and number format.
@@ -71,10 +76,10 @@ class StepSettings:
     grad_clip: float | None = None
     channels_last: bool = False
 
-
-def step_settings(schedule: Schedule, device: torch.device) -> StepSettings:
-    """A schedule's part in it."""
-    return StepSettings(Precision.of(schedule.amp, device), schedule.grad_clip, schedule.channels_last)
+    @classmethod
+    def of_schedule(cls, schedule: Schedule, device: torch.device) -> StepSettings:
+        """The settings that a schedule asks for on a device."""
+        return cls(Precision.of_schedule(schedule.amp, device), schedule.grad_clip, schedule.channels_last)
 
 
 def use_channels_last(module: nn.Module, dims: int) -> None:
@@ -85,21 +90,22 @@ def use_channels_last(module: nn.Module, dims: int) -> None:
 
 def to_device(batch: Batch, device: torch.device, channels_last: bool) -> dict[str, dict[str, Tensor]]:
     """Move a batch; images become channels-last, which convolutions run fastest on."""
-
-    def move(key: str, value: Tensor) -> Tensor:
-        value = value.to(device, non_blocking=True)
-        if channels_last and key == "image":
-            layout = torch.channels_last_3d if value.ndim == 5 else torch.channels_last
-            value = value.contiguous(memory_format=layout)
-        return value
-
-    return {stream: {key: move(key, value) for key, value in keys.items()} for stream, keys in batch.items()}
+    moved: dict[str, dict[str, Tensor]] = {}
+    for stream, tensors in batch.items():
+        moved[stream] = {}
+        for key, tensor in tensors.items():
+            value = tensor.to(device, non_blocking=True)
+            if channels_last and key == "image":
+                layout = torch.channels_last_3d if value.ndim == 5 else torch.channels_last
+                value = value.contiguous(memory_format=layout)
+            moved[stream][key] = value
+    return moved
 
 
 class MethodTrainer(Trainer):
     """Minimises a method's loss over the iterations that a loader yields.
 
-    MONAI's decollation is off: it would silently pair labelled with unlabelled rows. The gradient scaler is ours,
+    MONAI's decollation is off: it would silently pair labelled with unlabelled patches. The gradient scaler is ours,
     because `Trainer.run` replaces MONAI's on every start and so loses its scale on resuming.
 
     Args:
@@ -131,15 +137,20 @@ class MethodTrainer(Trainer):
         super().__init__(
             device=settings.precision.device, max_epochs=1, data_loader=loader, epoch_length=total, decollate=False
         )
-        self.method, self.optimizer, self.replica = method, optimizer, replica or method
-        self.settings, self.precision = settings, settings.precision
-        self.names, self.total, self.skipped = names, total, 0
+        self.method = method
+        self.optimizer = optimizer
+        self.replica = replica or method
+        self.settings = settings
+        self.precision = settings.precision
+        self.names = names
+        self.total = total
+        self.skipped = 0
         self.state.iteration = start
         self.logger.setLevel(logging.CRITICAL)  # ignite would print every exception that it passes on
 
     @property
     def clock(self) -> Clock:
-        """Where the run is: the iteration that is being worked on."""
+        """Position in the run of the current step."""
         return Clock(self.state.iteration - 1, self.total)
 
     def _iteration(self, engine: Any, batchdata: Batch) -> dict[str, Tensor]:  # type: ignore[override]
@@ -148,7 +159,7 @@ class MethodTrainer(Trainer):
         with self.precision.autocast():
             terms = self.replica(batch, self.clock)
         loss = torch.stack([term.float() for term in terms.values()]).sum()
-        if self._finite(loss):
+        if self._is_step_taken(loss):
             scaler = self.precision.scaler
             self.optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
@@ -160,8 +171,8 @@ class MethodTrainer(Trainer):
             self.method.after_step(self.clock)
         return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
-    def _finite(self, loss: Tensor) -> bool:
-        """Whether to take this step; on a GPU only every 20th is looked at, since looking waits for the device."""
+    def _is_step_taken(self, loss: Tensor) -> bool:
+        """Whether the loss is finite; on a GPU only every 20th is looked at, since looking waits for the device."""
         if self.precision.device.type == "cuda" and self.state.iteration % 20 and not self.skipped:
             return True
         if bool(torch.isfinite(loss)):
@@ -169,10 +180,17 @@ class MethodTrainer(Trainer):
             return True
         self.skipped += 1
         if self.skipped > 1:
-            cases = self.names(self.clock.iteration) if self.names else {}
-            shown = "; ".join(f"{stream}: {', '.join(names)}" for stream, names in cases.items())
             raise DivergenceError(
-                f"the loss is {loss.item()} at iteration {self.state.iteration} ({shown or 'unknown cases'})",
+                f"the loss is {loss.item()} at iteration {self.state.iteration} ({self._describe_cases()})",
                 hint="lower the learning rate (--set stages.0.schedule.lr=...) or look at these images",
             )
         return False
+
+    def _describe_cases(self) -> str:
+        """The cases of this iteration, stream by stream."""
+        if self.names is None:
+            return "unknown cases"
+        parts = []
+        for stream, names in self.names(self.clock.iteration).items():
+            parts.append(f"{stream}: {', '.join(names)}")
+        return "; ".join(parts) or "unknown cases"

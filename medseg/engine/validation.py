@@ -21,7 +21,7 @@ class ClassDice(Metric):
     """Mean Dice per foreground class over the cases that have or predict it; summed over ranks.
 
     Updated with lists of predictions and labels `(1, X, Y, Z)` of class indices, 255 in the label = ignore. A case
-    in which a class is neither drawn nor found says nothing about it and is left out.
+    in which a class is neither annotated nor predicted says nothing about it and is left out.
 
     Args:
         classes: number of classes with background.
@@ -52,12 +52,12 @@ class ClassDice(Metric):
     def compute(self) -> dict[str, Any]:
         """`mean` over the classes seen, and `classes`, None where a class was never seen."""
         seen = self._count > 0
-        each = self._sum / self._count.clamp(min=1)
-        mean = float(each[seen].mean()) if bool(seen.any()) else 0.0
-        return {
-            "mean": mean,
-            "classes": [round(float(d), 5) if s else None for d, s in zip(each, seen, strict=True)],
-        }
+        dice = self._sum / self._count.clamp(min=1)
+        mean = float(dice[seen].mean()) if bool(seen.any()) else 0.0
+        classes: list[float | None] = []
+        for value, is_seen in zip(dice.tolist(), seen.tolist(), strict=True):
+            classes.append(round(value, 5) if is_seen else None)
+        return {"mean": mean, "classes": classes}
 
 
 def case_dice(prediction: Tensor, label: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -65,14 +65,15 @@ def case_dice(prediction: Tensor, label: Tensor, classes: int) -> tuple[Tensor, 
     counted = label != IGNORE
     joint = label[counted].long() * classes + prediction[counted].long()
     table = torch.bincount(joint, minlength=classes * classes).reshape(classes, classes).double()
-    both, size = table.diagonal()[1:], table.sum(0)[1:] + table.sum(1)[1:]
+    both = table.diagonal()[1:]
+    size = table.sum(0)[1:] + table.sum(1)[1:]
     return 2 * both / size.clamp(min=1), size > 0
 
 
 def validate(
     network: nn.Module, loader: DataLoader, inferer: Inferer, *, classes: int, device: torch.device
 ) -> dict[str, Any]:
-    """What `ClassDice` computes over this rank's cases and those of all others.
+    """Dice per class (`ClassDice`) over this rank's cases and those of all others.
 
     Args:
         network: the method's segmenter.

@@ -1,15 +1,15 @@
-"""One paper, one file. To add a method: write its file, add one line here and one YAML in `pipelines/`."""
+"""Methods, one file per paper. To add one: write its file, add one line here and one YAML in `pipelines/`."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from medseg.errors import ConfigError
-from medseg.methods._own import Given, Own, loaded, named
+from medseg.methods._own import Given, OwnMethod, load_classes, locate_methods
 from medseg.options import typed
 
 if TYPE_CHECKING:
@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 
     from medseg.method import Method
 
-__all__ = ["METHODS", "REMEDY", "Given", "Own", "build", "find", "in_use", "named", "using"]
+__all__ = [
+    "METHODS",
+    "REMEDY",
+    "RENAMED_OPTIONS",
+    "Given",
+    "OwnMethod",
+    "build",
+    "find",
+    "former_options",
+    "locate_methods",
+    "methods_in_use",
+    "use_methods",
+]
 
 METHODS: dict[str, str] = {
     "supervised": "medseg.methods.supervised:Supervised",
@@ -25,20 +37,26 @@ METHODS: dict[str, str] = {
     "dmpct": "medseg.methods.dmpct:DMPCT",
 }
 
+RENAMED_OPTIONS: dict[str, dict[str, str]] = {
+    "dmpct": {"sure_background": "background_confidence", "sure_rounds": "background_confidence_rounds"},
+}
+"""Method -> former name of an option -> its name. Pipelines of earlier runs may have the former name, and the hashes
+in run folders are made with it, so that earlier runs can be resumed."""
+
 REMEDY = "a method of your own is named on the command line: --method FILE.py:Class"
 
-_OWN: dict[str, tuple[Own, type[Method]]] = {}
+_OWN: dict[str, tuple[OwnMethod, type[Method]]] = {}
 """Methods that the user named, while a command uses them."""
 
 
 @contextmanager
-def using(own: Sequence[Own]) -> Iterator[None]:
-    """Execute the files of the user's own methods; inside, `find` knows them.
+def use_methods(own: Sequence[OwnMethod]) -> Iterator[None]:
+    """Execute the files of the user's own methods; inside the block `find` finds them.
 
     Raises:
         ConfigError: a file that cannot be executed, or holds no such method.
     """
-    with loaded(own) as classes:
+    with load_classes(own) as classes:
         before = dict(_OWN)
         _OWN.update({each.name: (each, classes[each.name]) for each in own})
         try:
@@ -48,7 +66,7 @@ def using(own: Sequence[Own]) -> Iterator[None]:
             _OWN.update(before)
 
 
-def in_use() -> tuple[Own, ...]:
+def methods_in_use() -> tuple[OwnMethod, ...]:
     """The user's own methods that the running command was given."""
     return tuple(own for own, _ in _OWN.values())
 
@@ -67,6 +85,12 @@ def find(name: str) -> type[Method]:
     return getattr(importlib.import_module(module), class_name)
 
 
+def former_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a method by the names that the hashes in run folders are made with."""
+    former = {new: old for old, new in RENAMED_OPTIONS.get(name, {}).items()}
+    return {former.get(option, option): value for option, value in options.items()}
+
+
 def build(name: str, network: nn.Module, *, classes: int, previous: nn.Module | None = None, **options: Any) -> Method:
     """A method around a network; options are the keywords of its constructor.
 
@@ -74,10 +98,11 @@ def build(name: str, network: nn.Module, *, classes: int, previous: nn.Module | 
         ConfigError: an unknown method or option, or a value that the method refuses.
     """
     kind = find(name)
-    known = [p for p in inspect.signature(kind).parameters if p not in ("network", "classes", "previous")]
-    unknown = sorted(set(options) - set(known))
+    arguments = inspect.signature(kind).parameters
+    accepted = [argument for argument in arguments if argument not in ("network", "classes", "previous")]
+    unknown = sorted(set(options) - set(accepted))
     if unknown:
-        raise ConfigError(f"method {name} has no option {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+        raise ConfigError(f"method {name} has no option {unknown[0]!r}; it has {', '.join(accepted) or 'none'}")
     try:
         hints = get_type_hints(kind.__init__)
     except NameError:  # a user's own file may import types for its type checker only: it has to check values itself

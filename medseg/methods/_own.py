@@ -23,26 +23,26 @@ Given: TypeAlias = "str | type[Method]"
 
 
 @dataclass(frozen=True)
-class Own:
-    """A method as it was named; nothing of its file has run yet.
+class OwnMethod:
+    """A method of the user's own by its name and file; nothing of the file has run yet.
 
     Attributes:
         name: of the class, by which a pipeline calls it.
-        said: how it was named, for messages.
+        option: the command-line option or argument that named it, for messages.
         file: that holds it.
         sha256: of the file; None where the class of a notebook has none.
         kind: the class, where Python code gave it.
     """
 
     name: str
-    said: str
+    option: str
     file: Path | None
     sha256: str | None
     kind: type[Method] | None = None
 
 
-def named(given: Given | Sequence[Given] | None) -> tuple[Own, ...]:
-    """What a user named, looked up but not executed.
+def locate_methods(given: Given | Sequence[Given] | None) -> tuple[OwnMethod, ...]:
+    """The methods that a user named, their files found but not executed.
 
     Args:
         given: one or several `FILE.py:Class` or classes.
@@ -51,15 +51,16 @@ def named(given: Given | Sequence[Given] | None) -> tuple[Own, ...]:
         ConfigError: no such file, or no name of a class.
     """
     several = [given] if isinstance(given, str | type) else list(given or ())
-    found = tuple(_of_text(each) if isinstance(each, str) else _of_class(each) for each in several)
-    names = [own.name for own in found]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"--method names two classes called {twice}", hint="rename one of them")
-    return found
+    own = [_locate_file(each) if isinstance(each, str) else _locate_class(each) for each in several]
+    names: set[str] = set()
+    for method in own:
+        if method.name in names:
+            raise ConfigError(f"--method names two classes called {method.name}", hint="rename one of them")
+        names.add(method.name)
+    return tuple(own)
 
 
-def _of_text(text: str) -> Own:
+def _locate_file(text: str) -> OwnMethod:
     file, _, name = text.rpartition(":")
     if not file.endswith(".py") or not name.isidentifier():
         raise ConfigError(f"--method {text!r}: accepted is FILE.py:Class, a file of yours and the class in it")
@@ -68,20 +69,20 @@ def _of_text(text: str) -> Own:
         content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"--method {text!r}: {file} cannot be read ({error.strerror})") from error
-    return Own(name, f"--method {text}", path, hashlib.sha256(content).hexdigest())
+    return OwnMethod(name, f"--method {text}", path, hashlib.sha256(content).hexdigest())
 
 
-def _of_class(kind: type[Method]) -> Own:
+def _locate_class(kind: type[Method]) -> OwnMethod:
     try:
         path = Path(inspect.getsourcefile(kind) or "")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except (TypeError, OSError):  # defined in a notebook or at a prompt
-        return Own(kind.__name__, f"method={kind.__name__}", None, None, kind)
-    return Own(kind.__name__, f"method={kind.__name__}", path, digest, kind)
+        return OwnMethod(kind.__name__, f"method={kind.__name__}", None, None, kind)
+    return OwnMethod(kind.__name__, f"method={kind.__name__}", path, digest, kind)
 
 
 @contextmanager
-def loaded(own: Sequence[Own]) -> Iterator[dict[str, type[Method]]]:
+def load_classes(own: Sequence[OwnMethod]) -> Iterator[dict[str, type[Method]]]:
     """Execute the files and give the classes by name; afterwards Python's modules are as they were.
 
     A file is a module of its own name in a folder that is searched for modules, so that worker processes find what the
@@ -90,10 +91,11 @@ def loaded(own: Sequence[Own]) -> Iterator[dict[str, type[Method]]]:
     Raises:
         ConfigError: a file that cannot be executed, or holds no such method.
     """
-    modules, path = dict(sys.modules), list(sys.path)
+    modules = dict(sys.modules)
+    path = list(sys.path)
     executed: dict[Path, ModuleType] = {}
     try:
-        yield {each.name: _checked(each, executed) for each in own}
+        yield {each.name: _load_class(each, executed) for each in own}
     finally:
         sys.path[:] = path
         for module in executed.values():
@@ -104,7 +106,7 @@ def loaded(own: Sequence[Own]) -> Iterator[dict[str, type[Method]]]:
                 sys.modules[module.__name__] = before
 
 
-def _checked(own: Own, executed: dict[Path, ModuleType]) -> type[Method]:
+def _load_class(own: OwnMethod, executed: dict[Path, ModuleType]) -> type[Method]:
     from medseg.method import Method
 
     kind: Any = own.kind
@@ -114,40 +116,42 @@ def _checked(own: Own, executed: dict[Path, ModuleType]) -> type[Method]:
             _execute(own, file, executed)
         kind = getattr(executed[file], own.name, None)
         if kind is None:
-            raise ConfigError(f"{own.said}: there is no {own.name} in {own.file}")
-    if not (isinstance(kind, type) and issubclass(kind, Method)):
-        raise ConfigError(f"{own.said}: {own.name} is no class derived from medseg.method.Method")
+            raise ConfigError(f"{own.option}: there is no {own.name} in {own.file}")
+    is_method = isinstance(kind, type) and issubclass(kind, Method)
+    if not is_method:
+        raise ConfigError(f"{own.option}: {own.name} is no class derived from medseg.method.Method")
     if inspect.isabstract(kind):
-        raise ConfigError(f"{own.said}: {own.name} does not define {', '.join(sorted(kind.__abstractmethods__))}")
+        raise ConfigError(f"{own.option}: {own.name} does not define {', '.join(sorted(kind.__abstractmethods__))}")
     return kind
 
 
-def _execute(own: Own, file: Path, executed: dict[Path, ModuleType]) -> None:
-    _refuse_known_name(own, file)
+def _execute(own: OwnMethod, file: Path, executed: dict[Path, ModuleType]) -> None:
+    _refuse_name_of_module(own, file)
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    executed[file] = sys.modules[file.stem] = module
+    executed[file] = module
+    sys.modules[file.stem] = module
     if str(file.parent) not in sys.path:
         sys.path.append(str(file.parent))
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's own code may raise anything
         reason = " ".join(str(error).split()) or "no words"
-        raise ConfigError(f"{own.said}: {own.file} cannot be loaded ({type(error).__name__}: {reason})") from error
+        raise ConfigError(f"{own.option}: {own.file} cannot be loaded ({type(error).__name__}: {reason})") from error
 
 
-def _refuse_known_name(own: Own, file: Path) -> None:
-    """A file called like a module that there is would be taken for it, by workers and by whatever imports it."""
+def _refuse_name_of_module(own: OwnMethod, file: Path) -> None:
+    """Refuse a file called like an existing module: workers and importers would take the one for the other."""
     name = file.stem
     if "." in name:
-        raise ConfigError(f"{own.said}: {name} is no name of a module, which has no dot", hint="rename the file")
+        raise ConfigError(f"{own.option}: {name} is no name of a module, which has no dot", hint="rename the file")
     try:
         spec = importlib.util.find_spec(name)
     except ValueError:  # a module without a file, such as __main__
-        place: str | None = "loaded already"
+        origin: str | None = "loaded already"
     else:
-        place = spec.origin if spec is not None else None
-    if place is not None and Path(place).resolve() != file:
-        raise ConfigError(f"{own.said}: {name} is also a module of Python ({place})", hint="rename the file")
+        origin = None if spec is None else spec.origin
+    if origin is not None and Path(origin).resolve() != file:
+        raise ConfigError(f"{own.option}: {name} is also a module of Python ({origin})", hint="rename the file")

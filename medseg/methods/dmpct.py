@@ -35,34 +35,46 @@ class DMPCT(Method):
         fusion: "vote"; "any": planes that say background have no vote, so that a structure is where any plane sees it;
             or "mean": the largest mean of the planes' probabilities.
         ignore_disagreement: do not learn where no two planes agree.
-        sure_background: learn background from pseudo-labels only where every plane calls it that with at least this
+        background_confidence: learn background from pseudo-labels only where every plane gives it at least this
             probability, such as 0.9; None: wherever the vote is background, as in the paper. Teachers of few scans
             miss much more than they invent, and what they miss would be taught as background.
-        sure_rounds: rounds, from the first, in which `sure_background` holds; None: all. Once networks miss no more
-            than they invent, leaving background out lets structures swell.
+        background_confidence_rounds: rounds, from the first, in which `background_confidence` holds; None: all. Once
+            networks miss no more than they invent, leaving background out lets structures swell.
         student: "scratch", from where the teachers started, or "warm", from the teachers' weights with half the
             iterations and a tenth of the learning rate.
-        stop_dice: end early where pseudo-labels change less than this mean Dice between two rounds tells, such as 0.99.
+        stop_dice: end early once the mean Dice of the pseudo-labels with those of the round before is above this, such
+            as 0.99.
     """
 
     rule_options = frozenset(
-        {"fusion", "ignore_disagreement", "sure_background", "sure_rounds", "student", "stop_dice"}
+        {
+            "fusion",
+            "ignore_disagreement",
+            "background_confidence",
+            "background_confidence_rounds",
+            "student",
+            "stop_dice",
+        }
     )
 
     def __init__(
         self, network: nn.Module, *, classes: int, previous: nn.Module | None = None,
         dice: float = 0.0, fusion: Literal["vote", "any", "mean"] = "vote", ignore_disagreement: bool = False,
-        sure_background: float | None = None, sure_rounds: int | None = None,
+        background_confidence: float | None = None, background_confidence_rounds: int | None = None,
         student: Literal["scratch", "warm"] = "scratch", stop_dice: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__(network, classes=classes)  # a network that is not trained here need not travel along
         if stop_dice is not None and not 0 < stop_dice <= 1:
             raise ValueError(f"stop_dice is {stop_dice}; accepted is a Dice above 0 and up to 1")
-        if sure_background is not None and not 0 <= sure_background <= 1:
-            raise ValueError(f"sure_background is {sure_background}; accepted is a probability from 0 to 1")
-        self.dice, self.fusion, self.ignore_disagreement = dice, fusion, ignore_disagreement
-        self.sure_background, self.sure_rounds = sure_background, sure_rounds
-        self.warm_students, self.stop_dice = student == "warm", stop_dice
+        if background_confidence is not None and not 0 <= background_confidence <= 1:
+            raise ValueError(f"background_confidence is {background_confidence}; accepted is a probability from 0 to 1")
+        self.dice = dice
+        self.fusion = fusion
+        self.ignore_disagreement = ignore_disagreement
+        self.background_confidence = background_confidence
+        self.background_confidence_rounds = background_confidence_rounds
+        self.warm_students = student == "warm"
+        self.stop_dice = stop_dice
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Terms `cross_entropy` and `dice`."""
@@ -75,14 +87,25 @@ class DMPCT(Method):
         """The vote of the views, case by case."""
         for index in range(len(cases)):
             votes = cases[index]
-            if self.fusion == "mean":
-                assert votes.probabilities is not None  # since `fusion` asks for them
-                fused = fusing.fuse_mean(votes.probabilities)
-            else:
-                fused = fusing.fuse_votes(votes.labels, votes.confidences, 0 if self.fusion == "any" else None)
+            fused = self._fuse(votes)
             if self.ignore_disagreement and len(votes.labels) > 2:
                 fused[fusing.all_differ(votes.labels)] = IGNORE
-            if self.sure_background is not None and (self.sure_rounds is None or round_number <= self.sure_rounds):
-                sure = fusing.all_sure(votes.labels, votes.confidences, 0, self.sure_background)
-                fused[(fused == 0) & ~sure] = IGNORE
+            confidence = self._background_confidence_of(round_number)
+            if confidence is not None:
+                confident = fusing.all_sure(votes.labels, votes.confidences, 0, confidence)
+                fused[(fused == 0) & ~confident] = IGNORE
             yield fused
+
+    def _fuse(self, votes: Votes) -> Tensor:
+        if self.fusion == "mean":
+            assert votes.probabilities is not None  # since `fusion` asks for them
+            return fusing.fuse_mean(votes.probabilities)
+        background = 0 if self.fusion == "any" else None
+        return fusing.fuse_votes(votes.labels, votes.confidences, background)
+
+    def _background_confidence_of(self, round_number: int) -> float | None:
+        """The probability that background needs in a round; None: any."""
+        last = self.background_confidence_rounds
+        if last is not None and round_number > last:
+            return None
+        return self.background_confidence

@@ -56,8 +56,12 @@ class DTC(Method):
         spacing_mm: tuple[float, ...] | None = None, clip: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__(network, classes=classes, previous=previous)
-        self.beta, self.consistency, self.steepness = beta, consistency, steepness
-        self.rampup_steps, self.cross_entropy, self.exclusivity = rampup_steps, cross_entropy, exclusivity
+        self.beta = beta
+        self.consistency = consistency
+        self.steepness = steepness
+        self.rampup_steps = rampup_steps
+        self.cross_entropy = cross_entropy
+        self.exclusivity = exclusivity
         self._targets = DistanceTargets(classes, boundary=boundary, spacing_mm=spacing_mm, clip=clip)
 
     @classmethod
@@ -76,24 +80,31 @@ class DTC(Method):
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Terms `dice`, `cross_entropy`, `distance`, `consistency` and `exclusivity`."""
         labeled = batch["labeled"]
-        label, known = labeled["label"], losses.known(labeled["label"])
-        images = [labeled["image"], *([batch["unlabeled"]["image"]] if "unlabeled" in batch else [])]
+        label = labeled["label"]
+        images = [labeled["image"]]
+        if "unlabeled" in batch:
+            images.append(batch["unlabeled"]["image"])
         # float32, for the transform layer lives in |z| < 0.005; contiguous, for the losses go channel by channel
         output = self.network(torch.cat(images)).float().contiguous()
-        logits, z = output[:, : self.classes], output[:, self.classes :].tanh()
-        rows = len(label)
-        counted = torch.cat([known, known.new_ones(len(output) - rows, *known.shape[1:])])
+        logits = output[:, : self.classes]
+        z = output[:, self.classes :].tanh()
+        size = len(label)  # labelled patches come first
+
+        label_mask = losses.known(label)
+        unlabeled_mask = label_mask.new_ones(len(output) - size, *label_mask.shape[1:])
+        mask = torch.cat([label_mask, unlabeled_mask])
+        distance_mask = label_mask & (labeled["distance_valid"] > 0)
+        distance_error = (z[:size] - labeled["distance"]) ** 2
 
         inside = torch.sigmoid(-self.steepness * z)
         gap = (inside - logits.softmax(1)[:, 1:]) ** 2
         weight = self.consistency * sigmoid_rampup(clock.fraction, self.rampup_steps or None)
-        error = (z[:rows] - labeled["distance"]) ** 2
         return {
-            "dice": losses.soft_dice(logits[:rows], label),
-            "cross_entropy": self._cross_entropy(logits[:rows], label),
-            "distance": self.beta * losses.masked_mean(error, known & (labeled["distance_valid"] > 0)),
-            "consistency": weight * losses.masked_mean(gap, counted),
-            "exclusivity": self._exclusivity(inside, counted),
+            "dice": losses.soft_dice(logits[:size], label),
+            "cross_entropy": self._cross_entropy(logits[:size], label),
+            "distance": self.beta * losses.masked_mean(distance_error, distance_mask),
+            "consistency": weight * losses.masked_mean(gap, mask),
+            "exclusivity": self._exclusivity(inside, mask),
         }
 
     # The paper has neither: with weight 0 they are not worth their time, and no parameter is reached by them alone.
@@ -103,7 +114,8 @@ class DTC(Method):
             return logits.new_zeros(())
         return self.cross_entropy * losses.cross_entropy(logits, label)
 
-    def _exclusivity(self, inside: Tensor, counted: Tensor) -> Tensor:
+    def _exclusivity(self, inside: Tensor, mask: Tensor) -> Tensor:
         if not self.exclusivity:
             return inside.new_zeros(())
-        return self.exclusivity * losses.masked_mean((inside.sum(1, keepdim=True) - 1).relu() ** 2, counted)
+        excess = (inside.sum(1, keepdim=True) - 1).relu()
+        return self.exclusivity * losses.masked_mean(excess**2, mask)

@@ -1,119 +1,189 @@
-"""Networks by name: each entry turns a few numbers into the `_target_` dictionary that travels in a bundle."""
+"""Networks by name. To add one, write a function here and decorate it with `@network(...)`; nothing else is edited.
+
+An entry says which class the network is, by the name that travels in bundles, and which of its arguments a pipeline may
+give; the function gives the others, from the size of the patch. Pipelines, `medseg list`, training, bundles and the
+classes that may be made of a bundle (`medseg.instantiate`) all follow from the entry.
+
+The module imports neither torch nor NumPy when it is imported: pipelines are checked before anything heavy is loaded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import log2
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
+from pydantic import TypeAdapter, ValidationError
 
-from medseg import instantiate
-from medseg.config import NetworkSpec
 from medseg.errors import ConfigError
+from medseg.networks.sizes import Size, plan_strides
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from medseg.config import NetworkSpec
 
 PORTABLE = "medseg.portable"
-Strides = list[list[int]]
+Sizes = int | list[int]
+Layer = str | list[Any]
+"""A kind of layer by MONAI's name, alone or with its arguments: "batch", ["group", {"num_groups": 4}]."""
 
 
-def plan_strides(patch: Sequence[int], levels: int = 4, smallest: int = 4) -> Strides:
-    """Down-sampling per level and axis: an axis is halved while at least `smallest` voxels of it are left.
-
-    Args:
-        patch: voxels along each axis of the network, 2 or 3 of them.
-        levels: at most this many down-samplings.
-        smallest: voxels along an axis below which it is not halved any more.
-
-    Returns:
-        One list of factors per level; levels at which no axis could be halved are left out.
-    """
-    sizes, strides = list(patch), []
-    for _ in range(levels):
-        step = [2 if size % 2 == 0 and size // 2 >= smallest else 1 for size in sizes]
-        if max(step) == 1:
-            break
-        sizes = [size // s for size, s in zip(sizes, step, strict=True)]
-        strides.append(step)
-    if not strides:
-        raise ConfigError(f"a patch of {list(patch)} voxels is too small for a network; at least 8 along one axis")
-    return strides
-
-
-def fit_size(size: float, *, largest: float | None = None, levels: int = 4, smallest: int = 4) -> int:
-    """The patch size nearest to `size` that can be halved `levels` times, or as often as is worth it.
+@dataclass(frozen=True)
+class NetworkEntry:
+    """A network that pipelines can name.
 
     Args:
-        size: wanted voxels along an axis.
-        largest: not to be exceeded, where a halving allows it; by default `size`.
-        levels: halvings.
-        smallest: voxels that should be left after the last halving.
+        name: in pipelines.
+        target: module and class, as bundles name it; what is of `medseg.portable` travels inside them.
+        arguments: gives the constructor's arguments that follow from the size.
+        options: constructor arguments that a pipeline may give -> their type; these replace the ones above.
+        dims: numbers of spatial axes that it can have.
     """
-    limit = size if largest is None else largest
-    size = min(size, limit)
-    halvings = max(0, min(levels, int(log2(size / smallest)))) if size >= smallest else 0
-    factor = 2**halvings
-    steps = int(size / factor + 0.5)
-    while steps > 1 and steps * factor > limit:
-        steps -= 1
-    return max(1, steps) * factor
+
+    name: str
+    target: str
+    arguments: Callable[[Size], dict[str, Any]]
+    options: Mapping[str, Any]
+    dims: tuple[int, ...] = (2, 3)
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """See that the network takes options of a pipeline.
+
+        Raises:
+            ValueError: naming the first that it does not take, and what would be accepted.
+        """
+        for name, value in options.items():
+            if name not in self.options:
+                accepted = ", ".join(sorted(self.options))
+                raise ValueError(f"network {self.name!r} has no option {name!r}; it has {accepted}")
+            try:
+                TypeAdapter(self.options[name]).validate_python(value, strict=True)
+            except ValidationError as error:
+                wanted = " or ".join(dict.fromkeys(problem["msg"] for problem in error.errors()))
+                raise ValueError(f"{name} of network {self.name!r} is {value!r}: {wanted}") from error
 
 
-def _vnet(dims: int, channels: tuple[int, int], width: int, strides: Strides) -> dict[str, Any]:
+NETWORKS: dict[str, NetworkEntry] = {}
+"""Name -> entry of every network, in the order in which they are listed."""
+
+
+def find(name: str) -> NetworkEntry:
+    """The entry of a name.
+
+    Raises:
+        ValueError: there is none; names the accepted ones.
+    """
+    if name not in NETWORKS:
+        *others, last = [repr(accepted) for accepted in NETWORKS]
+        raise ValueError(f"there is no such network; accepted are {', '.join(others)} or {last}")
+    return NETWORKS[name]
+
+
+def network(
+    name: str, target: str, *, options: Mapping[str, Any], dims: tuple[int, ...] = (2, 3)
+) -> Callable[[Callable[[Size], dict[str, Any]]], Callable[[Size], dict[str, Any]]]:
+    """Register a function of a size as a network; the arguments are those of `NetworkEntry`."""
+
+    def register(arguments: Callable[[Size], dict[str, Any]]) -> Callable[[Size], dict[str, Any]]:
+        NETWORKS[name] = NetworkEntry(name, target, arguments, options, dims)
+        return arguments
+
+    return register
+
+
+@network(
+    "vnet",
+    f"{PORTABLE}.networks.vnet.VNet",
+    options={
+        "width": int,
+        "strides": list[Sizes],
+        "norm": Literal["batch", "instance", "group"],
+        "dropout": float,
+        "residual": bool,
+    },
+)
+def vnet(size: Size) -> dict[str, Any]:
+    """The V-Net of the semi-supervised literature."""
+    return {**size.arguments, "width": size.width, "strides": size.strides}
+
+
+@network(
+    "unet",
+    "monai.networks.nets.UNet",
+    options={
+        "channels": list[int],
+        "strides": list[Sizes],
+        "kernel_size": Sizes,
+        "up_kernel_size": Sizes,
+        "num_res_units": int,
+        "act": Layer,
+        "norm": Layer,
+        "dropout": float,
+        "bias": bool,
+        "adn_ordering": str,
+    },
+)
+def unet(size: Size) -> dict[str, Any]:
+    """MONAI's U-Net with residual units."""
+    return {**size.arguments, "channels": size.widths(), "strides": size.strides, "num_res_units": 2}
+
+
+@network(
+    "dynunet",
+    "monai.networks.nets.DynUNet",
+    options={
+        "kernel_size": list[Sizes],
+        "strides": list[Sizes],
+        "upsample_kernel_size": list[Sizes],
+        "filters": list[int] | None,
+        "dropout": Layer | float | None,
+        "norm_name": Layer,
+        "act_name": Layer,
+        "deep_supervision": Literal[False],
+        "res_block": bool,
+        "trans_bias": bool,
+    },
+)
+def dynunet(size: Size) -> dict[str, Any]:
+    """MONAI's rebuilding of nnU-Net's network."""
     return {
-        "_target_": f"{PORTABLE}.networks.vnet.VNet",
-        "spatial_dims": dims,
-        "in_channels": channels[0],
-        "out_channels": channels[1],
-        "width": width,
-        "strides": strides,
-    }
-
-
-def _unet(dims: int, channels: tuple[int, int], width: int, strides: Strides) -> dict[str, Any]:
-    return {
-        "_target_": "monai.networks.nets.UNet",
-        "spatial_dims": dims,
-        "in_channels": channels[0],
-        "out_channels": channels[1],
-        "channels": [width * 2**level for level in range(len(strides) + 1)],
-        "strides": strides,
-        "num_res_units": 2,
-    }
-
-
-def _dynunet(dims: int, channels: tuple[int, int], width: int, strides: Strides) -> dict[str, Any]:
-    return {
-        "_target_": "monai.networks.nets.DynUNet",
-        "spatial_dims": dims,
-        "in_channels": channels[0],
-        "out_channels": channels[1],
-        "kernel_size": [[3] * dims] * (len(strides) + 1),
-        "strides": [[1] * dims, *strides],
-        "upsample_kernel_size": strides,
-        "filters": [min(width * 2**level, 320) for level in range(len(strides) + 1)],
+        **size.arguments,
+        "kernel_size": [[3] * size.dims] * (len(size.strides) + 1),
+        "strides": [[1] * size.dims, *size.strides],
+        "upsample_kernel_size": size.strides,
+        "filters": size.widths(most=320),
         "res_block": False,
     }
 
 
-def _segresnet(dims: int, channels: tuple[int, int], width: int, strides: Strides) -> dict[str, Any]:
-    even = [s for s in strides if min(s) == 2]  # SegResNet halves all axes or none
+@network(
+    "segresnet",
+    "monai.networks.nets.SegResNet",
+    options={
+        "init_filters": int,
+        "dropout_prob": float | None,
+        "act": Layer,
+        "norm": Layer,
+        "norm_name": str,
+        "num_groups": int,
+        "use_conv_final": bool,
+        "blocks_down": list[int],
+        "blocks_up": list[int],
+        "upsample_mode": str,
+    },
+)
+def segresnet(size: Size) -> dict[str, Any]:
+    """MONAI's SegResNet, which halves all axes or none."""
+    halvings = sum(min(step) == 2 for step in size.strides)
+    if not halvings:
+        raise ConfigError(f"segresnet halves all axes alike and cannot take patches of {list(size.patch)}; use vnet")
     return {
-        "_target_": "monai.networks.nets.SegResNet",
-        "spatial_dims": dims,
-        "in_channels": channels[0],
-        "out_channels": channels[1],
-        "init_filters": max(width, 8),  # its group norm has eight groups
-        "blocks_down": [1, 2, 2, 4, 4][: len(even) + 1],
-        "blocks_up": [1] * len(even),
+        **size.arguments,
+        "init_filters": max(size.width, 8),  # its group norm has eight groups
+        "blocks_down": [1, 2, 2, 4, 4][: halvings + 1],
+        "blocks_up": [1] * halvings,
     }
-
-
-NETWORKS: dict[str, Callable[[int, tuple[int, int], int, Strides], dict[str, Any]]] = {
-    "vnet": _vnet,
-    "unet": _unet,
-    "dynunet": _dynunet,
-    "segresnet": _segresnet,
-}
 
 
 def network_def(spec: NetworkSpec, *, patch: Sequence[int], in_channels: int, out_channels: int) -> dict[str, Any]:
@@ -128,11 +198,12 @@ def network_def(spec: NetworkSpec, *, patch: Sequence[int], in_channels: int, ou
     Raises:
         ConfigError: a patch that the network cannot take.
     """
-    strides = plan_strides(patch)
-    definition = NETWORKS[spec.name](len(patch), (in_channels, out_channels), spec.width, strides)
-    if spec.name == "segresnet" and not definition["blocks_up"]:
-        raise ConfigError(f"segresnet halves all axes alike and cannot take patches of {list(patch)}; use vnet")
-    return definition | spec.options
+    entry = NETWORKS[spec.name]
+    size = Size(tuple(patch), in_channels, out_channels, spec.width, plan_strides(patch))
+    if size.dims not in entry.dims:
+        accepted = " or ".join(map(str, entry.dims))
+        raise ConfigError(f"network {entry.name!r} has {accepted} axes and cannot take patches of {list(patch)}")
+    return {"_target_": entry.target, **entry.arguments(size), **spec.options}
 
 
 def build(definition: dict[str, Any]) -> nn.Module:
@@ -141,6 +212,10 @@ def build(definition: dict[str, Any]) -> nn.Module:
     Raises:
         ConfigError: keywords that the network does not have, or values that it does not take.
     """
+    from torch import nn
+
+    from medseg import instantiate
+
     try:
         network = instantiate.make(definition, "network", PORTABLE)
     except instantiate.Refused as error:

@@ -1,4 +1,4 @@
-"""What the headers of a data set say."""
+"""The fingerprint of a data set: spacing and size of its images, from their headers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from medseg.errors import DataError, ManifestError
-from medseg.manifest.manifest import Case, Manifest
-from medseg.portable.io.read import Header, VolumeError, read_header
+from medseg.errors import ManifestError
+from medseg.manifest.manifest import Manifest
+from medseg.portable.io.read import Header, read_header
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What the headers say, along RAS axes.
+class Fingerprint:
+    """Spacing and size of the images that training uses, along RAS axes.
 
     Args:
         spacing_mm: `(N, 3)`.
@@ -28,7 +28,7 @@ class Survey:
     paths: tuple[Path, ...]
 
 
-def survey(manifest: Manifest) -> Survey:
+def read_fingerprint(manifest: Manifest) -> Fingerprint:
     """Read the header of every image that training would use.
 
     Raises:
@@ -38,23 +38,21 @@ def survey(manifest: Manifest) -> Survey:
     cases = [*manifest.training, *manifest.unlabeled]
     if not cases:
         raise ManifestError("no training case", path=manifest.path, hint="list some under 'training'")
-    rows = [_ras(_header(manifest, case)) for case in cases]
-    paths = tuple(manifest.images(case)[0] for case in cases)
-    return Survey(np.array([r[0] for r in rows]), np.array([r[1] for r in rows]), paths)
+    spacings, shapes, paths = [], [], []
+    for case in cases:
+        spacing, shape = _along_ras_axes(read_header(manifest.images(case)[0]))
+        spacings.append(spacing)
+        shapes.append(shape)
+        paths.append(manifest.images(case)[0])
+    return Fingerprint(np.array(spacings), np.array(shapes), tuple(paths))
 
 
-def _header(manifest: Manifest, case: Case) -> Header:
-    path = manifest.images(case)[0]
-    try:
-        return read_header(path)
-    except VolumeError as error:
-        raise DataError(str(error), path=path) from error
-
-
-def _ras(header: Header) -> tuple[list[float], list[int]]:
+def _along_ras_axes(header: Header) -> tuple[list[float], list[int]]:
     """Spacing and shape along the RAS axes nearest to the stored ones."""
     axes = nib.orientations.io_orientation(header.affine)[:, 0].astype(int)
-    spacing, shape = [0.0] * 3, [0] * 3
+    spacing = [0.0] * 3
+    shape = [0] * 3
     for stored, axis in enumerate(axes):
-        spacing[axis], shape[axis] = float(header.spacing_mm[stored]), int(header.shape[stored])
+        spacing[axis] = float(header.spacing_mm[stored])
+        shape[axis] = int(header.shape[stored])
     return spacing, shape

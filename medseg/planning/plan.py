@@ -1,4 +1,4 @@
-"""From a manifest to a plan: spacing, intensity rule, view, patch and batch, by what the files themselves say.
+"""From a manifest to a plan: spacing, intensity rule, view, patch and batch size, by what the files themselves say.
 
 Nothing here is tuned to a data set. The rules are those that the field has settled on (nnU-Net, Isensee et al.,
 Nature Methods 2021: median spacing, intensities by modality), with sizes bounded by the memory at hand.
@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from medseg.config import DataSpec, Intensity, NetworkSpec, View, nested_augment
+from medseg.config import DataSpec, Intensity, NetworkSpec, View
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.literals import begins_expression
 from medseg.manifest.manifest import Case, Manifest
-from medseg.networks.registry import fit_size
-from medseg.planning.fingerprint import survey
-from medseg.planning.planes import THICK_RATIO, check_views, even_spacing, slices_for
-from medseg.portable.io.read import VolumeError, read_volume
+from medseg.networks.sizes import fit_size
+from medseg.ops.augmentation_settings import nested_augment
+from medseg.planning.fingerprint import Fingerprint, read_fingerprint
+from medseg.planning.planes import THICK_RATIO, check_views, even_spacing, plan_slices
+from medseg.portable.io.read import read_volume
 from medseg.portable.planes import PLANES, slice_axis
 
 Triple = tuple[int, int, int]
@@ -28,7 +29,7 @@ Triple = tuple[int, int, int]
 PATCH_VOXELS = {3: 112 * 112 * 80, 2: 384 * 384}
 """Larger patches gain little: the V-Net papers' size, and a whole slice of most scanners."""
 
-ROWS = {3: 4, 2: 16}
+BATCH_SIZE = {3: 4, 2: 16}
 """Patches per step over all streams."""
 
 BYTES_PER_VOXEL_AND_CHANNEL = 90
@@ -41,7 +42,7 @@ INTENSITY_CASES = 20
 """Labelled images whose foreground is read for the window of CT."""
 
 
-def plan(
+def plan_data(
     manifest: Manifest,
     *,
     network: NetworkSpec,
@@ -66,28 +67,37 @@ def plan(
     """
     given = dict(overrides or {})
     _refuse_expressions(manifest)
-    seen = survey(manifest)
-    check_views(views, seen)
-    spacing = np.array(given.get("spacing_mm") or np.median(seen.spacing_mm, axis=0).round(4), dtype=float)
-    if len(views) > 1:
-        spacing = even_spacing(spacing, given="spacing_mm" in given)
-    view = _one_view(views, given.get("view")) or choose_view(spacing, np.median(seen.shape, axis=0))
-    keep = [axis != slice_axis(view) for axis in range(3)]
-    size = np.median(seen.shape * np.where(keep, seen.spacing_mm / spacing, 1.0), axis=0)
+    fingerprint = read_fingerprint(manifest)
+    check_views(views, fingerprint)
+    spacing = _plan_spacing(fingerprint, views, given.get("spacing_mm"))
+    view = _shared_view(views, given.get("view"))
+    if view is None:
+        view = choose_view(spacing, np.median(fingerprint.shape, axis=0))
+    resample = [axis != slice_axis(view) for axis in range(3)]
+    factors = np.where(resample, fingerprint.spacing_mm / spacing, 1.0)
+    size = np.median(fingerprint.shape * factors, axis=0)
     if len(views) > 1 and "volume" not in views:
-        patch = slices_for(size, spacing, _most_voxels(2, network.width, memory_bytes))
+        patch = plan_slices(size, spacing, _largest_patch_voxels(2, network.width, memory_bytes))
     else:
-        patch = patch_for(size, spacing, view, width=network.width, memory_bytes=memory_bytes)
+        patch = plan_patch(size, spacing, view, width=network.width, memory_bytes=memory_bytes)
     planned = {
         "labels": manifest.labels,
         "modality": manifest.modalities,
         "spacing_mm": tuple(spacing.tolist()),
         "view": view,
-        "resample_axes": tuple(keep),
+        "resample_axes": tuple(resample),
         "patch": patch,
         "intensity": given.get("intensity") or intensity_rule(manifest),
     }
-    return data_spec({**planned, **given, "augment": _augment(view, given.get("augment", {}))})
+    return check_data_spec({**planned, **given, "augment": _plan_augment(view, given.get("augment", {}))})
+
+
+def _plan_spacing(fingerprint: Fingerprint, views: Sequence[View], given: Sequence[float] | None) -> np.ndarray:
+    """The given spacing, or the median one, at which several planes can vote."""
+    spacing = np.array(given or np.median(fingerprint.spacing_mm, axis=0).round(4), dtype=float)
+    if len(views) > 1:
+        spacing = even_spacing(spacing, given=given is not None)
+    return spacing
 
 
 def _refuse_expressions(manifest: Manifest) -> None:
@@ -100,7 +110,7 @@ def _refuse_expressions(manifest: Manifest) -> None:
             )
 
 
-def data_spec(fields: Mapping[str, Any]) -> DataSpec:
+def check_data_spec(fields: Mapping[str, Any]) -> DataSpec:
     """A checked `DataSpec`.
 
     Raises:
@@ -120,21 +130,23 @@ def data_spec(fields: Mapping[str, Any]) -> DataSpec:
     return spec
 
 
-def _one_view(views: Sequence[View], given: View | None) -> View | None:
+def _shared_view(views: Sequence[View], given: View | None) -> View | None:
     """The view of the data as all networks of a stage share them; None: to be chosen."""
-    shared: View | None = "volume" if len(views) > 1 else next(iter(views), None)
+    shared: View | None = views[0] if views else None
+    if len(views) > 1:
+        shared = "volume"
     if shared and given and shared != given:
         raise ConfigError(f"data.view is {given}, the stage has the views {', '.join(views)}")
     return shared or given
 
 
-def _most_voxels(dims: int, width: int, memory_bytes: float) -> float:
-    """Of a patch, by memory."""
-    return memory_bytes / (BYTES_PER_VOXEL_AND_CHANNEL * width * ROWS[dims])
+def _largest_patch_voxels(dims: int, width: int, memory_bytes: float) -> float:
+    """Voxels of the largest patch that fits into memory."""
+    return memory_bytes / (BYTES_PER_VOXEL_AND_CHANNEL * width * BATCH_SIZE[dims])
 
 
 def choose_view(spacing_mm: np.ndarray, shape: np.ndarray) -> View:
-    """A plane for pictures, single slices and short stacks of thick slices; else the volume."""
+    """A plane for 2D images, single slices and short stacks of thick slices; else the volume."""
     thick = int(np.argmax(spacing_mm))
     ratio = spacing_mm[thick] / spacing_mm.min()
     if ratio >= THICK_RATIO and shape[thick] < FEW_SLICES:
@@ -143,23 +155,24 @@ def choose_view(spacing_mm: np.ndarray, shape: np.ndarray) -> View:
     return PLANES[flat] if shape[flat] < 8 else "volume"
 
 
-def _augment(view: View, given: Any) -> Any:
-    """Augmentation as planned for a view, with what the pipeline says otherwise."""
+def _plan_augment(view: View, given: Any) -> Any:
+    """Augmentation as planned for a view, changed by the settings of the pipeline."""
     if not isinstance(given, Mapping):
-        return given  # `data_spec` says what is accepted
+        return given  # `check_data_spec` says what is accepted
     settings = nested_augment(given)
     affine = settings.get("affine", {})
     if view != "volume" and isinstance(affine, Mapping):
-        settings["affine"] = {"rotate_degrees": _in_plane(view), **affine}
+        settings["affine"] = {"rotate_degrees": _rotation_in_plane(view), **affine}
     return settings
 
 
-def _in_plane(view: View) -> tuple[float, float, float]:
-    """Rotation about the slice axis only; in a plane there is no reason to stay near upright anatomy less."""
-    return tuple(15.0 if axis == slice_axis(view) else 0.0 for axis in range(3))  # type: ignore[return-value]
+def _rotation_in_plane(view: View) -> tuple[float, float, float]:
+    """Largest rotation about each axis, degrees: in a plane only about the slice axis."""
+    x, y, z = (15.0 if axis == slice_axis(view) else 0.0 for axis in range(3))
+    return x, y, z
 
 
-def patch_for(
+def plan_patch(
     size: Sequence[float] | np.ndarray, spacing_mm: np.ndarray, view: View, *, width: int, memory_bytes: float
 ) -> Triple:
     """The patch: equally long along all axes in mm, no longer than the typical image, within memory.
@@ -173,12 +186,16 @@ def patch_for(
     """
     axes = [axis for axis in range(3) if axis != slice_axis(view)]
     dims = len(axes)
-    cap = min(PATCH_VOXELS[dims], _most_voxels(dims, width, memory_bytes))
-    low, high = 1.0, float(max(size[axis] * spacing_mm[axis] for axis in axes))
-    for _ in range(50):  # the longest side in mm whose patch stays under the cap
+    most = min(PATCH_VOXELS[dims], _largest_patch_voxels(dims, width, memory_bytes))
+    low = 1.0
+    high = float(max(size[axis] * spacing_mm[axis] for axis in axes))
+    for _ in range(50):  # bisection: the longest side in mm whose patch has at most so many voxels
         middle = (low + high) / 2
         voxels = prod(min(size[axis], middle / spacing_mm[axis]) for axis in axes)
-        low, high = (middle, high) if voxels <= cap else (low, middle)
+        if voxels <= most:
+            low = middle
+        else:
+            high = middle
     patch = [1, 1, 1]
     for axis in axes:
         patch[axis] = max(8, fit_size(low / spacing_mm[axis], largest=size[axis]))
@@ -186,10 +203,12 @@ def patch_for(
 
 
 def plan_batch(streams: Sequence[str], sizes: Mapping[str, int], dims: int) -> dict[str, int]:
-    """Rows per stream: an equal share of the usual batch, in 3D no more labelled rows than labelled volumes."""
+    """Batch size of each stream: an equal share of the usual batch, in 3D no more patches than there are cases."""
     present = [stream for stream in streams if sizes.get(stream)]
-    share = max(1, ROWS[dims] // max(len(present), 1))
-    return {stream: min(share, sizes[stream]) if dims == 3 else share for stream in present}
+    share = max(1, BATCH_SIZE[dims] // max(len(present), 1))
+    if dims == 2:
+        return dict.fromkeys(present, share)
+    return {stream: min(share, sizes[stream]) for stream in present}
 
 
 def intensity_rule(manifest: Manifest) -> Intensity:
@@ -197,28 +216,30 @@ def intensity_rule(manifest: Manifest) -> Intensity:
     if set(manifest.modalities) != {"CT"}:
         return Intensity(kind="zscore")
     labelled = [case for case in manifest.training if case.label]
-    samples = [values for case in labelled[:INTENSITY_CASES] if (values := _foreground(manifest, case)).size]
-    if not samples:
+    samples = [_foreground(manifest, case) for case in labelled[:INTENSITY_CASES]]
+    values = np.concatenate(samples) if samples else np.empty(0)
+    if not values.size:
         return Intensity(kind="window", low=-160.0, high=240.0, mean=40.0, std=100.0)  # soft tissue in HU
-    values = np.concatenate(samples)
     low, high = np.percentile(values, [0.5, 99.5])
     if high <= low:
         raise DataError(f"all labelled voxels have intensity {low:g}", path=manifest.path)
-    inside = np.clip(values, low, high)
-    numbers = {"low": low, "high": high, "mean": inside.mean(), "std": max(inside.std(), 1e-3 * (high - low))}
-    return Intensity(kind="window", **{name: round(float(value), 4) for name, value in numbers.items()})
+    clipped = np.clip(values, low, high)
+    std = max(clipped.std(), 1e-3 * (high - low))
+    return Intensity(
+        kind="window",
+        low=round(float(low), 4),
+        high=round(float(high), 4),
+        mean=round(float(clipped.mean()), 4),
+        std=round(float(std), 4),
+    )
 
 
 def _foreground(manifest: Manifest, case: Case, most: int = 20_000) -> np.ndarray:
     """Up to `most` intensities of labelled voxels, evenly spread over the volume."""
     label = manifest.label(case)
-    path = manifest.images(case)[0]
-    try:
-        image = read_volume(path)[0][0]
-        mask = read_volume(label)[0][0] if label else None
-    except VolumeError as error:
-        raise DataError(str(error), path=getattr(error, "path", path)) from error
-    if mask is None or mask.shape != image.shape:
-        raise DataError(f"image has shape {image.shape}, its label {getattr(mask, 'shape', None)}", path=label)
-    values = image[(mask > 0) & (mask != manifest.ignore_index)]
+    image = read_volume(manifest.images(case)[0])[0][0]
+    labels = read_volume(label)[0][0] if label else None
+    if labels is None or labels.shape != image.shape:
+        raise DataError(f"image has shape {image.shape}, its label {getattr(labels, 'shape', None)}", path=label)
+    values = image[(labels > 0) & (labels != manifest.ignore_index)]
     return values[:: max(1, len(values) // most)].astype(np.float64)

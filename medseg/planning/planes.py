@@ -1,4 +1,4 @@
-"""What several planes need of a plan: that each sees something, on one grid, in whole slices."""
+"""Plans for several planes: each sees more than lines, on one grid, in whole slices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from medseg.config import View
 from medseg.errors import DataError
-from medseg.planning.fingerprint import Survey
+from medseg.planning.fingerprint import Fingerprint
 from medseg.portable.planes import AXES, PLANES, slice_axis
 
 THICK_RATIO = 3.0
@@ -22,19 +22,19 @@ STRIDE = 16
 """Four halvings; sizes that can be halved less often would make networks of fewer levels."""
 
 
-def check_views(views: Sequence[View], seen: Survey) -> None:
+def check_views(views: Sequence[View], fingerprint: Fingerprint) -> None:
     """Refuse an image of one voxel along an axis within a plane that a stage asks for.
 
     Raises:
         DataError: naming the first such image and the axis.
     """
-    for axis in {axis for view in views for axis in range(3) if axis != slice_axis(view)}:
-        flat = np.flatnonzero(seen.shape[:, axis] == 1)
-        if len(flat):
-            degenerate = ", ".join(view for view in views if slice_axis(view) != axis)
+    for axis in range(3):
+        degenerate = [view for view in views if slice_axis(view) != axis]
+        flat = np.flatnonzero(fingerprint.shape[:, axis] == 1)
+        if degenerate and len(flat):
             raise DataError(
-                f"has one voxel along {AXES[axis]}, so that there is no {degenerate} view of it",
-                path=seen.paths[flat[0]],
+                f"has one voxel along {AXES[axis]}, so that there is no {', '.join(degenerate)} view of it",
+                path=fingerprint.paths[flat[0]],
                 hint=f"take a method of one view, such as --task supervised (it plans {PLANES[axis]} slices)",
             )
 
@@ -56,15 +56,16 @@ def even_spacing(spacing_mm: np.ndarray, *, given: bool) -> np.ndarray:
         warnings.warn(f"data.spacing_mm: {thick}; planes across them are poor and vote all the same", stacklevel=2)
         return spacing_mm
     even = np.minimum(spacing_mm, THICK_RATIO * spacing_mm.min()).round(4)
+    new = " x ".join(f"{mm:g}" for mm in even)
+    old = ", ".join(f"{mm:g}" for mm in spacing_mm)
     warnings.warn(
-        f"{thick}; resampling to {' x '.join(f'{mm:g}' for mm in even)} mm, so that all planes see enough. "
-        f"--set data.spacing_mm=[{', '.join(f'{mm:g}' for mm in spacing_mm)}] keeps them",
+        f"{thick}; resampling to {new} mm, so that all planes see enough. --set data.spacing_mm=[{old}] keeps them",
         stacklevel=2,
     )
     return even
 
 
-def slices_for(size: Sequence[float] | np.ndarray, spacing_mm: np.ndarray, most: float) -> tuple[int, int, int]:
+def plan_slices(size: Sequence[float] | np.ndarray, spacing_mm: np.ndarray, most: float) -> tuple[int, int, int]:
     """Lengths of which any two make a slice for a 2D network: the whole slice where that fits, else shorter in mm.
 
     Args:
@@ -73,12 +74,13 @@ def slices_for(size: Sequence[float] | np.ndarray, spacing_mm: np.ndarray, most:
         most: voxels of a slice that memory holds.
     """
     extent = np.asarray(size) * spacing_mm
-    patch = [1, 1, 1]
     most = min(SLICE_VOXELS, most)
+    patch = [1, 1, 1]
     for longest in np.linspace(float(extent.max()), 1.0, 200):
         for axis in range(3):
             wanted = min(float(size[axis]), longest / spacing_mm[axis])
             patch[axis] = max(STRIDE, int(np.ceil(wanted / STRIDE)) * STRIDE)
-        if np.prod(sorted(patch)[1:]) <= most:
+        largest_slice = np.prod(sorted(patch)[1:])
+        if largest_slice <= most:
             break
     return (patch[0], patch[1], patch[2])

@@ -2,7 +2,7 @@
 
 A volume keeps its field of view: output voxel `j` of an axis lies at input coordinate
 `(j + 0.5) n_in / n_out - 0.5`, and the affine says exactly that. The weights are Pillow's triangle filter,
-the one of `torch.nn.functional.interpolate(..., antialias=True)`, which torch offers for pictures only. A
+the one of `torch.nn.functional.interpolate(..., antialias=True)`, which torch offers for 2D images only. A
 banded matrix product per axis is 10 times faster than the dense sampling grid of a general resampler.
 """
 

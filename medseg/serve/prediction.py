@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from medseg.serve.models import Model
 from medseg.workflows.predict.case import CasePredictor
 from medseg.workflows.predict.collect_cases import Item
 
-GIB = 2**30
 RUNNING = threading.Lock()
 """One prediction at a time in a process: two at once would share the cores and need the memory of two."""
 
@@ -94,8 +92,8 @@ def predict_study(model: Model, image: Path, result: Path, device: str | None = 
         predictor = CasePredictor(bundle, device_called(device), result.parent, probabilities=False)
         item = Item(result.name.removesuffix(".nii.gz"), (image,))
         headers = predictor.headers(item)
-        _check_memory(image, predictor.memory_bytes(headers))
-        volumes = predictor.run(item, f"medseg {__version__} model={bundle.digest[:24]}", _nobody)
+        predictor.runner.check_memory(headers, image)
+        volumes = predictor.run(item, f"medseg {__version__} model={bundle.digest[:24]}")
     return {
         "model": model.name,
         "model_sha256": bundle.digest,
@@ -104,15 +102,3 @@ def predict_study(model: Model, image: Path, result: Path, device: str | None = 
         "warnings": [*(w for header in headers for w in header.warnings), *lines],
         "seconds": round(time.perf_counter() - started, 3),
     }
-
-
-def _nobody(done: int, total: int) -> None:
-    """Progress that nobody looks at."""
-
-
-def _check_memory(image: Path, needed: int) -> None:
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > there:
-        raise DataError(
-            f"needs about {needed / GIB:.1f} GiB at the model's spacing, this machine has {there / GIB:.1f}", path=image
-        )

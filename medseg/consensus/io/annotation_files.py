@@ -18,8 +18,8 @@ from medseg.errors import DataError
 from medseg.manifest.fields import stem
 from medseg.portable.geometry import along, times, values_in
 from medseg.portable.io.header import Header
-from medseg.portable.io.nifti_header import dimensions
-from medseg.portable.io.read import VolumeError, read_volume
+from medseg.portable.io.nifti.header import count_dimensions
+from medseg.portable.io.read import read_volume
 
 WHOLE = 1e-6
 """How far a floating-point label may lie from a whole number."""
@@ -150,7 +150,7 @@ def _is_flat(header: Header) -> bool:
     if suffix_of(header.path) in (".png", ".tif"):
         return True
     if header.nifti:
-        return dimensions(header.nifti) == 2
+        return count_dimensions(header.nifti) == 2
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(header.path))
     reader.ReadImageInformation()
@@ -172,10 +172,7 @@ def palette_of(path: Path) -> bytes | None:
 def _read(path: Path) -> tuple[np.ndarray, Header]:
     if path.name.lower().endswith(LOSSY):
         raise DataError("is a JPEG, which does not keep label values", path=path, hint="save it as PNG")
-    try:
-        return read_volume(path)
-    except VolumeError as error:
-        raise DataError(str(error), path=error.path or path) from error
+    return read_volume(path)
 
 
 def _is_whole(array: np.ndarray) -> bool:

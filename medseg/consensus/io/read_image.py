@@ -13,7 +13,7 @@ from medseg.dicom.series import Series
 from medseg.errors import DataError
 from medseg.portable.geometry import along, times
 from medseg.portable.io.header import Header
-from medseg.portable.io.read import VolumeError, read_volume
+from medseg.portable.io.read import read_volume
 
 COLOUR_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 """Files whose three channels are the colours of a 2D image."""
@@ -36,7 +36,7 @@ def read_image(
     """
     parts = []
     for path in paths:
-        array, header = _read(path, series)
+        array, header = (series.voxels(), series.header) if series else read_volume(path)
         notes += [f"{path.name}: {warning}" for warning in header.warnings]
         channels = _select_channels(array, path, reading)
         finite = _make_finite(channels, path, reading, notes)
@@ -45,15 +45,6 @@ def read_image(
             raise DataError(f"is not on the grid of {paths[0]}; the channels of an image share one", path=path)
         parts.append(np.ascontiguousarray(np.moveaxis(moved, -1, 0)))
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _read(path: Path, series: Series | None) -> tuple[np.ndarray, Header]:
-    if series is not None:
-        return series.voxels(), series.header
-    try:
-        return read_volume(path)
-    except VolumeError as error:
-        raise DataError(str(error), path=error.path or path) from error
 
 
 def _select_channels(array: np.ndarray, path: Path, reading: Reading) -> np.ndarray:

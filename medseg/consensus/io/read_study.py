@@ -20,7 +20,7 @@ from medseg.consensus.study import MISSING, Rater, Study
 from medseg.dicom.series import Series, open_series
 from medseg.errors import ConfigError, DataError
 from medseg.portable.io.header import Header
-from medseg.portable.io.read import VolumeError, read_header
+from medseg.portable.io.read import read_header
 
 Paths = Path | str | Sequence[Path | str]
 
@@ -95,10 +95,7 @@ def _open_series(images: Sequence[Path], options: Reading) -> Series | None:
 def _read_header(path: Path) -> Header:
     if is_dicom(path):
         raise DataError("is DICOM and refers to images", path=path, hint="give the series as --image FOLDER")
-    try:
-        return read_header(path)
-    except VolumeError as error:
-        raise DataError(str(error), path=error.path or path) from error
+    return read_header(path)
 
 
 def _find_free_value(segments: Sequence[Segment]) -> int:

@@ -18,7 +18,7 @@ from medseg.consensus.statistics.uncertainty_maps import STEPS, as_bytes
 from medseg.consensus.study import MISSING
 from medseg.dicom.series import Series
 from medseg.errors import OutputError
-from medseg.portable.io.write import SaveError, replacing, write_nifti
+from medseg.portable.io.write import replacing, write_nifti
 
 SUFFIXES_2D = (".png", ".tif")
 
@@ -32,11 +32,8 @@ def write_atomically(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: it cannot be written.
     """
-    try:
-        with replacing(path) as new:
-            yield new
-    except SaveError as error:
-        raise OutputError(str(error), path=path) from error
+    with replacing(path) as new:
+        yield new
 
 
 def write_bytes(path: Path, content: str | bytes) -> Path:
@@ -170,10 +167,8 @@ def _as_stored(array: np.ndarray, form: Form) -> np.ndarray:
 def _write_nifti(path: Path, array: np.ndarray, form: Form, *, slope: float = 1.0, intent: str = "none") -> Path:
     """An array `(X, Y, Z)` or `(X, Y, Z, K)` on the study's grid."""
     grid = form.grid
-    try:
-        write_nifti(path, array, grid.affine, source=grid.nifti, slope=slope, intent=intent, description=_description())
-    except SaveError as error:
-        raise OutputError(str(error), path=path) from error
+    description = _description()
+    write_nifti(path, array, grid.affine, source=grid.nifti, slope=slope, intent=intent, description=description)
     return path
 
 

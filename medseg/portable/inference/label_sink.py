@@ -42,6 +42,48 @@ def mapped_bytes(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return np.memmap(path, np.uint8, "r+", shape=(shape[0], *shape[:0:-1])).transpose(0, 3, 2, 1)
 
 
+class ConfidenceArray:
+    """Makes the array in memory that gets the probability of each label.
+
+    Predicting again, after an attempt that lacked memory, makes it anew.
+
+    Attributes:
+        array: `(X, Y, Z)` float16, the first axis contiguous as that of the labels; there once it is made.
+    """
+
+    array: np.ndarray
+
+    def make(self, shape: tuple[int, ...]) -> np.ndarray:
+        """A `Maker`."""
+        self.array = np.zeros(shape[::-1], np.float16).transpose()
+        return self.array
+
+
+class ProbabilityFile:
+    """Makes the array in a file that gets the probabilities of all classes; see `ConfidenceArray`.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        array: `(K, X, Y, Z)` uint8 in steps of 1/255; there once it is made.
+    """
+
+    array: np.ndarray
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def make(self, shape: tuple[int, ...]) -> np.ndarray:
+        """A `Maker`.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        self.array = mapped_bytes(self.path, shape)
+        return self.array
+
+
 def top_probability(logits: Tensor) -> Tensor:
     """Largest softmax probability of `(K, *spatial)`, that of the label, `(*spatial)`."""
     shifted = logits - logits.amax(0)

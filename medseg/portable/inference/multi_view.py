@@ -9,7 +9,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from ..networks.adapters import context_of
 from ..planes import AXES, PLANES, slice_axis
-from .label_sink import Maker, mapped_bytes
+from .label_sink import ConfidenceArray, Maker, ProbabilityFile
 from .sliding_window import SlabInferer
 from .view_fusion import fuse_mean, fuse_votes
 from .windows import Predictor, window_starts
@@ -100,11 +99,11 @@ class ViewsInferer(Inferer):
             for view in self.views:
                 answer = _Answer(Path(scratch) / view)
                 inferer = self._inferer(view, networks[view], inputs.shape[2:])
-                inferer.confidence = answer.make_confidence if votes else None
-                inferer.probabilities = answer.make_probabilities if self._by_mean else self.probabilities
+                inferer.confidence = answer.confidence.make if votes else None
+                inferer.probabilities = answer.probabilities.make if self._by_mean else self.probabilities
                 answer.labels = inferer(inputs, networks[view], *args, **kwargs)
                 if self.sink is not None:
-                    self.sink(view, answer.plain, answer.confidence)
+                    self.sink(view, answer.plain_labels, answer.plain_confidence)
                 answers.append(answer)
             return self._fused(answers)
 
@@ -160,14 +159,14 @@ class ViewsInferer(Inferer):
         if len(answers) == 1:
             return first
         if self._by_mean:
-            fused = fuse_mean([answer.probabilities for answer in answers])
+            fused = fuse_mean([answer.probabilities.array for answer in answers])
             if self.label_values is not None:
                 fused = torch.tensor(list(self.label_values), dtype=torch.uint8)[fused.int()]
         else:
             background = int(self.label_values[0]) if self.label_values is not None else 0
             fused = fuse_votes(
-                [answer.plain for answer in answers],
-                [answer.confidence for answer in answers],
+                [answer.plain_labels for answer in answers],
+                [answer.plain_confidence for answer in answers],
                 background if self.fusion == "any" else None,
             )
         fused = fused.to(first.device)[None, None]
@@ -179,37 +178,28 @@ class ViewsInferer(Inferer):
 
 
 class _Answer:
-    """What one view says; an attempt that lacked memory leaves its arrays to the next one.
+    """What one view predicts.
 
     Args:
         file: where probabilities of all classes go.
 
     Attributes:
         labels: as the inferer gives them, `(1, 1, X, Y, Z)`.
-        confidence: float16 `(X, Y, Z)`, once made.
-        probabilities: uint8 `(K, X, Y, Z)`, once made.
     """
 
     labels: Tensor
-    confidence: Tensor
-    probabilities: np.ndarray
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self.confidence = ConfidenceArray()
+        self.probabilities = ProbabilityFile(file)
 
     @property
-    def plain(self) -> Tensor:
+    def plain_labels(self) -> Tensor:
         """The labels alone, `(X, Y, Z)` in main memory."""
         labels = self.labels.as_tensor() if isinstance(self.labels, MetaTensor) else self.labels
         return labels[0, 0].cpu()
 
-    def make_confidence(self, shape: tuple[int, ...]) -> np.ndarray:
-        """In the memory layout of the labels: the first axis contiguous."""
-        made = np.zeros(shape[::-1], np.float16).transpose()
-        self.confidence = torch.from_numpy(made)
-        return made
-
-    def make_probabilities(self, shape: tuple[int, ...]) -> np.ndarray:
-        """In a file."""
-        self.probabilities = mapped_bytes(self._file, shape)
-        return self.probabilities
+    @property
+    def plain_confidence(self) -> Tensor:
+        """Float16 `(X, Y, Z)`."""
+        return torch.from_numpy(self.confidence.array)

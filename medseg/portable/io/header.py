@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from ..errors import DataError
 
 SHEAR_TOLERANCE = 1e-3
 """Largest cosine between two axes of a grid that still counts as a right angle: at that angle a line of 512
@@ -21,26 +25,18 @@ DAMAGED = "the header is damaged, write it anew"
 COPY_AGAIN = "copy it again"
 
 
-class VolumeError(ValueError):
-    """An image file that cannot be used.
-
-    Args:
-        problem: what was found, with its numbers.
-        path: the file; the readers set it for what they call.
-        hint: what to do about it.
-    """
-
-    def __init__(self, problem: str, *, path: str | Path | None = None, hint: str | None = None) -> None:
-        line = " ".join((problem + (f"; {hint}" if hint else "")).split())
-        super().__init__(line)
-        self.path = Path(path) if path is not None else None
-
-    def __reduce__(self) -> tuple:
-        return _revive, (str(self), self.path)  # an exception's own pickling would drop the path
+class VolumeError(DataError):
+    """An image file that cannot be used; who opens a file gives the error its path (`naming`)."""
 
 
-def _revive(line: str, path: Path | None) -> VolumeError:
-    return VolumeError(line, path=path)
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the block are told of this file."""
+    try:
+        yield
+    except VolumeError as error:
+        error.path = path
+        raise
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +45,7 @@ class Header:
 
     Attributes:
         path: the file.
-        shape: voxels along the three stored axes; a picture has 1 along the last.
+        shape: voxels along the three stored axes; a 2D image has 1 along the last.
         channels: values per voxel.
         affine: (4, 4), voxel indices to millimetres in RAS+ axes.
         spacing_mm: distance of neighbouring voxels along each stored axis.

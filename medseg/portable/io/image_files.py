@@ -1,4 +1,4 @@
-"""Flat pictures through Pillow: colours are channels, the grid is (X, Y, 1) with unit spacing."""
+"""2D images (PNG, JPEG, TIFF) through Pillow: colours are channels, the grid is (X, Y, 1) with unit spacing."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from .header import Header, VolumeError, check_memory
 
 PLAIN = {"1": np.uint8, "L": np.uint8, "P": np.uint8, "I;16": np.uint16, "I": np.int32, "F": np.float32}
-"""Pillow's names of one number per pixel; a palette picture is read as its indices, as masks use it."""
+"""Pillow's names of one number per pixel; a palette image is read as its indices, as masks use it."""
 
 CHANNELS = {"RGB": 3, "LA": 1, "RGBA": 3}
 """Modes with several numbers per pixel, and how many of them are colours."""
 
 
 def read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
-    """Read a PNG, JPEG or TIFF picture.
+    """Read a PNG, JPEG or TIFF file.
 
     Args:
         path: the file.
@@ -33,42 +33,43 @@ def read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
     try:
         from PIL import Image
     except ImportError as e:
-        raise VolumeError("is a picture and needs Pillow", hint="pip install pillow") from e
+        raise VolumeError("is a 2D image and needs Pillow", hint="pip install pillow") from e
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                header = _header(picture, path)
-                return (_pixels(picture) if voxels else None), header
+            with Image.open(path) as image:
+                header = _header(image, path)
+                pixels = _pixels(image) if voxels else None
+                return pixels, header
     except (VolumeError, MemoryError):
         raise
     except Exception as e:  # Pillow's decoders raise whatever comes to hand for a damaged file
         reason = str(e).replace(str(path), path.name)
-        raise VolumeError(f"is no readable picture: {reason}", hint="copy it again, or convert it to PNG") from e
+        raise VolumeError(f"is no readable 2D image: {reason}", hint="copy it again, or convert it to PNG") from e
 
 
-def _header(picture: Any, path: Path) -> Header:
-    mode = picture.mode.partition(";16")[0] + ";16" if picture.mode.startswith("I;16") else picture.mode
+def _header(image: Any, path: Path) -> Header:
+    mode = "I;16" if image.mode.startswith("I;16") else image.mode
     if mode not in PLAIN and mode not in CHANNELS:
         raise VolumeError(f"has the colour mode {mode}; accepted are grey, RGB and palette", hint="convert it")
-    if getattr(picture, "n_frames", 1) > 1:
-        raise VolumeError(f"has {picture.n_frames} pages", hint="save each page, or the stack as .nii.gz")
-    _refuse_deep_colour(picture, path)
+    if getattr(image, "n_frames", 1) > 1:
+        raise VolumeError(f"has {image.n_frames} pages", hint="save each page, or the stack as .nii.gz")
+    _refuse_deep_colour(image, path)
     notes = []
     if mode == "P":
-        notes.append("it is a palette picture: its indices are read, not its colours")
-    if picture.getexif().get(0x0112, 1) != 1:
+        notes.append("it is a palette image: its indices are read, not its colours")
+    if image.getexif().get(0x0112, 1) != 1:
         notes.append("it has an EXIF rotation: the pixels are read as stored")
     dtype = np.dtype(PLAIN.get(mode, np.uint8))
     channels = CHANNELS.get(mode, 1)
-    check_memory(picture.width * picture.height * max(channels, 4) * dtype.itemsize)
-    shape = (picture.width, picture.height, 1)
+    check_memory(image.width * image.height * max(channels, 4) * dtype.itemsize)
+    shape = (image.width, image.height, 1)
     return Header(path, shape, channels, np.eye(4), (1.0, 1.0, 1.0), dtype, tuple(notes))
 
 
-def _refuse_deep_colour(picture: Any, path: Path) -> None:
+def _refuse_deep_colour(image: Any, path: Path) -> None:
     """Pillow cuts PNG colours of 16 bits down to 8 without a word."""
-    if picture.format != "PNG" or picture.mode not in CHANNELS:
+    if image.format != "PNG" or image.mode not in CHANNELS:
         return
     with path.open("rb") as file:
         depth = file.read(25)[24]
@@ -76,11 +77,11 @@ def _refuse_deep_colour(picture: Any, path: Path) -> None:
         raise VolumeError(f"has colours of {depth} bits; accepted is 8", hint="save the channels as .nii.gz")
 
 
-def _pixels(picture: Any) -> np.ndarray:
-    picture.load()
-    pixels = np.asarray(picture)
-    if picture.mode in CHANNELS:
-        colours = CHANNELS[picture.mode]
+def _pixels(image: Any) -> np.ndarray:
+    image.load()
+    pixels = np.asarray(image)
+    if image.mode in CHANNELS:
+        colours = CHANNELS[image.mode]
         if pixels.shape[2] > colours and (pixels[..., colours:] != 255).any():
             raise VolumeError("is partly transparent", hint="flatten it first")
         pixels = pixels[..., :colours]

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import itk_formats
 from .byte_stream import Stream, regular_size
-from .header import COPY_AGAIN, DAMAGED, Header, VolumeError, check_memory, checked_spacing
+from .header import COPY_AGAIN, DAMAGED, Header, VolumeError, check_memory, checked_spacing, naming
 
 HEADER_LIMIT = 1 << 20  # bytes; a text header is never longer
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -58,6 +58,18 @@ def read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
     return array.reshape(shape).transpose(3, 2, 1, 0), header
 
 
+def files_of_image(path: Path) -> tuple[Path, ...]:
+    """The files that an image consists of: the file itself, with the file of its voxels that a `.mhd` header names.
+
+    Raises:
+        VolumeError: a header that names none, or one that is not there.
+    """
+    if path.suffix.lower() != ".mhd":
+        return (path,)
+    with naming(path):
+        return tuple(dict.fromkeys((path, _meta_payload(path).path)))
+
+
 def _header(opened: itk_formats.Opened, path: Path) -> Header:
     count = len(opened.size)
     if count not in (2, 3):
@@ -97,7 +109,7 @@ def _meta_payload(path: Path) -> Payload:
     try:
         regular_size(other)
     except VolumeError as e:
-        raise VolumeError(f"its voxel file {data}: {e}") from e
+        raise VolumeError(f"its voxel file {data}: {e.reason}") from e
     return Payload(other, 0, packing)
 
 

@@ -62,4 +62,4 @@ def _refuse_another(path: Path, made_of: str) -> None:
         return
     else:
         what = "was made of another image"
-    raise SaveError(f"{path}: is there already and {what}; choose another output_dir, or remove it")
+    raise SaveError(f"is there already and {what}", path=path, hint="choose another output_dir, or remove it")

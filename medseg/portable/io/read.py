@@ -1,4 +1,4 @@
-"""Medical volumes and pictures from files, with no silent damage.
+"""Medical volumes and 2D images from files, with no silent damage.
 
 `read_header` gives what a file says of itself, bounded by the file's size; `read_volume` the voxels too, with
 every byte verified as far as the format allows.
@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from . import image_files, itk_formats, nifti
+from . import image_files, itk_formats
 from .byte_stream import regular_size
-from .header import Header, VolumeError
+from .header import Header, VolumeError, naming
+from .nifti import reader as nifti
 
 __all__ = ["SUFFIXES", "Header", "VolumeError", "read_header", "read_volume"]
 
@@ -50,7 +51,7 @@ def read_volume(path: str | Path) -> tuple[np.ndarray, Header]:
         path: a file of one of `SUFFIXES`.
 
     Returns:
-        array `(C, X, Y, Z)` along the stored axes (Z = 1 for a picture), in the stored type, or
+        array `(C, X, Y, Z)` along the stored axes (Z = 1 for a 2D image), in the stored type, or
         float32/float64 where the header scales; NaN and infinities are kept for the caller to count. And the
         header.
 
@@ -64,12 +65,10 @@ def read_volume(path: str | Path) -> tuple[np.ndarray, Header]:
 
 def _read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
     try:
-        return _reader(path)(path, voxels=voxels)
+        with naming(path):
+            return _reader(path)(path, voxels=voxels)
     except MemoryError as e:
         raise VolumeError("does not fit into memory", path=path, hint="use a larger machine") from e
-    except VolumeError as e:
-        e.path = path
-        raise
 
 
 def _reader(path: Path) -> Reader:

@@ -1,4 +1,8 @@
-"""Of which image a result was made, as its header says, so that no image's result takes the place of another's."""
+"""Of which image a result was made, as its header says, so that no image's result takes the place of another's.
+
+It is a record of finished work in one line, and no `medseg.records.Record` beside the result: results are moved and
+sent alone, the 79 bytes of a NIfTI description are all there is, and a bundle writes it without medseg.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +15,21 @@ from typing import Any
 import nibabel as nib
 
 from .header import VolumeError
+from .itk_formats import files_of_image
 
 DIGITS = 24  # of a SHA-256, which has to share the 79 bytes of a NIfTI description
 _IMAGE = re.compile(rf"\bimage=([0-9a-f]{{{DIGITS}}})\b")
 
 
 def fingerprint(files: Iterable[Path]) -> str:
-    """SHA-256 of an image's files, with the data files that `.mhd` headers name by their own name.
+    """SHA-256 of an image's files, with the file of voxels that a `.mhd` header names.
 
     Raises:
         VolumeError: a file cannot be read.
     """
     digest = hashlib.sha256()
     for image in files:
-        beside = [image.with_suffix(s) for s in (".raw", ".zraw")] if image.suffix.lower() == ".mhd" else []
-        for path in [image, *(p for p in beside if p.is_file())]:
+        for path in files_of_image(image):
             try:
                 with path.open("rb") as stream:
                     while block := stream.read(2**20):

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from .nifti_header import dimensions, new_header
+from ..errors import OutputError
+from .nifti.header import count_dimensions, new_header
 from .read import read_header
 
 LEVEL = 1  # of compression: label maps shrink a hundredfold at any level, and slower ones gain little
@@ -24,8 +25,8 @@ _PREFIX = ".medseg-"
 _CHUNK = 2**24
 
 
-class SaveError(ValueError):
-    """A result that cannot be written; says why, without the path."""
+class SaveError(OutputError):
+    """An image or label map that cannot be written."""
 
 
 def _here() -> str:
@@ -62,7 +63,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(written.fileno())
             new.replace(path)
     except OSError as error:
-        raise SaveError(f"cannot be written ({error.strerror or error})") from error
+        raise SaveError(f"cannot be written ({error.strerror or error})", path=path) from error
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -123,7 +124,7 @@ def write_nifti(
             contiguous.
         affine: (4, 4), RAS mm.
         source: NIfTI header of the image on whose grid the array lies, of which both forms and their codes are taken;
-            see `nifti_header.new_header`. Empty: both forms are the affine, in scanner axes.
+            see `nifti.header.new_header`. Empty: both forms are the affine, in scanner axes.
         slope: what one step of the stored numbers means.
         intent: what the numbers are, by nibabel's name of the NIfTI intent; "label" of label maps.
         description: up to 79 bytes, for the header.
@@ -158,11 +159,11 @@ def write_labels(
         labels: integers from 0 to 255.
         affine: of the image.
         source: its NIfTI header, if it has one.
-        flat: the image is a picture: write `(X, Y)`.
+        flat: the image is 2D: write `(X, Y)`.
         description: up to 79 bytes, for the header.
     """
     if labels.min(initial=0) < 0 or labels.max(initial=0) > 255:
-        raise SaveError("has labels outside 0 ... 255")
+        raise SaveError("has labels outside 0 ... 255", path=path)
     stored = labels.astype(np.uint8, copy=False)
     stored = stored[..., 0] if flat else stored
     placed = np.asarray(affine, dtype=float)
@@ -179,7 +180,7 @@ def source_of(image: str | Path) -> bytes:
 
 
 def is_flat(image: str | Path, shape: tuple[int, ...]) -> bool:
-    """Whether an image file holds a picture and not a volume of one slice.
+    """Whether an image file holds a 2D image and not a volume of one slice.
 
     Args:
         image: the file.
@@ -191,5 +192,5 @@ def is_flat(image: str | Path, shape: tuple[int, ...]) -> bool:
     if shape[-1] != 1:
         return False
     if str(image).lower().endswith(NIFTI_SUFFIXES):
-        return dimensions(source_of(image)) == 2
+        return count_dimensions(source_of(image)) == 2
     return not str(image).lower().endswith(ITK_SUFFIXES)

@@ -17,8 +17,8 @@ from monailabel.datastore.utils.dicom import dicom_web_download_series
 from pydicom.dataset import Dataset
 
 from medseg.dicom.series import open_series
-from medseg.errors import DataError, OutputError
-from medseg.portable.io.write import SaveError, write_nifti
+from medseg.errors import DataError
+from medseg.portable.io.write import write_nifti
 from medseg.serve.datastores.export_seg import MADE_BY, by_person
 from medseg.serve.datastores.import_seg import find_known_names, label_map
 from medseg.serve.datastores.local import check_label, check_name, is_there
@@ -149,10 +149,7 @@ class CheckedDicomWeb(DICOMWebDatastore):
 
 def _convert(folder: Path, image: Path) -> None:
     series = open_series(folder)
-    try:
-        write_nifti(image, series.voxels()[0], series.header.affine)
-    except SaveError as error:
-        raise OutputError(str(error), path=image) from error
+    write_nifti(image, series.voxels()[0], series.header.affine)
 
 
 def _only_file(folder: Path) -> Path:

@@ -76,7 +76,7 @@ def seg_writer(names: Mapping[int, str]) -> Callable[..., str]:
         try:
             array, header = read_volume(label)
         except VolumeError as error:
-            raise DataError(f"the label cannot be read: {error}") from error
+            raise DataError(f"the label cannot be read: {error.reason}") from error
         labels, off, _turned = along(series.header, header, array[0])
         if off > LARGEST_SHIFT:
             raise DataError("the label does not lie on the images of the study", hint="save it from the viewer")

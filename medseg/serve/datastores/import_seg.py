@@ -10,9 +10,9 @@ import numpy as np
 
 from medseg.consensus.io.align import extend_to_grid
 from medseg.dicom.annotation import read_annotation
-from medseg.errors import DataError, OutputError
-from medseg.portable.io.read import VolumeError, read_header
-from medseg.portable.io.write import SaveError, write_nifti
+from medseg.errors import DataError
+from medseg.portable.io.read import read_header
+from medseg.portable.io.write import write_nifti
 from medseg.serve.models import Model
 
 TOLERANCE = 0.05
@@ -48,10 +48,7 @@ def label_map(segmentation: Path, image: Path, known: Mapping[str, int], result:
         DataError: it cannot be read, has a structure that no model knows, or does not lie on voxels of the image.
         OutputError: the result cannot be written.
     """
-    try:
-        grid = read_header(image)
-    except VolumeError as error:
-        raise DataError(str(error), path=error.path or image) from error
+    grid = read_header(image)
     found = read_annotation(segmentation, grid)
     values = np.array([0, *_values(found.names, known, segmentation)], np.uint8)
     placed = extend_to_grid(values[found.labels], found.header, grid, tolerance=TOLERANCE)
@@ -60,10 +57,7 @@ def label_map(segmentation: Path, image: Path, known: Mapping[str, int], result:
             "has voxels between those of its image (spacing, axes or origin differ)", path=segmentation,
             hint="resample it to the image and store it again",
         )  # fmt: skip
-    try:
-        write_nifti(result, placed[0], grid.affine, source=grid.nifti, intent="label")
-    except SaveError as error:
-        raise OutputError(str(error), path=result) from error
+    write_nifti(result, placed[0], grid.affine, source=grid.nifti, intent="label")
 
 
 def _values(names: Sequence[str], known: Mapping[str, int], segmentation: Path) -> list[int]:

@@ -33,7 +33,7 @@ def check_geometry(image: Path, label: Path) -> None:
         grid, own = read_header(image), read_header(label)
     except VolumeError as error:
         which = "image" if error.path == image else "label"
-        raise DataError(f"the {which} cannot be read: {error}") from error
+        raise DataError(f"the {which} cannot be read: {error.reason}") from error
     hint = "resample the label to its image, or save it from the viewer that showed the image"
     _, off, _ = along(grid, own, np.broadcast_to(np.uint8(0), own.shape))  # no voxels are needed to compare grids
     if np.isinf(off):
@@ -97,7 +97,7 @@ def is_there(store: LocalDatastore, study: str, image: Path) -> bool:
     try:
         read_header(image)
     except VolumeError as error:
-        raise DataError(f"the image cannot be read: {error}") from error
+        raise DataError(f"the image cannot be read: {error.reason}") from error
     folder = Path(store._datastore.image_path())
     possible = [folder / f"{study}{ending}" for ending in endings]
     there = [path for path in possible if path.exists()]

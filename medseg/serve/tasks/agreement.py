@@ -8,7 +8,7 @@ import numpy as np
 
 from medseg.errors import DataError
 from medseg.metrics import segmentation_metrics
-from medseg.portable.io.read import VolumeError, read_volume
+from medseg.portable.io.read import read_volume
 
 
 def dice_of(one: Path, other: Path) -> dict[str, float]:
@@ -21,8 +21,6 @@ def dice_of(one: Path, other: Path) -> dict[str, float]:
         (first, header), (second, _) = read_volume(one), read_volume(other)
         values = _values_in(first, second)
         metrics = segmentation_metrics(first[0], second[0], label_values=values, spacing_mm=header.spacing_mm)
-    except VolumeError as error:
-        raise DataError(str(error), path=error.path) from error
     except ValueError as error:
         raise DataError(f"cannot be compared with {other} ({error})", path=one) from error
     dice = {str(value): float(metrics[value]["dice"] or 0.0) for value in values}

@@ -11,7 +11,7 @@ import SimpleITK as sitk  # noqa: N813 - the name everyone knows
 from nibabel.nifti2 import Nifti2Header
 
 from medseg.consensus.io.write_results import itk_image
-from medseg.portable.io.nifti_header import decoded
+from medseg.portable.io.nifti.header import decode_header
 from medseg.portable.io.read import read_volume
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -47,6 +47,6 @@ def _as_itk_places_it(result: Path) -> Any:
     ITK reads no NIfTI-2; such a label map is placed by its sform.
     """
     labels, header = read_volume(result)
-    if isinstance(decoded(header.nifti), Nifti2Header):
+    if isinstance(decode_header(header.nifti), Nifti2Header):
         return itk_image(labels[0], header.affine)
     return sitk.ReadImage(str(result))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from medseg.consensus.statistics.uncertainty_maps import disagreement, soft_labe
 from medseg.consensus.study import MISSING, Study
 from medseg.errors import ConfigError, DataError, MedsegError, OutputError
 from medseg.portable.io.write import remove_leftovers
-from medseg.records import Piece, digest_of
+from medseg.records import RECORD, Record, digest_of, read_record
 from medseg.workflows.consensus.collect_studies import Item
-from medseg.workflows.consensus.earlier_results import RECORD, image_digest, refuse_another, refuse_unknown, source_of
+from medseg.workflows.consensus.earlier_results import image_digest, refuse_another, refuse_unknown, source_of
 from medseg.workflows.consensus.options import ConsensusOptions
 from medseg.workflows.consensus.report.csv_tables import comparison_csv, pairwise_csv, raters_csv
 from medseg.workflows.consensus.result import Result
@@ -50,23 +50,22 @@ def fuse_item(item: Item, folder: Path, options: ConsensusOptions) -> dict[str, 
         OutputError: the results cannot be written.
     """
     remove_leftovers(folder)
-    made_of = _made_of(item, options)
-    products = [folder / name for name in _products(item, options)]
-    piece = Piece(folder / RECORD, made_of, products, source_of(item, options.series))
-    if not options.overwrite and (notes := piece.notes()) is not None:
+    record = _record(item, folder, options)
+    notes = None if options.overwrite else record.notes()
+    if notes is not None:
         return {"case": item.name, "status": "skipped", **notes}
     refuse_another(item, options.series, folder)
-    refuse_unknown(folder, products)
+    refuse_unknown(folder, record.products)
     try:
         result = _fuse(item, options)
     except MemoryError as error:
         raise DataError("does not fit into memory", path=item.annotations[0], hint="use fewer --jobs") from error
     make_folder(folder)
     refuse_another(item, options.series, folder)  # again: fusing takes its time, and another command may have begun
-    piece.begin()
+    record.begin()
     labels = _write(folder, item, result, options)
     notes = {"labels": labels.name, "warnings": result.report["warnings"]}
-    return {"case": item.name, "status": "done", **piece.finish(notes)}
+    return {"case": item.name, "status": "done", **record.finish(notes)}
 
 
 def fuse_one_of_many(item: Item, options: ConsensusOptions) -> dict[str, Any]:
@@ -85,42 +84,31 @@ def fuse_one_of_many(item: Item, options: ConsensusOptions) -> dict[str, Any]:
 
 def finished_labels(folder: Path) -> Path | None:
     """The label map that a folder's record says is finished."""
-    try:
-        labels = folder / json.loads((folder / RECORD).read_text(encoding="utf-8"))["notes"]["labels"]
-    except (OSError, ValueError, KeyError):  # not begun, not finished, or not ours
+    notes = read_record(folder / RECORD).get("notes")
+    if not isinstance(notes, dict) or "labels" not in notes:  # not begun, not finished, or not ours
         return None
+    labels = folder / str(notes["labels"])
     return labels if labels.is_file() else None
 
 
-def _made_of(item: Item, options: ConsensusOptions) -> dict[str, Any]:
-    """What the results depend on; of `.mhd` headers the file of voxels too."""
+def _record(item: Item, folder: Path, options: ConsensusOptions) -> Record:
+    """What the results of a study depend on, and which files they are.
+
+    Raises:
+        DataError: a file that is not there or cannot be read.
+    """
     others = [*item.annotations, *dict(options.reading.get("regions", {})).values()]
     if options.reference is not None:
         others.append(options.reference)
-    paths = [*item.images, *others]
-    for path in paths:
+    for path in (*item.images, *others):
         if not path.exists():
             raise DataError("no such file or folder", path=path, hint="check the path")
-    files = [*others, *_files_of_voxels(paths)]
-    digests = [digest_of(path) for path in files]
+    digests = [digest_of(path) for path in others]
     digests += [image_digest(path, options.series) for path in item.images]
-    return {
-        "files": digests,
-        "item": [item.name, item.raters, repr(item.reading)],
-        "options": repr(options.of_a_result()),
-    }
-
-
-def _files_of_voxels(paths: Sequence[Path]) -> list[Path]:
-    """The files beside MetaImage headers that hold the voxels."""
-    found = []
-    for path in paths:
-        if path.suffix.lower() != ".mhd":
-            continue
-        for suffix in (".raw", ".zraw"):
-            if path.with_suffix(suffix).is_file():
-                found.append(path.with_suffix(suffix))
-    return found
+    settings = {"item": [item.name, item.raters, repr(item.reading)], "options": repr(options.of_a_result())}
+    products = [folder / name for name in _products(item, options)]
+    source = source_of(item, options.series)
+    return Record(folder / RECORD, inputs={"files": digests}, settings=settings, products=products, source=source)
 
 
 def _products(item: Item, options: ConsensusOptions) -> list[str]:

@@ -6,7 +6,6 @@ is. Raters may come and go, and draw anew.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,10 +16,9 @@ from medseg.consensus.io.file_names import is_series
 from medseg.dicom.series import open_series
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.manifest.manifest import Manifest
-from medseg.records import digest_of
+from medseg.records import RECORD, digest_of, read_record
 from medseg.workflows.consensus.collect_studies import Item
 
-RECORD = "record.json"
 IMAGE, CONTENT, RATERS = "image", "image_sha256", "annotations"
 
 
@@ -148,8 +146,12 @@ def _named(source: Mapping[str, list[str]]) -> str:
 
 def _recorded(record: Path) -> dict[str, list[str]] | None:
     """What `source_of` said of the study that a folder was begun for."""
-    try:
-        source = json.loads(record.read_text(encoding="utf-8"))["source"]
-        return {key: [str(value) for value in source[key]] for key in (IMAGE, CONTENT, RATERS)}
-    except (OSError, ValueError, LookupError, TypeError):  # as good as no record
+    source = read_record(record).get("source")
+    if not isinstance(source, dict):
         return None
+    found = {}
+    for key in (IMAGE, CONTENT, RATERS):
+        if not isinstance(source.get(key), list):
+            return None
+        found[key] = [str(value) for value in source[key]]
+    return found

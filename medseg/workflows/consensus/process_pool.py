@@ -19,8 +19,8 @@ from medseg.consensus.io.file_names import is_series
 from medseg.cores import usable_cores
 from medseg.dicom.series import open_series
 from medseg.errors import MedsegError
-from medseg.portable.io.read import VolumeError, read_header
-from medseg.stopping import out_of_reach
+from medseg.portable.io.read import read_header
+from medseg.stopping import shield_from_interrupts
 from medseg.workflows.consensus.collect_studies import Item
 
 BYTES_PER_VOXEL = 48
@@ -94,7 +94,7 @@ def _hire(work: Work) -> Worker:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, work), daemon=True)
-    with out_of_reach():
+    with shield_from_interrupts():
         process.start()
     theirs.close()
     return Worker(process, ours)
@@ -143,7 +143,7 @@ def fitting_jobs(items: Sequence[Item]) -> int:
     first = (*items[0].images, *items[0].annotations)[0]
     try:
         shape = (open_series(first).header if is_series(first) else read_header(first)).shape
-    except (VolumeError, MedsegError):  # told when its turn comes
+    except MedsegError:  # told when its turn comes
         return cores
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     each = BYTES_PER_VOXEL

@@ -22,7 +22,7 @@ from medseg.consensus.io.write_results import write_bytes
 from medseg.errors import ConfigError, DataError, OutputError
 from medseg.manifest.manifest import SECTIONS, Manifest
 from medseg.portable.io.write import remove_leftovers
-from medseg.progress import counting, say
+from medseg.progress import say, show_progress
 from medseg.workflows.consensus.case import finished_labels, fuse_item, fuse_one_of_many
 from medseg.workflows.consensus.collect_studies import (
     Item,
@@ -111,7 +111,7 @@ def _batch(items: Sequence[Item], options: ConsensusOptions) -> dict[str, Any]:
     report |= {"cases": [], "failed": [], "interrupted": True}
     started = time.perf_counter()
     try:
-        with counting("fusing", pieces="studies", kept="finished studies are kept") as progress:
+        with show_progress("fusing", unit="studies", kept="finished studies are kept") as progress:
             progress(0, len(items))
             with closing(run_all(items, partial(fuse_one_of_many, options=options), jobs)) as entries:
                 for done, entry in enumerate(entries, 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medseg.manifest.manifest import SECTIONS, Manifest
-from medseg.progress import counting
+from medseg.progress import show_progress
 from medseg.workflows.data.check_case import Finding, check_case
 from medseg.workflows.data.check_dataset import check_set
 from medseg.workflows.data.problems import CheckReport, Problem
@@ -26,7 +26,7 @@ def check_manifest(path: Path, *, headers_only: bool = False) -> CheckReport:
     manifest = Manifest.load(path)
     cases = [(section, case) for section in SECTIONS for case in getattr(manifest, section)]
     findings: list[Finding] = []
-    with counting("checking") as progress:
+    with show_progress("checking") as progress:
         for section, case in cases:
             progress(len(findings), len(cases))
             findings.append(check_case(manifest, section, case, headers_only=headers_only))

@@ -68,7 +68,7 @@ class _Checker:
         try:
             read = (None, read_header(path)) if self.headers_only else read_volume(path)
         except VolumeError as e:
-            self.report(file, "error", "unreadable" if path.exists() else "missing", str(e))
+            self.report(file, "error", "unreadable" if path.exists() else "missing", e.reason)
             return None
         for warning in read[1].warnings:
             self.report(file, "warning", "header", warning)

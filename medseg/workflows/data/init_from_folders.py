@@ -12,7 +12,7 @@ from medseg.manifest.fields import SUFFIX, stem
 from medseg.manifest.manifest import Case
 from medseg.portable.io.channel_names import alike, group_channels, listed, shown_by_labels
 from medseg.portable.io.find_cases import is_raw
-from medseg.portable.io.read import VolumeError, read_header, read_volume
+from medseg.portable.io.read import read_header, read_volume
 from medseg.workflows.data.voxel_statistics import values
 
 FOLDERS = {
@@ -123,10 +123,7 @@ def _inside(file: Path) -> str:
 
 def _modality(images: Sequence[Path], modality: str | None) -> dict[str, str]:
     """One entry per channel of the first case, whether they are files or colours."""
-    try:
-        count = sum(read_header(p).channels for p in images)
-    except VolumeError as e:
-        raise DataError(str(e), path=e.path) from e
+    count = sum(read_header(p).channels for p in images)
     names = [part.strip() for part in (modality or "unknown").split(",")]
     if len(names) not in (1, count):
         raise DataError(f"has {count} channels, {len(names)} modalities were given", path=images[0])
@@ -141,10 +138,7 @@ def found_labels(files: Iterable[Path]) -> dict[str, str]:
     """
     present: set[int] = set()
     for file in files:
-        try:
-            found = values(read_volume(file)[0])
-        except VolumeError as e:
-            raise DataError(str(e), path=e.path) from e
+        found = values(read_volume(file)[0])
         strange = [v for v in found.counts if not 0 <= v <= 255]
         if found.fractional or strange:
             example = found.example if found.fractional else strange[0]

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from medseg.atomic import make_folder, write_whole
-from medseg.errors import OutputError
-from medseg.portable.io.write import SaveError, write_nifti
-from medseg.workflows.demo.anatomy import LABELS, Canvas, Subject, paint
+from medseg.portable.io.write import write_nifti
+from medseg.workflows.demo.anatomy import LABELS, Subject, fill_anatomy
+from medseg.workflows.demo.tissue_grid import TissueGrid
 
 FINE = 2
 """Fine voxels per voxel along each axis: their mean is the partial volume effect."""
@@ -55,25 +56,35 @@ def write_phantoms(
         OutputError: a file cannot be written.
     """
     sections = {"training": labeled, "validation": validation, "test": test, "unlabeled": unlabeled}
-    lists: dict[str, list[dict[str, str]]] = {}
-    for number, (section, count) in enumerate(sections.items()):
-        lists[section] = []
-        for index in range(count):
-            name = f"{section}_{index:03d}"
-            image, label, affine = make_phantom(shape, spacing_mm, seed=(seed, number, index))
-            place = "hidden" if section == "unlabeled" else "labels"
-            _write(folder / "images" / f"{name}.nii.gz", image, affine)
-            _write(folder / place / f"{name}.nii.gz", label, affine, "label")
-            entry = {"image": f"images/{name}.nii.gz", "subject": name}
-            lists[section].append(entry if section == "unlabeled" else {**entry, "label": f"labels/{name}.nii.gz"})
-    manifest = {
+    manifest: dict[str, Any] = {
         "name": "Phantom",
         "description": f"Generated CT-like abdomens, seed {seed}; no patient data.",
         "modality": {"0": "CT"},
         "labels": {str(value): name for value, name in LABELS.items()},
-        **lists,
     }
+    for number, (section, count) in enumerate(sections.items()):
+        entries = []
+        for index in range(count):
+            phantom = make_phantom(shape, spacing_mm, seed=(seed, number, index))
+            entries.append(_write_case(folder, section, index, phantom))
+        manifest[section] = entries
     return write_whole(folder / "dataset.json", json.dumps(manifest, indent=1) + "\n")
+
+
+def _write_case(
+    folder: Path, section: str, index: int, phantom: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> dict[str, str]:
+    """Write image and label of a case; returns its entry in the manifest."""
+    image, label, affine = phantom
+    name = f"{section}_{index:03d}"
+    entry = {"image": f"images/{name}.nii.gz", "subject": name}
+    _write(folder / "images" / f"{name}.nii.gz", image, affine)
+    if section == "unlabeled":
+        _write(folder / "hidden" / f"{name}.nii.gz", label, affine, "label")
+    else:
+        _write(folder / "labels" / f"{name}.nii.gz", label, affine, "label")
+        entry["label"] = f"labels/{name}.nii.gz"
+    return entry
 
 
 def make_phantom(
@@ -93,37 +104,45 @@ def make_phantom(
     rng = np.random.default_rng(seed)
     spacing = np.array(spacing_mm) * rng.uniform(0.94, 1.06, 3)[[0, 0, 2]]
     subject = Subject.draw(rng)
-    points, wobble = _space(shape, spacing, rng)
-    canvas = Canvas(points, wobble)
-    paint(canvas, subject, rng)
-    density = _coarse(canvas.density).mean(-1)
-    image = _scanned(density, rng)
-    label = _majority(_coarse(canvas.label))
+    points, irregularity = _deform_space(shape, spacing, rng)
+    grid = TissueGrid(points, irregularity)
+    fill_anatomy(grid, subject, rng)
+    image = _scan(_group_fine_voxels(grid.density).mean(-1), rng)
+    label = _vote(_group_fine_voxels(grid.label))
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -spacing * (np.array(shape) - 1) / 2 + rng.uniform(-40, 40, 3)
     if rng.random() < 2 / 3:
         image, label = image[::-1, ::-1], label[::-1, ::-1]
-        affine = affine @ np.array([[-1, 0, 0, shape[0] - 1], [0, -1, 0, shape[1] - 1], [0, 0, 1, 0], [0, 0, 0, 1]])
+        affine = affine @ _flip_of_x_and_y(shape)
     return np.ascontiguousarray(image), np.ascontiguousarray(label), affine
 
 
-def _space(shape: tuple[int, int, int], spacing: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _flip_of_x_and_y(shape: tuple[int, int, int]) -> np.ndarray:
+    """Voxel indices of a volume whose first two axes are flipped -> indices before that."""
+    return np.array([[-1, 0, 0, shape[0] - 1], [0, -1, 0, shape[1] - 1], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+def _deform_space(
+    shape: tuple[int, int, int], spacing: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Where fine voxels lie in the subject (pose and deformation), and two fields for irregular outlines."""
     fine = [n * FINE for n in shape]
-    axes = [
-        (np.arange(n, dtype=np.float32) - (n - 1) / 2) * np.float32(s / FINE)
-        for n, s in zip(fine, spacing, strict=True)
-    ]
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"))
-    turn = _rotation(*np.deg2rad(rng.normal(0, (3.5, 3.0, 7.0))))
-    points = np.tensordot(turn.astype(np.float32), grid, 1)
+    axes = []
+    for n, mm in zip(fine, spacing, strict=True):
+        steps = np.arange(n, dtype=np.float32) - (n - 1) / 2
+        axes.append(steps * np.float32(mm / FINE))
+    voxels = np.stack(np.meshgrid(*axes, indexing="ij"))
+    angles = np.deg2rad(rng.normal(0, (3.5, 3.0, 7.0)))
+    points = np.tensordot(_rotation(*angles).astype(np.float32), voxels, 1)
     points += rng.normal(0, 5, (3, 1, 1, 1)).astype(np.float32)
     for axis in range(3):
         points[axis] += 7 * _smooth_field(fine, rng)
-    return points, np.stack([_smooth_field(fine, rng, finer=2) for _ in range(2)])
+    irregularity = np.stack([_smooth_field(fine, rng, finer=2) for _ in range(2)])
+    return points, irregularity
 
 
 def _rotation(a: float, b: float, c: float) -> np.ndarray:
+    """Matrix of a rotation about x, y and z by angles in radians."""
     (ca, cb, cc), (sa, sb, sc) = np.cos([a, b, c]), np.sin([a, b, c])
     about_x = np.array([[1, 0, 0], [0, ca, -sa], [0, sa, ca]])
     about_y = np.array([[cb, 0, sb], [0, 1, 0], [-sb, 0, cb]])
@@ -135,44 +154,50 @@ def _smooth_field(shape: list[int], rng: np.random.Generator, finer: int = 1) ->
     """A sum of a few cosines with random weights, of unit variance: smooth, and cheap on any grid."""
     waves = [n * finer for n in WAVES]
     rates = np.meshgrid(*[np.arange(n) for n in waves], indexing="ij")
-    weights = rng.normal(size=waves) / (1 + np.sqrt(sum(r.astype(float) ** 2 for r in rates)) / finer) ** 1.5
+    rate = np.sqrt(sum(each.astype(float) ** 2 for each in rates))
+    weights = rng.normal(size=waves) / (1 + rate / finer) ** 1.5
     weights[0, 0, 0] = 0
     field = weights
     for n, count in zip(shape, waves, strict=True):
-        cosines = np.cos(np.pi * np.outer((np.arange(n) + 0.5) / n, np.arange(count)))
+        places = (np.arange(n) + 0.5) / n
+        cosines = np.cos(np.pi * np.outer(places, np.arange(count)))
         field = np.moveaxis(np.tensordot(cosines, field, (1, 0)), 0, -1)
     return (field / field.std()).astype(np.float32)
 
 
-def _coarse(fine: np.ndarray) -> np.ndarray:
+def _group_fine_voxels(fine: np.ndarray) -> np.ndarray:
     """`(X, Y, Z, FINE ** 3)`: the fine voxels of each voxel."""
     x, y, z = (n // FINE for n in fine.shape)
     parts = fine.reshape(x, FINE, y, FINE, z, FINE).transpose(0, 2, 4, 1, 3, 5)
     return parts.reshape(x, y, z, FINE**3)
 
 
-def _majority(parts: np.ndarray) -> np.ndarray:
+def _vote(parts: np.ndarray) -> np.ndarray:
+    """The label of most fine voxels, `(X, Y, Z)`."""
     counts = np.stack([(parts == value).sum(-1, dtype=np.uint8) for value in LABELS])
     return counts.argmax(0).astype(np.uint8)
 
 
-def _scanned(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _scan(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Density as a scanner shows it: texture, blur, and noise that grows with what the rays have to pass."""
     tissue = np.clip((density + 300) / 300, 0, 1)
-    texture = ndimage.gaussian_filter(rng.normal(size=density.shape).astype(np.float32), (2, 2, 1.2))
+    texture = _smooth_noise(density.shape, (2, 2, 1.2), rng)
     image = density + 14 * texture / texture.std() * tissue * (density < 250)
-    image = ndimage.gaussian_filter(image, (rng.uniform(0.3, 0.6),) * 2 + (0.25,))
+    blur = rng.uniform(0.3, 0.6)
+    image = ndimage.gaussian_filter(image, (blur, blur, 0.25))
     water = np.clip(1 + density / 1000, 0, 2)
     path = 0.5 * (water.mean(0, keepdims=True) + water.mean(1, keepdims=True))
     strength = rng.uniform(14, 30) * np.exp(1.2 * (path - path.mean()))  # photons are lost exponentially
-    noise = ndimage.gaussian_filter(rng.normal(size=density.shape).astype(np.float32), (0.6, 0.6, 0.3))
+    noise = _smooth_noise(density.shape, (0.6, 0.6, 0.3), rng)
     image = image + strength * noise / noise.std()
     return np.clip(np.round(image), -1024, 3071).astype(np.int16)
 
 
+def _smooth_noise(shape: tuple[int, ...], sigma: tuple[float, float, float], rng: np.random.Generator) -> np.ndarray:
+    white = rng.normal(size=shape).astype(np.float32)
+    return ndimage.gaussian_filter(white, sigma)
+
+
 def _write(path: Path, array: np.ndarray, affine: np.ndarray, intent: str = "none") -> None:
     make_folder(path.parent)
-    try:
-        write_nifti(path, array, affine, intent=intent)
-    except SaveError as error:
-        raise OutputError(str(error), path=path) from error
+    write_nifti(path, array, affine, intent=intent)

@@ -18,7 +18,7 @@ from medseg.atomic import make_folder, write_whole
 from medseg.errors import OutputError
 from medseg.method import IGNORE
 from medseg.progress import say
-from medseg.stopping import Stopped, stopped
+from medseg.stopping import Stopped, describe_stop
 from medseg.workflows.demo.phantom import write_phantoms
 from medseg.workflows.demo.result import Result
 
@@ -196,7 +196,7 @@ def _step(number: int, what: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        found = stopped(error, f"in step {number} of 4")
+        found = describe_stop(error, f"in step {number} of 4")
         raise Stopped(found.where, "", found.number) from error  # the next demonstration continues nothing
 
 

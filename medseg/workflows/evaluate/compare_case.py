@@ -13,7 +13,7 @@ from medseg.errors import DataError
 from medseg.metrics import Value, segmentation_metrics
 from medseg.portable.geometry import along, times, values_in
 from medseg.portable.io.header import Header
-from medseg.portable.io.read import VolumeError, read_volume
+from medseg.portable.io.read import read_volume
 
 IGNORE = 255
 FINE, LARGEST = 1e-3, 0.5
@@ -116,10 +116,7 @@ def read_labels(path: Path, scale: Scale, *, may_ignore: bool) -> tuple[np.ndarr
     Raises:
         DataError: not readable, several channels, values that are no whole numbers or not known.
     """
-    try:
-        array, header = read_volume(path)
-    except VolumeError as error:
-        raise DataError(str(error), path=path) from error
+    array, header = read_volume(path)
     if array.shape[0] != 1:
         raise DataError(f"has {array.shape[0]} channels; a label map has one", path=path)
     found = values_in(array[0])

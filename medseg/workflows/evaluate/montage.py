@@ -1,46 +1,56 @@
-"""The worst, the median and the best case in one picture: image, reference and prediction in three planes."""
+"""The worst, the median and the best case in one figure: image, reference and prediction in three planes."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from nibabel import orientations
 
 from medseg.atomic import write_whole
 from medseg.errors import DataError
 from medseg.portable.io.header import Header
-from medseg.portable.io.read import VolumeError, read_volume
+from medseg.portable.io.read import read_volume
 from medseg.workflows.evaluate.compare_case import IGNORE, Compared, Pairing, Scale, onto, read_labels
-from medseg.workflows.reports.drawing import (
-    CT_WINDOW,
-    INK,
-    PAPER,
-    QUIET,
+from medseg.workflows.reports.overlay import (
+    BACKGROUND,
+    FOREGROUND,
+    MUTED,
     VIEWS,
+    SliceAxes,
     View,
-    colors,
-    contour,
-    letters,
-    plane,
+    class_colors,
+    cut_slice,
+    encode_png,
+    find_fullest_slice,
+    grey_window,
+    turn_to_ras,
 )
+
+LEAST_HU = -200.0
+"""A CT whose smallest value is above this is not in Hounsfield units, or a narrow part of them."""
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
-    """A case along RAS+ axes; `image` is None where none fits, `window` is shown as black to white."""
+class ShownCase:
+    """A case along RAS+ axes.
+
+    Args:
+        image: `(X, Y, Z)`, or None where no image fits the reference.
+        reference: labels `(X, Y, Z)`.
+        prediction: labels `(X, Y, Z)`.
+        size_mm: length of each axis.
+        window: values of the image that are shown black and white.
+    """
 
     image: np.ndarray | None
     reference: np.ndarray
     prediction: np.ndarray
-    spacing_mm: tuple[float, ...]
+    size_mm: np.ndarray
     window: tuple[float, float]
 
 
@@ -58,107 +68,104 @@ def draw_montage(path: Path, cases: Sequence[Compared], scale: Scale) -> Path | 
     Raises:
         OutputError: it cannot be written.
     """
-    chosen = _choose([case for case in cases if case.status == "compared" and case.mean_dice is not None])
+    compared = [case for case in cases if case.status == "compared" and case.mean_dice is not None]
+    chosen = _choose_cases(compared)
     if not chosen:
         return None
-    rows = [(title, case, _load(case.pairing, scale)) for title, case in chosen]
-    figure = _figure([shown for *_, shown in rows])
-    grid = figure.subplots(len(rows), len(VIEWS), squeeze=False)
-    for axes, (title, case, shown) in zip(grid, rows, strict=True):
+    shown = [_read_case(case.pairing, scale) for case in chosen.values()]
+    figure = _make_figure(shown)
+    grid = figure.subplots(len(shown), len(VIEWS), squeeze=False)
+    for axes, (title, case), shown_case in zip(grid, chosen.items(), shown, strict=True):
         for ax, view in zip(axes, VIEWS, strict=True):
-            _draw(ax, shown, view, scale)
+            _draw_slice(ax, shown_case, view, scale)
         text = f"{title}: {case.pairing.name}    mean Dice {case.mean_dice:.3f}"
-        axes[0].set_title(text, color=INK, loc="left", fontsize=10)
-    _legend(figure, scale)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", facecolor=PAPER)
-    return write_whole(path, stream.getvalue())
+        axes[0].set_title(text, color=FOREGROUND, loc="left", fontsize=10)
+    _add_legend(figure, scale)
+    return write_whole(path, encode_png(figure))
 
 
-def _choose(cases: Sequence[Compared]) -> list[tuple[str, Compared]]:
+def _choose_cases(cases: Sequence[Compared]) -> dict[str, Compared]:
+    """Title -> case, from the worst to the best."""
     ranked = sorted(cases, key=lambda case: case.mean_dice or 0.0)
-    if len(ranked) < 3:
-        return [("worst", ranked[0]), ("best", ranked[-1])][: len(ranked)]
-    return [("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1])]
+    if not ranked:
+        return {}
+    if len(ranked) == 1:
+        return {"worst": ranked[0]}
+    chosen = {"worst": ranked[0]}
+    if len(ranked) > 2:
+        chosen["median"] = ranked[len(ranked) // 2]
+    chosen["best"] = ranked[-1]
+    return chosen
 
 
-def _load(pairing: Pairing, scale: Scale) -> Shown:
+def _read_case(pairing: Pairing, scale: Scale) -> ShownCase:
     assert pairing.prediction is not None
     reference, grid = read_labels(pairing.reference, scale, may_ignore=True)
-    prediction, _ = onto(grid, *read_labels(pairing.prediction, scale, may_ignore=False))
-    image = _image(pairing, grid)
-    turns = orientations.io_orientation(grid.affine)
-    reference, prediction = (orientations.apply_orientation(a, turns) for a in (reference, prediction))
-    if image is not None:
-        image = orientations.apply_orientation(image, turns)
-    spacing = nib.affines.voxel_sizes(grid.affine @ orientations.inv_ornt_aff(turns, grid.shape))
-    return Shown(image, reference, prediction, tuple(float(s) for s in spacing), _window(image, pairing.ct))
+    labels, header = read_labels(pairing.prediction, scale, may_ignore=False)
+    prediction, _ = onto(grid, labels, header)
+    image = _read_image(pairing, grid)
+    (reference, prediction), spacing_mm = turn_to_ras(grid, reference, prediction)
+    size_mm = spacing_mm * reference.shape
+    if image is None:
+        return ShownCase(None, reference, prediction, size_mm, (0.0, 1.0))
+    (image,), _ = turn_to_ras(grid, image)
+    window = grey_window(image, ct=pairing.ct and bool(image.min() < LEAST_HU))
+    return ShownCase(image, reference, prediction, size_mm, window)
 
 
-def _image(pairing: Pairing, grid: Header) -> np.ndarray | None:
+def _read_image(pairing: Pairing, grid: Header) -> np.ndarray | None:
     """First channel on the reference's grid; None where there is none that fits, which is no error here."""
     if not pairing.images:
         return None
     try:
         array, header = read_volume(pairing.images[0])
         return onto(grid, array[0], header)[0]
-    except (VolumeError, DataError):
+    except DataError:
         return None
 
 
-def _window(image: np.ndarray | None, ct: bool) -> tuple[float, float]:
-    """Soft tissue for CT in Hounsfield units, else nearly the whole range."""
-    if image is None:
-        return 0.0, 1.0
-    if ct and image.min() < -200:
-        return CT_WINDOW
-    low, high = (float(v) for v in np.percentile(image, (1, 99.5)))
-    return low, max(high, low + 1e-6)
-
-
-def _figure(rows: Sequence[Shown]) -> Figure:
-    """As wide and high as the millimetres to show ask for."""
-    inch_per_mm = 13.5 / max(sum(_size(shown, view)[0] for view in VIEWS) for shown in rows)
-    heights = [max(_size(shown, view)[1] for view in VIEWS) * inch_per_mm + 0.35 for shown in rows]
-    height = min(max(sum(heights) + 0.7, 3.0), 24.0)
-    figure = Figure(figsize=(14, height), dpi=100)
+def _make_figure(cases: Sequence[ShownCase]) -> Figure:
+    """A dark figure in which a millimetre is as long in every slice."""
+    sizes = [[view.size_mm(case.size_mm) for view in VIEWS] for case in cases]
+    widths_mm = [sum(width for width, _ in row) for row in sizes]
+    heights_mm = [max(height for _, height in row) for row in sizes]
+    inch_per_mm = 13.5 / max(widths_mm)
+    height = sum(mm * inch_per_mm + 0.35 for mm in heights_mm) + 0.7
+    height = min(max(height, 3.0), 24.0)
+    figure = Figure(figsize=(14, height), dpi=100, facecolor=BACKGROUND)
     rim = (0.005, 0.5 / height, 0.99, 1 - 0.6 / height)  # room for the legend
     figure.set_layout_engine("constrained", h_pad=0.03, w_pad=0.03, rect=rim)
     return figure
 
 
-def _size(shown: Shown, view: View) -> tuple[float, float]:
-    mm = np.array(shown.reference.shape) * shown.spacing_mm
-    return float(mm[view.across]), float(mm[view.up])
-
-
-def _draw(ax: Axes, shown: Shown, view: View, scale: Scale) -> None:
-    ax.set_axis_off()
-    shape = shown.reference.shape
+def _draw_slice(ax: Axes, case: ShownCase, view: View, scale: Scale) -> None:
+    """The slice with most of the classes, the reference in broad and the prediction in thin outlines."""
+    shape = case.reference.shape
     if shape[view.across] == 1 or shape[view.up] == 1:
+        ax.set_axis_off()
         return
     values = list(scale.labels)
-    both = np.isin(shown.reference, values).astype(np.int32) + np.isin(shown.prediction, values)
-    where = int(both.sum(axis=(view.across, view.up)).argmax())
-    width, height = _size(shown, view)
-    if shown.image is not None:
-        low, high = shown.window
-        ax.imshow(plane(shown.image, view, where), cmap="gray", vmin=low, vmax=high, origin="lower",
-                  extent=(0, width, 0, height), interpolation="bilinear")  # fmt: skip
-    reference, prediction = (plane(a, view, where) for a in (shown.reference, shown.prediction))
-    for color, value in zip(colors(len(values)), values, strict=True):
-        contour(ax, reference == value, (width, height), color, linewidths=3.4, alpha=0.55)
-        contour(ax, prediction == value, (width, height), color, linewidths=1.0)
-    if (reference == IGNORE).any():
-        contour(ax, reference == IGNORE, (width, height), QUIET, linewidths=0.8, linestyles="dotted")
-    ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
-    letters(ax, view)
+    counts = np.isin(case.reference, values).astype(np.int32) + np.isin(case.prediction, values)
+    where = find_fullest_slice(counts, view)
+    shown = SliceAxes(ax, view.size_mm(case.size_mm))
+    if case.image is not None:
+        shown.show_image(cut_slice(case.image, view, where), case.window)
+    reference = cut_slice(case.reference, view, where)
+    prediction = cut_slice(case.prediction, view, where)
+    for color, value in zip(class_colors(len(values)), values, strict=True):
+        shown.outline(reference == value, color, linewidths=3.4, alpha=0.55)
+        shown.outline(prediction == value, color, linewidths=1.0)
+    shown.outline(reference == IGNORE, MUTED, linewidths=0.8, linestyles="dotted")
+    shown.write_directions(view)
 
 
-def _legend(figure: Figure, scale: Scale) -> None:
-    lines = [Line2D([], [], color=QUIET, lw=4, alpha=0.6, label="reference")]
-    lines.append(Line2D([], [], color=INK, lw=1, label="prediction"))
-    for color, name in zip(colors(len(scale.labels)), scale.labels.values(), strict=True):
+def _add_legend(figure: Figure, scale: Scale) -> None:
+    lines = [
+        Line2D([], [], color=MUTED, lw=4, alpha=0.6, label="reference"),
+        Line2D([], [], color=FOREGROUND, lw=1, label="prediction"),
+    ]
+    for color, name in zip(class_colors(len(scale.labels)), scale.labels.values(), strict=True):
         lines.append(Line2D([], [], color=color, lw=4, label=name))
-    figure.legend(handles=lines, loc="lower center", ncols=min(len(lines), 9), frameon=False, fontsize=9,
-                  labelcolor=INK)  # fmt: skip
+    figure.legend(
+        handles=lines, loc="lower center", ncols=min(len(lines), 9), frameon=False, fontsize=9, labelcolor=FOREGROUND
+    )

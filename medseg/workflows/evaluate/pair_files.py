@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 from medseg.errors import ConfigError, DataError
 from medseg.portable.io.channel_names import group_channels
 from medseg.portable.io.find_cases import by_name, images_in
+from medseg.records import differing, read_record
 
 TABLES = ("metrics.json", "metrics.csv", "metrics.md", "montage.png")
-"""What an evaluation leaves in its folder; the first says of what it is."""
+"""What an evaluation leaves in its folder; the first says of what it is, so that the tables need no other record."""
 
 
 def files_by_name(folder: Path) -> dict[str, Path]:
@@ -46,20 +46,13 @@ def refuse_another(folder: Path, source: Mapping[str, Any]) -> None:
     there = [folder / name for name in TABLES if (folder / name).exists()]
     if not there:
         return
-    before = _recorded(folder / TABLES[0])
-    if before is None:
+    before = read_record(folder / TABLES[0]).get("input")
+    if not isinstance(before, dict):
         what = "is there already and does not say what was evaluated"
         raise ConfigError(what, path=there[0], hint="choose another --output, or remove it")
-    differing = [key for key, value in source.items() if value is not None and before.get(key) != value]
-    if differing:
-        key = differing[0]
+    decided = {key: value for key, value in source.items() if value is not None}
+    others = [key for key in differing(before, decided) if key in decided]
+    if others:
+        key = others[0]
         what = f"holds the evaluation of {key} {before.get(key)} and not of {source[key]}"
         raise ConfigError(what, path=folder, hint="choose another --output, or remove it")
-
-
-def _recorded(tables: Path) -> Mapping[str, Any] | None:
-    try:
-        found = json.loads(tables.read_text(encoding="utf-8"))["input"]
-    except (OSError, ValueError, LookupError, TypeError):  # as good as no record
-        return None
-    return found if isinstance(found, dict) else None

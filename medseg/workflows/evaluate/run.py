@@ -16,7 +16,7 @@ from medseg.metrics.aggregate import mean_of_classes, summarize
 from medseg.options import api
 from medseg.portable.geometry import values_in
 from medseg.portable.io.read import SUFFIXES
-from medseg.progress import counting
+from medseg.progress import show_progress
 from medseg.workflows.evaluate.compare_case import IGNORE, Compared, Pairing, Scale, compare, read_labels
 from medseg.workflows.evaluate.options import EvaluateOptions
 from medseg.workflows.evaluate.pair_files import by_reference, files_by_name, refuse_another
@@ -95,7 +95,7 @@ evaluate = api(EvaluateOptions, run_evaluation)
 
 def _compared(pairings: Sequence[Pairing], scale: Scale) -> list[Compared]:
     done: list[Compared] = []
-    with counting("comparing", kept="nothing is written") as progress:
+    with show_progress("comparing", kept="nothing is written") as progress:
         for pairing in pairings:
             progress(len(done), len(pairings))
             done.append(compare(pairing, scale))

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from copy import copy
-from math import prod
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 
 from medseg import __version__
 from medseg.bundle.bundle import OpenBundle
+from medseg.bundle.runner import BundleRunner, Progress, prediction_errors
 from medseg.errors import DataError, OutputError
-from medseg.portable.inference.label_sink import LEVELS, mapped_bytes
-from medseg.portable.inference.out_of_memory import out_of_memory
-from medseg.portable.inference.windows import slab_axis
+from medseg.portable.inference.label_sink import LEVELS
 from medseg.portable.io.channel_names import FIRST
 from medseg.portable.io.monai_reader import VerifiedReader
-from medseg.portable.io.read import Header, VolumeError, read_header
-from medseg.portable.io.record import DIGITS, image_record
+from medseg.portable.io.read import Header, read_header
+from medseg.portable.io.record import DIGITS, image_of, image_record
 from medseg.portable.io.record import fingerprint as of_files
-from medseg.portable.io.write import SaveError, temporary, write_nifti
-from medseg.portable.resample import resampled_size
+from medseg.portable.io.write import temporary, write_nifti
 from medseg.workflows.predict.collect_cases import LONGEST_NAME, PROBABILITIES, Item, targets
 from medseg.workflows.predict.formats import Model, recorded, source_of_item, write_result
-from medseg.workflows.predict.put_in_place import Place
 
 if TYPE_CHECKING:
     from medseg.dicom.series import Series
-
-VOTE_BYTES = 3  # label and probability of a view
 
 
 def fingerprint(item: Item) -> str:
@@ -44,10 +38,7 @@ def fingerprint(item: Item) -> str:
     """
     if item.dicom:
         return item.series.digest()
-    try:
-        return of_files(item.images)
-    except VolumeError as error:
-        raise DataError(str(error), path=error.path) from error
+    return of_files(item.images)
 
 
 def record(fingerprint: str, setting: str) -> str:
@@ -83,11 +74,12 @@ class CasePredictor:
 
     def __init__(self, bundle: OpenBundle, device: torch.device, output: Path, *, probabilities: bool) -> None:
         self.bundle, self.output, self.probabilities = bundle, output, probabilities
-        self.network = bundle.network.to(device)
-        names = bundle.data.labels
-        run = bundle.path.resolve()
-        title = run.parent.name if run.name == "bundle" else run.name
-        self.model = Model(title, {value: names[value] for value in bundle.data.label_values[1:]})
+        self.runner = BundleRunner(bundle, device)
+        labels = bundle.data.labels
+        folder = bundle.path.resolve()
+        if folder.name == "bundle":
+            folder = folder.parent
+        self.model = Model(folder.name, {value: labels[value] for value in bundle.data.label_values[1:]})
 
     def headers(self, item: Item) -> list[Header]:
         """Headers of a case's files, of which the channels are as many as the model's.
@@ -97,10 +89,7 @@ class CasePredictor:
         """
         if len(os.fsencode(item.result)) > LONGEST_NAME:
             raise DataError(f"the result's name would be longer than {LONGEST_NAME} bytes", path=item.images[0])
-        try:
-            headers = [item.series.header] if item.dicom else [read_header(path) for path in item.images]
-        except VolumeError as error:
-            raise DataError(str(error), path=error.path) from error
+        headers = [item.series.header] if item.dicom else [read_header(path) for path in item.images]
         if item.dicom and item.reads(self.output / item.result):
             raise DataError(f"the result {item.result} would overwrite a slice", path=item.images[0])
         found, wanted = sum(h.channels for h in headers), self.bundle.data.modality
@@ -113,24 +102,6 @@ class CasePredictor:
             )  # fmt: skip
         return headers
 
-    def memory_bytes(self, headers: list[Header]) -> int:
-        """About what the largest step needs: reading and resampling, or the sums of a window's depth."""
-        data, first, channels = self.bundle.data, headers[0], len(self.bundle.data.modality)
-        axes = [int(np.abs(first.affine[row, :3]).argmax()) for row in range(3)]  # stored axis of x, y, z
-        size = [
-            resampled_size(first.shape[axis], first.spacing_mm[axis], mm) if wanted else first.shape[axis]
-            for axis, mm, wanted in zip(axes, data.spacing_mm, data.resample_axes, strict=True)
-        ]
-        stored, here = prod(first.shape), prod(size)
-        reading = channels * (stored * (first.dtype.itemsize + 8) + here * 8)
-        rings = []
-        for window in self.bundle.inferer.windows:
-            padded = [max(n, w) for n, w in zip(size, window, strict=True)]
-            axis = slab_axis(padded, window)
-            rings.append(prod(padded) // padded[axis] * window[axis])
-        votes = 0 if len(rings) == 1 else stored * (1 + VOTE_BYTES * len(rings))
-        return max(reading, channels * here * 4 + stored + votes + max(rings) * (data.classes + 2) * 4)
-
     def is_done(self, item: Item, line: str) -> bool:
         """Whether the result of the same image, model and settings is there."""
         return all(recorded(path) == line for path in self.targets(item))
@@ -139,7 +110,7 @@ class CasePredictor:
         """Files that a case's results are written to."""
         return targets(item, self.output, probabilities=self.probabilities)
 
-    def run(self, item: Item, line: str, progress: Callable[[int, int], None]) -> dict[str, float]:
+    def run(self, item: Item, line: str, progress: Progress | None = None) -> dict[str, float]:
         """Predict a case and write its results.
 
         Args:
@@ -155,62 +126,31 @@ class CasePredictor:
             OutputError: the results cannot be written.
         """
         result = self.output / item.result
-        place = Place(self.targets(item), line)
-        scratch = temporary(self._probabilities(item), "scratch")
         try:
-            image = self._prepared(item)
-            with scratch as file:
-                labels, stored = self._predict(image, file, progress)
-                array, affine = labels.numpy()[0, 0], labels.affine.numpy()
-                if stored is not None:
-                    planes = stored.transpose(1, 2, 3, 0)
-                    source = source_of_item(item)
-                    with place.aside(self._probabilities(item)) as new:
-                        write_nifti(new, planes, affine, source=source, slope=1 / LEVELS, description=line)
-                with place.aside(result) as new:
-                    write_result(new, array, item, affine, line, self.model)
-        except (SaveError, OutputError) as error:
-            raise OutputError(getattr(error, "problem", str(error)), path=result) from error
-        except VolumeError as error:
-            raise DataError(str(error), path=error.path or item.images[0]) from error
+            with prediction_errors(item.images[0]):
+                return self._predict_and_write(item, line, progress)
+        except OutputError as error:  # of a temporary file
+            raise OutputError(error.problem, path=result) from error
         except OSError as error:
             raise OutputError(f"cannot be written ({error.strerror or error})", path=result) from error
-        except (ValueError, MemoryError, RuntimeError) as error:
-            if not isinstance(error, ValueError) and not out_of_memory(error):
-                raise
-            lacking = "does not fit into memory, not even with the smallest windows"
-            raise DataError(str(error) if isinstance(error, ValueError) else lacking, path=item.images[0]) from error
-        return self._millilitres(array, affine)
 
-    def _probabilities(self, item: Item) -> Path:
-        return self.output / PROBABILITIES / item.probabilities
-
-    def _prepared(self, item: Item) -> MetaTensor:
-        """Network input; the transforms one by one, since `Compose` hides what an error was."""
-        files = [str(path) for path in item.images]
-        data: Any = {"image": files if len(files) > 1 else files[0]}
-        load, *others = self.bundle.preprocessing.transforms
-        data = load(data, reader=SeriesReader(item.series)) if item.dicom else load(data)
-        for transform in others:
-            data = transform(data)
-        return data["image"]
-
-    def _predict(
-        self, image: MetaTensor, scratch: Path, progress: Callable[[int, int], None]
-    ) -> tuple[MetaTensor, np.ndarray | None]:
-        """Labels `(1, 1, X, Y, Z)` and probabilities `(K, X, Y, Z)` in a file, which memory need not hold."""
-        kept: list[np.ndarray] = []
-
-        def make(shape: tuple[int, ...]) -> np.ndarray:
-            kept[:] = [mapped_bytes(scratch, shape)]
-            return kept[0]
-
-        inferer = copy(self.bundle.inferer)
-        inferer.progress = progress
-        inferer.probabilities = make if self.probabilities else None
-        labels = inferer(image[None], self.network)
-        assert isinstance(labels, MetaTensor)
-        return labels, kept[0] if kept else None
+    def _predict_and_write(self, item: Item, line: str, progress: Progress | None) -> dict[str, float]:
+        files = ResultFiles(self.targets(item), line)
+        labels_file, probabilities_file = self.output / item.result, self.output / PROBABILITIES / item.probabilities
+        reader = SeriesReader(item.series) if item.dicom else None
+        with temporary(probabilities_file, "scratch") as scratch:
+            image = self.runner.read(item.images, reader)
+            wanted = scratch if self.probabilities else None
+            prediction = self.runner.predict(image, probability_file=wanted, progress=progress)
+            labels, affine = prediction.labels, prediction.affine
+            if prediction.probabilities is not None:
+                classes_last = prediction.probabilities.transpose(1, 2, 3, 0)
+                source = source_of_item(item)
+                with files.replacing(probabilities_file) as new:
+                    write_nifti(new, classes_last, affine, source=source, slope=1 / LEVELS, description=line)
+            with files.replacing(labels_file) as new:
+                write_result(new, labels, item, affine, line, self.model)
+        return self._millilitres(labels, affine)
 
     def _millilitres(self, labels: np.ndarray, affine: np.ndarray) -> dict[str, float]:
         planes = np.moveaxis(labels, -1, 0)  # one at a time: counting wants eight bytes a voxel
@@ -218,3 +158,54 @@ class CasePredictor:
         voxel = abs(np.linalg.det(affine[:3, :3])) / 1000
         names = self.bundle.data.labels
         return {names[v]: round(float(counts[v] * voxel), 3) for v in self.bundle.data.label_values[1:]}
+
+
+class ResultFiles:
+    """The files of one case: written aside, and put in place unless another image's result came there meanwhile.
+
+    Other commands that run at the same time may want the same names.
+
+    Args:
+        paths: the files.
+        record: what they will say of how they were made.
+    """
+
+    def __init__(self, paths: Iterable[Path], record: str) -> None:
+        self.image = image_of(record)
+        self.before = {path: recorded(path) for path in paths if path.exists()}
+
+    @contextmanager
+    def replacing(self, path: Path) -> Iterator[Path]:
+        """A file to write, of the same name in a hidden folder beside `path`, that then takes its place.
+
+        Raises:
+            DataError: another image's result is there by now.
+            OSError: the place is full, read-only or gone.
+        """
+        with temporary(path, "aside") as folder:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            try:
+                yield folder / path.name
+                self._put_in_place(folder / path.name, path)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _put_in_place(self, new: Path, path: Path) -> None:
+        """By a link, which fails where a file is; a look beforehand could miss one that comes meanwhile."""
+        if path not in self.before:
+            try:
+                os.link(new, path)
+                return
+            except FileExistsError:
+                pass
+            except OSError:  # a disk without links
+                if not path.exists():
+                    new.replace(path)
+                    return
+        found = recorded(path)
+        unchanged = path in self.before and found == self.before[path]
+        if not unchanged and image_of(found) != self.image:
+            what = "was written meanwhile by another command, of another image"
+            raise DataError(what, path=path, hint="choose another --output")
+        new.replace(path)

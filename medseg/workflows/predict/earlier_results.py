@@ -1,13 +1,13 @@
 """Results that are in a folder already, and of which images: no image's result takes the place of another's.
 
 An image is the same if its files are where they were, as the reports of earlier commands say, or if their content is,
-as the results' own headers say. So an image that was exported anew is predicted anew, also from another disk.
+as the results' own headers say. So an image that was exported anew is predicted anew, also from another disk. What a
+header says, and why it is no file beside the result, is in `medseg.portable.io.record`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from medseg.errors import ConfigError, DataError
 from medseg.portable.io.record import image_of
+from medseg.records import read_record
 from medseg.workflows.predict.case import fingerprint
 from medseg.workflows.predict.collect_cases import Item, targets
 from medseg.workflows.predict.formats import recorded
@@ -31,7 +32,7 @@ class Earlier:
 
     def __init__(self, output: Path) -> None:
         self.output = output
-        self.reports = {path.name: list(_entries(path)) for path in sorted(output.glob(REPORTS))}
+        self.reports = {path.name: _entries(path) for path in sorted(output.glob(REPORTS))}
         self.cases: dict[str, list[dict[str, Any]]] = {}
         for entry in chain.from_iterable(self.reports.values()):
             self.cases.setdefault(entry["case"], []).append(entry)
@@ -59,16 +60,18 @@ class Earlier:
 
     def _refuse(self, item: Item, path: Path) -> None:
         made_of = image_of(recorded(path))
-        entries = self.cases.get(item.name, [])
-        # without those of results that were replaced since by something else
-        known = [e["input"] for e in entries if made_of is None or e["image_sha256"].startswith(made_of)]
-        if any(set(files) == set(item.identity) for files in known):
+        inputs = []
+        for entry in self.cases.get(item.name, []):
+            # else the result was replaced since by something else
+            if made_of is None or entry["image_sha256"].startswith(made_of):
+                inputs.append(entry["input"])
+        if any(set(files) == set(item.identity) for files in inputs):
             return
         if made_of is not None and fingerprint(item).startswith(made_of):
             return
         mine = " and ".join(item.identity)
-        if known:
-            what = f"is the result of {' and '.join(known[0])} and not of {mine}"
+        if inputs:
+            what = f"is the result of {' and '.join(inputs[0])} and not of {mine}"
         elif made_of is not None:
             what = f"is the result of another image than {mine}"
         else:
@@ -87,12 +90,13 @@ class Earlier:
         return [e for e in entries if e["result"] not in replaced and (self.output / e["result"]).exists()]
 
 
-def _entries(report: Path) -> Iterator[dict[str, Any]]:
-    """Cases of a report that have a result, each with the model that made it."""
-    try:
-        content = json.loads(report.read_text(encoding="utf-8"))
+def _entries(report: Path) -> list[dict[str, Any]]:
+    """Cases of a report that have a result, each with the model that made it; none of a file that is no report."""
+    content = read_record(report)
+    entries = []
+    with suppress(LookupError, TypeError):  # results tell of their images themselves
+        of_model = {"model_sha256": content["model_sha256"], "settings": content["settings"]}
         for entry in [*content["cases"], *content.get("earlier", ())]:
             if {"case", "result", "input", "image_sha256"} <= set(entry):
-                yield {"model_sha256": content["model_sha256"], "settings": content["settings"], **entry}
-    except (OSError, ValueError, LookupError, TypeError):  # results tell of their images themselves
-        return
+                entries.append({**of_model, **entry})
+    return entries

@@ -6,10 +6,8 @@ a finished case is recognised wherever the file goes, also when several commands
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,13 +19,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from medseg import __version__
 from medseg.atomic import check_writable, make_folder, write_whole
 from medseg.bundle.bundle import OpenBundle, open_bundle
+from medseg.bundle.runner import GIB
 from medseg.engine import distributed
-from medseg.errors import ConfigError, DataError, MedsegError, OutputError
+from medseg.errors import ConfigError, MedsegError, OutputError
 from medseg.options import api
 from medseg.portable.inference.multi_view import FUSIONS, ViewsInferer
 from medseg.portable.io.write import remove_leftovers
 from medseg.progress import Count, say
-from medseg.stopping import told_when_stopped
+from medseg.records import hash_of
+from medseg.stopping import report_stop
 from medseg.workflows.predict.case import CasePredictor, fingerprint, record
 from medseg.workflows.predict.collect_cases import PROBABILITIES, Item, collect, share
 from medseg.workflows.predict.earlier_results import Earlier
@@ -35,7 +35,6 @@ from medseg.workflows.predict.formats import suffix_of, uncoded
 from medseg.workflows.predict.options import PredictOptions
 from medseg.workflows.predict.summary import Listener, closing
 
-GIB = 2**30
 WORTH_SAYING = 2 * GIB
 
 
@@ -179,8 +178,7 @@ class _Run:
         self.predictor, self.listener, self.report, self.earlier = predictor, listener, report, earlier
         self.overwrite, self.strict, self.probabilities = options.overwrite, options.strict, options.probabilities
         labels_depend_on = {k: v for k, v in report["settings"].items() if k != "probabilities"}
-        content = json.dumps([report["model_sha256"], labels_depend_on], sort_keys=True)
-        self.setting = hashlib.sha256(content.encode()).hexdigest()
+        self.setting = hash_of([report["model_sha256"], labels_depend_on])
 
     def all(self, items: list[Item]) -> None:
         """Do them; a case that fails is entered and passed over, unless `strict`."""
@@ -188,7 +186,7 @@ class _Run:
         console = self.listener.console
         count = Count("predicting", total=len(items))
         with (
-            told_when_stopped(count.where, "finished results are kept"),
+            report_stop(count.where, "finished results are kept"),
             Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
         ):
             cases = bar.add_task("cases", total=len(items))
@@ -235,16 +233,8 @@ class _Run:
         for header in headers:
             for warning in header.warnings:
                 self.listener.say(f"{header.path}: {warning}")
-        self._check_memory(item, self.predictor.memory_bytes(headers))
-        volumes = self.predictor.run(item, line, progress)
-        return {"status": "done", **entry, "volumes_ml": volumes}
-
-    def _check_memory(self, item: Item, needed: int) -> None:
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if needed > there:
-            raise DataError(
-                f"needs about {needed / GIB:.1f} GiB at the model's spacing, this machine has {there / GIB:.1f}",
-                path=item.images[0],
-            )
+        needed = self.predictor.runner.check_memory(headers, item.images[0])
         if needed > WORTH_SAYING:
             self.listener.show(f"{item.name}: needs about {needed / GIB:.1f} GiB")
+        volumes = self.predictor.run(item, line, progress)
+        return {"status": "done", **entry, "volumes_ml": volumes}

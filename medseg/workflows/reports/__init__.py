@@ -1,1 +1,1 @@
-"""What the report pages have in common: HTML and overlays."""
+"""What report pages have in common: templates, numbers as text, and overlays of labels on slices."""

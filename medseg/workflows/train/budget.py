@@ -2,7 +2,7 @@
 
 Until there are about a thousand of them, iterations are worth more than resolution, width and field of view: so the
 plan is made up to twice as coarse, then narrower, then smaller, until `ENOUGH` iterations fit; what time is left goes
-into more of them. It is not made worse than the last rung of the ladder, below which small organs disappear: then there
+into more of them. It is not made worse than the last of `REDUCTIONS`, below which small organs disappear: then there
 are fewer iterations. With several views and rounds the time is shared by all trainings, after what predicting the
 unlabelled cases in every round takes.
 """
@@ -14,33 +14,52 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Events
 
-from medseg import methods
 from medseg.config import DataSpec, NetworkSpec, Pipeline, Stage
 from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.engine.optimizer import make_optimizer
-from medseg.engine.trainer import MethodTrainer, step_settings, use_channels_last
+from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
 from medseg.manifest.manifest import Manifest, streams_of
-from medseg.networks import registry as networks
-from medseg.networks.registry import fit_size
-from medseg.planning.fingerprint import survey
+from medseg.method import PatchTargets
+from medseg.networks.sizes import fit_size
+from medseg.planning.fingerprint import read_fingerprint
+from medseg.workflows.train.build import build_method
 from medseg.workflows.train.self_training.time_left import trainings
 
 ENOUGH = 1000
-LADDER = (
-    (1.0, 1, 1.0),
-    (1.25, 1, 1.0),
-    (1.5, 1, 1.0),
-    (2.0, 1, 1.0),
-    (2.0, 2, 1.0),
-    (2.0, 2, 1.3),
-    (2.0, 2, 1.7),
+"""Iterations, beyond which time goes into a finer plan."""
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How much cheaper a plan is made.
+
+    Args:
+        coarser: factor of the spacing.
+        narrower: divisor of the network's width.
+        smaller: divisor of each side of the patch.
+    """
+
+    coarser: float
+    narrower: int
+    smaller: float
+
+
+REDUCTIONS = (
+    Reduction(1.0, 1, 1.0),
+    Reduction(1.25, 1, 1.0),
+    Reduction(1.5, 1, 1.0),
+    Reduction(2.0, 1, 1.0),
+    Reduction(2.0, 2, 1.0),
+    Reduction(2.0, 2, 1.3),
+    Reduction(2.0, 2, 1.7),
 )
-"""How many times coarser than planned, by what the width is divided, and each side of the patch; dearest first."""
+"""From the plan as it is to the cheapest."""
 
 SMALLEST_WIDTH = 8
 """Channels below which a network tells few classes apart."""
@@ -49,30 +68,30 @@ SMALLEST_PATCH = 16
 """Voxels along an axis below which a coarser grid would leave nothing to see."""
 
 VALIDATIONS = 10
+TIMED_STEPS = 4
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One rung of the ladder.
+    """A plan that may fit the budget.
 
     Args:
-        spec: of the data.
+        data: how the data are presented.
         network: of every view.
         step_seconds: mean over the views.
     """
 
-    spec: DataSpec
+    data: DataSpec
     network: NetworkSpec
     step_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a stage does beside the steps of one training.
+class Workload:
+    """Amount of work of a stage beside the steps of one training.
 
     Args:
         trainings: in all; one that is half as long counts half.
-        networks: views.
         predicted: passes over a case by one network, for labels and scores of the rounds.
         validation: labelled validation cases.
         size: typical case, voxels of its own grid along RAS.
@@ -80,31 +99,33 @@ class Work:
     """
 
     trainings: float
-    networks: int
     predicted: int
     validation: int
     size: np.ndarray
     spacing_mm: np.ndarray
 
     @classmethod
-    def of(cls, stage: Stage, manifest: Manifest) -> Work:
-        """What a stage does with a data set."""
+    def of_stage(cls, stage: Stage, manifest: Manifest) -> Workload:
+        """The work of a stage on a data set."""
         unlabeled = len(streams_of(manifest)["unlabeled"])
         validation = sum(1 for case in manifest.validation if case.label)
-        rounds, views = (stage.rounds if unlabeled else 0), max(1, len(stage.views))
-        scored = validation * (rounds + 1) if stage.rounds or views > 1 else 0
-        seen = survey(manifest)
+        rounds = stage.rounds if unlabeled else 0
+        views = max(1, len(stage.views))
+        has_rounds_or_views = stage.rounds > 0 or views > 1
+        scored = validation * (rounds + 1) if has_rounds_or_views else 0
+        fingerprint = read_fingerprint(manifest)
         return cls(
             trainings=trainings(stage, unlabeled),
-            networks=views,
             predicted=views * (rounds * unlabeled + scored),
             validation=validation,
-            size=np.median(seen.shape, axis=0),
-            spacing_mm=np.median(seen.spacing_mm, axis=0),
+            size=np.median(fingerprint.shape, axis=0),
+            spacing_mm=np.median(fingerprint.spacing_mm, axis=0),
         )
 
 
-def fit(pipeline: Pipeline, manifest: Manifest, device: torch.device, *, seconds: float, fixed: set[str]) -> Pipeline:
+def fit_budget(
+    pipeline: Pipeline, manifest: Manifest, device: torch.device, *, seconds: float, fixed: set[str]
+) -> Pipeline:
     """Choose spacing, patch, width and iterations so that training takes about `seconds` on this machine.
 
     Args:
@@ -114,91 +135,91 @@ def fit(pipeline: Pipeline, manifest: Manifest, device: torch.device, *, seconds
         seconds: the budget, divided evenly among the stages.
         fixed: fields of the data that the user gave and that therefore stay.
     """
-    spec = DataSpec(**pipeline.data)
-    stage = pipeline.stages[0]
-    rungs = [_rung(spec, stage.network, step, fixed) for step in LADDER]
-    budget = max(seconds / len(pipeline.stages) - 10 - _preparation_seconds(manifest, spec, stage.rounds), 5.0)
-    chosen = _choose(rungs, stage, Work.of(stage, manifest), device, budget)
+    data = DataSpec(**pipeline.data)
+    first = pipeline.stages[0]
+    candidates = [reduce_plan(data, first.network, reduction, fixed) for reduction in REDUCTIONS]
+    preparation = _preparation_seconds(manifest, data, first.rounds)
+    stage_seconds = max(seconds / len(pipeline.stages) - 10 - preparation, 5.0)
+    best = _choose_candidate(candidates, first, Workload.of_stage(first, manifest), device, stage_seconds)
     stages = []
-    for each in pipeline.stages:
-        total = min(each.schedule.iterations, _iterations(chosen, each, Work.of(each, manifest), budget))
-        schedule = each.schedule.model_copy(update={"iterations": total})
-        stages.append(each.model_copy(update={"network": chosen.network, "schedule": schedule}))
-    return pipeline.model_copy(update={"stages": tuple(stages), "data": chosen.spec.model_dump(mode="json")})
+    for stage in pipeline.stages:
+        affordable = _count_iterations(best, stage, Workload.of_stage(stage, manifest), stage_seconds)
+        iterations = min(stage.schedule.iterations, affordable)
+        schedule = stage.schedule.model_copy(update={"iterations": iterations})
+        stages.append(stage.model_copy(update={"network": best.network, "schedule": schedule}))
+    return pipeline.model_copy(update={"stages": tuple(stages), "data": best.data.model_dump(mode="json")})
 
 
-def _rung(spec: DataSpec, network: NetworkSpec, step: tuple[float, int, float], fixed: set[str]) -> Candidate:
+def reduce_plan(data: DataSpec, network: NetworkSpec, reduction: Reduction, fixed: set[str]) -> Candidate:
     """The plan made cheaper; fine axes become coarser first."""
-    coarser, narrower, smaller = step
-    finest = min(spec.spacing_mm)
-    spacing = [
-        max(mm, coarser * finest) if r else mm for mm, r in zip(spec.spacing_mm, spec.resample_axes, strict=True)
-    ]
-    if "spacing_mm" in fixed:
-        spacing = list(spec.spacing_mm)
-    patch = [
-        size
-        if size == 1
-        else max(min(size, SMALLEST_PATCH), fit_size(size * old / new / smaller + 1e-6, largest=math.inf))
-        for size, old, new in zip(spec.patch, spec.spacing_mm, spacing, strict=True)
-    ]
+    spacing = list(data.spacing_mm)
+    if "spacing_mm" not in fixed:
+        coarsest = reduction.coarser * min(data.spacing_mm)
+        for axis in range(3):
+            if data.resample_axes[axis]:
+                spacing[axis] = max(spacing[axis], coarsest)
     changes: dict[str, object] = {"spacing_mm": tuple(round(mm, 4) for mm in spacing)}
     if "patch" not in fixed:
+        patch = []
+        for size, old, new in zip(data.patch, data.spacing_mm, spacing, strict=True):
+            patch.append(_reduce_side(size, size * old / new / reduction.smaller))
         changes["patch"] = tuple(patch)
-    width = max(min(network.width, SMALLEST_WIDTH), network.width // narrower)
-    return Candidate(spec.model_copy(update=changes), network.model_copy(update={"width": width}))
+    width = max(min(network.width, SMALLEST_WIDTH), network.width // reduction.narrower)
+    return Candidate(data.model_copy(update=changes), network.model_copy(update={"width": width}))
 
 
-def _choose(rungs: Sequence[Candidate], stage: Stage, work: Work, device: torch.device, budget: float) -> Candidate:
-    """Time the cheapest rung, guess the dearest that fits from it, then time down from there."""
-    wanted = min(ENOUGH, stage.schedule.iterations)
-    cheapest = _timed(rungs[-1], stage, device)
-    guess = [cheapest.step_seconds * _work(rung) / _work(cheapest) for rung in rungs]
-    start = next((i for i, cost in enumerate(guess) if cost * wanted * work.trainings <= 2 * budget), len(rungs) - 1)
-    for rung in rungs[start:-1]:
-        timed = _timed(rung, stage, device)
-        if _iterations(timed, stage, work, budget) >= wanted:
+def _reduce_side(size: int, wanted: float) -> int:
+    """A side of the patch near `wanted`, not below what leaves something to see."""
+    if size == 1:
+        return 1
+    return max(min(size, SMALLEST_PATCH), fit_size(wanted + 1e-6, largest=math.inf))
+
+
+def _choose_candidate(
+    candidates: Sequence[Candidate], stage: Stage, work: Workload, device: torch.device, budget: float
+) -> Candidate:
+    """Time the cheapest plan, guess the dearest that fits from it, then time down from there."""
+    enough = min(ENOUGH, stage.schedule.iterations)
+    cheapest = _time_steps(candidates[-1], stage, device)
+    seconds_per_cost = cheapest.step_seconds / relative_cost(cheapest)
+    for candidate in candidates[:-1]:
+        guess = seconds_per_cost * relative_cost(candidate)
+        if guess * enough * work.trainings > 2 * budget:
+            continue
+        timed = _time_steps(candidate, stage, device)
+        if _count_iterations(timed, stage, work, budget) >= enough:
             return timed
     return cheapest
 
 
-def _work(candidate: Candidate) -> float:
+def relative_cost(candidate: Candidate) -> float:
     """Relative cost of a step: voxels, and channels at the measured growth between linear and quadratic."""
-    return float(prod(candidate.spec.patch) * candidate.network.width**1.5)
+    return float(prod(candidate.data.patch) * candidate.network.width**1.5)
 
 
-def _iterations(candidate: Candidate, stage: Stage, work: Work, budget: float) -> int:
+def _count_iterations(candidate: Candidate, stage: Stage, work: Workload, budget: float) -> int:
     """How many steps of each training fit beside validations and predictions."""
     passes = work.trainings * VALIDATIONS * work.validation + work.predicted
     left = budget - passes * _case_seconds(candidate, stage, work)
     return max(10, int(max(left, 0.3 * budget) / (work.trainings * candidate.step_seconds)))
 
 
-def _timed(candidate: Candidate, stage: Stage, device: torch.device, steps: int = 4) -> Candidate:
+def _time_steps(candidate: Candidate, stage: Stage, device: torch.device) -> Candidate:
     """The candidate with the time of real steps on random data, after one to warm up.
 
     The shortest of a few: what a neighbour on the machine does at the moment says little about the next half hour.
     """
-    specs, schedule = stage.specs(candidate.spec), stage.schedule
-    spec = max(specs, key=lambda each: prod(each.patch))
-    patch = spec.network_patch
-    kind = methods.find(stage.method.name)
-    definition = networks.network_def(
-        candidate.network,
-        patch=patch,
-        in_channels=spec.channels,
-        out_channels=kind.output_channels(spec.classes),
-    )
+    views, schedule = stage.specs(candidate.data), stage.schedule
+    largest = max(views, key=lambda view: prod(view.patch))
+    patch = largest.network_patch
     state = torch.get_rng_state()
-    method = methods.build(
-        stage.method.name, networks.build(definition), classes=spec.classes, **stage.method.options
-    ).to(device)
+    method = build_method(stage.model_copy(update={"network": candidate.network}), largest).to(device)
     if schedule.channels_last:
         use_channels_last(method, len(patch))
-    batch = _random_batch(spec, schedule.batch or {}, patch, method.targets())
+    batch = _random_batch(largest, schedule.batch or {}, patch, method.targets())
     ticks: list[float] = []
 
-    def tick() -> None:
+    def record_time() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         ticks.append(time.perf_counter())
@@ -206,52 +227,64 @@ def _timed(candidate: Candidate, stage: Stage, device: torch.device, steps: int 
     trainer = MethodTrainer(
         method,
         make_optimizer(method, schedule),
-        [batch] * (steps + 1),
-        total=steps + 1,
-        settings=step_settings(schedule, device),
+        [batch] * (TIMED_STEPS + 1),
+        total=TIMED_STEPS + 1,
+        settings=StepSettings.of_schedule(schedule, device),
     )
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, tick)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, record_time)
     trainer.run()
     torch.set_rng_state(state)
-    mean = sum(prod(each.patch) for each in specs) / prod(spec.patch) / len(specs)
-    return Candidate(candidate.spec, candidate.network, float(np.min(np.diff(ticks))) * mean)
+    shortest = float(np.min(np.diff(ticks)))
+    mean_voxels = sum(prod(view.patch) for view in views) / len(views)
+    return Candidate(candidate.data, candidate.network, shortest * mean_voxels / prod(largest.patch))
 
 
-def _random_batch(spec: DataSpec, rows: dict[str, int], patch: Sequence[int], targets: object) -> dict:
-    """A batch of the right shapes; blobs for labels."""
+def _random_batch(
+    data: DataSpec, batch_size: dict[str, int], patch: Sequence[int], targets: PatchTargets | None
+) -> dict[str, dict[str, Any]]:
+    """A batch of the right shapes; boxes for labels."""
     rng = np.random.default_rng(0)
     batch: dict[str, dict[str, torch.Tensor]] = {}
-    for stream, count in rows.items():
-        image = rng.standard_normal((count, spec.channels, *patch), dtype=np.float32)
+    for stream, count in batch_size.items():
+        image = rng.standard_normal((count, data.channels, *patch), dtype=np.float32)
         batch[stream] = {"image": torch.from_numpy(image)}
-    label = np.zeros((rows["labeled"], 1, *patch), np.uint8)
-    label[(slice(None), slice(None), *[slice(n // 4, n // 2) for n in patch])] = 1
+    label = np.zeros((batch_size["labeled"], 1, *patch), np.uint8)
+    box = tuple(slice(size // 4, size // 2) for size in patch)
+    label[(slice(None), slice(None), *box)] = 1
     batch["labeled"]["label"] = torch.from_numpy(label)
-    if callable(targets):
-        made = [targets(row[0]) for row in label]
+    if targets is not None:
+        made = [targets(each[0]) for each in label]
         for key in made[0]:
-            batch["labeled"][key] = torch.from_numpy(np.stack([m[key] for m in made]))
+            batch["labeled"][key] = torch.from_numpy(np.stack([arrays[key] for arrays in made]))
     return batch
 
 
-def _preparation_seconds(manifest: Manifest, spec: DataSpec, rounds: int) -> float:
+def _preparation_seconds(manifest: Manifest, data: DataSpec, rounds: int) -> float:
     """Reading and preprocessing of all cases, from one of them; each round does the unlabelled ones again."""
     cases = [*manifest.training, *manifest.validation, *manifest.unlabeled * (rounds + 1)]
     began = time.perf_counter()
     item = {"image": [str(path) for path in manifest.images(cases[0])]}
-    instantiate(preprocessing(spec, keys=("image",)))(item)
+    instantiate(preprocessing(data, keys=("image",)))(item)
     return 2 * (time.perf_counter() - began) * len(cases)  # labels and the cache files take as long again
 
 
-def _case_seconds(candidate: Candidate, stage: Stage, work: Work) -> float:
-    """One pass of one network over a case, mean of the views: a window costs about a third of a training row."""
+def _case_seconds(candidate: Candidate, stage: Stage, work: Workload) -> float:
+    """One pass of one network over a case, mean of the views: a window costs about a third of a training patch."""
     total = 0.0
-    specs = stage.specs(candidate.spec)
-    for spec in specs:
-        size = work.size * np.where(spec.resample_axes, work.spacing_mm / np.array(spec.spacing_mm), 1)
-        windows = prod(
-            ceil(max(1.0, (n / p - spec.overlap) / (1 - spec.overlap))) if p > 1 else ceil(n)
-            for n, p in zip(size, spec.patch, strict=True)
-        )
-        total += windows * candidate.step_seconds / (3 * (4 if spec.spatial_dims == 3 else 16))
-    return total / len(specs)
+    views = stage.specs(candidate.data)
+    for data in views:
+        factors = np.where(data.resample_axes, work.spacing_mm / np.array(data.spacing_mm), 1)
+        size = work.size * factors
+        windows = 1
+        for voxels, side in zip(size, data.patch, strict=True):
+            windows *= _count_windows(voxels, side, data.overlap)
+        patches_per_step = 4 if data.spatial_dims == 3 else 16
+        total += windows * candidate.step_seconds / (3 * patches_per_step)
+    return total / len(views)
+
+
+def _count_windows(voxels: float, side: int, overlap: float) -> int:
+    """Sliding windows along an axis."""
+    if side == 1:
+        return ceil(voxels)
+    return ceil(max(1.0, (voxels / side - overlap) / (1 - overlap)))

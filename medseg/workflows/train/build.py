@@ -1,8 +1,10 @@
-"""The network and the method of a stage; and all of a pipeline at once, before anything is trained."""
+"""A stage of a pipeline: what it is given and makes, its network and method; and all stages at once, as a check."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +14,7 @@ from medseg import methods
 from medseg.bundle.bundle import OpenBundle
 from medseg.config import DataSpec, Pipeline, Stage
 from medseg.errors import ConfigError
+from medseg.manifest.manifest import Manifest
 from medseg.method import Method
 from medseg.networks import registry
 from medseg.portable.networks.adapters import FirstChannels, Planar, Views
@@ -19,7 +22,76 @@ from medseg.portable.networks.adapters import FirstChannels, Planar, Views
 T = TypeVar("T")
 
 
-def start_from(network: nn.Module, previous: nn.Module) -> None:
+@dataclass(frozen=True)
+class StageInputs:
+    """One stage of a pipeline, its data, and where it is trained.
+
+    Args:
+        pipeline: resolved, nothing left to plan.
+        index: of the stage.
+        manifest: the data set.
+        folder: of checkpoints and logs.
+        cache: folder of preprocessed volumes, shared by all networks of a run.
+        device: of the networks.
+    """
+
+    pipeline: Pipeline
+    index: int
+    manifest: Manifest
+    folder: Path
+    cache: Path
+    device: torch.device
+
+    @property
+    def stage(self) -> Stage:
+        """The stage's settings."""
+        return self.pipeline.stages[self.index]
+
+    @property
+    def data(self) -> DataSpec:
+        """How the data are presented, before a view is chosen."""
+        return DataSpec(**self.pipeline.data)
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """The bundles that a stage made.
+
+    Args:
+        bundle: of all its networks.
+        networks: view -> bundle of that network alone.
+    """
+
+    bundle: Path
+    networks: Mapping[str, Path]
+
+    def network(self, view: str | None) -> Path:
+        """The bundle that a network of a view can start from.
+
+        Raises:
+            ConfigError: the stage had several networks, none of that view.
+        """
+        return select_view(self.networks, view)
+
+
+def select_view(networks: Mapping[str, T], view: str | None) -> T:
+    """What a network of a view starts from, of the networks of the stage before.
+
+    Args:
+        networks: view -> network or bundle.
+        view: None: of a stage with one network.
+
+    Raises:
+        ConfigError: there are several, none of that view.
+    """
+    if len(networks) == 1:
+        return next(iter(networks.values()))
+    if view is None or view not in networks:
+        raise ConfigError(f"init: previous: the stage before has networks for {', '.join(networks)}, none for {view}")
+    return networks[view]
+
+
+def copy_matching_weights(network: nn.Module, previous: nn.Module) -> None:
     """Copy the weights of an earlier stage wherever name and shape agree; heads may differ.
 
     Raises:
@@ -27,30 +99,18 @@ def start_from(network: nn.Module, previous: nn.Module) -> None:
     """
     while isinstance(previous, (Planar, FirstChannels)):
         previous = previous.network
-    own, other = network.state_dict(), previous.state_dict()
-    if max(v.ndim for v in own.values()) != max(v.ndim for v in other.values()):  # their biases would still agree
+    own, earlier = network.state_dict(), previous.state_dict()
+    own_dims = max(weight.ndim for weight in own.values())
+    earlier_dims = max(weight.ndim for weight in earlier.values())
+    if own_dims != earlier_dims:  # their biases would still agree
         raise ConfigError("init: previous: one network sees planes, that of the stage before volumes, or the reverse")
-    same = {k: v for k, v in other.items() if k in own and own[k].shape == v.shape}
+    same = {}
+    for name, weight in earlier.items():
+        if name in own and own[name].shape == weight.shape:
+            same[name] = weight
     if not same:
         raise ConfigError("init: previous: the network has nothing in common with that of the stage before")
     network.load_state_dict(same, strict=False)
-
-
-def one_of_view(found: Mapping[str, T], view: str | None) -> T:
-    """What a network of a view starts from, of what the stage before made.
-
-    Args:
-        found: view -> network or bundle.
-        view: None: of a stage with one network.
-
-    Raises:
-        ConfigError: there are several, none of that view.
-    """
-    if len(found) == 1:
-        return next(iter(found.values()))
-    if view is None or view not in found:
-        raise ConfigError(f"init: previous: the stage before has networks for {', '.join(found)}, none for {view}")
-    return found[view]
 
 
 def network_of_view(bundle: OpenBundle, view: str) -> nn.Module:
@@ -59,40 +119,78 @@ def network_of_view(bundle: OpenBundle, view: str) -> nn.Module:
     Raises:
         ConfigError: there is none.
     """
-    network = bundle.network
-    views = dict(network.networks.items()) if isinstance(network, Views) else {view: network}
+    if not isinstance(bundle.network, Views):
+        return bundle.network
+    views = dict(bundle.network.networks.items())
     if view not in views:
         raise ConfigError(f"has networks for {', '.join(views)}, none for {view}", path=bundle.path)
     return views[view]
 
 
-def build_method(stage: Stage, spec: DataSpec, before: nn.Module | None) -> tuple[dict[str, Any], Method]:
-    """The definition of a stage's network, and its method around that network.
+def define_network(stage: Stage, data: DataSpec) -> dict[str, Any]:
+    """The definition of a stage's network, by which it is built here and in the bundle.
 
     Args:
         stage: of the pipeline.
-        spec: of the data, for one view.
-        before: network to start from.
+        data: of one view.
+
+    Raises:
+        ConfigError: options that the network does not have.
+    """
+    method = methods.find(stage.method.name)
+    return registry.network_def(
+        stage.network,
+        patch=data.network_patch,
+        in_channels=data.channels,
+        out_channels=method.output_channels(data.classes),
+    )
+
+
+def build_method(stage: Stage, data: DataSpec, previous: nn.Module | None = None) -> Method:
+    """The method of a stage around a new network.
+
+    Args:
+        stage: of the pipeline.
+        data: of one view.
+        previous: network to start from.
 
     Raises:
         ConfigError: options that the network or the method does not have, or nothing to start from.
     """
-    kind = methods.find(stage.method.name)
-    definition = registry.network_def(
-        stage.network,
-        patch=spec.network_patch,
-        in_channels=spec.channels,
-        out_channels=kind.output_channels(spec.classes),
-    )
-    network = registry.build(definition)
-    if before is not None:
-        start_from(network, before)
-    options = stage.method.options
-    return definition, methods.build(stage.method.name, network, classes=spec.classes, previous=before, **options)
+    network = registry.build(define_network(stage, data))
+    if previous is not None:
+        copy_matching_weights(network, previous)
+    method = stage.method
+    return methods.build(method.name, network, classes=data.classes, previous=previous, **method.options)
 
 
-def try_stages(pipeline: Pipeline, start: OpenBundle | None = None) -> None:
-    """Build every network and method once: what a later stage cannot be is told before the first is trained.
+def define_segmenter(segmenter: nn.Module, network: dict[str, Any]) -> dict[str, Any]:
+    """The definition of a segmenter for the bundle.
+
+    Args:
+        segmenter: the stage's network, or adapters around it.
+        network: definition of that network.
+    """
+    if isinstance(segmenter, Planar):
+        planar = {
+            "_target_": "medseg.portable.networks.adapters.Planar",
+            "network": define_segmenter(segmenter.network, network),
+            "axis": segmenter.axis,
+        }
+        if segmenter.slices != 1:
+            planar["slices"] = segmenter.slices
+        return planar
+    if isinstance(segmenter, FirstChannels):
+        return {
+            "_target_": "medseg.portable.networks.adapters.FirstChannels",
+            "network": define_segmenter(segmenter.network, network),
+            "channels": segmenter.channels,
+        }
+    return network
+
+
+def check_buildable(pipeline: Pipeline, start: OpenBundle | None = None) -> None:
+    """Build every network and method once, so that a mistake in a later stage is found before the first is trained.
 
     Args:
         pipeline: planned.
@@ -101,16 +199,16 @@ def try_stages(pipeline: Pipeline, start: OpenBundle | None = None) -> None:
     Raises:
         ConfigError: as `build_method`.
     """
-    data, earlier = DataSpec(**pipeline.data), dict[str, nn.Module]()
+    data = DataSpec(**pipeline.data)
+    earlier: dict[str, nn.Module] = {}
     with torch.random.fork_rng(devices=()):
         for index, stage in enumerate(pipeline.stages):
-            made: dict[str, nn.Module] = {}
-            for spec in stage.specs(data):
-                before = None
+            segmenters: dict[str, nn.Module] = {}
+            for view_data in stage.specs(data):
+                previous = None
                 if index == 0 and start is not None:
-                    before = network_of_view(start, spec.view)
+                    previous = network_of_view(start, view_data.view)
                 elif earlier and stage.init == "previous":
-                    before = one_of_view(earlier, spec.view if stage.views else None)
-                _, method = build_method(stage, spec, before)
-                made[spec.view] = method.segmenter()
-            earlier = made
+                    previous = select_view(earlier, view_data.view if stage.views else None)
+                segmenters[view_data.view] = build_method(stage, view_data, previous).segmenter()
+            earlier = segmenters

@@ -1,4 +1,4 @@
-"""What can be told of a training before it begins, so that nobody waits an hour to hear it."""
+"""Checks of files, disk space and settings before a training begins."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.methods import find
 from medseg.portable.io.read import Header
 from medseg.portable.resample import resampled_size
-from medseg.progress import counting
+from medseg.progress import show_progress
 from medseg.workflows.data.check_case import Finding, check_case
-from medseg.workflows.train.self_training.check_data import file_of, place_of, visible
+from medseg.workflows.data.problems import Problem
 
 GIB = 2**30
-IMAGE_BYTES, LABEL_BYTES = 2, 1
+IMAGE_BYTES = 2
+"""Of a voxel and channel in the cache."""
+
+LABEL_BYTES = 1
 """Of a voxel in the cache."""
 
 OFF_GRID = ("affine", "spacing")
@@ -40,30 +43,76 @@ def check_files(pipeline: Pipeline, manifest: Manifest) -> list[Finding]:
     Raises:
         DataError: a file that is missing or cannot be used; it names the first and counts the others.
     """
-    cases = [(section, case) for section, group in _used(pipeline, manifest).items() for case in group]
-    findings = []
-    with counting("looking at the files") as progress:
-        progress(0, len(cases))
-        for done, (section, case) in enumerate(cases, 1):
-            shown = visible(section, case).model_copy(update={"annotations": ()})
-            findings.append(check_case(manifest, section, shown, headers_only=True))
-            progress(done, len(cases))
-    bad = [p for found in findings for p in found.problems if p.severity == "error" and p.code not in OFF_GRID]
-    if bad:
-        more = f" (and {len(bad) - 1} more like this)" if len(bad) > 1 else ""
-        hint = f"medseg data check {manifest.path} tells all"
-        raise DataError(f"{place_of(bad[0])}{bad[0].message}{more}", path=file_of(manifest, bad[0]), hint=hint)
+    sections = cases_of_training(manifest)
+    if not _needs_unlabeled(pipeline):
+        del sections["unlabeled"]
+    findings = open_cases(manifest, sections, "looking at the files", headers_only=True)
+    errors = []
+    for finding in findings:
+        errors += [p for p in finding.problems if p.severity == "error" and p.code not in OFF_GRID]
+    if errors:
+        first = errors[0]
+        more = f" (and {len(errors) - 1} more like this)" if len(errors) > 1 else ""
+        hint = f"medseg data check {manifest.path} lists all"
+        raise DataError(f"{place_of(first)}{first.message}{more}", path=file_of(manifest, first), hint=hint)
     return findings
 
 
-def _used(pipeline: Pipeline, manifest: Manifest) -> dict[str, list[Case]]:
+def cases_of_training(manifest: Manifest) -> dict[str, list[Case]]:
+    """Section ("training", "validation" or "unlabeled") -> the cases of it that training may open."""
     streams = streams_of(manifest)
-    asked = any(stage.rounds or "unlabeled" in find(stage.method.name).streams for stage in pipeline.stages)
     return {
         "training": streams["labeled"],
         "validation": [case for case in manifest.validation if case.label],
-        "unlabeled": streams["unlabeled"] if asked else [],
+        "unlabeled": streams["unlabeled"],
     }
+
+
+def open_cases(manifest: Manifest, sections: dict[str, list[Case]], title: str, *, headers_only: bool) -> list[Finding]:
+    """Open the files of cases and collect what is wrong with them, with a progress bar.
+
+    Args:
+        manifest: the data set.
+        sections: section -> cases.
+        title: of the progress bar.
+        headers_only: whether voxels are left unread.
+    """
+    findings = []
+    total = sum(len(cases) for cases in sections.values())
+    with show_progress(title) as progress:
+        progress(0, total)
+        for section, cases in sections.items():
+            for case in cases:
+                opened = hide_labels(section, case)
+                if headers_only:
+                    opened = opened.model_copy(update={"annotations": ()})
+                findings.append(check_case(manifest, section, opened, headers_only=headers_only))
+                progress(len(findings), total)
+    return findings
+
+
+def hide_labels(section: str, case: Case) -> Case:
+    """The case without the labels that training must not open: those of unlabelled cases."""
+    if section != "unlabeled":
+        return case
+    return case.model_copy(update={"label": None, "annotations": ()})
+
+
+def place_of(problem: Problem) -> str:
+    """The case that a problem is of, before its message."""
+    return f"{problem.section} case {problem.case}: " if problem.case else ""
+
+
+def file_of(manifest: Manifest, problem: Problem) -> Path:
+    """The file that a problem is of, or else the manifest."""
+    return manifest.resolve(problem.file) if problem.file else manifest.path
+
+
+def _needs_unlabeled(pipeline: Pipeline) -> bool:
+    """Whether any stage uses the unlabelled cases."""
+    if any(stage.rounds for stage in pipeline.stages):
+        return True
+    return any("unlabeled" in find(stage.method.name).streams for stage in pipeline.stages)
 
 
 def check_space(pipeline: Pipeline, findings: Sequence[Finding], output: Path) -> None:
@@ -77,51 +126,57 @@ def check_space(pipeline: Pipeline, findings: Sequence[Finding], output: Path) -
     Raises:
         OutputError: they do not.
     """
-    needed = cache_bytes(pipeline, findings)
-    there = sum(file.stat().st_size for file in (output / "cache").rglob("*") if file.is_file())
+    cached = sum(file.stat().st_size for file in (output / "cache").rglob("*") if file.is_file())
+    needed = cache_bytes(pipeline, findings) - cached
     free = shutil.disk_usage(output).free
-    if needed - there > free:
+    if needed > free:
         raise OutputError(
-            f"the preprocessed volumes need about {(needed - there) / GIB:.1f} GiB, the disk has {free / GIB:.1f} free",
+            f"the preprocessed volumes need about {needed / GIB:.1f} GiB, the disk has {free / GIB:.1f} free",
             path=output,
             hint="free some space, or choose another --output",
         )
 
 
 def cache_bytes(pipeline: Pipeline, findings: Iterable[Finding]) -> int:
-    """What the preprocessed volumes of a run take, small files left out: once, and again with each pseudo-label."""
-    spec, total = DataSpec(**pipeline.data), 0
+    """Bytes of the preprocessed volumes of a run, small files left out: once, and again with each pseudo-label."""
+    data = DataSpec(**pipeline.data)
     rounds = max(stage.rounds for stage in pipeline.stages)
-    for found in findings:
-        if found.header is None:
+    total = 0
+    for finding in findings:
+        if finding.header is None:
             continue
-        voxels = _voxels(found.header, spec)
-        image, label = voxels * IMAGE_BYTES * len(spec.modality), voxels * LABEL_BYTES
-        total += image + label * (found.section != "unlabeled")
-        if found.section == "unlabeled":
-            total += rounds * (image + label)
+        voxels = _count_voxels(finding.header, data)
+        image = voxels * IMAGE_BYTES * len(data.modality)
+        label = voxels * LABEL_BYTES
+        if finding.section == "unlabeled":
+            total += image + rounds * (image + label)
+        else:
+            total += image + label
     return total
 
 
-def _voxels(header: Header, spec: DataSpec) -> int:
+def _count_voxels(header: Header, data: DataSpec) -> int:
+    """Voxels of an image on the grid of the training."""
     axes = nib.orientations.io_orientation(header.affine)[:, 0].astype(int)
-    size = []
+    sizes = []
     for stored, axis in enumerate(axes):
-        n, mm = int(header.shape[stored]), float(header.spacing_mm[stored])
-        size.append(resampled_size(n, mm, spec.spacing_mm[axis]) if spec.resample_axes[axis] else n)
-    return prod(size)
+        size = int(header.shape[stored])
+        if data.resample_axes[axis]:
+            size = resampled_size(size, float(header.spacing_mm[stored]), data.spacing_mm[axis])
+        sizes.append(size)
+    return prod(sizes)
 
 
-def doubts(pipeline: Pipeline, manifest: Manifest) -> list[str]:
-    """What a user would want to know before the run, as warnings."""
-    found = []
+def find_warnings(pipeline: Pipeline, manifest: Manifest) -> list[str]:
+    """Warnings that a user would want to read before the run."""
+    warnings = []
     if not any(case.label for case in manifest.validation):
-        found.append(
+        warnings.append(
             "no labelled case under 'validation': the last weights are kept, and nothing will tell how good they are"
         )
     if streams_of(manifest)["unlabeled"]:
-        return found
+        return warnings
     for stage in pipeline.stages:
         if not stage.rounds and "unlabeled" in find(stage.method.name).streams:
-            found.append(f"no unlabelled case: {stage.method.name} learns from the labelled cases alone")
-    return found
+            warnings.append(f"no unlabelled case: {stage.method.name} learns from the labelled cases alone")
+    return warnings

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from medseg.errors import ConfigError
 from medseg.options import Option, check_types
-from medseg.workflows.train.durations import budget_seconds
 
 Task = Annotated[str, Option("A pipeline: a name of `medseg list`, a YAML, or an earlier run's folder.")]
 Data = Annotated[Path, Option("Manifest of the data set.")]
@@ -20,10 +21,14 @@ Methods = Annotated[
 Device = Annotated[str, Option("auto, cpu, cuda, cuda:N or mps.")]
 Budget = Annotated[str | None, Option("Time for training, e.g. 25m: the plan is made to fit this machine.")]
 
+SECONDS = {"s": 1, "m": 60, "h": 3600}
+SHORTEST_BUDGET = 10.0
+"""Seconds; loading a case and measuring a step take longer."""
+
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What to plan."""
+    """Options of `medseg plan`."""
 
     task: Task
     data: Data
@@ -41,7 +46,7 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What to train, on what, for how long."""
+    """Options of `medseg train`."""
 
     task: Task
     data: Data
@@ -62,3 +67,19 @@ class TrainOptions:
     def folder(self) -> Path:
         """The run folder."""
         return self.output or Path("runs") / f"{Path(self.task).stem}-{self.data.stem}"
+
+
+def budget_seconds(budget: str) -> float:
+    """Seconds of "90s", "25m" or "1.5h".
+
+    Raises:
+        ConfigError: anything else, less than ten seconds, or a bare number, which could be minutes or seconds.
+    """
+    text = str(budget).strip()
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text)
+    if match and not match[2]:
+        raise ConfigError(f"--budget {text}: a unit is missing; {text}m is minutes, {text}s seconds, {text}h hours")
+    seconds = float(match[1]) * SECONDS[match[2]] if match else 0.0
+    if seconds < SHORTEST_BUDGET:
+        raise ConfigError(f"--budget {text!r}: expected at least 10 seconds, such as 90s, 25m or 1.5h")
+    return seconds

@@ -1,4 +1,4 @@
-"""From a task name, a YAML and `--set` to a checked pipeline. Nothing that a file says is executed or imported."""
+"""Reading pipelines: a task's name or YAML and `--set` become a checked pipeline; nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import medseg
 from medseg.atomic import write_whole
 from medseg.config import Pipeline
 from medseg.errors import ConfigError
-from medseg.literals import begins_expression, is_expression, is_instruction, named, texts
-from medseg.methods import Own, in_use
-from medseg.workflows.train.stage_methods import check_methods, put_own
+from medseg.literals import Place, begins_expression, is_expression, is_instruction, named, texts
+from medseg.methods import OwnMethod, former_options, methods_in_use
+from medseg.workflows.train.stage_methods import check_methods, insert_own_methods, rename_options
 
 NAMES = (("data", "labels"), ("data", "modality"))
 _HERE = Path(medseg.__file__).resolve().parent
@@ -42,7 +42,7 @@ def read_task(task: str) -> tuple[dict[str, Any], str]:
     Raises:
         ConfigError: no such task, no readable YAML, or one with an expression in it.
     """
-    path = shipped().get(task) or Path(task)
+    path = shipped().get(task, Path(task))
     if path.is_dir():
         path = path / "pipeline.yaml"  # a run folder
     if not path.is_file():
@@ -71,16 +71,25 @@ def refuse_expressions(content: Any, source: str) -> None:
     """
     try:
         for place, text, is_key in texts(content):
-            evaluated = begins_expression if place[:2] in NAMES else is_expression
-            if is_instruction(place[-1]) if is_key else evaluated(text):
-                what = f"has the key {text!r}" if is_key else f"is {text!r}"
-                raise ConfigError(
-                    f"{named(place[:-1] if is_key else place) or 'the pipeline'} {what}",
-                    path=source,
-                    hint="a pipeline holds values alone: no text with $ or @, none that begins with %, no key with _",
-                )
+            if is_key and is_instruction(place[-1]):
+                raise _expression_error(place[:-1], f"has the key {text!r}", source)
+            if not is_key and _is_evaluated(place, text):
+                raise _expression_error(place, f"is {text!r}", source)
     except ValueError as error:
         raise ConfigError(str(error), path=source) from error
+
+
+def _is_evaluated(place: Place, text: str) -> bool:
+    """Whether MONAI would evaluate a text at its place in a pipeline."""
+    return begins_expression(text) if place[:2] in NAMES else is_expression(text)
+
+
+def _expression_error(place: Place, found: str, source: str) -> ConfigError:
+    return ConfigError(
+        f"{named(place) or 'the pipeline'} {found}",
+        path=source,
+        hint="a pipeline holds values alone: no text with $ or @, none that begins with %, no key with _",
+    )
 
 
 def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -104,32 +113,27 @@ def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         refuse_expressions(nested, f"--set {text!r}")
         node: Any = content
         for key in keys[:-1]:
-            node = _child(node, key, text)
-        _put(node, keys[-1], parsed, text)
+            index = _index(node, key, text)
+            if isinstance(node, dict) and node.get(key) is None:
+                node[key] = {}
+            node = node[index]
+        node[_index(node, keys[-1], text)] = parsed
     return content
 
 
-def _child(node: Any, key: str, text: str) -> Any:
+def _index(node: Any, key: str, text: str) -> Any:
+    """The index of `key` in a mapping or a list.
+
+    Raises:
+        ConfigError: the list has no such item, or the node is neither.
+    """
     if isinstance(node, dict):
-        if node.get(key) is None:
-            node[key] = {}
-        return node[key]
-    if isinstance(node, list) and key.isdigit() and int(key) < len(node):
-        return node[int(key)]
-    raise ConfigError(f"--set {text!r}: there is no {key!r} here" + _length(node))
-
-
-def _put(node: Any, key: str, value: Any, text: str) -> None:
-    if isinstance(node, dict):
-        node[key] = value
-    elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
-        node[int(key)] = value
-    else:
-        raise ConfigError(f"--set {text!r}: there is no {key!r} here" + _length(node))
-
-
-def _length(node: Any) -> str:
-    return f" (a list of {len(node)})" if isinstance(node, list) else ""
+        return key
+    if isinstance(node, list):
+        if key.isdigit() and int(key) < len(node):
+            return int(key)
+        raise ConfigError(f"--set {text!r}: there is no {key!r} here (a list of {len(node)})")
+    raise ConfigError(f"--set {text!r}: there is no {key!r} here")
 
 
 def check(content: dict[str, Any], source: str) -> Pipeline:
@@ -140,9 +144,9 @@ def check(content: dict[str, Any], source: str) -> Pipeline:
     """
     try:
         return Pipeline(**content)
-    except (ValidationError, TypeError) as error:
-        if not isinstance(error, ValidationError):
-            raise ConfigError(str(error), path=source) from error
+    except TypeError as error:
+        raise ConfigError(str(error), path=source) from error
+    except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         found = "" if first["type"] in ("missing", "extra_forbidden") else f", got {first['input']!r}"
@@ -150,8 +154,8 @@ def check(content: dict[str, Any], source: str) -> Pipeline:
         raise ConfigError(f"{where}: {first['msg']}{found}{more}", path=source) from error
 
 
-def load(task: str, overrides: Sequence[str] = (), own: Sequence[Own] | None = None) -> Pipeline:
-    """`read_task`, `apply`, `check`, and whether every stage's method is one of medseg or one that the user named.
+def load(task: str, overrides: Sequence[str] = (), own: Sequence[OwnMethod] | None = None) -> Pipeline:
+    """A checked pipeline from a task and overrides; each stage's method is one of medseg or one that the user named.
 
     Args:
         task: a shipped name, the path of a YAML, or a run folder.
@@ -162,14 +166,17 @@ def load(task: str, overrides: Sequence[str] = (), own: Sequence[Own] | None = N
         ConfigError: with the path of the first mistake.
     """
     content, source = read_task(task)
-    own = in_use() if own is None else own
-    put_own(content, own)
-    pipeline = check(apply(content, overrides), source)
+    own = methods_in_use() if own is None else own
+    rename_options(content, source)  # first: the user's method may take the place of one with renamed options
+    insert_own_methods(content, own)
+    apply(content, overrides)
+    rename_options(content, source)
+    pipeline = check(content, source)
     check_methods(pipeline, own, source)
     return pipeline
 
 
-def check_begun(run: Path) -> None:
+def check_resumable(run: Path) -> None:
     """See that the methods of a run that has begun are here, as they were, before it is resumed.
 
     Raises:
@@ -189,6 +196,15 @@ def dump(pipeline: Pipeline, path: Path, *, manifest: Path | None = None) -> Non
     """
     content = yaml.safe_dump(pipeline.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
     write_whole(path, content if manifest is None else f"{_planned_for(manifest)}\n{content}")
+
+
+def hashed_values(pipeline: Pipeline) -> dict[str, Any]:
+    """The pipeline as plain values that stay the same for a run's hash when an option is renamed."""
+    content = pipeline.model_dump(mode="json")
+    for stage in content["stages"]:
+        method = stage["method"]
+        method["options"] = former_options(method["name"], method["options"])
+    return content
 
 
 def refuse_another_plan(path: Path, manifest: Path) -> None:

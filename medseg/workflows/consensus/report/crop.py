@@ -1,7 +1,8 @@
-"""What of a study is shown: turned to the patient's axes, cropped, and cut where raters disagree most."""
+"""What of a study is shown: turned to the patient's axes, cropped, and the slices on which raters disagree most."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,17 +11,19 @@ from scipy import ndimage
 
 from medseg.consensus.study import MISSING
 from medseg.workflows.consensus.result import Result
-from medseg.workflows.reports.drawing import VIEWS, View
+from medseg.workflows.reports.overlay import AXIAL, VIEWS, View
 
-SLICES = 3
+MOST_SLICES = 3
 MARGIN = 0.35
 """Of the labelled box that is shown around it."""
 
-LEAST_MM = 10.0
-SMALLEST = 32
-"""Voxels along the sides of a picture that is enlarged."""
+LEAST_MARGIN_MM = 10.0
+SMALLEST_ENLARGED = 32
+"""Voxels along the sides of the part of a slice that is enlarged."""
 
-PICTURE = View("axial", 0, 1, ("", "", "", ""))
+PHOTOGRAPH = View("axial", 0, 1, ("", "", "", ""), mirrored=False)
+ROWS_COUNT_DOWN = np.array([[0, 1], [1, -1], [2, 1]])
+"""Orientation of a photograph, as nibabel has it: its second axis is turned, so that up is up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +39,7 @@ class Scene:
         spacing_mm: along the turned axes.
         affine: of the crop, voxels to millimetres.
         stored: for each axis the slice's number in the file, from 1, of every slice of the crop.
-        picture: whether it is a photograph without a patient's axes.
+        photograph: whether it has no patient's axes.
     """
 
     image: np.ndarray | None
@@ -47,7 +50,7 @@ class Scene:
     spacing_mm: tuple[float, ...]
     affine: np.ndarray
     stored: tuple[np.ndarray, ...]
-    picture: bool
+    photograph: bool
 
     @property
     def size_mm(self) -> np.ndarray:
@@ -55,94 +58,109 @@ class Scene:
         return np.array(self.consensus.shape) * self.spacing_mm
 
 
+def is_photograph(result: Result) -> bool:
+    """Whether the annotations are images without a patient's axes and without millimetres, such as PNG."""
+    return result.form.suffix in (".png", ".tif")
+
+
 def scene_of(result: Result) -> Scene:
     """Turn and crop a study for showing."""
     grid, study = result.form.grid, result.study
-    picture = result.form.suffix in (".png", ".tif")
-    # of a picture rows count downwards: turned so that up is up
-    turns = np.array([[0, 1], [1, -1], [2, 1]]) if picture else orientations.io_orientation(grid.affine)
+    photograph = is_photograph(result)
+    turns = ROWS_COUNT_DOWN if photograph else orientations.io_orientation(grid.affine)
 
     def turned(array: np.ndarray) -> np.ndarray:
         return orientations.apply_orientation(array, turns)
 
-    raters = [turned(e.labels) for e in study.raters]
+    raters = [turned(rater.labels) for rater in study.raters]
     consensus = turned(result.fused.labels)
-    spacing = tuple(float(s) for s, _ in sorted(zip(study.spacing_mm, turns[:, 0], strict=True), key=lambda p: p[1]))
-    box = _box([consensus, *raters], spacing)
+    source_axes = np.argsort(turns[:, 0])
+    spacing_mm = tuple(float(study.spacing_mm[source]) for source in source_axes)
+    box = _labelled_box([consensus, *raters], spacing_mm)
+    image = None
+    if study.image is not None:
+        image = np.stack([turned(channel)[box] for channel in study.image])
     affine = grid.affine @ orientations.inv_ornt_aff(turns, grid.shape)
-    affine[:3, 3] += affine[:3, :3] @ [b.start for b in box]
+    affine[:3, 3] += affine[:3, :3] @ [span.start for span in box]
     stored = []
-    for axis, span in enumerate(box):
-        source = int(np.flatnonzero(turns[:, 0] == axis)[0])
+    for source, span in zip(source_axes, box, strict=True):
         numbers = np.arange(1, study.shape[source] + 1)
-        stored.append(numbers[:: int(turns[source, 1])][span])
+        direction = int(turns[source, 1])
+        stored.append(numbers[::direction][span])
     return Scene(
-        image=None if study.image is None else np.stack([turned(c)[box] for c in study.image]),
-        raters=tuple(e[box] for e in raters),
+        image=image,
+        raters=tuple(labels[box] for labels in raters),
         consensus=consensus[box],
         confidence=turned(result.fused.confidence)[box],
         disagreement=turned(result.disagreement)[box],
-        spacing_mm=spacing,
+        spacing_mm=spacing_mm,
         affine=affine,
         stored=tuple(stored),
-        picture=picture,
+        photograph=photograph,
     )
 
 
-def _box(labels: list[np.ndarray], spacing: tuple[float, ...]) -> tuple[slice, ...]:
-    """Round everything labelled, with a margin; the whole volume if nothing is."""
+def _labelled_box(labels: Sequence[np.ndarray], spacing_mm: Sequence[float]) -> tuple[slice, ...]:
+    """Box round everything labelled, with a margin; the whole volume if nothing is."""
+    shape = labels[0].shape
+    labelled = np.zeros(shape, bool)
+    for array in labels:
+        labelled |= (array > 0) & (array < MISSING)
+    if not labelled.any():
+        return tuple(slice(0, n) for n in shape)
     box = []
-    for axis, mm in enumerate(spacing):
+    for axis, mm in enumerate(spacing_mm):
         others = tuple(a for a in range(3) if a != axis)
-        found = np.zeros(labels[0].shape[axis], bool)
-        for array in labels:
-            found |= ((array > 0) & (array < MISSING)).any(axis=others)
-        places = np.flatnonzero(found)
-        if not places.size:
-            return tuple(slice(0, n) for n in labels[0].shape)
+        places = np.flatnonzero(labelled.any(axis=others))
         first, last = int(places[0]), int(places[-1]) + 1
-        rim = int(np.ceil(max(MARGIN * (last - first), LEAST_MM / mm)))
-        box.append(slice(max(first - rim, 0), min(last + rim, len(found))))
+        margin = int(np.ceil(max(MARGIN * (last - first), LEAST_MARGIN_MM / mm)))
+        box.append(slice(max(first - margin, 0), min(last + margin, shape[axis])))
     return tuple(box)
 
 
-def scanned_view(scene: Scene) -> View:
+def choose_view(scene: Scene) -> View:
     """The plane that was scanned: across the axis with the thickest voxels, axial if they are alike."""
-    if scene.picture or scene.consensus.shape[2] == 1:
-        return PICTURE if scene.picture else VIEWS[0]
+    if scene.photograph:
+        return PHOTOGRAPH
+    if scene.consensus.shape[2] == 1:
+        return AXIAL
     thickest = int(np.argmax(np.array(scene.spacing_mm) * (1, 1, 1.01)))
-    return next(v for v in VIEWS if v.axis == thickest)
+    return next(view for view in VIEWS if view.axis == thickest)
 
 
-def worst_slices(scene: Scene, view: View) -> list[int]:
+def find_worst_slices(scene: Scene, view: View) -> list[int]:
     """Up to three slices of largest disagreement that are not neighbours, in rising order."""
     total = scene.disagreement.sum(axis=(view.across, view.up))
-    apart = max(2, round(np.count_nonzero(total) / 6))
+    least_distance = max(2, round(np.count_nonzero(total) / 6))
     chosen: list[int] = []
-    for where in np.argsort(-total, kind="stable"):
-        if total[where] > 0 and all(abs(int(where) - other) >= apart for other in chosen):
-            chosen.append(int(where))
-        if len(chosen) == SLICES:
+    for place in np.argsort(-total, kind="stable"):
+        where = int(place)
+        distances = [abs(where - other) for other in chosen]
+        if total[where] > 0 and min(distances, default=least_distance) >= least_distance:
+            chosen.append(where)
+        if len(chosen) == MOST_SLICES:
             break
     return sorted(chosen)
 
 
-def closeup(scene: Scene, view: View, where: int) -> Scene | None:
-    """A quarter of a picture, round where the disagreement is densest; None where there is nothing to enlarge."""
-    cut = np.moveaxis(scene.disagreement, view.axis, 0)[where]
-    if min(cut.shape) < 4 * SMALLEST:
+def enlarge(scene: Scene, view: View, where: int) -> Scene | None:
+    """A quarter of a slice, round where the disagreement is densest; None where there is nothing to enlarge."""
+    disagreement = np.take(scene.disagreement, where, view.axis)
+    if min(disagreement.shape) < 4 * SMALLEST_ENLARGED:
         return None
-    sides = [n // 4 for n in cut.shape]
-    dense = ndimage.uniform_filter(cut, sides, mode="constant")
-    centre = np.unravel_index(int(dense.argmax()), dense.shape)
+    sides = [n // 4 for n in disagreement.shape]
+    density = ndimage.uniform_filter(disagreement, sides, mode="constant")
+    centre = np.unravel_index(int(density.argmax()), density.shape)
     box = [slice(None)] * 3
-    for axis, c, side, n in zip(sorted((view.across, view.up)), centre, sides, cut.shape, strict=True):
-        start = int(np.clip(c - side // 2, 0, n - side))
+    for axis, middle, side, n in zip(sorted((view.across, view.up)), centre, sides, disagreement.shape, strict=True):
+        start = int(np.clip(middle - side // 2, 0, n - side))
         box[axis] = slice(start, start + side)
     inside = tuple(box)
     return replace(
         scene,
         image=None if scene.image is None else scene.image[(slice(None), *inside)],
-        raters=tuple(e[inside] for e in scene.raters),
-        **{name: getattr(scene, name)[inside] for name in ("consensus", "confidence", "disagreement")},
+        raters=tuple(labels[inside] for labels in scene.raters),
+        consensus=scene.consensus[inside],
+        confidence=scene.confidence[inside],
+        disagreement=scene.disagreement[inside],
     )

@@ -10,53 +10,62 @@ from typing import Any
 
 from medseg.consensus.statistics.rater_vs_consensus import csv_rows
 
-JUDGED = ("weight", "self_consistency", "kappa")
+RATER_COLUMNS = ("weight", "self_consistency", "kappa")
+"""What the method estimated of a rater."""
+
+COMPARISON_COLUMNS = (
+    "method",
+    "class",
+    "dice_to_chosen",
+    "dice_to_reference",
+    "volume_ml",
+    "differing_voxels",
+    "seconds",
+    "error",
+)
 
 
 def raters_csv(report: dict[str, Any]) -> str:
-    """Each rater against the consensus, class by class, with what the method thinks of the rater."""
-    judged = {row["name"]: row for row in report["raters"]}
+    """Each rater against the consensus, class by class, with what the method estimated of the rater."""
+    raters = {rater["name"]: rater for rater in report["raters"]}
     heads, *rows = csv_rows(report["against_consensus"])
-    full = [[*row, *(judged[row[0]].get(key) for key in JUDGED)] for row in rows]
-    return _csv([[*heads, *JUDGED], *full])
+    table: list[list[Any]] = [[*heads, *RATER_COLUMNS]]
+    for row in rows:
+        rater = raters[row[0]]
+        table.append([*row, *(rater.get(column) for column in RATER_COLUMNS)])
+    return _to_csv(table)
 
 
 def pairwise_csv(report: dict[str, Any]) -> str:
     """Dice of each two raters, for each class and their mean."""
-    names, found = report["agreement"]["raters"], report["agreement"]["pairwise_dice"]
-    matrices = {**found["classes"], "mean": found["mean"]}
-    rows = [
-        [label, names[i], names[j], matrix[i][j]]
-        for label, matrix in matrices.items()
-        for i, j in combinations(range(len(names)), 2)
-    ]
-    return _csv([["class", "rater", "other", "dice"], *rows])
+    names, dice = report["agreement"]["raters"], report["agreement"]["pairwise_dice"]
+    table: list[list[Any]] = [["class", "rater", "other", "dice"]]
+    for label, matrix in {**dice["classes"], "mean": dice["mean"]}.items():
+        for first, second in combinations(range(len(names)), 2):
+            table.append([label, names[first], names[second], matrix[first][second]])
+    return _to_csv(table)
 
 
 def comparison_csv(rows: Sequence[dict[str, Any]]) -> str:
     """Each method against the chosen one, and the reference if there is one, for each class and their mean."""
-    heads = [
-        "method",
-        "class",
-        "dice_to_chosen",
-        "dice_to_reference",
-        "volume_ml",
-        "differing_voxels",
-        "seconds",
-        "error",
-    ]
-    lines: list[list[Any]] = []
+    table: list[list[Any]] = [list(COMPARISON_COLUMNS)]
     for row in rows:
-        told = [row["differing_voxels"], row["seconds"], row["error"]]
-        chosen, true = row["dice_to_chosen"] or {}, row.get("dice_to_reference") or {}
-        for name in chosen or ["mean"]:
-            volume = row["volumes_ml"].get(name)
-            lines.append([row["method"], name, chosen.get(name), true.get(name), volume, *told])
-    return _csv([heads, *lines])
+        to_chosen = row["dice_to_chosen"] or {}
+        to_reference = row.get("dice_to_reference") or {}
+        for name in to_chosen or ["mean"]:
+            dice = [to_chosen.get(name), to_reference.get(name)]
+            of_method = [row["differing_voxels"], row["seconds"], row["error"]]
+            table.append([row["method"], name, *dice, row["volumes_ml"].get(name), *of_method])
+    return _to_csv(table)
 
 
-def _csv(rows: Iterable[Sequence[Any]]) -> str:
+def _to_csv(rows: Iterable[Sequence[Any]]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
+    for row in rows:
+        writer.writerow([_to_cell(value) for value in row])
     return stream.getvalue()
+
+
+def _to_cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value

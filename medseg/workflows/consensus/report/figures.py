@@ -1,161 +1,180 @@
-"""Pictures of the slices on which raters disagree most: their outlines, the consensus, and how sure it is."""
+"""Figure of the slices on which raters disagree most: their outlines, the consensus, and its confidence."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
 from medseg.consensus.study import MISSING
-from medseg.workflows.consensus.report.crop import Scene, closeup, scanned_view, worst_slices
+from medseg.workflows.consensus.report.crop import Scene, choose_view, enlarge, find_worst_slices
 from medseg.workflows.consensus.result import Result
-from medseg.workflows.reports.drawing import INK, PAPER, QUIET, View, colors, contour, letters, plane
-from medseg.workflows.reports.html import png
+from medseg.workflows.reports.overlay import (
+    BACKGROUND,
+    FOREGROUND,
+    MUTED,
+    SliceAxes,
+    View,
+    class_colors,
+    cut_slice,
+    encode_png,
+    grey_window,
+)
 
-CERTAIN = 0.999
-DASHES = ("solid", "dashed", "dashdot")
+UNANIMOUS = 0.999
+"""Confidence from which on all raters agree."""
+
+LINE_STYLES = ("solid", "dashed", "dashdot")
+TITLES = ("consensus", "confidence: share of the votes that won")
+"""Of the columns after the raters'."""
 
 
-def draw(result: Result, scene: Scene) -> tuple[bytes, list[str]] | None:
-    """PNG of up to three slices, and what each shows in words.
+def draw_worst_slices(result: Result, scene: Scene) -> tuple[bytes, list[str]] | None:
+    """PNG of up to three slices, and a sentence on each.
 
     Returns:
         None where the raters nowhere disagree.
     """
-    view = scanned_view(scene)
-    places = worst_slices(scene, view)
+    view = choose_view(scene)
+    places = find_worst_slices(scene, view)
     if not places:
         return None
-    shots = [(scene, where) for where in places]
-    if len(places) == 1 and (closer := closeup(scene, view, places[0])) is not None:
-        shots.append((closer, places[0]))
-    width, height = scene.size_mm[view.across], scene.size_mm[view.up]
-    each = min(max(4.3 * height / width, 1.6), 7.0)
-    figure = Figure(figsize=(13.5, tall := each * len(shots) + 1.0), dpi=110, facecolor=PAPER)
-    figure.set_layout_engine("constrained", rect=(0, 0.5 / tall, 1, 1 - 0.5 / tall))
-    rows = figure.subplots(len(shots), 3, squeeze=False)
-    shown: Any = None
-    words = []
-    for axes, (shot, where) in zip(rows, shots, strict=True):
-        title, text = _words(shot, view, where) if shot is scene else ("the same, closer", "")
-        words += [text] if text else []
-        shown = _row(axes, result, shot, view, where)
-        axes[0].set_title(title, color=INK, loc="left", fontsize=10)
-    for ax, title in zip(rows[0][1:], ("consensus", "confidence: share of the votes that won"), strict=True):
-        ax.set_title(title, color=INK, loc="left", fontsize=10)
-    bar = figure.colorbar(shown, ax=rows[:, 2], shrink=0.8)
-    bar.ax.tick_params(colors=INK)
-    _legend(figure, result)
-    return png(figure), words
+    rows = [(scene, where, _slice_title(scene, view, where)) for where in places]
+    closer = enlarge(scene, view, places[0]) if len(places) == 1 else None
+    if closer is not None:
+        rows.append((closer, places[0], "the same, closer"))
+    figure, grid = _make_grid(view.size_mm(scene.size_mm), len(rows))
+    confidence = None
+    for axes, (shown, where, title) in zip(grid, rows, strict=True):
+        confidence = _draw_row(axes, result, shown, view, where)
+        axes[0].set_title(title, color=FOREGROUND, loc="left", fontsize=10)
+    for ax, title in zip(grid[0][1:], TITLES, strict=True):
+        ax.set_title(title, color=FOREGROUND, loc="left", fontsize=10)
+    assert confidence is not None
+    bar = figure.colorbar(confidence, ax=grid[:, 2], shrink=0.8)
+    bar.ax.tick_params(colors=FOREGROUND)
+    _add_legend(figure, result)
+    return encode_png(figure), [_describe_slice(scene, view, where) for where in places]
 
 
-def _words(scene: Scene, view: View, where: int) -> tuple[str, str]:
-    area = scene.spacing_mm[view.across] * scene.spacing_mm[view.up] / 100
-    apart = float((np.moveaxis(scene.disagreement, view.axis, 0)[where] > 0).sum()) * area
-    if scene.picture:
-        return "raters", f"They contradict one another on {round(apart * 100)} pixels."
-    number = int(scene.stored[view.axis][where])
-    title = f"{view.name} slice {number}: raters"
-    return title, f"{view.name.capitalize()} slice {number}: they contradict one another on {apart:.2g} cm²."
+def _slice_title(scene: Scene, view: View, where: int) -> str:
+    if scene.photograph:
+        return "raters"
+    return f"{view.name} slice {_stored_number(scene, view, where)}: raters"
 
 
-def _row(axes: Any, result: Result, scene: Scene, view: View, where: int) -> Any:
-    size = float(scene.size_mm[view.across]), float(scene.size_mm[view.up])
+def _describe_slice(scene: Scene, view: View, where: int) -> str:
+    pixels = int(np.count_nonzero(cut_slice(scene.disagreement, view, where)))
+    if scene.photograph:
+        return f"They contradict one another on {pixels} pixels."
+    area_cm2 = pixels * scene.spacing_mm[view.across] * scene.spacing_mm[view.up] / 100
+    number = _stored_number(scene, view, where)
+    return f"{view.name.capitalize()} slice {number}: they contradict one another on {area_cm2:.2g} cm²."
 
-    def flat(volume: np.ndarray) -> np.ndarray:
-        cut = plane(volume, view, where)
-        return cut[:, ::-1] if scene.picture else cut
 
-    for ax in axes:
-        ax.set_axis_off()
-        if scene.image is not None:
-            # colours of a photograph would be taken for those of the confidence
-            _background(ax, np.stack([flat(c) for c in scene.image]), size, grey=ax is axes[2])
-        ax.set(xlim=(0, size[0]), ylim=(0, size[1]), aspect="equal")
-    for color, dash, labels in zip(hues(result), dashes(result), scene.raters, strict=True):
-        cut = flat(labels)
-        for label in range(1, len(result.study.classes)):
-            contour(axes[0], cut == label, size, color, linewidths=1.5, linestyles=dash)
-        if (cut == MISSING).any():
-            contour(axes[0], cut == MISSING, size, color, linewidths=0.9, linestyles="dotted")
-    cut = flat(scene.consensus)
-    for label, color in enumerate(tints(result), start=1):
-        axes[1].contourf(
-            *_corners(cut, size), (cut == label).astype(float), levels=[0.5, 1.5], colors=[color], alpha=0.3
-        )
-        contour(axes[1], cut == label, size, color, linewidths=1.6)
-    confidence = flat(scene.confidence)
-    # where all agree the image stays visible
-    unsure = np.ma.masked_where(confidence >= CERTAIN, confidence)
-    shown = axes[2].imshow(unsure, cmap=colormaps["YlOrRd_r"], vmin=0, vmax=1, origin="lower",
-                           extent=(0, size[0], 0, size[1]), interpolation="nearest")  # fmt: skip
-    contour(axes[2], cut > 0, size, INK, linewidths=0.8)
-    if not scene.picture:
-        for ax in axes:
-            letters(ax, view)
-        _scale_bar(axes[0], size)
+def _stored_number(scene: Scene, view: View, where: int) -> int:
+    return int(scene.stored[view.axis][where])
+
+
+def _make_grid(size_mm: tuple[float, float], rows: int) -> tuple[Figure, np.ndarray]:
+    """A dark figure with three columns of slices, and room for the legend below."""
+    width, height = size_mm
+    row_height = min(max(4.3 * height / width, 1.6), 7.0)
+    figure_height = row_height * rows + 1.0
+    figure = Figure(figsize=(13.5, figure_height), dpi=110, facecolor=BACKGROUND)
+    figure.set_layout_engine("constrained", rect=(0, 0.5 / figure_height, 1, 1 - 0.5 / figure_height))
+    return figure, figure.subplots(rows, 3, squeeze=False)
+
+
+def _draw_row(axes: Sequence[Axes], result: Result, scene: Scene, view: View, where: int) -> AxesImage:
+    """A slice three times; returns the map of confidence, for the colour bar."""
+    slices = [SliceAxes(ax, view.size_mm(scene.size_mm)) for ax in axes]
+    raters, consensus, confidence = slices
+    if scene.image is not None:
+        channels = np.stack([cut_slice(channel, view, where) for channel in scene.image])
+        _show_image(raters, channels)
+        _show_image(consensus, channels)
+        _show_image(confidence, channels, in_grey=True)
+    _draw_raters(raters, result, [cut_slice(labels, view, where) for labels in scene.raters])
+    fused = cut_slice(scene.consensus, view, where)
+    _draw_consensus(consensus, result, fused)
+    shown = _draw_confidence(confidence, cut_slice(scene.confidence, view, where), fused)
+    if not scene.photograph:
+        for each in slices:
+            each.write_directions(view)
+        raters.draw_scale_bar()
     return shown
 
 
-def _corners(cut: np.ndarray, size: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    rows, columns = cut.shape
-    return (np.arange(columns) + 0.5) * size[0] / columns, (np.arange(rows) + 0.5) * size[1] / rows
+def _show_image(ax: SliceAxes, channels: np.ndarray, *, in_grey: bool = False) -> None:
+    """A photograph in its colours or in grey, of everything else the first channel; `channels` is `(C, up, across)`."""
+    if len(channels) != 3:
+        ax.show_image(channels[0], grey_window(channels[0]))
+    elif in_grey:  # its colours would be taken for those of the confidence
+        mean = channels.mean(0)
+        ax.show_image(mean, grey_window(mean))
+    else:
+        ax.show_photograph(np.moveaxis(channels, 0, -1))
 
 
-def _background(ax: Axes, channels: np.ndarray, size: tuple[float, float], *, grey: bool) -> None:
-    """The image: colours as they are, else the first channel from its 1st to its 99.5th percentile."""
-    extent = (0, size[0], 0, size[1])
-    if grey and len(channels) == 3:
-        channels = channels.mean(0, keepdims=True)
-    if len(channels) == 3:
-        low, high = float(channels.min()), float(channels.max())
-        shown = (np.moveaxis(channels, 0, -1) - low) / max(high - low, 1e-6)
-        ax.imshow(shown, origin="lower", extent=extent, interpolation="nearest")
-        return
-    low, high = (float(v) for v in np.percentile(channels[0], (1, 99.5)))
-    ax.imshow(channels[0], cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", extent=extent,
-              interpolation="bilinear")  # fmt: skip
+def _draw_raters(ax: SliceAxes, result: Result, raters: Sequence[np.ndarray]) -> None:
+    """Each rater's outlines, and dotted the limit of what the rater annotated."""
+    for color, style, labels in zip(rater_colors(result), line_styles(result), raters, strict=True):
+        for label in range(1, len(result.study.classes)):
+            ax.outline(labels == label, color, linewidths=1.5, linestyles=style)
+        ax.outline(labels == MISSING, color, linewidths=0.9, linestyles="dotted")
 
 
-def _scale_bar(ax: Axes, size: tuple[float, float]) -> None:
-    length = next((mm for mm in (100, 50, 20, 10, 5, 2, 1) if mm <= size[0] / 3), None)
-    if length is None:
-        return
-    x, y = 0.04 * size[0], 0.05 * size[1]
-    ax.plot([x, x + length], [y, y], color=INK, lw=2.5, solid_capstyle="butt")
-    ax.text(x + length / 2, y + 0.015 * size[1], f"{length} mm", color=INK, fontsize=8, ha="center", va="bottom")
+def _draw_consensus(ax: SliceAxes, result: Result, fused: np.ndarray) -> None:
+    colors = structure_colors(result)
+    ax.show_labels(fused, colors, alpha=0.3)
+    for label, color in enumerate(colors, start=1):
+        ax.outline(fused == label, color, linewidths=1.6)
 
 
-def hues(result: Result) -> list[Any]:
+def _draw_confidence(ax: SliceAxes, confidence: np.ndarray, fused: np.ndarray) -> AxesImage:
+    # where all agree the image stays visible
+    contradicted = np.ma.masked_where(confidence >= UNANIMOUS, confidence)
+    shown = ax.show_map(contradicted, colormaps["YlOrRd_r"])
+    ax.outline(fused > 0, FOREGROUND, linewidths=0.8)
+    return shown
+
+
+def rater_colors(result: Result) -> list[Any]:
     """A colour for each rater."""
-    return colors(len(result.study.raters))
+    return class_colors(len(result.study.raters))
 
 
-def tints(result: Result) -> list[Any]:
-    """A colour for each class: the file's own, else one that no rater has as long as there are enough."""
+def structure_colors(result: Result) -> list[Any]:
+    """A colour for each structure: the file's own, else one that no rater has as long as there are enough."""
     raters, segments = len(result.study.raters), result.form.segments
-    free = colors(raters + len(segments))[raters:]
-    return [s.color if s.color is not None else color for s, color in zip(segments, free, strict=True)]
+    free = class_colors(raters + len(segments))[raters:]
+    colors = []
+    for segment, color in zip(segments, free, strict=True):
+        colors.append(color if segment.color is None else segment.color)
+    return colors
 
 
-def dashes(result: Result) -> list[str]:
-    """A kind of line for each rater, so that no one has to tell them by colour alone."""
-    return [DASHES[n % len(DASHES)] for n in range(len(result.study.raters))]
+def line_styles(result: Result) -> list[str]:
+    """A line style for each rater, so that no one has to tell them by colour alone."""
+    return [LINE_STYLES[n % len(LINE_STYLES)] for n in range(len(result.study.raters))]
 
 
-def _legend(figure: Figure, result: Result) -> None:
-    lines = [
-        Line2D([], [], color=color, ls=dash, lw=2, label=rater.name)
-        for color, dash, rater in zip(hues(result), dashes(result), result.study.raters, strict=True)
-    ]
-    if any((e.labels == MISSING).any() for e in result.study.raters):
-        lines.append(Line2D([], [], color=QUIET, ls="dotted", lw=1, label="limit of what the rater annotated"))
-    shown = [pair for pair in zip(tints(result), result.study.classes[1:], strict=True) if pair[1] in result.structures]
-    lines += [Line2D([], [], color=color, lw=6, alpha=0.5, label=name) for color, name in shown]
+def _add_legend(figure: Figure, result: Result) -> None:
+    lines = []
+    for color, style, rater in zip(rater_colors(result), line_styles(result), result.study.raters, strict=True):
+        lines.append(Line2D([], [], color=color, ls=style, lw=2, label=rater.name))
+    if any((rater.labels == MISSING).any() for rater in result.study.raters):
+        lines.append(Line2D([], [], color=MUTED, ls="dotted", lw=1, label="limit of what the rater annotated"))
+    for color, name in zip(structure_colors(result), result.study.classes[1:], strict=True):
+        if name in result.structures:
+            lines.append(Line2D([], [], color=color, lw=6, alpha=0.5, label=name))
     figure.legend(
-        handles=lines, loc="lower center", ncols=min(len(lines), 8), frameon=False, fontsize=9, labelcolor=INK
+        handles=lines, loc="lower center", ncols=min(len(lines), 8), frameon=False, fontsize=9, labelcolor=FOREGROUND
     )

@@ -1,4 +1,4 @@
-"""What is counted of pseudo-labels: whole numbers per case, and shares of a round made of their sums."""
+"""Statistics of pseudo-labels: counts of voxels per case, and of a round the shares made of their sums."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ def count_case(
         `all_differ` (of all voxels); against `before`: `changed`, and `both`, `size` per foreground class, whose
         quotient `2 both / size` is the Dice.
     """
-    agreed, structure = np.ones(fused.shape, bool), np.zeros(fused.shape, bool)
+    agreed = np.ones(fused.shape, bool)
+    structure = np.zeros(fused.shape, bool)
     for view in labels:
         agreed &= view == labels[0]
         structure |= view > 0
-    found: Counts = {
+    counts: Counts = {
         "voxels": int(fused.size),
         "voxel_ml": voxel_ml,
         "ignored": int(np.count_nonzero(fused == IGNORE)),
@@ -43,12 +44,12 @@ def count_case(
         "structure": int(np.count_nonzero(structure)),
         "agreed": int(np.count_nonzero(agreed & structure)),
         "disagreed": int(agreed.size - np.count_nonzero(agreed)),
-        "all_differ": _all_differ(labels),
+        "all_differ": _count_all_differ(labels),
     }
     if before is not None:
-        found["changed"] = int(np.count_nonzero(fused != before))
-        found |= _overlap(fused, before, classes)
-    return found
+        counts["changed"] = int(np.count_nonzero(fused != before))
+        counts |= _count_overlap(fused, before, classes)
+    return counts
 
 
 def _histogram(labels: np.ndarray, classes: int) -> list[int]:
@@ -58,7 +59,8 @@ def _histogram(labels: np.ndarray, classes: int) -> list[int]:
     return counts[:classes].tolist()
 
 
-def _all_differ(labels: Sequence[np.ndarray]) -> int:
+def _count_all_differ(labels: Sequence[np.ndarray]) -> int:
+    """Voxels at which no two of three or more views agree."""
     if len(labels) < 3:
         return 0
     apart = np.ones(labels[0].shape, bool)
@@ -68,14 +70,19 @@ def _all_differ(labels: Sequence[np.ndarray]) -> int:
     return int(np.count_nonzero(apart))
 
 
-def _overlap(fused: np.ndarray, before: np.ndarray, classes: int) -> dict[str, list[int]]:
-    both = [int(np.count_nonzero((fused == c) & (before == c))) for c in range(1, classes)]
-    here, there = _histogram(fused, classes), _histogram(before, classes)
-    return {"both": both, "size": [a + b for a, b in zip(here[1:], there[1:], strict=True)]}
+def _count_overlap(fused: np.ndarray, before: np.ndarray, classes: int) -> dict[str, list[int]]:
+    """Voxels of each foreground class in both label maps, and the sum of those in either."""
+    voxels_now = _histogram(fused, classes)
+    voxels_before = _histogram(before, classes)
+    both, size = [], []
+    for c in range(1, classes):
+        both.append(int(np.count_nonzero((fused == c) & (before == c))))
+        size.append(voxels_now[c] + voxels_before[c])
+    return {"both": both, "size": size}
 
 
-def figures(cases: Mapping[str, Counts], structures: Sequence[str], views: Sequence[str]) -> dict[str, Any]:
-    """The figures of a round.
+def summarize_round(cases: Mapping[str, Counts], structures: Sequence[str], views: Sequence[str]) -> dict[str, Any]:
+    """Statistics of the pseudo-labels of a round.
 
     Args:
         cases: name -> what `count_case` gave; at least one.
@@ -90,20 +97,48 @@ def figures(cases: Mapping[str, Counts], structures: Sequence[str], views: Seque
         which the pseudo-label is all background; `silent`, the views that found nothing in any case.
     """
     counts = list(cases.values())
-    voxels = sum(c["voxels"] for c in counts)
-    structure = sum(c["structure"] for c in counts)
-    volumes = np.array([[n * c["voxel_ml"] for n in c["fused"][1:]] for c in counts])
-    dice = [2 * b / n for c in counts for b, n in zip(c.get("both", ()), c.get("size", ()), strict=True) if n]
-    seen = np.array([[sum(view[1:]) for view in c["views"]] for c in counts]).sum(0)
+    voxels = _sum(counts, "voxels")
+    structure_voxels = _sum(counts, "structure")
+    has_earlier_round = all("changed" in case for case in counts)
     return {
         "cases": len(counts),
-        "volume_ml": dict(zip(structures, volumes.mean(0).round(3).tolist(), strict=True)),
-        "agreement": sum(c["agreed"] for c in counts) / structure if structure else None,
-        "diversity": sum(c["disagreed"] for c in counts) / voxels,
-        "all_differ": sum(c["all_differ"] for c in counts) / voxels,
-        "ignored": sum(c["ignored"] for c in counts) / voxels,
-        "changed": sum(c["changed"] for c in counts) / voxels if all("changed" in c for c in counts) else None,
-        "dice_to_last": float(np.mean(dice)) if dice else None,
-        "empty": [name for name, c in cases.items() if not sum(c["fused"][1:]) and not c["ignored"]],
-        "silent": [view for view, found in zip(views, seen, strict=True) if not found],
+        "volume_ml": _mean_volumes(counts, structures),
+        "agreement": _sum(counts, "agreed") / structure_voxels if structure_voxels else None,
+        "diversity": _sum(counts, "disagreed") / voxels,
+        "all_differ": _sum(counts, "all_differ") / voxels,
+        "ignored": _sum(counts, "ignored") / voxels,
+        "changed": _sum(counts, "changed") / voxels if has_earlier_round else None,
+        "dice_to_last": _mean_dice(counts),
+        "empty": [name for name, case in cases.items() if not sum(case["fused"][1:]) and not case["ignored"]],
+        "silent": _find_silent_views(counts, views),
     }
+
+
+def _sum(counts: Sequence[Counts], key: str) -> int:
+    return sum(case[key] for case in counts)
+
+
+def _mean_volumes(counts: Sequence[Counts], structures: Sequence[str]) -> dict[str, float]:
+    """Structure -> ml, mean over the cases."""
+    volumes = np.array([np.array(case["fused"][1:]) * case["voxel_ml"] for case in counts])
+    return dict(zip(structures, volumes.mean(0).round(3).tolist(), strict=True))
+
+
+def _mean_dice(counts: Sequence[Counts]) -> float | None:
+    """Dice with the round before, mean over cases and the structures that occur; None without such a round."""
+    dice = []
+    for case in counts:
+        for both, size in zip(case.get("both", ()), case.get("size", ()), strict=True):
+            if size:
+                dice.append(2 * both / size)
+    return float(np.mean(dice)) if dice else None
+
+
+def _find_silent_views(counts: Sequence[Counts], views: Sequence[str]) -> list[str]:
+    """The views that found no structure in any case."""
+    silent = []
+    for index, view in enumerate(views):
+        foreground = sum(sum(case["views"][index][1:]) for case in counts)
+        if not foreground:
+            silent.append(view)
+    return silent

@@ -1,4 +1,4 @@
-"""The page of a run with rounds: curves, tables, and pictures of the pseudo-labels."""
+"""The report page of a self-training run: curves, tables, and slices of the pseudo-labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,43 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from medseg.atomic import write_whole
-from medseg.workflows.reports.drawing import colors
-from medseg.workflows.reports.html import card, duration, machine, number, page, picture, png, table
-from medseg.workflows.train.self_training import report_figures
+from medseg.workflows.reports.formatting import describe_computer, format_duration, format_number
+from medseg.workflows.reports.overlay import class_colors, encode_png
+from medseg.workflows.reports.pages import Table, data_uri, render_page
+from medseg.workflows.train.self_training.report_figures import draw_pseudo_labels
 
-HUES = {"axial": "#1971c2", "coronal": "#2f9e44", "sagittal": "#9c36b5", "volume": "#8a8f98", "fused": "#d9480f"}
+VIEW_COLORS = {
+    "axial": "#1971c2",
+    "coronal": "#2f9e44",
+    "sagittal": "#9c36b5",
+    "volume": "#8a8f98",
+    "fused": "#d9480f",
+}
+SHARES = {"agreement": "#1971c2", "diversity": "#e8590c", "changed": "#5d636b"}
+"""Statistics of pseudo-labels that are shares of voxels, and the colours of their curves."""
+
+STATISTICS = {
+    "agreement": "agreement of the views",
+    "diversity": "diversity",
+    "all_differ": "no two views agree",
+    "ignored": "ignored",
+    "changed": "changed since the round before",
+    "dice_to_last": "Dice to the round before",
+}
+"""Rows of the table of pseudo-labels."""
 
 
 @dataclass
 class Round:
-    """What came of a round.
+    """The results of one round.
 
     Args:
         number: 0 is the teacher's.
-        pseudo: figures of the pseudo-labels that it was trained on (`rounds_figures.figures`); None for the teacher.
+        pseudo: statistics of the pseudo-labels that it was trained on, see `pseudo_label_statistics`; None for the
+            teacher.
         dice: on the validation cases: view, and "fused" -> mean over the structures; empty without such cases.
         classes: structure -> Dice of the fused labels on them.
-        pictures: case -> what `rounds_pictures.keep_slices` wrote.
+        slices: case -> file that `report_figures.keep_slices` wrote.
         seconds: of training, of predicting and fusing.
     """
 
@@ -39,12 +58,18 @@ class Round:
     pseudo: dict[str, Any] | None = None
     dice: dict[str, float] = field(default_factory=dict)
     classes: dict[str, float | None] = field(default_factory=dict)
-    pictures: dict[str, Path] = field(default_factory=dict)
+    slices: dict[str, Path] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """Of its pseudo-labels; only for rounds that have them."""
+        assert self.pseudo is not None
+        return self.pseudo
 
 
 @dataclass(frozen=True)
-class Story:
+class RunDescription:
     """What the page says of the whole run.
 
     Args:
@@ -54,8 +79,8 @@ class Story:
         planned: rounds that were asked for.
         counts: section -> cases.
         ct: whether the scans are CT.
-        notes: lines that were said.
-        drawn_ml: structure -> mean volume in the labelled cases; empty if it is not known.
+        notes: warnings of the run.
+        labelled_ml: structure -> mean volume in the labelled cases, ml; empty if it is not known.
     """
 
     title: str
@@ -65,158 +90,172 @@ class Story:
     counts: Mapping[str, int]
     ct: bool
     notes: Sequence[str] = ()
-    drawn_ml: Mapping[str, float] = field(default_factory=dict)
+    labelled_ml: Mapping[str, float] = field(default_factory=dict)
 
 
-def curves(rounds: Sequence[Round], story: Story) -> bytes:
-    """PNG: validation Dice, agreement and change, and volumes over the rounds."""
-    figure = Figure(figsize=(12, 3.6), dpi=100, layout="constrained")
-    dice, agreement, volume = figure.subplots(1, 3)
-    for name in (*story.views, "fused"):
-        points = [(each.number, each.dice[name]) for each in rounds if name in each.dice]
-        style = {"lw": 2.4, "ms": 6} if name == "fused" else {"lw": 1.2, "ms": 4}
-        _line(dice, points, name, HUES[name], style)
-    labelled = [each for each in rounds if each.pseudo is not None]
-    for key, hue in (("agreement", "#1971c2"), ("diversity", "#e8590c"), ("changed", "#5d636b")):
-        points = [(r.number, r.pseudo[key]) for r in labelled if r.pseudo and r.pseudo[key] is not None]
-        _line(agreement, points, key, hue, {})
-    for structure, hue in zip(story.structures, colors(len(story.structures)), strict=True):
-        points = [(r.number, r.pseudo["volume_ml"][structure]) for r in labelled if r.pseudo]
-        _line(volume, points, structure, hue, {})
-    dice.set(title="Dice on the validation cases", ylim=(0, 1))
-    agreement.set(title="pseudo-labels: share of voxels", ylim=(0, 1))
-    volume.set(title="pseudo-labels: mean volume, ml")
-    volume.set_yscale("symlog", linthresh=1)  # a liver and an adrenal gland on one axis
-    for ax in (dice, agreement, volume):
-        ax.set(xlabel="round", xticks=range(story.planned + 1))
-        ax.grid(alpha=0.25)
-        ax.spines[["top", "right"]].set_visible(False)
-        if ax.has_data():
-            ax.legend(frameon=False, fontsize=7, ncols=2 if ax is volume and len(story.structures) > 6 else 1)
-        else:
-            ax.text(0.5, 0.5, "nothing to show yet", transform=ax.transAxes, ha="center", color="#5d636b")
-    return png(figure)
-
-
-def _line(ax: Axes, points: Sequence[tuple[int, float]], label: str, hue: Any, style: Mapping[str, Any]) -> None:
-    if points:
-        x, y = zip(*points, strict=True)
-        ax.plot(x, y, marker="o", color=hue, label=label, **{"ms": 4, **style})
-
-
-def parts(rounds: Sequence[Round], story: Story, drawn: bytes) -> Iterator[str]:
-    """The page in HTML; `drawn` is the picture of `curves`."""
-    yield _head(rounds, story)
-    if story.notes:
-        yield "<h2>Notes</h2><ul>" + "".join(f"<li>{escape(line)}</li>" for line in story.notes) + "</ul>"
-    yield "<h2>Round by round</h2>" + picture(
-        drawn,
-        "Agreement: of the voxels in which any view finds a structure, those in which all views give the same label. "
-        "Diversity: of all voxels, those with any disagreement. Changed: of all voxels, those that differ from the "
-        "pseudo-label of the round before. Volumes: mean over the unlabelled cases.",
-    )
-    if any(each.dice for each in rounds):
-        yield _dice(rounds, story)
-    labelled = [each for each in rounds if each.pseudo is not None]
-    if labelled:
-        yield _pseudo(labelled)
-        yield _volumes(labelled, story)
-    shown = {each.number: list(each.pictures.values()) for each in labelled if each.pictures}
-    if shown:
-        names = list(next(each for each in labelled if each.pictures).pictures)
-        slices = report_figures.draw(shown, names, story.structures, ct=story.ct)
-        words = "The same planes in every round, of the first, the middle and the last unlabelled case by name."
-        yield "<h2>Pseudo-labels</h2>" + picture(slices, f"{words} The patient's right is on the left.")
-    yield _time(rounds)
-
-
-def _head(rounds: Sequence[Round], story: Story) -> str:
-    counts = story.counts
-    last = max(each.number for each in rounds if "training" in each.seconds)
-    cards = "".join(
-        card(f"fused, round {each.number}" if each.number else "fused, teacher", number(each.dice["fused"], 3))
-        for each in rounds
-        if each.dice
-    )
-    note = (
-        "Mean Dice on the validation cases." if cards else "No validation case has a label: there is no Dice to show."
-    )
-    return f"""<h1>{escape(story.title)}: {len(story.views)} views, {last} of {story.planned} rounds</h1>
-<p>{counts["labeled"]} labelled and {counts["unlabeled"]} unlabelled cases, {counts["validation"]} for validation. One
-network for each of {", ".join(story.views)}; each round labels the unlabelled cases with the networks of the round
-before and trains the networks of the next on both.</p><div class="cards">{cards}</div>
-<p class="soft">{note}</p>"""
-
-
-def _dice(rounds: Sequence[Round], story: Story) -> str:
-    names = (*story.views, "fused")
-    scored = [each for each in rounds if each.dice]
-    heads = ("Dice", *(f"round {each.number}" if each.number else "teacher" for each in scored))
-    rows = [(name, *(number(each.dice.get(name), 3) for each in scored)) for name in names]
-    organs = [(escape(s), *(number(each.classes.get(s), 3) for each in scored)) for s in story.structures]
-    return (
-        "<h2>Validation: mean over the structures, per view and fused</h2>"
-        + table(heads, rows, last=True)
-        + "<h2>Validation: fused, per structure</h2>"
-        + table(heads, organs)
-    )
-
-
-def _pseudo(rounds: Sequence[Round]) -> str:
-    keys = {
-        "agreement": "agreement of the views", "diversity": "diversity", "all_differ": "no two views agree",
-        "ignored": "left out", "changed": "changed since the round before", "dice_to_last": "Dice to the round before",
-    }  # fmt: skip
-    rows = [(words, *(number((each.pseudo or {})[key], 4) for each in rounds)) for key, words in keys.items()]
-    empty = ("cases without any structure", *(str(len((each.pseudo or {})["empty"])) for each in rounds))
-    return "<h2>Pseudo-labels in figures</h2>" + table(
-        ("", *(f"round {each.number}" for each in rounds)), [*rows, empty]
-    )
-
-
-def _volumes(rounds: Sequence[Round], story: Story) -> str:
-    heads = ("", "labelled cases", *(f"round {r.number}" for r in rounds))
-    found = [[(each.pseudo or {})["volume_ml"][s] for each in rounds] for s in story.structures]
-    drawn = [story.drawn_ml.get(s) for s in story.structures]
-    rows = [
-        (escape(s), *(number(v, 1) for v in (d, *f))) for s, d, f in zip(story.structures, drawn, found, strict=True)
-    ]
-    return (
-        "<h2>Mean volume in labels and pseudo-labels, ml</h2>"
-        + table(heads, rows)
-        + '<p class="soft">Where pseudo-labels have less, the networks miss more than they invent, and it is taught as '
-        "background. Where they have more and it grows by the round, structures swell.</p>"
-    )
-
-
-def _time(rounds: Sequence[Round]) -> str:
-    steps = list(dict.fromkeys(step for each in rounds for step in each.seconds))
-    rows = [(f"round {r.number}", *(duration(r.seconds[s]) if s in r.seconds else "-" for s in steps)) for r in rounds]
-    return f'<h2>Time</h2>{table(("", *steps), rows)}<p class="soft">{escape(machine())}.</p>'
-
-
-def write_summary(folder: Path, rounds: Sequence[Round], story: Story) -> Path:
+def write_summary(folder: Path, rounds: Sequence[Round], run: RunDescription) -> Path:
     """Write `metrics.jsonl`, `tensorboard/rounds`, `summary.png` and `summary.html` into the run's folder.
 
-    Everything is written whole from what is known, so that a resumed run leaves the same as an unbroken one.
+    Every file is written whole from the results so far, so that a resumed run leaves the same as an unbroken one.
 
     Raises:
         OutputError: a file cannot be written.
     """
     records = list(_records(rounds))
-    write_whole(folder / "metrics.jsonl", "".join(json.dumps(r, allow_nan=False) + "\n" for r in records))
-    board = folder / "tensorboard" / "rounds"
-    shutil.rmtree(board, ignore_errors=True)
-    with SummaryWriter(str(board)) as writer:
+    lines = [json.dumps(record, allow_nan=False) + "\n" for record in records]
+    write_whole(folder / "metrics.jsonl", "".join(lines))
+    _write_tensorboard(folder / "tensorboard" / "rounds", records)
+    curves = draw_curves(rounds, run)
+    write_whole(folder / "summary.png", curves)
+    return write_whole(folder / "summary.html", render_summary(rounds, run, curves))
+
+
+def render_summary(rounds: Sequence[Round], run: RunDescription, curves: bytes) -> str:
+    """The page as HTML.
+
+    Args:
+        rounds: results so far.
+        run: the whole run.
+        curves: PNG that `draw_curves` made.
+    """
+    scored = [each for each in rounds if each.dice]
+    labelled = [each for each in rounds if each.pseudo is not None]
+    slices = _draw_slices(labelled, run)
+    return render_page(
+        "self_training.html",
+        title=f"medseg: {run.title}",
+        run=run,
+        trained=max(each.number for each in rounds if "training" in each.seconds),
+        scored=scored,
+        labelled=labelled,
+        curves=data_uri(curves),
+        dice_of_views=_dice_of_views(scored, run),
+        dice_of_structures=_dice_of_structures(scored, run),
+        pseudo_labels=_pseudo_labels(labelled),
+        volumes=_volumes(labelled, run),
+        slices=data_uri(slices) if slices else None,
+        times=_times(rounds),
+        computer=describe_computer(),
+    )
+
+
+def draw_curves(rounds: Sequence[Round], run: RunDescription) -> bytes:
+    """PNG: validation Dice, agreement and change, and volumes over the rounds."""
+    figure = Figure(figsize=(12, 3.6), dpi=100, layout="constrained")
+    dice, shares, volume = figure.subplots(1, 3)
+    for name in (*run.views, "fused"):
+        width, size = (2.4, 6) if name == "fused" else (1.2, 4)
+        values = {each.number: each.dice.get(name) for each in rounds}
+        _draw_curve(dice, values, label=name, color=VIEW_COLORS[name], linewidth=width, markersize=size)
+    labelled = [each for each in rounds if each.pseudo is not None]
+    for key, color in SHARES.items():
+        values = {each.number: each.statistics[key] for each in labelled}
+        _draw_curve(shares, values, label=key, color=color)
+    for structure, color in zip(run.structures, class_colors(len(run.structures)), strict=True):
+        values = {each.number: each.statistics["volume_ml"][structure] for each in labelled}
+        _draw_curve(volume, values, label=structure, color=color)
+    dice.set(title="Dice on the validation cases", ylim=(0, 1))
+    shares.set(title="pseudo-labels: share of voxels", ylim=(0, 1))
+    volume.set(title="pseudo-labels: mean volume, ml")
+    volume.set_yscale("symlog", linthresh=1)  # a liver and an adrenal gland on one axis
+    for ax in (dice, shares, volume):
+        two_columns = ax is volume and len(run.structures) > 6
+        _finish_axes(ax, run.planned, legend_columns=2 if two_columns else 1)
+    return encode_png(figure)
+
+
+def _draw_curve(ax: Axes, values: Mapping[int, float | None], **style: Any) -> None:
+    """Values over the rounds, without those that are None."""
+    points = {number: value for number, value in values.items() if value is not None}
+    if points:
+        ax.plot(list(points), list(points.values()), marker="o", **{"markersize": 4, **style})
+
+
+def _finish_axes(ax: Axes, rounds: int, *, legend_columns: int) -> None:
+    ax.set(xlabel="round", xticks=range(rounds + 1))
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+    if ax.has_data():
+        ax.legend(frameon=False, fontsize=7, ncols=legend_columns)
+    else:
+        ax.text(0.5, 0.5, "nothing to show yet", transform=ax.transAxes, ha="center", color="#5d636b")
+
+
+def _draw_slices(labelled: Sequence[Round], run: RunDescription) -> bytes | None:
+    """PNG of the kept slices; None where no round has any."""
+    shown = [each for each in labelled if each.slices]
+    if not shown:
+        return None
+    files = {each.number: list(each.slices.values()) for each in shown}
+    return draw_pseudo_labels(files, list(shown[0].slices), run.structures, ct=run.ct)
+
+
+def _dice_of_views(scored: Sequence[Round], run: RunDescription) -> Table:
+    rows = []
+    for name in (*run.views, "fused"):
+        dice = [each.dice.get(name) for each in scored]
+        rows.append(_number_row(name, dice, 3))
+    return Table(["Dice", *_round_names(scored)], rows, total=True)
+
+
+def _dice_of_structures(scored: Sequence[Round], run: RunDescription) -> Table:
+    rows = []
+    for name in run.structures:
+        dice = [each.classes.get(name) for each in scored]
+        rows.append(_number_row(name, dice, 3))
+    return Table(["Dice", *_round_names(scored)], rows)
+
+
+def _pseudo_labels(labelled: Sequence[Round]) -> Table:
+    rows = []
+    for key, words in STATISTICS.items():
+        values = [each.statistics[key] for each in labelled]
+        rows.append(_number_row(words, values, 4))
+    empty_cases = [str(len(each.statistics["empty"])) for each in labelled]
+    rows.append(["cases without any structure", *empty_cases])
+    return Table(["", *_round_names(labelled)], rows)
+
+
+def _volumes(labelled: Sequence[Round], run: RunDescription) -> Table:
+    rows = []
+    for name in run.structures:
+        volumes = [run.labelled_ml.get(name)]
+        volumes += [each.statistics["volume_ml"][name] for each in labelled]
+        rows.append(_number_row(name, volumes, 1))
+    return Table(["", "labelled cases", *_round_names(labelled)], rows)
+
+
+def _round_names(rounds: Sequence[Round]) -> list[str]:
+    return [f"round {each.number}" if each.number else "teacher" for each in rounds]
+
+
+def _number_row(name: str, values: Sequence[float | None], digits: int) -> list[str]:
+    return [name, *(format_number(value, digits) for value in values)]
+
+
+def _times(rounds: Sequence[Round]) -> Table:
+    steps: list[str] = []
+    for each in rounds:
+        steps += [step for step in each.seconds if step not in steps]
+    rows = []
+    for each in rounds:
+        row = [f"round {each.number}"]
+        for step in steps:
+            row.append(format_duration(each.seconds[step]) if step in each.seconds else "-")
+        rows.append(row)
+    return Table(["", *steps], rows)
+
+
+def _write_tensorboard(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    with SummaryWriter(str(folder)) as writer:
         for record in records:
             for name, value in _scalars(record):
                 writer.add_scalar(f"rounds/{name}", value, record["round"])
-    drawn = curves(rounds, story)
-    write_whole(folder / "summary.png", drawn)
-    return write_whole(folder / "summary.html", page(f"medseg: {story.title}", parts(rounds, story, drawn)))
 
 
 def _records(rounds: Sequence[Round]) -> Iterator[dict[str, Any]]:
+    """What `metrics.jsonl` holds, a line each."""
     for each in rounds:
         if each.pseudo is not None:
             yield {"round": each.number, "kind": "pseudo", **each.pseudo}
@@ -225,8 +264,10 @@ def _records(rounds: Sequence[Round]) -> Iterator[dict[str, Any]]:
 
 
 def _scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Names and values of the numbers with a decimal point in a record."""
     for key, value in record.items():
-        inner = value.items() if isinstance(value, dict) else [("", value)]
-        for name, v in inner:
-            if isinstance(v, float):
-                yield "/".join(part for part in (record["kind"], key, name) if part), v
+        inner = value if isinstance(value, dict) else {"": value}
+        for name, number in inner.items():
+            if isinstance(number, float):
+                parts = [record["kind"], key, name]
+                yield "/".join(part for part in parts if part), number

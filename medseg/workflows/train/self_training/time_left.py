@@ -1,4 +1,4 @@
-"""Where a run with many pieces is, and how long the whole will take."""
+"""Time left of a run with rounds, from how long like work took; and how much work a stage is."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from medseg import methods
 from medseg.config import Stage
 from medseg.errors import ConfigError
 from medseg.method import Method
-from medseg.workflows.reports.html import duration
+from medseg.workflows.reports.formatting import format_duration
 
 EVERY_SECONDS = 30.0
 
 
-class Outlook:
-    """Time left: the pieces that are left of each kind, times what like pieces took.
+class TimeLeft:
+    """Time left: the work that is left of each kind, times what like work took.
 
     Args:
-        plan: kind -> pieces of it in the whole run; a piece that is half as long counts half.
+        plan: kind -> amount of it in the whole run, such as trainings; one that is half as long counts half.
         shown: False on ranks that stay silent.
     """
 
@@ -34,7 +34,7 @@ class Outlook:
         self._said = float("-inf")
 
     def done(self, kind: str, seconds: float, size: float = 1.0) -> None:
-        """A piece is finished, now or by an earlier command that noted how long it took."""
+        """A piece of work is finished, now or by an earlier command that noted how long it took."""
         self._seconds[kind] += seconds
         self._done[kind] += size
         self.left[kind] = max(0.0, self.left[kind] - size)
@@ -44,43 +44,47 @@ class Outlook:
         self.left = dict.fromkeys(self.left, 0.0)
 
     def seconds_left(self, running: str | None = None, left_of_it: float = 0.0, taken: float = 0.0) -> float | None:
-        """Seconds left of the whole; None where nothing is known of a kind that is left.
+        """Seconds left of the whole; None where no work of a kind that is left has been done yet.
 
         Args:
-            running: kind of the piece that is being made.
-            left_of_it: seconds left of that piece, by its own count.
-            taken: seconds that it has taken, from which the first of its kind is judged.
+            running: kind of the work that is being done.
+            left_of_it: seconds left of that work, by its own count.
+            taken: seconds that it has taken, from which the first of its kind is estimated.
         """
         total = left_of_it
         for kind, count in self.left.items():
-            rest = max(0.0, count - (kind == running))
-            if not rest:
+            is_running = kind == running
+            rest = count - 1 if is_running else count
+            if rest <= 0:
                 continue
             if self._done[kind]:
                 total += rest * self._seconds[kind] / self._done[kind]
-            elif kind == running:
+            elif is_running:
                 total += rest * (taken + left_of_it)
             elif kind == "training":
                 return None  # the rest is short beside it
         return total
 
     def words(self, running: str | None = None, left_of_it: float = 0.0, taken: float = 0.0) -> str:
-        """What there is to say of it, such as: about 34.0 min left of the whole."""
+        """The time left in words, such as "about 34.0 min left of the whole"; empty where it is not known yet."""
         left = self.seconds_left(running, left_of_it, taken)
-        return "" if left is None else f"about {duration(left)} left of the whole"
+        return "" if left is None else f"about {format_duration(left)} left of the whole"
 
     def say(self, what: str, *, now: bool = True) -> None:
         """A line on standard error; without `now` only if the last one was half a minute ago."""
-        if not self.shown or (not now and time.monotonic() - self._said < EVERY_SECONDS):
+        if not self.shown:
             return
-        self._said = time.monotonic()
+        moment = time.monotonic()
+        if not now and moment - self._said < EVERY_SECONDS:
+            return
+        self._said = moment
         words = self.words()
         line = f"{what} ({words})" if words else what
         Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 WARM_PART = 0.5
-"""Of the iterations that a network has which starts from its teacher, and a tenth of its learning rate."""
+"""Share of the teacher's iterations that a student has which starts from its teacher."""
 
 
 def check_stage(stage: Stage) -> None:
@@ -97,12 +101,12 @@ def check_stage(stage: Stage) -> None:
 
 
 def relabeller(stage: Stage, classes: int) -> Method:
-    """The stage's method without a network: relabelling knows the votes alone."""
+    """The stage's method without a network: pseudo-labels are made from the votes alone."""
     return methods.build(stage.method.name, nn.Identity(), classes=classes, **stage.method.options)
 
 
 def student_part(stage: Stage) -> float:
-    """How long the training of a student is, of its teacher's."""
+    """Length of a student's training as a share of its teacher's."""
     return WARM_PART if relabeller(stage, 2).warm_students else 1.0
 
 
@@ -113,5 +117,7 @@ def trainings(stage: Stage, unlabeled: int) -> float:
         stage: with its views and rounds.
         unlabeled: cases; without any there are no rounds.
     """
-    rounds = stage.rounds if unlabeled else 0
-    return max(1, len(stage.views)) * (1 + (student_part(stage) * rounds if rounds else 0))
+    teachers = max(1, len(stage.views))
+    if not stage.rounds or not unlabeled:
+        return teachers
+    return teachers * (1 + student_part(stage) * stage.rounds)

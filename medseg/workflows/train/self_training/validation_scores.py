@@ -34,40 +34,47 @@ def score_round(voter: Voter, manifest: Manifest, views: Sequence[str]) -> dict[
     cases = [case for case in manifest.validation if case.label]
     if not cases:
         return {"dice": {}, "classes": {}, "silent": []}
-    classes = len(manifest.labels)
     # sums of all processes come together on the device, where the group can reach them
-    scores = {name: ClassDice(classes, voter.device) for name in (*views, FUSED)}
-    found = torch.zeros(len(views), device=voter.device)
+    scores = {name: ClassDice(len(manifest.labels), voter.device) for name in (*views, FUSED)}
+    found = dict.fromkeys(views, False)
     for case in cases[distributed.rank() :: distributed.world()]:
-        truth = torch.from_numpy(truth_of(manifest, case))
+        reference = torch.from_numpy(read_reference(manifest, case))
         votes, fused = voter.both(manifest.images(case))
-        for number, (name, label) in enumerate(zip(scores, [*votes.labels, fused], strict=True)):
-            scores[name].update(([label], [truth]))
-            if name != FUSED:
-                found[number] += float((label > 0).any())
+        for view, label in zip(views, votes.labels, strict=True):
+            scores[view].update(([label], [reference]))
+            found[view] = found[view] or bool((label > 0).any())
+        scores[FUSED].update(([fused], [reference]))
     results = {name: score.compute() for name, score in scores.items()}
-    structures = [name for value, name in manifest.labels.items() if value]
+    silent = []
+    for view in views:
+        if not distributed.any_process(found[view]):
+            silent.append(view)
     return {
         "dice": {name: result["mean"] for name, result in results.items()},
-        "classes": dict(zip(structures, results[FUSED]["classes"], strict=True)),
-        "silent": [view for view, n in zip(views, found.tolist(), strict=True) if not distributed.any_of(n > 0)],
+        "classes": dict(zip(_structures(manifest), results[FUSED]["classes"], strict=True)),
+        "silent": silent,
     }
 
 
-def truth_of(manifest: Manifest, case: Case) -> np.ndarray:
+def _structures(manifest: Manifest) -> list[str]:
+    return [name for value, name in manifest.labels.items() if value]
+
+
+def read_reference(manifest: Manifest, case: Case) -> np.ndarray:
     """The label of a case `(X, Y, Z)` as class indices, 255 = ignore, along the axes of its image's file."""
     path = manifest.label(case)
     assert path is not None
-    background, *measured = manifest.label_values
-    scale = Scale({value: manifest.labels[value] for value in measured}, background, ignore=manifest.ignore_index)
-    stored, _ = onto(read_header(manifest.images(case)[0]), *read_labels(path, scale, may_ignore=True))
-    truth = np.full(stored.shape, IGNORE, np.uint8)
+    background, *foreground = manifest.label_values
+    scale = Scale({value: manifest.labels[value] for value in foreground}, background, ignore=manifest.ignore_index)
+    header = read_header(manifest.images(case)[0])
+    stored, _ = onto(header, *read_labels(path, scale, may_ignore=True))
+    reference = np.full(stored.shape, IGNORE, np.uint8)
     for index, value in enumerate(manifest.label_values):
-        truth[stored == value] = index
-    return truth
+        reference[stored == value] = index
+    return reference
 
 
-def drawn_ml(manifest: Manifest) -> dict[str, float]:
+def mean_volumes_ml(manifest: Manifest) -> dict[str, float]:
     """Mean volume of each structure in the labelled training cases, in ml.
 
     Cases of which a part is ignored say nothing of whole volumes and are passed over; without others it is empty.
@@ -75,15 +82,16 @@ def drawn_ml(manifest: Manifest) -> dict[str, float]:
     Raises:
         DataError: a label that cannot be read.
     """
-    classes, volumes = len(manifest.labels), []
+    volumes = []
     for case in manifest.training:
         if case.label is None:
             continue
-        counts = np.bincount(truth_of(manifest, case).ravel(order="K"), minlength=IGNORE + 1)
-        if not counts[IGNORE]:
-            affine = read_header(manifest.images(case)[0]).affine
-            volumes.append(counts[1:classes] * abs(float(np.linalg.det(affine[:3, :3]))) / 1000)
+        counts = np.bincount(read_reference(manifest, case).ravel(order="K"), minlength=IGNORE + 1)
+        if counts[IGNORE]:
+            continue
+        affine = read_header(manifest.images(case)[0]).affine
+        voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
+        volumes.append(counts[1 : len(manifest.labels)] * voxel_mm3 / 1000)
     if not volumes:
         return {}
-    structures = [name for value, name in manifest.labels.items() if value]
-    return dict(zip(structures, np.mean(volumes, 0).tolist(), strict=True))
+    return dict(zip(_structures(manifest), np.mean(volumes, 0).tolist(), strict=True))

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
-from .byte_stream import Stream, gunzip
-from .header import COPY_AGAIN, DAMAGED, Header, VolumeError, check_memory, checked_spacing
-from .nifti_affine import best_affine
-from .nifti_header import decoded
+from ..byte_stream import Stream, gunzip
+from ..header import COPY_AGAIN, DAMAGED, Header, VolumeError, check_memory, checked_spacing
+from .affine import best_affine
+from .header import decode_header
 
 VERSIONS: dict[int, tuple[bytes, int]] = {348: (b"n+1", 352), 540: (b"n+2", 544)}
 """Length of the header -> its magic in single files, the first byte where voxels may lie."""
@@ -60,28 +60,28 @@ def read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
     """
     with Stream(path) as stream:
         stored = _stored_header(stream)
-        header, start = decoded(stored), len(stored)
-        layout = _layout(header, start)
+        header = decode_header(stored)
+        layout = _layout(header, len(stored))
         _check_size(layout, stream)
         affine, warnings = best_affine(header)
         spacing = checked_spacing(affine)
-        shape, channels = layout.extents[:3], layout.extents[3]
+        *shape, channels = layout.extents
         dtype = layout.dtype.newbyteorder("=")
-        info = Header(path, shape, channels, affine, spacing, dtype, warnings, stored)
+        info = Header(path, tuple(shape), channels, affine, spacing, dtype, warnings, stored)
         if not voxels:
             return None, info
-        flat = _at_once(stream, layout)
+        flat = _read_at_once(stream, layout)
         if flat is None:
-            stream.skip(layout.offset - start)
-            flat = _by_pieces(stream, layout)
+            stream.skip(layout.offset - len(stored))
+            flat = _read_by_pieces(stream, layout)
     return _intensities(flat, layout), info
 
 
 def _stored_header(stream: Stream) -> bytes:
     """The 348 bytes of a NIfTI-1 header, or the 540 of a NIfTI-2 header, of a single file."""
     raw = stream.upto(4)
-    lengths = int.from_bytes(raw, "little"), int.from_bytes(raw, "big")
-    length = next((n for n in VERSIONS if n in lengths), None)
+    in_either_order = (int.from_bytes(raw, "little"), int.from_bytes(raw, "big"))
+    length = next((version for version in VERSIONS if version in in_either_order), None)
     if length is None:
         hint = "convert it, or give it the suffix of its format"
         raise VolumeError(f"is no NIfTI file: it begins with {raw!r}", hint=hint)
@@ -89,7 +89,7 @@ def _stored_header(stream: Stream) -> bytes:
     raw += stream.upto(length - 4)
     if len(raw) < length:
         raise VolumeError(f"is cut off: {len(raw)} of the {length} bytes of its header", hint=COPY_AGAIN)
-    found = decoded(raw)["magic"].item()[:3]
+    found = decode_header(raw)["magic"].item()[:3]
     if found in (b"ni1", b"ni2"):
         raise VolumeError("is one half of a header/image pair", hint="convert it to a single .nii.gz")
     if found != magic:
@@ -104,7 +104,8 @@ def _layout(header: Any, start: int) -> Layout:
     if not (offset.is_integer() and lowest <= offset < 2**62):
         found = f"its voxels are said to begin at byte {offset:g}"
         raise VolumeError(f"{found}; accepted is {lowest} or later", hint=DAMAGED)
-    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    slope = float(header["scl_slope"])
+    inter = float(header["scl_inter"])
     if slope == 0 or isnan(slope):
         slope, inter = 1.0, 0.0  # the standard's way to say "not scaled"
     if not (isfinite(slope) and isfinite(inter)):
@@ -114,10 +115,10 @@ def _layout(header: Any, start: int) -> Layout:
 
 def _extents(header: Any) -> tuple[int, ...]:
     """(X, Y, Z, C): trailing axes of 1 do not count, one longer axis beyond the third is channels."""
-    count, *dims = (int(d) for d in header["dim"])
+    count, *extents = (int(number) for number in header["dim"])
     if not 2 <= count <= 7:
         raise VolumeError(f"has {count} dimensions; accepted is 2, 3, or 4 with channels last")
-    used = dims[:count]
+    used = extents[:count]
     if min(used) < 1:
         raise VolumeError(f"its dimensions are {used}; each must be at least 1", hint=DAMAGED)
     used += [1] * (3 - count)
@@ -129,7 +130,8 @@ def _extents(header: Any) -> tuple[int, ...]:
 
 
 def _dtype(header: Any) -> np.dtype:
-    code, bits = int(header["datatype"]), int(header["bitpix"])
+    code = int(header["datatype"])
+    bits = int(header["bitpix"])
     try:
         dtype = np.dtype(header.get_data_dtype())
     except (HeaderDataError, KeyError) as e:
@@ -156,22 +158,25 @@ def _check_size(layout: Layout, stream: Stream) -> None:
         raise VolumeError(f"is cut off: its header asks for {need} bytes, it has {there}", hint=COPY_AGAIN)
     if not stream.compressed and need < stream.size:
         raise _surplus(f"{stream.size - need} bytes")
-    check_memory(layout.nbytes * (2 if layout.scaled else 1))
+    copies = 2 if layout.scaled else 1
+    check_memory(copies * layout.nbytes)
 
 
 def _surplus(what: str) -> VolumeError:
     return VolumeError(f"contradicts itself: {what} follow the last voxel", hint=DAMAGED)
 
 
-def _at_once(stream: Stream, layout: Layout) -> np.ndarray | None:
+def _read_at_once(stream: Stream, layout: Layout) -> np.ndarray | None:
     """All voxels as they are stored, if the file is of the common kind that can be inflated in one go."""
     if not stream.compressed or layout.offset % layout.dtype.itemsize:  # torch takes no unaligned arrays
         return None
     found = gunzip(stream.path, layout.offset + layout.nbytes)
-    return None if found is None else np.frombuffer(found, layout.dtype, offset=layout.offset)
+    if found is None:
+        return None
+    return np.frombuffer(found, layout.dtype, offset=layout.offset)
 
 
-def _by_pieces(stream: Stream, layout: Layout) -> np.ndarray:
+def _read_by_pieces(stream: Stream, layout: Layout) -> np.ndarray:
     """The same from any file, or what is wrong with it."""
     flat = np.empty(prod(layout.extents), layout.dtype)
     found = stream.into(flat.view(np.uint8).data)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
-from .header import DAMAGED, VolumeError, corners_mm
+from ..header import DAMAGED, VolumeError, corners_mm
 
 CONFLICT_VOXELS = 0.1
 """Two placements that agree to a tenth of a voxel at every corner are the same one, rounded differently."""
@@ -34,7 +34,8 @@ def best_affine(header: Any) -> tuple[np.ndarray, tuple[str, ...]]:
     sform, qform = _code(header, "sform_code"), _code(header, "qform_code")
     if sform:
         affine = np.asarray(header.get_sform(), float)
-        warnings += _conflict(header, affine) if qform else []
+        if qform:
+            warnings += _conflict(header, affine)
     elif qform:
         affine = _qform(header)
     else:
@@ -56,7 +57,7 @@ def _mend_pixdim(header: Any) -> list[str]:
     count = int(header["dim"][0])
     for axis in (1, 2, 3):
         if axis > count and not (np.isfinite(pixdim[axis]) and pixdim[axis] > 0):
-            pixdim[axis] = 1  # nobody fills in what a picture does not have
+            pixdim[axis] = 1  # nobody fills in what a 2D image does not have
         size = float(pixdim[axis])
         if not np.isfinite(size) or size == 0:
             raise VolumeError(f"its voxel size (pixdim) along axis {axis} is {size:g}", hint=DAMAGED)
@@ -88,7 +89,7 @@ def _conflict(header: Any, sform: np.ndarray) -> list[str]:
     try:
         qform = _qform(header)
     except VolumeError as e:
-        return [f"{e}: the sform is used"]
+        return [f"{e.reason}: the sform is used"]
     shape = tuple(max(int(n), 1) for n in header["dim"][1:4])
     with np.errstate(all="ignore"):
         apart = np.linalg.norm(corners_mm(sform, shape) - corners_mm(qform, shape), axis=1).max()

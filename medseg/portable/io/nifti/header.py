@@ -12,8 +12,8 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 
-from .header import corners_mm
-from .nifti_affine import best_affine
+from ..header import corners_mm
+from .affine import best_affine
 
 SCANNER = 1
 """Code of a form in the scanner's axes, for images of formats that have no codes."""
@@ -33,15 +33,15 @@ FORM_FIELDS = (
 )  # fmt: skip
 
 
-def decoded(stored: bytes) -> Any:
+def decode_header(stored: bytes) -> Any:
     """A header as stored, as nibabel's object: 348 bytes of NIfTI-1 or 540 of NIfTI-2, in either byte order."""
     kind = Nifti2Header if len(stored) == Nifti2Header.sizeof_hdr else Nifti1Header
     return kind(stored, check=False)
 
 
-def dimensions(stored: bytes) -> int:
-    """How many dimensions a stored header counts: 2 of a picture."""
-    return int(decoded(stored)["dim"][0])
+def count_dimensions(stored: bytes) -> int:
+    """How many dimensions a stored header counts: 2 of a 2D image."""
+    return int(decode_header(stored)["dim"][0])
 
 
 def new_header(shape: tuple[int, ...], dtype: np.dtype, affine: np.ndarray, source: bytes = b"") -> Any:
@@ -57,18 +57,19 @@ def new_header(shape: tuple[int, ...], dtype: np.dtype, affine: np.ndarray, sour
             are taken as they are, unless `shape` or `affine` say that this is another grid; then, and without a
             source, both forms are the affine, in millimetres.
     """
-    stored = decoded(source) if source else None
-    large = max(shape) > LARGEST_NIFTI1
-    header = Nifti2Header() if large or isinstance(stored, Nifti2Header) else Nifti1Header()
+    stored = decode_header(source) if source else None
+    needs_nifti2 = max(shape) > LARGEST_NIFTI1 or isinstance(stored, Nifti2Header)
+    header = Nifti2Header() if needs_nifti2 else Nifti1Header()
     header.set_data_dtype(dtype)
     header.set_data_shape(shape)
     header["vox_offset"] = header.single_vox_offset
     if stored is None:
         _place_by_affine(header, affine, SCANNER)
-    elif _is_grid_of(decoded(source), shape, affine):
+    elif _is_grid_of(decode_header(source), shape, affine):
         _place_as(header, stored)
     else:
-        _place_by_affine(header, affine, int(stored["sform_code"]) or int(stored["qform_code"]) or SCANNER)
+        code = int(stored["sform_code"]) or int(stored["qform_code"]) or SCANNER
+        _place_by_affine(header, affine, code)
     return header
 
 
@@ -79,9 +80,10 @@ def _is_grid_of(stored: Any, shape: tuple[int, ...], affine: np.ndarray) -> bool
     wanted = [*shape[:3], 1][:3]
     if [*extents, 1][:3] != wanted:
         return False
-    own, _ = best_affine(stored)
-    apart = np.linalg.norm(corners_mm(own, tuple(wanted)) - corners_mm(affine, tuple(wanted)), axis=1).max()
-    smallest = np.linalg.norm(own[:3, :3], axis=0).min()
+    own_affine, _ = best_affine(stored)
+    shift = corners_mm(own_affine, tuple(wanted)) - corners_mm(affine, tuple(wanted))
+    apart = np.linalg.norm(shift, axis=1).max()
+    smallest = np.linalg.norm(own_affine[:3, :3], axis=0).min()
     return bool(apart <= SAME_GRID_VOXELS * smallest)
 
 
@@ -91,8 +93,9 @@ def _place_as(header: Any, stored: Any) -> None:
     header["pixdim"][0] = -1 if stored["pixdim"][0] < 0 else 1  # 0, which some programs write, means 1
     for axis in (1, 2, 3):
         size = float(stored["pixdim"][axis])
-        there = axis <= int(stored["dim"][0])
-        if there or (np.isfinite(size) and size > 0):  # of axes that it does not have a picture may say anything
+        exists = axis <= int(stored["dim"][0])
+        usable = np.isfinite(size) and size > 0
+        if exists or usable:  # of axes that it lacks a 2D image may say anything
             header["pixdim"][axis] = size
     units = int(stored["xyzt_units"])
     channels_last = int(header["dim"][0]) > 3

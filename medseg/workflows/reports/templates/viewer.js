@@ -70,13 +70,13 @@
     run().catch((problem) => {
       canvas.hidden = true;
       start.hidden = true;
-      say("failed", `The viewer could not start (${problem.message || problem}). The pictures above show the same.`);
+      say("failed", `The viewer could not start (${problem.message || problem}). The figures above show the same.`);
     });
   }
 
   if (!document.createElement("canvas").getContext("webgl2")) {
     start.hidden = true;
-    say("no-webgl", "This browser offers no WebGL 2, which the viewer needs. The pictures above show the same.");
+    say("no-webgl", "This browser offers no WebGL 2, which the viewer needs. The figures above show the same.");
     return;
   }
   start.hidden = false;

@@ -1,0 +1,168 @@
+"""`medseg plan`: everything that a pipeline leaves open is decided from the data set and the machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from medseg import methods
+from medseg.atomic import check_writable, make_folder
+from medseg.bundle.bundle import OpenBundle
+from medseg.config import DataSpec, Pipeline, Stage
+from medseg.engine import distributed
+from medseg.errors import ConfigError, ManifestError, OutputError
+from medseg.manifest.manifest import Manifest, streams_of
+from medseg.options import api
+from medseg.planning.plan import plan_batch, plan_data
+from medseg.workflows.train import settings
+from medseg.workflows.train.budget import fit_budget
+from medseg.workflows.train.build import check_buildable
+from medseg.workflows.train.options import PlanOptions, budget_seconds
+from medseg.workflows.train.self_training.time_left import check_stage
+
+
+def run_plan(options: PlanOptions) -> Pipeline:
+    """Plan as `train` would and write the resolved pipeline to a YAML, without training.
+
+    Raises:
+        MedsegError: nothing can be planned, or `output` is something else than an earlier plan for this manifest.
+    """
+    own = methods.locate_methods(options.method)
+    pipeline = settings.load(options.task, options.overrides, own)
+    manifest = Manifest.load(options.data)
+    output = options.output
+    if output.is_dir():
+        raise OutputError("is a folder; a plan is a file", path=output, hint="give a name that ends in .yaml")
+    settings.refuse_another_plan(output, manifest.path)
+    check_writable(output.parent)
+    with methods.use_methods(own):
+        device = distributed.setup(options.device)
+        resolved = plan_pipeline(pipeline, manifest, device, options.budget)
+    make_folder(output.parent)
+    settings.dump(resolved, output, manifest=manifest.path)
+    print_plan(resolved, manifest)
+    return resolved
+
+
+write_plan = api(PlanOptions, run_plan)
+
+
+def plan_pipeline(
+    pipeline: Pipeline, manifest: Manifest, device: torch.device, budget: str | None, start: OpenBundle | None = None
+) -> Pipeline:
+    """Decide what the pipeline leaves open: data, batch, and with a budget sizes and iterations.
+
+    Args:
+        pipeline: as it was read.
+        manifest: the data set.
+        device: where it will be trained.
+        budget: time that training may take, such as "25m".
+        start: model whose weights the first stage starts from.
+
+    Raises:
+        ConfigError: stages, methods or networks that cannot be trained.
+        ManifestError: no labelled case.
+    """
+    seconds = None if budget is None else budget_seconds(budget)
+    case_counts = _count_cases(manifest)
+    if not case_counts["labeled"]:
+        raise ManifestError(
+            "no labelled case under 'training'",
+            path=manifest.path,
+            hint="training needs at least one 'label'",
+        )
+    for stage in pipeline.stages:
+        check_stage(stage)
+    first = pipeline.stages[0]
+    data = plan_data(
+        manifest,
+        network=first.network,
+        memory_bytes=memory_bytes(device),
+        overrides=dict(pipeline.data),
+        views=first.views,
+    )
+    stages = tuple(_plan_stage_batch(stage, data, case_counts) for stage in pipeline.stages)
+    planned = pipeline.model_copy(update={"stages": stages, "data": data.model_dump(mode="json")})
+    check_buildable(planned, start)
+    if seconds is None:
+        return planned
+    return fit_budget(planned, manifest, device, seconds=seconds, fixed=set(pipeline.data))
+
+
+def memory_bytes(device: torch.device) -> float:
+    """What training may use: most of a GPU, half of the machine's memory (the same plan on a busy day)."""
+    if device.type == "cuda":
+        return 0.8 * torch.cuda.get_device_properties(device).total_memory
+    return 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _count_cases(manifest: Manifest) -> dict[str, int]:
+    return {stream: len(cases) for stream, cases in streams_of(manifest).items()}
+
+
+def _plan_stage_batch(stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
+    """The stage with a batch size for each stream that the data set has."""
+    method = methods.find(stage.method.name)
+    dims = max(each.spatial_dims for each in stage.specs(data))
+    batch = stage.schedule.batch or plan_batch(method.streams, case_counts, dims)
+    unknown = sorted(set(batch) - set(method.streams))
+    if unknown:
+        raise ConfigError(f"method {stage.method.name} has no stream {unknown[0]!r}; it has {list(method.streams)}")
+    batch = {stream: size for stream, size in batch.items() if case_counts.get(stream)}
+    labelled = batch.get("labeled", 0)
+    if dims == 3 and labelled > case_counts["labeled"]:
+        raise ConfigError(
+            f"the batch asks for {labelled} labelled volumes, the manifest has {case_counts['labeled']}",
+            hint=f"--set stages.0.schedule.batch.labeled={case_counts['labeled']}",
+        )
+    schedule = stage.schedule.model_copy(update={"batch": batch})
+    return stage.model_copy(update={"schedule": schedule})
+
+
+def print_plan(pipeline: Pipeline, manifest: Manifest) -> None:
+    """Print the plan as a table on standard error."""
+    table = Table(title=f"Plan: {pipeline.name} on {manifest.name or manifest.path.name}", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    data = DataSpec(**pipeline.data)
+    for name, text in _describe_data(data, manifest).items():
+        table.add_row(name, text)
+    for index, stage in enumerate(pipeline.stages):
+        if stage.views or stage.rounds:
+            views = ", ".join(stage.views) or data.view
+            table.add_row(f"stage {index}, views", f"{views}; rounds of pseudo-labels: {stage.rounds}")
+        table.add_row(f"stage {index}", _describe_stage(stage))
+    Console(stderr=True).print(table)
+
+
+def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
+    counts = _count_cases(manifest)
+    training = f"{counts['labeled']} labelled, {counts['unlabeled']} unlabelled"
+    others = f"{len(manifest.validation)} validation, {len(manifest.test)} test"
+    rule = data.intensity
+    intensity = "z-score per image"
+    if rule.kind == "window":
+        intensity = f"window {rule.low:g} to {rule.high:g}, mean {rule.mean:g}, sd {rule.std:g}"
+    patch_mm = [round(size * mm, 1) for size, mm in zip(data.patch, data.spacing_mm, strict=True)]
+    return {
+        "cases": f"{training}, {others}",
+        "classes": ", ".join(data.labels[value] for value in data.label_values),
+        "intensity": intensity,
+        "view": data.view if data.view == "volume" else f"{data.view} slices",
+        "spacing, mm": " x ".join(f"{mm:g}" for mm in data.spacing_mm),
+        "patch, voxels": " x ".join(f"{size:g}" for size in data.patch),
+        "patch, mm": " x ".join(f"{mm:g}" for mm in patch_mm),
+    }
+
+
+def _describe_stage(stage: Stage) -> str:
+    schedule = stage.schedule
+    batch = " + ".join(f"{size} {stream}" for stream, size in (schedule.batch or {}).items())
+    return (
+        f"{stage.method.name}, {stage.network.name} width {stage.network.width}, batch {batch}, "
+        f"{schedule.iterations} iterations, {schedule.optimizer} {schedule.lr:g} {schedule.decay}"
+    )

@@ -1,0 +1,98 @@
+"""One bundle on one image: what its callers get of it, and what they are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import data_spec, labels_of, make_bundle, make_image
+
+from medseg.bundle.bundle import open_bundle
+from medseg.bundle.runner import BundleRunner, prediction_errors
+from medseg.errors import DataError, OutputError
+from medseg.portable.io.read import VolumeError, read_header
+from medseg.portable.io.write import SaveError
+from medseg.workflows.predict.run import predict
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("model") / "bundle", data_spec())
+
+
+def test_label_values_for_files_and_class_indices_for_views_are_of_one_prediction(bundle, tmp_path):
+    image = make_image(tmp_path / "ct.nii.gz")
+    runner = BundleRunner(open_bundle(bundle), CPU)
+    volume = runner.read([image])
+    done = []
+    whole = runner.predict(volume, probability_file=tmp_path / "all", progress=lambda *counts: done.append(counts))
+    (view,), fused = runner.predict_views(volume, probability_folder=tmp_path)
+    assert np.array_equal(np.array([0, 1, 7])[view.labels], whole.labels)
+    assert torch.equal(fused, view.labels)
+    assert whole.labels.shape == view.confidence.shape == whole.probabilities.shape[1:] == (26, 30, 19)
+    assert view.confidence.dtype == torch.float16
+    assert np.array_equal(whole.probabilities, view.probabilities)
+    assert np.array_equal(whole.probabilities.argmax(0), view.labels)
+    assert done[-1][0] == done[-1][1] > 0
+    np.testing.assert_allclose(whole.affine, read_header(image).affine)
+    predict(bundle, image, tmp_path / "out")
+    assert np.array_equal(labels_of(tmp_path / "out" / "ct.nii.gz"), whole.labels)
+
+
+def test_settings_of_a_caller_leave_the_bundle_as_it_was(bundle, tmp_path):
+    opened = open_bundle(bundle)
+    runner = BundleRunner(opened, CPU)
+    runner.predict_views(runner.read([make_image(tmp_path / "ct.nii.gz")]), probability_folder=tmp_path)
+    assert opened.inferer.label_values == [0, 1, 7]
+    assert opened.inferer.probabilities is opened.inferer.confidence is None
+
+
+def test_an_image_that_a_transform_cannot_take_is_named(bundle, tmp_path):
+    def fail(data: dict) -> dict:
+        raise RuntimeError("no such axis")
+
+    image = make_image(tmp_path / "ct.nii.gz")
+    runner = BundleRunner(open_bundle(bundle), CPU)
+    runner.bundle.preprocessing.transforms = [*runner.bundle.preprocessing.transforms, fail]
+    with pytest.raises(DataError, match=r"ct\.nii\.gz: cannot be prepared \(no such axis\)"):
+        runner.read([image])
+
+
+ERRORS = {
+    "ValueError": (ValueError("it is flat"), DataError, "ct.nii: it is flat"),
+    "VolumeError": (VolumeError("is cut off", path="other.nii"), DataError, "other.nii: is cut off"),
+    "VolumeError of no file": (VolumeError("is cut off"), DataError, "ct.nii: is cut off"),
+    "MemoryError": (MemoryError(), DataError, "ct.nii: does not fit into memory, not even with the smallest windows"),
+    "torch": (torch.OutOfMemoryError("CUDA"), DataError, "ct.nii: does not fit into memory"),
+    "RuntimeError": (RuntimeError("a defect"), RuntimeError, "a defect"),
+    "SaveError": (SaveError("the disk is full"), SaveError, "the disk is full"),
+    "OutputError": (OutputError("is read-only"), OutputError, "is read-only"),
+    "OSError": (OSError(28, "No space left"), OSError, "No space left"),
+}
+
+
+@pytest.mark.parametrize("what", ERRORS)
+def test_what_goes_wrong_names_the_image(what):
+    error, kind, words = ERRORS[what]
+    with pytest.raises(kind) as caught, prediction_errors(Path("ct.nii")):
+        raise error
+    assert type(caught.value) is kind
+    assert words in str(caught.value)
+
+
+def test_an_image_that_the_machine_cannot_hold_is_refused(bundle, tmp_path, monkeypatch):
+    image = make_image(tmp_path / "ct.nii.gz")
+    runner = BundleRunner(open_bundle(bundle), CPU)
+    headers = [read_header(image)]
+    # int16 and as float64 as stored, 8 bytes a voxel twice at the model's spacing of 1.5 x 1.5 x 2 mm
+    stored, resampled = 26 * 30 * 19, 21 * 22 * 24
+    assert runner.check_memory(headers, image) >= stored * (2 + 8) + resampled * 8
+    monkeypatch.setattr("os.sysconf", lambda name: 256)  # pages of 256 bytes, and as many
+    with pytest.raises(
+        DataError, match=r"ct\.nii\.gz: needs about 0\.0 GiB at the model's spacing, this machine has 0"
+    ):
+        runner.check_memory(headers, image)
