@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from monai.transforms import Compose, LoadImaged, NormalizeIntensityd, Orientationd, ScaleIntensityRanged
+from torch import nn
 
+from medseg.errors import ConfigError
 from medseg.literals import is_expression, not_plain
 from medseg.networks.registry import NETWORKS, PORTABLE
 from medseg.portable import resample
@@ -95,6 +97,21 @@ def make(node: Any, where: str, package: str) -> Any:
     if isinstance(node, str) and is_expression(node):
         raise Refused(f"{where} is the expression {node!r}", "medseg takes literal values only")
     return node
+
+
+def build_network(definition: dict[str, Any]) -> nn.Module:
+    """Make a network of a definition by `medseg.networks.registry.network_def`; nothing in it is evaluated.
+
+    Raises:
+        ConfigError: keywords that the network does not have, or values that it does not take.
+    """
+    try:
+        network = make(definition, "network", PORTABLE)
+    except Refused as error:
+        raise ConfigError(error.problem) from error
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"{definition.get('_target_')} is not a network")
+    return network
 
 
 def _made(target: Any, arguments: dict[str, Any], where: str, package: str) -> Any:

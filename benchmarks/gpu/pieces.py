@@ -20,6 +20,7 @@ from medseg.data.cache import CachedVolume, VolumeCache
 from medseg.data.streams import PatchStreams, make_loader
 from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, Precision, StepSettings, use_channels_last
+from medseg.instantiate import build_network
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.method import Clock, Method
 from medseg.networks import registry
@@ -91,7 +92,7 @@ class Task:
             in_channels=self.spec.channels,
             out_channels=kind.output_channels(self.spec.classes),
         )
-        network = registry.build(definition)
+        network = build_network(definition)
         return methods.build(
             self.stage.method.name, network, classes=self.spec.classes, **self.stage.method.options
         ).train()

@@ -14,6 +14,7 @@ from medseg import methods
 from medseg.bundle.bundle import OpenBundle
 from medseg.config import DataSpec, Pipeline, Stage
 from medseg.errors import ConfigError
+from medseg.instantiate import build_network
 from medseg.manifest.manifest import Manifest
 from medseg.method import Method
 from medseg.networks import registry
@@ -194,7 +195,7 @@ def build_method(stage: Stage, data: DataSpec, previous: nn.Module | None = None
     Raises:
         ConfigError: options that the network or the method does not have, or nothing to start from.
     """
-    network = registry.build(define_network(stage, data))
+    network = build_network(define_network(stage, data))
     if previous is not None:
         copy_matching_weights(network, previous)
     method = stage.method
