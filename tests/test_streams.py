@@ -141,7 +141,7 @@ def test_every_case_once_per_epoch(volumes):
     assert all(len(batch["labeled"]) == 2 and len(batch["unlabeled"]) == 3 for batch in names)
 
 
-def test_cases_of_names_the_rows(volumes):
+def test_cases_of_names_the_patches(volumes):
     data = streams(volumes, data=spec(augment=PLAIN))
     by_name = {v.name: v.image.astype(np.float32) for v in volumes["unlabeled"]}
     rows = data[3]["unlabeled"]["image"].numpy()

@@ -26,7 +26,7 @@ from medseg.errors import ConfigError, DataError, MedsegError, OutputError
 from medseg.portable.io.write import remove_leftovers
 from medseg.records import RECORD, Record, digest_of, read_record
 from medseg.workflows.consensus.collect_studies import Item
-from medseg.workflows.consensus.earlier_results import image_digest, refuse_another, refuse_unknown, source_of
+from medseg.workflows.consensus.earlier_results import image_digest, refuse_another, refuse_without_record, source_of
 from medseg.workflows.consensus.options import ConsensusOptions
 from medseg.workflows.consensus.report.csv_tables import comparison_csv, pairwise_csv, raters_csv
 from medseg.workflows.consensus.result import Result
@@ -55,7 +55,7 @@ def fuse_item(item: Item, folder: Path, options: ConsensusOptions) -> dict[str, 
     if notes is not None:
         return {"case": item.name, "status": "skipped", **notes}
     refuse_another(item, options.series, folder)
-    refuse_unknown(folder, record.products)
+    refuse_without_record(folder, record.products)
     try:
         result = _fuse(item, options)
     except MemoryError as error:
