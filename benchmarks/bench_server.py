@@ -28,6 +28,7 @@ from scipy.ndimage import gaussian_filter
 from medseg.bundle.bundle import write_bundle
 from medseg.config import DataSpec, Intensity, NetworkSpec
 from medseg.engine.allocator import keep_freed_memory
+from medseg.instantiate import build_network
 from medseg.networks import registry
 from medseg.serve.models import Model
 from medseg.serve.prediction import predict_study
@@ -49,7 +50,7 @@ def make_bundle(folder: Path, width: int) -> Path:
     )
     chosen = NetworkSpec(name="unet", width=width)
     definition = registry.network_def(chosen, patch=data.patch, in_channels=1, out_channels=data.classes)
-    network = registry.build(definition).eval()
+    network = build_network(definition).eval()
     return write_bundle(folder, network, network_def=definition, data=data, name="bench")
 
 

@@ -30,7 +30,13 @@ from medseg.bundle.bundle import write_bundle
 from medseg.config import DataSpec, Intensity
 from medseg.engine.allocator import keep_freed_memory
 from medseg.portable.inference.sliding_window import SlabInferer
-from medseg.portable.inference.windows import batches, cut, slab_axis, visit, window_starts
+from medseg.portable.inference.windows import (
+    extract_windows,
+    order_positions,
+    slab_axis,
+    split_into_batches,
+    window_starts,
+)
 from medseg.workflows.predict.run import predict
 
 SIZE, WINDOW, OVERLAP = (192, 192, 128), (96, 96, 96), 0.5
@@ -48,8 +54,8 @@ def network_of(name: str, classes: int) -> nn.Module:
 def alone(network: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
     """Batches of the windows that the inferer would make, cut beforehand."""
     starts = [window_starts(n, w, OVERLAP) for n, w in zip(SIZE, WINDOW, strict=True)]
-    positions = visit(starts, slab_axis(SIZE, WINDOW))
-    return [cut(image[0], batch, WINDOW) for batch in batches(positions, 2)]
+    positions = order_positions(starts, slab_axis(SIZE, WINDOW))
+    return [extract_windows(image[0], batch, WINDOW) for batch in split_into_batches(positions, 2)]
 
 
 @torch.no_grad()

@@ -33,15 +33,15 @@ from medseg.portable.planes import slice_axis
 View = Literal["volume", "axial", "coronal", "sagittal"]
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 Sampling = Literal["cases", "union", "half"]
-"""How the patches of a batch are shared by the cases. `cases`: equally. `union`: in planes equally by the slices of
-all cases, in volumes as `cases`. `half`: half of the patches from annotated cases, half from pseudo-labelled ones."""
+"""From which cases the patches of a batch are taken. `cases`: from all equally. `union`: in planes equally from the
+slices of all cases, in volumes as `cases`. `half`: half of the patches from annotated cases, half from the others."""
 
 
 _OTHER_SIDE = {"left": "right", "l": "r", "lt": "rt"}
 
 
 class Frozen(BaseModel):
-    """Base of all configuration: immutable, unknown keys refused."""
+    """Base of all configuration: immutable; other keys than its fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,8 +58,10 @@ class MethodSpec(Frozen):
 
     @model_serializer(mode="wrap")
     def _own_only(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content = whole(self)
-        return content if self.sha256 else {key: value for key, value in content.items() if key != "sha256"}
+        content: dict[str, Any] = whole(self)
+        if self.sha256 is None:
+            content.pop("sha256", None)
+        return content
 
 
 class RuleSpec(MethodSpec):
@@ -137,7 +139,7 @@ class Schedule(Frozen):
     """How long and how fast to learn."""
 
     iterations: PositiveInt = 6000
-    batch: dict[str, PositiveInt] | None = None  # batch size of each stream; None: as planned for the device
+    batch: dict[str, PositiveInt] | None = None  # batch size per stream; None: as planned for the device
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat = 0.01
     momentum: NonNegativeFloat = 0.9
@@ -156,7 +158,8 @@ class Schedule(Frozen):
     @field_validator("decay_steps")
     @classmethod
     def _in_run(cls, steps: tuple[float, ...]) -> tuple[float, ...]:
-        if any(not 0 < s < 1 for s in steps) or list(steps) != sorted(steps):
+        inside = all(0 < step < 1 for step in steps)
+        if not inside or list(steps) != sorted(steps):
             raise ValueError(f"must be rising fractions of the run between 0 and 1, got {list(steps)}")
         return steps
 
@@ -282,8 +285,12 @@ class DataSpec(Frozen):
     @property
     def has_sides(self) -> bool:
         """Whether there are structures of which one lies on the left and one on the right."""
-        words = [tuple(re.split(r"[^a-z]+", name.lower())) for name in self.labels.values()]
-        return any(tuple(_OTHER_SIDE.get(w, w) for w in name) in words for name in words if _OTHER_SIDE.keys() & name)
+        names = [tuple(re.split(r"[^a-z]+", name.lower())) for name in self.labels.values()]
+        for words in names:
+            mirrored = tuple(_OTHER_SIDE.get(word, word) for word in words)
+            if mirrored != words and mirrored in names:
+                return True
+        return False
 
     @property
     def slice_axis(self) -> int | None:

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from monai.transforms import Compose, LoadImaged, NormalizeIntensityd, Orientationd, ScaleIntensityRanged
+from torch import nn
 
+from medseg.errors import ConfigError
 from medseg.literals import is_expression, not_plain
 from medseg.networks.registry import NETWORKS, PORTABLE
 from medseg.portable import resample
@@ -78,7 +80,7 @@ class Refused(Exception):  # noqa: N818 - it says what happened
 
 
 def make(node: Any, where: str, package: str) -> Any:
-    """Instantiate a configuration of which every part is a literal or a class that is known.
+    """Instantiate a configuration of which every part is a literal or a class that is listed here.
 
     Args:
         node: values, lists and mappings; one with `_target_` becomes an object.
@@ -86,7 +88,7 @@ def make(node: Any, where: str, package: str) -> Any:
         package: what the portable classes are called in it: "medseg.portable", or "scripts" in a bundle.
 
     Raises:
-        Refused: an expression, a reference, a class that is not known, or arguments that it is not given here.
+        Refused: an expression, a reference, a class that is not listed, or arguments that it is not given here.
     """
     if where.count("#") > DEEPEST:
         raise Refused(f"{where.partition('#')[0]} is nested more than {DEEPEST} times")
@@ -103,11 +105,26 @@ def make(node: Any, where: str, package: str) -> Any:
     return node
 
 
+def build_network(definition: dict[str, Any]) -> nn.Module:
+    """Make a network of a definition by `medseg.networks.registry.network_def`; nothing in it is evaluated.
+
+    Raises:
+        ConfigError: keywords that the network does not have, or values that it does not take.
+    """
+    try:
+        network = make(definition, "network", PORTABLE)
+    except Refused as error:
+        raise ConfigError(error.problem) from error
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"{definition.get('_target_')} is not a network")
+    return network
+
+
 def _made(target: Any, arguments: dict[str, Any], where: str, package: str) -> Any:
-    kind, known = class_called(target, package)
+    kind, accepted = class_called(target, package)
     if kind is None:
         raise Refused(f"{where} wants to make {target!r}, which medseg does not run", OTHERWISE)
-    check_arguments(kind, arguments, f"{where} ({target})", known)
+    check_arguments(kind, arguments, f"{where} ({target})", accepted)
     if kind is LoadImaged:  # the reader is named by a string that would be imported
         reader = f"{package}.{READER}"
         if current_names(arguments.get("reader"), package) != reader:
@@ -123,7 +140,7 @@ def _made(target: Any, arguments: dict[str, Any], where: str, package: str) -> A
 
 
 def class_called(target: Any, package: str) -> tuple[Any, frozenset[str] | None]:
-    """The class behind a name and, where not all are, the arguments that it may be given; no class if it is unknown."""
+    """The class of a name that is listed, else None, and the arguments that it may be given (None: all that it has)."""
     if not isinstance(target, str):
         return None, None
     if target in TRANSFORMS:
@@ -163,19 +180,19 @@ def current_names(node: Any, package: str) -> Any:
     return node
 
 
-def check_arguments(kind: Any, arguments: Mapping[str, Any], owner: str, known: frozenset[str] | None = None) -> None:
+def check_arguments(kind: Any, arguments: Mapping[str, Any], owner: str, only: frozenset[str] | None = None) -> None:
     """Refuse arguments by name that a class does not have and, for networks, values that are not plain.
 
     Args:
         kind: the class.
         arguments: its keywords.
         owner: whose they are, for the message.
-        known: the accepted ones; None: all that the class has.
+        only: the accepted ones; None: all that the class has.
 
     Raises:
         Refused: naming the first.
     """
-    accepted = known if known is not None else list(inspect.signature(kind).parameters)
+    accepted = only if only is not None else list(inspect.signature(kind).parameters)
     strange = next((name for name in arguments if name not in accepted), None)
     if strange is not None:
         raise Refused(f"{owner} has no argument {strange!r}; accepted are {', '.join(sorted(accepted))}")

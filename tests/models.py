@@ -11,6 +11,7 @@ from torch import nn
 
 from medseg.bundle.bundle import write_bundle
 from medseg.config import DataSpec, Intensity, NetworkSpec
+from medseg.instantiate import build_network
 from medseg.networks import registry
 
 LABELS = {0: "background", 1: "liver", 7: "spleen"}
@@ -40,7 +41,7 @@ def definition_of(spec: DataSpec, name: str = "unet") -> dict:
 def network_of(definition: dict) -> nn.Module:
     """Random weights, wide enough apart that all classes appear."""
     torch.manual_seed(3)
-    network = registry.build(definition).eval()
+    network = build_network(definition).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(2.0)

@@ -69,7 +69,7 @@ def test_where_no_two_planes_agree_may_be_left_out():
     assert 255 not in relabelled(two, ignore_disagreement=True)
 
 
-def test_background_that_some_plane_doubts_may_be_left_out():
+def test_background_of_which_some_plane_is_not_confident_may_be_left_out():
     maps = np.array(  # three planes of two classes, five voxels
         [
             [[0.95, 0.95, 0.95, 0.95, 0.2], [0.05, 0.05, 0.05, 0.05, 0.8]],

@@ -21,6 +21,7 @@ from tiny import FAST, write_dataset
 from medseg.bundle.bundle import open_bundle, write_bundle
 from medseg.config import NetworkSpec
 from medseg.errors import ConfigError, ManifestError
+from medseg.instantiate import build_network
 from medseg.networks import registry
 from medseg.serve.models import Model
 from medseg.serve.training import learn as training
@@ -288,7 +289,7 @@ def test_what_medseg_writes_it_opens(tmp_path, name, options):
     assert spec == NetworkSpec(name=name, options=options)
     data = data_spec(patch=(32, 32, 32))
     definition = registry.network_def(spec, patch=data.patch, in_channels=1, out_channels=data.classes)
-    network = registry.build(definition)
+    network = build_network(definition)
     bundle = write_bundle(tmp_path / "b", network, network_def=definition, data=data, name="x")
     weights = open_bundle(bundle).network.state_dict()
     assert weights.keys() == network.state_dict().keys()

@@ -16,9 +16,9 @@ from monai.inferers import sliding_window_inference
 from monai.transforms import Orientation
 from torch import nn
 
-from medseg.portable.inference.restore_grid import strongest
+from medseg.portable.inference.restore_grid import channel_argmax
 from medseg.portable.inference.sliding_window import SlabInferer
-from medseg.portable.inference.windows import batches, window_starts
+from medseg.portable.inference.windows import split_into_batches, window_starts
 from medseg.portable.networks.adapters import Planar
 from medseg.portable.resample import Resampled
 
@@ -73,7 +73,7 @@ def test_starts_are_monais(size, window, overlap):
 
 @given(st.integers(1, 50), st.integers(2, 9))
 def test_batches_cover_everything_without_a_single_last_window(count, size):
-    got = batches([(i, 0, 0) for i in range(count)], size)
+    got = split_into_batches([(i, 0, 0) for i in range(count)], size)
     assert list(itertools.chain(*got)) == [(i, 0, 0) for i in range(count)]
     assert max(map(len, got)) <= size + 1
     assert count == 1 or min(map(len, got)) > 1
@@ -291,4 +291,4 @@ def test_a_rotated_image_is_refused():
 @pytest.mark.parametrize("channels", [2, 3, 14])
 def test_strongest_is_argmax_with_the_first_of_equals(channels):
     logits = torch.randint(0, 4, (channels, 7, 6, 5)).float()
-    assert torch.equal(strongest(logits).long(), torch.from_numpy(logits.numpy().argmax(0)))
+    assert torch.equal(channel_argmax(logits).long(), torch.from_numpy(logits.numpy().argmax(0)))

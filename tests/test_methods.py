@@ -10,8 +10,9 @@ from given_networks import CHANNELS, PATCHES, factory
 from medseg import methods
 from medseg.config import NetworkSpec
 from medseg.errors import ConfigError
+from medseg.instantiate import build_network
 from medseg.method import Clock, Method
-from medseg.networks.registry import NETWORKS, build, network_def
+from medseg.networks.registry import NETWORKS, network_def
 
 CLASSES = 3
 SWITCHED_OFF = {"dtc": {"cross_entropy": 1.0, "exclusivity": 1.0}}  # terms of default weight 0
@@ -115,19 +116,19 @@ def test_unknown_method_is_answered_with_the_known_ones():
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("patch", [(16, 24, 32), (32, 48), (24, 24, 8)])
 def test_networks_keep_the_size(name, patch):
-    network = build(network_def(NetworkSpec(name=name, width=4), patch=patch, in_channels=2, out_channels=5))
+    network = build_network(network_def(NetworkSpec(name=name, width=4), patch=patch, in_channels=2, out_channels=5))
     assert network(torch.zeros(2, 2, *patch)).shape == (2, 5, *patch)
 
 
 def test_vnet_has_the_size_of_the_papers():
     definition = network_def(NetworkSpec(name="vnet", width=16), patch=(112, 112, 80), in_channels=1, out_channels=3)
-    assert sum(p.numel() for p in build(definition).parameters()) / 1e6 == pytest.approx(9.44, abs=0.01)
+    assert sum(p.numel() for p in build_network(definition).parameters()) / 1e6 == pytest.approx(9.44, abs=0.01)
 
 
 @pytest.mark.parametrize(("outputs", "dimensions"), [(3, 3), (4, 4), (9, 9)])
 def test_outputs_of_a_vnet_can_vary_freely(outputs, dimensions):
     spec = NetworkSpec(name="vnet", width=4)
-    network = build(network_def(spec, patch=(16, 16, 16), in_channels=1, out_channels=outputs)).eval()
+    network = build_network(network_def(spec, patch=(16, 16, 16), in_channels=1, out_channels=outputs)).eval()
     found = network(torch.randn(2, 1, 16, 16, 16)).movedim(1, -1).flatten(0, -2)
     assert torch.linalg.matrix_rank(found - found.mean(0), rtol=1e-5) == dimensions
 
@@ -137,7 +138,7 @@ def test_residual_vnet_adds_the_input_of_every_block():
 
     options = {"residual": True, "dropout": 0.0}
     spec = NetworkSpec(name="vnet", width=4, options=options)
-    network = build(network_def(spec, patch=(16, 16), in_channels=1, out_channels=2))
+    network = build_network(network_def(spec, patch=(16, 16), in_channels=1, out_channels=2))
     blocks = [module for module in network.modules() if isinstance(module, Residual)]
     assert len(blocks) == len(network.encoder) + len(network.decoder)
     block, x = blocks[1], torch.randn(2, 8, 4, 4)

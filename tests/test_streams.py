@@ -1,4 +1,4 @@
-"""Batches: a function of (seed, iteration) alone, with the batch size, cases and labels that were asked for."""
+"""Batches: a function of (seed, iteration) alone, with the rows, cases and labels that were asked for."""
 
 from __future__ import annotations
 
@@ -141,14 +141,14 @@ def test_every_case_once_per_epoch(volumes):
     assert all(len(batch["labeled"]) == 2 and len(batch["unlabeled"]) == 3 for batch in names)
 
 
-def test_cases_of_names_each_patch(volumes):
+def test_cases_of_names_the_patches(volumes):
     data = streams(volumes, data=spec(augment=PLAIN))
     by_name = {v.name: v.image.astype(np.float32) for v in volumes["unlabeled"]}
-    images = data[3]["unlabeled"]["image"].numpy()
-    for image, name in zip(images, data.cases_of(3)["unlabeled"], strict=True):
+    rows = data[3]["unlabeled"]["image"].numpy()
+    for row, name in zip(rows, data.cases_of(3)["unlabeled"], strict=True):
         windows = np.lib.stride_tricks.sliding_window_view(by_name[name][0], (8, 8, 8))
-        hits = (windows[..., 0, 0, 0] == image[0, 0, 0, 0]).nonzero()
-        assert any(np.array_equal(windows[at], image[0]) for at in zip(*hits, strict=True))
+        hits = (windows[..., 0, 0, 0] == row[0, 0, 0, 0]).nonzero()
+        assert any(np.array_equal(windows[at], row[0]) for at in zip(*hits, strict=True))
 
 
 @pytest.mark.parametrize("world", [2, 3])

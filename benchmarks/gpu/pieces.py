@@ -20,11 +20,18 @@ from medseg.data.cache import CachedVolume, VolumeCache
 from medseg.data.streams import PatchStreams, make_loader
 from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, Precision, StepSettings, use_channels_last
+from medseg.instantiate import build_network
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.method import Clock, Method
 from medseg.networks import registry
 from medseg.portable.inference.sliding_window import SlabInferer
-from medseg.portable.inference.windows import batches, cut, slab_axis, visit, window_starts
+from medseg.portable.inference.windows import (
+    extract_windows,
+    order_positions,
+    slab_axis,
+    split_into_batches,
+    window_starts,
+)
 from medseg.workflows.evaluate.run import evaluate
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.run import train
@@ -85,7 +92,7 @@ class Task:
             in_channels=self.spec.channels,
             out_channels=kind.output_channels(self.spec.classes),
         )
-        network = registry.build(definition)
+        network = build_network(definition)
         return methods.build(
             self.stage.method.name, network, classes=self.spec.classes, **self.stage.method.options
         ).train()
@@ -152,5 +159,5 @@ def windows_of(image: Tensor, window: tuple[int, int, int], overlap: float, at_o
     """The windows that our inferer cuts out of an image `(C, X, Y, Z)`, batch by batch."""
     size = image.shape[1:]
     starts = [window_starts(n, w, overlap) for n, w in zip(size, window, strict=True)]
-    for chosen in batches(visit(starts, slab_axis(size, window)), at_once):
-        yield cut(image, chosen, window)
+    for chosen in split_into_batches(order_positions(starts, slab_axis(size, window)), at_once):
+        yield extract_windows(image, chosen, window)

@@ -79,7 +79,7 @@ def _portable_names(node: Any) -> Any:
     if isinstance(node, (list, tuple)):
         return [_portable_names(value) for value in node]
     if isinstance(node, str) and node.startswith(PACKAGE):
-        return f"{SCRIPTS}.{node[len(PACKAGE) :]}"
+        return f"{SCRIPTS}.{node.removeprefix(PACKAGE)}"
     return node
 
 
@@ -110,7 +110,8 @@ def write_bundle(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         views = list(network.networks) if isinstance(network, Views) else []
-        _write_files(temporary, state, name, data, _configs(definition, data, name, views, fusion))
+        configs = _configs(definition, data, name, views, fusion)
+        _write_files(temporary, state, name, data, configs)
         (temporary / "docs" / "README.md").write_text(metadata.readme(data, name, views), "utf-8")
         _flush(temporary)
         if out.exists():
@@ -131,7 +132,7 @@ def _remove_bundle(folder: Path) -> None:
 
 
 def _configs(definition: Config, data: DataSpec, name: str, views: list[str], fusion: str) -> dict[str, Config]:
-    """Files of `configs/`, but for what is known of the weights."""
+    """Files of `configs/`, without the record of the weights."""
     configs = {
         "inference.json": inference_config(definition, data, inferer_config(data, views, fusion)),
         "metadata.json": metadata.metadata(data, name, views),
@@ -163,7 +164,12 @@ def _write_files(folder: Path, state: dict[str, Tensor], name: str, data: DataSp
 
 def _no_source(folder: str, names: list[str]) -> list[str]:
     """Entries of a folder of the package that do not travel: everything but Python files and the folders of them."""
-    return [n for n in names if not n.endswith(".py") and not Path(folder, n, "__init__.py").is_file()]
+    skipped = []
+    for name in names:
+        is_package = Path(folder, name, "__init__.py").is_file()
+        if not name.endswith(".py") and not is_package:
+            skipped.append(name)
+    return skipped
 
 
 def _flush(folder: Path) -> None:
@@ -196,30 +202,15 @@ def open_bundle(path: str | Path) -> OpenBundle:
         ((1.5, 1.5, 2.0), (16, 16, 16))
     """
     folder = _find(Path(path))
-    ours = read_json(folder / "configs" / "medseg.json")
+    data, expected = _read_description(folder / "configs" / "medseg.json")
     config_file = folder / "configs" / "inference.json"
     config = read_json(config_file)
-    try:
-        data = DataSpec(**ours["data"])
-        expected = str(ours["weights_sha256"])
-    except (KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[-1] if isinstance(error, ValueError) else f"{error} is missing"
-        raise BundleError(
-            f"does not describe a model ({reason})",
-            path=folder / "configs" / "medseg.json",
-            hint="train again with this version of medseg",
-        ) from error
     parts = {key: literal(config.get(key), key, config_file) for key in KINDS}
     for key, kind in KINDS.items():
         if not isinstance(parts[key], kind):
             raise BundleError(f"{key} is not what predicts with medseg", path=config_file)
     network, inferer = parts["network_def"], parts["inferer"]
-    known = set(network.networks) if isinstance(network, Views) else set()
-    asked = set(inferer.views) if isinstance(inferer, ViewsInferer) else set()
-    if bool(known) != bool(asked) or not asked <= known:
-        raise BundleError(
-            f"inferer asks for the views {sorted(asked)}, the network has {sorted(known)}", path=config_file
-        )
+    _check_views(network, inferer, config_file)
     weights = folder / "models" / "model.pt"
     network.load_state_dict(checked_weights(_load(weights, expected), network, weights))
     configuration = hashlib.sha256(config_file.read_bytes()).hexdigest()
@@ -227,7 +218,29 @@ def open_bundle(path: str | Path) -> OpenBundle:
     return OpenBundle(network.eval(), parts["preprocessing"], inferer, data, folder, digest)
 
 
+def _read_description(path: Path) -> tuple[DataSpec, str]:
+    """What a bundle's `medseg.json` says of the data, and the SHA-256 of the weights."""
+    description = read_json(path)
+    try:
+        return DataSpec(**description["data"]), str(description["weights_sha256"])
+    except (KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[-1] if isinstance(error, ValueError) else f"{error} is missing"
+        hint = "train again with this version of medseg"
+        raise BundleError(f"does not describe a model ({reason})", path=path, hint=hint) from error
+
+
+def _check_views(network: nn.Module, inferer: SlabInferer | ViewsInferer, config_file: Path) -> None:
+    """See that the network has the views that the inferer asks for."""
+    available = set(network.networks) if isinstance(network, Views) else set()
+    wanted = set(inferer.views) if isinstance(inferer, ViewsInferer) else set()
+    if bool(available) != bool(wanted) or not wanted <= available:
+        raise BundleError(
+            f"inferer asks for the views {sorted(wanted)}, the network has {sorted(available)}", path=config_file
+        )
+
+
 def _find(path: Path) -> Path:
+    """The bundle's folder: `path`, or `bundle` in it."""
     for folder in (path, path / "bundle"):
         if (folder / "configs" / "inference.json").is_file():
             if not (folder / "configs" / "medseg.json").is_file():
@@ -239,8 +252,9 @@ def _find(path: Path) -> Path:
             return folder
     if not path.exists():
         raise BundleError("does not exist", path=path, hint="give a run folder or its bundle")
-    unfinished = path.is_dir() and ((path / "run.json").exists() or (path / "last.pt").exists())
-    hint = "its training did not finish; continue it with --resume" if unfinished else "give a run folder or its bundle"
+    hint = "give a run folder or its bundle"
+    if (path / "run.json").exists() or (path / "last.pt").exists():
+        hint = "its training did not finish; continue it with --resume"
     raise BundleError("holds no bundle", path=path, hint=hint)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from medseg.bundle.bundle import open_bundle, write_bundle
 from medseg.bundle.configs import SCRIPTS
 from medseg.bundle.safe_load import read_json
@@ -34,22 +36,25 @@ def join_bundles(out: Path, parts: Mapping[str, Path], *, data: DataSpec, name: 
         BundleError: a part that is none, or of other data.
         OutputError: the folder cannot be written.
     """
-    opened = {view: open_bundle(path) for view, path in parts.items()}
-    for view, bundle in opened.items():
+    networks: dict[str, nn.Module] = {}
+    definitions: dict[str, Any] = {}
+    for view, path in parts.items():
+        bundle = open_bundle(path)
         if bundle.views or bundle.data.view != view:
             found = ", ".join(bundle.views) or bundle.data.view
             raise BundleError(f"is of the view {found}, not {view}", path=bundle.path)
         if (bundle.data.spacing_mm, bundle.data.labels) != (data.spacing_mm, data.labels):
             raise BundleError("has another spacing or other labels than the other views", path=bundle.path)
-    network = Views({view: bundle.network for view, bundle in opened.items()})
-    definitions = {view: _network_def(bundle.path) for view, bundle in opened.items()}
+        networks[view] = bundle.network
+        definitions[view] = _network_def(bundle.path)
     definition = {"_target_": "medseg.portable.networks.adapters.Views", "networks": definitions}
-    return write_bundle(out, network, network_def=definition, data=data, name=name, fusion=fusion)
+    return write_bundle(out, Views(networks), network_def=definition, data=data, name=name, fusion=fusion)
 
 
 def _network_def(bundle: Path) -> Any:
-    """What makes a bundle's network, in the names of the scripts that are written beside it now."""
-    return current_names(read_json(bundle / "configs" / "inference.json")["network_def"], SCRIPTS)
+    """The definition of a bundle's network, in the names of the scripts that are written beside it now."""
+    config = read_json(bundle / "configs" / "inference.json")
+    return current_names(config["network_def"], SCRIPTS)
 
 
 def write_joint_bundle(single: Mapping[str, Path], out: Path, data: DataSpec, *, name: str, fusion: str) -> None:
@@ -72,7 +77,8 @@ def write_joint_bundle(single: Mapping[str, Path], out: Path, data: DataSpec, *,
         return
     record.begin()
     if len(single) == 1:
-        copy_bundle(next(iter(single.values())), out)
+        (only,) = single.values()
+        copy_bundle(only, out)
     else:
         join_bundles(out, single, data=data, name=name, fusion=fusion)
     record.finish()
@@ -91,6 +97,7 @@ def copy_bundle(source: Path, target: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
         temporary.replace(target)
     except (OSError, shutil.Error) as error:
-        raise OutputError(f"cannot be written ({getattr(error, 'strerror', None) or error})", path=target) from error
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot be written ({reason})", path=target) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

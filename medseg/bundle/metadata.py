@@ -79,21 +79,23 @@ MONAI's trainer trains one network on one kind of patch. Train again with medseg
 
 def readme(data: DataSpec, name: str, views: Sequence[str] = ()) -> str:
     """`docs/README.md`: what the model finds and how to run it without medseg."""
-    rows = "\n".join(f"| {value} | {data.labels[value]} |" for value in data.label_values)
+    table = "\n".join(f"| {value} | {data.labels[value]} |" for value in data.label_values)
     spacing = " x ".join(f"{mm:g}" for mm in data.spacing_mm)
-    window = " x ".join(map(str, data.patch))
-    seen = one = ""
+    window = " x ".join(str(length) for length in data.patch)
+    of_views = one_view = ""
+    training = _TRAIN
     if views:
-        seen = f"\nIt is a network for each of the views {', '.join(views)}; their label maps are fused."
-        one = f"""\nA single view is asked with `--inferer#views "['{views[0]}']"`.\n"""
+        of_views = f"\nIt is a network for each of the views {', '.join(views)}; their label maps are fused."
+        one_view = f"""\nA single view is asked with `--inferer#views "['{views[0]}']"`.\n"""
+        training = _NO_TRAIN
     return f"""# {name}
 
 A segmentation model for {", ".join(data.modality)}, trained by medseg {__version__} at {spacing} mm
-with windows of {window} voxels.{seen} Not for diagnostic use.
+with windows of {window} voxels.{of_views} Not for diagnostic use.
 
 | value in the result | structure |
 | --- | --- |
-{rows}
+{table}
 
 Predict every image of a folder, from this folder, with MONAI alone:
 
@@ -101,8 +103,8 @@ Predict every image of a folder, from this folder, with MONAI alone:
         --dataset_dir IMAGES --output_dir RESULTS
 
 Each result `<case>.nii.gz` lies on its image's own grid. {_files(len(data.modality))}
-The result of another image of the same name is not replaced.{one}
-{_NO_TRAIN if views else _TRAIN}
+The result of another image of the same name is not replaced.{one_view}
+{training}
 `pip install "monai[nibabel,ignite,fire]"` is all that is needed; `deflate` and `isal` read compressed files faster.
 """
 

@@ -1,4 +1,4 @@
-"""What of a bundle is believed: literal configurations of known classes, and weights that fit."""
+"""Reading a bundle without running anything of it: literal configurations of listed classes, and weights that fit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from medseg import instantiate
 from medseg.bundle.configs import SCRIPTS
 from medseg.errors import BundleError
 
-LARGEST_JSON = 2**22
+LARGEST_JSON = 2**22  # bytes
+SHOWN_PROBLEMS = 3
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def literal(node: Any, where: str, path: Path) -> Any:
-    """Instantiate a part of a bundle's configuration, of which every part is a literal or a class that is known.
+    """Instantiate a part of a bundle's configuration, of which every part is a literal or one of the listed classes.
 
     Args:
         node: a part of a bundle's configuration.
@@ -59,20 +60,30 @@ def checked_weights(state: Any, network: Any, path: Path) -> Mapping[str, Tensor
     Raises:
         BundleError: naming the first few that are missing, superfluous, of another shape or kind, or infinite.
     """
-    plain = isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values())
+    plain = isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())
     if not plain or not isinstance(network, nn.Module):
         raise BundleError("holds no plain dictionary of weights", path=path)
     wanted = network.state_dict()
     problems = [f"{key} is missing" for key in wanted if key not in state]
     problems += [f"{key} is not the network's" for key in state if key not in wanted]
     for key in wanted.keys() & state.keys():
-        if state[key].shape != wanted[key].shape:
-            problems.append(f"{key} has the shape {tuple(state[key].shape)}, not {tuple(wanted[key].shape)}")
-        elif state[key].dtype.is_floating_point != wanted[key].dtype.is_floating_point:
-            problems.append(f"{key} is {state[key].dtype}, not {wanted[key].dtype}")
-        elif state[key].is_floating_point() and not bool(torch.isfinite(state[key]).all()):
-            problems.append(f"{key} has NaN or infinite values")
+        problem = _misfit(state[key], wanted[key])
+        if problem is not None:
+            problems.append(f"{key} {problem}")
     if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise BundleError("weights do not fit: " + "; ".join(sorted(problems)[:3]) + more, path=path)
+        text = "; ".join(sorted(problems)[:SHOWN_PROBLEMS])
+        if len(problems) > SHOWN_PROBLEMS:
+            text += f" and {len(problems) - SHOWN_PROBLEMS} more"
+        raise BundleError(f"weights do not fit: {text}", path=path)
     return state
+
+
+def _misfit(found: Tensor, wanted: Tensor) -> str | None:
+    """Why a weight cannot take the place of a network's; None where it can."""
+    if found.shape != wanted.shape:
+        return f"has the shape {tuple(found.shape)}, not {tuple(wanted.shape)}"
+    if found.is_floating_point() != wanted.is_floating_point():
+        return f"is {found.dtype}, not {wanted.dtype}"
+    if found.is_floating_point() and not bool(torch.isfinite(found).all()):
+        return "has NaN or infinite values"
+    return None

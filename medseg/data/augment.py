@@ -1,4 +1,4 @@
-"""Training patches: where a volume is cut, and what the drawn transforms make of it.
+"""Training patches: cut out of a volume and changed by random transforms.
 
 Crop, rotation and zoom are one map from patch to volume: what is interpolated is interpolated once. Without rotation
 and zoom a patch is an exact copy; so are flips and quarter turns. What lies outside of a volume is the background of
@@ -59,8 +59,12 @@ class Draw:
 
     def spatial(self) -> list[tuple[SpatialTransform, Any]]:
         """The permutations of voxels, with what they drew, in order of application."""
-        drawn = [(self.transforms[name], value) for name, value in self.values.items()]
-        return [(kind, value) for kind, value in drawn if isinstance(kind, SpatialTransform)]
+        found = []
+        for name, value in self.values.items():
+            transform = self.transforms[name]
+            if isinstance(transform, SpatialTransform):
+                found.append((transform, value))
+        return found
 
     def source_shape(self, patch: Sequence[int]) -> tuple[int, int, int]:
         """Shape of the patch before it is turned."""
@@ -87,40 +91,42 @@ def draw(augment: Augment, seed: Sequence[int], patch: Sequence[int], spacing_mm
     return Draw(augment.transforms, values)
 
 
-def apply(drawn: Draw, source: Source, start: Sequence[int], image: Tensor, label: Tensor | None) -> None:
-    """Cut one patch and change it as drawn.
+def apply(draw: Draw, source: Source, start: Sequence[int], image: Tensor, label: Tensor | None) -> None:
+    """Cut one patch and change it.
 
     Args:
-        drawn: what to do.
+        draw: what to do.
         source: where from.
-        start: first voxel of the patch of `drawn.source_shape`, possibly outside of the volume.
+        start: first voxel of the patch of `draw.source_shape`, possibly outside of the volume.
         image: `(C, *patch)` float32, written.
         label: `(1, *patch)` uint8, written; None where there is no label to read.
     """
-    patch, patch_label = _cut(drawn, source, label is not None, start, image.shape[1:])
-    for kind, value in drawn.spatial():
+    patch, patch_label = _cut(draw, source, label is not None, start, image.shape[1:])
+    for kind, value in draw.spatial():
         patch = kind.apply(patch, value)
         patch_label = None if patch_label is None else kind.apply(patch_label, value)
     image.copy_(patch)
     if label is not None and patch_label is not None:
         label.copy_(patch_label)
-    for name, value in drawn.values.items():
-        transform = drawn.transforms[name]
+    for name, value in draw.values.items():
+        transform = draw.transforms[name]
         if isinstance(transform, IntensityTransform):
             transform.apply(image, value)
 
 
 def _cut(
-    drawn: Draw, source: Source, with_label: bool, start: Sequence[int], patch: Sequence[int]
+    draw: Draw, source: Source, with_label: bool, start: Sequence[int], patch: Sequence[int]
 ) -> tuple[Tensor, Tensor | None]:
-    wanted = drawn.source_shape(patch)
-    at, shape, centre = start, wanted, np.asarray(start) + (np.asarray(wanted) - 1) / 2
-    if drawn.matrix is not None:
-        at, shape = source_box(centre, drawn.matrix, wanted)
-    image = box(source.image, at, shape, source.background, source.repeat)
+    """A patch before its axes are permuted: image `(C, *draw.source_shape)`, and its label."""
+    wanted = draw.source_shape(patch)
+    centre = np.asarray(start) + (np.asarray(wanted) - 1) / 2
+    first, shape = start, wanted
+    if draw.matrix is not None:
+        first, shape = source_box(centre, draw.matrix, wanted)
+    image = box(source.image, first, shape, source.background, source.repeat)
     label = None
     if with_label and source.label is not None:
-        label = box(source.label, at, shape, torch.zeros(1), source.repeat)
-    if drawn.matrix is None:
+        label = box(source.label, first, shape, torch.zeros(1), source.repeat)
+    if draw.matrix is None:
         return image, label
-    return gather(image.float(), label, centre - np.asarray(at), drawn.matrix, wanted)
+    return gather(image.float(), label, centre - np.asarray(first), draw.matrix, wanted)

@@ -17,31 +17,38 @@ _SAMPLES = 64  # lines and columns of a slice that are looked at
 
 
 def body_slices(image: np.ndarray, label: np.ndarray | None) -> tuple[str, str, str]:
-    """For each axis a text of "1" for slices that hold tissue or a drawn class, and "0" for the empty ones.
+    """For each axis a text of "1" for slices that hold tissue or an annotated class, and "0" for the empty ones.
 
     Args:
         image: `(C, X, Y, Z)`, of which the first channel is looked at.
-        label: `(X, Y, Z)` class indices, 255 = ignore; None: not known.
+        label: `(X, Y, Z)` class indices, 255 = ignore; None: there is none.
     """
-    first = image[0]
-    sparse = first[tuple(slice(None, None, max(1, n // _SAMPLES)) for n in first.shape)].astype(np.float32)
+    first_channel = image[0]
+    sparse = _thinned(first_channel, axes=(0, 1, 2))
     low, high = np.percentile(sparse, [1, 99])
     tissue = float(low + _TISSUE * (high - low))
-    drawn = None if label is None else (label != 0) & (label != IGNORE)
-    x, y, z = (_along(axis, first, tissue, drawn) for axis in range(3))
+    annotated = None if label is None else (label != 0) & (label != IGNORE)
+    x, y, z = (_along(axis, first_channel, tissue, annotated) for axis in range(3))
     return x, y, z
 
 
-def _along(axis: int, image: np.ndarray, tissue: float, drawn: np.ndarray | None) -> str:
-    others = tuple(a for a in range(3) if a != axis)
-    steps = [1 if a == axis else max(1, n // _SAMPLES) for a, n in enumerate(image.shape)]
-    sparse = image[tuple(slice(None, None, step) for step in steps)]
-    body = (sparse.astype(np.float32) > tissue).mean(others) >= _PART
-    if drawn is not None:
-        body |= drawn.any(others)
+def _along(axis: int, image: np.ndarray, tissue: float, annotated: np.ndarray | None) -> str:
+    """Of one axis: which slices of `(X, Y, Z)` have enough voxels above a value, or an annotated one."""
+    others = tuple(other for other in range(3) if other != axis)
+    body = (_thinned(image, others) > tissue).mean(others) >= _PART
+    if annotated is not None:
+        body |= annotated.any(others)
     if not body.any():  # without contrast all slices are alike
         body[:] = True
-    return "".join("1" if b else "0" for b in body)
+    return "".join(body.astype(int).astype(str))
+
+
+def _thinned(image: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    """About `_SAMPLES` evenly spread voxels along some axes, all of them along the others; float32."""
+    steps = [slice(None)] * image.ndim
+    for axis in axes:
+        steps[axis] = slice(None, None, max(1, image.shape[axis] // _SAMPLES))
+    return image[tuple(steps)].astype(np.float32)
 
 
 def slice_weights(body: Sequence[str], axis: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from medseg.errors import DataError
 from medseg.method import IGNORE
 
 ANNOTATED = "annotated"
-"""Key of voxels that are not ignored, in volumes of which only a part was drawn."""
+"""Key of voxels that are not ignored, in volumes of which only a part is annotated."""
 
 MOST_VOXELS = 4000
 """Coordinates kept per class: enough that patches rarely repeat, few enough to be read at once."""
@@ -51,15 +51,15 @@ class CachedVolume:
         source: the file it was made from, for messages.
         image_path: float16 `(C, X, Y, Z)`.
         label_path: uint8 `(X, Y, Z)`, or None.
-        voxels_path: int32 `(N, 3)`, rows as told by `rows`.
+        voxels_path: int32 `(N, 3)`, the groups of `voxel_ranges` one after the other.
         shape: voxels along x, y, z.
         channels: of the image.
         spacing_mm: of the preprocessed grid.
         affine: (4, 4), voxels to millimetres in RAS+.
         background: smallest value of each channel, which stands for what lies outside.
-        rows: class index (as text) or "annotated" -> first and last row in the file of voxels.
-        body: for each axis which slices show the body, see `slices.body_slices`.
-        pseudo: nobody drew its label; it was predicted.
+        voxel_ranges: class index (as text) or "annotated" -> where the group begins and ends in the file of voxels.
+        body: for each axis which slices show the body, see `medseg.data.body_slices`.
+        pseudo: its label was predicted, not annotated.
     """
 
     name: str
@@ -72,7 +72,7 @@ class CachedVolume:
     spacing_mm: tuple[float, float, float]
     affine: np.ndarray
     background: tuple[float, ...]
-    rows: Mapping[str, tuple[int, int]]
+    voxel_ranges: Mapping[str, tuple[int, int]]
     body: tuple[str, str, str]
     pseudo: bool = False
 
@@ -96,15 +96,19 @@ class CachedVolume:
     def foreground(self) -> dict[int, np.ndarray]:
         """Up to `MOST_VOXELS` random voxels `(n, 3)` of each class that is present, background left out."""
         voxels = self._mapped(self.voxels_path)
-        return {int(k): voxels[a:b] for k, (a, b) in self.rows.items() if k not in ("0", ANNOTATED)}
+        found = {}
+        for group, (first, end) in self.voxel_ranges.items():
+            if group not in ("0", ANNOTATED):
+                found[int(group)] = voxels[first:end]
+        return found
 
     @property
     def annotated(self) -> np.ndarray | None:
         """Random voxels `(n, 3)` that are not ignored; None where no voxel is ignored."""
-        if ANNOTATED not in self.rows:
+        if ANNOTATED not in self.voxel_ranges:
             return None
-        first, last = self.rows[ANNOTATED]
-        return self._mapped(self.voxels_path)[first:last]
+        first, end = self.voxel_ranges[ANNOTATED]
+        return self._mapped(self.voxels_path)[first:end]
 
     def _mapped(self, path: Path) -> np.ndarray:
         # copy-on-write: pages are shared between processes, and torch takes the array as writable
@@ -126,22 +130,24 @@ def some_voxels(label: np.ndarray, seed: int) -> tuple[np.ndarray, dict[str, tup
         seed: the same label and seed give the same voxels.
 
     Returns:
-        int32 `(N, 3)` and the rows of each group.
+        int32 `(N, 3)`, and where in it each group begins and ends.
     """
     rng = np.random.default_rng(seed)
     counts = np.bincount(label.reshape(-1), minlength=IGNORE + 1)
-    groups = [(str(c), label == c) for c in range(1, IGNORE) if counts[c]]
+    groups = [(str(index), label == index) for index in range(1, IGNORE) if counts[index]]
     if counts[IGNORE]:
         groups.append((ANNOTATED, label != IGNORE))
-    picked, rows, first = [np.empty((0, 3), np.int32)], {}, 0
+    chosen = [np.empty((0, 3), np.int32)]
+    ranges = {}
+    first = 0
     for name, mask in groups:
         flat = np.flatnonzero(mask)
         if len(flat) > MOST_VOXELS:
             flat = rng.choice(flat, MOST_VOXELS, replace=False)
-        picked.append(np.stack(np.unravel_index(flat, label.shape), 1).astype(np.int32))
-        rows[name] = (first, first + len(flat))
+        chosen.append(np.stack(np.unravel_index(flat, label.shape), 1).astype(np.int32))
+        ranges[name] = (first, first + len(flat))
         first += len(flat)
-    return np.concatenate(picked), rows
+    return np.concatenate(chosen), ranges
 
 
 def write(folder: Path, content: Content, seed: int) -> None:
@@ -153,9 +159,9 @@ def write(folder: Path, content: Content, seed: int) -> None:
         seed: for the choice of voxels.
     """
     voxels = np.empty((0, 3), np.int32)
-    rows: dict[str, tuple[int, int]] = {}
+    ranges: dict[str, tuple[int, int]] = {}
     if content.label is not None:
-        voxels, rows = some_voxels(content.label, seed)
+        voxels, ranges = some_voxels(content.label, seed)
         _save(folder / "label.npy", content.label)
     _save(folder / "image.npy", content.image)
     _save(folder / "voxels.npy", voxels)
@@ -165,7 +171,7 @@ def write(folder: Path, content: Content, seed: int) -> None:
         "spacing_mm": np.linalg.norm(content.affine[:3, :3], axis=0).tolist(),
         "affine": content.affine.tolist(),
         "background": content.image.reshape(len(content.image), -1).min(1).astype(float).tolist(),
-        "rows": rows,
+        "voxel_ranges": ranges,
         "body": body_slices(content.image, content.label),
         "bytes": {file.name: file.stat().st_size for file in sorted(folder.glob("*.npy"))},
     }
@@ -189,6 +195,9 @@ def read(folder: Path, name: str, source: Path, labelled: bool) -> CachedVolume 
         if any((folder / file).stat().st_size != size for file, size in entry["bytes"].items()):
             return None
         affine = np.array(entry["affine"], float).reshape(4, 4)
+        ranges = {}
+        for group, (first, end) in entry["voxel_ranges"].items():
+            ranges[str(group)] = (int(first), int(end))
         x, y, z = (int(n) for n in entry["shape"])
         across_x, across_y, across_z = (str(b) for b in entry["body"])
         dx, dy, dz = (float(d) for d in entry["spacing_mm"])
@@ -203,7 +212,7 @@ def read(folder: Path, name: str, source: Path, labelled: bool) -> CachedVolume 
             spacing_mm=(dx, dy, dz),
             affine=affine,
             background=tuple(float(b) for b in entry["background"]),
-            rows={str(k): (int(a), int(b)) for k, (a, b) in entry["rows"].items()},
+            voxel_ranges=ranges,
             body=(across_x, across_y, across_z),
         )
         images_fit = volume.image.shape == (volume.channels, *volume.shape)

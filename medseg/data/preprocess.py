@@ -90,18 +90,23 @@ def _indices(label: MetaTensor, job: Job) -> MetaTensor:
             path=job.label,
             hint="save the label with an integer type",
         )
-    known = {*job.spec.label_values, job.ignore}
+    accepted_values = {*job.spec.label_values, job.ignore}
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= IGNORE:  # one pass, as nearly always
         found = np.bincount(values.byte().numpy().reshape(-1), minlength=IGNORE + 1).nonzero()[0].tolist()
     else:
         found = [int(v) for v in values.unique().tolist()]
-    if unknown := [v for v in found if v not in known]:
-        raise DataError(f"holds {_listed(unknown[:8])}, which the manifest does not name; {accepted}",
-                        path=job.label, hint="name them in the manifest's labels")  # fmt: skip
+    strange = [value for value in found if value not in accepted_values]
+    if strange:
+        raise DataError(
+            f"holds {_listed(strange[:8])}, which the manifest does not name; {accepted}",
+            path=job.label,
+            hint="name them in the manifest's labels",
+        )
     if found == [job.ignore]:
-        raise DataError("every voxel is ignored: nothing to learn from", path=job.label,
-                        hint="list the case under unlabeled")  # fmt: skip
+        raise DataError(
+            "every voxel is ignored: nothing to learn from", path=job.label, hint="list the case under unlabeled"
+        )
     table = torch.full((IGNORE + 1,), IGNORE, dtype=torch.uint8)
     for index, value in enumerate(job.spec.label_values):
         table[value] = index

@@ -1,4 +1,4 @@
-"""The case and the place of each training sample: a function of seed, stream and number, never of history.
+"""Which case, and which part of it, a sample is: a function of seed, stream and number, never of history.
 
 So the number of loader workers changes nothing, a resumed run goes on with the very sample it stopped
 before, and any batch can be made again on its own.
@@ -25,7 +25,7 @@ def _generator(seed: int, stream: str, family: int, number: int) -> np.random.Ge
 
 
 def generator(seed: int, stream: str, number: int) -> np.random.Generator:
-    """The random numbers by which the place of sample `number` of a stream is chosen."""
+    """The random numbers that decide where in its volume sample `number` of a stream lies."""
     return _generator(seed, stream, _SAMPLE, number)
 
 
@@ -45,8 +45,8 @@ def case_of(seed: int, stream: str, number: int, cases: int) -> int:
     return int(_permutation(seed, stream, epoch, cases)[place])
 
 
-class CaseSampler:
-    """Chooses the case of each sample of a stream.
+class CaseOrder:
+    """From which case each sample of a stream is taken.
 
     Args:
         cases: of the stream.
@@ -56,25 +56,24 @@ class CaseSampler:
 
     def __init__(self, cases: Sequence[CachedVolume], sampling: Sampling, across: int | None) -> None:
         self._groups = [list(range(len(cases)))]
-        if sampling == "half":
-            annotated = [i for i, case in enumerate(cases) if not case.pseudo]
-            pseudo = [i for i, case in enumerate(cases) if case.pseudo]
-            if annotated and pseudo:
-                self._groups = [annotated, pseudo]
-        self._cumulative_weights: list[np.ndarray] | None = None
+        annotated = [index for index, case in enumerate(cases) if not case.pseudo]
+        predicted = [index for index, case in enumerate(cases) if case.pseudo]
+        if sampling == "half" and annotated and predicted:
+            self._groups = [annotated, predicted]
+        self._cumulative: list[np.ndarray] | None = None
         if sampling != "cases" and across is not None:
             weights = np.array([float(slice_weights(case.body, across).sum()) for case in cases])
-            self._cumulative_weights = [np.cumsum(weights[group]) for group in self._groups]
+            self._cumulative = [np.cumsum(weights[group]) for group in self._groups]
 
     def case(self, seed: int, stream: str, number: int) -> int:
-        """Index of the case of sample `number`; of two groups, samples are of the one and the other alternately."""
+        """Index of the case of sample `number`; two groups of cases alternate."""
         place, which = divmod(number, len(self._groups))
         group = self._groups[which]
         name = stream if len(self._groups) == 1 else f"{stream}/{which}"
-        if self._cumulative_weights is None:
+        if self._cumulative is None:
             return group[case_of(seed, name, place, len(group))]
-        u = _generator(seed, name, _ORDER, place).random()
-        return group[_weighed(self._cumulative_weights[which], u)]
+        share = _generator(seed, name, _ORDER, place).random()
+        return group[_index_at_share(self._cumulative[which], share)]
 
 
 def start_of(
@@ -88,42 +87,52 @@ def start_of(
 ) -> tuple[int, int, int]:
     """First voxel of a random patch.
 
-    With probability `foreground` the patch is centred on a random voxel of a class drawn uniformly from
+    With probability `foreground` the patch is centred on a random voxel of a class taken uniformly from
     those present (background apart), as far as it stays within the volume. Otherwise every position is
-    equally likely or, in a volume of which only a part was annotated, the patch is centred on a random voxel of
+    equally likely or, in a volume of which only a part is annotated, the patch is centred on a random voxel of
     that part. Along an axis that is shorter than the patch the volume lies anywhere within the patch. Slices
     without the body are seldom taken where a plane cuts.
 
     Args:
         volume: to cut from.
-        patch: voxels of the patch, before it is turned.
+        patch: voxels of the patch, before it is rotated.
         rng: of the sample.
         foreground: share of patches that are centred on a class.
-        labelled: False never looks at what is known of the label.
+        labelled: False never looks at what the volume's label holds.
         across: the axis across which a planar view cuts, along which the patch has one voxel.
     """
     ends = np.subtract(volume.shape, patch)
     low, high = np.minimum(ends, 0), np.maximum(ends, 0)
-    anywhere = rng.integers(low, high + 1)
-    centred, group, place = rng.random() < foreground, rng.random(), rng.random()
-    candidates: np.ndarray | None = None
-    if labelled:
-        classes = volume.foreground if centred else {}
-        candidates = _pick(list(classes.values()), group) if classes else volume.annotated
+    start = rng.integers(low, high + 1)
+    # each sample takes the same random numbers, whatever comes of them
+    on_a_class = rng.random() < foreground
+    share_of_classes, share_of_voxels = rng.random(), rng.random()
     if across is not None:
-        anywhere[across] = _weighed(np.cumsum(slice_weights(volume.body, across)), rng.random())
-    start = anywhere
-    if candidates is not None:
-        start = np.clip(_pick(candidates, place) - np.asarray(patch) // 2, low, high)
+        cumulative = np.cumsum(slice_weights(volume.body, across))
+        start[across] = _index_at_share(cumulative, rng.random())
+    centres = _possible_centres(volume, on_a_class, share_of_classes) if labelled else None
+    if centres is not None:
+        centre = centres[int(share_of_voxels * len(centres))]
+        start = np.clip(centre - np.asarray(patch) // 2, low, high)
     x, y, z = start.tolist()
     return x, y, z
 
 
-def _weighed(rising: np.ndarray, u: float) -> int:
-    """Index of the item that a fraction of the sum of all weights falls on."""
-    return min(int(np.searchsorted(rising, u * rising[-1], side="right")), len(rising) - 1)
+def _possible_centres(volume: CachedVolume, on_a_class: bool, share: float) -> np.ndarray | None:
+    """Voxels `(n, 3)` on which a patch may be centred: those of one class, or of the annotated part; None: anywhere."""
+    if on_a_class:
+        classes = list(volume.foreground.values())
+        if classes:
+            return classes[int(share * len(classes))]
+    return volume.annotated
 
 
-def _pick(items: Sequence | np.ndarray, u: float) -> np.ndarray:
-    """The item at a fraction of a sequence."""
-    return items[int(u * len(items))]
+def _index_at_share(cumulative: np.ndarray, share: float) -> int:
+    """Index of the item that a share of the sum of all weights falls on.
+
+    Args:
+        cumulative: sums of the weights of each item and all before it.
+        share: from 0 to 1.
+    """
+    index = int(np.searchsorted(cumulative, share * cumulative[-1], side="right"))
+    return min(index, len(cumulative) - 1)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -30,8 +31,8 @@ _PREFETCH = 2
 class PatchStreams(Dataset):
     """Training batches as a function of their iteration.
 
-    With several processes each makes its own patches: patch `j` of a stream with batch size `B` is the sample of
-    number `(iteration * world + rank) * B + j`. An absent stream is left out of the batch.
+    With several processes each makes its own part of the batch: with a batch size of `B` per process, patch `j` of a
+    stream is sample number `(iteration * world + rank) * B + j`. An absent stream is left out of the batch.
 
     Args:
         volumes: stream -> its cases.
@@ -65,21 +66,21 @@ class PatchStreams(Dataset):
         self.spec, self.targets = spec, targets
         self.seed, self.total, self.rank, self.world = seed, total, rank, world
         self.thin = spec.slice_axis
-        self.seen = [n + 2 * c for n, c in zip(spec.patch, spec.context, strict=True)]
-        self._samplers = {
-            stream: sampling.CaseSampler(cases, spec.sampling, self.thin) for stream, cases in self.volumes.items()
+        self.seen = [size + 2 * context for size, context in zip(spec.patch, spec.context, strict=True)]
+        self._orders = {
+            stream: sampling.CaseOrder(cases, spec.sampling, self.thin) for stream, cases in self.volumes.items()
         }
         self._check(batch)
 
     def _check(self, batch: Mapping[str, int]) -> None:
         if self.thin is not None and self.spec.patch[self.thin] != 1:
             raise ConfigError(f"patch is {list(self.spec.patch)}; view {self.spec.view} needs 1 along axis {self.thin}")
-        size, cases = batch.get(LABELED, 0), len(self.volumes.get(LABELED, ()))
+        batch_size, cases = batch.get(LABELED, 0), len(self.volumes.get(LABELED, ()))
         if not cases:
             raise DataError("there is no labelled case", hint="training needs at least one")
-        if cases < size and self.thin is None:  # a planar batch is of slices: one volume has many
+        if cases < batch_size and self.thin is None:  # patches of planes are slices: one volume has many
             raise DataError(
-                f"the batch asks for {size} labelled volumes, there are {cases}",
+                f"the batch asks for {batch_size} labelled volumes, there are {cases}",
                 hint=f"--set stages.0.schedule.batch.labeled={cases}",
             )
         for volume in self.volumes[LABELED]:
@@ -105,30 +106,33 @@ class PatchStreams(Dataset):
         if not 0 <= iteration < self.total:
             raise IndexError(f"iteration {iteration} of {self.total}")
         with _one_thread():
-            return {stream: self._stream(stream, iteration) for stream in self.batch}
+            return {stream: self._patches(stream, iteration) for stream in self.batch}
 
     def cases_of(self, iteration: int) -> dict[str, list[str]]:
         """Names of the cases of an iteration, patch by patch."""
         names = {}
         for stream in self.batch:
-            volumes = [self._volume(stream, number) for number in self._numbers(stream, iteration)]
-            names[stream] = [volume.name for volume in volumes]
+            numbers = self._numbers(stream, iteration)
+            names[stream] = [self._volume(stream, number).name for number in numbers]
         return names
 
     def _numbers(self, stream: str, iteration: int) -> range:
-        size = self.batch[stream]
-        first = (iteration * self.world + self.rank) * size
-        return range(first, first + size)
+        """Of the samples of a batch."""
+        batch_size = self.batch[stream]
+        first = (iteration * self.world + self.rank) * batch_size
+        return range(first, first + batch_size)
 
     def _volume(self, stream: str, number: int) -> CachedVolume:
-        return self.volumes[stream][self._samplers[stream].case(self.seed, stream, number)]
+        index = self._orders[stream].case(self.seed, stream, number)
+        return self.volumes[stream][index]
 
-    def _stream(self, stream: str, iteration: int) -> dict[str, Tensor]:
+    def _patches(self, stream: str, iteration: int) -> dict[str, Tensor]:
+        """The part of a batch that is of one stream."""
         numbers = self._numbers(stream, iteration)
         images = torch.empty((len(numbers), len(self.spec.modality), *self.seen))
         labels = torch.empty((len(numbers), 1, *self.seen), dtype=torch.uint8) if stream == LABELED else None
-        for index, number in enumerate(numbers):
-            self._sample(stream, number, images[index], None if labels is None else labels[index])
+        for place, number in enumerate(numbers):
+            self._write_sample(stream, number, images[place], None if labels is None else labels[place])
         if self.thin is not None:
             images = images.movedim(self.thin + 2, 2).flatten(1, 2).contiguous()
             middle = self.spec.slices // 2
@@ -137,14 +141,14 @@ class PatchStreams(Dataset):
             return {"image": images}
         return {"image": images, "label": labels, **self._targets(labels)}
 
-    def _sample(self, stream: str, number: int, image: Tensor, label: Tensor | None) -> None:
+    def _write_sample(self, stream: str, number: int, image: Tensor, label: Tensor | None) -> None:
         volume = self._volume(stream, number)
         rng = sampling.generator(self.seed, stream, number)
         seed = sampling.transform_seed(self.seed, stream, number)
-        drawn = augment.draw(self.spec.augment, seed, self.spec.patch, volume.spacing_mm)
+        draw = augment.draw(self.spec.augment, seed, self.spec.patch, volume.spacing_mm)
         start = sampling.start_of(
             volume,
-            drawn.source_shape(self.spec.patch),
+            draw.source_shape(self.spec.patch),
             rng,
             foreground=self.spec.foreground,
             labelled=label is not None,
@@ -156,14 +160,18 @@ class PatchStreams(Dataset):
             background=torch.tensor(volume.background),
             repeat=self.thin if self.spec.slices > 1 else None,
         )
-        first = [s - c for s, c in zip(start, self.spec.context, strict=True)]
-        augment.apply(drawn, source, first, image, label)
+        first = np.subtract(start, self.spec.context).tolist()
+        augment.apply(draw, source, first, image, label)
 
     def _targets(self, labels: Tensor) -> dict[str, Tensor]:
         if self.targets is None:
             return {}
-        made = [self.targets(label[0].numpy()) for label in labels]
-        return {key: torch.stack([torch.from_numpy(m[key]) for m in made]) for key in made[0]}
+        of_patches = [self.targets(label[0].numpy()) for label in labels]
+        stacked = {}
+        for key in of_patches[0]:
+            arrays = [torch.from_numpy(of_patch[key]) for of_patch in of_patches]
+            stacked[key] = torch.stack(arrays)
+        return stacked
 
 
 @contextmanager
@@ -209,7 +217,7 @@ def _affordable(dataset: PatchStreams, shared: Path = Path("/dev/shm")) -> int: 
     classes = dataset.spec.classes if dataset.targets else 0
     per_voxel = dict.fromkeys(dataset.batch, 4 * dataset.spec.channels)
     per_voxel[LABELED] += 1 + 5 * classes
-    batch = voxels * sum(size * per_voxel[stream] for stream, size in dataset.batch.items())
+    batch = voxels * sum(batch_size * per_voxel[stream] for stream, batch_size in dataset.batch.items())
     return int(shutil.disk_usage(shared).free / batch / (_PREFETCH + 1))
 
 

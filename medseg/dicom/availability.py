@@ -20,7 +20,7 @@ FIRST_ELEMENTS = (b"\x00\x00", b"\x01\x00", b"\x05\x00", b"\x08\x00", b"\x16\x00
 
 
 def check_dicom_installed(path: Path) -> None:
-    """Refuse to go on without the extra.
+    """See that the packages of the extra `dicom` are installed.
 
     Args:
         path: what cannot be read without it.
@@ -78,7 +78,7 @@ def reason_of(error: Exception) -> str:
 
 @contextmanager
 def without_pydicom_warnings() -> Iterator[None]:
-    """Without pydicom's remarks on odd values: those that matter are checked, and the others fill the screen."""
+    """Keep pydicom from warning of odd values: those that matter are checked, and the others fill the screen."""
     logger = logging.getLogger("pydicom")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -81,7 +81,7 @@ def _has_decoder(syntax: Any) -> bool:
 
 
 def _decode_by_gdcm(path: Path, syntax: Any, *, frames: bool) -> np.ndarray:
-    """JPEG Lossless, which many scanners' archives use, is known to GDCM and not to pydicom alone."""
+    """Decode what pydicom alone does not, such as JPEG Lossless, which many scanners' archives use."""
     import SimpleITK as sitk  # noqa: N813 - the name everyone knows
 
     problem = DataError(

@@ -43,7 +43,7 @@ def read_segmentation(data: Any, path: Path, grid: Header, only: Sequence[str]) 
 
 
 def _give_spacing(data: Any, grid: Header) -> None:
-    """Frames that are all empty are left out of a file, so that only a stated distance tells which are missing."""
+    """State the distance of slices where a file does not: it tells which frames, all empty, were left out."""
     for shared in data.get("SharedFunctionalGroupsSequence") or ():
         for measures in shared.get("PixelMeasuresSequence") or ():
             for name in ("SpacingBetweenSlices", "SliceThickness"):

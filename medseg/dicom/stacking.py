@@ -101,7 +101,7 @@ def _remove_copies(
 
 
 def _shared_positions(ordered: Sequence[Slice], heights: np.ndarray) -> str:
-    """That several images share a position, and the attribute that tells them apart."""
+    """The problem that several images share a position, with the attribute that tells them apart."""
     positions = 1 + int(np.count_nonzero(np.diff(heights) >= SAME))
     problem = f"holds several images at one position: {len(ordered)} images at {positions} positions"
     for name in MOMENTS:
@@ -164,7 +164,7 @@ def _describe_gap(ordered: Sequence[Slice], heights: np.ndarray, n: int, count: 
 
 
 def _refuse_tilt(ordered: Sequence[Slice], normal: np.ndarray, place: Path) -> None:
-    """The line through the first voxels has to stand upright on the slices."""
+    """Refuse slices whose first voxels do not lie on one line upright on them: a tilted gantry, or shifts."""
     shifts = np.array([one.position - ordered[0].position for one in ordered])
     sideways = shifts - np.outer(shifts @ normal, normal)
     height = float(shifts[-1] @ normal)

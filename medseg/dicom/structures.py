@@ -18,7 +18,7 @@ Color = tuple[float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """What one file holds.
+    """A rater's annotation as a DICOM file holds it.
 
     Attributes:
         labels: `(X, Y, Z)` uint8: 0, or the place of a structure from 1.

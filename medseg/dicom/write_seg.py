@@ -51,7 +51,7 @@ class Author:
 
 @dataclass(frozen=True)
 class SegmentDescription:
-    """One segment.
+    """One segment of a segmentation: its name and colour.
 
     Attributes:
         name: its label, coded by `medseg.dicom.snomed`.
@@ -138,7 +138,7 @@ def _segmentation(labels: np.ndarray, series: Series, segments: Sequence[Segment
 
 
 def _text(text: str) -> str:
-    """As a DICOM value: short, and without the mark between values."""
+    """A text as a DICOM value: short, and without the mark between values."""
     return text.replace("\\", "/")[:LONGEST].strip()
 
 

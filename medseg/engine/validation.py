@@ -14,7 +14,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-IGNORE = 255
+from medseg.method import IGNORE
 
 
 class ClassDice(Metric):

@@ -1,1 +1,1 @@
-"""The manifest: which cases a data set has and what is known of each."""
+"""The manifest: which cases a data set has, and the labels, annotations or tags of each."""

@@ -1,4 +1,4 @@
-"""One case of a manifest: an image with what is known of it."""
+"""One case of a manifest: an image with its label, annotations or tags."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Class = int | str  # a class by its value or by its name
 
 
 class Item(BaseModel):
-    """Base of what is in a manifest: immutable, unknown keys kept."""
+    """Base of what is in a manifest: immutable; keys beside its fields are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
 class Annotation(Item):
-    """One rater's drawing; `classes` lists what the rater looked for (absent: all)."""
+    """One rater's annotation; `classes` lists what the rater looked for (absent: all)."""
 
     rater: str
     label: FilePath
@@ -28,7 +28,7 @@ class Annotation(Item):
 
 
 class Case(Item):
-    """One image with what is known of it; a plain string stands for its image.
+    """One image with its label, annotations or tags; a plain string stands for its image.
 
     An empty list is not the same as a missing key: `"tags": []` says that somebody looked and saw none of the classes.
 
@@ -76,7 +76,9 @@ class Case(Item):
         name = stem(self.image[0])
         if len(self.image) > 1:
             return name.removesuffix(FIRST) or name
-        drawn = [*([self.label] if self.label is not None else []), *(each.label for each in self.annotations)]
+        labels = [annotation.label for annotation in self.annotations]
+        if self.label is not None:
+            labels.insert(0, self.label)
         raw = PurePath(self.image[0]).parent.name in RAW_FOLDERS
-        (case,) = group_channels([name], (1,), raw=raw, labels=[stem(label) for label in drawn])
+        (case,) = group_channels([name], (1,), raw=raw, labels=[stem(label) for label in labels])
         return case

@@ -1,7 +1,7 @@
-"""Which cases exist and what is known of each: the JSON data list of the Decathlon challenge, and more.
+"""Which cases exist, and the labels or annotations of each: the JSON data list of the Decathlon challenge, and more.
 
 What MONAI users have is accepted as it is; `unlabeled`, `annotations`, `tags`, `subject` and a name per case
-(`case`) are added to it. Keys that are not known are kept. No image is opened here.
+(`case`) are added to it. Other keys are kept. No image is opened here.
 """
 
 from __future__ import annotations
@@ -91,11 +91,12 @@ class Manifest(Item):
             yield f"has no case; accepted are lists called {', '.join(SECTIONS)}"
 
     def _unknown_classes(self, where: str, case: Case) -> Iterator[str]:
-        known = {*self.labels, *self.labels.values(), *map(str, self.labels)}
+        accepted = {*self.labels, *self.labels.values(), *map(str, self.labels)}
         listed = [("tags", case.tags), ("classes", case.classes)]
-        listed += [(f"annotations[{n}].classes", a.classes) for n, a in enumerate(case.annotations)]
+        for number, annotation in enumerate(case.annotations):
+            listed.append((f"annotations[{number}].classes", annotation.classes))
         for key, classes in listed:
-            unknown = [c for c in classes or () if c not in known]
+            unknown = [name for name in classes or () if name not in accepted]
             if unknown:
                 yield f"{where}.{key}: unknown classes {unknown}; known are {list(self.classes)}"
 

@@ -60,7 +60,7 @@ class VoteOfViews(PseudoLabels):
             fused[view_fusion.all_differ(case.labels)] = IGNORE
         confidence = self._background_confidence_of(round_number)
         if confidence is not None:
-            confident = view_fusion.all_sure(case.labels, case.confidences, 0, confidence)
+            confident = view_fusion.all_confident(case.labels, case.confidences, 0, confidence)
             fused[(fused == 0) & ~confident] = IGNORE
         return fused
 

@@ -55,8 +55,12 @@ class DTC(Method):
     ) -> None:  # fmt: skip
         super().__init__(networks)
         self.network = networks.segmenter(2 * self.classes - 1)
-        self.beta, self.consistency, self.steepness = beta, consistency, steepness
-        self.rampup_steps, self.cross_entropy, self.exclusivity = rampup_steps, cross_entropy, exclusivity
+        self.beta = beta
+        self.consistency = consistency
+        self.steepness = steepness
+        self.rampup_steps = rampup_steps
+        self.cross_entropy = cross_entropy
+        self.exclusivity = exclusivity
         self._targets = DistanceTargets(self.classes, boundary=boundary, spacing_mm=spacing_mm, clip=clip)
 
     def targets(self) -> PatchTargets:
@@ -76,26 +80,27 @@ class DTC(Method):
             images.append(batch["unlabeled"]["image"])
         # float32, for the transform layer lives in |z| < 0.005; contiguous, for the losses go channel by channel
         output = self.network(torch.cat(images)).float().contiguous()
-        logits, z = output[:, : self.classes], output[:, self.classes :].tanh()
+        logits = output[:, : self.classes]
+        z = output[:, self.classes :].tanh()
+        size = len(label)  # labelled patches come first
 
-        known = losses.known(label)
-        count = len(label)
-        everywhere = known.new_ones(len(output) - count, *known.shape[1:])
-        consistent_where = torch.cat([known, everywhere])
+        label_mask = losses.labeled_mask(label)
+        unlabeled_mask = label_mask.new_ones(len(output) - size, *label_mask.shape[1:])
+        mask = torch.cat([label_mask, unlabeled_mask])
+        distance_mask = label_mask & (labeled["distance_valid"] > 0)
+        if covered is not None:  # how far it is to a structure that nobody outlined is not known
+            distance_mask = distance_mask & covered[:, 1:].view(size, -1, *[1] * (label.ndim - 2))
+        distance_error = (z[:size] - labeled["distance"]) ** 2
+
         inside = torch.sigmoid(-self.steepness * z)
         gap = (inside - logits.softmax(1)[:, 1:]) ** 2
         weight = self.consistency * sigmoid_rampup(clock.fraction, self.rampup_steps or None)
-
-        error = (z[:count] - labeled["distance"]) ** 2
-        measured = known & (labeled["distance_valid"] > 0)
-        if covered is not None:  # how far it is to a structure that nobody outlined is not known
-            measured = measured & covered[:, 1:].view(count, -1, *[1] * (label.ndim - 2))
         return {
-            "dice": losses.soft_dice(logits[:count], label, covered),
-            "cross_entropy": self._cross_entropy(logits[:count], label, covered),
-            "distance": self.beta * losses.masked_mean(error, measured),
-            "consistency": weight * losses.masked_mean(gap, consistent_where),
-            "exclusivity": self._exclusivity(inside, consistent_where),
+            "dice": losses.soft_dice(logits[:size], label, covered),
+            "cross_entropy": self._cross_entropy(logits[:size], label, covered),
+            "distance": self.beta * losses.masked_mean(distance_error, distance_mask),
+            "consistency": weight * losses.masked_mean(gap, mask),
+            "exclusivity": self._exclusivity(inside, mask),
         }
 
     # The paper has neither: with weight 0 they are not worth their time, and no parameter is reached by them alone.
@@ -105,7 +110,8 @@ class DTC(Method):
             return logits.new_zeros(())
         return self.cross_entropy * losses.cross_entropy(logits, label, covered)
 
-    def _exclusivity(self, inside: Tensor, counted: Tensor) -> Tensor:
+    def _exclusivity(self, inside: Tensor, mask: Tensor) -> Tensor:
         if not self.exclusivity:
             return inside.new_zeros(())
-        return self.exclusivity * losses.masked_mean((inside.sum(1, keepdim=True) - 1).relu() ** 2, counted)
+        excess = (inside.sum(1, keepdim=True) - 1).relu()
+        return self.exclusivity * losses.masked_mean(excess**2, mask)

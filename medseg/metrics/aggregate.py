@@ -45,21 +45,27 @@ def summarize(compared: Sequence[dict[str, Value]], failed: Sequence[dict[str, V
         `statistics` of each metric that is averaged; `dice_with_failures`, in which a failed case that has the class
         counts as Dice 0; `counts` of the situations and of `failed`.
     """
-    seen = [row for row in compared if row["situation"] != "both_empty"]
-    found: dict[str, Any] = {name: statistics(_numbers(seen, name)) for name in averaged()}
-    zeros = [0.0 for row in failed if row["situation"] != "both_empty"]
-    found["dice_with_failures"] = statistics([*_numbers(seen, "dice"), *zeros])
-    counted = Counter(row["situation"] for row in compared)
-    found["counts"] = {**{name: counted[name] for name in SITUATIONS}, "failed": len(zeros)}
+    with_class = [metrics for metrics in compared if metrics["situation"] != "both_empty"]
+    found: dict[str, Any] = {name: statistics(_numbers(with_class, name)) for name in averaged()}
+    zeros = [0.0 for metrics in failed if metrics["situation"] != "both_empty"]
+    found["dice_with_failures"] = statistics([*_numbers(with_class, "dice"), *zeros])
+    counted = Counter(metrics["situation"] for metrics in compared)
+    counts = {name: counted[name] for name in SITUATIONS}
+    found["counts"] = {**counts, "failed": len(zeros)}
     return found
 
 
 def mean_of_classes(classes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean over classes of each class's mean; `n` is the number of classes that have one."""
-    names = (*averaged(), "dice_with_failures")
-    means = {name: [c[name]["mean"] for c in classes if c[name]["mean"] is not None] for name in names}
-    return {name: {"mean": mean(v) if v else None, "n": len(v)} for name, v in means.items()}
+    found = {}
+    for name in (*averaged(), "dice_with_failures"):
+        of_classes = [summary[name]["mean"] for summary in classes]
+        means = [value for value in of_classes if value is not None]
+        found[name] = {"mean": mean(means) if means else None, "n": len(means)}
+    return found
 
 
-def _numbers(rows: Sequence[dict[str, Value]], name: str) -> list[float]:
-    return [float(v) for row in rows if (v := row[name]) is not None]
+def _numbers(cases: Sequence[dict[str, Value]], name: str) -> list[float]:
+    """A metric of the cases in which it exists."""
+    values = [metrics[name] for metrics in cases]
+    return [float(value) for value in values if value is not None]

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 
 class Pair(NamedTuple):
-    """One label's masks in their joint box; `ignored` is None where everything is known."""
+    """One label's masks in their joint bounding box; `ignored` is None where everything is annotated."""
 
     prediction: np.ndarray
     reference: np.ndarray
@@ -26,26 +26,30 @@ def pairs(
     if all(value > 0 for value in values):  # `find_objects` takes 0 for background, and so may we
         labelled = _labelled_box(prediction, reference)
         prediction, reference = prediction[labelled], reference[labelled]
-    unknown = reference == ignore
-    ignored = unknown if unknown.any() else None
-    found = [_boxes(array, max(values, default=0)) for array in (prediction, reference)]
+    not_annotated = reference == ignore
+    ignored = not_annotated if not_annotated.any() else None
+    highest = max(values, default=0)
+    found = [_boxes(prediction, highest), _boxes(reference, highest)]
     for value in values:
-        box = _joint([boxes[value] for boxes in found if value in boxes], prediction.shape, value)
-        p, r = prediction[box] == value, reference[box] == value
+        boxes = [of_array[value] for of_array in found if value in of_array]
+        box = _joint(boxes, prediction.shape, value)
+        predicted, true = prediction[box] == value, reference[box] == value
         if ignored is None:
-            yield value, Pair(p, r, None)
+            yield value, Pair(predicted, true, None)
         else:
-            yield value, Pair(p & ~ignored[box], r, ignored[box])
+            yield value, Pair(predicted & ~ignored[box], true, ignored[box])
 
 
-def _labelled_box(a: np.ndarray, b: np.ndarray) -> tuple[slice, ...]:
+def _labelled_box(one: np.ndarray, other: np.ndarray) -> tuple[slice, ...]:
     """Box round all labels, one voxel wider; maxima over planes are ten times as fast as `find_objects`."""
-    box: list[slice] = []
-    either = np.maximum(a, b)
-    for axis in range(a.ndim):
-        planes = np.flatnonzero(either.max(axis=tuple(range(axis + 1, a.ndim)) + tuple(range(axis))))
-        box.append(_wider(planes[0], planes[-1] + 1, a.shape[axis]) if planes.size else slice(0, 1))
-        either = either[(slice(None),) * axis + (box[-1],)]
+    box = []
+    either = np.maximum(one, other)
+    for axis, length in enumerate(one.shape):
+        others = tuple(other_axis for other_axis in range(one.ndim) if other_axis != axis)
+        planes = np.flatnonzero(either.max(axis=others))
+        along = _wider(planes[0], planes[-1] + 1, length) if planes.size else slice(0, 1)
+        box.append(along)
+        either = either[(slice(None),) * axis + (along,)]
     return tuple(box)
 
 
@@ -55,14 +59,17 @@ def _boxes(array: np.ndarray, highest: int) -> dict[int, tuple[slice, ...]]:
 
 
 def _joint(boxes: list[tuple[slice, ...]], shape: Sequence[int], value: int) -> tuple[slice, ...]:
-    """Box round both masks, one voxel wider: that voxel tells whether what lies beside a mask is known."""
+    """Box round both masks, one voxel wider: that voxel tells whether what lies beside a mask is annotated."""
     if value <= 0:
-        return tuple(slice(0, n) for n in shape)
+        return tuple(slice(0, length) for length in shape)
     if not boxes:
         return tuple(slice(0, 1) for _ in shape)
-    return tuple(
-        _wider(min(s.start for s in axis), max(s.stop for s in axis), n) for *axis, n in zip(*boxes, shape, strict=True)
-    )
+    joint = []
+    for axis, length in enumerate(shape):
+        start = min(box[axis].start for box in boxes)
+        stop = max(box[axis].stop for box in boxes)
+        joint.append(_wider(start, stop, length))
+    return tuple(joint)
 
 
 def _wider(start: int, stop: int, length: int) -> slice:
@@ -74,31 +81,39 @@ def surface_distances(pair: Pair, spacing_mm: Sequence[float]) -> tuple[np.ndarr
 
     Both are empty if one mask has no surface.
     """
-    p, r = surface(pair.prediction, pair.ignored), surface(pair.reference, pair.ignored)
-    in_p, in_r = np.argwhere(p), np.argwhere(r)
-    if not in_p.size or not in_r.size:
+    predicted = surface(pair.prediction, pair.ignored)
+    true = surface(pair.reference, pair.ignored)
+    voxels_predicted, voxels_true = np.argwhere(predicted), np.argwhere(true)
+    if not voxels_predicted.size or not voxels_true.size:
         return np.empty(0), np.empty(0)
     # A tree costs by the surface, a transform by the box (about 8 to 1); noise is nearly all surface.
-    if len(in_p) + len(in_r) > p.size // 8:
-        return _transform(r, spacing_mm)[p], _transform(p, spacing_mm)[r]
-    there, back = np.zeros(len(in_p)), np.zeros(len(in_r))
-    off_r, off_p = ~r[p], ~p[r]  # where both surfaces meet the distance is 0: nothing to look for
-    in_p, in_r = in_p * np.asarray(spacing_mm), in_r * np.asarray(spacing_mm)
-    there[off_r] = cKDTree(in_r, balanced_tree=False).query(in_p[off_r])[0]
-    back[off_p] = cKDTree(in_p, balanced_tree=False).query(in_r[off_p])[0]
+    if len(voxels_predicted) + len(voxels_true) > predicted.size // 8:
+        return _transform(true, spacing_mm)[predicted], _transform(predicted, spacing_mm)[true]
+    points_predicted = voxels_predicted * np.asarray(spacing_mm)
+    points_true = voxels_true * np.asarray(spacing_mm)
+    # where both surfaces meet the distance is 0: nothing to look for
+    there = _nearest_mm(points_predicted, points_true, apart=~true[predicted])
+    back = _nearest_mm(points_true, points_predicted, apart=~predicted[true])
     return there, back
 
 
+def _nearest_mm(points: np.ndarray, goals: np.ndarray, apart: np.ndarray) -> np.ndarray:
+    """Distance of each point `(n, 3)` to the nearest goal `(m, 3)`; 0 for those that are not `apart` `(n,)`."""
+    distances = np.zeros(len(points))
+    distances[apart] = cKDTree(goals, balanced_tree=False).query(points[apart])[0]
+    return distances
+
+
 def surface(mask: np.ndarray, ignored: np.ndarray | None) -> np.ndarray:
-    """Voxels of a mask with a face neighbour that is known to be outside."""
+    """Voxels of a mask with a face neighbour that is annotated as outside."""
     solid = mask if ignored is None else mask | ignored
     interior = solid.copy()
     for axis in range(mask.ndim):
         if mask.shape[axis] == 1:
             continue
-        inner, s = np.moveaxis(interior, axis, 0), np.moveaxis(solid, axis, 0)
-        inner[1:] &= s[:-1]
-        inner[:-1] &= s[1:]
+        inner, planes = np.moveaxis(interior, axis, 0), np.moveaxis(solid, axis, 0)
+        inner[1:] &= planes[:-1]
+        inner[:-1] &= planes[1:]
         inner[0] = inner[-1] = False  # the box is wider than the mask but for the image's own edge
     return mask & ~interior
 

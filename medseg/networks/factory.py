@@ -10,6 +10,7 @@ from torch import nn
 
 from medseg.config import DataSpec, NetworkSpec
 from medseg.errors import ConfigError
+from medseg.instantiate import build_network
 from medseg.method import Frozen
 from medseg.networks import registry
 from medseg.networks.pretrained import load_weights
@@ -52,7 +53,7 @@ class NetworkFactory:
         network = self._made(self._definition(wanted))
         self._load_pretrained(network)
         if self._start:
-            others = [registry.build(self._definition(count)) for count in (wanted + 1, max(1, wanted - 1))]
+            others = [build_network(self._definition(count)) for count in (wanted + 1, max(1, wanted - 1))]
             self._take_over(network, others)
         return network
 
@@ -89,7 +90,7 @@ class NetworkFactory:
         return registry.halves_def(self.spec, patch=self.data.network_patch, in_channels=self.in_channels)
 
     def _made(self, definition: dict[str, Any]) -> nn.Module:
-        network = registry.build(definition)
+        network = build_network(definition)
         setattr(network, DEFINITION, definition)
         return network
 
@@ -143,7 +144,7 @@ def check_exportable(network: nn.Module) -> None:
     """
     definition = definition_of(network)
     with torch.random.fork_rng(devices=()):
-        again = registry.build(definition)
+        again = build_network(definition)
     own, other = network.state_dict(), again.state_dict()
     different = [name for name in own if name not in other or own[name].shape != other[name].shape]
     different += [name for name in other if name not in own]

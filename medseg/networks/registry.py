@@ -19,8 +19,6 @@ from medseg.errors import ConfigError
 from medseg.networks.sizes import Size, plan_strides
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from medseg.config import NetworkSpec
 
 PORTABLE = "medseg.portable"
@@ -260,22 +258,3 @@ def _own_def(
         accepted = " or ".join(map(str, entry.dims))
         raise ConfigError(f"network {entry.name!r} has {accepted} axes and cannot take patches of {list(patch)}")
     return {"_target_": entry.target, **entry.arguments(size), **spec.options}
-
-
-def build(definition: dict[str, Any]) -> nn.Module:
-    """Instantiate a network definition that this installation made; nothing in it is evaluated.
-
-    Raises:
-        ConfigError: keywords that the network does not have, or values that it does not take.
-    """
-    from torch import nn
-
-    from medseg import instantiate
-
-    try:
-        network = instantiate.make(definition, "network", PORTABLE)
-    except instantiate.Refused as error:
-        raise ConfigError(error.problem) from error
-    if not isinstance(network, nn.Module):
-        raise ConfigError(f"{definition.get('_target_')} is not a network")
-    return network

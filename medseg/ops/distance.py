@@ -74,7 +74,7 @@ class DistanceTargets:
         boundary: see `signed_distance`.
         spacing_mm: see `signed_distance`.
         clip: see `signed_distance`. Needed to learn distances from volumes of which only some slices are
-            drawn: the side maxima of such a patch are hardly ever certain.
+            annotated: the side maxima of such a patch are hardly ever certain.
 
     Raises:
         ValueError: fewer than two classes, or a setting that does not fit.
@@ -134,8 +134,8 @@ def _checked_label(label: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndar
         raise DataError(f"labels must be integers, got {label.dtype}")
     found = label == IGNORE
     ignored = found if found.any() else None
-    known = label if ignored is None else label[~found]
-    low, high = (int(known.min()), int(known.max())) if known.size else (0, 0)
+    annotated = label if ignored is None else label[~found]
+    low, high = (int(annotated.min()), int(annotated.max())) if annotated.size else (0, 0)
     if low < 0 or high >= classes:
         raise DataError(f"labels run from {low} to {high}; accepted are 0 to {classes - 1} and {IGNORE} to ignore")
     return np.ascontiguousarray(label, np.uint8), ignored
@@ -150,20 +150,22 @@ def _distance(
 ) -> np.ndarray:
     """Signed distance before it is normalised; infinite where there is no boundary at all.
 
-    With `clip` only the surroundings of the mask (`box`: its bounding box, if known) are looked at:
+    With `clip` only the surroundings of the mask (`box`: its bounding box, if it was found before) are looked at:
     everything beyond is further away than `clip`.
     """
-    full = np.float32(np.inf)
-    if clip is not None:
-        box = box or _bounding_box(mask)
-        if box is not None:
-            # one voxel more than the clip, so that the deepest inside voxel still sees the outside
-            margins = [int(clip / s) + 2 for s in spacing_mm or (1.0,) * mask.ndim]
-            grown = tuple(slice(max(b.start - m, 0), b.stop + m) for b, m in zip(box, margins, strict=True))
-            signed = np.full(mask.shape, full)
-            signed[grown] = _exact(mask[grown], boundary, spacing_mm)
-            return signed
-    return _exact(mask, boundary, spacing_mm)
+    if clip is not None and box is None:
+        box = _bounding_box(mask)
+    if clip is None or box is None:
+        return _exact(mask, boundary, spacing_mm)
+    surroundings = []
+    for along, spacing in zip(box, spacing_mm or (1.0,) * mask.ndim, strict=True):
+        # one voxel more than the clip, so that the deepest inside voxel still sees the outside
+        margin = int(clip / spacing) + 2
+        surroundings.append(slice(max(along.start - margin, 0), along.stop + margin))
+    near = tuple(surroundings)
+    signed = np.full(mask.shape, np.float32(np.inf))
+    signed[near] = _exact(mask[near], boundary, spacing_mm)
+    return signed
 
 
 def _exact(mask: np.ndarray, boundary: str, spacing_mm: Sequence[float] | None) -> np.ndarray:
@@ -217,7 +219,9 @@ def _normalised(signed: np.ndarray, clip: float | None) -> np.ndarray:
     if np.isinf(outside) or np.isinf(inside):
         return np.sign(signed, out=signed)
     # a thin structure in the authors' map is 0 throughout: nothing to divide by
-    np.divide(signed, np.where(signed > 0, outside or np.float32(1), inside or np.float32(1)), out=signed)
+    scale_outside = outside if outside > 0 else np.float32(1)
+    scale_inside = inside if inside > 0 else np.float32(1)
+    np.divide(signed, np.where(signed > 0, scale_outside, scale_inside), out=signed)
     return signed
 
 
@@ -225,5 +229,7 @@ def _same(low: np.ndarray, high: np.ndarray, clip: float | None) -> np.ndarray:
     """Where two maps before normalisation give the same normalised value for the same reason."""
     if clip is not None:
         return np.clip(low, -clip, clip) == np.clip(high, -clip, clip)
-    same_outside, same_inside = (a == b for a, b in zip(_scales(low), _scales(high), strict=True))
-    return (low == high) & np.where(low > 0, same_outside, same_inside)
+    outside_low, inside_low = _scales(low)
+    outside_high, inside_high = _scales(high)
+    same_scale = np.where(low > 0, outside_low == outside_high, inside_low == inside_high)
+    return (low == high) & same_scale

@@ -14,9 +14,9 @@ from monai.losses import DiceLoss
 from torch import Tensor
 
 from medseg.portable import masked_losses
-from medseg.portable.masked_losses import IGNORE, known, one_hot
+from medseg.portable.masked_losses import IGNORE, labeled_mask, one_hot
 
-__all__ = ["IGNORE", "cross_entropy", "known", "masked_mean", "merge_uncovered", "one_hot", "soft_dice"]
+__all__ = ["IGNORE", "cross_entropy", "labeled_mask", "masked_mean", "merge_uncovered", "one_hot", "soft_dice"]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def soft_dice(logits: Tensor, label: Tensor, covered: Tensor | None = None, *, s
     counted[0] = True
     if not bool(counted[1:].any()):
         return logits.sum() * 0
-    probabilities = merge_uncovered(logits, covered).softmax(1) * known(label)
+    probabilities = merge_uncovered(logits, covered).softmax(1) * labeled_mask(label)
     target = one_hot(label, logits.shape[1])
     loss = DiceLoss(include_background=False, squared_pred=True, batch=True, smooth_nr=smooth, smooth_dr=smooth)
     return loss(probabilities[:, counted], target[:, counted])

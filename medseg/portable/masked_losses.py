@@ -14,21 +14,22 @@ from torch import Tensor, nn
 IGNORE = 255
 
 
-def known(label: Tensor) -> Tensor:
-    """Where a label counts: `(B, 1, *spatial)` bool."""
+def labeled_mask(label: Tensor) -> Tensor:
+    """Where a label is not the ignore label: bool, of the label's shape."""
     return label != IGNORE
 
 
 def one_hot(label: Tensor, classes: int) -> Tensor:
     """Label `(B, 1, *spatial)` to `(B, classes, *spatial)` float32; ignored voxels belong to no class."""
-    index = torch.arange(classes, device=label.device, dtype=label.dtype).view(1, -1, *[1] * (label.ndim - 2))
+    index = torch.arange(classes, device=label.device, dtype=label.dtype)
+    index = index.view(1, classes, *[1] * (label.ndim - 2))
     return (label == index).float()  # 255 is no class; F.one_hot would pass through 64-bit integers
 
 
 def soft_dice(logits: Tensor, label: Tensor, *, smooth: float = 1e-5) -> Tensor:
     """One minus soft Dice, pooled over the batch, mean over the foreground classes.
 
-    `1 - (2 sum(p y) + e) / (sum(p^2) + sum(y^2) + e)`, sums over all known voxels of the batch at once (Milletari et
+    `1 - (2 sum(p y) + e) / (sum(p^2) + sum(y^2) + e)`, sums over all labelled voxels of the batch at once (Milletari et
     al., 3DV 2016; pooled as in the code of DTC).
 
     Args:
@@ -41,13 +42,13 @@ def soft_dice(logits: Tensor, label: Tensor, *, smooth: float = 1e-5) -> Tensor:
     """
     classes = logits.shape[1]
     # MONAI's MaskedDiceLoss masks before its softmax, which makes ignored voxels uniform instead of absent.
-    probabilities = logits.float().softmax(1) * known(label)
+    probabilities = logits.float().softmax(1) * labeled_mask(label)
     loss = DiceLoss(include_background=False, squared_pred=True, batch=True, smooth_nr=smooth, smooth_dr=smooth)
     return loss(probabilities, one_hot(label, classes))
 
 
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Mean cross-entropy over known voxels; zero, not NaN, where no voxel is known.
+    """Mean cross-entropy over labelled voxels; zero, not NaN, where no voxel is labelled.
 
     Args:
         logits: `(B, C, *spatial)`.
@@ -55,7 +56,7 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """
     target = label.squeeze(1).long()
     total = F.cross_entropy(logits.float(), target, ignore_index=IGNORE, reduction="sum")
-    return total / known(label).sum().clamp(min=1)
+    return total / labeled_mask(label).sum().clamp(min=1)
 
 
 class DiceAndCrossEntropy(nn.Module):
@@ -81,7 +82,10 @@ class KnownOneHotd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
         """The items with both maps replaced by `(classes, *spatial)` float32."""
-        pred, label = (data[key] for key in self.keys)
-        said = pred.argmax(0, keepdim=True) if pred.shape[0] > 1 else pred
-        maps = [one_hot(x[None], self.classes)[0] * known(label) for x in (said, label)]
-        return {**data, **dict(zip(self.keys, maps, strict=True))}
+        pred_key, label_key = self.keys
+        pred, label = data[pred_key], data[label_key]
+        predicted = pred.argmax(0, keepdim=True) if pred.shape[0] > 1 else pred
+        return {**data, pred_key: self._one_hot(predicted, label), label_key: self._one_hot(label, label)}
+
+    def _one_hot(self, indices: Tensor, label: Tensor) -> Tensor:
+        return one_hot(indices[None], self.classes)[0] * labeled_mask(label)

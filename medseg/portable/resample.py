@@ -36,8 +36,9 @@ def linear_weights(n_in: int, n_out: int) -> Tensor:
     Rows sum to 1: beyond the edge the edge voxel is repeated.
     """
     step = n_in / n_out
-    centre = (torch.arange(n_out, dtype=torch.float64) + 0.5) * step - 0.5
-    distance = (torch.arange(n_in, dtype=torch.float64) - centre[:, None]).abs()
+    centres = (torch.arange(n_out, dtype=torch.float64) + 0.5) * step - 0.5
+    voxels = torch.arange(n_in, dtype=torch.float64)
+    distance = (voxels - centres[:, None]).abs()
     weights = (1 - distance / max(step, 1.0)).clamp_(min=0)
     return (weights / weights.sum(1, keepdim=True)).float()
 
@@ -61,7 +62,8 @@ def apply_bands(volume: Tensor, parts: Sequence[Band], axis: int) -> Tensor:
     """Multiply one spatial axis of `(C, X, Y, Z)` by banded weights."""
     before, after = volume.shape[: axis + 1], volume.shape[axis + 2 :]
     flat = volume.reshape(before.numel(), volume.shape[axis + 1], after.numel())
-    size = parts[-1][0] + len(parts[-1][2])
+    last_start, _, last_weights = parts[-1]
+    size = last_start + len(last_weights)
     out = flat.new_empty(flat.shape[0], size, flat.shape[2])
     for start, first, factors in parts:
         rows, columns = factors.shape
@@ -78,8 +80,9 @@ def resample_linear(volume: Tensor, size: Sequence[int]) -> Tensor:
     old = volume.shape[1:]
     if tuple(old) == tuple(size):
         return volume
-    parts = [bands(linear_weights(n, m).to(volume.device)) for n, m in zip(old, size, strict=True)]
-    changed = sorted((a for a in (1, 2) if old[a] != size[a]), key=lambda a: size[a] / old[a])
+    parts = [bands(linear_weights(*lengths).to(volume.device)) for lengths in zip(old, size, strict=True)]
+    changed = [axis for axis in (1, 2) if old[axis] != size[axis]]
+    changed.sort(key=lambda axis: size[axis] / old[axis])  # what grows most goes last
     out = volume.new_empty(len(volume), *size)
     for start, first, factors in parts[0]:  # a few planes through all axes: what lies between stays in the cache
         rows, columns = factors.shape
@@ -97,14 +100,16 @@ def resample_nearest(volume: Tensor, size: Sequence[int]) -> Tensor:
     for axis in range(3):
         n_in, n_out = volume.shape[axis + 1], size[axis]
         if n_in != n_out:
-            edge = (torch.arange(n_out, dtype=torch.float64) + 0.5) * (n_in / n_out)
-            volume = volume.index_select(axis + 1, edge.long().clamp_(max=n_in - 1).to(volume.device))
+            centres = (torch.arange(n_out, dtype=torch.float64) + 0.5) * (n_in / n_out)
+            index = centres.long().clamp_(max=n_in - 1)
+            volume = volume.index_select(axis + 1, index.to(volume.device))
     return volume.contiguous()
 
 
 def resampled_affine(affine: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
     """Affine (4, 4) of a grid of `new` voxels over the field of view of `old` ones."""
-    step = torch.tensor([a / b for a, b in zip(old, new, strict=True)], dtype=torch.float64)
+    steps = [before / after for before, after in zip(old, new, strict=True)]
+    step = torch.tensor(steps, dtype=torch.float64)
     change = torch.eye(4, dtype=torch.float64)
     change[:3, :3] = torch.diag(step)
     change[:3, 3] = 0.5 * step - 0.5
@@ -135,7 +140,8 @@ class Resampled(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.spacing_mm, self.axes = tuple(spacing_mm), tuple(axes)
         self.modes = ensure_tuple_rep(mode, len(self.keys))
-        if unknown := set(self.modes) - set(MODES):
+        unknown = set(self.modes) - set(MODES)
+        if unknown:
             raise ValueError(f"mode must be one of {MODES}, got {sorted(unknown)}")
 
     def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
@@ -152,10 +158,10 @@ class Resampled(MapTransform):
         affine = volume.affine if isinstance(volume, MetaTensor) else torch.eye(4, dtype=torch.float64)
         old = tuple(volume.shape[1:])
         now_mm = affine[:3, :3].norm(dim=0).tolist()
-        new = tuple(
-            resampled_size(n, mm, target) if wanted else n
-            for n, mm, target, wanted in zip(old, now_mm, self.spacing_mm, self.axes, strict=True)
-        )
+        new = list(old)
+        for axis, resampled in enumerate(self.axes):
+            if resampled:
+                new[axis] = resampled_size(old[axis], now_mm[axis], self.spacing_mm[axis])
         plain = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
         out = resample_linear(plain, new) if mode == "linear" else resample_nearest(plain, new)
         if not isinstance(volume, MetaTensor):

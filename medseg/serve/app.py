@@ -128,7 +128,7 @@ class MedSegApp(MONAILabelApp):
         return answer
 
     def _infer(self, request: dict[str, Any], store: Datastore) -> dict[str, Any]:
-        """As MONAI Label's, which takes every path for an image that there is on the machine."""
+        """Run a model on an image; MONAI Label would take every path that there is on the machine for an image."""
         task = self._infers.get(str(request.get("model")))
         if task is None:
             raise ConfigError(f"there is no model {request.get('model')!r}; there are {', '.join(self._infers)}")
@@ -168,7 +168,7 @@ class MedSegApp(MONAILabelApp):
         return self._answer(lambda: super(MedSegApp, self).next_sample(request))
 
     def _local_request(self, url: str, params: Any, action: str) -> Any:
-        """As MONAI Label's, which asks the server from a task's process without a token."""
+        """Send a request of a task's process to this server with its token, which MONAI Label's function lacks."""
         address = f"http://127.0.0.1:{settings.MONAI_LABEL_SERVER_PORT}{url}"
         token = os.environ.get(VARIABLE)
         headers = {"Authorization": f"Bearer {token}"} if token else None
@@ -178,7 +178,7 @@ class MedSegApp(MONAILabelApp):
         return answer.json() if answer.ok else None
 
     def _answer(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Do it; in a request an error becomes an answer, in a background task one line and an exit code."""
+        """The result of some work; an error becomes the answer to a request, or ends a background task with a line."""
         try:
             return work()
         except Exception as error:

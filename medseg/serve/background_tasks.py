@@ -35,7 +35,7 @@ _stock = AsyncTask.run
 def run(
     method: str, request: Any = None, params: Any = None, force_sync: bool = False, enqueue: bool = False
 ) -> tuple[Any, str | None]:
-    """As MONAI Label's: the task, or None and why there is none.
+    """Start a background task: the task, or None and why there is none.
 
     Raises:
         ConfigError: settings that would change the task's process.

@@ -40,7 +40,7 @@ def names_of(runs: Sequence[Path]) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Service:
-    """What is written of a published model.
+    """The record of a published model.
 
     Attributes:
         bundle: folder of the bundle in service, relative to the model's folder.

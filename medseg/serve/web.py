@@ -44,7 +44,7 @@ LONG = ("activelearning", "batch_infer", "datastore", "infer", "scoring", "sessi
 
 
 def ordinary(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that does what a coroutine function does, with its signature."""
+    """An endpoint as an ordinary function in place of a coroutine function, with the same signature."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         tasks = kwargs.get("background_tasks") or BackgroundTasks()
@@ -95,7 +95,7 @@ def stock_app() -> FastAPI:
 
 @asynccontextmanager
 async def lifespan(served: FastAPI) -> AsyncIterator[None]:
-    """MONAI Label's, which leaves its background tasks alone: a server would wait for them before it ends."""
+    """Start and end of the application; at its end background tasks are stopped, or the server would wait for them."""
     async with stock_lifespan(served):
         for line in GREETING:
             sys.stdout.write(f"medseg: {line}\n")

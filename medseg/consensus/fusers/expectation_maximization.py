@@ -22,7 +22,9 @@ class ExpectationMaximization:
     def __init__(self, table: np.ndarray, counts: np.ndarray, votes: int) -> None:
         patterns, self.raters = table.shape
         self.counts, self.votes = counts, votes
-        columns = table.astype(np.int64) + (votes + 1) * np.arange(self.raters)
+        # one column for each vote of each rater, of which a pattern has one per rater
+        first_column = (votes + 1) * np.arange(self.raters)
+        columns = table.astype(np.int64) + first_column
         starts = np.arange(0, columns.size + 1, self.raters)
         shape = (patterns, self.raters * (votes + 1))
         self._indicator = sparse.csr_array((np.ones(columns.size), columns.ravel(), starts), shape)
@@ -43,12 +45,16 @@ class ExpectationMaximization:
             `(P, C)` that sum to 1, or to 0 where the model holds the pattern for impossible.
         """
         with np.errstate(divide="ignore"):
-            log_prior, log_theta = np.log(prior), np.log(theta)
-        total = log_prior + self._indicator @ log_theta.reshape(-1, theta.shape[2])
-        highest = total.max(1, keepdims=True)
+            log_prior = np.log(prior)
+            log_theta = np.log(theta)
+        log_theta_per_column = log_theta.reshape(-1, theta.shape[2])
+        log_product = log_prior + self._indicator @ log_theta_per_column
+        highest = log_product.max(1, keepdims=True)
         possible = np.isfinite(highest)
-        weights = np.exp(total - np.where(possible, highest, 0.0))
-        return weights / np.where(possible, weights.sum(1, keepdims=True), 1.0)
+        shift = np.where(possible, highest, 0.0)  # so that the likeliest truth is exp(0), and nothing underflows
+        weights = np.exp(log_product - shift)
+        total = weights.sum(1, keepdims=True)
+        return weights / np.where(possible, total, 1.0)
 
     def rates(self, W: np.ndarray, before: np.ndarray) -> np.ndarray:
         """The M-step: theta_r(j | c), the share of vote j in the mass of truth c where r votes.
@@ -57,8 +63,11 @@ class ExpectationMaximization:
             W: `(P, C)` probability of each truth.
             before: `(R, votes + 1, C)`, kept where a truth has no mass to learn from.
         """
-        sums = self.mass_per_vote(self.counts[:, None] * W)
+        voxels = self.counts[:, None]
+        sums = self.mass_per_vote(voxels * W)
         total = sums[:, :-1].sum(1, keepdims=True)
-        theta = np.where(total > 0, sums / np.where(total > 0, total, 1.0), before)
+        has_mass = total > 0
+        shares = sums / np.where(has_mass, total, 1.0)
+        theta = np.where(has_mass, shares, before)
         theta[:, -1] = 1
         return theta

@@ -138,10 +138,13 @@ def estimate(table: np.ndarray, counts: np.ndarray, max_iterations: int = 10_000
     theta = np.ones((table.shape[1], 3, 2))
     iteration, converged = 0, False
     while iteration < max_iterations and not converged:
-        before, theta = theta, em.rates(W, theta)
+        before = theta
+        theta = em.rates(W, before)
         W = em.posterior(theta, prior)
-        converged = iteration > 0 and bool(((theta - before) ** 2 <= STEP).all())
-        iteration += not converged
+        squared_steps = (theta - before) ** 2
+        converged = iteration > 0 and bool((squared_steps <= STEP).all())
+        if not converged:
+            iteration += 1
     has_mass = em.mass_per_vote(counts[:, None] * W)[:, :2].sum(1) > 0
     sensitivity = np.where(has_mass[:, 1], theta[:, 1, 1], np.nan)
     specificity = np.where(has_mass[:, 0], theta[:, 0, 0], np.nan)

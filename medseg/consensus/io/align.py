@@ -28,7 +28,7 @@ Interpolation = Literal["nearest", "linear"]
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """Labels `(X, Y, Z)` uint8 with `MISSING`, or probabilities `(K, X, Y, Z)`, where `header` says.
+    """An annotation and its place in space.
 
     Attributes:
         array: the one or the other.
@@ -112,7 +112,7 @@ def _resample_nearest(placed: Placed, grid: Header) -> np.ndarray:
 
 
 def _resample_shares(placed: Placed, grid: Header) -> np.ndarray:
-    """The class with the largest share; which voxels are annotated is decided by the nearest one."""
+    """Labels on the grid by the largest share; which voxels are annotated is decided by the nearest one."""
     nearest = _resample_nearest(placed, grid)
     largest_share = np.zeros(grid.shape, np.float32)
     winner = np.zeros(grid.shape, np.uint8)
@@ -126,7 +126,7 @@ def _resample_shares(placed: Placed, grid: Header) -> np.ndarray:
 
 
 def _resample_probabilities(placed: Placed, grid: Header) -> np.ndarray:
-    """Linear; nothing is annotated beyond the file."""
+    """Probabilities on the grid by linear interpolation; nothing is annotated beyond the file."""
     inside = np.zeros(placed.header.shape, np.uint8)
     beyond = _resample(inside, placed, grid, order=0, outside=1) == 1
     resampled = np.stack([_resample(channel, placed, grid, order=1, outside=0) for channel in placed.array])
@@ -137,7 +137,7 @@ def _resample_probabilities(placed: Placed, grid: Header) -> np.ndarray:
 def extend_to_grid(
     array: np.ndarray, header: Header, grid: Header, *, tolerance: float
 ) -> tuple[np.ndarray, list[str]] | None:
-    """Labels on the whole grid.
+    """Labels of a part of the grid on the whole grid.
 
     Args:
         array: `(X, Y, Z)` labels of a part of the grid, stored in any order.

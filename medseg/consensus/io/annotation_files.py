@@ -123,7 +123,7 @@ def _first_fraction(array: np.ndarray) -> float:
 
 
 def suffix_of(path: Path, image: Path | None = None) -> str:
-    """Ending of what is written in the likeness of a rater's file, or as DICOM SEG where the image is DICOM."""
+    """Ending of results in the format of a rater's file, or of DICOM SEG where the image is DICOM."""
     if image is not None and is_series(image):
         return DICOM
     if is_dicom(path):
@@ -200,7 +200,7 @@ def _list_values(labels: np.ndarray, missing: int | None, path: Path) -> list[in
 
 
 def _number_values(labels: np.ndarray, values: Sequence[int], missing: int | None) -> np.ndarray:
-    """Values to places in the list of segments, counted from 1."""
+    """Replace label values by their places in the list of segments, counted from 1."""
     if labels.dtype.kind == "f" or labels.dtype.itemsize > 2:
         labels = np.round(labels).astype(np.int64)
     offset = -min(int(labels.min()), 0)
@@ -251,7 +251,7 @@ def _check_layers(array: np.ndarray, table: Sequence[Segment], missing: int | No
 
 
 def _read_masks(files: Sequence[Path], missing: int | None) -> FileAnnotation:
-    """One mask per class, called like its file."""
+    """Read one mask per class, of which each class is called as its file."""
     grid: Header | None = None
     labels = np.empty(0, np.uint8)
     overlapping = 0

@@ -86,7 +86,7 @@ def _resolve_names(names: Sequence[str] | None, count: int) -> list[str]:
 
 
 def _resolve_spacing(spacing_mm: Sequence[float] | None, grid: Sequence[int]) -> tuple[float, float, float]:
-    """Of the three axes of a study; what an image does not have is 1 mm."""
+    """Spacing of the three axes of a study; of an axis that the image does not have 1 mm."""
     spacing = [1.0] * len(grid)
     if spacing_mm is not None:
         spacing = [float(mm) for mm in spacing_mm]
@@ -202,7 +202,7 @@ def _limit_to_region(rater: Rater, region: np.ndarray | None, grid: Sequence[int
 
 
 def _check_reserved(raters: Sequence[Rater], values: np.ndarray, missing: int | None, notes: list[str]) -> None:
-    """Masks coded 0 and 255 would silently become empty ones with gaps."""
+    """Refuse, or note, masks coded 0 and 255, which would silently become empty ones with gaps."""
     suspects = []
     for rater in raters:
         low, high = int(rater.labels.min()), int(rater.labels.max())

@@ -22,7 +22,7 @@ COLOUR_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 def read_image(
     paths: Sequence[Path], grid: Header, reading: Reading, notes: list[str], series: Series | None = None
 ) -> np.ndarray:
-    """`(C, X, Y, Z)` float32, finite.
+    """Read the image of a study as `(C, X, Y, Z)` float32, finite.
 
     Args:
         paths: one file, or one per channel.

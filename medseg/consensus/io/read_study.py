@@ -82,7 +82,7 @@ def _as_paths(image: Paths | None) -> list[Path]:
 
 
 def _open_series(images: Sequence[Path], options: Reading) -> Series | None:
-    """The image, if it is DICOM."""
+    """The series of the image if it is DICOM, else None."""
     if not images or not is_series(images[0]):
         if options.series is not None:
             raise ConfigError(f"--series {options.series} needs an image that is DICOM")
@@ -188,7 +188,7 @@ def _hard_rater(name: str, array: np.ndarray, own_indices: Sequence[int]) -> Rat
 def _refuse_nothing_but_missing(
     raters: Sequence[Rater], segments: Sequence[Segment], path: Path, missing: int | None
 ) -> None:
-    """A structure that is stored as the value of what is missing would silently become a gap."""
+    """Refuse a structure that is stored as the value of what is missing: it would silently become a gap."""
     if segments or not any((rater.labels == MISSING).any() for rater in raters):
         return
     raise DataError(
@@ -201,7 +201,7 @@ def _refuse_nothing_but_missing(
 def _apply_protocols(
     raters: list[Rater], segments: Sequence[Segment], grid: Header, options: Reading, notes: list[str]
 ) -> None:
-    """Regions and partial protocols; changes `raters`."""
+    """Limit raters to their regions and partial protocols, in place."""
     place = {rater.name: n for n, rater in enumerate(raters)}
     named = [*options.regions, *(name for name, _ in options.partial)]
     strangers = sorted({name for name in named if name not in place})

@@ -27,7 +27,7 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """A temporary file that takes the place of `path`; see `replacing`.
+    """A temporary file that takes the place of `path` when it is written.
 
     Raises:
         OutputError: it cannot be written.
@@ -37,7 +37,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: str | bytes) -> Path:
-    """A text (UTF-8) or bytes by way of `write_atomically`."""
+    """Write a text (UTF-8) or bytes, whole or not at all."""
     with write_atomically(path) as new:
         new.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     return path
@@ -101,7 +101,7 @@ def _choose_type(values: np.ndarray, form: Form) -> np.dtype:
 
 
 def map_suffix(suffix: str) -> str:
-    """Ending of maps of numbers beside label maps of another."""
+    """Ending of maps of numbers, such as confidences, beside label maps with an ending."""
     return ".nii.gz" if suffix == ".dcm" else suffix.replace(".seg", "")
 
 

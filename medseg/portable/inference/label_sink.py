@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .restore_grid import AxisMap, strongest
+from .restore_grid import AxisMap, channel_argmax
 
 LEVELS = 255  # of a probability stored in a byte
 
@@ -26,8 +26,8 @@ def probability_bytes(logits: Tensor, winner: Tensor) -> Tensor:
     of the stored numbers finds the labels.
     """
     stored = logits.softmax(0).mul_(LEVELS).round_().to(torch.uint8)
-    top = strongest(stored)
-    stored.scatter_add_(0, winner.long()[None], (top != winner).to(torch.uint8)[None])
+    raised = (channel_argmax(stored) != winner).to(torch.uint8)
+    stored.scatter_add_(0, winner.long()[None], raised[None])
     return stored
 
 
@@ -39,7 +39,9 @@ def mapped_bytes(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """
     with path.open("wb") as file:  # a full disk must be an error now, not a fault at some later voxel
         os.posix_fallocate(file.fileno(), 0, prod(shape))
-    return np.memmap(path, np.uint8, "r+", shape=(shape[0], *shape[:0:-1])).transpose(0, 3, 2, 1)
+    classes, x, y, z = shape
+    stored = np.memmap(path, np.uint8, "r+", shape=(classes, z, y, x))
+    return stored.transpose(0, 3, 2, 1)
 
 
 class ConfidenceArray:
@@ -114,10 +116,10 @@ class LabelSink:
         confidence: Maker | None = None,
     ) -> None:
         self.axis = axis
-        self._order = [m.source for m in maps]  # of the file's axes along the network's
+        self._order = [axis_map.source for axis_map in maps]  # of the file's axes along the network's
         shape = [0, 0, 0]
-        for m in maps:
-            shape[m.source] = len(m.at)
+        for axis_map in maps:
+            shape[axis_map.source] = len(axis_map.at)
         # the first axis contiguous, as NIfTI stores it
         self.labels = torch.zeros(shape[::-1], dtype=torch.uint8, device=device).permute(2, 1, 0)
         self._values = None if values is None else np.array(values, dtype=np.uint8)
@@ -132,16 +134,18 @@ class LabelSink:
         Raises:
             ValueError: for NaN or infinite logits, and for another number of channels than of label values.
         """
-        if len(logits) < 2 or (self._values is not None and len(logits) != len(self._values)):
+        contradicts_values = self._values is not None and len(logits) != len(self._values)
+        if len(logits) < 2 or contradicts_values:
             raise ValueError(f"the network has {len(logits)} channels; one for each class, background too, is needed")
         if not bool(torch.isfinite(logits.sum())):
             raise ValueError("the network returned NaN or infinite values for this image")
-        winner = strongest(logits)
+        winner = channel_argmax(logits)
         where = (slice(None),) * self.axis + (planes,)
         if self._make is not None:
             self._store(probability_bytes(logits, winner), where)
         if self._confidence is not None:
-            self._confidence.transpose(self._order)[where] = top_probability(logits).half().cpu().numpy()
+            confidence = top_probability(logits).half().cpu().numpy()
+            self._confidence.transpose(self._order)[where] = confidence
         if self._values is not None and self._values.tolist() != list(range(len(self._values))):
             winner = torch.from_numpy(self._values[winner.cpu().numpy()])
         self.labels.permute(self._order)[where] = winner.to(self.labels.device)
@@ -150,5 +154,5 @@ class LabelSink:
         if self._bytes is None:
             assert self._make is not None
             self._bytes = self._make((len(stored), *self.labels.shape))
-        view = self._bytes.transpose([0, *(a + 1 for a in self._order)])
-        view[(slice(None), *where)] = stored.cpu().numpy()
+        classes_first = [0, *(axis + 1 for axis in self._order)]
+        self._bytes.transpose(classes_first)[(slice(None), *where)] = stored.cpu().numpy()

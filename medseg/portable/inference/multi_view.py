@@ -81,8 +81,11 @@ class ViewsInferer(Inferer):
         return [self._window(view) for view in self.views]
 
     def _window(self, view: str) -> tuple[int, int, int]:
-        x, y, z = (1 if axis == slice_axis(view) else int(n) for axis, n in enumerate(self.roi_size))
-        return x, y, z
+        window = [int(length) for length in self.roi_size]
+        across = slice_axis(view)
+        if across is not None:
+            window[across] = 1
+        return window[0], window[1], window[2]
 
     def __call__(self, inputs: Tensor, network: Predictor, *args: Any, **kwargs: Any) -> Tensor:
         """Predict one image; `args` and `kwargs` go to the networks.
@@ -93,13 +96,14 @@ class ViewsInferer(Inferer):
         """
         networks = self._networks(network)
         self._check_planes(inputs.shape[2:])
-        votes = self.sink is not None or (self.fusion != "mean" and len(self.views) > 1)
+        by_vote = len(self.views) > 1 and self.fusion != "mean"
+        needs_confidence = self.sink is not None or by_vote
         answers: list[_Answer] = []
         with tempfile.TemporaryDirectory() if self._by_mean else nullcontext("") as scratch:
             for view in self.views:
                 answer = _Answer(Path(scratch) / view)
                 inferer = self._inferer(view, networks[view], inputs.shape[2:])
-                inferer.confidence = answer.confidence.make if votes else None
+                inferer.confidence = answer.confidence.make if needs_confidence else None
                 inferer.probabilities = answer.probabilities.make if self._by_mean else self.probabilities
                 answer.labels = inferer(inputs, networks[view], *args, **kwargs)
                 if self.sink is not None:
@@ -127,7 +131,8 @@ class ViewsInferer(Inferer):
         networks = getattr(network, "networks", None)  # not by class, see `context_of`
         if not isinstance(networks, nn.ModuleDict):
             raise ValueError(f"views are asked of a {type(network).__name__}, which has none")
-        if unknown := [view for view in self.views if view not in networks]:
+        unknown = [view for view in self.views if view not in networks]
+        if unknown:
             raise ValueError(f"there is no view {', '.join(unknown)}; this model has {', '.join(networks)}")
         if self.probabilities and len(self.views) > 1:
             raise ValueError("several views have no probabilities of all classes in common; ask for one view")
@@ -143,15 +148,28 @@ class ViewsInferer(Inferer):
             self.label_values,
             context_of(network),
         )
-        if (progress := self.progress) is not None:
-            steps = [self._steps(window, size) for window in self.windows]
-            before, mine = sum(steps[: self.views.index(view)]), steps[self.views.index(view)]
-            # a pass that lacked memory has more windows than were counted
-            inferer.progress = lambda done, total: progress(before + done * mine // total, sum(steps))
+        if self.progress is not None:
+            inferer.progress = self._progress_of_view(view, size, self.progress)
         return inferer
 
-    def _steps(self, window: Sequence[int], size: Sequence[int]) -> int:
-        return prod(len(window_starts(max(n, w), w, self.overlap)) for n, w in zip(size, window, strict=True))
+    def _progress_of_view(self, view: str, size: Sequence[int], progress: Progress) -> Progress:
+        """What tells of one view's windows as part of those of all views."""
+        counts = [self._count_windows(window, size) for window in self.windows]
+        place = self.views.index(view)
+        before, total_windows = sum(counts[:place]), sum(counts)
+
+        def report(done: int, total: int) -> None:
+            # a pass that lacked memory has more windows than were counted
+            progress(before + done * counts[place] // total, total_windows)
+
+        return report
+
+    def _count_windows(self, window: Sequence[int], size: Sequence[int]) -> int:
+        counts = [
+            len(window_starts(max(length, depth), depth, self.overlap))
+            for length, depth in zip(size, window, strict=True)
+        ]
+        return prod(counts)
 
     def _fused(self, answers: Sequence[_Answer]) -> Tensor:
         """One result of all, with what the first one knows of its grid."""

@@ -6,7 +6,7 @@ import gc
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import gcd
+from math import ceil, gcd
 
 import torch
 from torch import Tensor
@@ -39,12 +39,16 @@ class Attempt:
         """What to try next and how to say it; None when nothing is left."""
         if self.batch > 1:
             half = self.batch // 2
-            return replace(self, batch=half), f"{half} window{'s' if half > 1 else ''} at once"
+            noun = "windows" if half > 1 else "window"
+            return replace(self, batch=half), f"{half} {noun} at once"
         if self.device.type != "cpu":
             return replace(self, device=torch.device("cpu")), "the sums in main memory"
         # networks take multiples of some power of two, 16 for most, that divides the given window
-        steps = [gcd(n, 16) for n in self.window]
-        x, y, z = (max(m, -(-n // (2 * m)) * m) for n, m in zip(self.window, steps, strict=True))
+        halves = []
+        for length in self.window:
+            multiple = gcd(length, 16)
+            halves.append(max(multiple, ceil(length / (2 * multiple)) * multiple))
+        x, y, z = halves
         if (x, y, z) == self.window:
             return None
         return replace(self, window=(x, y, z)), f"windows of {x} x {y} x {z} voxels, which see less around them"

@@ -48,9 +48,9 @@ class AxisMap:
         return AxisMap(self.source, self.at + planes)
 
 
-def same_grid(size: Sequence[int]) -> tuple[AxisMap, ...]:
+def identity_maps(size: Sequence[int]) -> tuple[AxisMap, ...]:
     """The maps of a grid onto itself."""
-    return tuple(AxisMap(a, torch.arange(n, dtype=torch.float64)) for a, n in enumerate(size))
+    return tuple(AxisMap(axis, torch.arange(length, dtype=torch.float64)) for axis, length in enumerate(size))
 
 
 def grid_maps(now: Tensor, size: Sequence[int], original: Tensor, original_size: Sequence[int]) -> tuple[AxisMap, ...]:
@@ -71,29 +71,32 @@ def grid_maps(now: Tensor, size: Sequence[int], original: Tensor, original_size:
     to_now = torch.linalg.inv(now.double().cpu()) @ original.double().cpu()
     maps: dict[int, AxisMap] = {}
     for source, count in enumerate(original_size):
-        steps = to_now[:3, source]
-        axis = int(steps.abs().argmax())
-        stray = [float(s.abs()) * (count - 1) for a, s in enumerate(steps) if a != axis]
-        if axis in maps or max(stray) > _STRAY:
+        step = to_now[:3, source]
+        axis = int(step.abs().argmax())
+        across = [other for other in range(3) if other != axis]
+        strays = [float(step[other].abs()) * (count - 1) for other in across]
+        if axis in maps or max(strays) > _STRAY:
             raise ValueError("the image was rotated since it was read: its axes no longer run along the file's")
-        at = steps[axis] * torch.arange(count, dtype=torch.float64) + to_now[axis, 3]
-        at = torch.where((at - at.round()).abs() < _SNAP, at.round(), at)
+        at = step[axis] * torch.arange(count, dtype=torch.float64) + to_now[axis, 3]
+        whole = at.round()
+        at = torch.where((at - whole).abs() < _SNAP, whole, at)
         maps[axis] = AxisMap(source, at.clamp_(0, size[axis] - 1))
-    return tuple(maps[axis] for axis in range(3))
+    return maps[0], maps[1], maps[2]
 
 
-def tap_weights(at: Tensor, count: int) -> Tensor:
+def interpolation_weights(at: Tensor, count: int) -> Tensor:
     """Weights `(len(at), count)` of linear interpolation at the coordinates `at` in [0, count - 1]."""
-    low = at.floor().long().clamp(0, count - 1)
-    high = (low + 1).clamp(max=count - 1)
-    part = (at - low).float()
-    weights, rows = torch.zeros(len(at), count), torch.arange(len(at))
-    weights[rows, low] += 1 - part
-    weights[rows, high] += part
+    below = at.floor().long().clamp(0, count - 1)
+    above = (below + 1).clamp(max=count - 1)
+    fraction = (at - below).float()
+    weights = torch.zeros(len(at), count)
+    index = torch.arange(len(at))
+    weights[index, below] += 1 - fraction
+    weights[index, above] += fraction
     return weights
 
 
-def strongest(logits: Tensor) -> Tensor:
+def channel_argmax(logits: Tensor) -> Tensor:
     """Index of the largest channel of `(K, *spatial)`, the first of equals, uint8.
 
     A running maximum: on the CPU torch's `argmax` over a strided axis is 15 to 85 times slower.
@@ -103,11 +106,12 @@ def strongest(logits: Tensor) -> Tensor:
     if logits.device.type != "cpu":
         return logits.argmax(0).to(torch.uint8)
     channels = logits.numpy()
-    best, labels = channels[0].copy(), np.zeros(channels.shape[1:], np.uint8)
+    largest = channels[0].copy()
+    labels = np.zeros(channels.shape[1:], np.uint8)
     for index in range(1, len(channels)):
-        better = (channels[index] > best).view(np.uint8)
-        np.maximum(labels, better * np.uint8(index), out=labels)  # indices rise, so the newest is the largest
-        np.maximum(best, channels[index], out=best)
+        larger = (channels[index] > largest).view(np.uint8)
+        np.maximum(labels, larger * np.uint8(index), out=labels)  # indices rise, so the newest is the largest
+        np.maximum(largest, channels[index], out=largest)
     return torch.from_numpy(labels)
 
 
@@ -126,38 +130,47 @@ class Restorer:
 
     def __init__(self, maps: Sequence[AxisMap], axis: int, sink: Callable[[Tensor, slice], None]) -> None:
         self.maps, self.axis, self.sink = maps, axis, sink
-        self.exact = all(m.exact for m in maps)
-        self._last: Tensor | None = None  # the plane before the next, for what lies between the two
-        self._picks = [m.exact for m in maps]
+        self.exact = all(axis_map.exact for axis_map in maps)
+        self._last_plane: Tensor | None = None  # before those to come, for what lies between the two
+        self._picks = [axis_map.exact for axis_map in maps]
         self._bands: dict[int, list[Band]] = {}
 
     def push(self, planes: Tensor, first: int) -> None:
         """Take `planes` `(K, ...)`, of which the first is plane number `first` of the network's grid."""
-        along = self.maps[self.axis].at
-        count = planes.shape[self.axis + 1]
-        ready = ((along > first - 1) & (along <= first + count - 1)).nonzero().flatten()
-        known = planes if self._last is None else torch.cat([self._last, planes], self.axis + 1)
-        start = first - (known.shape[self.axis + 1] - count)
+        coordinates = self.maps[self.axis].at
+        dimension = self.axis + 1
+        count = planes.shape[dimension]
+        settled = (coordinates > first - 1) & (coordinates <= first + count - 1)
+        ready = settled.nonzero().flatten()
+        block, start = planes, first
+        if self._last_plane is not None:
+            block = torch.cat([self._last_plane, planes], dimension)
+            start = first - 1
         if not self._picks[self.axis]:
-            self._last = planes.narrow(self.axis + 1, count - 1, 1).clone()
+            self._last_plane = planes.narrow(dimension, count - 1, 1).clone()
         if not len(ready):
             return
-        growth = [len(m.at) / known.shape[a + 1] for a, m in enumerate(self.maps)]
-        growth[self.axis] = len(ready) / known.shape[self.axis + 1]
-        block = known
+        wanted = [axis_map.at for axis_map in self.maps]
+        wanted[self.axis] = coordinates[ready] - start
+        growth = [len(at) / block.shape[axis + 1] for axis, at in enumerate(wanted)]
         for axis in sorted(range(3), key=growth.__getitem__):  # what grows most goes last
-            at = along[ready] - start if axis == self.axis else self.maps[axis].at
-            block = self._read(block, at, axis)
+            block = self._read(block, wanted[axis], axis)
         self.sink(block, slice(int(ready[0]), int(ready[-1]) + 1))
 
     def _read(self, block: Tensor, at: Tensor, axis: int) -> Tensor:
         """One axis of `(K, X, Y, Z)` at the coordinates `at`."""
-        size = block.shape[axis + 1]
+        dimension = axis + 1
+        size = block.shape[dimension]
         if self._picks[axis]:
-            picked = block.narrow(axis + 1, int(at.min()), len(at))
-            return picked.flip(axis + 1) if self.maps[axis].backwards else picked
+            picked = block.narrow(dimension, int(at.min()), len(at))
+            return picked.flip(dimension) if self.maps[axis].backwards else picked
         if axis == self.axis:
-            return apply_bands(block, bands(tap_weights(at, size).to(block.device)), axis)
+            return apply_bands(block, _bands_at(at, size, block), axis)
         if axis not in self._bands:
-            self._bands[axis] = bands(tap_weights(at, size).to(block.device))
+            self._bands[axis] = _bands_at(at, size, block)
         return apply_bands(block, self._bands[axis], axis)
+
+
+def _bands_at(at: Tensor, size: int, block: Tensor) -> list[Band]:
+    """Weights of interpolation at the coordinates `at`, where `block` is."""
+    return bands(interpolation_weights(at, size).to(block.device))

@@ -11,13 +11,13 @@ from torch import Tensor
 from .label_sink import LabelSink
 from .out_of_memory import Attempt
 from .restore_grid import AxisMap, Restorer
-from .windows import Position, gaussian
+from .windows import Position, gaussian_importance
 
 BLOCK = {"cpu": 2**20, "cuda": 2**26}  # logits turned into labels at once; on the CPU what its caches hold
 
 
 class Slabs:
-    """Adds windows in the order of `visit` and hands planes on as soon as no window to come reaches them.
+    """Adds windows in the order of `order_positions` and hands planes on as soon as no window to come reaches them.
 
     Args:
         size: voxels of the (padded) network grid.
@@ -39,8 +39,9 @@ class Slabs:
     ) -> None:
         self.size, self.starts, self.axis, self.attempt = size, starts, axis, attempt
         self._restorer = Restorer(maps, axis, sink)
-        self._mean = sink.wants_probabilities or not self._restorer.exact
-        self._plane_voxels = prod(len(m.at) for m in maps) / size[axis]  # of the file, for each plane here
+        self._needs_mean = sink.wants_probabilities or not self._restorer.exact
+        file_voxels = prod(len(axis_map.at) for axis_map in maps)
+        self._file_voxels_per_plane = file_voxels / size[axis]
         self._ring: Ring | None = None
         self._row = 0
 
@@ -48,7 +49,7 @@ class Slabs:
         """Add one window's logits `(K, *window)`."""
         start = position[self.axis]
         if self._ring is None:
-            weight = gaussian(self.attempt.window, self.attempt.device)
+            weight = gaussian_importance(self.attempt.window, self.attempt.device)
             self._ring = Ring(len(logits), self.size, self.starts, self.axis, weight)
             self._ring.begin_row(start)
         elif start > self._row:
@@ -63,9 +64,10 @@ class Slabs:
     def _hand_on(self, until: int) -> None:
         assert self._ring is not None
         block = BLOCK.get(self.attempt.device.type, BLOCK["cpu"])
-        planes = max(1, int(block // (len(self._ring.sums) * self._plane_voxels)))
-        for first, block_of_planes in self._ring.take(self._row, until, planes, self._mean):
-            self._restorer.push(block_of_planes, first)
+        classes = len(self._ring.sums)
+        count = max(1, int(block // (classes * self._file_voxels_per_plane)))
+        for first, planes in self._ring.take(self._row, until, count, self._needs_mean):
+            self._restorer.push(planes, first)
         self._row = until
 
 
@@ -84,21 +86,25 @@ class Ring:
         self, classes: int, size: Sequence[int], starts: Sequence[Sequence[int]], axis: int, weight: Tensor
     ) -> None:
         self.axis, self.depth, self.weight = axis, weight.shape[axis], weight
-        shape = [self.depth if a == axis else n for a, n in enumerate(size)]
+        shape = list(size)
+        shape[axis] = self.depth
         self.sums = weight.new_zeros(classes, *shape)
         self.weights = weight.new_zeros(shape)
-        self._row = weight.new_zeros(shape)  # all rows weigh the same, so no window needs a count of its own
-        for position in product(*([0] if a == axis else s for a, s in enumerate(starts))):
-            self._window(self._row, position).add_(weight)
+        # all rows of windows weigh the same, so no window needs a count of its own
+        self._row_weights = weight.new_zeros(shape)
+        starts_of_a_row = list(starts)
+        starts_of_a_row[axis] = [0]
+        for position in product(*starts_of_a_row):
+            self._window(self._row_weights, position).add_(weight)
 
     def _window(self, planes: Tensor, position: Sequence[int]) -> Tensor:
         """The part of `(..., X, Y, Z)` that a window covers, all planes of the ring."""
-        for a, (start, length) in enumerate(zip(position, self.weight.shape, strict=True)):
-            if a != self.axis:
-                planes = planes.narrow(a - 3, start, length)
+        for axis, (start, length) in enumerate(zip(position, self.weight.shape, strict=True)):
+            if axis != self.axis:
+                planes = planes.narrow(axis - 3, start, length)
         return planes
 
-    def _pieces(self, first: int, count: int) -> Iterator[tuple[int, int, int]]:
+    def _runs(self, first: int, count: int) -> Iterator[tuple[int, int, int]]:
         """Planes `first ... first + count` as runs of the ring: place in it, offset from `first`, length."""
         offset = 0
         while offset < count:
@@ -109,14 +115,14 @@ class Ring:
 
     def begin_row(self, start: int) -> None:
         """Count the weights of the row of windows that begins at plane `start`."""
-        for place, offset, length in self._pieces(start, self.depth):
-            row = self._row.narrow(self.axis, offset, length)
+        for place, offset, length in self._runs(start, self.depth):
+            row = self._row_weights.narrow(self.axis, offset, length)
             self.weights.narrow(self.axis, place, length).add_(row)
 
     def add(self, logits: Tensor, position: Position) -> None:
         """Add one window `(classes, *window)`."""
         sums = self._window(self.sums, position)
-        for place, offset, length in self._pieces(position[self.axis], self.depth):
+        for place, offset, length in self._runs(position[self.axis], self.depth):
             part = logits.narrow(self.axis + 1, offset, length)
             weight = self.weight.narrow(self.axis, offset, length)
             sums.narrow(self.axis + 1, place, length).addcmul_(part, weight)

@@ -20,16 +20,27 @@ from torch import Tensor, nn
 
 from .label_sink import LabelSink, Maker
 from .out_of_memory import Attempt, with_less_memory
-from .restore_grid import AxisMap, grid_maps, same_grid
+from .restore_grid import AxisMap, grid_maps, identity_maps
 from .slabs import Slabs
-from .windows import Predictor, batches, cut, mirrored, pad_to_window, slab_axis, visit, window_starts
+from .windows import (
+    Predictor,
+    extract_windows,
+    order_positions,
+    pad_to_window,
+    predict_mirrored,
+    slab_axis,
+    split_into_batches,
+    window_starts,
+)
 
 BATCH_VOXELS = 64**3  # smaller windows are batched up to `sw_batch_size` times as many voxels
 
 
 def _device(network: Predictor, image: Tensor) -> torch.device:
-    parameter = next(network.parameters(), None) if isinstance(network, nn.Module) else None
-    return image.device if parameter is None else parameter.device
+    if isinstance(network, nn.Module):
+        for parameter in network.parameters():
+            return parameter.device
+    return image.device
 
 
 class SlabInferer(Inferer):
@@ -99,8 +110,11 @@ class SlabInferer(Inferer):
         windows_at_once = self.sw_batch_size * max(1, BATCH_VOXELS // prod(self.roi_size))
         first = Attempt(self.roi_size, windows_at_once, _device(network, plain))
 
+        def network_with_arguments(windows: Tensor) -> Tensor:
+            return network(windows, *args, **kwargs)
+
         def predict(attempt: Attempt) -> Tensor:
-            return self._predict(plain, maps, lambda windows: network(windows, *args, **kwargs), attempt, first.device)
+            return self._predict(plain, maps, network_with_arguments, attempt, first.device)
 
         with torch.no_grad():
             labels = with_less_memory(first, predict)[None]
@@ -113,9 +127,10 @@ class SlabInferer(Inferer):
     def _maps(self, image: Tensor) -> tuple[AxisMap, ...]:
         size = tuple(image.shape[1:])
         if not (self.restore and isinstance(image, MetaTensor) and "original_affine" in image.meta):
-            return same_grid(size)
+            return identity_maps(size)
         original = torch.as_tensor(image.meta["original_affine"])
-        return grid_maps(image.affine, size, original, [int(n) for n in image.meta.get("spatial_shape", size)])
+        original_size = [int(length) for length in image.meta.get("spatial_shape", size)]
+        return grid_maps(image.affine, size, original, original_size)
 
     def _predict(
         self,
@@ -129,14 +144,15 @@ class SlabInferer(Inferer):
         padded, before = pad_to_window(image, attempt.window)
         size = tuple(padded.shape[1:])
         axis = slab_axis(size, attempt.window)
-        starts = [window_starts(n, w, self.overlap) for n, w in zip(size, attempt.window, strict=True)]
-        maps = [m.shifted(b) for m, b in zip(maps, before, strict=True)]
+        starts = [window_starts(*lengths, self.overlap) for lengths in zip(size, attempt.window, strict=True)]
+        maps = [axis_map.shifted(planes) for axis_map, planes in zip(maps, before, strict=True)]
         sink = LabelSink(maps, axis, self.label_values, image.device, self.probabilities, self.confidence)
         slabs = Slabs(size, starts, axis, attempt, maps, sink)
-        positions, done = visit(starts, axis), 0
-        for batch in batches(positions, attempt.batch):
-            windows = cut(padded, batch, attempt.window, self.context).to(device)
-            logits = mirrored(network, windows, self.mirror_axes, self.context).to(attempt.device)
+        positions = order_positions(starts, axis)
+        done = 0
+        for batch in split_into_batches(positions, attempt.batch):
+            windows = extract_windows(padded, batch, attempt.window, self.context).to(device)
+            logits = predict_mirrored(network, windows, self.mirror_axes, self.context).to(attempt.device)
             for position, window in zip(batch, logits, strict=True):
                 slabs.add(window, position)
             done += len(batch)

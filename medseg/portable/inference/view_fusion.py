@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .restore_grid import strongest
+from .restore_grid import channel_argmax
 
 BLOCK = 2**18  # voxels at a time: what is computed of them stays in the cache
 
@@ -40,28 +40,35 @@ def fuse_votes(labels: Sequence[Tensor], confidences: Sequence[Tensor], silent: 
     fused = torch.empty_like(labels[0])
     for here in _blocks(fused):
         votes = [here(label) for label in labels]
-        agree = [torch.zeros_like(votes[0]) for _ in votes]
-        for i, one in enumerate(votes):
-            for j in range(i):
-                same = one == votes[j]
-                agree[i] += same
-                agree[j] += same
-        sure = [here(c) for c in confidences]
+        agreeing = _count_agreeing(votes)
+        confidences_here = [here(confidence) for confidence in confidences]
         if silent is not None:  # the smallest of keys: no supporter, no confidence
-            sure = [c.masked_fill(vote == silent, 0) for c, vote in zip(sure, votes, strict=True)]
-            agree = [others.masked_fill(vote == silent, 0) for others, vote in zip(agree, votes, strict=True)]
-        here(fused).copy_(_winner(votes, agree, sure))
+            for view, vote in enumerate(votes):
+                confidences_here[view] = confidences_here[view].masked_fill(vote == silent, 0)
+                agreeing[view] = agreeing[view].masked_fill(vote == silent, 0)
+        here(fused).copy_(_winner(votes, agreeing, confidences_here))
     return fused
 
 
-def _winner(votes: Sequence[Tensor], agree: Sequence[Tensor], confidences: Sequence[Tensor]) -> Tensor:
+def _count_agreeing(votes: Sequence[Tensor]) -> list[Tensor]:
+    """For each view the number of others that give the same label, uint8."""
+    agreeing = [torch.zeros_like(votes[0]) for _ in votes]
+    for view, vote in enumerate(votes):
+        for other in range(view):
+            same = vote == votes[other]
+            agreeing[view] += same
+            agreeing[other] += same
+    return agreeing
+
+
+def _winner(votes: Sequence[Tensor], agreeing: Sequence[Tensor], confidences: Sequence[Tensor]) -> Tensor:
     """The label of the largest of (votes, confidence, smallness of the label), packed into one number.
 
     The bits of floating-point numbers that are not negative are ordered as the numbers are. The most confident
     supporter of a label speaks for all of them, so that no view needs to know the others' confidences.
     """
     best: Tensor | None = None
-    for vote, others, confidence in zip(votes, agree, confidences, strict=True):
+    for vote, others, confidence in zip(votes, agreeing, confidences, strict=True):
         key = others.int().bitwise_left_shift_(24)
         key += confidence.view(torch.int16).int().bitwise_left_shift_(8)
         key += 255 - vote.int()
@@ -83,13 +90,13 @@ def all_differ(labels: Sequence[Tensor]) -> Tensor:
     """Where no two views give the same label, bool `(*spatial)`."""
     _same_shape(labels)
     found = torch.ones_like(labels[0], dtype=torch.bool)
-    for i, one in enumerate(labels):
-        for other in labels[:i]:
-            found &= one != other
+    for view, label in enumerate(labels):
+        for other in labels[:view]:
+            found &= label != other
     return found
 
 
-def all_sure(labels: Sequence[Tensor], confidences: Sequence[Tensor], label: int, least: float) -> Tensor:
+def all_confident(labels: Sequence[Tensor], confidences: Sequence[Tensor], label: int, least: float) -> Tensor:
     """Where every view gives this label with at least this probability, bool `(*spatial)`.
 
     Args:
@@ -103,8 +110,8 @@ def all_sure(labels: Sequence[Tensor], confidences: Sequence[Tensor], label: int
     """
     _same_shape([*labels, *confidences])
     found = torch.ones_like(labels[0], dtype=torch.bool)
-    for one, confidence in zip(labels, confidences, strict=True):
-        found &= (one == label) & (confidence >= least)
+    for of_view, confidence in zip(labels, confidences, strict=True):
+        found &= (of_view == label) & (confidence >= least)
     return found
 
 
@@ -127,22 +134,26 @@ def fuse_mean(probabilities: Sequence[Tensor | np.ndarray]) -> Tensor:
     fused = torch.empty_like(maps[0][0], dtype=torch.uint8)
     for here in _blocks(fused, BLOCK // len(maps[0]) + 1):
         total: Tensor | None = None
-        for each in maps:
-            part = torch.stack([here(channel) for channel in each])
+        for of_view in maps:
+            part = torch.stack([here(channel) for channel in of_view])
             if __debug__:
                 _check_sums(part)
             part = part.int() if part.dtype == torch.uint8 else part.float()
             total = part if total is None else total.add_(part)
         assert total is not None
-        here(fused).copy_(strongest(total))
+        here(fused).copy_(channel_argmax(total))
     return fused
 
 
 def _check_sums(part: Tensor) -> None:
     """Each byte was rounded by up to half a step, and one may have been raised by a step."""
-    whole, most = (255.0, len(part) / 2 + 1) if part.dtype == torch.uint8 else (1.0, 0.01)
-    off = float((part.float().sum(0) - whole).abs().max()) if part.numel() else 0.0
-    if not off <= most:
+    if not part.numel():
+        return
+    whole, tolerance = 1.0, 0.01
+    if part.dtype == torch.uint8:
+        whole, tolerance = 255.0, len(part) / 2 + 1
+    off = float((part.float().sum(0) - whole).abs().max())
+    if not off <= tolerance:  # NaN too
         raise ValueError(f"the probabilities of a view do not sum to 1: {off / whole:.3g} is missing or too much")
 
 

@@ -59,20 +59,23 @@ def group_channels(
     Raises:
         ValueError: a name is given twice.
     """
-    present, known = set(names), set(labels)
+    present, labeled = set(names), set(labels)
     if len(present) < len(names):
         raise ValueError("two files have one name")
     cases: dict[str, list[str]] = {}
-    for case, numbers in _numbered(present).items():
+    alone = set(present)
+    for case, numbers in _numbers_by_case(present).items():
         members = _members(case, numbers)
-        if case in present or known & set(members):
+        number_belongs_to_name = case in present or not labeled.isdisjoint(members)
+        if number_belongs_to_name:
             continue
-        whole = len(numbers) > 1 and len(numbers) in channels and numbers == list(range(len(numbers)))
-        alone = numbers == [0] and (raw or case in known)
-        if whole or alone:
+        all_channels = _counts_channels(numbers) and len(numbers) in channels
+        only_channel = numbers == [0] and (raw or case in labeled)
+        if all_channels or only_channel:
             cases[case] = members
-    grouped = {name for members in cases.values() for name in members}
-    cases |= {name: [name] for name in present - grouped}
+            alone.difference_update(members)
+    for name in alone:
+        cases[name] = [name]
     return dict(sorted(cases.items()))
 
 
@@ -86,11 +89,11 @@ def shown_by_labels(names: Collection[str], labels: Collection[str]) -> set[int]
     Returns:
         The numbers of channels that occur, from 2 up; empty where no label shows that there are channels.
     """
-    present, known = set(names), set(labels)
+    present, labeled = set(names), set(labels)
     counts = set()
-    for case, numbers in _numbered(present).items():
-        of_label = case in known and case not in present and not known & set(_members(case, numbers))
-        if of_label and len(numbers) > 1 and numbers == list(range(len(numbers))):
+    for case, numbers in _numbers_by_case(present).items():
+        number_belongs_to_name = case in present or not labeled.isdisjoint(_members(case, numbers))
+        if case in labeled and not number_belongs_to_name and _counts_channels(numbers):
             counts.add(len(numbers))
     return counts
 
@@ -110,34 +113,49 @@ def doubtful_channels(names: Sequence[str]) -> str | None:
         return None
     cases = sorted({case for case, _ in parts})
     numbers = [number for _, number in parts]
-    counted = list(range(len(numbers)))
+    in_order = _counts_channels(numbers)
     if len(cases) > 1:
         several = f"are numbered as the channels of one case and are called {' and '.join(cases)}"
-        return several if numbers == counted else None
-    if numbers == counted:
+        return several if in_order else None
+    if in_order:
         return None
-    if sorted(numbers) == counted:
+    if _counts_channels(sorted(numbers)):
         return f"are in another order than their numbers; channels are {FIRST} first"
     return f"are no channels by their numbers, which would be {FIRST} to _{len(numbers) - 1:04d}"
 
 
 def alike(case: str, names: Collection[str]) -> list[str]:
     """Those of the names that are the case's but for a number at their end."""
-    return [name for name in sorted(names) if (parts := split_number(name)) and parts[0] == case]
+    found = []
+    for name in sorted(names):
+        parts = split_number(name)
+        if parts is not None and parts[0] == case:
+            found.append(name)
+    return found
 
 
 def listed(names: Sequence[str]) -> str:
     """The first few of many names, for a message."""
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    text = ", ".join(names[:SHOWN])
+    if len(names) > SHOWN:
+        text += f" and {len(names) - SHOWN} more"
+    return text
 
 
-def _numbered(names: Collection[str]) -> dict[str, list[int]]:
+def _numbers_by_case(names: Collection[str]) -> dict[str, list[int]]:
     """Name without its number -> the numbers that occur, sorted."""
     found: dict[str, list[int]] = {}
     for name in names:
-        if parts := split_number(name):
-            found.setdefault(parts[0], []).append(parts[1])
+        parts = split_number(name)
+        if parts is not None:
+            case, number = parts
+            found.setdefault(case, []).append(number)
     return {case: sorted(numbers) for case, numbers in found.items()}
+
+
+def _counts_channels(numbers: Sequence[int]) -> bool:
+    """Whether sorted numbers are those of several channels: 0, 1 and so on, none missing."""
+    return len(numbers) > 1 and list(numbers) == list(range(len(numbers)))
 
 
 def _members(case: str, numbers: Collection[int]) -> list[str]:

@@ -14,7 +14,8 @@ from .read import SUFFIXES
 def stem(path: str | Path) -> str:
     """File name without the ending of an image."""
     name = Path(path).name
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+    longest_first = sorted(SUFFIXES, key=len, reverse=True)
+    for suffix in longest_first:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
     return name
@@ -24,7 +25,7 @@ def find_cases(folder: str | Path, channels: int = 1) -> list[dict[str, str | li
     """The images of a folder, or one image, as items for the preprocessing.
 
     Files named `<case>_0000`, `<case>_0001`, ... are the channels of one case where there are exactly as many of
-    them as the model takes; other numbers are part of the name. See `channels.group_channels`.
+    them as the model takes; other numbers are part of the name. See `channel_names.group_channels`.
 
     Args:
         folder: a folder, not searched deeper, or one image file.
@@ -44,8 +45,11 @@ def find_cases(folder: str | Path, channels: int = 1) -> list[dict[str, str | li
     if not files:
         raise ValueError(f"has no image; accepted endings are {', '.join(SUFFIXES)}")
     named = by_name(files)
-    groups = group_channels(named, (channels,), raw=is_raw(place))
-    return [_item(case, [str(named[name]) for name in names]) for case, names in groups.items()]
+    items = []
+    for case, names in group_channels(named, (channels,), raw=is_raw(place)).items():
+        members = [str(named[name]) for name in names]
+        items.append(_item(case, members))
+    return items
 
 
 def is_raw(folder: Path) -> bool:
@@ -76,13 +80,16 @@ def _name_among_others(file: Path, channels: int) -> str:
     """What one file's result is called: as it would be if its whole folder were given."""
     folder, name = file.parent, stem(file)
     others = images_in(folder) if os.access(folder, os.R_OK) else []
-    groups = group_channels({name, *map(stem, others)}, (channels,), raw=is_raw(folder))
-    case = next(case for case, names in groups.items() if name in names)
-    return case if groups[case] == [name] else name
+    names_in_folder = {name, *map(stem, others)}
+    for case, members in group_channels(names_in_folder, (channels,), raw=is_raw(folder)).items():
+        if members == [name]:
+            return case
+    return name  # one of several channels
 
 
 def _item(case: str, files: list[str]) -> dict[str, str | list[str]]:
-    return {"image": files[0] if len(files) == 1 else files, "case": case, "files": json.dumps(files)}
+    image = files[0] if len(files) == 1 else files
+    return {"image": image, "case": case, "files": json.dumps(files)}
 
 
 def _is_image(path: Path) -> bool:

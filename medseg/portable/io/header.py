@@ -41,7 +41,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """What is known of a file without its voxels.
+    """What a file says of its image beside the voxels.
 
     Attributes:
         path: the file.
@@ -71,8 +71,9 @@ class Header:
 
 def corners_mm(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """(8, 3): world positions of the corner voxels of a grid, the last axis changing fastest."""
-    ends = np.stack(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij"), axis=-1).reshape(8, 3)
-    return ends @ affine[:3, :3].T + affine[:3, 3]
+    ends = [(0, length - 1) for length in shape]
+    corners = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(8, 3)
+    return corners @ affine[:3, :3].T + affine[:3, 3]
 
 
 def checked_spacing(affine: np.ndarray) -> tuple[float, float, float]:
@@ -97,12 +98,13 @@ def checked_spacing(affine: np.ndarray) -> tuple[float, float, float]:
     directions = affine[:3, :3] / spacing
     cosine = np.abs(directions.T @ directions - np.eye(3)).max()
     if cosine > SHEAR_TOLERANCE:
-        what = "singular" if abs(np.linalg.det(directions)) < SHEAR_TOLERANCE else "sheared"
+        singular = abs(np.linalg.det(directions)) < SHEAR_TOLERANCE
+        what = "singular" if singular else "sheared"
         raise VolumeError(
             f"its affine is {what}: two axes have a cosine of {cosine:.3g}, accepted is {SHEAR_TOLERANCE:g}",
             hint="resample it to a right-angled grid first",
         )
-    x, y, z = (float(s) for s in spacing)
+    x, y, z = spacing.tolist()
     return x, y, z
 
 

@@ -14,11 +14,17 @@ from typing import NamedTuple
 import numpy as np
 
 from . import itk_formats
-from .byte_stream import Stream, regular_size
+from .byte_stream import MAX_RATIO, Stream, regular_size
 from .header import COPY_AGAIN, DAMAGED, Header, VolumeError, check_memory, checked_spacing, naming
 
 HEADER_LIMIT = 1 << 20  # bytes; a text header is never longer
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+NRRD_REFUSED = frozenset({"data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip"})
+"""Keys of headers whose voxels lie in another file, or not right behind the header."""
+
+NRRD_ENCODINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip"}
+"""How a NRRD header calls the ways of packing that are read."""
 
 
 class Payload(NamedTuple):
@@ -81,7 +87,8 @@ def _header(opened: itk_formats.Opened, path: Path) -> Header:
     affine[:count, 3] = opened.origin
     affine = LPS_TO_RAS @ affine
     spacing = checked_spacing(affine)
-    shape = (*(int(n) for n in opened.size), 1)[:3]
+    extents = [int(length) for length in opened.size]
+    shape = (*extents, 1)[:3]
     return Header(path, shape, opened.components, affine, spacing, opened.dtype)
 
 
@@ -91,9 +98,10 @@ def _meta_payload(path: Path) -> Payload:
     offset = 0
     for line in _lines(_head(path)):
         offset += len(line)
-        key, _, value = line.partition("=")
-        keys[key.strip().lower()] = value.strip()
-        if key.strip().lower() == "elementdatafile":
+        name, _, value = line.partition("=")
+        key = name.strip().lower()
+        keys[key] = value.strip()
+        if key == "elementdatafile":
             break
     data = keys.get("elementdatafile")
     if data is None:
@@ -118,18 +126,23 @@ def _nrrd_payload(path: Path) -> Payload:
     head = _head(path)
     if not head.startswith("NRRD"):
         raise VolumeError(f"is no NRRD file: it begins with {head[:4]!r}", hint="give it the right suffix")
-    lines = _lines(head)
-    end = next((n for n, line in enumerate(lines) if not line.strip()), None)
-    if end is None:
+    keys: dict[str, str] = {}
+    offset = 0
+    for line in _lines(head):
+        offset += len(line)
+        if not line.strip():
+            break
+        key, _, value = line.partition(":")
+        keys[key.strip().lower()] = value.strip().lower()
+    else:
         raise VolumeError("is cut off: its header does not end", hint=COPY_AGAIN)
-    keys = {k.strip().lower(): v.strip().lower() for k, _, v in (line.partition(":") for line in lines[:end])}
-    strange = {"data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip"} & set(keys)
-    if strange:
-        raise VolumeError(f"uses '{min(strange)}'; accepted is one file with header and voxels", hint="save it anew")
-    packing = {"raw": "raw", "gzip": "gzip", "gz": "gzip"}.get(keys.get("encoding", ""))
+    refused = NRRD_REFUSED & set(keys)
+    if refused:
+        raise VolumeError(f"uses '{min(refused)}'; accepted is one file with header and voxels", hint="save it anew")
+    packing = NRRD_ENCODINGS.get(keys.get("encoding", ""))
     if packing is None:
         raise VolumeError(f"has the encoding '{keys.get('encoding')}'; accepted are raw and gzip")
-    return Payload(path, sum(map(len, lines[: end + 1])), packing)
+    return Payload(path, offset, packing)
 
 
 def _head(path: Path) -> str:
@@ -149,10 +162,11 @@ def _nbytes(header: Header) -> int:
 
 def _check_size(payload: Payload, header: Header) -> None:
     """Compare the size that the header asks for with the file, before anything is allocated."""
-    need, there = _nbytes(header), regular_size(payload.path) - payload.offset
+    need = _nbytes(header)
+    there = regular_size(payload.path) - payload.offset
     if payload.packing == "raw" and need != there:
         raise VolumeError(f"its header asks for {need} bytes of voxels, the file has {there}", hint=COPY_AGAIN)
-    if need > there * 1032 + 1024:
+    if need > there * MAX_RATIO + 1024:
         raise VolumeError(f"its header asks for {need} bytes, {there} cannot inflate to that", hint=DAMAGED)
     check_memory(2 * need)
 
@@ -169,7 +183,16 @@ def _check_data(payload: Payload, need: int) -> None:
             raise VolumeError("contradicts itself: more bytes follow the last voxel", hint=DAMAGED)
 
 
-NAMES = {"char": "int8", "short": "int16", "int": "int32", "long": "int64", "long_long": "int64"}
+DTYPES = {
+    "char": "int8",
+    "short": "int16",
+    "int": "int32",
+    "long": "int64",
+    "long_long": "int64",
+    "float": "float32",
+    "double": "float64",
+}
+"""itk's names of signed types."""
 
 
 class Opened(NamedTuple):
@@ -222,13 +245,14 @@ def by_simpleitk(path: Path) -> Opened:
     kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())  # "vector of 16-bit unsigned integer", "64-bit float"
     bits, _, name = kind.removeprefix("vector of ").partition("-bit ")
     base = {"signed integer": "int", "unsigned integer": "uint", "float": "float"}.get(name)
+    plain = base is not None and "label" not in kind
     return Opened(
         tuple(reader.GetSize()),
         tuple(reader.GetSpacing()),
         tuple(reader.GetOrigin()),
         np.asarray(reader.GetDirection(), float).reshape(count, count),
         reader.GetNumberOfComponents(),
-        np.dtype(base + bits) if base and "label" not in kind else None,
+        np.dtype(f"{base}{bits}") if plain else None,
         kind,
         lambda: sitk.GetArrayFromImage(reader.Execute()),
     )
@@ -246,20 +270,25 @@ def by_itk(path: Path) -> Opened:
     axes = range(reader.GetNumberOfDimensions())
     component = reader.GetComponentTypeAsString(reader.GetComponentType())
     pixel = reader.GetPixelTypeAsString(reader.GetPixelType())
-    name = component.removeprefix("unsigned_")
-    stored = NAMES.get(name, name if name in ("float", "double") else None)
-    if stored and component != name:
-        stored = "u" + stored
     return Opened(
         tuple(reader.GetDimensions(i) for i in axes),
         tuple(reader.GetSpacing(i) for i in axes),
         tuple(reader.GetOrigin(i) for i in axes),
         np.array([reader.GetDirection(i) for i in axes], float).T,
         reader.GetNumberOfComponents(),
-        np.dtype("float32" if stored == "float" else stored) if stored and pixel != "complex" else None,
+        None if pixel == "complex" else _dtype_of(component),
         f"{pixel} of {component}",
         lambda: _itk_array(path),
     )
+
+
+def _dtype_of(component: str) -> np.dtype | None:
+    """The type that itk calls so ("unsigned_short"); None for what is no plain number."""
+    name = component.removeprefix("unsigned_")
+    dtype = DTYPES.get(name)
+    if dtype is None:
+        return None
+    return np.dtype(dtype if component == name else f"u{dtype}")
 
 
 def _itk_array(path: Path) -> np.ndarray:

@@ -54,16 +54,17 @@ class VerifiedReader(ImageReader):
 
     def get_data(self, img: tuple[Path, ...]) -> tuple[np.ndarray, dict]:
         """The voxels `(C, X, Y, Z)`, at least as precise as stored, and what MONAI wants to know of them."""
-        arrays, headers = zip(*map(self.volume, img), strict=True)
-        for array, header in zip(arrays, headers, strict=True):
+        volumes = [self.volume(path) for path in img]
+        arrays = [array for array, _ in volumes]
+        first = volumes[0][1]
+        for array, header in volumes:
             _refuse_non_finite(array, header)
-            _refuse_other_grid(header, headers[0])
-        first = headers[0]
+            _refuse_other_grid(header, first)
         affine = first.affine.copy()
         if self.as_closest_canonical:
             turns = nib.io_orientation(affine)
             affine = affine @ nib.orientations.inv_ornt_aff(turns, first.shape)
-            arrays = tuple(_turned(array, turns) for array in arrays)
+            arrays = [_turn(array, turns) for array in arrays]
         meta = {
             MetaKeys.AFFINE: affine,
             MetaKeys.ORIGINAL_AFFINE: first.affine.copy(),
@@ -71,16 +72,18 @@ class VerifiedReader(ImageReader):
             MetaKeys.ORIGINAL_CHANNEL_DIM: 0,
             MetaKeys.SPACE: SpaceKeys.RAS,
         }
-        channels = [_in_order(array) for array in arrays]
-        return channels[0] if len(channels) == 1 else np.concatenate(channels), meta
+        channels = [_to_c_order(array) for array in arrays]
+        image = channels[0] if len(channels) == 1 else np.concatenate(channels)
+        return image, meta
 
 
-def _turned(array: np.ndarray, turns: np.ndarray) -> np.ndarray:
+def _turn(array: np.ndarray, turns: np.ndarray) -> np.ndarray:
     """A view of `(C, X, Y, Z)` with its spatial axes permuted and flipped."""
-    return np.moveaxis(nib.apply_orientation(np.moveaxis(array, 0, -1), turns), -1, 0)
+    turned = nib.apply_orientation(np.moveaxis(array, 0, -1), turns)
+    return np.moveaxis(turned, -1, 0)
 
 
-def _in_order(array: np.ndarray) -> np.ndarray:
+def _to_c_order(array: np.ndarray) -> np.ndarray:
     """C order in one pass, which MONAI asks for next; as float32, its default, where that loses nothing.
 
     Plane by plane along the axis that runs fastest neither before nor after: a volume at once would miss the cache
@@ -89,8 +92,9 @@ def _in_order(array: np.ndarray) -> np.ndarray:
     exact = array.dtype.itemsize <= 2 or array.dtype == np.float32
     out = np.empty(array.shape, np.float32 if exact else array.dtype)
     fastest = min((1, 2, 3), key=lambda axis: abs(array.strides[axis]))
-    axis = next(a for a in (2, 1) if a != fastest)
-    planes, stored = np.moveaxis(out, axis, 1), np.moveaxis(array, axis, 1)
+    axis = 1 if fastest == 2 else 2
+    planes = np.moveaxis(out, axis, 1)
+    stored = np.moveaxis(array, axis, 1)
     for channel in range(len(array)):
         for plane in range(stored.shape[1]):
             planes[channel, plane] = stored[channel, plane]
@@ -98,7 +102,9 @@ def _in_order(array: np.ndarray) -> np.ndarray:
 
 
 def _refuse_non_finite(array: np.ndarray, header: Header) -> None:
-    if array.dtype.kind != "f" or (np.isfinite(array.min()) and np.isfinite(array.max())):
+    if array.dtype.kind != "f":
+        return
+    if np.isfinite(array.min()) and np.isfinite(array.max()):
         return
     bad = array.size - np.count_nonzero(np.isfinite(array))
     raise VolumeError(

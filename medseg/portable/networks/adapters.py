@@ -45,15 +45,17 @@ class Planar(nn.Module):
     @property
     def context(self) -> tuple[int, int, int]:
         """Voxels that are needed on either side of what is labelled, along each axis."""
-        x, y, z = (self.slices // 2 if axis == self.axis else 0 for axis in range(3))
-        return x, y, z
+        around = [0, 0, 0]
+        around[self.axis] = self.slices // 2
+        return around[0], around[1], around[2]
 
     def forward(self, volume: Tensor) -> Tensor:
         """Volume `(B, Cin, X, Y, Z)` to `(B, C, X, Y, Z)`, shorter along `axis` by `slices - 1`."""
-        where = self.axis + 2
-        stacks = volume.unfold(where, self.slices, 1).movedim((where, -1), (1, 3))  # (B, N, Cin, slices, H, W)
-        out = self.network(stacks.flatten(2, 3).flatten(0, 1)).unflatten(0, (len(volume), -1))
-        return torch.movedim(out, 1, where)
+        dimension = self.axis + 2
+        stacks = volume.unfold(dimension, self.slices, 1).movedim((dimension, -1), (1, 3))  # (B, N, Cin, slices, H, W)
+        images = stacks.flatten(2, 3).flatten(0, 1)
+        out = self.network(images).unflatten(0, (len(volume), -1))
+        return torch.movedim(out, 1, dimension)
 
 
 class Views(nn.Module):
@@ -65,8 +67,9 @@ class Views(nn.Module):
 
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        if unknown := sorted(set(networks) - {*PLANES, "volume"}) or not networks:
-            raise ValueError(f"views are {', '.join(PLANES)} and volume, got {unknown if networks else 'none'}")
+        unknown = sorted(set(networks) - {*PLANES, "volume"})
+        if unknown or not networks:
+            raise ValueError(f"views are {', '.join(PLANES)} and volume, got {unknown or 'none'}")
         self.networks = nn.ModuleDict(networks)
 
     def forward(self, volume: Tensor) -> Tensor:
@@ -76,12 +79,18 @@ class Views(nn.Module):
         """
         total: Tensor | None = None
         for network in self.networks.values():
-            around = [n for c in reversed(context_of(network)) for n in (c, c)]
-            edged = nn.functional.pad(volume, around, mode="replicate") if any(around) else volume
-            part = network(edged).softmax(1)
+            part = network(_pad_by_edges(volume, context_of(network))).softmax(1)
             total = part if total is None else total + part
         assert total is not None
         return (total / len(self.networks)).clamp_min(torch.finfo(total.dtype).tiny).log()
+
+
+def _pad_by_edges(volume: Tensor, context: tuple[int, int, int]) -> Tensor:
+    """A volume `(B, C, X, Y, Z)` with `context` voxels more on either side, which repeat its outermost ones."""
+    if not any(context):
+        return volume
+    x, y, z = context
+    return nn.functional.pad(volume, (z, z, y, y, x, x), mode="replicate")
 
 
 def context_of(network: object) -> tuple[int, int, int]:

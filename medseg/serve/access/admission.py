@@ -182,7 +182,7 @@ def _own(access: Access) -> str:
 
 
 def _origin(access: Access, request: RequestInfo) -> Refusal | None:
-    """Refuse what a page of another site sends; what a person follows as a link is not of a page."""
+    """Why what a page of another site sends is refused; None for other requests, as of a link that a person follows."""
     origin = request.headers.get("origin", ())
     own = f"{request.scheme}://{request.header('host')}".lower()
     if origin:
@@ -214,14 +214,14 @@ def _cookie(token: str | None, request: RequestInfo) -> str:
 
 
 def _cookie_name(request: RequestInfo) -> str:
-    """With the port as the browser knows it: browsers keep the cookies of all ports of a machine together."""
+    """Name of the cookie, with the port that the browser sees: it keeps the cookies of all ports together."""
     match = HOST.fullmatch(request.header("host") or "")
     port = match.group(2) if match else None
     return f"medseg-{port or 'server'}"
 
 
 def _cookie_value(token: str) -> str:
-    """Made of the token and not the token itself, which would go to servers on other ports of the machine too."""
+    """Value of the cookie: made of the token, which itself would go to servers on other ports of the machine too."""
     return hmac.new(token.encode(), b"medseg label cookie", "sha256").hexdigest()
 
 

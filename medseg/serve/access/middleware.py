@@ -90,7 +90,7 @@ class Guard:
         return app
 
     async def _exchange_password(self, request: Request) -> JSONResponse:
-        """The token for who gives it as password."""
+        """Answer a login: the token for who gives it as password."""
         if self.token is None:
             return JSONResponse({"access_token": None, "token_type": None})
         try:
@@ -129,7 +129,7 @@ def _answer(status: int, words: str, headers: dict[str, str] | None = None) -> J
 
 
 def _with_headers(send: Send) -> Send:
-    """Answers that no page of another site can use: a DICOMweb server behind us may say otherwise."""
+    """Add headers to answers, so that pages of other sites cannot use them, whatever a DICOMweb server says."""
 
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":

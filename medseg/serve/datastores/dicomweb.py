@@ -129,12 +129,12 @@ class CheckedDicomWeb(DICOMWebDatastore):
 
     @contextmanager
     def _alone(self, series: str) -> Iterator[None]:
-        """Nobody else fetches this series, in no thread and no process: half of it would be taken for all."""
+        """Hold the lock of a series, so that no other thread or process fetches it or takes half of it for all."""
         with FileLock(Path(self._datastore_path, f".{series}.lock")):
             yield
 
     def _fetch(self, series: str, folder: Path) -> None:
-        """Files of a series, all or none."""
+        """Download the files of a series, all or none."""
         if folder.is_dir() and any(folder.iterdir()):
             return
         part = folder.with_name(f".{series}.part")

@@ -72,7 +72,7 @@ class ConsensusTask(InferTask):
         self.store = store
 
     def is_valid(self) -> bool:
-        """Always."""
+        """Whether the consensus can be used: always."""
         return True
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -150,6 +150,6 @@ def convert_result(result: Path, ending: str | None, compress: bool) -> Path:
 
 
 def choice(value: Any) -> str | None:
-    """A choice; clients send the whole list of an option back that nobody touched."""
+    """The value of an option; where nobody chose, clients send the whole list back, default first."""
     chosen = value[0] if isinstance(value, list) and value else value
     return str(chosen) if chosen else None

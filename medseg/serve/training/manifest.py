@@ -23,7 +23,7 @@ ONE_IN = 5
 
 @dataclass
 class Studies:
-    """What a datastore has.
+    """The studies of a datastore: labelled, unlabelled and unusable ones.
 
     Attributes:
         labeled: image and final label of each study.
@@ -47,7 +47,7 @@ class Studies:
 
 @dataclass
 class Gathered:
-    """A manifest to train on.
+    """A manifest to train on, and what was left out of it.
 
     Attributes:
         manifest: of studies that can be used.

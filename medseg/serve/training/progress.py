@@ -34,7 +34,7 @@ def reporter(folder: Path) -> Say:
 
 
 def status(folder: Path) -> dict[str, Any]:
-    """The last thing that was said of a model's training."""
+    """The newest status of a model's training; empty where there is none."""
     try:
         found = json.loads((folder / STATUS).read_text("utf-8"))
     except (OSError, ValueError):  # nobody trained, or the disk was full

@@ -26,7 +26,7 @@ from medseg.errors import ConfigError, DataError, MedsegError, OutputError
 from medseg.portable.io.write import remove_leftovers
 from medseg.records import RECORD, Record, digest_of, read_record
 from medseg.workflows.consensus.collect_studies import Item
-from medseg.workflows.consensus.earlier_results import image_digest, refuse_another, refuse_unknown, source_of
+from medseg.workflows.consensus.earlier_results import image_digest, refuse_another, refuse_without_record, source_of
 from medseg.workflows.consensus.options import ConsensusOptions
 from medseg.workflows.consensus.report.csv_tables import comparison_csv, pairwise_csv, raters_csv
 from medseg.workflows.consensus.result import Result
@@ -55,7 +55,7 @@ def fuse_item(item: Item, folder: Path, options: ConsensusOptions) -> dict[str, 
     if notes is not None:
         return {"case": item.name, "status": "skipped", **notes}
     refuse_another(item, options.series, folder)
-    refuse_unknown(folder, record.products)
+    refuse_without_record(folder, record.products)
     try:
         result = _fuse(item, options)
     except MemoryError as error:
@@ -153,7 +153,7 @@ def _fuse(item: Item, options: ConsensusOptions) -> Result:
 
 
 def _inputs(item: Item, study: Study, form: Form, options: ConsensusOptions) -> dict[str, Any]:
-    """Files that a study was read from; of a reference only where there is one."""
+    """The files that a study was read from, for the report."""
     annotations: dict[str, list[str]] = {}
     for rater, files in zip(study.raters, form.sources, strict=False):
         annotations[rater.name] = [str(path) for path in files]
@@ -178,7 +178,7 @@ def _read(item: Item, options: ConsensusOptions) -> tuple[Study, Form, np.ndarra
 
 
 def _merge_reading(of_options: Mapping[str, Any], of_item: Mapping[str, Any]) -> dict[str, Any]:
-    """What the user asked for; what the item says of its own files goes before."""
+    """How to read the files: as the user said, but for what the item says of its own files."""
     merged = dict(of_options)
     for name, value in of_item.items():
         if value is not None or name == "missing":
@@ -187,7 +187,7 @@ def _merge_reading(of_options: Mapping[str, Any], of_item: Mapping[str, Any]) ->
 
 
 def _write(folder: Path, item: Item, result: Result, options: ConsensusOptions) -> Path:
-    """All files; what says that they are complete comes last."""
+    """Write all files of a result; the report, which says that they are complete, comes last."""
     study, form, fused, report = result.study, result.form, result.fused, result.report
     labels = write_labels(folder, "consensus", fused.labels, form, report["method"])
     write_map(folder, "confidence", fused.confidence, form)

@@ -28,7 +28,7 @@ NOT_RATERS = ("final", "original")
 
 @dataclass(frozen=True)
 class Item:
-    """One study.
+    """One study to fuse: its files and what is known of them.
 
     Attributes:
         name: of the case.
@@ -177,7 +177,7 @@ def _item_of_case(manifest: Manifest, case: Case) -> Item:
 
 
 def _not_looked_for(manifest: Manifest, annotation: Annotation) -> list[tuple[str, str]]:
-    """The rater and each class that the rater did not look for."""
+    """Pairs of the rater and each class that the rater did not look for."""
     if annotation.classes is None:
         return []
     looked_for = {str(value_or_name) for value_or_name in annotation.classes}

@@ -1,7 +1,7 @@
 """Which study a folder's results are of: no study's results take the place of another's.
 
 A study is the same if an image of it is, by its path or by its content; where there is no image, if a rater's file
-is. Raters may come and go, and draw anew.
+is. Raters may come and go, and annotate anew.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def source_of(item: Item, uid: str | None) -> dict[str, list[str]]:
 
     Args:
         item: the study.
-        uid: of its image's DICOM series, if one was asked for.
+        uid: of its image's DICOM series, if one is given.
 
     Raises:
         DataError: the image cannot be read.
@@ -53,7 +53,7 @@ def refuse_another(item: Item, uid: str | None, folder: Path) -> None:
 
     Args:
         item: the study.
-        uid: of its image's DICOM series, if one was asked for.
+        uid: of its image's DICOM series, if one is given.
         folder: of its results.
 
     Raises:
@@ -72,7 +72,7 @@ def refuse_others(items: Iterable[Item], uid: str | None, output: Path) -> None:
 
     Args:
         items: the studies.
-        uid: of their images' DICOM series, if one was asked for.
+        uid: of their images' DICOM series, if one is given.
         output: in which each has a folder of its name.
 
     Raises:
@@ -86,7 +86,7 @@ def refuse_others(items: Iterable[Item], uid: str | None, output: Path) -> None:
             first, second = ((*each.images, *each.annotations)[0] for each in (other, item))
             what = f"{first} and {second} would both have their results in {output / item.name}"
             raise ConfigError(what, hint="rename one of them")
-        with suppress(DataError):  # told when its turn comes
+        with suppress(DataError):  # told when it is fused
             refuse_another(item, uid, output / item.name)
 
 
@@ -119,8 +119,8 @@ def _images(manifest: Manifest) -> Iterator[Path]:
         yield from (path.resolve() for path in manifest.images(case))
 
 
-def refuse_unknown(folder: Path, products: Sequence[Path]) -> None:
-    """See that results do not take the place of files that no record tells of.
+def refuse_without_record(folder: Path, products: Sequence[Path]) -> None:
+    """See that results do not take the place of files that have no record.
 
     Raises:
         DataError: they would.

@@ -182,7 +182,7 @@ class ConsensusOptions:
 
 
 def _weights(given: str) -> str | list[float]:
-    """A mode by name, or numbers with commas between them."""
+    """The value of --weights: a mode by name, or numbers with commas between them."""
     try:
         return [float(part) for part in given.split(",")]
     except ValueError:

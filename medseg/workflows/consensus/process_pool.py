@@ -80,7 +80,7 @@ def run_all(items: Sequence[Item], work: Work, jobs: int) -> Generator[dict[str,
 
 
 def _give(worker: Worker, waiting: list[Item], busy: dict[Connection, tuple[Worker, Item]]) -> None:
-    """The next study, or leave to go."""
+    """Give a worker the next study, or let it end."""
     if not waiting:
         worker.pipe.close()
         return
@@ -101,7 +101,7 @@ def _hire(work: Work) -> Worker:
 
 
 def _work(pipe: Connection, work: Work) -> None:
-    """What a worker does until its pipe ends."""
+    """The loop of a worker process: one study after another, until its pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command stops, and tells
     while True:
         try:
@@ -126,7 +126,7 @@ def _report_dead_worker(worker: Worker, item: Item) -> dict[str, Any]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """For processes that are started meanwhile."""
+    """Let the numeric libraries of processes that are started meanwhile use one thread each."""
     before = {name: os.environ[name] for name in THREADS if name in os.environ}
     os.environ.update(dict.fromkeys(THREADS, "1"))
     try:

@@ -1,4 +1,4 @@
-"""What came of fusing one study, for those who write it down."""
+"""The result of fusing one study, for those who write files of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medseg.consensus.study import Fused, Study
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What came of a study.
+    """The result of fusing one study.
 
     Attributes:
         study: what was fused.

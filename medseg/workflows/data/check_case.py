@@ -20,7 +20,7 @@ SHOWN = 8  # values that are spelled out
 
 @dataclass
 class Finding:
-    """What is known of a case after its check, for the checks of the whole set."""
+    """What the check of a case found, for the checks of the whole set."""
 
     name: str
     section: str
@@ -55,7 +55,7 @@ def check_case(manifest: Manifest, section: str, case: Case, *, headers_only: bo
 class _Checker:
     def __init__(self, manifest: Manifest, case: Case, found: Finding, headers_only: bool) -> None:
         self.manifest, self.case, self.found, self.headers_only = manifest, case, found, headers_only
-        self.known = set(manifest.labels) | {manifest.ignore_index}
+        self.accepted = set(manifest.labels) | {manifest.ignore_index}
 
     def report(self, file: str, severity: Severity, code: str, message: str) -> None:
         found = self.found
@@ -125,10 +125,10 @@ class _Checker:
         found = self.label(annotation.label, f"rater {annotation.rater}")
         if found is None or annotation.classes is None:
             return
-        asked = self.named(annotation.classes) | {0, self.manifest.ignore_index}
-        beyond = sorted(set(found.counts) & self.known - asked)
+        looked_for = self.named(annotation.classes) | {0, self.manifest.ignore_index}
+        beyond = sorted(set(found.counts) & self.accepted - looked_for)
         if beyond:
-            what = f"rater {annotation.rater} drew {self.names(beyond)}, which are not in 'classes'"
+            what = f"rater {annotation.rater} annotated {self.names(beyond)}, which are not in 'classes'"
             self.report(annotation.label, "warning", "rater_classes", what)
 
     def label(self, file: str, what: str) -> Values | None:
@@ -154,12 +154,14 @@ class _Checker:
         if found.fractional:
             what = f"{found.fractional} voxels are no whole numbers, such as {found.example!r}"
             self.report(file, "error", "non_integer", f"{what}; save labels as whole numbers")
-        unknown = [v for v in found.counts if v not in self.known]
+        unknown = [value for value in found.counts if value not in self.accepted]
         if unknown:
-            voxels = sum(found.counts[v] for v in unknown)
-            listed = ", ".join(map(str, unknown[:SHOWN])) + (", ..." if len(unknown) > SHOWN else "")
-            known = ", ".join(f"{v} {name}" for v, name in self.manifest.labels.items())
-            what = f"{voxels} voxels have unknown values {listed}; known are {known}, and {self.ignored}"
+            voxels = sum(found.counts[value] for value in unknown)
+            listed = ", ".join(map(str, unknown[:SHOWN]))
+            if len(unknown) > SHOWN:
+                listed += ", ..."
+            accepted = ", ".join(f"{value} {name}" for value, name in self.manifest.labels.items())
+            what = f"{voxels} voxels have unknown values {listed}; known are {accepted}, and {self.ignored}"
             self.report(file, "error", "unknown_values", what)
         self.emptiness(file, found)
         return found
@@ -182,12 +184,11 @@ class _Checker:
         tags = self.case.tags
         if tags is None or self.case.label is None:
             return
-        told = self.named([t for t, there in tags.items() if there] if isinstance(tags, dict) else tags) - {0}
-        drawn = set(found.counts) & set(self.manifest.labels) - {0}
-        for classes, what in (
-            (told - drawn, "in the tags but not in the label"),
-            (drawn - told, "in the label only"),
-        ):
+        present = [tag for tag, there in tags.items() if there] if isinstance(tags, dict) else tags
+        in_tags = self.named(present) - {0}
+        in_label = set(found.counts) & set(self.manifest.labels) - {0}
+        sides = {"in the tags but not in the label": in_tags - in_label, "in the label only": in_label - in_tags}
+        for what, classes in sides.items():
             if classes:
                 self.report(self.case.label, "warning", "tags", f"{self.names(sorted(classes))}: {what}")
 
@@ -204,7 +205,7 @@ FINE_VOXELS = 1e-3
 """Rounding: nobody has to look at it."""
 
 REFUSED_VOXELS = 0.5
-"""From here on voxels face other voxels than those they were drawn on."""
+"""From here on voxels face other voxels than those they were annotated on."""
 
 
 def corner_distance_mm(one: Header, other: Header) -> float:

@@ -126,10 +126,10 @@ def _keys(manifest: Manifest) -> Iterator[Problem]:
 
 
 def _typos(extra: dict[str, Any] | None, kind: type, section: str, case: str) -> Iterator[Problem]:
-    """Unknown keys are kept, but one that looks like a known one was meant to be it."""
-    known = list(kind.model_fields)  # type: ignore[attr-defined]
+    """Unknown keys are kept, but one that looks like a field of the manifest was meant to be it."""
+    fields = list(kind.model_fields)  # type: ignore[attr-defined]
     for key in extra or {}:
-        meant = get_close_matches(key.lower(), known, n=1, cutoff=0.75)
+        meant = get_close_matches(key.lower(), fields, n=1, cutoff=0.75)
         if meant and key not in OTHERS_KEYS:
             what = f"the key '{key}' is not known and not used; was '{meant[0]}' meant?"
             yield Problem(case, "", section, "warning", "unknown_key", what)
@@ -137,9 +137,9 @@ def _typos(extra: dict[str, Any] | None, kind: type, section: str, case: str) ->
 
 def _counts(manifest: Manifest) -> Iterator[Problem]:
     for key, section in (("numTraining", "training"), ("numTest", "test")):
-        told, there = (manifest.model_extra or {}).get(key), len(getattr(manifest, section))
-        if isinstance(told, int) and told != there:
-            yield _whole("warning", "count", f"{key} is {told}, the list '{section}' has {there} cases")
+        count, there = (manifest.model_extra or {}).get(key), len(getattr(manifest, section))
+        if isinstance(count, int) and count != there:
+            yield _whole("warning", "count", f"{key} is {count}, the list '{section}' has {there} cases")
 
 
 def _slices(findings: Sequence[Finding]) -> Iterator[Problem]:

@@ -103,13 +103,20 @@ def _subject(case: Case) -> str:
     return match[0] if match else case.name
 
 
+def _with_subject(case: Case) -> Case:
+    """The case, with its subject where that is another name than its own."""
+    subject = _subject(case)
+    return case if subject == case.name else case.model_copy(update={"subject": subject})
+
+
 def _split(manifest: Manifest, share: float, seed: int) -> Manifest:
-    """Tell the subjects that names give away, and hold some out for validation."""
-    told = {}
+    """Enter the subjects that the names of cases show, and hold some out for validation."""
+    with_subjects = {}
     for section in SECTIONS:
-        cases = getattr(manifest, section)
-        told[section] = tuple(c.model_copy(update={"subject": s}) if (s := _subject(c)) != c.name else c for c in cases)
-    manifest = manifest.model_copy(update={k: v for k, v in told.items() if v})
+        cases = tuple(_with_subject(case) for case in getattr(manifest, section))
+        if cases:
+            with_subjects[section] = cases
+    manifest = manifest.model_copy(update=with_subjects)
     if not share:
         return manifest
     if manifest.validation:

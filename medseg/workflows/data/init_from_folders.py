@@ -39,25 +39,28 @@ def from_folders(source: Path, modality: str | None) -> dict[str, Any]:
         DataError: when nothing is found, or when the labels are no labels.
     """
     sections: Sections = {name: [] for name in FOLDERS}
-    images = {section: _named(files_in(source, names)) for section, (names, _) in FOLDERS.items()}
-    labels = {section: files_in(source, names) for section, (_, names) in FOLDERS.items()}
+    images, labels = {}, {}
+    for section, (image_folders, label_folders) in FOLDERS.items():
+        images[section] = _named(files_in(source, image_folders))
+        labels[section] = files_in(source, label_folders)
     counts = {len((modality or "").split(","))}
     if counts == {1}:  # one name may be that of every channel
-        counts |= set().union(*(shown_by_labels(images[s], _labels_by_name(labels[s])) for s in FOLDERS))
+        for section in FOLDERS:
+            counts |= shown_by_labels(images[section], _labels_by_name(labels[section]))
     for section in FOLDERS:
         _pair(images[section], labels[section], section, sections, counts)
     cases = [case for section in sections.values() for case in section]
     if not cases:
-        accepted = ", ".join("/".join(images) for images, _ in FOLDERS.values())
+        accepted = ", ".join("/".join(image_folders) for image_folders, _ in FOLDERS.values())
         hint = f"accepted are folders called {accepted}, with labels/labelsTr/masks beside them"
         raise DataError("has no folder with images", path=source, hint=hint)
-    drawn = [source / case["label"] for case in cases if "label" in case]
-    if not drawn:
+    label_files = [source / case["label"] for case in cases if "label" in case]
+    if not label_files:
         hint = "put label files of the same names into a folder 'labels'"
         raise DataError("has images but no label for any of them", path=source, hint=hint)
     content: dict[str, Any] = {"name": source.name}
     content["modality"] = _modality([source / p for p in cases[0]["image"]], modality)
-    content["labels"] = found_labels(drawn)
+    content["labels"] = found_labels(label_files)
     return content | {name: section for name, section in sections.items() if section}
 
 

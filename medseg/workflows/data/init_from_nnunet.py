@@ -30,56 +30,70 @@ def from_nnunet(source: Path, modality: str | None) -> dict[str, Any]:
         ManifestError: for region-based labels, and for files that do not fit dataset.json.
     """
     file = source / "dataset.json"
-    told = read_json(file)
-    missing = [key for key in ("channel_names", "labels", "file_ending") if key not in told]
+    described = read_json(file)
+    missing = [key for key in ("channel_names", "labels", "file_ending") if key not in described]
     if missing:
         raise ManifestError(f"lacks {', '.join(missing)}", path=file, hint=HINT)
-    names = told["channel_names"]
-    if not isinstance(names, dict) or not isinstance(told["labels"], dict):
+    names = described["channel_names"]
+    if not isinstance(names, dict) or not isinstance(described["labels"], dict):
         raise ManifestError("its channel_names or labels is no JSON object", path=file, hint=HINT)
-    labels, ignored = _labels(told["labels"], file)
-    content: dict[str, Any] = {"name": str(told.get("name", source.name)), "labels": labels}
+    labels, ignored = _labels(described["labels"], file)
+    content: dict[str, Any] = {"name": str(described.get("name", source.name)), "labels": labels}
     content["modality"] = dict.fromkeys(names, modality) if modality else names
     if ignored is not None:
         content["ignore_index"] = ignored
     for key in ("description", "reference", "licence", "license", "release"):
-        if isinstance(told.get(key), str):
-            content[key] = told[key]
-    return content | _cases(source, told, file)
+        if isinstance(described.get(key), str):
+            content[key] = described[key]
+    return content | _cases(source, described, file)
 
 
-def _labels(told: dict[str, Any], file: Path) -> tuple[dict[str, str], int | None]:
-    """Value -> name, and the value that is to be ignored."""
-    regions = [name for name, value in told.items() if not isinstance(value, int)]
+def _labels(values: dict[str, Any], file: Path) -> tuple[dict[str, str], int | None]:
+    """Value -> name, and the value that is to be ignored; nnU-Net lists names with their values."""
+    regions = [name for name, value in values.items() if not isinstance(value, int)]
     if regions:
         what = f"its labels {', '.join(regions)} are regions; accepted is one value per class"
         raise ManifestError(what, path=file, hint="save the regions as classes that do not overlap")
-    ignored = told.get("ignore")
-    return {str(value): name for name, value in told.items() if name != "ignore"}, ignored
+    ignored = values.get("ignore")
+    return {str(value): name for name, value in values.items() if name != "ignore"}, ignored
 
 
-def _cases(source: Path, told: dict[str, Any], file: Path) -> dict[str, list[dict[str, Any]]]:
-    ending, count = str(told["file_ending"]), len(told["channel_names"])
-    sections: dict[str, list[dict[str, Any]]] = {"training": [], "test": [], "unlabeled": []}
-    if isinstance(told.get("dataset"), dict):  # every path spelled out
-        trained, labels = _spelled_out(source, told["dataset"], file)
+def _cases(source: Path, described: dict[str, Any], file: Path) -> dict[str, list[dict[str, Any]]]:
+    """The lists of the manifest, those without a case left out."""
+    ending, channels = str(described["file_ending"]), len(described["channel_names"])
+    if isinstance(described.get("dataset"), dict):  # every path spelled out
+        images, labels = _spelled_out(source, described["dataset"], file)
     else:
         labels = _files(source / "labelsTr", ending)
-        trained = _grouped(source / "imagesTr", ending, count, labels)
+        images = _grouped(source / "imagesTr", ending, channels, labels)
+    without_image = sorted(set(labels) - set(images))
+    if without_image:
+        label = labels[without_image[0]]
+        raise ManifestError(f"the label {label.name} has no image in imagesTr", path=file, hint=HINT)
     test_labels = _files(source / "labelsTs", ending)
-    tested = _grouped(source / "imagesTs", ending, count, test_labels)
-    for name in sorted(set(labels) - set(trained)):
-        raise ManifestError(f"the label {labels[name].name} has no image in imagesTr", path=file, hint=HINT)
-    for images, known, section in ((trained, labels, "training"), (tested, test_labels, "test")):
-        for name, files in images.items():
-            if len(files) not in (1, count):  # one file may hold all channels, as coloured pictures do
-                what = f"case {name} has {len(files)} files, channel_names has {count}"
-                raise ManifestError(what, path=file, hint=HINT)
-            case: dict[str, Any] = {"image": [Manifest.relative(p, source) for p in files]}
-            if name in known:
-                case["label"] = Manifest.relative(known[name], source)
-            sections["unlabeled" if section == "training" and name not in known else section].append(case)
+    test_images = _grouped(source / "imagesTs", ending, channels, test_labels)
+    _check_channels({**images, **test_images}, channels, file)
+    sections: dict[str, list[dict[str, Any]]] = {"training": [], "test": [], "unlabeled": []}
+    for name, files in images.items():
+        section = "training" if name in labels else "unlabeled"
+        sections[section].append(_case(source, files, labels.get(name)))
+    for name, files in test_images.items():
+        sections["test"].append(_case(source, files, test_labels.get(name)))
     return {name: cases for name, cases in sections.items() if cases}
+
+
+def _check_channels(images: dict[str, list[Path]], channels: int, file: Path) -> None:
+    for name, files in images.items():
+        if len(files) not in (1, channels):  # one file may hold all channels, as coloured images do
+            what = f"case {name} has {len(files)} files, channel_names has {channels}"
+            raise ManifestError(what, path=file, hint=HINT)
+
+
+def _case(source: Path, images: list[Path], label: Path | None) -> dict[str, Any]:
+    case: dict[str, Any] = {"image": [Manifest.relative(image, source) for image in images]}
+    if label is not None:
+        case["label"] = Manifest.relative(label, source)
+    return case
 
 
 def _files(folder: Path, ending: str) -> dict[str, Path]:
@@ -89,13 +103,16 @@ def _files(folder: Path, ending: str) -> dict[str, Path]:
     return {p.name.removesuffix(ending): p for p in files}
 
 
-def _spelled_out(source: Path, told: dict[str, Any], file: Path) -> tuple[dict[str, list[Path]], dict[str, Path]]:
+def _spelled_out(source: Path, entries: dict[str, Any], file: Path) -> tuple[dict[str, list[Path]], dict[str, Path]]:
     """The images and the label of each case, where dataset.json lists them itself."""
+    images, labels = {}, {}
     try:
-        images = {name: [source / p for p in entry["images"]] for name, entry in told.items()}
-        return images, {name: source / entry["label"] for name, entry in told.items()}
+        for name, entry in entries.items():
+            images[name] = [source / image for image in entry["images"]]
+            labels[name] = source / entry["label"]
     except (KeyError, TypeError) as e:
         raise ManifestError(f"its 'dataset' has an entry without images or label ({e})", path=file, hint=HINT) from e
+    return images, labels
 
 
 def _grouped(folder: Path, ending: str, count: int, labels: Collection[str]) -> dict[str, list[Path]]:
@@ -105,11 +122,12 @@ def _grouped(folder: Path, ending: str, count: int, labels: Collection[str]) -> 
         ManifestError: a file is not named so.
     """
     files = _files(folder, ending)
-    cases = group_channels(files, (count,), raw=True, labels=labels)
-    for case, names in cases.items():
+    grouped = {}
+    for case, names in group_channels(files, (count,), raw=True, labels=labels).items():
         if names == [case]:
             raise ManifestError(_misnamed(case, files, count, ending), path=files[case], hint=_remedy(case, ending))
-    return {case: [files[name] for name in names] for case, names in cases.items()}
+        grouped[case] = [files[name] for name in names]
+    return grouped
 
 
 def _misnamed(name: str, names: Collection[str], count: int, ending: str) -> str:

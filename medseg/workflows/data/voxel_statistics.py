@@ -1,4 +1,4 @@
-"""Numbers of an array, gathered in one pass of small pieces: no copy of a whole volume is made."""
+"""Numbers of an array, gathered in one pass, block by block: no copy of a whole volume is made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PIECE = 1 << 20  # voxels at a time
+BLOCK = 1 << 20  # voxels at a time
 MOST_VALUES = 1 << 16  # a label image has few; more are only counted
 
 
@@ -33,25 +33,25 @@ class Values:
     example: float
 
 
-def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:
+def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
     flat = array.ravel(order="K")  # a view: the readers give contiguous memory
-    for start in range(0, flat.size, PIECE):
-        yield flat[start : start + PIECE]
+    for start in range(0, flat.size, BLOCK):
+        yield flat[start : start + BLOCK]
 
 
 def intensities(array: np.ndarray) -> Intensities:
     """Range, non-finite voxels and fingerprint of an image of any real type."""
     low, high, bad = np.inf, -np.inf, 0
     digest = hashlib.blake2b(repr((array.shape, array.dtype.str)).encode(), digest_size=16)
-    for piece in _pieces(array):
-        digest.update(np.ascontiguousarray(piece).data)
-        if piece.dtype.kind == "f":
-            finite = np.isfinite(piece)
+    for block in _blocks(array):
+        digest.update(np.ascontiguousarray(block).data)
+        if block.dtype.kind == "f":
+            finite = np.isfinite(block)
             if not finite.all():
-                bad += int(piece.size - np.count_nonzero(finite))
-                piece = piece[finite]
-        if piece.size:
-            low, high = min(low, float(piece.min())), max(high, float(piece.max()))
+                bad += int(block.size - np.count_nonzero(finite))
+                block = block[finite]
+        if block.size:
+            low, high = min(low, float(block.min())), max(high, float(block.max()))
     return Intensities(low, high, bad, array.size, digest.digest())
 
 
@@ -59,26 +59,26 @@ def values(array: np.ndarray) -> Values:
     """How often each whole number occurs in a label image of any real type."""
     counts: Counter[int] = Counter()
     fractional, example = 0, float("nan")
-    for piece in _pieces(array):
-        if piece.dtype.kind == "f":
+    for block in _blocks(array):
+        if block.dtype.kind == "f":
             with np.errstate(invalid="ignore"):
-                whole = np.isfinite(piece) & (piece == np.rint(piece)) & (np.abs(piece) < 2**53)
+                whole = np.isfinite(block) & (block == np.rint(block)) & (np.abs(block) < 2**53)
             if not whole.all():
-                fractional += int(piece.size - np.count_nonzero(whole))
-                example = float(piece[~whole][0])
-                piece = piece[whole]
-            piece = piece.astype(np.int64)
-        _count(piece, counts)
+                fractional += int(block.size - np.count_nonzero(whole))
+                example = float(block[~whole][0])
+                block = block[whole]
+            block = block.astype(np.int64)
+        _count(block, counts)
     return Values(dict(sorted(counts.items())), fractional, example)
 
 
-def _count(piece: np.ndarray, counts: Counter[int]) -> None:
-    if not piece.size:
+def _count(block: np.ndarray, counts: Counter[int]) -> None:
+    if not block.size:
         return
-    low, high = int(piece.min()), int(piece.max())
+    low, high = int(block.min()), int(block.max())
     if high - low < MOST_VALUES and high < 2**62:  # the common case, and much faster than sorting
-        found = np.bincount(piece.astype(np.int64).ravel() - low)
+        found = np.bincount(block.astype(np.int64).ravel() - low)
         counts.update({low + int(n): int(found[n]) for n in np.flatnonzero(found)})
     else:
-        numbers, found = np.unique(piece, return_counts=True)
+        numbers, found = np.unique(block, return_counts=True)
         counts.update(dict(zip(numbers.tolist(), found.tolist(), strict=True)))

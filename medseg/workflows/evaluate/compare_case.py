@@ -43,19 +43,22 @@ class Pairing:
 
 @dataclass(frozen=True)
 class Compared:
-    """What came of one case; without a usable prediction the figures are those of an empty one."""
+    """What came of one case; without a usable prediction the metrics are those of an empty one."""
 
     pairing: Pairing
     status: Status
     message: str = ""
     warnings: tuple[str, ...] = ()
-    figures: Mapping[int, dict[str, Value]] = field(default_factory=dict)
+    metrics: Mapping[int, dict[str, Value]] = field(default_factory=dict)
 
     @property
     def mean_dice(self) -> float | None:
         """Over the classes that the prediction or the reference has."""
-        rows = [row["dice"] for row in self.figures.values() if row["situation"] != "both_empty"]
-        return float(np.mean([float(v) for v in rows if v is not None])) if rows else None
+        with_class = [metrics for metrics in self.metrics.values() if metrics["situation"] != "both_empty"]
+        dice = [metrics["dice"] for metrics in with_class]
+        if not dice:
+            return None
+        return float(np.mean([float(value) for value in dice if value is not None]))
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,14 @@ def compare(pairing: Pairing, scale: Scale) -> Compared:
     nothing = np.full_like(reference, scale.background)
     if pairing.prediction is None:
         message = f"no prediction: {pairing.name}.nii.gz is not there"
-        return Compared(pairing, "no prediction", message, figures=_measure(nothing, reference, grid, scale))
+        return Compared(pairing, "no prediction", message, metrics=_measure(nothing, reference, grid, scale))
     try:
         prediction, warnings = onto(grid, *read_labels(pairing.prediction, scale, may_ignore=False))
     except DataError as error:
-        figures = _measure(nothing, reference, grid, scale)
-        return Compared(pairing, "unusable prediction", str(error), figures=figures)
-    figures = _measure(prediction, reference, grid, scale)
-    return Compared(pairing, "compared", warnings=warnings, figures=figures)
+        metrics = _measure(nothing, reference, grid, scale)
+        return Compared(pairing, "unusable prediction", str(error), metrics=metrics)
+    metrics = _measure(prediction, reference, grid, scale)
+    return Compared(pairing, "compared", warnings=warnings, metrics=metrics)
 
 
 def _measure(prediction: np.ndarray, reference: np.ndarray, grid: Header, scale: Scale) -> dict[int, dict[str, Value]]:
@@ -106,7 +109,7 @@ def _measure(prediction: np.ndarray, reference: np.ndarray, grid: Header, scale:
 
 
 def read_labels(path: Path, scale: Scale, *, may_ignore: bool) -> tuple[np.ndarray, Header]:
-    """A label map `(X, Y, Z)` uint8 of known values, as stored, and its header.
+    """A label map `(X, Y, Z)` uint8 of accepted values, as stored, and its header.
 
     Args:
         path: the file.
@@ -114,7 +117,7 @@ def read_labels(path: Path, scale: Scale, *, may_ignore: bool) -> tuple[np.ndarr
         may_ignore: whether the ignore value may occur; it becomes 255.
 
     Raises:
-        DataError: not readable, several channels, values that are no whole numbers or not known.
+        DataError: not readable, several channels, values that are no whole numbers or not accepted.
     """
     array, header = read_volume(path)
     if array.shape[0] != 1:
@@ -123,12 +126,13 @@ def read_labels(path: Path, scale: Scale, *, may_ignore: bool) -> tuple[np.ndarr
     if not np.array_equal(found, np.round(found)) or not np.isfinite(found).all():
         broken = found[~np.isfinite(found) | (found != np.round(found))]
         raise DataError(f"holds {_listed(broken)}; a label map holds whole numbers", path=path)
-    known = {scale.background, *scale.labels} if scale.labels else set(range(IGNORE))
-    known |= {scale.ignore} if may_ignore else set()
-    unknown = [value for value in found if value not in known]
-    if unknown:
-        accepted = _listed(sorted(known)) if scale.labels else f"0 to {IGNORE - 1}"
-        raise DataError(f"holds {_listed(unknown)}, which is no label; accepted are {accepted}", path=path)
+    accepted = {scale.background, *scale.labels} if scale.labels else set(range(IGNORE))
+    if may_ignore:
+        accepted.add(scale.ignore)
+    strange = [value for value in found if value not in accepted]
+    if strange:
+        words = _listed(sorted(accepted)) if scale.labels else f"0 to {IGNORE - 1}"
+        raise DataError(f"holds {_listed(strange)}, which is no label; accepted are {words}", path=path)
     label = array[0].astype(np.uint8)
     if may_ignore and scale.ignore != IGNORE:
         label[array[0] == scale.ignore] = IGNORE

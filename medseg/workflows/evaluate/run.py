@@ -1,4 +1,4 @@
-"""`evaluate`: a folder of predictions against true label maps becomes tables and a picture."""
+"""`evaluate`: a folder of predictions against true label maps becomes tables and a figure."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def _summary(done: Sequence[Compared], scale: Scale) -> dict[str, Any]:
     classes = {
         name: {
             "value": value,
-            **summarize([c.figures[value] for c in compared], [c.figures[value] for c in failed]),
+            **summarize([case.metrics[value] for case in compared], [case.metrics[value] for case in failed]),
         }
         for value, name in scale.labels.items()
     }
@@ -187,5 +187,5 @@ def _case(case: Compared, scale: Scale) -> dict[str, Any]:
         "prediction": str(pairing.prediction) if pairing.prediction else None,
         "reference": str(pairing.reference),
         "mean_dice": case.mean_dice if case.status == "compared" else None,
-        "classes": {scale.labels[value]: row for value, row in case.figures.items()},
+        "classes": {scale.labels[value]: metrics for value, metrics in case.metrics.items()},
     }

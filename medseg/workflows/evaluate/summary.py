@@ -22,7 +22,7 @@ SHOWN = 5
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """The figures as plain text at most 80 columns wide: a row for each structure, and their mean.
+    """The metrics as plain text at most 80 columns wide: a row for each structure, and their mean.
 
     Args:
         report: that `evaluate` returned.
@@ -35,9 +35,9 @@ def table(report: Mapping[str, Any]) -> str:
         grid.add_row(Text(name), *_row(found))
     grid.add_section()
     mean = report["mean"]
-    figures = (number(column, mean[column]["mean"]) for column in ("dice", "surface_dice", "hd95_mm"))
+    metrics = (number(column, mean[column]["mean"]) for column in ("dice", "surface_dice", "hd95_mm"))
     missed = sum(found["counts"]["missing"] for found in report["classes"].values())
-    grid.add_row(f"mean of {mean['dice']['n']}", "", *figures, str(missed))
+    grid.add_row(f"mean of {mean['dice']['n']}", "", *metrics, str(missed))
     stream = io.StringIO()
     Console(file=stream, width=WIDTH, color_system=None).print(grid)
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]

@@ -24,14 +24,14 @@ def write_tables(folder: Path, report: dict[str, Any]) -> None:
 
 
 def as_csv(report: dict[str, Any]) -> str:
-    """One row per case and class; what does not exist is an empty field."""
+    """One row per case and class; what does not exist is an empty cell."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["case", "class", "status", *METRICS, "message"])
     for case in report["cases"]:
-        rows = case["classes"] or {name: {} for name in report["classes"]}
-        for name, row in rows.items():
-            values = [_short(row.get(column)) for column in METRICS]
+        of_classes = case["classes"] or {name: {} for name in report["classes"]}
+        for name, metrics in of_classes.items():
+            values = [_short(metrics.get(column)) for column in METRICS]
             writer.writerow([case["case"], name, case["status"], *values, case["message"]])
     return stream.getvalue()
 
@@ -102,24 +102,26 @@ def _counts(report: dict[str, Any]) -> list[str]:
         "Dice with those as 0",
     )
     keys = ("both", "missing", "spurious", "both_empty", "failed")
-    rows = [
-        (name, *(str(c["counts"][k]) for k in keys), number("dice", c["dice_with_failures"]["mean"]))
-        for name, c in report["classes"].items()
-    ]
+    rows = []
+    for name, found in report["classes"].items():
+        counts = [str(found["counts"][key]) for key in keys]
+        rows.append((name, *counts, number("dice", found["dice_with_failures"]["mean"])))
     return _table(heads, rows)
 
 
 def _cases(report: dict[str, Any]) -> list[str]:
-    compared = sorted((c for c in report["cases"] if c["mean_dice"] is not None), key=lambda c: c["mean_dice"])
+    with_dice = [case for case in report["cases"] if case["mean_dice"] is not None]
+    worst_first = sorted(with_dice, key=lambda case: case["mean_dice"])
     lines = ["## Cases, worst first", ""]
-    lines += _table(("case", "mean Dice"), [(c["case"], number("dice", c["mean_dice"])) for c in compared])
-    bad = [c for c in report["cases"] if c["status"] != "compared"]
+    lines += _table(("case", "mean Dice"), [(case["case"], number("dice", case["mean_dice"])) for case in worst_first])
+    bad = [case for case in report["cases"] if case["status"] != "compared"]
     if bad:
         lines += ["", f"## Not compared: {len(bad)} of {len(report['cases'])} cases", ""]
-        lines += [f"- {c['case']}: {c['message']}" for c in bad]
-    warned = [text for c in report["cases"] for text in c["warnings"]]
-    if warned:
-        lines += ["", "## Warnings", "", *(f"- {text}" for text in warned)]
+        lines += [f"- {case['case']}: {case['message']}" for case in bad]
+    warnings = [text for case in report["cases"] for text in case["warnings"]]
+    if warnings:
+        lines += ["", "## Warnings", ""]
+        lines += [f"- {text}" for text in warnings]
     if report["unmatched"]:
         lines += ["", f"Files that belong to no case: {', '.join(report['unmatched'])}."]
     return [*lines, ""]

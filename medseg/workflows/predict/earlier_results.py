@@ -23,7 +23,7 @@ from medseg.workflows.predict.formats import recorded
 REPORTS = "predict_report*.json"
 
 
-class Earlier:
+class EarlierResults:
     """What earlier commands left in a folder.
 
     Args:
@@ -38,7 +38,7 @@ class Earlier:
             self.cases.setdefault(entry["case"], []).append(entry)
 
     def refuse_all(self, items: Iterable[Item], *, probabilities: bool) -> None:
-        """`refuse` of every case, before any work is done; what else is wrong with one is told when its turn comes."""
+        """`refuse` of every case, before any work is done; other faults are told when each is predicted."""
         for item in items:
             with suppress(DataError):
                 self.refuse(item, probabilities=probabilities)
@@ -55,7 +55,8 @@ class Earlier:
             DataError: the image cannot be read.
         """
         for path in targets(item, self.output, probabilities=probabilities):
-            if path.exists() and not item.reads(path):  # which is told elsewhere
+            is_an_input = path.exists() and item.reads(path)  # which `collect` refuses
+            if path.exists() and not is_an_input:
                 self._refuse(item, path)
 
     def _refuse(self, item: Item, path: Path) -> None:
@@ -86,8 +87,11 @@ class Earlier:
             cases: entries of the new one.
         """
         replaced = {entry.get("result") for entry in cases}
-        entries = self.reports.get(report, [])
-        return [e for e in entries if e["result"] not in replaced and (self.output / e["result"]).exists()]
+        kept = []
+        for entry in self.reports.get(report, []):
+            if entry["result"] not in replaced and (self.output / entry["result"]).exists():
+                kept.append(entry)
+        return kept
 
 
 def _entries(report: Path) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from medseg.records import hash_of
 from medseg.stopping import report_stop
 from medseg.workflows.predict.case import CasePredictor, fingerprint, record
 from medseg.workflows.predict.collect_cases import PROBABILITIES, Item, collect, share
-from medseg.workflows.predict.earlier_results import Earlier
+from medseg.workflows.predict.earlier_results import EarlierResults
 from medseg.workflows.predict.formats import suffix_of, uncoded
 from medseg.workflows.predict.options import PredictOptions
 from medseg.workflows.predict.summary import Listener, closing
@@ -70,7 +70,7 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
         suffix=suffix_of(options.format),
     )  # fmt: skip
     items = share(items, options.shard, options.num_shards)
-    earlier = Earlier(output)
+    earlier = EarlierResults(output)
     earlier.refuse_all(items, probabilities=options.probabilities)
     device = distributed.setup(options.device)
     make_folder(output / PROBABILITIES if options.probabilities else output)
@@ -99,7 +99,7 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
             run.all(items)
         report["interrupted"] = False
     finally:
-        report["earlier"] = Earlier(output).others(options.report_name, report["cases"])
+        report["earlier"] = EarlierResults(output).others(options.report_name, report["cases"])
         write_whole(output / options.report_name, json.dumps(report, indent=2, allow_nan=False) + "\n")
     for line in closing(report, output, options.report_name):
         listener.show(line)
@@ -173,7 +173,12 @@ class _Run:
     """The cases in a row, with a bar, entering each into the report."""
 
     def __init__(
-        self, predictor: CasePredictor, listener: Listener, report: dict, earlier: Earlier, options: PredictOptions
+        self,
+        predictor: CasePredictor,
+        listener: Listener,
+        report: dict,
+        earlier: EarlierResults,
+        options: PredictOptions,
     ) -> None:
         self.predictor, self.listener, self.report, self.earlier = predictor, listener, report, earlier
         self.overwrite, self.strict, self.probabilities = options.overwrite, options.strict, options.probabilities

@@ -28,8 +28,7 @@ from medseg.manifest.manifest import Manifest, streams_of
 from medseg.method import Method, PatchTargets
 from medseg.networks.sizes import fit_size
 from medseg.planning.fingerprint import read_fingerprint
-from medseg.workflows.train.build import build_method
-from medseg.workflows.train.self_training.time_left import trainings
+from medseg.workflows.train.build import build_method, count_trainings
 
 ENOUGH = 1000
 """Iterations, beyond which time goes into a finer plan."""
@@ -115,7 +114,7 @@ class Workload:
         scored = validation * (rounds + 1) if has_rounds_or_views else 0
         fingerprint = read_fingerprint(manifest)
         return cls(
-            trainings=trainings(stage, unlabeled),
+            trainings=count_trainings(stage, unlabeled),
             predicted=views * (rounds * unlabeled + scored),
             validation=validation,
             size=np.median(fingerprint.shape, axis=0),

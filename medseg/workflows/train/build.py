@@ -17,9 +17,9 @@ from medseg.atomic import make_folder, write_whole
 from medseg.bundle.bundle import OpenBundle, open_bundle
 from medseg.config import DataSpec, Pipeline, Stage
 from medseg.errors import ConfigError, OutputError
+from medseg.instantiate import build_network
 from medseg.manifest.manifest import Manifest
 from medseg.method import Frozen, Method
-from medseg.networks import registry
 from medseg.networks.factory import NetworkFactory, check_exportable, definition_of
 from medseg.portable.networks.adapters import Planar, Views
 
@@ -98,6 +98,24 @@ def select_view(networks: Mapping[str, T], view: str | None) -> T:
     return networks[view]
 
 
+WARM_SHARE = 0.5
+"""Share of the teacher's iterations that a student has which starts from its teacher."""
+
+
+def count_trainings(stage: Stage, unlabeled: int) -> float:
+    """Trainings of one network in the whole stage; one that is half as long counts half.
+
+    Args:
+        stage: with its views and rounds.
+        unlabeled: cases; without any there are no rounds.
+    """
+    teachers = max(1, len(stage.views))
+    if not stage.rounds or not unlabeled:
+        return teachers
+    student_share = WARM_SHARE if stage.rounds.student == "warm" else 1.0
+    return teachers * (1 + student_share * stage.rounds.count)
+
+
 def build_method(stage: Stage, data: DataSpec, previous: Frozen | None = None) -> Method:
     """The method of a stage with new networks.
 
@@ -167,7 +185,7 @@ def save_pretrained(folder: Path, network: nn.Module) -> None:
 
 
 def _open_pretrained(folder: Path) -> Frozen:
-    network = registry.build(json.loads((folder / PRETRAINED).read_text(encoding="utf-8")))
+    network = build_network(json.loads((folder / PRETRAINED).read_text(encoding="utf-8")))
     network.load_state_dict(torch.load(folder / "model.pt", map_location="cpu", weights_only=True))
     return Frozen(network)
 

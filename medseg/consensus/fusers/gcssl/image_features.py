@@ -58,17 +58,20 @@ class NormalisedImage:
 
     def smoothed(self, sigma: float) -> np.ndarray:
         """`(C, x, y, z)` of the box, Gaussian filtered; `sigma` in units of the smallest spacing."""
-        shape = self.values.shape[1:]
-        inner = tuple(slice(m, n - m) for m, n in zip(self.margin, shape, strict=True))
+        inner = []
+        for margin, length in zip(self.margin, self.values.shape[1:], strict=True):
+            inner.append(slice(margin, length - margin))
         widths = [sigma / unit for unit in self.units]
-        return np.stack([ndimage.gaussian_filter(channel, widths)[inner] for channel in self.values])
+        filtered = [ndimage.gaussian_filter(channel, widths) for channel in self.values]
+        return np.stack([channel[tuple(inner)] for channel in filtered])
 
     def positions(self, voxels: np.ndarray) -> np.ndarray:
         """Flat indices in the padded values of flat indices in the box."""
         size = [side.stop - side.start for side in self.box]
-        positions = np.unravel_index(voxels, size)
-        moved = tuple(position + m for position, m in zip(positions, self.margin, strict=True))
-        return np.ravel_multi_index(moved, self.values.shape[1:])
+        moved = []
+        for position, margin in zip(np.unravel_index(voxels, size), self.margin, strict=True):
+            moved.append(position + margin)
+        return np.ravel_multi_index(tuple(moved), self.values.shape[1:])
 
     def _lacking(self, inside: Box) -> list[tuple[int, int]]:
         """How many voxels of the margin lie beyond the grid, before and after the box along each axis."""
@@ -104,19 +107,22 @@ class ImageFeatures:
             part = slice(start, start + _CHUNK)
             positions = self.image.positions(voxels[part])
             for c in range(channels):
-                columns = self._texture(c, positions) + self._shape(c, positions)
-                found[part, c * PER_CHANNEL : (c + 1) * PER_CHANNEL] = np.stack(columns, axis=1)
+                features = [*self._texture(c, positions), *self._shape(c, positions)]
+                first = c * PER_CHANNEL
+                found[part, first : first + PER_CHANNEL] = np.stack(features, axis=1)
         return found
 
     def _texture(self, c: int, positions: np.ndarray) -> list[np.ndarray]:
         """Intensity, the moments of both windows, and the entropy."""
-        values, bins = self.image.values[c].reshape(-1), self.bins[c]
+        values = self.image.values[c].reshape(-1)
+        bins = self.bins[c]
         centre = values[positions]
         sums = [np.zeros(positions.size, np.float32) for _ in range(4)]
         # eight counters of a byte each in one integer; each half of the window counts less than 256
-        ones = np.uint64(1) << (np.uint64(8) * np.arange(BINS, dtype=np.uint64))
+        first_bits = np.uint64(8) * np.arange(BINS, dtype=np.uint64)
+        ones = np.uint64(1) << first_bits
         counters = [np.zeros(positions.size, np.uint64) for _ in range(2)]
-        small: list[np.ndarray] = []
+        moments_of_small: list[np.ndarray] = []
         for k, jump in enumerate(self.window):
             neighbours = positions + jump
             difference = values[neighbours] - centre  # from the centre: raw powers would cancel in float32
@@ -127,10 +133,11 @@ class ImageFeatures:
             half = 2 * k // len(self.window)
             counters[half] += ones[bins[neighbours]]
             if k + 1 == self.small_window_size:
-                small = _moments(sums, self.small_window_size, centre)
+                moments_of_small = _moments(sums, self.small_window_size, centre)
+        moments_of_large = _moments(sums, len(self.window), centre)
         counts = _unpack_bytes(counters[0]) + _unpack_bytes(counters[1])
         entropy = self.entropy_terms[counts].sum(axis=1)
-        return [centre, *small, *_moments(sums, len(self.window), centre), entropy]
+        return [centre, *moments_of_small, *moments_of_large, entropy]
 
     def _shape(self, c: int, positions: np.ndarray) -> list[np.ndarray]:
         """Gradient magnitude, and the divergence of the normalised gradient."""
@@ -141,7 +148,8 @@ class ImageFeatures:
             for sign in (1, -1):
                 gradient = self._gradient(c, positions + sign * self.strides[axis])
                 length = _length(gradient, positions.size) + np.float32(1e-3)
-                curvature += gradient[number] / length * np.float32(sign / (2 * unit))
+                normalised = gradient[number] / length
+                curvature += normalised * np.float32(sign / (2 * unit))
         return [magnitude, np.clip(curvature, -3, 3)]
 
     def _gradient(self, c: int, positions: np.ndarray) -> list[np.ndarray]:
@@ -171,7 +179,8 @@ def _luminance_chroma(rgb: np.ndarray) -> np.ndarray:
 def _median_and_scale(channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Median and width of each channel, to subtract and divide by; width 0 if it is constant."""
     samples = [_sample(channel) for channel in channels]
-    low, median, high = np.array([np.percentile(sample, (1, 50, 99)) for sample in samples]).T
+    percentiles = [np.percentile(sample, (1, 50, 99)) for sample in samples]
+    low, median, high = np.array(percentiles).T
     whole_range = np.array([np.ptp(sample) for sample in samples])
     scale = np.where(high > low, high - low, whole_range)
     shape = (-1, 1, 1, 1)
@@ -195,7 +204,8 @@ def _window(units: Sequence[float], strides: Sequence[int]) -> tuple[list[int], 
     """Jumps to all voxels of the large window, those of the small one first, and how many these are."""
     large = [_half_width(LARGE, unit) for unit in units]
     small = [_half_width(SMALL, unit) for unit in units]
-    offsets = list(itertools.product(*(range(-half, half + 1) for half in large)))
+    steps = [range(-half, half + 1) for half in large]
+    offsets = list(itertools.product(*steps))
     offsets.sort(key=lambda offset: not _is_within(offset, small))
     jumps = []
     for offset in offsets:

@@ -24,13 +24,13 @@ from medseg.manifest.manifest import Manifest, streams_of
 from medseg.progress import say
 from medseg.records import RECORD, Record, digest_of
 from medseg.stopping import report_stop
-from medseg.workflows.train.build import StageInputs, StageResult
+from medseg.workflows.train.build import WARM_SHARE, StageInputs, StageResult, count_trainings
 from medseg.workflows.train.self_training.check_data import check_rounds, files_of
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_label_statistics import summarize_round
 from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller, write_round_manifest
 from medseg.workflows.train.self_training.report import Round, RunDescription, write_summary
-from medseg.workflows.train.self_training.time_left import WARM_PART, TimeLeft, trainings
+from medseg.workflows.train.self_training.time_left import TimeLeft
 from medseg.workflows.train.self_training.validation_scores import mean_volumes_ml, score_round
 from medseg.workflows.train.stage import StageRun
 
@@ -58,7 +58,7 @@ class SelfTraining:
         self.results: list[Round] = []
         self.warnings: list[str] = []
         work = {
-            "training": trainings(self.stage, len(self.unlabeled)),
+            "training": count_trainings(self.stage, len(self.unlabeled)),
             "labelling": len(self.unlabeled) * self.rounds,
             "scoring": 1.0 + self.rounds,
         }
@@ -159,7 +159,7 @@ class SelfTraining:
                 run.train(folder / "bundle", previous=previous, resume=True)
             notes = record.finish() if self.is_main else {"seconds": 0.0}
             distributed.barrier()
-        self.time_left.done("training", notes["seconds"], WARM_PART if is_warm else 1.0)
+        self.time_left.done("training", notes["seconds"], WARM_SHARE if is_warm else 1.0)
         return float(notes["seconds"])
 
     def _settings_of_network(self, stage: Stage) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class SelfTraining:
     def _warm_stage(self) -> Stage:
         """The stage of students that start from their teachers."""
         schedule = self.stage.schedule
-        changes = {"iterations": max(1, int(schedule.iterations * WARM_PART)), "lr": schedule.lr / 10}
+        changes = {"iterations": max(1, int(schedule.iterations * WARM_SHARE)), "lr": schedule.lr / 10}
         return self.stage.model_copy(update={"schedule": schedule.model_copy(update=changes)})
 
     def _find_start(self, number: int, view: View) -> Path | None:

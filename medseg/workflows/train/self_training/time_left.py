@@ -1,4 +1,4 @@
-"""Time left of a run with rounds, from how long like work took; and how much work a stage is."""
+"""Time left of a run with rounds, from how long like work took."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from medseg.config import Stage
 from medseg.workflows.reports.formatting import format_duration
 
 EVERY_SECONDS = 30.0
@@ -77,21 +76,3 @@ class TimeLeft:
         words = self.words()
         line = f"{what} ({words})" if words else what
         Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-WARM_PART = 0.5
-"""Share of the teacher's iterations that a student has which starts from its teacher."""
-
-
-def trainings(stage: Stage, unlabeled: int) -> float:
-    """Trainings of one network in the whole stage; one that is half as long counts half.
-
-    Args:
-        stage: with its views and rounds.
-        unlabeled: cases; without any there are no rounds.
-    """
-    views = max(1, len(stage.views))
-    if not stage.rounds or not unlabeled:
-        return views
-    student = WARM_PART if stage.rounds.student == "warm" else 1.0
-    return views * (1 + stage.rounds.count * student)

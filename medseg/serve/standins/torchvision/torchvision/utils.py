@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 
 def make_grid(*_: Any, **__: Any) -> NoReturn:
-    """Refuse: pictures of training belong to apps that medseg is none of."""
+    """Refuse: medseg shows no images of a training."""
     raise NotImplementedError("torchvision cannot be imported here; install the build that fits this torch")
 
 
