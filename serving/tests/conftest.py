@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))  # the generated data set that all tests share
+sys.path.insert(0, str(ROOT / "tests" / "support"))  # the generated data set that all tests share
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from archives import orthanc_in  # noqa: E402

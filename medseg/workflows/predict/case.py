@@ -92,15 +92,19 @@ class CasePredictor:
         headers = [item.series.header] if item.dicom else [read_header(path) for path in item.images]
         if item.dicom and item.reads(self.output / item.result):
             raise DataError(f"the result {item.result} would overwrite a slice", path=item.images[0])
-        found, wanted = sum(h.channels for h in headers), self.bundle.data.modality
-        if found != len(wanted):
+        self._check_channels(item, sum(header.channels for header in headers))
+        return headers
+
+    def _check_channels(self, item: Item, found: int) -> None:
+        wanted = self.bundle.data.modality
+        if found == len(wanted):
+            return
+        hint = None
+        if found < len(wanted) and not item.dicom:
             last = f"CASE_{len(wanted) - 1:04d}"
             hint = f"channels in several files are CASE{FIRST} to {last} in one folder, none missing"
-            raise DataError(
-                f"has {found} channels, the model takes {len(wanted)} ({', '.join(wanted)})", path=item.images[0],
-                hint=hint if found < len(wanted) and not item.dicom else None,
-            )  # fmt: skip
-        return headers
+        problem = f"has {found} channels, the model takes {len(wanted)} ({', '.join(wanted)})"
+        raise DataError(problem, path=item.images[0], hint=hint)
 
     def is_done(self, item: Item, line: str) -> bool:
         """Whether the result of the same image, model and settings is there."""
@@ -153,11 +157,15 @@ class CasePredictor:
         return self._millilitres(labels, affine)
 
     def _millilitres(self, labels: np.ndarray, affine: np.ndarray) -> dict[str, float]:
-        planes = np.moveaxis(labels, -1, 0)  # one at a time: counting wants eight bytes a voxel
-        counts = np.sum([np.bincount(p.ravel(order="K"), minlength=256) for p in planes], axis=0)
-        voxel = abs(np.linalg.det(affine[:3, :3])) / 1000
-        names = self.bundle.data.labels
-        return {names[v]: round(float(counts[v] * voxel), 3) for v in self.bundle.data.label_values[1:]}
+        counts = np.zeros(256, np.int64)
+        for plane in np.moveaxis(labels, -1, 0):  # one at a time: counting wants eight bytes a voxel
+            counts += np.bincount(plane.ravel(order="K"), minlength=256)
+        voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
+        volumes = {}
+        for value in self.bundle.data.label_values[1:]:
+            name = self.bundle.data.labels[value]
+            volumes[name] = round(float(counts[value] * voxel_ml), 3)
+        return volumes
 
 
 class ResultFiles:

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu"
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu"
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
 
 import journal  # noqa: E402

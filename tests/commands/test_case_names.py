@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import data_spec, labels_of, make_bundle, make_image
 from raters import ball, image_of, save
-from test_bundle import elsewhere
+from stock import elsewhere
 
 from medseg.config import Intensity
 from medseg.errors import DataError, ManifestError

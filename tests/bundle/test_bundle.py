@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from models import data_spec, definition_of, labels_of, make_bundle, make_image, network_of
+from stock import elsewhere
 
 from medseg import __version__
 from medseg.bundle.bundle import open_bundle, write_bundle
@@ -23,17 +22,6 @@ from medseg.config import Intensity
 from medseg.errors import BundleError, OutputError
 from medseg.portable.masked_losses import KnownOneHotd
 from medseg.workflows.predict.run import predict
-
-BLOCK_MEDSEG = """
-import sys
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "medseg":
-            raise ImportError("medseg is not to be imported here")
-
-sys.meta_path.insert(0, Blocked())
-"""
 
 CHECKS = """
 import importlib.util, sys
@@ -59,19 +47,6 @@ import torch
 state = torch.load("models/model.pt", weights_only=True)
 print(flow.network_def.load_state_dict(state, strict=True))
 """
-
-
-def elsewhere(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run Python in a folder where `import medseg` fails."""
-    blocker = folder.parent / "blocker"
-    blocker.mkdir(exist_ok=True)
-    (blocker / "sitecustomize.py").write_text(BLOCK_MEDSEG)
-    environment = {**os.environ, "PYTHONPATH": str(blocker), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from medseg.errors import ManifestError, OutputError
 from medseg.manifest.manifest import Case, Manifest, schema, streams_of
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("MEDSEG_DATA", ROOT.parent / "shared" / "data"))
 
 

@@ -529,7 +529,7 @@ def test_without_a_fast_library_the_next_one_reads_the_same(tmp_path, missing):
         "except VolumeError as e: print(e)\n"
         "assert 'torch' not in sys.modules\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == str(int(voxels().sum()))

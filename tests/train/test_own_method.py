@@ -27,7 +27,7 @@ from medseg.workflows.train import settings
 from medseg.workflows.train.plan import write_plan
 from medseg.workflows.train.run import train
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "own_method.py"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 BOTH = [change for change in FAST if "batch" not in change] + ["stages.0.schedule.batch={labeled: 1, unlabeled: 1}"]

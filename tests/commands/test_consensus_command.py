@@ -22,7 +22,7 @@ from medseg.consensus.fuse import FUSERS
 from medseg.consensus.io.segment_table import read_segments
 from medseg.manifest.manifest import Manifest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PLAIN = ("--no-report",)
 VOTE = ("--method", "majority", *PLAIN)
 ALONE = ("--jobs", "1")

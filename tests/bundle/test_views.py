@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from models import data_spec, labels_of, make_image, network_of
-from test_bundle import elsewhere
+from stock import elsewhere
 from torch import nn
 from typer.testing import CliRunner
 

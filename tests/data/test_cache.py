@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medseg import portable
 from medseg.config import DataSpec, Intensity
 from medseg.data.cache import VolumeCache
 from medseg.data.cached_volume import MOST_VOXELS, some_voxels
@@ -172,6 +173,21 @@ def test_damaged_entries_are_made_anew(tmp_path, damage):
     v = prepare(tmp_path, m, progress=lambda *a: calls.append(a))[1]
     assert calls == [(1, 1)]
     np.testing.assert_array_equal(v.label, np.searchsorted([0, 3, 7], label_of(1)))
+
+
+@pytest.mark.parametrize("file", ["resample.py", "io/read.py", "io/nifti/reader.py"])
+def test_code_that_reads_otherwise_makes_volumes_anew(tmp_path, monkeypatch, file):
+    copy = shutil.copytree(Path(portable.__file__).parent, tmp_path / "portable")
+    monkeypatch.setattr(portable, "__file__", str(copy / "__init__.py"))
+    m = manifest(tmp_path)
+    prepare(tmp_path, m)
+    before = files_of(tmp_path)
+    prepare(tmp_path, m)
+    assert files_of(tmp_path) == before
+    with (copy / file).open("a") as source:
+        source.write("# other\n")
+    prepare(tmp_path, m)
+    assert len(files_of(tmp_path)) == 2 * len(before)
 
 
 def test_leftovers_of_killed_processes_are_cleared(tmp_path):

@@ -22,7 +22,7 @@ from medseg.consensus.fusers.gcssl.rater_scores import LeafHistograms, compute_w
 from medseg.consensus.fusers.gcssl.region import find_region
 from medseg.consensus.study import MISSING, Study
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from consensus_phantom import Scene, generate
 

@@ -16,7 +16,7 @@ from medseg.errors import DataError, MedsegError, OutputError
 from medseg.portable.io.read import VolumeError, read_volume
 from medseg.portable.io.write import SaveError, write_nifti
 
-PACKAGE = Path(__file__).parents[1] / "medseg"
+PACKAGE = Path(__file__).parents[2] / "medseg"
 OF_FILES = {"VolumeError", "SaveError", "DataError", "OutputError", "MedsegError"}
 
 

@@ -21,7 +21,7 @@ from medseg.workflows.reports import pages
 from medseg.workflows.reports.formatting import format_duration, format_number, format_percent
 from medseg.workflows.train.self_training import report as self_training
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("self_training.html", "demo.html", "consensus.html")
 
 
