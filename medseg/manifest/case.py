@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
 
@@ -11,6 +11,8 @@ from medseg.manifest.fields import STRING_OR_LIST, FilePath, ImagePaths, stem
 from medseg.portable.io.channel_names import FIRST, RAW_FOLDERS, group_channels
 
 Class = int | str  # a class by its value or by its name
+MapName = Annotated[str, Field(pattern=r"^(?!(image|label|tags|index|covered)$)[A-Za-z][A-Za-z0-9_]*$")]
+"""Name of a map; those that a batch has anyway are not free."""
 
 
 class Item(BaseModel):
@@ -48,7 +50,7 @@ class Case(Item):
     image: ImagePaths
     label: FilePath | None = None
     classes: tuple[Class, ...] | None = None
-    maps: dict[str, FilePath] = Field(default_factory=dict)
+    maps: dict[MapName, FilePath] = Field(default_factory=dict)
     annotations: tuple[Annotation, ...] = ()
     tags: tuple[Class, ...] | dict[str, Any] | None = None
     subject: str | None = None

@@ -13,6 +13,7 @@ from monai.utils import set_determinism
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from medseg import methods
 from medseg.atomic import make_folder
 from medseg.bundle.bundle import write_bundle
 from medseg.config import View
@@ -26,7 +27,7 @@ from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
 from medseg.engine.validation import validate
 from medseg.errors import OutputError
 from medseg.manifest.manifest import Case, streams_of
-from medseg.method import Method
+from medseg.method import STREAM_KEYS, Method
 from medseg.networks.factory import definition_of
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.networks.adapters import Planar
@@ -43,18 +44,19 @@ _FEW_CASES = 24
 class ValidationVolumes(Dataset):
     """Whole cached volumes with their labels, for the evaluator."""
 
-    def __init__(self, volumes: list[CachedVolume]) -> None:
-        self.volumes = volumes
+    def __init__(self, volumes: list[CachedVolume], classes: int) -> None:
+        self.volumes, self.classes = volumes, classes
 
     def __len__(self) -> int:
         """How many cases."""
         return len(self.volumes)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Image `(C, X, Y, Z)` float32 and label `(1, X, Y, Z)` of class indices."""
+        """Image `(C, X, Y, Z)` float32, label `(1, X, Y, Z)` of class indices, and `(classes,)` which it covers."""
         volume = self.volumes[index]
         image = torch.from_numpy(volume.image.astype("float32"))
-        return {"image": image, "label": torch.from_numpy(volume.label[None].copy())}
+        covered = torch.tensor(volume.covered or (True,) * self.classes)
+        return {"image": image, "label": torch.from_numpy(volume.label[None].copy()), "covered": covered}
 
 
 class StageRun:
@@ -138,10 +140,14 @@ class StageRun:
         return volumes, validation
 
     def _prepare_cases(self, name: str, cases: list[Case]) -> list[CachedVolume]:
+        streams = {stream.name: stream for stream in methods.find(self.stage.method.name).streams}
+        maps = [key for key in streams[name].keys if key not in STREAM_KEYS] if name in streams else []
         workers = 1 if len(cases) < _FEW_CASES else usable_cores()
         title = f"preprocessing {name} cases"
         with show_progress(title, kept="finished ones are saved", shown=self.is_main) as progress:
-            return self.cache.prepare(self.inputs.manifest, cases, self.spec, workers=workers, progress=progress)
+            return self.cache.prepare(
+                self.inputs.manifest, cases, self.spec, maps=maps, workers=workers, progress=progress
+            )
 
     def _build_method(self, previous: Path | None) -> Method:
         start = open_previous(previous, self.spec.view) if previous else None
@@ -173,6 +179,7 @@ class StageRun:
             rank=distributed.rank(),
             world=distributed.world(),
             targets=method.targets(),
+            streams=method.streams,
         )
         start = int(state["iteration"]) if state else 0
         workers = schedule.workers
@@ -255,7 +262,7 @@ class StageRun:
 
     def _score(self, segmenter: nn.Module, volumes: list[CachedVolume]) -> dict[str, Any]:
         """Dice of whole validation volumes, this rank's share of them and then all ranks' mean."""
-        share = ValidationVolumes(volumes[distributed.rank() :: distributed.world()])
+        share = ValidationVolumes(volumes[distributed.rank() :: distributed.world()], self.spec.classes)
         inferer = SlabInferer(self.spec.patch, self.spec.overlap, restore=False, context=self.spec.context)
         loader = DataLoader(share, batch_size=1)
         scores = validate(segmenter, loader, inferer, classes=self.spec.classes, device=self.device)

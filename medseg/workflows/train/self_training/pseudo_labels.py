@@ -254,7 +254,7 @@ def write_round_manifest(manifest: Manifest, labeller: PseudoLabeller, path: Pat
 
 
 def _with_pseudo_label(manifest: Manifest, case: Case, file: Path) -> Case:
-    fields = case.model_dump(exclude_unset=True, exclude={"annotations", "tags"})
+    fields = case.model_dump(exclude_unset=True, exclude={"annotations", "classes", "tags"})
     fields["case"] = case.name
     fields["label"] = manifest.relative(file.absolute(), manifest.path.parent)
     fields["pseudo"] = True
