@@ -20,7 +20,7 @@ from medseg.method import IGNORE
 class ClassDice(Metric):
     """Mean Dice per foreground class over the cases that have or predict it; summed over ranks.
 
-    Updated with lists of predictions and labels `(1, X, Y, Z)` of class indices, 255 in the label = ignore, and of which
+    Updated with predictions and labels `(1, X, Y, Z)` of class indices, 255 in the label = ignore, and with which
     classes each label covers, `(classes,)` bool. A case in which a class is neither annotated nor predicted, or whose
     label does not cover it, says nothing about it and is left out.
 
@@ -79,7 +79,7 @@ def validate(
 
     Args:
         network: the method's segmenter.
-        loader: dictionaries with `image` `(1, C, X, Y, Z)`, `label` `(1, 1, X, Y, Z)` and `covered` `(1, classes)` bool;
+        loader: dictionaries with `image` `(1, C, X, Y, Z)`, `label` `(1, 1, X, Y, Z)`, `covered` `(1, classes)`;
             may be empty on a rank.
         inferer: gives class indices `(1, 1, X, Y, Z)`.
         classes: number of classes with background.

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from given_networks import Given
 from ignite.engine import Events
 from torch import nn
 
@@ -24,6 +25,13 @@ from medseg.method import Method
 class Noisy(Method):
     """A method with dropout, a buffer and a numpy draw, so that every kind of state matters."""
 
+    def __init__(self, networks):
+        super().__init__(networks)
+        self.network = networks.segmenter()
+
+    def segmenter(self):
+        return self.network
+
     def forward(self, batch, clock):
         image = batch["labeled"]["image"]
         out = self.network(image)
@@ -34,7 +42,7 @@ class Noisy(Method):
 def make(iterations=12, start=0, bad=(), state=None, grad_clip=None):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.Dropout3d(0.5), nn.Conv3d(4, 2, 1))
-    method = Noisy(network, classes=2)
+    method = Noisy(Given(network, 2))
     schedule = Schedule(iterations=iterations, lr=0.1, decay="poly")
 
     def batches():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -116,19 +116,29 @@ def count_trainings(stage: Stage, unlabeled: int) -> float:
     return teachers * (1 + student_share * stage.rounds.count)
 
 
-def build_method(stage: Stage, data: DataSpec, previous: Frozen | None = None) -> Method:
+def build_method(
+    stage: Stage,
+    data: DataSpec,
+    previous: Frozen | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Method:
     """The method of a stage with new networks.
 
     Args:
         stage: of the pipeline.
         data: of one view.
         previous: network to start from.
+        report: called with a line that says what was copied of it, for each network.
 
     Raises:
         ConfigError: options that the network or the method does not have, or nothing to start from.
     """
     networks = NetworkFactory(stage.network, data, previous=previous, start=previous is not None)
-    return methods.build(stage.method.name, networks, **stage.method.options)
+    method = methods.build(stage.method.name, networks, **stage.method.options)
+    if report is not None:
+        for copied in networks.copied:
+            report(str(copied))
+    return method
 
 
 def open_previous(path: Path, view: str) -> Frozen:

@@ -72,7 +72,7 @@ train = api(TrainOptions, run_training)
 def _train(pipeline: Pipeline, manifest: Manifest, options: TrainOptions) -> Path:
     output = options.folder
     device = distributed.setup(options.device)
-    start = open_bundle(options.start) if options.start else None
+    start = open_bundle(options.init_from) if options.init_from else None
     record = _record(output, pipeline, manifest, options.budget, start.digest if start else None)
     if options.resume:
         settings.check_resumable(output)

@@ -31,7 +31,7 @@ from medseg.method import STREAM_KEYS, Method
 from medseg.networks.factory import definition_of
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.networks.adapters import Planar
-from medseg.progress import show_progress
+from medseg.progress import say, show_progress
 from medseg.workflows.train.build import PRETRAINED, StageInputs, build_method, open_previous, save_pretrained
 
 _SEED_STEP = 1000
@@ -151,11 +151,15 @@ class StageRun:
 
     def _build_method(self, previous: Path | None) -> Method:
         start = open_previous(previous, self.spec.view) if previous else None
-        method = build_method(self.stage, self.spec, start)
+        report = partial(self._report_start, previous) if self.is_main else None
+        method = build_method(self.stage, self.spec, start, report)
         method.to(self.device)
         if self.stage.schedule.channels_last:
             use_channels_last(method, self.spec.spatial_dims)
         return method
+
+    def _report_start(self, previous: Path | None, copied: str) -> None:
+        say(f"{self.title}: starts from {previous or 'pre-trained weights'}: {copied}")
 
     def _build_segmenter(self, method: Method) -> nn.Module | None:
         """The network that is validated and exported: volumes to class logits; None: the method makes none."""
