@@ -188,7 +188,7 @@ def test_rounds_take_a_rule_of_ones_own(manifest, tmp_path):
     assert rule["sha256"] == hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     with pytest.raises(ConfigError, match=r"trained with a rule of your own, Voting"):
         train(str(made), manifest, tmp_path / "no", device="cpu")
-    with pytest.raises(ConfigError, match="Voting is no method: it is not derived from medseg.method.Method"):
+    with pytest.raises(ConfigError, match=r"Voting is no method: it is not derived from medseg\.method\.Method"):
         train("supervised", manifest, tmp_path / "no", method=Voting, device="cpu")
 
 

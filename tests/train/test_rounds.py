@@ -194,7 +194,8 @@ def test_options_and_views_of_volumes(manifest, tmp_path, capsys):
     rule = "{name: dmpct, options: {fusion: mean, ignore_disagreement: true}}"
     rounds = f"{{count: 2, rule: {rule}, student: warm, stop_dice: 1.0e-6}}"
     changes = ["stages.0.views=[volume, axial, sagittal]", f"stages.0.rounds={rounds}", "stages.0.fusion=mean",
-               "stages.0.method.options={dice: 0.0}", "stages.0.schedule.batch.labeled=2", "data.patch=[16,16,16]"]  # fmt: skip
+               "stages.0.method.options={dice: 0.0}", "stages.0.schedule.batch.labeled=2",
+               "data.patch=[16,16,16]"]  # fmt: skip
     folder = train("dmpct", manifest, tmp_path / "run", overrides=[*FAST, *changes])
     assert "ended before round 2" in capsys.readouterr().err
     assert equal(weights(folder), weights(folder / "round1"))

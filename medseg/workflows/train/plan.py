@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -17,6 +18,7 @@ from medseg.engine import distributed
 from medseg.errors import ConfigError, ManifestError, OutputError
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.method import STREAM_KEYS
+from medseg.networks.pretrained import hash_file
 from medseg.options import api
 from medseg.planning.plan import plan_batch, plan_data
 from medseg.workflows.train import settings
@@ -85,7 +87,7 @@ def plan_pipeline(
         overrides=dict(pipeline.data),
         views=first.views,
     )
-    stages = tuple(_plan_stage_batch(stage, data, _count_cases(manifest)) for stage in pipeline.stages)
+    stages = tuple(_plan_stage(stage, data, _count_cases(manifest)) for stage in pipeline.stages)
     planned = pipeline.model_copy(update={"stages": stages, "data": data.model_dump(mode="json")})
     check_buildable(planned, start)
     if seconds is None:
@@ -128,6 +130,17 @@ def check_streams(stage: Stage, manifest: Manifest) -> None:
                     path=manifest.path,
                     hint=f'add "maps": {{"{key}": FILE}} to each case',
                 )
+
+
+def _plan_stage(stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
+    """The stage with its batch sizes, and with the SHA-256 of the weights that its network starts from."""
+    stage = _plan_stage_batch(stage, data, case_counts)
+    weights = stage.network.weights
+    if weights is None or weights.sha256 is not None:
+        return stage
+    found = hash_file(Path(weights.file).expanduser())
+    network = stage.network.model_copy(update={"weights": weights.model_copy(update={"sha256": found})})
+    return stage.model_copy(update={"network": network})
 
 
 def _plan_stage_batch(stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
