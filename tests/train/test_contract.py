@@ -100,9 +100,7 @@ def _batch_of(run: Path) -> dict[str, int]:
 
 
 def test_a_stream_that_the_data_set_lacks_is_named_when_the_run_is_planned(manifest, weak, tmp_path):
-    with pytest.raises(
-        ManifestError, match="no case with tags and without a label under 'training', which TagsAndMaps"
-    ):
+    with pytest.raises(ManifestError, match="no case with tags .* under 'training', which TagsAndMaps learns"):
         train("supervised", manifest, tmp_path / "run", overrides=QUICK, method=small.TagsAndMaps, device="cpu")
     without = changed(weak, "without.json", lambda content: content["training"][1].pop("maps"))
     with pytest.raises(ManifestError, match=r"needs a map called 'saliency' of each weak case; 1 have none.*case1"):
@@ -110,8 +108,8 @@ def test_a_stream_that_the_data_set_lacks_is_named_when_the_run_is_planned(manif
     with pytest.raises(ManifestError, match="no labelled case under 'training', which supervised learns from"):
         train("supervised", weak, tmp_path / "run", overrides=QUICK, device="cpu")
     alone = changed(manifest, "alone.json", lambda content: content.update(unlabeled=[]))
+    task = write_task(tmp_path / "two.yaml", stage("Rotation"), stage("supervised", init="previous"))
     with pytest.raises(ManifestError, match="no unlabelled case, which Rotation learns from"):
-        task = write_task(tmp_path / "two.yaml", stage("Rotation"), stage("supervised", init="previous"))
         train(task, alone, tmp_path / "run", method=small.Rotation, device="cpu")
 
 
@@ -216,8 +214,8 @@ def test_classes_grow_by_the_names_of_structures(manifest, tmp_path, capsys):
         assert torch.allclose(new[name][at, at], old[name][before, before], atol=1e-6)
     said = capsys.readouterr().err
     assert "of them by the names of structures" in said
+    planes = [*QUICK, "data.view=axial", "data.patch=[16,16,1]"]
     with pytest.raises(ConfigError, match="the network to start from sees volumes, this one planes"):
-        planes = [*QUICK, "data.view=axial", "data.patch=[16,16,1]"]
         train("supervised", manifest, tmp_path / "planes", overrides=planes, init_from=first, device="cpu")
 
 
@@ -259,9 +257,7 @@ def test_pretrained_weights_come_from_a_file_and_are_recorded(manifest, tmp_path
     old, new = weights(first / "bundle"), weights(run / "bundle")
     assert all(torch.allclose(new[name], old[name], atol=1e-5) for name in old)
     wrong = given.replace("licence", f"sha256: '{'0' * 64}', licence")
-    with pytest.raises(
-        ConfigError, match=r"model\.pt: network\.weights: SHA-256 is .*, the pipeline says 000000000000"
-    ):
+    with pytest.raises(ConfigError, match=r"network\.weights: SHA-256 is .*, the pipeline says 000000000000"):
         train("supervised", manifest, tmp_path / "x", overrides=[*still, wrong], device="cpu")
     text = tmp_path / "text.pt"
     text.write_text("no weights")
