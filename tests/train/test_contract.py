@@ -100,7 +100,7 @@ def _batch_of(run: Path) -> dict[str, int]:
 
 
 def test_a_stream_that_the_data_set_lacks_is_named_when_the_run_is_planned(manifest, weak, tmp_path):
-    with pytest.raises(ManifestError, match="no case with tags .* under 'training', which TagsAndMaps learns"):
+    with pytest.raises(ManifestError, match=r"no case with tags .* under 'training', which TagsAndMaps learns"):
         train("supervised", manifest, tmp_path / "run", overrides=QUICK, method=small.TagsAndMaps, device="cpu")
     without = changed(weak, "without.json", lambda content: content["training"][1].pop("maps"))
     with pytest.raises(ManifestError, match=r"needs a map called 'saliency' of each weak case; 1 have none.*case1"):
