@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # before torch is imported, and inherited by every process that a test starts: the tensors are tiny, and where tests run
-# side by side there is a core for each
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+# side by side there is a core for each. What the first process sets here, the others inherit: they set it anew.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
 import torch
