@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from medseg.former_pipelines import as_now
 from medseg.literals import not_plain
 from medseg.networks import registry as networks
 from medseg.ops.augmentation_settings import Augment
@@ -86,29 +87,18 @@ class Rounds(Frozen):
 
 
 class Labelling(Frozen):
-    """Labels for the next stage, made by a rule of what this stage's networks predict.
-
-    Args:
-        rule: by which predictions become labels.
-        cases: which cases of the data set get one.
-    """
+    """Labels for the next stage, made by a rule of what this stage's networks predict of some cases."""
 
     rule: RuleSpec
     cases: tuple[Literal["unlabeled", "weak"], ...] = ("unlabeled", "weak")
 
 
 class Weights(Frozen):
-    """Pre-trained weights from a file; nothing is ever fetched.
-
-    Args:
-        file: of PyTorch, a mapping of names to tensors.
-        sha256: of the file; where it is not given, the plan records it.
-        licence: of the weights, for the record.
-    """
+    """Pre-trained weights from a file of PyTorch, a mapping of names to tensors; nothing is ever fetched."""
 
     file: str
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    licence: str | None = None
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")  # None: the plan records it
+    licence: str | None = None  # of the weights, for the record
 
 
 class NetworkSpec(Frozen):
@@ -202,44 +192,6 @@ class Stage(Frozen):
     def specs(self, data: DataSpec) -> tuple[DataSpec, ...]:
         """What each network of the stage is trained on."""
         return tuple(data.of_view(view) for view in self.views) or (data,)
-
-
-FORMER_RULE = {
-    "ignore_disagreement": "ignore_disagreement",
-    "sure_background": "background_confidence",
-    "sure_rounds": "background_confidence_rounds",
-    "background_confidence": "background_confidence",
-    "background_confidence_rounds": "background_confidence_rounds",
-}
-FORMER_ROUNDS = ("student", "stop_dice")
-"""Options of the method `dmpct` before version 0.2, and what they belong to now."""
-
-
-def as_now(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage as pipelines before version 0.2 have it, in today's form; any other as it is.
-
-    There DMPCT was a method, whose options were also those of its rule, of the rounds and of the fusion of views, and
-    `rounds` was a number.
-
-    Raises:
-        ValueError: a number of rounds for a method that had none.
-    """
-    method, rounds = stage.get("method"), stage.get("rounds")
-    if not isinstance(method, Mapping) or method.get("name") != "dmpct":
-        if isinstance(rounds, int) and rounds > 0:
-            raise ValueError(f"rounds is {rounds}; accepted is {{count: {rounds}, rule: {{name: dmpct}}}}")
-        return {key: value for key, value in stage.items() if key != "rounds" or rounds}
-    options = dict(method.get("options") or {})
-    rule = {now: options.pop(former) for former, now in FORMER_RULE.items() if former in options}
-    told = {key: options.pop(key) for key in FORMER_ROUNDS if key in options}
-    now = {key: value for key, value in stage.items() if key != "rounds"}
-    if "fusion" in options:
-        now["fusion"] = rule["fusion"] = options.pop("fusion")
-    now["method"] = {"name": "supervised", "options": {"dice": 0.0, **options}}
-    if rounds:
-        count = rounds if isinstance(rounds, Mapping) else {"count": rounds}
-        now["rounds"] = {"rule": {"name": "dmpct", "options": rule}, **told, **count}
-    return now
 
 
 class Intensity(Frozen):

@@ -95,8 +95,9 @@ class VolumeCache:
             volume = found[entry.folder]
             if volume is None:
                 raise OutputError("what was written cannot be read back", path=entry.folder, hint="check the disk")
-            of_case = {"pseudo": bool(getattr(case, "pseudo", False)), "covered": entry.job.covered}
-            volumes.append(replace(volume, **of_case, presence=manifest.presence(case)))
+            is_pseudo = bool(getattr(case, "pseudo", False))
+            presence = manifest.presence(case)
+            volumes.append(replace(volume, pseudo=is_pseudo, covered=entry.job.covered, presence=presence))
         return volumes
 
     def _job(self, manifest: Manifest, case: Case, spec: DataSpec, maps: Sequence[str]) -> Job:

@@ -46,8 +46,7 @@ class PatchStreams(Dataset):
         batch: stream -> batch size per process.
         seed: of the run.
         total: iterations of the run.
-        rank: of this process.
-        world: number of processes.
+        rank: of this process, and the number of processes.
         targets: further arrays to make of each label patch.
         streams: what the batch has under each name.
 
@@ -64,8 +63,7 @@ class PatchStreams(Dataset):
         *,
         seed: int,
         total: int,
-        rank: int = 0,
-        world: int = 1,
+        rank: tuple[int, int] = (0, 1),
         targets: PatchTargets | None = None,
         streams: Sequence[Stream] = (LABELED, UNLABELED, WEAK),
     ) -> None:
@@ -73,7 +71,8 @@ class PatchStreams(Dataset):
         self.volumes = {stream: list(volumes[stream]) for stream in batch if volumes.get(stream)}
         self.batch = {stream: batch[stream] for stream in self.volumes}
         self.spec, self.targets = spec, targets
-        self.seed, self.total, self.rank, self.world = seed, total, rank, world
+        self.seed, self.total = seed, total
+        self.rank, self.world = rank
         self.thin = spec.slice_axis
         self.seen = [size + 2 * context for size, context in zip(spec.patch, spec.context, strict=True)]
         self._orders = {stream: self._order(stream) for stream in self.volumes}
@@ -89,11 +88,11 @@ class PatchStreams(Dataset):
         if self.thin is not None and self.spec.patch[self.thin] != 1:
             raise ConfigError(f"patch is {list(self.spec.patch)}; view {self.spec.view} needs 1 along axis {self.thin}")
         for name in batch:
-            stream, cases = self.streams[name], self.volumes.get(name, [])
-            if not cases and not stream.optional and name != UNLABELED.name:
-                raise DataError(f"the method needs the stream {name!r}, which has no case")
-            if "label" in stream.keys:
+            stream, cases = self.streams.get(name), self.volumes.get(name, [])
+            if stream is not None and "label" in stream.keys:
                 self._check_labels(cases, batch[name])
+            elif stream is None or not (cases or stream.optional or name == UNLABELED.name):
+                raise DataError(f"the method needs the stream {name!r}, which has no case")
         if not self.volumes:
             raise DataError("there is no case to learn from", hint="training needs at least one")
 

@@ -9,7 +9,6 @@ import torch
 from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 from monai.engines import SupervisedEvaluator
-from monai.handlers import from_engine
 from monai.inferers import Inferer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -85,7 +84,14 @@ def validate(
         classes: number of classes with background.
         device: where the network is.
     """
-    metric = ClassDice(classes, device, output_transform=from_engine(["pred", "label", "covered"]))
+    evaluator: SupervisedEvaluator | None = None
+
+    def of_cases(output: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        assert evaluator is not None
+        batch: Any = evaluator.state.batch  # what an evaluator gives has no further keys
+        return output["pred"], output["label"], batch["covered"]
+
+    metric = ClassDice(classes, device, output_transform=of_cases)
     if not len(loader):  # fewer cases than ranks: an evaluator would not run, and the others wait for this rank's sums
         return metric.compute()
     evaluator = SupervisedEvaluator(

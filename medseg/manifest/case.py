@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_serializer, model_validator
 
 from medseg.manifest.fields import STRING_OR_LIST, FilePath, ImagePaths, stem
 from medseg.portable.io.channel_names import FIRST, RAW_FOLDERS, group_channels
 
 Class = int | str  # a class by its value or by its name
-MapName = Annotated[str, Field(pattern=r"^(?!(image|label|tags|index|covered)$)[A-Za-z][A-Za-z0-9_]*$")]
-"""Name of a map; those that a batch has anyway are not free."""
+TAKEN = ("image", "label", "tags", "index", "covered")
+"""Names that a batch has anyway, so that no map may have them."""
+
+
+def checked_map_name(name: str) -> str:
+    """A name for a map: a word that a batch does not have anyway.
+
+    Raises:
+        ValueError: any other.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in TAKEN:
+        accepted = f"accepted are words of letters, digits and _, not {', '.join(TAKEN)}"
+        raise ValueError(f"{name!r} is no name of a map; {accepted}")
+    return name
+
+
+MapName = Annotated[str, AfterValidator(checked_map_name)]
 
 
 class Item(BaseModel):

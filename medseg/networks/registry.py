@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PORTABLE = "medseg.portable"
 HALVES = f"{PORTABLE}.networks.encoder_decoder"
+ITSELF = "itself"
 Sizes = int | list[int]
 Layer = str | list[Any]
 """A kind of layer by MONAI's name, alone or with its arguments: "batch", ["group", {"num_groups": 4}]."""
@@ -38,8 +39,8 @@ class NetworkEntry:
         arguments: gives the constructor's arguments that follow from the size.
         options: constructor arguments that a pipeline may give -> their type; these replace the ones above.
         dims: numbers of spatial axes that it can have.
-        halves: class of `medseg.portable.networks.encoder_decoder` that gives the network in two halves; None: it is
-            an `EncoderDecoder` itself, on which a head is put.
+        halves: class of `medseg.portable.networks.encoder_decoder` that gives the network in two halves; `ITSELF`: the
+            network is an `EncoderDecoder`, on which a head is put; None: it cannot be had in halves.
     """
 
     name: str
@@ -195,6 +196,7 @@ def segresnet(size: Size) -> dict[str, Any]:
 @network(
     "efficientnet_lite",
     f"{PORTABLE}.networks.efficientnet_lite.EfficientNetLite",
+    halves=ITSELF,
     options={"width": int, "output_stride": Literal[8, 16, 32]},
 )
 def efficientnet_lite(size: Size) -> dict[str, Any]:
@@ -216,7 +218,7 @@ def network_def(spec: NetworkSpec, *, patch: Sequence[int], in_channels: int, ou
     """
     entry = NETWORKS[spec.name]
     definition = _own_def(entry, spec, patch, in_channels, out_channels)
-    if entry.halves is not None:
+    if entry.halves != ITSELF:
         return definition
     head = head_def(len(patch), definition["width"], out_channels)
     return {"_target_": f"{HALVES}.HeadedNetwork", "network": definition, "head": head}
@@ -231,11 +233,14 @@ def halves_def(spec: NetworkSpec, *, patch: Sequence[int], in_channels: int) -> 
         in_channels: image channels.
 
     Raises:
-        ConfigError: a patch that the network cannot take.
+        ConfigError: a patch that the network cannot take, or a network without features.
     """
     entry = NETWORKS[spec.name]
-    definition = _own_def(entry, spec, patch, in_channels, spec.width)
     if entry.halves is None:
+        having = ", ".join(name for name, each in NETWORKS.items() if each.halves)
+        raise ConfigError(f"network {spec.name!r} gives no features, which the method needs; accepted are {having}")
+    definition = _own_def(entry, spec, patch, in_channels, spec.width)
+    if entry.halves == ITSELF:
         return definition
     return {"_target_": f"{HALVES}.{entry.halves}", "network": definition}
 

@@ -36,7 +36,7 @@ class TagsAndMaps(Method):
         weak = batch["weak"]
         shared = (weak["tags"] == 1).all(0)
         assert bool(shared.any()), "the images of a batch share a tag"
-        self.seen[weak["index"]] += 1
+        self.seen.index_add_(0, weak["index"], torch.ones_like(weak["index"]))
         features = self.network.encode(weak["image"])
         maps = self.classifier(features[-1])
         known = weak["tags"] != IGNORE

@@ -78,10 +78,10 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_tags_and_maps_train_a_network_that_runs_without_medseg(weak, tmp_path):
     run = train("supervised", weak, tmp_path / "run", overrides=QUICK, method=small.TagsAndMaps, device="cpu")
-    terms = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
-    assert {"tags", "saliency"} <= terms["terms"].keys() if "terms" in terms else {"tags", "saliency"} <= terms.keys()
-    seen = torch.load(run / "last.pt", weights_only=True)["method"]["seen"]
-    assert int(seen.sum()) == 6 * json.loads(json.dumps(_batch_of(run)))["weak"]
+    state = torch.load(run / "last.pt", weights_only=True)["method"]
+    batch = yaml.safe_load((run / "pipeline.yaml").read_text())["stages"][0]["schedule"]["batch"]
+    assert int(state["seen"].sum()) == 6 * batch["weak"], "each image tells its number"
+    assert all(bool(torch.isfinite(value).all()) for value in state.values())
     code = (
         "import torch\n"
         "from monai.bundle import ConfigParser\n"
@@ -93,10 +93,6 @@ def test_tags_and_maps_train_a_network_that_runs_without_medseg(weak, tmp_path):
     assert elsewhere(run / "bundle", "-c", code).stdout.strip().endswith("(1, 3, 16, 16, 16)")
     report = predict(run, weak, tmp_path / "out", section="test")
     assert not report["failed"]
-
-
-def _batch_of(run: Path) -> dict[str, int]:
-    return yaml.safe_load((run / "pipeline.yaml").read_text())["stages"][0]["schedule"]["batch"]
 
 
 def test_a_stream_that_the_data_set_lacks_is_named_when_the_run_is_planned(manifest, weak, tmp_path):

@@ -178,8 +178,10 @@ def test_class_dice_counts_what_is_there():
     assert dice.tolist() == pytest.approx([2 / 3, 0, 0])
     assert present.tolist() == [True, True, False]
     metric = ClassDice(4, torch.device("cpu"))
-    metric.update(([prediction], [label]))
-    metric.update(([label.clamp(max=3)], [label]))
+    everything = torch.ones(4, dtype=torch.bool)
+    metric.update(([prediction], [label], [everything]))
+    metric.update(([label.clamp(max=3)], [label], [everything]))
+    metric.update(([prediction], [label], [torch.tensor([True, False, False, False])]))  # covers no class: no change
     result = metric.compute()
     assert result["classes"] == pytest.approx([(2 / 3 + 1) / 2, 0.5, None], abs=1e-5)
     assert result["mean"] == pytest.approx(((2 / 3 + 1) / 2 + 0.5) / 2, abs=1e-5)

@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +24,10 @@ from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
 from medseg.manifest.manifest import Manifest, streams_of
-from medseg.method import Method, PatchTargets
 from medseg.networks.sizes import fit_size
 from medseg.planning.fingerprint import read_fingerprint
 from medseg.workflows.train.build import build_method, count_trainings
+from medseg.workflows.train.random_batch import random_batch
 
 ENOUGH = 1000
 """Iterations, beyond which time goes into a finer plan."""
@@ -215,7 +214,7 @@ def _time_steps(candidate: Candidate, stage: Stage, device: torch.device) -> Can
     method = build_method(stage.model_copy(update={"network": candidate.network}), largest).to(device)
     if schedule.channels_last:
         use_channels_last(method, len(patch))
-    batch = _random_batch(largest, schedule.batch or {}, patch, method)
+    batch = random_batch(largest, schedule.batch or {}, patch, method)
     ticks: list[float] = []
 
     def record_time() -> None:
@@ -236,43 +235,6 @@ def _time_steps(candidate: Candidate, stage: Stage, device: torch.device) -> Can
     shortest = float(np.min(np.diff(ticks)))
     mean_voxels = sum(prod(view.patch) for view in views) / len(views)
     return Candidate(candidate.data, candidate.network, shortest * mean_voxels / prod(largest.patch))
-
-
-def _random_batch(
-    data: DataSpec, batch_size: dict[str, int], patch: Sequence[int], method: Method
-) -> dict[str, dict[str, Any]]:
-    """A batch of the right shapes; boxes for labels."""
-    rng = np.random.default_rng(0)
-    batch: dict[str, dict[str, torch.Tensor]] = {}
-    for stream in method.streams:
-        count = batch_size.get(stream.name, 0)
-        if count:
-            image = rng.standard_normal((count, data.channels, *patch), dtype=np.float32)
-            batch[stream.name] = {"image": torch.from_numpy(image)}
-            for key in stream.keys:
-                batch[stream.name] |= _random_key(key, count, data.classes, patch, method.targets())
-    return batch
-
-
-def _random_key(
-    key: str, count: int, classes: int, patch: Sequence[int], targets: PatchTargets | None
-) -> dict[str, torch.Tensor]:
-    """What a batch has under a key, and what is made of it."""
-    if key == "tags":
-        return {key: torch.ones(count, classes - 1, dtype=torch.uint8)}
-    if key == "index":
-        return {key: torch.zeros(count, dtype=torch.int64)}
-    if key != "label":
-        return {key: torch.zeros(count, 1, *patch)}
-    label = np.zeros((count, 1, *patch), np.uint8)
-    box = tuple(slice(size // 4, size // 2) for size in patch)
-    label[(slice(None), slice(None), *box)] = 1
-    found = {key: torch.from_numpy(label)}
-    if targets is not None:
-        made = [targets(each[0]) for each in label]
-        for name in made[0]:
-            found[name] = torch.from_numpy(np.stack([arrays[name] for arrays in made]))
-    return found
 
 
 def _preparation_seconds(manifest: Manifest, data: DataSpec, rounds: int) -> float:

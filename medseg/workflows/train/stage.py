@@ -180,8 +180,7 @@ class StageRun:
             schedule.batch or {},
             seed=self.seed,
             total=schedule.iterations,
-            rank=distributed.rank(),
-            world=distributed.world(),
+            rank=(distributed.rank(), distributed.world()),
             targets=method.targets(),
             streams=method.streams,
         )
