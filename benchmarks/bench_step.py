@@ -32,9 +32,8 @@ from medseg.data.streams import PatchStreams, make_loader
 from medseg.engine.allocator import keep_freed_memory
 from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, Precision, StepSettings
-from medseg.instantiate import build_network
 from medseg.manifest.manifest import Manifest
-from medseg.networks import registry
+from medseg.networks.factory import NetworkFactory
 from medseg.ops import losses
 from medseg.ops.schedules import sigmoid_rampup
 
@@ -164,10 +163,7 @@ def published_map(mask: np.ndarray) -> torch.Tensor:
 
 def make_method(spec: DataSpec, width: int, device: torch.device) -> methods.Method:
     torch.manual_seed(0)
-    definition = registry.network_def(
-        NetworkSpec(name="vnet", width=width), patch=spec.patch, in_channels=1, out_channels=3
-    )
-    return methods.build("dtc", build_network(definition), classes=2).to(device).train()
+    return methods.build("dtc", NetworkFactory(NetworkSpec(name="vnet", width=width), spec)).to(device).train()
 
 
 def main() -> None:

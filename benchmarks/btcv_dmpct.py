@@ -60,7 +60,7 @@ def make_plan(chosen: argparse.Namespace, manifest: Path) -> dict:
     """The one plan of all runs."""
     path = chosen.work / "plan.yaml"
     if not path.exists():
-        changes = [f"stages.0.rounds={chosen.rounds}", *chosen.set]
+        changes = [f"stages.0.rounds.count={chosen.rounds}", *chosen.set]
         if chosen.iterations:
             changes.append(f"stages.0.schedule.iterations={chosen.iterations}")
         if chosen.width:

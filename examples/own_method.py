@@ -23,7 +23,7 @@ import yaml
 from torch import Tensor, nn
 
 import medseg
-from medseg.method import Batch, Clock, Method
+from medseg.method import LABELED, Batch, Clock, Method, Networks, Stream
 from medseg.ops import losses
 from medseg.ops.schedules import sigmoid_rampup
 
@@ -32,22 +32,20 @@ class MeanTeacher(Method):
     """Consistency with an exponential moving average of the student.
 
     Args:
-        network: the student.
-        classes: number of classes with background.
-        previous: not used.
+        networks: makes the student.
         decay: of the average.
         consistency: final weight of the agreement.
         noise: standard deviation added to the student's input.
     """
 
-    streams = ("labeled", "unlabeled")
+    streams = (LABELED, Stream("unlabeled", optional=True))
 
     def __init__(
-        self, network: nn.Module, *, classes: int, previous: nn.Module | None = None,
-        decay: float = 0.99, consistency: float = 1.0, noise: float = 0.1,
-    ) -> None:  # fmt: skip
-        super().__init__(network, classes=classes, previous=previous)
-        self.teacher = copy.deepcopy(network).requires_grad_(False)
+        self, networks: Networks, *, decay: float = 0.99, consistency: float = 1.0, noise: float = 0.1
+    ) -> None:
+        super().__init__(networks)
+        self.network = networks.segmenter()
+        self.teacher = copy.deepcopy(self.network).requires_grad_(False)
         self.decay, self.consistency, self.noise = decay, consistency, noise
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
@@ -60,8 +58,8 @@ class MeanTeacher(Method):
             target = self.teacher(unlabeled).softmax(1)
         weight = self.consistency * sigmoid_rampup(clock.fraction)
         return {
-            "dice": losses.soft_dice(logits[:size], labeled["label"]),
-            "cross_entropy": losses.cross_entropy(logits[:size], labeled["label"]),
+            "dice": losses.soft_dice(logits[:size], labeled["label"], labeled.get("covered")),
+            "cross_entropy": losses.cross_entropy(logits[:size], labeled["label"], labeled.get("covered")),
             "agreement": weight * (logits[size:].softmax(1) - target).square().mean(),
         }
 

@@ -22,8 +22,10 @@ from pydantic import (
     ValidationInfo,
     field_validator,
     model_serializer,
+    model_validator,
 )
 
+from medseg.former_pipelines import as_now
 from medseg.literals import not_plain
 from medseg.networks import registry as networks
 from medseg.ops.augmentation_settings import Augment
@@ -63,12 +65,49 @@ class MethodSpec(Frozen):
         return content
 
 
+class RuleSpec(MethodSpec):
+    """Which pseudo-label rule, with which of its settings changed from the paper's."""
+
+
+class Rounds(Frozen):
+    """Training again with pseudo-labels, after the first networks, the teachers.
+
+    Args:
+        count: how many rounds at most.
+        rule: by which the predictions of the networks before become labels.
+        student: where the networks of a round start: `scratch`, where the teachers started, or `warm`, from the
+            networks before, with half their iterations and a tenth of their learning rate.
+        stop_dice: end early where the pseudo-labels of two rounds agree by more than this mean Dice.
+    """
+
+    count: PositiveInt
+    rule: RuleSpec
+    student: Literal["scratch", "warm"] = "scratch"
+    stop_dice: float | None = Field(default=None, gt=0, le=1)
+
+
+class Labelling(Frozen):
+    """Labels for the next stage, made by a rule of what this stage's networks predict of some cases."""
+
+    rule: RuleSpec
+    cases: tuple[Literal["unlabeled", "weak"], ...] = ("unlabeled", "weak")
+
+
+class Weights(Frozen):
+    """Pre-trained weights from a file of PyTorch, a mapping of names to tensors; nothing is ever fetched."""
+
+    file: str
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")  # None: the plan records it
+    licence: str | None = None  # of the weights, for the record
+
+
 class NetworkSpec(Frozen):
-    """A network by name, its first number of channels, and further keywords of its constructor."""
+    """A network by name, its first number of channels, further keywords of its constructor, and its first weights."""
 
     name: str
     width: PositiveInt = 16
     options: dict[str, Any] = Field(default_factory=dict)
+    weights: Weights | None = None
 
     @field_validator("name")
     @classmethod
@@ -122,8 +161,21 @@ class Stage(Frozen):
     network: NetworkSpec = NetworkSpec(name="vnet")
     init: Literal["none", "previous"] = "none"  # previous: start from the weights of the stage before
     views: tuple[View, ...] = ()  # a network for each; none: one network of the view that the plan chose
-    rounds: int = Field(default=0, ge=0)  # of training again with pseudo-labels, after the first teacher
+    fusion: Literal["vote", "any", "mean"] = "vote"  # how networks of several views predict together
+    rounds: Rounds | None = None
+    then: Labelling | None = None
     schedule: Schedule = Schedule()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former(cls, given: Any) -> Any:
+        return as_now(given) if isinstance(given, Mapping) else given
+
+    @model_validator(mode="after")
+    def _labels_once(self) -> Stage:
+        if self.rounds is not None and self.then is not None:
+            raise ValueError("has rounds and then: the rounds label the same cases; accepted is one of the two")
+        return self
 
     @field_validator("views")
     @classmethod
@@ -131,6 +183,11 @@ class Stage(Frozen):
         if len(set(views)) < len(views):
             raise ValueError(f"names a view twice: {', '.join(views)}")
         return views
+
+    @property
+    def round_count(self) -> int:
+        """Rounds of pseudo-labels after the teachers, at most."""
+        return self.rounds.count if self.rounds else 0
 
     def specs(self, data: DataSpec) -> tuple[DataSpec, ...]:
         """What each network of the stage is trained on."""
@@ -228,3 +285,10 @@ class Pipeline(Frozen):
     seed: int = 0
     stages: tuple[Stage, ...] = Field(min_length=1)
     data: Mapping[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _next_stage(self) -> Pipeline:
+        last = len(self.stages) - 1
+        if self.stages[last].then is not None:
+            raise ValueError(f"stages.{last}.then makes labels for the next stage, and there is none")
+        return self

@@ -16,7 +16,7 @@ from medseg.networks.registry import NETWORKS, PORTABLE
 from medseg.portable import resample
 from medseg.portable.inference import multi_view, sliding_window
 from medseg.portable.io import monai_reader
-from medseg.portable.networks import adapters
+from medseg.portable.networks import adapters, encoder_decoder
 
 TRANSFORMS: dict[str, tuple[Any, frozenset[str]]] = {
     "monai.transforms.Compose": (Compose, frozenset({"transforms"})),
@@ -37,6 +37,12 @@ OURS: dict[str, Any] = {
     "networks.adapters.FirstChannels": adapters.FirstChannels,
     "networks.adapters.Planar": adapters.Planar,
     "networks.adapters.Views": adapters.Views,
+    "networks.encoder_decoder.UNetHalves": encoder_decoder.UNetHalves,
+    "networks.encoder_decoder.DynUNetHalves": encoder_decoder.DynUNetHalves,
+    "networks.encoder_decoder.SegResNetHalves": encoder_decoder.SegResNetHalves,
+    "networks.encoder_decoder.VNetHalves": encoder_decoder.VNetHalves,
+    "networks.encoder_decoder.Head": encoder_decoder.Head,
+    "networks.encoder_decoder.HeadedNetwork": encoder_decoder.HeadedNetwork,
     "resample.Resampled": resample.Resampled,
     "inference.sliding_window.SlabInferer": sliding_window.SlabInferer,
     "inference.multi_view.ViewsInferer": multi_view.ViewsInferer,

@@ -1,19 +1,25 @@
-"""The contract: a method is an `nn.Module` whose `forward` is its paper's loss.
+"""The contract of a paper: what is inside a run (`Method`) and what lies between two runs (`PseudoLabels`).
 
-Because `forward` is the loss, `.to()`, `state_dict()` and `DistributedDataParallel(method)` cover every network, head
-and bank that the method owns. A hyper-parameter is a keyword of the constructor whose default is the paper's: the
-signature is the configuration.
+A method is an `nn.Module` whose `forward` is its paper's loss. Because `forward` is the loss, `.to()`, `state_dict()`
+and `DistributedDataParallel(method)` cover every network, head and bank that the method owns. A hyper-parameter is a
+keyword of the constructor whose default is the paper's: the signature is the configuration.
+
+A pseudo-label rule turns the predictions of one run into labels for the next. Rounds, warm starts and the fusion of
+several views belong to the stage (`medseg.config.Stage`), since they are the same for every paper.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
+
+from medseg.portable.networks.encoder_decoder import EncoderDecoder
 
 Batch = Mapping[str, Mapping[str, Tensor]]
 """stream -> key -> `(B, C, *spatial)`, e.g. `batch["unlabeled"]["image"]`; labels are class indices, 255 = ignore."""
@@ -22,11 +28,41 @@ PatchTargets = Callable[[np.ndarray], dict[str, np.ndarray]]
 """Label patch `(*spatial)` of class indices -> further arrays `(C', *spatial)`; runs in the loader's workers."""
 
 IGNORE = 255
+"""In labels: not to be learnt from. In tags: nobody has looked."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What a batch carries under a name; checked when the run is planned.
+
+    Args:
+        name: "labeled", "unlabeled" or "weak": the cases of the data set with a label, with nothing, with tags only.
+        keys: beside "image" `(B, C, *spatial)` float32, each under its own name:
+            "label" `(B, 1, *spatial)` uint8 class indices, 255 = ignore;
+            "tags" `(B, classes - 1)` uint8, for each foreground class 1 = present, 0 = absent, 255 = not known;
+            "index" `(B,)` int64, the number of the case among those of the stream;
+            any other: the map of that name that the manifest gives for each case, `(B, 1, *spatial)` float32.
+        group: "tags": all images that one process has in a batch share a tag.
+        optional: the data set may have no such case; the batch then lacks the stream.
+    """
+
+    name: str
+    keys: tuple[str, ...] = ()
+    group: Literal["tags"] | None = None
+    optional: bool = False
+
+
+STREAM_KEYS = ("label", "tags", "index")
+"""Keys of a stream that are no names of maps."""
+
+LABELED = Stream("labeled", ("label",))
+UNLABELED = Stream("unlabeled")
+WEAK = Stream("weak", ("tags",))
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Position of a step in its run.
+    """Where in the run a step is.
 
     Args:
         iteration: 0-based step.
@@ -42,72 +78,102 @@ class Clock:
         return self.iteration / self.total
 
 
-@dataclass(frozen=True, eq=False)
-class Votes:
-    """Predictions of the networks of all views for one unlabelled case, on the grid of its file.
+class Frozen:
+    """The network of the stage before, to ask but not to train.
 
-    Of each network only the label and its probability are kept: the volumes of all classes of three planes are some
-    twenty times larger, and a rule that takes the most confident view needs no more, since the largest probability of
-    all views and classes is always some view's own largest.
+    It is no module, so that no method registers it: it stays in evaluation mode, has no gradient, and is neither in the
+    optimiser nor in checkpoints nor among what processes must agree on.
 
     Args:
-        labels: for each view `(X, Y, Z)` uint8 class indices.
-        confidences: for each view `(X, Y, Z)` float16, the probability of each of these labels.
-        probabilities: for each view `(C, X, Y, Z)` uint8 in steps of 1/255, memory-mapped; None unless the
-            method's `fusion` is "mean".
+        module: images `(B, Cin, *spatial)` to `(B, classes, *spatial)` logits.
+        labels: names of its classes, background first.
     """
 
-    labels: Sequence[Tensor]
-    confidences: Sequence[Tensor]
-    probabilities: Sequence[Tensor] | None = None
+    def __init__(self, module: nn.Module, labels: Sequence[str] = ()) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self.labels = tuple(labels)
+        self._device: torch.device | None = None
+
+    def on(self, device: torch.device) -> nn.Module:
+        """The network, where the images are."""
+        if self._device != device:
+            self.module.to(device)
+            self._device = device
+        return self.module
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Logits `(B, classes, *spatial)`, without gradient."""
+        with torch.no_grad():
+            return self.on(image.device)(image)
+
+
+class Networks(Protocol):
+    """Makes the networks of a method and remembers how, so that they can be exported.
+
+    Attributes:
+        classes: number of classes with background.
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        previous: the network of the stage before, where the stage starts from one.
+    """
+
+    classes: int
+    spatial_dims: int
+    in_channels: int
+    previous: Frozen | None
+
+    def segmenter(self, out_channels: int | None = None) -> nn.Module:
+        """Image `(B, Cin, *spatial)` to `(B, out_channels, *spatial)`; by default one channel for each class."""
+
+    def encoder_decoder(self) -> EncoderDecoder:
+        """The same network in two halves, with features; with pre-trained weights if the pipeline names some."""
+
+    def head(self, in_channels: int, out_channels: int) -> nn.Module:
+        """A 1x1x1 convolution on features."""
+
+    def headed(self, network: EncoderDecoder, head: nn.Module) -> nn.Module:
+        """A segmenter of a network in halves and a head on its decoder."""
 
 
 class Method(nn.Module, ABC):
-    """Base class of all methods.
+    """Base of all papers.
 
     Args:
-        network: images `(B, Cin, *spatial)` to `(B, output_channels(classes), *spatial)`.
-        classes: number of classes with background.
-        previous: the segmenter of the stage before, for papers that start from one.
+        networks: makes the networks that the method needs.
     """
 
-    streams: ClassVar[tuple[str, ...]] = ("labeled",)
-    """Which streams a batch must carry, labelled first."""
+    streams: ClassVar[tuple[Stream, ...]] = (LABELED,)
+    """What a batch must carry."""
 
-    fusion: Literal["vote", "any", "mean"] = "vote"
-    """How networks of several views predict together, of `portable.inference.multi_view.FUSIONS`; with "mean" `relabel`
-    gets the probabilities of all classes."""
-
-    rule_options: ClassVar[frozenset[str]] = frozenset()
-    """Options that a single network does not depend on: those of pseudo-labels and rounds."""
-
-    warm_students: bool = False
-    """Whether the networks of a round start from the round before, with half its iterations and a tenth of its rate."""
-
-    stop_dice: float | None = None
-    """Rounds end early where pseudo-labels agree with those of the round before by more than this mean Dice."""
-
-    def __init__(self, network: nn.Module, *, classes: int, previous: nn.Module | None = None) -> None:
+    def __init__(self, networks: Networks) -> None:
         super().__init__()
-        self.network = network
-        self.classes = classes
-        self.previous = previous
-
-    @classmethod
-    def output_channels(cls, classes: int) -> int:
-        """Channels that the method's network must have at its end."""
-        return classes
+        self.classes = networks.classes
 
     @abstractmethod
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
-        """The paper's loss as named, already weighted scalar terms; their sum is minimised."""
+        """The paper's loss as named, already weighted scalar terms; their sum is minimised.
+
+        A term is switched off by weight 0, not by leaving it out: processes that train together need every parameter
+        in the graph.
+        """
+
+    @abstractmethod
+    def segmenter(self) -> nn.Module | None:
+        """The network to validate, export and serve: images to `(B, classes, *spatial)` logits.
+
+        It is made by `Networks`, or by `medseg.portable.networks.adapters` of what `Networks` made. None: the method
+        only prepares weights for the next stage (see `pretrained`).
+        """
+
+    def pretrained(self) -> nn.Module:
+        """What the next stage starts from; by default the segmenter."""
+        segmenter = self.segmenter()
+        if segmenter is None:
+            raise NotImplementedError(f"{type(self).__name__} has no segmenter and does not say what it pre-trains")
+        return segmenter
 
     def after_step(self, clock: Clock) -> None:
         """Update what the optimiser does not, such as an averaged teacher."""
-
-    def segmenter(self) -> nn.Module:
-        """The network to validate, export and serve: images to `(B, classes, *spatial)` logits."""
-        return self.network
 
     def parameter_groups(self, lr: float) -> list[dict]:
         """Optimiser groups; by default one."""
@@ -117,17 +183,67 @@ class Method(nn.Module, ABC):
         """Further targets to make of each labelled patch in the loader's workers."""
         return None
 
-    def relabel(self, cases: Sequence[Votes], round_number: int = 1) -> Iterator[Tensor]:
-        """New labels for unlabelled cases, once per round; only for papers that have rounds.
 
-        The labels of a case must depend on that case alone: a resumed run makes the missing ones only. `self.network`
-        is no trained network here; of a case there are the votes alone.
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What the networks of all views say of one case, on the grid of its file.
+
+    Of each network only the label and its probability are kept: the volumes of all classes of three planes are some
+    twenty times larger, and a rule that takes the most confident view needs no more, since the largest probability of
+    all views and classes is always some view's own largest.
+
+    Args:
+        labels: for each view `(X, Y, Z)` uint8 class indices.
+        confidences: for each view `(X, Y, Z)` float16, the probability of each of these labels.
+        probabilities: for each view `(C, X, Y, Z)` uint8 in steps of 1/255, memory-mapped, if the rule needs them.
+        tags: class index -> whether it is present, as far as the manifest says.
+    """
+
+    labels: Sequence[Tensor]
+    confidences: Sequence[Tensor]
+    probabilities: Sequence[Tensor] | None = None
+    tags: Mapping[int, bool] | None = None
+
+
+class PseudoLabels(ABC):
+    """Base of the rules by which predictions become labels.
+
+    A rule works in two passes, so that it may look at the whole data set first: `summarize` sees each case, `decide`
+    all summaries at once, `label` each case again, with what was decided. Predictions are made once: between the passes
+    they lie on disk. A rule that does not look at the whole set overrides `label` alone.
+
+    Args:
+        classes: number of classes with background.
+    """
+
+    needs: Literal["labels", "probabilities"] = "labels"
+    """Of each case: the views' labels and confidences; also the probabilities of all classes."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+
+    @property
+    def looks_at_all(self) -> bool:
+        """Whether the rule has a first pass."""
+        return type(self).summarize is not PseudoLabels.summarize
+
+    def summarize(self, case: Predictions) -> dict[str, Any]:
+        """Plain numbers of one case, which JSON can hold."""
+        return {}
+
+    def decide(self, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Once for each round, from the summaries of all cases by name: plain numbers, which JSON can hold."""
+        return {}
+
+    @abstractmethod
+    def label(self, case: Predictions, decided: Mapping[str, Any], round_number: int) -> Tensor | None:
+        """The label of one case.
 
         Args:
-            cases: `cases[i]` predicts case `i` when it is indexed, and keeps nothing of it.
-            round_number: from 1, where the votes are those of the teachers.
+            case: what is predicted of it.
+            decided: what `decide` gave.
+            round_number: from 1, where the predictions are those of the teachers.
 
         Returns:
-            For each case in order `(X, Y, Z)` uint8 class indices, 255 = ignore.
+            `(X, Y, Z)` uint8 class indices, 255 = ignore; None: the case stays without a label in this round.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no rule for pseudo-labels")

@@ -20,10 +20,9 @@ from medseg.data.cache import CachedVolume, VolumeCache
 from medseg.data.streams import PatchStreams, make_loader
 from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, Precision, StepSettings, use_channels_last
-from medseg.instantiate import build_network
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.method import Clock, Method
-from medseg.networks import registry
+from medseg.networks.factory import NetworkFactory
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.inference.windows import (
     extract_windows,
@@ -85,17 +84,8 @@ class Task:
     def method(self) -> Method:
         """With fresh weights, the same every time, on the CPU."""
         torch.manual_seed(0)
-        kind = methods.find(self.stage.method.name)
-        definition = registry.network_def(
-            self.stage.network,
-            patch=self.spec.network_patch,
-            in_channels=self.spec.channels,
-            out_channels=kind.output_channels(self.spec.classes),
-        )
-        network = build_network(definition)
-        return methods.build(
-            self.stage.method.name, network, classes=self.spec.classes, **self.stage.method.options
-        ).train()
+        networks = NetworkFactory(self.stage.network, self.spec)
+        return methods.build(self.stage.method.name, networks, **self.stage.method.options).train()
 
     def loader(self, device: torch.device, *, workers: int, total: int) -> DataLoader:
         """Batches as a training makes them."""

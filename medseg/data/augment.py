@@ -32,12 +32,14 @@ class Source:
         label: `(1, X, Y, Z)` uint8, or None.
         background: `(C,)`, the image beyond its edges.
         repeat: axis beyond whose ends there are the outermost slices again, as neighbours of the slices there.
+        maps: `(M, X, Y, Z)` floating point, 0 beyond its edges; None: there are none.
     """
 
     image: Tensor
     label: Tensor | None
     background: Tensor
     repeat: int | None = None
+    maps: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,3 +132,21 @@ def _cut(
     if draw.matrix is None:
         return image, label
     return gather(image.float(), label, centre - np.asarray(first), draw.matrix, wanted)
+
+
+def apply_to_maps(draw: Draw, source: Source, start: Sequence[int], maps: Tensor) -> None:
+    """Cut the maps of a patch and move them as the patch; intensities stay as they are.
+
+    Args:
+        draw: what to do, as for the image.
+        source: where from; it has maps.
+        start: first voxel, as for the image.
+        maps: `(M, *patch)` float32, written.
+    """
+    assert source.maps is not None
+    outside = torch.zeros(len(source.maps))
+    of_maps = Source(source.maps, None, outside, source.repeat)
+    patch, _ = _cut(draw, of_maps, False, start, maps.shape[1:])
+    for kind, value in draw.spatial():
+        patch = kind.apply(patch, value)
+    maps.copy_(patch)

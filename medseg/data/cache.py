@@ -56,6 +56,7 @@ class VolumeCache:
         cases: Sequence[Case],
         spec: DataSpec,
         *,
+        maps: Sequence[str] = (),
         workers: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[CachedVolume]:
@@ -65,6 +66,7 @@ class VolumeCache:
             manifest: that the cases are of. The label of a case in its `unlabeled` list is never opened.
             cases: which ones.
             spec: spacing, intensity rule and labels.
+            maps: names of the maps of each case that are wanted too.
             workers: processes to use; with more than 1 the calling script must be importable (the usual
                 `if __name__ == "__main__"`).
             progress: called with the number of cases made and to make.
@@ -76,7 +78,7 @@ class VolumeCache:
             DataError: a case that cannot be used.
             OutputError: the folder cannot be written.
         """
-        jobs = [self._job(manifest, case, spec) for case in cases]
+        jobs = [self._job(manifest, case, spec, maps) for case in cases]
         entries = [self._entry(job) for job in jobs]
         found = {entry.folder: entry.open() for entry in entries}
         missing = {entry.folder: entry for entry in entries if found[entry.folder] is None}
@@ -93,13 +95,23 @@ class VolumeCache:
             volume = found[entry.folder]
             if volume is None:
                 raise OutputError("what was written cannot be read back", path=entry.folder, hint="check the disk")
-            volumes.append(replace(volume, pseudo=bool(getattr(case, "pseudo", False))))
+            is_pseudo = bool(getattr(case, "pseudo", False))
+            presence = manifest.presence(case)
+            volumes.append(replace(volume, pseudo=is_pseudo, covered=entry.job.covered, presence=presence))
         return volumes
 
-    def _job(self, manifest: Manifest, case: Case, spec: DataSpec) -> Job:
+    def _job(self, manifest: Manifest, case: Case, spec: DataSpec, maps: Sequence[str]) -> Job:
         hidden = any(case is other for other in manifest.unlabeled)
         label = None if hidden else manifest.label(case)
-        return Job(case.name, tuple(manifest.images(case)), label, spec, manifest.ignore_index)
+        return Job(
+            case.name,
+            tuple(manifest.images(case)),
+            label,
+            spec,
+            manifest.ignore_index,
+            covered=manifest.covered(case) if label is not None else None,
+            maps=tuple((name, manifest.resolve(case.maps[name])) for name in maps),
+        )
 
     def _entry(self, job: Job) -> _Entry:
         record = _record(job)
@@ -173,14 +185,16 @@ def _record(job: Job) -> Record:
     Raises:
         DataError: a file that is not there.
     """
-    keys = ("image",) if job.label is None else ("image", "label")
-    paths = [*job.images, *([job.label] if job.label else [])]
+    maps = [name for name, _ in job.maps]
+    labels = ["label"] if job.label else []
+    keys = ("image", *labels, *maps)
+    paths = [*job.images, *([job.label] if job.label else []), *(file for _, file in job.maps)]
     files = [_stamp(file) for path in paths for file in _files_of(path)]
     settings = {
         "format": _FORMAT,
         "versions": [monai.__version__, _code()],
-        "preprocessing": preprocessing(job.spec, keys),
-        "labels": [job.spec.label_values, job.ignore] if job.label else None,
+        "preprocessing": preprocessing(job.spec, keys, maps=maps),
+        "labels": [job.spec.label_values, job.ignore, job.covered] if job.label else None,
         "channels": len(job.spec.modality),
     }
     return Record(Path(RECORD), inputs={"files": files}, settings=settings)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,13 @@ class Content:
         image: `(C, X, Y, Z)` float16.
         label: `(X, Y, Z)` uint8 class indices, 255 = ignore; None: no label.
         affine: (4, 4), voxels to millimetres in RAS+.
+        maps: name -> `(X, Y, Z)` float16.
     """
 
     image: np.ndarray
     label: np.ndarray | None
     affine: np.ndarray
+    maps: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,10 @@ class CachedVolume:
         background: smallest value of each channel, which stands for what lies outside.
         voxel_ranges: class index (as text) or "annotated" -> where the group begins and ends in the file of voxels.
         body: for each axis which slices show the body, see `medseg.data.body_slices`.
+        maps: name -> float16 `(X, Y, Z)`.
         pseudo: its label was predicted, not annotated.
+        covered: for each class whether the label tells it apart; None: all.
+        presence: foreground class -> whether it is in the image, as far as its tags say; None: no tags.
     """
 
     name: str
@@ -74,7 +79,10 @@ class CachedVolume:
     background: tuple[float, ...]
     voxel_ranges: Mapping[str, tuple[int, int]]
     body: tuple[str, str, str]
+    maps: Mapping[str, Path] = field(default_factory=dict)
     pseudo: bool = False
+    covered: tuple[bool, ...] | None = None
+    presence: Mapping[int, bool] | None = None
 
     @property
     def image(self) -> np.ndarray:
@@ -91,6 +99,33 @@ class CachedVolume:
         if self.label_path is None:
             raise DataError("has no label", path=self.source)
         return self._mapped(self.label_path)
+
+    def map(self, name: str) -> np.ndarray:
+        """`(X, Y, Z)` float16, mapped anew.
+
+        Raises:
+            DataError: there is none of this name.
+        """
+        if name not in self.maps:
+            raise DataError(f"has no map called {name!r}", path=self.source)
+        return self._mapped(self.maps[name])
+
+    def tags(self, classes: int) -> np.ndarray:
+        """For each foreground class 1 = present, 0 = absent, 255 = not known: by the tags, else by the label."""
+        tags = np.full(classes - 1, IGNORE, np.uint8)
+        for index in range(1, classes):
+            present = self._is_present(index)
+            if present is not None:
+                tags[index - 1] = present
+        return tags
+
+    def _is_present(self, index: int) -> bool | None:
+        if self.presence is not None:
+            return self.presence.get(index)
+        is_covered = self.covered is None or self.covered[index]
+        if self.label_path is None or not is_covered:
+            return None
+        return str(index) in self.voxel_ranges
 
     @property
     def foreground(self) -> dict[int, np.ndarray]:
@@ -163,6 +198,8 @@ def write(folder: Path, content: Content, seed: int) -> None:
     if content.label is not None:
         voxels, ranges = some_voxels(content.label, seed)
         _save(folder / "label.npy", content.label)
+    for name, values in content.maps.items():
+        _save(folder / f"map_{name}.npy", values)
     _save(folder / "image.npy", content.image)
     _save(folder / "voxels.npy", voxels)
     entry = {
@@ -173,6 +210,7 @@ def write(folder: Path, content: Content, seed: int) -> None:
         "background": content.image.reshape(len(content.image), -1).min(1).astype(float).tolist(),
         "voxel_ranges": ranges,
         "body": body_slices(content.image, content.label),
+        "maps": list(content.maps),
         "bytes": {file.name: file.stat().st_size for file in sorted(folder.glob("*.npy"))},
     }
     with open(folder / "entry.json", "w", encoding="utf-8") as file:
@@ -213,6 +251,7 @@ def read(folder: Path, name: str, source: Path, labelled: bool) -> CachedVolume 
             affine=affine,
             background=tuple(float(b) for b in entry["background"]),
             voxel_ranges=ranges,
+            maps={str(name): folder / f"map_{name}.npy" for name in entry["maps"]},
             body=(across_x, across_y, across_z),
         )
         images_fit = volume.image.shape == (volume.channels, *volume.shape)

@@ -32,6 +32,8 @@ class Job:
         label: its label, or None.
         spec: spacing, intensity rule, labels and modalities.
         ignore: value in the label file that says "not annotated".
+        covered: for each class whether the label tells it apart; None: all. Voxels of the others become background.
+        maps: name and file of maps on the image's grid.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Job:
     label: Path | None
     spec: DataSpec
     ignore: int = IGNORE
+    covered: tuple[bool, ...] | None = None
+    maps: tuple[tuple[str, Path], ...] = ()
 
 
 def prepare(job: Job) -> Content:
@@ -53,7 +57,10 @@ def prepare(job: Job) -> Content:
     item: dict = {"image": [str(p) for p in job.images] if len(job.images) > 1 else str(job.images[0])}
     if job.label is not None:
         item["label"] = str(job.label)
-    load, orient, *rest = instantiate(preprocessing(job.spec, tuple(item))).transforms
+    for name, file in job.maps:
+        item[name] = str(file)
+    maps = [name for name, _ in job.maps]
+    load, orient, *rest = instantiate(preprocessing(job.spec, tuple(item), maps=maps)).transforms
     item = load(item)
     image = item["image"]
     if image.shape[0] != len(job.spec.modality):
@@ -64,9 +71,10 @@ def prepare(job: Job) -> Content:
     if job.label is not None:
         item["label"] = _indices(item["label"], job)
     item = orient(item)
-    if job.label is not None:
-        _check_geometry(item["image"], item["label"], job)
-        item["label"].affine = item["image"].affine  # so that both are resampled to the same voxels
+    others = [("label", job.label)] if job.label is not None else []
+    for name, file in (*others, *job.maps):
+        _check_geometry(item["image"], item[name], job.images[0], file)
+        item[name].affine = item["image"].affine  # so that all are resampled to the same voxels
     for transform in rest:
         item = transform(item)
     return _content(item, job)
@@ -109,18 +117,19 @@ def _indices(label: MetaTensor, job: Job) -> MetaTensor:
         )
     table = torch.full((IGNORE + 1,), IGNORE, dtype=torch.uint8)
     for index, value in enumerate(job.spec.label_values):
-        table[value] = index
+        is_covered = job.covered is None or job.covered[index]
+        table[value] = index if is_covered else 0
     small = values.masked_fill(values == job.ignore, IGNORE).byte()
     return MetaTensor(table[small.int()], meta=label.meta, applied_operations=label.applied_operations)
 
 
-def _check_geometry(image: MetaTensor, label: MetaTensor, job: Job) -> None:
-    """Refuse a label of another grid; both are in RAS+ order already."""
+def _check_geometry(image: MetaTensor, label: MetaTensor, image_file: Path, file: Path) -> None:
+    """Refuse a label or map of another grid; both are in RAS+ order already."""
     shape, other = tuple(image.shape[1:]), tuple(label.shape[1:])
     if shape != other:
         raise DataError(
-            f"has {_by(other)} voxels (in RAS order), its image {job.images[0]} has {_by(shape)}",
-            path=job.label,
+            f"has {_by(other)} voxels (in RAS order), its image {image_file} has {_by(shape)}",
+            path=file,
             hint="resample the label to its image",
         )
     affine = image.affine.double().numpy()
@@ -128,8 +137,8 @@ def _check_geometry(image: MetaTensor, label: MetaTensor, job: Job) -> None:
     voxels = float(np.linalg.norm(np.linalg.solve(affine[:3, :3], shift.T), axis=0).max())
     if voxels > LARGEST_SHIFT:
         raise DataError(
-            f"lies up to {voxels:.3g} voxels off its image {job.images[0]}; accepted is {LARGEST_SHIFT}",
-            path=job.label,
+            f"lies up to {voxels:.3g} voxels off its image {image_file}; accepted is {LARGEST_SHIFT}",
+            path=file,
             hint="copy the image's header or resample the label",
         )
 
@@ -144,10 +153,17 @@ def _content(item: dict, job: Job) -> Content:
             hint="mend the image",
         )
     label: Tensor | None = item["label"].as_tensor().to(torch.uint8) if "label" in item else None
+    maps = {}
+    for name, file in job.maps:
+        values = item[name].as_tensor()
+        if values.shape[0] != 1 or not bool(torch.isfinite(values).all()):
+            raise DataError(f"is no map of finite numbers with one channel, but has {values.shape[0]}", path=file)
+        maps[name] = np.ascontiguousarray(values[0].half().numpy())
     return Content(
         image=np.ascontiguousarray(image.numpy()),
         label=None if label is None else np.ascontiguousarray(label[0].numpy()),
         affine=item["image"].affine.double().numpy(),
+        maps=maps,
     )
 
 

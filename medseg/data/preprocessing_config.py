@@ -32,13 +32,16 @@ def _intensity(rule: Intensity) -> dict[str, Any]:
     }
 
 
-def preprocessing(spec: DataSpec, keys: Sequence[str] = ("image",), package: str = PACKAGE) -> list[dict[str, Any]]:
+def preprocessing(
+    spec: DataSpec, keys: Sequence[str] = ("image",), package: str = PACKAGE, maps: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """From file names to network input: read, RAS, spacing, intensity.
 
     Args:
         spec: the plan's spacing and intensity rule.
         keys: "image" and whatever else lies on its grid; the others are labels (nearest, dtype kept).
         package: where our own classes live: "medseg.portable" here, "scripts" in a bundle.
+        maps: keys that are no labels but maps of numbers, which are interpolated as the image is.
 
     Returns:
         Configurations for `instantiate` or a bundle's `preprocessing`; items come out as `(C, X, Y, Z)`.
@@ -58,7 +61,7 @@ def preprocessing(spec: DataSpec, keys: Sequence[str] = ("image",), package: str
             "keys": names,
             "spacing_mm": list(spec.spacing_mm),
             "axes": list(spec.resample_axes),
-            "mode": ["linear" if name == "image" else "nearest" for name in names],
+            "mode": ["linear" if name in ("image", *maps) else "nearest" for name in names],
         },
         _intensity(spec.intensity),
     ]

@@ -15,6 +15,7 @@ import numpy as np
 from medseg.config import Sampling
 from medseg.data.body_slices import slice_weights
 from medseg.data.cached_volume import CachedVolume
+from medseg.errors import DataError
 
 _ORDER, _SAMPLE, _TRANSFORMS = 0, 1, 2  # independent families of random numbers per stream
 
@@ -74,6 +75,41 @@ class CaseOrder:
             return group[case_of(seed, name, place, len(group))]
         share = _generator(seed, name, _ORDER, place).random()
         return group[_index_at_share(self._cumulative[which], share)]
+
+
+class TagOrder:
+    """From which case each sample is taken where a batch is of cases that share a tag.
+
+    Each tag has a batch in turn, in a new order every time round; the cases that have it follow one another.
+
+    Args:
+        cases: of the stream.
+        classes: number of classes with background.
+        batch_size: samples of a batch.
+
+    Raises:
+        DataError: no case has any tag.
+    """
+
+    def __init__(self, cases: Sequence[CachedVolume], classes: int, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._with_tag: list[list[int]] = []
+        present = np.array([case.tags(classes) == 1 for case in cases]).reshape(len(cases), classes - 1)
+        for column in range(classes - 1):
+            having = np.flatnonzero(present[:, column]).tolist()
+            if having:
+                self._with_tag.append(having)
+        if not self._with_tag:
+            raise DataError("no case has a tag of any class, and batches are made of cases that share one")
+
+    def case(self, seed: int, stream: str, number: int) -> int:
+        """Index of the case of sample `number`."""
+        batch, place = divmod(number, self._batch_size)
+        time_round, _ = divmod(batch, len(self._with_tag))
+        tag = case_of(seed, f"{stream}/tags", batch, len(self._with_tag))
+        group = self._with_tag[tag]
+        position = case_of(seed, f"{stream}/tag{tag}", time_round * self._batch_size + place, len(group))
+        return group[position]
 
 
 def start_of(

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +21,17 @@ from medseg.cores import usable_cores
 from medseg.data import augment, sampling
 from medseg.data.cached_volume import CachedVolume
 from medseg.errors import ConfigError, DataError
-from medseg.method import Batch, PatchTargets
-
-LABELED = "labeled"
-"""The one stream whose labels are read."""
+from medseg.method import LABELED, STREAM_KEYS, UNLABELED, WEAK, Batch, PatchTargets, Stream
 
 _PREFETCH = 2
+
+
+class Patch(NamedTuple):
+    """One sample, written in place: image `(C, *seen)`, label `(1, *seen)` or None, maps `(M, *seen)`."""
+
+    image: Tensor
+    label: Tensor | None
+    maps: Tensor
 
 
 class PatchStreams(Dataset):
@@ -40,12 +46,12 @@ class PatchStreams(Dataset):
         batch: stream -> batch size per process.
         seed: of the run.
         total: iterations of the run.
-        rank: of this process.
-        world: number of processes.
+        rank: of this process, and the number of processes.
         targets: further arrays to make of each label patch.
+        streams: what the batch has under each name.
 
     Raises:
-        DataError: no labelled case, or fewer than the batch size.
+        DataError: a stream without cases, or fewer labelled volumes than the batch size.
         ConfigError: a patch that does not fit the view.
     """
 
@@ -57,38 +63,50 @@ class PatchStreams(Dataset):
         *,
         seed: int,
         total: int,
-        rank: int = 0,
-        world: int = 1,
+        rank: tuple[int, int] = (0, 1),
         targets: PatchTargets | None = None,
+        streams: Sequence[Stream] = (LABELED, UNLABELED, WEAK),
     ) -> None:
+        self.streams = {stream.name: stream for stream in streams}
         self.volumes = {stream: list(volumes[stream]) for stream in batch if volumes.get(stream)}
         self.batch = {stream: batch[stream] for stream in self.volumes}
         self.spec, self.targets = spec, targets
-        self.seed, self.total, self.rank, self.world = seed, total, rank, world
+        self.seed, self.total = seed, total
+        self.rank, self.world = rank
         self.thin = spec.slice_axis
         self.seen = [size + 2 * context for size, context in zip(spec.patch, spec.context, strict=True)]
-        self._orders = {
-            stream: sampling.CaseOrder(cases, spec.sampling, self.thin) for stream, cases in self.volumes.items()
-        }
+        self._orders = {stream: self._order(stream) for stream in self.volumes}
         self._check(batch)
+
+    def _order(self, stream: str) -> sampling.CaseOrder | sampling.TagOrder:
+        cases = self.volumes[stream]
+        if self.streams[stream].group == "tags":
+            return sampling.TagOrder(cases, self.spec.classes, self.batch[stream])
+        return sampling.CaseOrder(cases, self.spec.sampling, self.thin)
 
     def _check(self, batch: Mapping[str, int]) -> None:
         if self.thin is not None and self.spec.patch[self.thin] != 1:
             raise ConfigError(f"patch is {list(self.spec.patch)}; view {self.spec.view} needs 1 along axis {self.thin}")
-        batch_size, cases = batch.get(LABELED, 0), len(self.volumes.get(LABELED, ()))
+        for name in batch:
+            stream, cases = self.streams.get(name), self.volumes.get(name, [])
+            if stream is not None and "label" in stream.keys:
+                self._check_labels(cases, batch[name])
+            elif stream is None or not (cases or stream.optional or name == UNLABELED.name):
+                raise DataError(f"the method needs the stream {name!r}, which has no case")
+        if not self.volumes:
+            raise DataError("there is no case to learn from", hint="training needs at least one")
+
+    def _check_labels(self, cases: Sequence[CachedVolume], batch_size: int) -> None:
         if not cases:
             raise DataError("there is no labelled case", hint="training needs at least one")
-        if cases < batch_size and self.thin is None:  # patches of planes are slices: one volume has many
+        if len(cases) < batch_size and self.thin is None:  # patches of planes are slices: one volume has many
             raise DataError(
-                f"the batch asks for {batch_size} labelled volumes, there are {cases}",
-                hint=f"--set stages.0.schedule.batch.labeled={cases}",
+                f"the batch asks for {batch_size} labelled volumes, there are {len(cases)}",
+                hint=f"--set stages.0.schedule.batch.labeled={len(cases)}",
             )
-        for volume in self.volumes[LABELED]:
+        for volume in cases:
             if volume.label_path is None:
                 raise DataError("is in the labelled stream and has no label", path=volume.source)
-        for stream in batch:
-            if stream not in self.volumes and stream != "unlabeled":
-                raise DataError(f"the method needs the stream {stream!r}, which has no case")
 
     def __len__(self) -> int:
         """Iterations of the run."""
@@ -98,8 +116,8 @@ class PatchStreams(Dataset):
         """The batch of an iteration.
 
         Returns:
-            For each stream `image` `(B, C, *spatial)` float32; for the labelled one also `label`
-            `(B, 1, *spatial)` uint8 class indices with 255 = ignore, and the targets `(B, C', *spatial)`.
+            For each stream `image` `(B, C, *spatial)` float32 and what its `Stream.keys` name; with `label` also the
+            targets `(B, C', *spatial)` and, where some label covers some classes only, `covered` `(B, classes)` bool.
             Planar views have two spatial axes; the adjacent slices of an image channel follow one another as
             channels.
         """
@@ -122,26 +140,53 @@ class PatchStreams(Dataset):
         first = (iteration * self.world + self.rank) * batch_size
         return range(first, first + batch_size)
 
+    def _case(self, stream: str, number: int) -> int:
+        return self._orders[stream].case(self.seed, stream, number)
+
     def _volume(self, stream: str, number: int) -> CachedVolume:
-        index = self._orders[stream].case(self.seed, stream, number)
-        return self.volumes[stream][index]
+        return self.volumes[stream][self._case(stream, number)]
+
+    def _map_names(self, stream: str) -> list[str]:
+        return [key for key in self.streams[stream].keys if key not in STREAM_KEYS]
 
     def _patches(self, stream: str, iteration: int) -> dict[str, Tensor]:
         """The part of a batch that is of one stream."""
-        numbers = self._numbers(stream, iteration)
-        images = torch.empty((len(numbers), len(self.spec.modality), *self.seen))
-        labels = torch.empty((len(numbers), 1, *self.seen), dtype=torch.uint8) if stream == LABELED else None
+        numbers, keys = self._numbers(stream, iteration), self.streams[stream].keys
+        size, names = len(numbers), self._map_names(stream)
+        images = torch.empty((size, len(self.spec.modality), *self.seen))
+        labels = torch.empty((size, 1, *self.seen), dtype=torch.uint8) if "label" in keys else None
+        maps = torch.empty((size, len(names), *self.seen))
         for place, number in enumerate(numbers):
-            self._write_sample(stream, number, images[place], None if labels is None else labels[place])
+            patch = Patch(images[place], None if labels is None else labels[place], maps[place])
+            self._write_sample(stream, number, patch)
         if self.thin is not None:
             images = images.movedim(self.thin + 2, 2).flatten(1, 2).contiguous()
-            middle = self.spec.slices // 2
-            labels = None if labels is None else labels.select(self.thin + 2, middle).contiguous()
-        if labels is None:
-            return {"image": images}
-        return {"image": images, "label": labels, **self._targets(labels)}
+            labels = None if labels is None else self._middle_slices(labels)
+            maps = self._middle_slices(maps)
+        found = {"image": images}
+        if labels is not None:
+            found |= {"label": labels, **self._covered(stream, numbers), **self._targets(labels)}
+        for index, name in enumerate(names):
+            found[name] = maps[:, index : index + 1]
+        if "tags" in keys:
+            tags = [torch.from_numpy(self._volume(stream, number).tags(self.spec.classes)) for number in numbers]
+            found["tags"] = torch.stack(tags)
+        if "index" in keys:
+            found["index"] = torch.tensor([self._case(stream, number) for number in numbers])
+        return found
 
-    def _write_sample(self, stream: str, number: int, image: Tensor, label: Tensor | None) -> None:
+    def _middle_slices(self, patches: Tensor) -> Tensor:
+        assert self.thin is not None
+        return patches.select(self.thin + 2, self.spec.slices // 2).contiguous()
+
+    def _covered(self, stream: str, numbers: Sequence[int]) -> dict[str, Tensor]:
+        """Which classes each label covers; nothing where all labels of the stream cover all of them."""
+        if all(volume.covered is None for volume in self.volumes[stream]):
+            return {}
+        everything = (True,) * self.spec.classes
+        return {"covered": torch.tensor([self._volume(stream, number).covered or everything for number in numbers])}
+
+    def _write_sample(self, stream: str, number: int, patch: Patch) -> None:
         volume = self._volume(stream, number)
         rng = sampling.generator(self.seed, stream, number)
         seed = sampling.transform_seed(self.seed, stream, number)
@@ -151,17 +196,22 @@ class PatchStreams(Dataset):
             draw.source_shape(self.spec.patch),
             rng,
             foreground=self.spec.foreground,
-            labelled=label is not None,
+            labelled=patch.label is not None,
             across=self.thin,
         )
+        names = self._map_names(stream)
+        maps = torch.stack([torch.from_numpy(volume.map(name)) for name in names]) if names else None
         source = augment.Source(
             image=torch.from_numpy(volume.image),
-            label=torch.from_numpy(volume.label)[None] if label is not None else None,
+            label=torch.from_numpy(volume.label)[None] if patch.label is not None else None,
             background=torch.tensor(volume.background),
             repeat=self.thin if self.spec.slices > 1 else None,
+            maps=maps,
         )
         first = np.subtract(start, self.spec.context).tolist()
-        augment.apply(draw, source, first, image, label)
+        augment.apply(draw, source, first, patch.image, patch.label)
+        if maps is not None:
+            augment.apply_to_maps(draw, source, first, patch.maps)
 
     def _targets(self, labels: Tensor) -> dict[str, Tensor]:
         if self.targets is None:
@@ -215,8 +265,12 @@ def _affordable(dataset: PatchStreams, shared: Path = Path("/dev/shm")) -> int: 
         return 1024
     voxels = torch.Size(dataset.spec.patch).numel()
     classes = dataset.spec.classes if dataset.targets else 0
-    per_voxel = dict.fromkeys(dataset.batch, 4 * dataset.spec.channels)
-    per_voxel[LABELED] += 1 + 5 * classes
+    per_voxel = {}
+    for name in dataset.batch:
+        keys = dataset.streams[name].keys
+        per_voxel[name] = 4 * (dataset.spec.channels + len(keys))
+        if "label" in keys:
+            per_voxel[name] += 5 * classes
     batch = voxels * sum(batch_size * per_voxel[stream] for stream, batch_size in dataset.batch.items())
     return int(shutil.disk_usage(shared).free / batch / (_PREFETCH + 1))
 

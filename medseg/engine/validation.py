@@ -9,7 +9,6 @@ import torch
 from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 from monai.engines import SupervisedEvaluator
-from monai.handlers import from_engine
 from monai.inferers import Inferer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -20,8 +19,9 @@ from medseg.method import IGNORE
 class ClassDice(Metric):
     """Mean Dice per foreground class over the cases that have or predict it; summed over ranks.
 
-    Updated with lists of predictions and labels `(1, X, Y, Z)` of class indices, 255 in the label = ignore. A case
-    in which a class is neither annotated nor predicted says nothing about it and is left out.
+    Updated with predictions and labels `(1, X, Y, Z)` of class indices, 255 in the label = ignore, and with which
+    classes each label covers, `(classes,)` bool. A case in which a class is neither annotated nor predicted, or whose
+    label does not cover it, says nothing about it and is left out.
 
     Args:
         classes: number of classes with background.
@@ -41,10 +41,11 @@ class ClassDice(Metric):
         self._count = torch.zeros(self.classes - 1, dtype=torch.float64, device=self._device)
 
     @reinit__is_reduced
-    def update(self, output: tuple[Iterable[Tensor], Iterable[Tensor]]) -> None:
+    def update(self, output: tuple[Iterable[Tensor], Iterable[Tensor], Iterable[Tensor]]) -> None:
         """Add cases."""
-        for prediction, label in zip(*output, strict=True):
+        for prediction, label, covered in zip(*output, strict=True):
             dice, present = case_dice(prediction.as_subclass(Tensor), label.as_subclass(Tensor), self.classes)
+            present = present & covered.as_subclass(Tensor)[1:].to(present.device)
             self._sum += torch.where(present, dice, 0).to(self._sum)
             self._count += present.to(self._count)
 
@@ -77,12 +78,20 @@ def validate(
 
     Args:
         network: the method's segmenter.
-        loader: dictionaries with `image` `(1, C, X, Y, Z)` and `label` `(1, 1, X, Y, Z)`; may be empty on a rank.
+        loader: dictionaries with `image` `(1, C, X, Y, Z)`, `label` `(1, 1, X, Y, Z)`, `covered` `(1, classes)`;
+            may be empty on a rank.
         inferer: gives class indices `(1, 1, X, Y, Z)`.
         classes: number of classes with background.
         device: where the network is.
     """
-    metric = ClassDice(classes, device, output_transform=from_engine(["pred", "label"]))
+    evaluator: SupervisedEvaluator | None = None
+
+    def of_cases(output: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        assert evaluator is not None
+        batch: Any = evaluator.state.batch  # what an evaluator gives has no further keys
+        return output["pred"], output["label"], batch["covered"]
+
+    metric = ClassDice(classes, device, output_transform=of_cases)
     if not len(loader):  # fewer cases than ranks: an evaluator would not run, and the others wait for this rank's sums
         return metric.compute()
     evaluator = SupervisedEvaluator(

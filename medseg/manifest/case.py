@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePath
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_serializer, model_validator
 
 from medseg.manifest.fields import STRING_OR_LIST, FilePath, ImagePaths, stem
 from medseg.portable.io.channel_names import FIRST, RAW_FOLDERS, group_channels
 
 Class = int | str  # a class by its value or by its name
+TAKEN = ("image", "label", "tags", "index", "covered")
+"""Names that a batch has anyway, so that no map may have them."""
+
+
+def checked_map_name(name: str) -> str:
+    """A name for a map: a word that a batch does not have anyway.
+
+    Raises:
+        ValueError: any other.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in TAKEN:
+        accepted = f"accepted are words of letters, digits and _, not {', '.join(TAKEN)}"
+        raise ValueError(f"{name!r} is no name of a map; {accepted}")
+    return name
+
+
+MapName = Annotated[str, AfterValidator(checked_map_name)]
 
 
 class Item(BaseModel):
@@ -28,10 +46,27 @@ class Annotation(Item):
 
 
 class Case(Item):
-    """One image with its label, annotations or tags; a plain string stands for its image."""
+    """One image with its label, annotations or tags; a plain string stands for its image.
+
+    An empty list is not the same as a missing key: `"tags": []` says that somebody looked and saw none of the classes.
+
+    Args:
+        image: one file, or one for each channel.
+        label: its label map.
+        classes: those that the label tells apart, background aside; None: all. The others are background in it.
+        annotations: label maps of several raters.
+        tags: the classes that are in the image, all others being absent; or class -> whether it is there, nothing being
+            known of the others.
+        maps: name -> file of a map on the image's grid, such as saliency, for methods that ask for it.
+        subject: whose image it is.
+        fold: of a cross-validation.
+        case: its name, where the file's name will not do.
+    """
 
     image: ImagePaths
     label: FilePath | None = None
+    classes: tuple[Class, ...] | None = None
+    maps: dict[MapName, FilePath] = Field(default_factory=dict)
     annotations: tuple[Annotation, ...] = ()
     tags: tuple[Class, ...] | dict[str, Any] | None = None
     subject: str | None = None

@@ -82,15 +82,17 @@ class Manifest(Item):
             if len(case.image) not in (1, self.channels):
                 files = listed([PurePath(file).name for file in case.image])
                 yield f"{where}.image: has {len(case.image)} files, modality has {self.channels} channels: {files}"
-            if section in ("training", "validation") and not (case.label or case.annotations or case.tags):
+            if section in ("training", "validation") and not _is_judged(case):
                 yield f'{where}: has neither label, annotations nor tags; such cases belong into "unlabeled"'
+            if case.classes is not None and case.label is None:
+                yield f"{where}.classes: says what a label covers, and there is no label"
             yield from self._unknown_classes(where, case)
         if not seen:
             yield f"has no case; accepted are lists called {', '.join(SECTIONS)}"
 
     def _unknown_classes(self, where: str, case: Case) -> Iterator[str]:
         accepted = {*self.labels, *self.labels.values(), *map(str, self.labels)}
-        listed = [("tags", case.tags)]
+        listed = [("tags", case.tags), ("classes", case.classes)]
         for number, annotation in enumerate(case.annotations):
             listed.append((f"annotations[{number}].classes", annotation.classes))
         for key, classes in listed:
@@ -195,6 +197,8 @@ class Manifest(Item):
         image = case["image"]
         moved = [self.relative(self.resolve(p), folder) for p in ([image] if isinstance(image, str) else image)]
         case["image"] = moved[0] if isinstance(image, str) else moved
+        for name, file in case.get("maps", {}).items():
+            case["maps"][name] = self.relative(self.resolve(file), folder)
         for holder in (case, *case.get("annotations", ())):
             if holder.get("label") is not None:
                 holder["label"] = self.relative(self.resolve(holder["label"]), folder)
@@ -215,6 +219,37 @@ class Manifest(Item):
     def label(self, case: Case) -> Path | None:
         """The label file of a case."""
         return self.resolve(case.label) if case.label is not None else None
+
+    def index_of(self, named: int | str) -> int:
+        """The class index of a class that is given by its name or its value.
+
+        Raises:
+            KeyError: there is no such class.
+        """
+        if named in self.classes:
+            return self.classes.index(str(named))
+        value = int(named) if str(named).lstrip("-").isdigit() else named
+        if value not in self.label_values:
+            raise KeyError(named)
+        return self.label_values.index(int(value))
+
+    def covered(self, case: Case) -> tuple[bool, ...] | None:
+        """For each class whether the case's label tells it apart; None: it tells all."""
+        if case.classes is None:
+            return None
+        named = {self.index_of(each) for each in case.classes}
+        return tuple(index == 0 or index in named for index in range(len(self.labels)))
+
+    def presence(self, case: Case) -> dict[int, bool] | None:
+        """Index of a foreground class -> whether it is in the image, as far as the tags say; None: no tags."""
+        if case.tags is None:
+            return None
+        if isinstance(case.tags, dict):
+            told = {self.index_of(each): bool(there) for each, there in case.tags.items()}
+        else:
+            present = {self.index_of(each) for each in case.tags}
+            told = {index: index in present for index in range(len(self.labels))}
+        return {index: there for index, there in told.items() if index > 0}
 
     def with_labels(self, section: str, labels: Mapping[str, Path]) -> Manifest:
         """A manifest in which cases of a section have other labels.
@@ -245,9 +280,21 @@ def schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}
 
 
+def _is_judged(case: Case) -> bool:
+    """Whether somebody said something of a case, were it that nothing is visible."""
+    return bool(case.label) or "annotations" in case.model_fields_set or case.tags is not None
+
+
 def streams_of(manifest: Manifest) -> dict[str, list[Case]]:
-    """Cases per stream: a training case without a label counts as unlabelled."""
+    """Cases by what a method can learn from them.
+
+    Returns:
+        `labeled`: training cases with a label; `weak`: training cases with tags and no label; `unlabeled`: the other
+        training cases and those of the list `unlabeled`.
+    """
+    without = [case for case in manifest.training if not case.label]
     return {
         "labeled": [case for case in manifest.training if case.label],
-        "unlabeled": [*(case for case in manifest.training if not case.label), *manifest.unlabeled],
+        "weak": [case for case in without if case.tags is not None],
+        "unlabeled": [*(case for case in without if case.tags is None), *manifest.unlabeled],
     }

@@ -1,4 +1,4 @@
-"""Methods, one file per paper. To add one: write its file, add one line here and one YAML in `pipelines/`."""
+"""One paper, one file. To add one: write its file, add one line here and one YAML in `pipelines/`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from medseg.methods._own import Given, OwnMethod, load_classes, locate_methods
 from medseg.options import typed
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from medseg.method import Method
+    from medseg.method import Method, Networks, PseudoLabels
 
 __all__ = [
     "METHODS",
     "REMEDY",
-    "RENAMED_OPTIONS",
+    "RULES",
     "Given",
     "OwnMethod",
     "build",
+    "build_rule",
     "find",
-    "former_options",
+    "find_rule",
     "locate_methods",
     "methods_in_use",
     "use_methods",
@@ -34,27 +33,25 @@ __all__ = [
 METHODS: dict[str, str] = {
     "supervised": "medseg.methods.supervised:Supervised",
     "dtc": "medseg.methods.dtc:DTC",
-    "dmpct": "medseg.methods.dmpct:DMPCT",
 }
 
-RENAMED_OPTIONS: dict[str, dict[str, str]] = {
-    "dmpct": {"sure_background": "background_confidence", "sure_rounds": "background_confidence_rounds"},
+RULES: dict[str, str] = {
+    "dmpct": "medseg.methods.dmpct:VoteOfViews",
 }
-"""Method -> former name of an option -> its name. Pipelines of earlier runs may have the former name, and the hashes
-in run folders are made with it, so that earlier runs can be resumed."""
+"""Pseudo-label rules."""
 
-REMEDY = "a method of your own is named on the command line: --method FILE.py:Class"
+REMEDY = "a class of your own is named on the command line: --method FILE.py:Class"
 
-_OWN: dict[str, tuple[OwnMethod, type[Method]]] = {}
-"""Methods that the user named, while a command uses them."""
+_OWN: dict[str, tuple[OwnMethod, type[Method] | type[PseudoLabels]]] = {}
+"""Classes that the user named, while a command uses them."""
 
 
 @contextmanager
 def use_methods(own: Sequence[OwnMethod]) -> Iterator[None]:
-    """Execute the files of the user's own methods; inside the block `find` finds them.
+    """Execute the files of the user's own classes; inside the block `find` and `find_rule` find them.
 
     Raises:
-        ConfigError: a file that cannot be executed, or holds no such method.
+        ConfigError: a file that cannot be executed, or holds no such class.
     """
     with load_classes(own) as classes:
         before = dict(_OWN)
@@ -67,7 +64,7 @@ def use_methods(own: Sequence[OwnMethod]) -> Iterator[None]:
 
 
 def methods_in_use() -> tuple[OwnMethod, ...]:
-    """The user's own methods that the running command was given."""
+    """The user's own classes that the running command was given."""
     return tuple(own for own, _ in _OWN.values())
 
 
@@ -77,38 +74,63 @@ def find(name: str) -> type[Method]:
     Raises:
         ConfigError: no such method; nothing is imported for a name that is not known.
     """
+    from medseg.method import Method
+
+    return _find(name, METHODS, Method, "method")
+
+
+def find_rule(name: str) -> type[PseudoLabels]:
+    """The class of a pseudo-label rule: a name of `RULES`, or a class that the user named.
+
+    Raises:
+        ConfigError: no such rule; nothing is imported for a name that is not known.
+    """
+    from medseg.method import PseudoLabels
+
+    return _find(name, RULES, PseudoLabels, "rule")
+
+
+def _find(name: str, shipped: Mapping[str, str], base: type, what: str) -> Any:
     if name in _OWN:
-        return _OWN[name][1]
-    if name not in METHODS:
-        raise ConfigError(f"method {name!r} is not known; one of {', '.join(METHODS)}", hint=REMEDY)
-    module, _, class_name = METHODS[name].rpartition(":")
+        kind = _OWN[name][1]
+        if not issubclass(kind, base):
+            raise ConfigError(f"{name} is no {what}: it is not derived from medseg.method.{base.__name__}")
+        return kind
+    if name not in shipped:
+        raise ConfigError(f"{what} {name!r} is not known; one of {', '.join(shipped)}", hint=REMEDY)
+    module, _, class_name = shipped[name].rpartition(":")
     return getattr(importlib.import_module(module), class_name)
 
 
-def former_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a method by the names that the hashes in run folders are made with."""
-    former = {new: old for old, new in RENAMED_OPTIONS.get(name, {}).items()}
-    return {former.get(option, option): value for option, value in options.items()}
-
-
-def build(name: str, network: nn.Module, *, classes: int, previous: nn.Module | None = None, **options: Any) -> Method:
-    """A method around a network; options are the keywords of its constructor.
+def build(name: str, networks: Networks, **options: Any) -> Method:
+    """A method with its networks; options are the keywords of its constructor.
 
     Raises:
         ConfigError: an unknown method or option, or a value that the method refuses.
     """
-    kind = find(name)
-    arguments = inspect.signature(kind).parameters
-    accepted = [argument for argument in arguments if argument not in ("network", "classes", "previous")]
+    return _build(find(name), f"method {name}", networks, options)
+
+
+def build_rule(name: str, classes: int, **options: Any) -> PseudoLabels:
+    """A pseudo-label rule; options are the keywords of its constructor.
+
+    Raises:
+        ConfigError: an unknown rule or option, or a value that the rule refuses.
+    """
+    return _build(find_rule(name), f"rule {name}", classes, options)
+
+
+def _build(kind: Any, what: str, argument: Any, options: Mapping[str, Any]) -> Any:
+    """An object of a class whose first argument is not an option."""
+    _, *accepted = inspect.signature(kind).parameters
     unknown = sorted(set(options) - set(accepted))
     if unknown:
-        raise ConfigError(f"method {name} has no option {unknown[0]!r}; it has {', '.join(accepted) or 'none'}")
+        raise ConfigError(f"{what} has no option {unknown[0]!r}; it has {', '.join(accepted) or 'none'}")
     try:
         hints = get_type_hints(kind.__init__)
     except NameError:  # a user's own file may import types for its type checker only: it has to check values itself
         hints = {}
-    options = typed(options, hints, f"method {name}")
     try:
-        return kind(network, classes=classes, previous=previous, **options)
+        return kind(argument, **typed(options, hints, what))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"method {name}: {error}") from error
+        raise ConfigError(f"{what}: {error}") from error

@@ -1,4 +1,4 @@
-"""Methods of the user's own: named on the command line or given by Python code, never by a file that is read."""
+"""Methods and rules of the user's own: named on the command line or given by Python code, never by a file."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from medseg.errors import ConfigError
 
 if TYPE_CHECKING:
-    from medseg.method import Method
+    from medseg.method import Method, PseudoLabels
 
-Given: TypeAlias = "str | type[Method]"
+Given: TypeAlias = "str | type[Method] | type[PseudoLabels]"
 """`FILE.py:Class`, or the class."""
 
 
 @dataclass(frozen=True)
 class OwnMethod:
-    """A method of the user's own by its name and file; nothing of the file has run yet.
+    """A method or pseudo-label rule of the user's own by its name and file; nothing of the file has run yet.
 
     Attributes:
         name: of the class, by which a pipeline calls it.
@@ -38,7 +38,7 @@ class OwnMethod:
     option: str
     file: Path | None
     sha256: str | None
-    kind: type[Method] | None = None
+    kind: type[Method] | type[PseudoLabels] | None = None
 
 
 def locate_methods(given: Given | Sequence[Given] | None) -> tuple[OwnMethod, ...]:
@@ -72,7 +72,7 @@ def _locate_file(text: str) -> OwnMethod:
     return OwnMethod(name, f"--method {text}", path, hashlib.sha256(content).hexdigest())
 
 
-def _locate_class(kind: type[Method]) -> OwnMethod:
+def _locate_class(kind: type[Method] | type[PseudoLabels]) -> OwnMethod:
     try:
         path = Path(inspect.getsourcefile(kind) or "")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -82,14 +82,14 @@ def _locate_class(kind: type[Method]) -> OwnMethod:
 
 
 @contextmanager
-def load_classes(own: Sequence[OwnMethod]) -> Iterator[dict[str, type[Method]]]:
+def load_classes(own: Sequence[OwnMethod]) -> Iterator[dict[str, type[Method] | type[PseudoLabels]]]:
     """Execute the files and give the classes by name; afterwards Python's modules are as they were.
 
     A file is a module of its own name in a folder that is searched for modules, so that worker processes find what the
     method sends them, and so that the file can import its neighbours.
 
     Raises:
-        ConfigError: a file that cannot be executed, or holds no such method.
+        ConfigError: a file that cannot be executed, or holds no such class.
     """
     modules = dict(sys.modules)
     path = list(sys.path)
@@ -106,8 +106,8 @@ def load_classes(own: Sequence[OwnMethod]) -> Iterator[dict[str, type[Method]]]:
                 sys.modules[module.__name__] = before
 
 
-def _load_class(own: OwnMethod, executed: dict[Path, ModuleType]) -> type[Method]:
-    from medseg.method import Method
+def _load_class(own: OwnMethod, executed: dict[Path, ModuleType]) -> type[Method] | type[PseudoLabels]:
+    from medseg.method import Method, PseudoLabels
 
     kind: Any = own.kind
     if kind is None and own.file is not None:
@@ -117,9 +117,9 @@ def _load_class(own: OwnMethod, executed: dict[Path, ModuleType]) -> type[Method
         kind = getattr(executed[file], own.name, None)
         if kind is None:
             raise ConfigError(f"{own.option}: there is no {own.name} in {own.file}")
-    is_method = isinstance(kind, type) and issubclass(kind, Method)
-    if not is_method:
-        raise ConfigError(f"{own.option}: {own.name} is no class derived from medseg.method.Method")
+    is_ours = isinstance(kind, type) and issubclass(kind, Method | PseudoLabels)
+    if not is_ours:
+        raise ConfigError(f"{own.option}: {own.name} is no class derived from medseg.method.Method or PseudoLabels")
     if inspect.isabstract(kind):
         raise ConfigError(f"{own.option}: {own.name} does not define {', '.join(sorted(kind.__abstractmethods__))}")
     return kind

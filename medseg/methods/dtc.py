@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from medseg.method import Batch, Clock, Method, PatchTargets
+from medseg.method import LABELED, Batch, Clock, Method, Networks, PatchTargets, Stream
 from medseg.ops import losses
 from medseg.ops.distance import DistanceTargets
 from medseg.ops.schedules import sigmoid_rampup
@@ -33,9 +33,7 @@ class DTC(Method):
     """Dual-task consistency.
 
     Args:
-        network: images to `(B, 2 classes - 1, *spatial)`: class logits, then distances before tanh.
-        classes: number of classes with background.
-        previous: not used.
+        networks: makes the network, whose channels are class logits, then distances before tanh.
         beta: weight of the distance regression; the paper's text has 1.
         consistency: final weight of the consistency term.
         steepness: k of the task transform layer `sigmoid(-k z)`.
@@ -47,27 +45,23 @@ class DTC(Method):
         clip: distance at which the map saturates, instead of the largest of the patch.
     """
 
-    streams = ("labeled", "unlabeled")
+    streams = (LABELED, Stream("unlabeled", optional=True))
 
     def __init__(
-        self, network: nn.Module, *, classes: int, previous: nn.Module | None = None,
+        self, networks: Networks, *,
         beta: float = 0.3, consistency: float = 1.0, steepness: float = 1500.0, rampup_steps: int = 40,
         cross_entropy: float = 0.0, exclusivity: float = 0.0, boundary: Literal["half", "zero"] = "half",
         spacing_mm: tuple[float, ...] | None = None, clip: float | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(network, classes=classes, previous=previous)
+        super().__init__(networks)
+        self.network = networks.segmenter(2 * self.classes - 1)
         self.beta = beta
         self.consistency = consistency
         self.steepness = steepness
         self.rampup_steps = rampup_steps
         self.cross_entropy = cross_entropy
         self.exclusivity = exclusivity
-        self._targets = DistanceTargets(classes, boundary=boundary, spacing_mm=spacing_mm, clip=clip)
-
-    @classmethod
-    def output_channels(cls, classes: int) -> int:
-        """Class logits and one distance per foreground class."""
-        return 2 * classes - 1
+        self._targets = DistanceTargets(self.classes, boundary=boundary, spacing_mm=spacing_mm, clip=clip)
 
     def targets(self) -> PatchTargets:
         """Distance maps of a label patch."""
@@ -80,7 +74,7 @@ class DTC(Method):
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Terms `dice`, `cross_entropy`, `distance`, `consistency` and `exclusivity`."""
         labeled = batch["labeled"]
-        label = labeled["label"]
+        label, covered = labeled["label"], labeled.get("covered")
         images = [labeled["image"]]
         if "unlabeled" in batch:
             images.append(batch["unlabeled"]["image"])
@@ -94,14 +88,16 @@ class DTC(Method):
         unlabeled_mask = label_mask.new_ones(len(output) - size, *label_mask.shape[1:])
         mask = torch.cat([label_mask, unlabeled_mask])
         distance_mask = label_mask & (labeled["distance_valid"] > 0)
+        if covered is not None:  # how far it is to a structure that nobody outlined is not known
+            distance_mask = distance_mask & covered[:, 1:].view(size, -1, *[1] * (label.ndim - 2))
         distance_error = (z[:size] - labeled["distance"]) ** 2
 
         inside = torch.sigmoid(-self.steepness * z)
         gap = (inside - logits.softmax(1)[:, 1:]) ** 2
         weight = self.consistency * sigmoid_rampup(clock.fraction, self.rampup_steps or None)
         return {
-            "dice": losses.soft_dice(logits[:size], label),
-            "cross_entropy": self._cross_entropy(logits[:size], label),
+            "dice": losses.soft_dice(logits[:size], label, covered),
+            "cross_entropy": self._cross_entropy(logits[:size], label, covered),
             "distance": self.beta * losses.masked_mean(distance_error, distance_mask),
             "consistency": weight * losses.masked_mean(gap, mask),
             "exclusivity": self._exclusivity(inside, mask),
@@ -109,10 +105,10 @@ class DTC(Method):
 
     # The paper has neither: with weight 0 they are not worth their time, and no parameter is reached by them alone.
 
-    def _cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
+    def _cross_entropy(self, logits: Tensor, label: Tensor, covered: Tensor | None) -> Tensor:
         if not self.cross_entropy:
             return logits.new_zeros(())
-        return self.cross_entropy * losses.cross_entropy(logits, label)
+        return self.cross_entropy * losses.cross_entropy(logits, label, covered)
 
     def _exclusivity(self, inside: Tensor, mask: Tensor) -> Tensor:
         if not self.exclusivity:

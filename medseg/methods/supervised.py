@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from medseg.method import Batch, Clock, Method
+from medseg.method import Batch, Clock, Method, Networks
 from medseg.ops import losses
 
 
@@ -15,25 +15,26 @@ class Supervised(Method):
     """Learn from labelled patches alone.
 
     Args:
-        network: images to class logits.
-        classes: number of classes with background.
-        previous: not used.
+        networks: makes the network.
         dice: weight of the Dice term.
         cross_entropy: weight of the cross-entropy term.
     """
 
-    def __init__(
-        self, network: nn.Module, *, classes: int, previous: nn.Module | None = None,
-        dice: float = 1.0, cross_entropy: float = 1.0,
-    ) -> None:  # fmt: skip
-        super().__init__(network, classes=classes, previous=previous)
+    def __init__(self, networks: Networks, *, dice: float = 1.0, cross_entropy: float = 1.0) -> None:
+        super().__init__(networks)
+        self.network = networks.segmenter()
         self.dice, self.cross_entropy = dice, cross_entropy
+
+    def segmenter(self) -> nn.Module:
+        """The network."""
+        return self.network
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Terms `dice` and `cross_entropy`."""
-        image, label = batch["labeled"]["image"], batch["labeled"]["label"]
-        logits = self.network(image)
+        labeled = batch["labeled"]
+        label, covered = labeled["label"], labeled.get("covered")
+        logits = self.network(labeled["image"])
         return {
-            "dice": self.dice * losses.soft_dice(logits, label),
-            "cross_entropy": self.cross_entropy * losses.cross_entropy(logits, label),
+            "dice": self.dice * losses.soft_dice(logits, label, covered),
+            "cross_entropy": self.cross_entropy * losses.cross_entropy(logits, label, covered),
         }

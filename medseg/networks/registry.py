@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from medseg.config import NetworkSpec
 
 PORTABLE = "medseg.portable"
+HALVES = f"{PORTABLE}.networks.encoder_decoder"
+ITSELF = "itself"
 Sizes = int | list[int]
 Layer = str | list[Any]
 """A kind of layer by MONAI's name, alone or with its arguments: "batch", ["group", {"num_groups": 4}]."""
@@ -37,6 +39,8 @@ class NetworkEntry:
         arguments: gives the constructor's arguments that follow from the size.
         options: constructor arguments that a pipeline may give -> their type; these replace the ones above.
         dims: numbers of spatial axes that it can have.
+        halves: class of `medseg.portable.networks.encoder_decoder` that gives the network in two halves; `ITSELF`: the
+            network is an `EncoderDecoder`, on which a head is put; None: it cannot be had in halves.
     """
 
     name: str
@@ -44,6 +48,7 @@ class NetworkEntry:
     arguments: Callable[[Size], dict[str, Any]]
     options: Mapping[str, Any]
     dims: tuple[int, ...] = (2, 3)
+    halves: str | None = None
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """See that the network takes options of a pipeline.
@@ -79,12 +84,12 @@ def find(name: str) -> NetworkEntry:
 
 
 def network(
-    name: str, target: str, *, options: Mapping[str, Any], dims: tuple[int, ...] = (2, 3)
+    name: str, target: str, *, options: Mapping[str, Any], dims: tuple[int, ...] = (2, 3), halves: str | None = None
 ) -> Callable[[Callable[[Size], dict[str, Any]]], Callable[[Size], dict[str, Any]]]:
     """Register a function of a size as a network; the arguments are those of `NetworkEntry`."""
 
     def register(arguments: Callable[[Size], dict[str, Any]]) -> Callable[[Size], dict[str, Any]]:
-        NETWORKS[name] = NetworkEntry(name, target, arguments, options, dims)
+        NETWORKS[name] = NetworkEntry(name, target, arguments, options, dims, halves)
         return arguments
 
     return register
@@ -93,6 +98,7 @@ def network(
 @network(
     "vnet",
     f"{PORTABLE}.networks.vnet.VNet",
+    halves="VNetHalves",
     options={
         "width": int,
         "strides": list[Sizes],
@@ -109,6 +115,7 @@ def vnet(size: Size) -> dict[str, Any]:
 @network(
     "unet",
     "monai.networks.nets.UNet",
+    halves="UNetHalves",
     options={
         "channels": list[int],
         "strides": list[Sizes],
@@ -130,6 +137,7 @@ def unet(size: Size) -> dict[str, Any]:
 @network(
     "dynunet",
     "monai.networks.nets.DynUNet",
+    halves="DynUNetHalves",
     options={
         "kernel_size": list[Sizes],
         "strides": list[Sizes],
@@ -158,6 +166,7 @@ def dynunet(size: Size) -> dict[str, Any]:
 @network(
     "segresnet",
     "monai.networks.nets.SegResNet",
+    halves="SegResNetHalves",
     options={
         "init_filters": int,
         "dropout_prob": float | None,
@@ -184,6 +193,17 @@ def segresnet(size: Size) -> dict[str, Any]:
     }
 
 
+@network(
+    "efficientnet_lite",
+    f"{PORTABLE}.networks.efficientnet_lite.EfficientNetLite",
+    halves=ITSELF,
+    options={"width": int, "output_stride": Literal[8, 16, 32]},
+)
+def efficientnet_lite(size: Size) -> dict[str, Any]:
+    """EfficientNet-lite0 with a chosen output stride; weights trained on ImageNet exist for two axes."""
+    return {"spatial_dims": size.dims, "in_channels": size.in_channels, "width": size.width}
+
+
 def network_def(spec: NetworkSpec, *, patch: Sequence[int], in_channels: int, out_channels: int) -> dict[str, Any]:
     """The `_target_` dictionary of a network.
 
@@ -197,6 +217,47 @@ def network_def(spec: NetworkSpec, *, patch: Sequence[int], in_channels: int, ou
         ConfigError: a patch that the network cannot take.
     """
     entry = NETWORKS[spec.name]
+    definition = _own_def(entry, spec, patch, in_channels, out_channels)
+    if entry.halves != ITSELF:
+        return definition
+    head = head_def(len(patch), definition["width"], out_channels)
+    return {"_target_": f"{HALVES}.HeadedNetwork", "network": definition, "head": head}
+
+
+def halves_def(spec: NetworkSpec, *, patch: Sequence[int], in_channels: int) -> dict[str, Any]:
+    """The `_target_` dictionary of a network in two halves (`EncoderDecoder`).
+
+    Args:
+        spec: name, width and further constructor keywords.
+        patch: voxels of a training patch along each axis of the network (2 or 3 numbers).
+        in_channels: image channels.
+
+    Raises:
+        ConfigError: a patch that the network cannot take, or a network without features.
+    """
+    entry = NETWORKS[spec.name]
+    if entry.halves is None:
+        having = ", ".join(name for name, each in NETWORKS.items() if each.halves)
+        raise ConfigError(f"network {spec.name!r} gives no features, which the method needs; accepted are {having}")
+    definition = _own_def(entry, spec, patch, in_channels, spec.width)
+    if entry.halves == ITSELF:
+        return definition
+    return {"_target_": f"{HALVES}.{entry.halves}", "network": definition}
+
+
+def head_def(dims: int, in_channels: int, out_channels: int) -> dict[str, Any]:
+    """The `_target_` dictionary of a 1x1x1 convolution on features."""
+    return {
+        "_target_": f"{HALVES}.Head",
+        "spatial_dims": dims,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+    }
+
+
+def _own_def(
+    entry: NetworkEntry, spec: NetworkSpec, patch: Sequence[int], in_channels: int, out_channels: int
+) -> dict[str, Any]:
     size = Size(tuple(patch), in_channels, out_channels, spec.width, plan_strides(patch))
     if size.dims not in entry.dims:
         accepted = " or ".join(map(str, entry.dims))

@@ -203,7 +203,7 @@ def plan_patch(
 
 
 def plan_batch(streams: Sequence[str], sizes: Mapping[str, int], dims: int) -> dict[str, int]:
-    """Batch size of each stream: an equal share of the usual batch, in 3D no more patches than there are cases."""
+    """Batch size of each stream that has cases: a share of the usual batch, in 3D no more patches than cases."""
     present = [stream for stream in streams if sizes.get(stream)]
     share = max(1, BATCH_SIZE[dims] // max(len(present), 1))
     if dims == 2:

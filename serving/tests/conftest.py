@@ -24,7 +24,7 @@ from medseg.workflows.train import run as training  # noqa: E402
 
 ENOUGH = ["stages.0.network.width=4", "stages.0.schedule.workers=0", "stages.0.schedule.validate_every=40"]
 VOLUMES = [*ENOUGH, "stages.0.schedule.iterations=40", "data.patch=[16,16,16]", "data.spacing_mm=[1.2,1,1.5]"]
-SLICES = [*ENOUGH, "stages.0.schedule.iterations=20", "stages.0.rounds=1", "data.patch=[32,32,32]"]
+SLICES = [*ENOUGH, "stages.0.schedule.iterations=20", "stages.0.rounds.count=1", "data.patch=[32,32,32]"]
 BALL, DTC, PLANES = "ball_mr_segmentation", "dtc_ball", "planes_segmentation"
 MODELS = {
     BALL: ("supervised", [*VOLUMES, "stages.0.network.name=vnet"]),

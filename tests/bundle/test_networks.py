@@ -47,7 +47,7 @@ def test_an_added_network_is_trained_exported_and_opened(added, tmp_path, capfd)
     assert opened.network(torch.zeros(1, 1, 16, 16, 16)).shape == (1, 3, 16, 16, 16)
     with pytest.raises(SystemExit):
         main(["list"])
-    assert "networks   vnet, unet, dynunet, segresnet, basic" in capfd.readouterr().out
+    assert "networks   vnet, unet, dynunet, segresnet, efficientnet_lite, basic" in capfd.readouterr().out
     with pytest.raises(ConfigError, match=r"network 'basic' has 3 axes and cannot take patches of \[16, 16\]"):
         network_def(NetworkSpec(name="basic"), patch=(16, 16), in_channels=1, out_channels=2)
 
@@ -66,6 +66,7 @@ def test_the_classes_that_may_be_made_are_those_of_the_entries():
         "monai.networks.nets.UNet",
         "monai.networks.nets.DynUNet",
         "monai.networks.nets.SegResNet",
+        "medseg.portable.networks.efficientnet_lite.EfficientNetLite",
     ]
     for name in ("os.system", "monai.networks.nets.EfficientNetBN", "monai.networks.nets", "UNet", ""):
         assert instantiate.network_called(name) is None
@@ -102,7 +103,11 @@ def test_options_are_arguments_of_the_class_and_its_defaults_are_of_their_types(
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("vent", {}, "there is no such network; accepted are 'vnet', 'unet', 'dynunet' or 'segresnet'"),
+        (
+            "vent",
+            {},
+            "there is no such network; accepted are 'vnet', 'unet', 'dynunet', 'segresnet' or",
+        ),
         ("unet", {"dropot": 0.1}, "network 'unet' has no option 'dropot'; it has act, adn_ordering, bias, channels"),
         ("unet", {"in_channels": 3}, "network 'unet' has no option 'in_channels'; it has"),
         ("unet", {"dropout": "much"}, "dropout of network 'unet' is 'much': Input should be a valid number"),

@@ -179,7 +179,8 @@ def test_stopped_again_and_again_before_the_first_step(tmp_path, capfd, monkeypa
 def test_rounds_name_the_round_and_what_they_were_at(tmp_path, capfd, monkeypatch):
     manifest, folder = write_dataset(tmp_path / "data"), tmp_path / "run"
     sets = [word for change in FAST for word in ("--set", change)]
-    arguments = ["train", "--task", "dmpct", "--data", manifest, "-o", folder, *sets, "--set", "stages.0.rounds=1"]
+    sets += ["--set", "stages.0.rounds.count=1"]
+    arguments = ["train", "--task", "dmpct", "--data", manifest, "-o", folder, *sets]
     with monkeypatch.context() as patch:
         signal_at(patch, "medseg.workflows.train.self_training.pseudo_labels.count_case", 2)
         code, _, err = ended(capfd, *arguments)

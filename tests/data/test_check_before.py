@@ -80,8 +80,8 @@ STAGES = [
     [
         ("stages.1.method.options.betta=1", "method dtc has no option 'betta'; it has beta"),
         ("stages.1.method.options.beta=much", "beta"),
-        ("stages.1.network.name=segresnet", "init: previous: the network has nothing in common with that of the stage"),
-        ("stages.1.views=[axial]", "init: previous: one network sees planes, that of the stage before volumes"),
+        ("stages.1.network.name=segresnet", "the network has nothing in common with the one it should start from"),
+        ("stages.1.views=[axial]", "the network to start from sees volumes, this one planes"),
         ("stages.0.views=[axial, coronal]", "the stage before has networks for axial, coronal, none for None"),
     ],
 )

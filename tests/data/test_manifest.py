@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import ManifestError, OutputError
-from medseg.manifest.manifest import Case, Manifest, schema
+from medseg.manifest.manifest import Case, Manifest, schema, streams_of
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("MEDSEG_DATA", ROOT.parent / "shared" / "data"))
@@ -325,3 +325,60 @@ def test_imports_neither_torch_nor_numpy():
     code = "import sys, medseg.manifest.manifest; print([m for m in ('torch', 'numpy', 'nibabel') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def judged(**case) -> Manifest:
+    labels = {"0": "background", "2": "liver", "5": "spleen"}
+    content = {"labels": labels, "training": [{"image": "a.nii.gz", **case}], "unlabeled": ["b.nii.gz"]}
+    return Manifest.build(content, Path("m.json"))
+
+
+@pytest.mark.parametrize(
+    ("tags", "presence"),
+    [
+        ([], {1: False, 2: False}),
+        (["spleen"], {1: False, 2: True}),
+        ([2, "5"], {1: True, 2: True}),
+        ({"liver": False}, {1: False}),
+        ({"liver": True, "5": False}, {1: True, 2: False}),
+    ],
+)
+def test_tags_say_what_is_there_and_what_is_not(tags, presence):
+    manifest = judged(tags=tags)
+    assert manifest.presence(manifest.training[0]) == presence
+    assert [len(cases) for cases in streams_of(manifest).values()] == [0, 1, 1]
+
+
+def test_looked_at_and_nothing_seen_is_not_the_same_as_not_looked_at(tmp_path):
+    for known in ({"tags": []}, {"annotations": []}, {"label": "l.nii.gz", "classes": []}):
+        saved = judged(**known).save(tmp_path / "m.json")
+        (case,) = json.loads(saved.read_text())["training"]
+        assert {key: case[key] for key in known if key != "label"} == {k: v for k, v in known.items() if k != "label"}
+    with pytest.raises(ManifestError, match="has neither label, annotations nor tags"):
+        judged()
+    assert judged(annotations=[]).presence(judged(annotations=[]).training[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("classes", "covered"),
+    [(None, None), ([], (True, False, False)), (["spleen"], (True, False, True)), ([2, 5], (True, True, True))],
+)
+def test_a_label_may_cover_some_classes(classes, covered):
+    manifest = judged(label="l.nii.gz", classes=classes) if classes is not None else judged(label="l.nii.gz")
+    assert manifest.covered(manifest.training[0]) == covered
+
+
+def test_what_a_label_covers_needs_a_label_and_classes_that_are_known():
+    with pytest.raises(ManifestError, match=r"training\[0\]\.classes: says what a label covers, and there is no label"):
+        judged(tags=[], classes=["liver"])
+    with pytest.raises(ManifestError, match=r"training\[0\]\.classes: unknown classes \['kidney'\]"):
+        judged(label="l.nii.gz", classes=["kidney"])
+
+
+def test_maps_move_with_the_manifest(tmp_path):
+    manifest = Manifest.build(
+        {"labels": {"0": "b", "1": "x"}, "training": [{"image": "a.png", "tags": [], "maps": {"saliency": "s/a.png"}}]},
+        tmp_path / "here" / "m.json",
+    )
+    saved = manifest.save(tmp_path / "m.json")
+    assert json.loads(saved.read_text())["training"][0]["maps"] == {"saliency": "here/s/a.png"}

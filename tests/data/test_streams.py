@@ -154,7 +154,7 @@ def test_cases_of_names_the_patches(volumes):
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_the_batch_of_one(volumes, world):
     alone = streams(volumes, {"labeled": 1 * world, "unlabeled": 2 * world})
-    parts = [streams(volumes, {"labeled": 1, "unlabeled": 2}, rank=r, world=world) for r in range(world)]
+    parts = [streams(volumes, {"labeled": 1, "unlabeled": 2}, rank=(r, world)) for r in range(world)]
     for stream in BATCH:
         whole = alone[4][stream]["image"]
         assert torch.equal(torch.cat([part[4][stream]["image"] for part in parts]), whole)

@@ -6,10 +6,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from given_networks import factory
 from tiny import write_dataset
 
 from medseg.errors import ConfigError
-from medseg.methods import build
+from medseg.methods import build, build_rule
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train import settings
 from medseg.workflows.train.run import train
@@ -32,39 +33,40 @@ def test_it_runs_to_a_prediction(task, tmp_path):
     assert set(np.unique(result.dataobj)) <= {0, 1, 2}
 
 
-FORMER = {"dice": 1.0, "sure_background": 0.8, "sure_rounds": 1}
-PRESENT = {"dice": 1.0, "background_confidence": 0.8, "background_confidence_rounds": 1}
+FORMER = {
+    "method": {"name": "dmpct", "options": {"dice": 1.0, "sure_background": 0.8, "sure_rounds": 1, "fusion": "any",
+                                            "student": "warm", "stop_dice": 0.9}},
+    "rounds": 3,
+}  # fmt: skip
+"""A stage as pipelines before version 0.2 have it."""
 
 
-def write_pipeline(path, options):
-    path.write_text(yaml.safe_dump({"name": "x", "stages": [{"method": {"name": "dmpct", "options": options}}]}))
+def write_pipeline(path, stage):
+    path.write_text(yaml.safe_dump({"name": "x", "stages": [stage]}))
     return str(path)
 
 
-def test_former_names_of_options_work_with_one_warning_each(tmp_path, capfd):
+def test_a_pipeline_of_an_earlier_version_is_read(tmp_path):
+    stage = settings.load(write_pipeline(tmp_path / "earlier.yaml", FORMER)).stages[0]
+    assert (stage.method.name, stage.method.options) == ("supervised", {"dice": 1.0})
+    assert (stage.fusion, stage.rounds.count, stage.rounds.student, stage.rounds.stop_dice) == ("any", 3, "warm", 0.9)
+    options = {"background_confidence": 0.8, "background_confidence_rounds": 1, "fusion": "any"}
+    assert (stage.rounds.rule.name, stage.rounds.rule.options) == ("dmpct", options)
+    rule = build_rule("dmpct", 3, **options)
+    assert (rule.background_confidence, rule.background_confidence_rounds) == (0.8, 1)
+
+
+def test_its_options_may_be_changed_by_their_former_names(tmp_path):
     task = write_pipeline(tmp_path / "earlier.yaml", FORMER)
-    for _ in range(2):  # a command reads its pipeline several times
-        options = settings.load(task).stages[0].method.options
-        assert options == PRESENT
-    assert capfd.readouterr().err.splitlines() == [
-        f"warning: {task}: the option sure_background of method dmpct is now called background_confidence; "
-        "use that name",
-        f"warning: {task}: the option sure_rounds of method dmpct is now called background_confidence_rounds; "
-        "use that name",
-    ]
-    method = build("dmpct", None, classes=3, **options)
-    assert (method.background_confidence, method.background_confidence_rounds) == (0.8, 1)
-
-
-def test_former_names_of_options_work_with_set(tmp_path):
-    task = write_pipeline(tmp_path / "new.yaml", PRESENT)
+    changed = settings.load(task, ["stages.0.method.options.sure_background=0.5", "stages.0.rounds=0"])
+    assert changed.stages[0].rounds is None
     changed = settings.load(task, ["stages.0.method.options.sure_background=0.5"])
-    assert changed.stages[0].method.options == {**PRESENT, "background_confidence": 0.5}
-    with pytest.raises(ConfigError, match="no option 'sure_foreground'; it has dice, fusion"):
-        build("dmpct", None, classes=3, sure_foreground=0.5)
+    assert changed.stages[0].rounds.rule.options["background_confidence"] == 0.5
 
 
-def test_a_renamed_option_leaves_the_hash_of_earlier_runs(tmp_path):
-    for options in (FORMER, PRESENT):
-        pipeline = settings.load(write_pipeline(tmp_path / "x.yaml", options))
-        assert settings.hashed_values(pipeline)["stages"][0]["method"]["options"] == FORMER
+def test_the_papers_loss_is_the_default_of_the_former_method(tmp_path):
+    stage = settings.load(write_pipeline(tmp_path / "earlier.yaml", {"method": {"name": "dmpct"}})).stages[0]
+    assert stage.method.options == {"dice": 0.0}
+    assert stage.rounds is None
+    with pytest.raises(ConfigError, match="no option 'sure_foreground'; it has dice, cross_entropy"):
+        build("supervised", factory(3), sure_foreground=0.5)

@@ -167,7 +167,7 @@ def trained_by(copy_of: Path, spoil: bool):
     """In place of training: a copy of a model, or of one with other weights."""
 
     def fake(arguments, run, iterations, say):
-        assert arguments[arguments.index("--start") + 1]
+        assert arguments[arguments.index("--init-from") + 1]
         run.mkdir(parents=True)
         if spoil:
             make_bundle(run / "bundle", open_bundle(copy_of).data)

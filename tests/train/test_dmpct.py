@@ -1,18 +1,19 @@
-"""DMPCT's loss and its rule for pseudo-labels, by hand and by slow twins."""
+"""DMPCT's rule for pseudo-labels, by hand; and its loss, by a slow twin."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from given_networks import Given
 
 from medseg import methods
 from medseg.errors import ConfigError
-from medseg.method import Clock, Votes
+from medseg.method import Clock, Predictions
 
 
-def method(**options):
-    return methods.build("dmpct", torch.nn.Conv2d(1, 3, 1), classes=3, **options)
+def rule(**options):
+    return methods.build_rule("dmpct", 3, **options)
 
 
 def votes_of(probabilities, full=False):
@@ -20,7 +21,7 @@ def votes_of(probabilities, full=False):
     maps = torch.tensor(probabilities)[..., None, None]
     confidences, labels = maps.max(1)
     stored = (maps * 255).round().to(torch.uint8)
-    return Votes(list(labels.to(torch.uint8)), list(confidences.half()), list(stored) if full else None)
+    return Predictions(list(labels.to(torch.uint8)), list(confidences.half()), list(stored) if full else None)
 
 
 CARD = np.array(  # (voxel, plane, class): axial, sagittal, coronal
@@ -35,13 +36,14 @@ CARD = np.array(  # (voxel, plane, class): axial, sagittal, coronal
 
 
 def relabelled(votes, round_number=1, **options):
-    (fused,) = method(**options).relabel([votes], round_number)
-    return fused.flatten().tolist()
+    assert not rule(**options).looks_at_all
+    return rule(**options).label(votes, {}, round_number).flatten().tolist()
 
 
 def test_the_loss_is_the_cross_entropy_of_all_known_pixels():
     torch.manual_seed(0)
-    paper, image = method(), torch.randn(2, 1, 5, 4)
+    paper = methods.build("supervised", Given(torch.nn.Conv2d(1, 3, 1), 3, 2), dice=0.0)
+    image = torch.randn(2, 1, 5, 4)
     label = torch.randint(0, 3, (2, 1, 5, 4), dtype=torch.uint8)
     label[0, 0, 2] = 255
     terms = paper({"labeled": {"image": image, "label": label}}, Clock(0, 1))
@@ -76,17 +78,12 @@ def test_background_of_which_some_plane_is_not_confident_may_be_left_out():
         ],
         np.float32,
     )
+    first_round = {"background_confidence": 0.9, "background_confidence_rounds": 1}
     assert relabelled(votes_of(maps)) == [0, 0, 0, 0, 1]
     assert relabelled(votes_of(maps), background_confidence=0.9) == [0, 255, 255, 255, 1]
     assert relabelled(votes_of(maps), 2, background_confidence=0.9) == [0, 255, 255, 255, 1]
-    assert relabelled(votes_of(maps), 1, background_confidence=0.9, background_confidence_rounds=1) == [
-        0,
-        255,
-        255,
-        255,
-        1,
-    ]
-    assert relabelled(votes_of(maps), 2, background_confidence=0.9, background_confidence_rounds=1) == [0, 0, 0, 0, 1]
+    assert relabelled(votes_of(maps), 1, **first_round) == [0, 255, 255, 255, 1]
+    assert relabelled(votes_of(maps), 2, **first_round) == [0, 0, 0, 0, 1]
     assert relabelled(votes_of(maps), background_confidence=0) == [0, 0, 255, 255, 1]
     assert relabelled(votes_of(maps, full=True), background_confidence=1, fusion="mean")[:4] == [255] * 4
 
@@ -105,44 +102,18 @@ def test_one_plane_teaches_itself():
     assert relabelled(votes_of(CARD[:1])) == CARD[0].argmax(0).tolist()
 
 
-def test_cases_are_loaded_one_by_one():
-    asked = []
-
-    class Lazy:
-        def __len__(self):
-            return 3
-
-        def __getitem__(self, index):
-            asked.append(index)
-            return votes_of(CARD)
-
-    made = method().relabel(Lazy())
-    assert asked == []
-    next(made)
-    assert asked == [0]
-    assert len(list(made)) == 2
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"fusion": "median"}, "fusion of method dmpct is 'median': .* 'vote', 'any' or 'mean'"),
-        ({"student": "cold"}, "'scratch' or 'warm'"),
-        ({"stop_dice": 2}, "up to 1"),
+        ({"fusion": "median"}, "fusion of rule dmpct is 'median': .* 'vote', 'any' or 'mean'"),
         ({"background_confidence": 90}, "from 0 to 1"),
-        ({"background_confidence": "most"}, "background_confidence of method dmpct is 'most': .* valid number"),
+        ({"background_confidence": "most"}, "background_confidence of rule dmpct is 'most': .* valid number"),
         (
             {"background_confidence_rounds": "two"},
-            "background_confidence_rounds of method dmpct is 'two': .* valid integer",
+            "confidence_rounds of rule dmpct is 'two': .* valid integer",
         ),
     ],
 )
 def test_wrong_options_are_named(options, words):
     with pytest.raises(ConfigError, match=words):
-        method(**options)
-
-
-def test_methods_without_a_rule_say_so():
-    plain = methods.build("supervised", torch.nn.Conv2d(1, 3, 1), classes=3)
-    with pytest.raises(NotImplementedError, match="no rule for pseudo-labels"):
-        plain.relabel([])
+        rule(**options)

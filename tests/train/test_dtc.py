@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from given_networks import Given
 
 from medseg.method import Clock
 from medseg.methods.dtc import DTC
@@ -28,7 +29,7 @@ class Fixed(torch.nn.Module):
 
 def batch_of(label, *, unlabeled=0, classes=2, boundary="half"):
     shape = label.shape[1:]
-    targets = DTC(torch.nn.Identity(), classes=classes, boundary=boundary).targets()
+    targets = DTC(Given(torch.nn.Identity(), classes), boundary=boundary).targets()
     made = [targets(row) for row in label]
     batch = {"labeled": {"image": torch.zeros(len(label), 1, *shape), "label": torch.from_numpy(label)[:, None]}}
     for key in made[0]:
@@ -50,7 +51,7 @@ def case():
 def test_every_term_equals_its_equation(case):
     label, output = case
     batch = batch_of(label, unlabeled=2)
-    terms = DTC(Fixed(output), classes=2)(batch, Clock(2999, 6000))
+    terms = DTC(Given(Fixed(output), 2))(batch, Clock(2999, 6000))
 
     z = np.tanh(output[:, 2].double().numpy())
     p = 1 / (1 + np.exp(-(output[:, 1] - output[:, 0]).double().numpy()))  # official: one channel, sigmoid
@@ -97,7 +98,7 @@ def test_gradient_reach_of_the_transform_layer():
         output = torch.zeros(1, 3, 1, 1, 1)
         output[:, 2] = math.atanh(z)
         network = Fixed(output)
-        method = DTC(network, classes=2)
+        method = DTC(Given(network, 2))
         batch = batch_of(np.zeros((1, 1, 1, 1), np.uint8))
         method(batch, Clock(99, 100))["consistency"].backward()
         return network.output.grad.flatten()
@@ -110,7 +111,7 @@ def test_gradient_reach_of_the_transform_layer():
 def test_supervised_terms_do_not_touch_unlabelled_rows(case):
     label, output = case
     network = Fixed(output)
-    terms = DTC(network, classes=2, cross_entropy=1.0)(batch_of(label, unlabeled=2), Clock(0, 10))
+    terms = DTC(Given(network, 2), cross_entropy=1.0)(batch_of(label, unlabeled=2), Clock(0, 10))
     (terms["dice"] + terms["distance"] + terms["cross_entropy"]).backward()
     assert network.output.grad[2:].abs().max() == 0
     assert network.output.grad[:2].abs().max() > 0
@@ -120,14 +121,14 @@ def test_without_its_own_terms_it_is_supervised_dice_bit_for_bit(case):
     label, output = case
     batch = batch_of(label)
     ours, plain = Fixed(output.clone()), Fixed(output[:, :2].clone())
-    sum(DTC(ours, classes=2, beta=0.0, consistency=0.0)(batch, Clock(1, 2)).values()).backward()
-    sum(Supervised(plain, classes=2, cross_entropy=0.0)(batch, Clock(1, 2)).values()).backward()
+    sum(DTC(Given(ours, 2), beta=0.0, consistency=0.0)(batch, Clock(1, 2)).values()).backward()
+    sum(Supervised(Given(plain, 2), cross_entropy=0.0)(batch, Clock(1, 2)).values()).backward()
     assert torch.equal(ours.output.grad[:, :2], plain.output.grad)
 
 
 def test_no_unlabelled_images_uses_the_labelled_ones(case):
     label, output = case
-    terms = DTC(Fixed(output), classes=2)(batch_of(label), Clock(9, 10))
+    terms = DTC(Given(Fixed(output), 2))(batch_of(label), Clock(9, 10))
     assert terms["consistency"] > 0
 
 
@@ -136,10 +137,10 @@ def test_ignored_voxels_change_no_term(case):
     label = label.copy()
     label[:, :2] = 255
     batch = batch_of(label)
-    before = DTC(Fixed(output), classes=2, cross_entropy=1.0)(batch, Clock(9, 10))
+    before = DTC(Given(Fixed(output), 2), cross_entropy=1.0)(batch, Clock(9, 10))
     moved = output.clone()
     moved[:, :, :2] += 1.0
-    after = DTC(Fixed(moved), classes=2, cross_entropy=1.0)(batch, Clock(9, 10))
+    after = DTC(Given(Fixed(moved), 2), cross_entropy=1.0)(batch, Clock(9, 10))
     for name in before:
         assert before[name].item() == pytest.approx(after[name].item(), abs=1e-7), name
 
@@ -150,6 +151,6 @@ def test_absent_and_full_classes_are_finite_and_consistent(fill):
     output = torch.zeros(1, 3, 4, 4, 4)
     output[:, 1] = 20.0 if fill else -20.0
     output[:, 2] = -3.0 if fill else 3.0
-    terms = DTC(Fixed(output), classes=2)(batch_of(label), Clock(9, 10))
+    terms = DTC(Given(Fixed(output), 2))(batch_of(label), Clock(9, 10))
     assert all(torch.isfinite(term) for term in terms.values())
     assert terms["consistency"].item() < 1e-6  # the perfect answer costs nothing

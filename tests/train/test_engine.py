@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from given_networks import Given
 from ignite.engine import Events
 from torch import nn
 
@@ -24,6 +25,13 @@ from medseg.method import Method
 class Noisy(Method):
     """A method with dropout, a buffer and a numpy draw, so that every kind of state matters."""
 
+    def __init__(self, networks):
+        super().__init__(networks)
+        self.network = networks.segmenter()
+
+    def segmenter(self):
+        return self.network
+
     def forward(self, batch, clock):
         image = batch["labeled"]["image"]
         out = self.network(image)
@@ -34,7 +42,7 @@ class Noisy(Method):
 def make(iterations=12, start=0, bad=(), state=None, grad_clip=None):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.Dropout3d(0.5), nn.Conv3d(4, 2, 1))
-    method = Noisy(network, classes=2)
+    method = Noisy(Given(network, 2))
     schedule = Schedule(iterations=iterations, lr=0.1, decay="poly")
 
     def batches():
@@ -170,8 +178,10 @@ def test_class_dice_counts_what_is_there():
     assert dice.tolist() == pytest.approx([2 / 3, 0, 0])
     assert present.tolist() == [True, True, False]
     metric = ClassDice(4, torch.device("cpu"))
-    metric.update(([prediction], [label]))
-    metric.update(([label.clamp(max=3)], [label]))
+    everything = torch.ones(4, dtype=torch.bool)
+    metric.update(([prediction], [label], [everything]))
+    metric.update(([label.clamp(max=3)], [label], [everything]))
+    metric.update(([prediction], [label], [torch.tensor([True, False, False, False])]))  # covers no class: no change
     result = metric.compute()
     assert result["classes"] == pytest.approx([(2 / 3 + 1) / 2, 0.5, None], abs=1e-5)
     assert result["mean"] == pytest.approx(((2 / 3 + 1) / 2 + 0.5) / 2, abs=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from given_networks import CHANNELS, PATCHES, factory
 
 from medseg import methods
 from medseg.config import NetworkSpec
@@ -14,37 +15,29 @@ from medseg.method import Clock, Method
 from medseg.networks.registry import NETWORKS, network_def
 
 CLASSES = 3
-PATCHES = {2: (32, 24), 3: (16, 24, 8)}
-SWITCHED_OFF = {"dtc": {"cross_entropy": 1.0, "exclusivity": 1.0}, "dmpct": {"dice": 1.0}}  # terms of default weight 0
+SWITCHED_OFF = {"dtc": {"cross_entropy": 1.0, "exclusivity": 1.0}}  # terms of default weight 0
 
 
 def make(name: str, dims: int, **options: object) -> Method:
     torch.manual_seed(0)
-    kind = methods.find(name)
-    definition = network_def(
-        NetworkSpec(name="vnet", width=4),
-        patch=PATCHES[dims],
-        in_channels=2,
-        out_channels=kind.output_channels(CLASSES),
-    )
-    return methods.build(name, build_network(definition), classes=CLASSES, **options)
+    return methods.build(name, factory(dims, CLASSES), **options)
 
 
-def make_batch(method: Method, dims: int, rows: int = 2) -> dict[str, dict[str, torch.Tensor]]:
+def make_batch(method: Method, dims: int, size: int = 2) -> dict[str, dict[str, torch.Tensor]]:
     rng = np.random.default_rng(1)
-    shape = PATCHES[dims]
-    batch = {
-        stream: {"image": torch.from_numpy(rng.standard_normal((rows, 2, *shape), dtype=np.float32))}
-        for stream in method.streams
-    }
-    label = np.zeros((rows, 1, *shape), np.uint8)
+    shape = [n for n in PATCHES[dims] if n > 1]
+    batch: dict[str, dict[str, torch.Tensor]] = {}
+    for stream in method.streams:
+        image = rng.standard_normal((size, CHANNELS, *shape), dtype=np.float32)
+        batch[stream.name] = {"image": torch.from_numpy(image)}
+    label = np.zeros((size, 1, *shape), np.uint8)
     label[(slice(None), 0, slice(4, 12), slice(4, 12))] = 1
     label[(slice(None), 0, slice(6, 9), slice(14, 22))] = 2
     label[(slice(None), 0, slice(0, 2))] = 255
     batch["labeled"]["label"] = torch.from_numpy(label)
     targets = method.targets()
     if targets:
-        made = [targets(row[0]) for row in label]
+        made = [targets(each[0]) for each in label]
         for key in made[0]:
             batch["labeled"][key] = torch.from_numpy(np.stack([m[key] for m in made]))
     return batch
@@ -74,14 +67,14 @@ def test_state_round_trip_and_segmenter(name, dims):
     first, second = method(batch, Clock(3, 9)), other(batch, Clock(3, 9))
     assert {k: v.item() for k, v in first.items()} == {k: v.item() for k, v in second.items()}
     image = batch["labeled"]["image"]
-    assert method.segmenter()(image).shape == (2, CLASSES, *PATCHES[dims])
+    assert method.segmenter()(image).shape == (2, CLASSES, *image.shape[2:])
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("name", [*methods.METHODS, *methods.RULES])
 def test_hyper_parameters_are_documented(name):
     import inspect
 
-    kind = methods.find(name)
+    kind = methods.find(name) if name in methods.METHODS else methods.find_rule(name)
     for option in inspect.signature(kind).parameters:
         assert f"    {option}:" in (kind.__doc__ or ""), f"{name} does not document {option}"
 
@@ -95,9 +88,24 @@ def test_an_all_ignored_label_gives_no_supervised_signal_and_no_nan(name):
     assert all(torch.isfinite(term) for term in terms.values())
 
 
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_partly_labelled_cases_teach_nothing_of_what_nobody_outlined(name):
+    method = make(name, 3, **SWITCHED_OFF.get(name, {}))
+    batch = make_batch(method, 3)
+    batch["labeled"]["label"][batch["labeled"]["label"] == 2] = 0
+    covered = torch.tensor([[True, True, False]] * 2)
+    full, partly = dict(batch["labeled"]), {**batch["labeled"], "covered": covered}
+    terms = {
+        key: {name: term.item() for name, term in method.eval()({**batch, "labeled": each}, Clock(0, 10)).items()}
+        for key, each in {"full": full, "partly": partly}.items()
+    }
+    known = {"dice", "cross_entropy", "distance"} & terms["full"].keys()
+    assert all(terms["full"][name] != terms["partly"][name] for name in known)
+
+
 def test_unknown_option_is_answered_with_the_known_ones():
     with pytest.raises(ConfigError, match="no option 'betta'; it has beta, consistency"):
-        methods.build("dtc", torch.nn.Conv3d(1, 3, 1), classes=2, betta=1)
+        methods.build("dtc", factory(3), betta=1)
 
 
 def test_unknown_method_is_answered_with_the_known_ones():

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from given_networks import factory
 from tiny import FAST, write_dataset
 
 from medseg import methods
 from medseg.errors import ConfigError
-from medseg.methods.dmpct import DMPCT
+from medseg.methods.dmpct import VoteOfViews
 from medseg.methods.supervised import Supervised
 from medseg.workflows.train import settings
 from medseg.workflows.train.plan import write_plan
@@ -40,8 +41,6 @@ def far(label):
     return {"far": label[None].astype("float32")}
 
 class Mine(Supervised):
-    streams = ("labeled",)
-
     def targets(self):
         return far
 
@@ -170,19 +169,27 @@ def test_python_code_gives_the_class(manifest, tmp_path):
         methods.find("Here")
 
 
-class Voting(DMPCT):
-    """Rounds with a rule of the user's own."""
+class Voting(VoteOfViews):
+    """A rule of the user's own."""
 
 
-def test_rounds_take_an_own_method(manifest, tmp_path):
-    changes = [*FAST, "stages.0.schedule.iterations=1", "stages.0.rounds=1", "stages.0.views=[axial]"]
+def test_rounds_take_a_rule_of_ones_own(manifest, tmp_path):
+    changes = [*FAST, "stages.0.schedule.iterations=1", "stages.0.rounds.count=1", "stages.0.views=[axial]",
+               "stages.0.rounds.rule.name=Voting"]  # fmt: skip
     changes = [c.replace("data.patch=[16,16,16]", "data.patch=[16,16,1]") for c in changes]
-    made = train("dmpct", manifest, tmp_path / "run", overrides=changes, method=Voting, device="cpu")
+    task = tmp_path / "voting.yaml"
+    content, _ = settings.read_task("dmpct")
+    content["stages"][0]["rounds"]["rule"]["name"] = "Voting"
+    task.write_text(yaml.safe_dump(content))
+    made = train(str(task), manifest, tmp_path / "run", overrides=changes, method=Voting, device="cpu")
     assert (made / "round1" / "bundle").is_dir()
-    assert settings.read_task(str(made))[0]["stages"][0]["method"]["options"] == {
-        "dice": 1.0,
-        "background_confidence": 0.9,
-    }
+    rule = settings.read_task(str(made))[0]["stages"][0]["rounds"]["rule"]
+    assert (rule["name"], rule["options"]) == ("Voting", {"background_confidence": 0.9})
+    assert rule["sha256"] == hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    with pytest.raises(ConfigError, match=r"trained with a rule of your own, Voting"):
+        train(str(made), manifest, tmp_path / "no", device="cpu")
+    with pytest.raises(ConfigError, match=r"Voting is no method: it is not derived from medseg\.method\.Method"):
+        train("supervised", manifest, tmp_path / "no", method=Voting, device="cpu")
 
 
 def two_stages(*names: str) -> dict:
@@ -228,12 +235,12 @@ def test_a_plan_is_made_for_an_own_method(manifest, mine, tmp_path):
         ("mine.py:Other", "there is no Other in mine.py"),
         ("mine.py:Nothing", "Nothing is no class derived from medseg.method.Method"),
         ("mine.py:WEIGHT", "WEIGHT is no class derived from"),
-        ("abstract.py:Method", "Method does not define forward"),
+        ("abstract.py:Method", "Method does not define forward, segmenter"),
         ("broken.py:X", "broken.py cannot be loaded (SyntaxError: '(' was never closed"),
         ("failing.py:X", "failing.py cannot be loaded (ValueError: two lines)"),
         ("numbers.py:X", "numbers is also a module of Python"),
         ("a.b.py:X", "a.b is no name of a module"),
-        ("called.py:dtc", "dtc is a method of medseg; rename the class"),
+        ("called.py:dtc", "dtc is a name of medseg; rename the class"),
     ],
 )
 def test_what_is_no_method_is_one_line(manifest, mine, monkeypatch, given, words):
@@ -265,7 +272,7 @@ def test_two_classes_of_one_file_are_of_one_module(mine):
 def test_workers_that_start_anew_find_the_file(mine):
     """As loaders do where processes are not forked, and torch's own pools."""
     with methods.use_methods(methods.locate_methods(f"{mine}:Mine")):
-        targets = methods.build("Mine", torch.nn.Conv3d(1, 3, 1), classes=3).targets()
+        targets = methods.build("Mine", factory(3)).targets()
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             found = pool.submit(targets, np.ones((2, 3, 4), np.uint8)).result(timeout=120)
     assert found["far"].shape == (1, 2, 3, 4)

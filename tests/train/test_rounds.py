@@ -19,9 +19,10 @@ import yaml
 from limits import full_disk
 from tiny import write_dataset
 
+from medseg.config import RuleSpec
 from medseg.errors import ConfigError, OutputError
 from medseg.manifest.manifest import Manifest
-from medseg.methods.dmpct import DMPCT
+from medseg.methods.dmpct import VoteOfViews
 from medseg.workflows.train.run import train
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller
@@ -32,7 +33,7 @@ CPU = torch.device("cpu")
 FAST = (
     "stages.0.network.width=4", "stages.0.schedule.iterations=8", "stages.0.schedule.lr=0.01",
     "stages.0.schedule.batch.labeled=4", "stages.0.schedule.workers=0", "data.patch=[32,32,32]",
-    "data.spacing_mm=[1,1,1]", "data.slices=1", "stages.0.method.options.background_confidence=null",
+    "data.spacing_mm=[1,1,1]", "data.slices=1", "stages.0.rounds.rule.options.background_confidence=null",
 )  # fmt: skip
 
 
@@ -90,7 +91,7 @@ def test_pseudo_labels_are_the_vote_of_the_round_before(run, manifest):
             assert np.array_equal(written.header["qoffset_x"], image.header["qoffset_x"])
             assert written.header.get_intent()[0] == "label"
             assert np.array_equal(np.asarray(written.dataobj), fused.numpy())
-            (again,) = DMPCT(torch.nn.Identity(), classes=3).relabel([votes])
+            again = VoteOfViews(3).label(votes, {}, number)
             assert np.array_equal(again.numpy(), fused.numpy())
 
 
@@ -139,7 +140,7 @@ def test_what_the_run_tells(run, manifest):
 
 
 def test_without_rounds_it_is_the_supervised_baseline(run, manifest, tmp_path):
-    plain = train("dmpct", manifest, tmp_path / "plain", overrides=[*FAST, "stages.0.rounds=0"])
+    plain = train("dmpct", manifest, tmp_path / "plain", overrides=[*FAST, "stages.0.rounds=null"])
     assert equal(weights(plain), weights(run / "round0"))
     assert not (plain / "round1").exists()
 
@@ -174,9 +175,9 @@ def test_rounds_of_another_run_are_taken_where_they_are_the_same(run, manifest, 
     kept = (folder / "round0" / "axial" / "last.pt").stat().st_mtime_ns
     changes = [
         "stages.0.views=[axial]",
-        "stages.0.rounds=1",
+        "stages.0.rounds.count=1",
         "data.view=axial",  # the rest as it was resolved
-        "stages.0.method.options.background_confidence=0.4",
+        "stages.0.rounds.rule.options.background_confidence=0.4",
     ]  # teachers do not depend on it
     train(str(run), manifest, folder, overrides=changes)
     assert (folder / "round0" / "axial" / "last.pt").stat().st_mtime_ns == kept
@@ -190,9 +191,11 @@ def test_rounds_of_another_run_are_taken_where_they_are_the_same(run, manifest, 
 
 
 def test_options_and_views_of_volumes(manifest, tmp_path, capsys):
-    options = "{fusion: mean, student: warm, stop_dice: 1.0e-6, ignore_disagreement: true}"
-    changes = ["stages.0.views=[volume, axial, sagittal]", f"stages.0.method.options={options}",
-               "stages.0.schedule.batch.labeled=2", "data.patch=[16,16,16]"]  # fmt: skip
+    rule = "{name: dmpct, options: {fusion: mean, ignore_disagreement: true}}"
+    rounds = f"{{count: 2, rule: {rule}, student: warm, stop_dice: 1.0e-6}}"
+    changes = ["stages.0.views=[volume, axial, sagittal]", f"stages.0.rounds={rounds}", "stages.0.fusion=mean",
+               "stages.0.method.options={dice: 0.0}", "stages.0.schedule.batch.labeled=2",
+               "data.patch=[16,16,16]"]  # fmt: skip
     folder = train("dmpct", manifest, tmp_path / "run", overrides=[*FAST, *changes])
     assert "ended before round 2" in capsys.readouterr().err
     assert equal(weights(folder), weights(folder / "round1"))
@@ -212,8 +215,8 @@ def test_stages_with_views_start_from_the_one_before(manifest, tmp_path):
     stages = [
         {"method": {"name": "supervised"}, "network": network, "views": ["axial"],
          "schedule": {**schedule, "lr": 0.01}},
-        {"method": {"name": "dmpct"}, "network": network, "views": ["coronal", "axial"], "init": "previous",
-         "rounds": 1, "schedule": schedule},
+        {"method": {"name": "supervised"}, "network": network, "views": ["coronal", "axial"], "init": "previous",
+         "rounds": {"count": 1, "rule": {"name": "dmpct"}}, "schedule": schedule},
     ]  # fmt: skip
     task = tmp_path / "two.yaml"
     task.write_text(yaml.safe_dump({"name": "two", "stages": stages, "data": {"patch": [16, 16, 16]}}))
@@ -226,11 +229,11 @@ def test_stages_with_views_start_from_the_one_before(manifest, tmp_path):
 
 def test_a_full_disk_leaves_no_half_label_and_is_resumed(run, manifest, tmp_path):
     data = Manifest.load(manifest)
-    labeller = PseudoLabeller(1, tmp_path / "round1", None, data, data.unlabeled, (), {"method": "dmpct"})
-    networks, method = run / "round0" / "bundle", DMPCT(torch.nn.Identity(), classes=3)
+    labeller = PseudoLabeller(1, tmp_path / "round1", None, data, data.unlabeled, (), RuleSpec(name="dmpct"))
+    networks = run / "round0" / "bundle"
 
     def label() -> None:
-        labeller.run(networks, method, lambda: Voter(networks, CPU), TimeLeft({"labelling": 2}))
+        labeller.run(networks, CPU, TimeLeft({"labelling": 2}))
 
     with full_disk(1500), pytest.raises(OutputError, match=r"nii\.gz: cannot be written .*; free some space; --resume"):
         label()
@@ -241,9 +244,20 @@ def test_a_full_disk_leaves_no_half_label_and_is_resumed(run, manifest, tmp_path
         assert labeller.file(case).read_bytes() == whole.read_bytes()
 
 
-def test_methods_without_a_rule_have_no_rounds(manifest, tmp_path):
-    with pytest.raises(ConfigError, match="the method supervised makes no pseudo-labels; take dmpct, or rounds: 0"):
-        train("supervised", manifest, tmp_path / "run", overrides=["stages.0.rounds=2"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("stages.0.rounds=2", r"rounds is 2; accepted is {count: 2, rule: {name: dmpct}}"),
+        ("stages.0.rounds={count: 2}", r"stages\.0\.rounds\.rule: Field required"),
+        ("stages.0.rounds={count: 1, rule: {name: vote}}", r"rule 'vote' is not known; one of dmpct"),
+        ("stages.0.rounds={count: 1, rule: {name: dmpct, options: {sure: 1}}}", r"rule dmpct has no option 'sure'; it"),
+        ("stages.0.then={rule: {name: dmpct}}", r"stages\.0\.then makes labels for the next stage, and there is none"),
+    ],
+)
+def test_rounds_that_cannot_be_are_refused_before_anything_is_trained(manifest, tmp_path, change, words):
+    with pytest.raises(ConfigError, match=words):
+        train("supervised", manifest, tmp_path / "run", overrides=[change])
+    assert not (tmp_path / "run" / "last.pt").exists()
 
 
 def test_time_left_is_what_like_pieces_took():

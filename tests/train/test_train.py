@@ -221,7 +221,7 @@ def test_more_rows_than_labelled_volumes_names_both(manifest, tmp_path):
         ("stages.0.method.name=dct", "method 'dct' is not known; one of supervised, dtc"),
         (
             "stages.0.network.name=vent",
-            "accepted are 'vnet', 'unet', 'dynunet' or 'segresnet', got 'vent'",
+            "accepted are 'vnet', 'unet', 'dynunet', 'segresnet' or 'efficientnet_lite', got 'vent'",
         ),
         ("stages.0.method.options.betta=1", "no option 'betta'; it has beta"),
         ("data.patch=[16,16]", "data.patch"),

@@ -89,6 +89,7 @@ class VNet(nn.Module):
         depth = len(strides)
         widths = [width * 2**level for level in range(depth + 1)]
         steps = [s if isinstance(s, int) else tuple(s) for s in strides]
+        self.spatial_dims, self.widths, self.steps = spatial_dims, tuple(widths), tuple(steps)
         conv, transposed = Conv[Conv.CONV, spatial_dims], Conv[Conv.CONVTRANS, spatial_dims]
 
         def step(kind: type[nn.Module], level_in: int, level_out: int, stride: int | tuple[int, ...]) -> nn.Sequential:
@@ -117,13 +118,20 @@ class VNet(nn.Module):
         self.last = _block(spatial_dims, width, out_channels, 1, norm) if many else nn.Identity()
         self.head = conv(out_channels if many else width, out_channels, 1)
 
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Image `(B, in_channels, *spatial)` to a feature map for each level, the finest first."""
+        features = [self.encoder[0](image)]
+        for down, encoder in zip(self.down, self.encoder[1:], strict=True):
+            features.append(encoder(down(features[-1])))
+        return features
+
+    def decode(self, features: Sequence[Tensor]) -> Tensor:
+        """What `encode` gave to `(B, out_channels, *spatial)`."""
+        x = self.dropout(features[-1])
+        for up, decoder, skip in zip(self.up, self.decoder, reversed(features[:-1]), strict=True):
+            x = decoder(up(x) + skip)
+        return self.head(self.dropout(self.last(x)))
+
     def forward(self, image: Tensor) -> Tensor:
         """Image `(B, in_channels, *spatial)` to `(B, out_channels, *spatial)`."""
-        x, skips = self.encoder[0](image), []
-        for down, encode in zip(self.down, self.encoder[1:], strict=True):
-            skips.append(x)
-            x = encode(down(x))
-        x = self.dropout(x)
-        for up, decode in zip(self.up, self.decoder, strict=True):
-            x = decode(up(x) + skips.pop())
-        return self.head(self.dropout(self.last(x)))
+        return self.decode(self.encode(image))

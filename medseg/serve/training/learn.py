@@ -109,7 +109,7 @@ def _train(model: Model, folder: Path, iterations: int, device: str, say: Say) -
     stages = (stage.model_copy(update={"schedule": schedule, "init": "none"}),)
     settings.dump(source.model_copy(update={"stages": stages}), folder / "task.yaml")
     arguments = ["--task", str(folder / "task.yaml"), "--data", str(folder / "manifest.json")]
-    arguments += ["--start", str(model.place), "--output", str(folder / "run"), "--device", device]
+    arguments += ["--init-from", str(model.place), "--output", str(folder / "run"), "--device", device]
     run_training(arguments, folder / "run", iterations, say)
 
 

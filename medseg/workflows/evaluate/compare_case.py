@@ -32,6 +32,7 @@ class Pairing:
         prediction: its predicted label map; None: there is none.
         images: what to show under the contours; may be empty.
         ct: whether the first image is a CT.
+        covered: label values that the reference tells apart, background aside; None: all. The others are left out.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Pairing:
     prediction: Path | None
     images: tuple[Path, ...] = ()
     ct: bool = False
+    covered: frozenset[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,21 +89,24 @@ def compare(pairing: Pairing, scale: Scale) -> Compared:
     nothing = np.full_like(reference, scale.background)
     if pairing.prediction is None:
         message = f"no prediction: {pairing.name}.nii.gz is not there"
-        return Compared(pairing, "no prediction", message, metrics=_measure(nothing, reference, grid, scale))
+        return Compared(pairing, "no prediction", message, metrics=_measure(pairing, nothing, reference, grid, scale))
     try:
         prediction, warnings = onto(grid, *read_labels(pairing.prediction, scale, may_ignore=False))
     except DataError as error:
-        metrics = _measure(nothing, reference, grid, scale)
+        metrics = _measure(pairing, nothing, reference, grid, scale)
         return Compared(pairing, "unusable prediction", str(error), metrics=metrics)
-    metrics = _measure(prediction, reference, grid, scale)
+    metrics = _measure(pairing, prediction, reference, grid, scale)
     return Compared(pairing, "compared", warnings=warnings, metrics=metrics)
 
 
-def _measure(prediction: np.ndarray, reference: np.ndarray, grid: Header, scale: Scale) -> dict[int, dict[str, Value]]:
+def _measure(
+    pairing: Pairing, prediction: np.ndarray, reference: np.ndarray, grid: Header, scale: Scale
+) -> dict[int, dict[str, Value]]:
+    covered = scale.labels if pairing.covered is None else pairing.covered
     return segmentation_metrics(
         prediction,
         reference,
-        label_values=list(scale.labels),
+        label_values=[value for value in scale.labels if value in covered],
         spacing_mm=grid.spacing_mm,
         tolerance_mm=scale.tolerance_mm,
         ignore=IGNORE,

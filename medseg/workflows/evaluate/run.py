@@ -10,7 +10,7 @@ from typing import Any
 from medseg import __version__
 from medseg.atomic import check_writable, make_folder
 from medseg.errors import DataError, ManifestError
-from medseg.manifest.manifest import SECTIONS, Manifest
+from medseg.manifest.manifest import SECTIONS, Case, Manifest
 from medseg.metrics import METRICS
 from medseg.metrics.aggregate import mean_of_classes, summarize
 from medseg.options import api
@@ -121,11 +121,13 @@ def _pair(
         raise ManifestError(f"there is no section {used!r}; one of {', '.join(SECTIONS)}", path=reference)
     ct = manifest.modalities[0] == "CT"
     files = by_reference(files, [case.name for case in getattr(manifest, used)])
-    pairings = [
-        Pairing(case.name, label, files.get(case.name), manifest.images(case), ct)
-        for case in getattr(manifest, used)
-        if (label := manifest.label(case)) is not None
-    ]
+    pairings = []
+    for case in getattr(manifest, used):
+        label = manifest.label(case)
+        if label is not None:
+            covered = _covered_values(manifest, case)
+            pairing = Pairing(case.name, label, files.get(case.name), manifest.images(case), ct, covered)
+            pairings.append(pairing)
     if not pairings:
         raise ManifestError(
             f"no case of section {used!r} has a label", path=reference, hint="choose another with --section"
@@ -133,6 +135,15 @@ def _pair(
     background, *measured = manifest.label_values
     labels = {value: manifest.labels[value] for value in measured}
     return pairings, Scale(labels, background, tolerance_mm, manifest.ignore_index), used
+
+
+def _covered_values(manifest: Manifest, case: Case) -> frozenset[int] | None:
+    """The label values that a case's label tells apart; None: all."""
+    covered = manifest.covered(case)
+    if covered is None:
+        return None
+    pairs = zip(manifest.label_values, covered, strict=True)
+    return frozenset(value for value, is_covered in pairs if is_covered)
 
 
 def _from_folder(folder: Path, files: dict[str, Path], tolerance_mm: float) -> tuple[list[Pairing], Scale]:
@@ -160,13 +171,11 @@ def _values(paths: Sequence[Path], scale: Scale) -> list[int]:
 def _summary(done: Sequence[Compared], scale: Scale) -> dict[str, Any]:
     compared = [case for case in done if case.status == "compared"]
     failed = [case for case in done if case.status in ("no prediction", "unusable prediction")]
-    classes = {
-        name: {
-            "value": value,
-            **summarize([case.metrics[value] for case in compared], [case.metrics[value] for case in failed]),
-        }
-        for value, name in scale.labels.items()
-    }
+    classes = {}
+    for value, name in scale.labels.items():
+        found = [case.metrics[value] for case in compared if value in case.metrics]
+        missed = [case.metrics[value] for case in failed if value in case.metrics]
+        classes[name] = {"value": value, **summarize(found, missed)}
     return {
         "tolerance_mm": scale.tolerance_mm,
         "definitions": {name: entry.definition for name, entry in METRICS.items() if entry.averaged},

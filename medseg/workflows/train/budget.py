@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +24,10 @@ from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
 from medseg.manifest.manifest import Manifest, streams_of
-from medseg.method import PatchTargets
 from medseg.networks.sizes import fit_size
 from medseg.planning.fingerprint import read_fingerprint
 from medseg.workflows.train.build import build_method, count_trainings
+from medseg.workflows.train.random_batch import random_batch
 
 ENOUGH = 1000
 """Iterations, beyond which time goes into a finer plan."""
@@ -108,9 +107,9 @@ class Workload:
         """The work of a stage on a data set."""
         unlabeled = len(streams_of(manifest)["unlabeled"])
         validation = sum(1 for case in manifest.validation if case.label)
-        rounds = stage.rounds if unlabeled else 0
+        rounds = stage.round_count if unlabeled else 0
         views = max(1, len(stage.views))
-        has_rounds_or_views = stage.rounds > 0 or views > 1
+        has_rounds_or_views = stage.round_count > 0 or views > 1
         scored = validation * (rounds + 1) if has_rounds_or_views else 0
         fingerprint = read_fingerprint(manifest)
         return cls(
@@ -137,7 +136,7 @@ def fit_budget(
     data = DataSpec(**pipeline.data)
     first = pipeline.stages[0]
     candidates = [reduce_plan(data, first.network, reduction, fixed) for reduction in REDUCTIONS]
-    preparation = _preparation_seconds(manifest, data, first.rounds)
+    preparation = _preparation_seconds(manifest, data, first.round_count)
     stage_seconds = max(seconds / len(pipeline.stages) - 10 - preparation, 5.0)
     best = _choose_candidate(candidates, first, Workload.of_stage(first, manifest), device, stage_seconds)
     stages = []
@@ -215,7 +214,7 @@ def _time_steps(candidate: Candidate, stage: Stage, device: torch.device) -> Can
     method = build_method(stage.model_copy(update={"network": candidate.network}), largest).to(device)
     if schedule.channels_last:
         use_channels_last(method, len(patch))
-    batch = _random_batch(largest, schedule.batch or {}, patch, method.targets())
+    batch = random_batch(largest, schedule.batch or {}, patch, method)
     ticks: list[float] = []
 
     def record_time() -> None:
@@ -236,26 +235,6 @@ def _time_steps(candidate: Candidate, stage: Stage, device: torch.device) -> Can
     shortest = float(np.min(np.diff(ticks)))
     mean_voxels = sum(prod(view.patch) for view in views) / len(views)
     return Candidate(candidate.data, candidate.network, shortest * mean_voxels / prod(largest.patch))
-
-
-def _random_batch(
-    data: DataSpec, batch_size: dict[str, int], patch: Sequence[int], targets: PatchTargets | None
-) -> dict[str, dict[str, Any]]:
-    """A batch of the right shapes; boxes for labels."""
-    rng = np.random.default_rng(0)
-    batch: dict[str, dict[str, torch.Tensor]] = {}
-    for stream, count in batch_size.items():
-        image = rng.standard_normal((count, data.channels, *patch), dtype=np.float32)
-        batch[stream] = {"image": torch.from_numpy(image)}
-    label = np.zeros((batch_size["labeled"], 1, *patch), np.uint8)
-    box = tuple(slice(size // 4, size // 2) for size in patch)
-    label[(slice(None), slice(None), *box)] = 1
-    batch["labeled"]["label"] = torch.from_numpy(label)
-    if targets is not None:
-        made = [targets(each[0]) for each in label]
-        for key in made[0]:
-            batch["labeled"][key] = torch.from_numpy(np.stack([arrays[key] for arrays in made]))
-    return batch
 
 
 def _preparation_seconds(manifest: Manifest, data: DataSpec, rounds: int) -> float:

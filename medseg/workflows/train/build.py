@@ -1,26 +1,32 @@
-"""A stage of a pipeline: what it is given and makes, its network and method; and all stages at once, as a check."""
+"""A stage of a pipeline: what it is given and makes, its method and networks; and all stages at once, as a check."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from medseg import methods
-from medseg.bundle.bundle import OpenBundle
+from medseg.atomic import make_folder, write_whole
+from medseg.bundle.bundle import OpenBundle, open_bundle
 from medseg.config import DataSpec, Pipeline, Stage
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, OutputError
 from medseg.instantiate import build_network
 from medseg.manifest.manifest import Manifest
-from medseg.method import Method
-from medseg.networks import registry
-from medseg.portable.networks.adapters import FirstChannels, Planar, Views
+from medseg.method import Frozen, Method
+from medseg.networks.factory import NetworkFactory, check_exportable, definition_of
+from medseg.portable.networks.adapters import Planar, Views
 
 T = TypeVar("T")
+
+PRETRAINED = "network.json"
+"""Beside `model.pt` in the folder of a stage that makes no segmenter: how its network is made."""
 
 
 @dataclass(frozen=True)
@@ -96,24 +102,6 @@ WARM_SHARE = 0.5
 """Share of the teacher's iterations that a student has which starts from its teacher."""
 
 
-def check_rule(stage: Stage) -> None:
-    """Refuse rounds where the method has no rule for pseudo-labels.
-
-    Raises:
-        ConfigError: naming the method.
-    """
-    if stage.rounds and methods.find(stage.method.name).relabel is Method.relabel:
-        raise ConfigError(
-            f"rounds is {stage.rounds}, and the method {stage.method.name} makes no pseudo-labels",
-            hint="take dmpct, or rounds: 0",
-        )
-
-
-def build_rule(stage: Stage, classes: int) -> Method:
-    """The stage's method without a network: pseudo-labels are made from the votes alone."""
-    return methods.build(stage.method.name, nn.Identity(), classes=classes, **stage.method.options)
-
-
 def count_trainings(stage: Stage, unlabeled: int) -> float:
     """Trainings of one network in the whole stage; one that is half as long counts half.
 
@@ -124,31 +112,51 @@ def count_trainings(stage: Stage, unlabeled: int) -> float:
     teachers = max(1, len(stage.views))
     if not stage.rounds or not unlabeled:
         return teachers
-    is_warm = build_rule(stage, classes=2).warm_students
-    student_share = WARM_SHARE if is_warm else 1.0
-    return teachers * (1 + student_share * stage.rounds)
+    student_share = WARM_SHARE if stage.rounds.student == "warm" else 1.0
+    return teachers * (1 + student_share * stage.rounds.count)
 
 
-def copy_matching_weights(network: nn.Module, previous: nn.Module) -> None:
-    """Copy the weights of an earlier stage wherever name and shape agree; heads may differ.
+def build_method(
+    stage: Stage,
+    data: DataSpec,
+    previous: Frozen | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Method:
+    """The method of a stage with new networks.
+
+    Args:
+        stage: of the pipeline.
+        data: of one view.
+        previous: network to start from.
+        report: called with a line that says what was copied of it, for each network.
 
     Raises:
-        ConfigError: nothing agrees, or one is of planes and one of volumes.
+        ConfigError: options that the network or the method does not have, or nothing to start from.
     """
-    while isinstance(previous, (Planar, FirstChannels)):
-        previous = previous.network
-    own, earlier = network.state_dict(), previous.state_dict()
-    own_dims = max(weight.ndim for weight in own.values())
-    earlier_dims = max(weight.ndim for weight in earlier.values())
-    if own_dims != earlier_dims:  # their biases would still agree
-        raise ConfigError("init: previous: one network sees planes, that of the stage before volumes, or the reverse")
-    same = {}
-    for name, weight in earlier.items():
-        if name in own and own[name].shape == weight.shape:
-            same[name] = weight
-    if not same:
-        raise ConfigError("init: previous: the network has nothing in common with that of the stage before")
-    network.load_state_dict(same, strict=False)
+    networks = NetworkFactory(stage.network, data, previous=previous, start=previous is not None)
+    method = methods.build(stage.method.name, networks, **stage.method.options)
+    if report is not None:
+        for copied in networks.copied:
+            report(str(copied))
+    return method
+
+
+def open_previous(path: Path, view: str) -> Frozen:
+    """The network to start from.
+
+    Args:
+        path: a bundle, or the folder of a stage that made no segmenter.
+        view: of a bundle with several networks the one that is wanted.
+
+    Raises:
+        ConfigError: the bundle has no network of this view.
+        BundleError: it cannot be opened.
+    """
+    if (path / PRETRAINED).is_file():
+        return _open_pretrained(path)
+    bundle = open_bundle(path)
+    names = tuple(bundle.data.labels[value] for value in bundle.data.label_values)
+    return Frozen(_of_slices(network_of_view(bundle, view)), names)
 
 
 def network_of_view(bundle: OpenBundle, view: str) -> nn.Module:
@@ -165,66 +173,31 @@ def network_of_view(bundle: OpenBundle, view: str) -> nn.Module:
     return views[view]
 
 
-def define_network(stage: Stage, data: DataSpec) -> dict[str, Any]:
-    """The definition of a stage's network, by which it is built here and in the bundle.
-
-    Args:
-        stage: of the pipeline.
-        data: of one view.
-
-    Raises:
-        ConfigError: options that the network does not have.
-    """
-    method = methods.find(stage.method.name)
-    return registry.network_def(
-        stage.network,
-        patch=data.network_patch,
-        in_channels=data.channels,
-        out_channels=method.output_channels(data.classes),
-    )
+def _of_slices(network: nn.Module) -> nn.Module:
+    """Of a network of volumes that looks at slices, the network of slices, which is what a method sees."""
+    return network.network if isinstance(network, Planar) else network
 
 
-def build_method(stage: Stage, data: DataSpec, previous: nn.Module | None = None) -> Method:
-    """The method of a stage around a new network.
-
-    Args:
-        stage: of the pipeline.
-        data: of one view.
-        previous: network to start from.
+def save_pretrained(folder: Path, network: nn.Module) -> None:
+    """Write the network of a stage that makes no segmenter, for the stage after it.
 
     Raises:
-        ConfigError: options that the network or the method does not have, or nothing to start from.
+        ConfigError: a network that cannot be made again.
+        OutputError: it cannot be written.
     """
-    network = build_network(define_network(stage, data))
-    if previous is not None:
-        copy_matching_weights(network, previous)
-    method = stage.method
-    return methods.build(method.name, network, classes=data.classes, previous=previous, **method.options)
+    definition = definition_of(network)
+    make_folder(folder)
+    try:
+        torch.save(network.state_dict(), folder / "model.pt")
+    except (OSError, RuntimeError) as error:
+        raise OutputError(f"cannot be written ({str(error).splitlines()[0]})", path=folder / "model.pt") from error
+    write_whole(folder / PRETRAINED, json.dumps(definition, indent=1) + "\n")
 
 
-def define_segmenter(segmenter: nn.Module, network: dict[str, Any]) -> dict[str, Any]:
-    """The definition of a segmenter for the bundle.
-
-    Args:
-        segmenter: the stage's network, or adapters around it.
-        network: definition of that network.
-    """
-    if isinstance(segmenter, Planar):
-        planar = {
-            "_target_": "medseg.portable.networks.adapters.Planar",
-            "network": define_segmenter(segmenter.network, network),
-            "axis": segmenter.axis,
-        }
-        if segmenter.slices != 1:
-            planar["slices"] = segmenter.slices
-        return planar
-    if isinstance(segmenter, FirstChannels):
-        return {
-            "_target_": "medseg.portable.networks.adapters.FirstChannels",
-            "network": define_segmenter(segmenter.network, network),
-            "channels": segmenter.channels,
-        }
-    return network
+def _open_pretrained(folder: Path) -> Frozen:
+    network = build_network(json.loads((folder / PRETRAINED).read_text(encoding="utf-8")))
+    network.load_state_dict(torch.load(folder / "model.pt", map_location="cpu", weights_only=True))
+    return Frozen(network)
 
 
 def check_buildable(pipeline: Pipeline, start: OpenBundle | None = None) -> None:
@@ -235,18 +208,32 @@ def check_buildable(pipeline: Pipeline, start: OpenBundle | None = None) -> None
         start: what the first stage starts from.
 
     Raises:
-        ConfigError: as `build_method`.
+        ConfigError: as `build_method`; a segmenter that cannot be exported; a last stage without one.
     """
     data = DataSpec(**pipeline.data)
-    earlier: dict[str, nn.Module] = {}
+    earlier: dict[str, Frozen] = {}
     with torch.random.fork_rng(devices=()):
         for index, stage in enumerate(pipeline.stages):
-            segmenters: dict[str, nn.Module] = {}
+            made: dict[str, Frozen] = {}
             for view_data in stage.specs(data):
                 previous = None
                 if index == 0 and start is not None:
-                    previous = network_of_view(start, view_data.view)
+                    previous = open_previous(start.path, view_data.view)
                 elif earlier and stage.init == "previous":
                     previous = select_view(earlier, view_data.view if stage.views else None)
-                segmenters[view_data.view] = build_method(stage, view_data, previous).segmenter()
-            earlier = segmenters
+                method = build_method(stage, view_data, previous)
+                made[view_data.view] = _check_product(method, stage, is_last=index == len(pipeline.stages) - 1)
+            earlier = made
+
+
+def _check_product(method: Method, stage: Stage, *, is_last: bool) -> Frozen:
+    """What a stage would leave to the next one."""
+    segmenter = method.segmenter()
+    if segmenter is None:
+        if is_last:
+            raise ConfigError(f"the last stage makes no segmenter: {stage.method.name} only prepares weights")
+        if stage.rounds or stage.then:
+            raise ConfigError(f"{stage.method.name} makes no segmenter, so that nothing can make pseudo-labels")
+    product = method.pretrained() if segmenter is None else segmenter
+    check_exportable(product)
+    return Frozen(copy.deepcopy(product))

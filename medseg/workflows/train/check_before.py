@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nibabel as nib
 
-from medseg.config import DataSpec, Pipeline
+from medseg.config import DataSpec, Pipeline, Stage
 from medseg.errors import DataError, OutputError
 from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.methods import find
@@ -110,9 +110,11 @@ def file_of(manifest: Manifest, problem: Problem) -> Path:
 
 def _needs_unlabeled(pipeline: Pipeline) -> bool:
     """Whether any stage uses the unlabelled cases."""
-    if any(stage.rounds for stage in pipeline.stages):
-        return True
-    return any("unlabeled" in find(stage.method.name).streams for stage in pipeline.stages)
+    return any(stage.rounds or stage.then or _learns_from(stage, "unlabeled") for stage in pipeline.stages)
+
+
+def _learns_from(stage: Stage, stream: str) -> bool:
+    return any(each.name == stream for each in find(stage.method.name).streams)
 
 
 def check_space(pipeline: Pipeline, findings: Sequence[Finding], output: Path) -> None:
@@ -140,7 +142,7 @@ def check_space(pipeline: Pipeline, findings: Sequence[Finding], output: Path) -
 def cache_bytes(pipeline: Pipeline, findings: Iterable[Finding]) -> int:
     """Bytes of the preprocessed volumes of a run, small files left out: once, and again with each pseudo-label."""
     data = DataSpec(**pipeline.data)
-    rounds = max(stage.rounds for stage in pipeline.stages)
+    rounds = max(stage.round_count for stage in pipeline.stages)
     total = 0
     for finding in findings:
         if finding.header is None:
@@ -174,9 +176,11 @@ def find_warnings(pipeline: Pipeline, manifest: Manifest) -> list[str]:
         warnings.append(
             "no labelled case under 'validation': the last weights are kept, and nothing will tell how good they are"
         )
-    if streams_of(manifest)["unlabeled"]:
-        return warnings
+    groups = streams_of(manifest)
     for stage in pipeline.stages:
-        if not stage.rounds and "unlabeled" in find(stage.method.name).streams:
+        if not groups["unlabeled"] and _learns_from(stage, "unlabeled") and not stage.rounds:
             warnings.append(f"no unlabelled case: {stage.method.name} learns from the labelled cases alone")
+        if groups["weak"] and not _learns_from(stage, "weak") and not stage.then:
+            count = len(groups["weak"])
+            warnings.append(f"{count} cases have tags only, from which {stage.method.name} does not learn")
     return warnings

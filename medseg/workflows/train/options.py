@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from medseg.errors import ConfigError
 from medseg.options import Option, check_types
+from medseg.progress import say
 
 Task = Annotated[str, Option("A pipeline: a name of `medseg list`, a YAML, or an earlier run's folder.")]
 Data = Annotated[Path, Option("Manifest of the data set.")]
@@ -56,12 +57,19 @@ class TrainOptions:
     device: Device = "auto"
     budget: Budget = None
     resume: Annotated[bool, Option("Continue an interrupted run.")] = False
-    start: Annotated[Path | None, Option("Run or bundle whose weights to start from.")] = None
+    init_from: Annotated[Path | None, Option("Run or bundle whose weights to start from, class by class.")] = None
+    start: Annotated[Path | None, Option("Former name of --init-from.")] = None
 
     def __post_init__(self) -> None:
         if self.budget is not None:
             budget_seconds(self.budget)  # first: what is no text is a number without a unit
         check_types(self)
+        if self.start is not None:
+            if self.init_from is not None and self.init_from != self.start:
+                raise ConfigError("--start is the former name of --init-from; give one of them")
+            say("warning: --start is now called --init-from")
+            object.__setattr__(self, "init_from", self.start)
+            object.__setattr__(self, "start", None)
 
     @property
     def folder(self) -> Path:

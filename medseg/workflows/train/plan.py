@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -16,12 +17,21 @@ from medseg.config import DataSpec, Pipeline, Stage
 from medseg.engine import distributed
 from medseg.errors import ConfigError, ManifestError, OutputError
 from medseg.manifest.manifest import Manifest, streams_of
+from medseg.method import STREAM_KEYS
+from medseg.networks.pretrained import hash_file
 from medseg.options import api
 from medseg.planning.plan import plan_batch, plan_data
 from medseg.workflows.train import settings
 from medseg.workflows.train.budget import fit_budget
-from medseg.workflows.train.build import check_buildable, check_rule
+from medseg.workflows.train.build import check_buildable
 from medseg.workflows.train.options import PlanOptions, budget_seconds
+
+MISSING_STREAM = {
+    "labeled": ("no labelled case under 'training'", "training needs at least one 'label'"),
+    "unlabeled": ("no unlabelled case", "list images without a label under 'unlabeled'"),
+    "weak": ("no case with tags and without a label under 'training'", 'give cases "tags", if only []'),
+}
+"""Stream -> what is said where a data set has none of its cases, and what to do about it."""
 
 
 def run_plan(options: PlanOptions) -> Pipeline:
@@ -64,18 +74,11 @@ def plan_pipeline(
 
     Raises:
         ConfigError: stages, methods or networks that cannot be trained.
-        ManifestError: no labelled case.
+        ManifestError: no case of a kind that a method learns from.
     """
     seconds = None if budget is None else budget_seconds(budget)
-    case_counts = _count_cases(manifest)
-    if not case_counts["labeled"]:
-        raise ManifestError(
-            "no labelled case under 'training'",
-            path=manifest.path,
-            hint="training needs at least one 'label'",
-        )
     for stage in pipeline.stages:
-        check_rule(stage)
+        check_streams(stage, manifest)
     first = pipeline.stages[0]
     data = plan_data(
         manifest,
@@ -84,7 +87,7 @@ def plan_pipeline(
         overrides=dict(pipeline.data),
         views=first.views,
     )
-    stages = tuple(_plan_stage_batch(stage, data, case_counts) for stage in pipeline.stages)
+    stages = tuple(_plan_stage(stage, data, _count_cases(manifest)) for stage in pipeline.stages)
     planned = pipeline.model_copy(update={"stages": stages, "data": data.model_dump(mode="json")})
     check_buildable(planned, start)
     if seconds is None:
@@ -103,14 +106,52 @@ def _count_cases(manifest: Manifest) -> dict[str, int]:
     return {stream: len(cases) for stream, cases in streams_of(manifest).items()}
 
 
+def check_streams(stage: Stage, manifest: Manifest) -> None:
+    """See that the data set has what the method of a stage learns from.
+
+    Raises:
+        ManifestError: a stream without cases, or a case without what the method asks of it.
+    """
+    method = methods.find(stage.method.name)
+    groups = streams_of(manifest)
+    for stream in method.streams:
+        cases = groups[stream.name]
+        if not cases and not stream.optional:
+            what, hint = MISSING_STREAM[stream.name]
+            raise ManifestError(f"{what}, which {stage.method.name} learns from", path=manifest.path, hint=hint)
+        for key in stream.keys:
+            if key in STREAM_KEYS:
+                continue
+            without = [case.name for case in cases if key not in case.maps]
+            if without:
+                raise ManifestError(
+                    f"{stage.method.name} needs a map called {key!r} of each {stream.name} case; "
+                    f"{len(without)} have none, among them {without[0]}",
+                    path=manifest.path,
+                    hint=f'add "maps": {{"{key}": FILE}} to each case',
+                )
+
+
+def _plan_stage(stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
+    """The stage with its batch sizes, and with the SHA-256 of the weights that its network starts from."""
+    stage = _plan_stage_batch(stage, data, case_counts)
+    weights = stage.network.weights
+    if weights is None or weights.sha256 is not None:
+        return stage
+    found = hash_file(Path(weights.file).expanduser())
+    network = stage.network.model_copy(update={"weights": weights.model_copy(update={"sha256": found})})
+    return stage.model_copy(update={"network": network})
+
+
 def _plan_stage_batch(stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
     """The stage with a batch size for each stream that the data set has."""
     method = methods.find(stage.method.name)
+    names = [stream.name for stream in method.streams]
     dims = max(each.spatial_dims for each in stage.specs(data))
-    batch = stage.schedule.batch or plan_batch(method.streams, case_counts, dims)
-    unknown = sorted(set(batch) - set(method.streams))
+    batch = stage.schedule.batch or plan_batch(names, case_counts, dims)
+    unknown = sorted(set(batch) - set(names))
     if unknown:
-        raise ConfigError(f"method {stage.method.name} has no stream {unknown[0]!r}; it has {list(method.streams)}")
+        raise ConfigError(f"method {stage.method.name} has no stream {unknown[0]!r}; it has {', '.join(names)}")
     batch = {stream: size for stream, size in batch.items() if case_counts.get(stream)}
     labelled = batch.get("labeled", 0)
     if dims == 3 and labelled > case_counts["labeled"]:
@@ -133,7 +174,7 @@ def print_plan(pipeline: Pipeline, manifest: Manifest) -> None:
     for index, stage in enumerate(pipeline.stages):
         if stage.views or stage.rounds:
             views = ", ".join(stage.views) or data.view
-            table.add_row(f"stage {index}, views", f"{views}; rounds of pseudo-labels: {stage.rounds}")
+            table.add_row(f"stage {index}, views", f"{views}; rounds of pseudo-labels: {stage.round_count}")
         table.add_row(f"stage {index}", _describe_stage(stage))
     Console(stderr=True).print(table)
 
@@ -141,6 +182,8 @@ def print_plan(pipeline: Pipeline, manifest: Manifest) -> None:
 def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
     counts = _count_cases(manifest)
     training = f"{counts['labeled']} labelled, {counts['unlabeled']} unlabelled"
+    if counts["weak"]:
+        training += f", {counts['weak']} with tags only"
     others = f"{len(manifest.validation)} validation, {len(manifest.test)} test"
     rule = data.intensity
     intensity = "z-score per image"

@@ -14,9 +14,9 @@ import torch
 from medseg import methods
 from medseg.atomic import check_writable, make_folder, write_whole
 from medseg.bundle.bundle import OpenBundle, open_bundle
-from medseg.config import Pipeline
+from medseg.config import Labelling, Pipeline
 from medseg.engine import distributed
-from medseg.manifest.manifest import Manifest
+from medseg.manifest.manifest import Manifest, streams_of
 from medseg.options import api
 from medseg.progress import say
 from medseg.records import Record
@@ -27,7 +27,9 @@ from medseg.workflows.train.check_before import check_files, check_space, find_w
 from medseg.workflows.train.options import TrainOptions
 from medseg.workflows.train.plan import plan_pipeline, print_plan
 from medseg.workflows.train.run_folder import RUN, claim
+from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller, write_round_manifest
 from medseg.workflows.train.self_training.run import SelfTraining
+from medseg.workflows.train.self_training.time_left import TimeLeft
 from medseg.workflows.train.stage import StageRun
 from medseg.workflows.train.stage_methods import add_hashes
 
@@ -70,7 +72,7 @@ train = api(TrainOptions, run_training)
 def _train(pipeline: Pipeline, manifest: Manifest, options: TrainOptions) -> Path:
     output = options.folder
     device = distributed.setup(options.device)
-    start = open_bundle(options.start) if options.start else None
+    start = open_bundle(options.init_from) if options.init_from else None
     record = _record(output, pipeline, manifest, options.budget, start.digest if start else None)
     if options.resume:
         settings.check_resumable(output)
@@ -85,6 +87,8 @@ def _train(pipeline: Pipeline, manifest: Manifest, options: TrainOptions) -> Pat
             inputs = StageInputs(resolved, index, manifest, folder, output / "cache", device)
             with report_stop(f"in stage {index}" if several else ""):
                 result = _train_stage(inputs, output, result, record.key, resume=options.resume)
+                if inputs.stage.then:
+                    manifest = _label_for_next_stage(inputs, inputs.stage.then, result.bundle)
         distributed.barrier()
         if distributed.rank() == 0:
             shutil.rmtree(output / "cache", ignore_errors=True)  # as large as the data, and quickly made again
@@ -116,6 +120,25 @@ def _train_stage(
     run = StageRun(inputs, fingerprint=fingerprint, view=view)
     run.train(bundle, previous=previous.network(view) if previous else None, resume=resume)
     return StageResult(bundle, {run.spec.view: bundle})
+
+
+def _label_for_next_stage(inputs: StageInputs, then: Labelling, networks: Path) -> Manifest:
+    """The data set of the stages that follow: with labels by a rule, of what this stage's networks predict."""
+    groups = streams_of(inputs.manifest)
+    cases = [case for stream in then.cases for case in groups[stream]]
+    labeller = PseudoLabeller(
+        number=1,
+        folder=inputs.folder / "labels",
+        before=None,
+        manifest=inputs.manifest,
+        cases=cases,
+        shown=(),
+        rule=then.rule,
+    )
+    time_left = TimeLeft({"labelling": float(len(cases))}, shown=distributed.rank() == 0)
+    time_left.say(f"labelling {len(cases)} cases for the next stage")
+    labeller.run(networks, inputs.device, time_left)
+    return write_round_manifest(inputs.manifest, labeller, labeller.folder / "manifest.json")
 
 
 def _resolve(
@@ -161,5 +184,5 @@ def _record(output: Path, pipeline: Pipeline, manifest: Manifest, budget: str | 
     inputs: dict[str, Any] = {"manifest": manifest.model_dump(mode="json")}
     if start:
         inputs["start"] = start
-    asked = {"pipeline": settings.hashed_values(pipeline), "budget": budget}
+    asked = {"pipeline": pipeline.model_dump(mode="json"), "budget": budget}
     return Record(output / RUN, inputs=inputs, settings=asked, version=None)

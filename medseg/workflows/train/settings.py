@@ -15,8 +15,8 @@ from medseg.atomic import write_whole
 from medseg.config import Pipeline
 from medseg.errors import ConfigError
 from medseg.literals import Place, begins_expression, is_expression, is_instruction, named, texts
-from medseg.methods import OwnMethod, former_options, methods_in_use
-from medseg.workflows.train.stage_methods import check_methods, insert_own_methods, rename_options
+from medseg.methods import OwnMethod, methods_in_use
+from medseg.workflows.train.stage_methods import check_methods, insert_own_methods
 
 NAMES = (("data", "labels"), ("data", "modality"))
 _HERE = Path(medseg.__file__).resolve().parent
@@ -167,10 +167,8 @@ def load(task: str, overrides: Sequence[str] = (), own: Sequence[OwnMethod] | No
     """
     content, source = read_task(task)
     own = methods_in_use() if own is None else own
-    rename_options(content, source)  # first: the user's method may take the place of one with renamed options
     insert_own_methods(content, own)
     apply(content, overrides)
-    rename_options(content, source)
     pipeline = check(content, source)
     check_methods(pipeline, own, source)
     return pipeline
@@ -196,15 +194,6 @@ def dump(pipeline: Pipeline, path: Path, *, manifest: Path | None = None) -> Non
     """
     content = yaml.safe_dump(pipeline.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
     write_whole(path, content if manifest is None else f"{_planned_for(manifest)}\n{content}")
-
-
-def hashed_values(pipeline: Pipeline) -> dict[str, Any]:
-    """The pipeline as plain values that stay the same for a run's hash when an option is renamed."""
-    content = pipeline.model_dump(mode="json")
-    for stage in content["stages"]:
-        method = stage["method"]
-        method["options"] = former_options(method["name"], method["options"])
-    return content
 
 
 def refuse_another_plan(path: Path, manifest: Path) -> None:

@@ -13,8 +13,9 @@ from monai.utils import set_determinism
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from medseg import methods
 from medseg.atomic import make_folder
-from medseg.bundle.bundle import open_bundle, write_bundle
+from medseg.bundle.bundle import write_bundle
 from medseg.config import View
 from medseg.cores import usable_cores
 from medseg.data.cache import CachedVolume, VolumeCache
@@ -26,11 +27,12 @@ from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
 from medseg.engine.validation import validate
 from medseg.errors import OutputError
 from medseg.manifest.manifest import Case, streams_of
-from medseg.method import Method
+from medseg.method import STREAM_KEYS, Method
+from medseg.networks.factory import definition_of
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.networks.adapters import Planar
-from medseg.progress import show_progress
-from medseg.workflows.train.build import StageInputs, build_method, define_network, define_segmenter, network_of_view
+from medseg.progress import say, show_progress
+from medseg.workflows.train.build import PRETRAINED, StageInputs, build_method, open_previous, save_pretrained
 
 _SEED_STEP = 1000
 """Between the seeds of views, so that another seed of the run is not another view's."""
@@ -42,18 +44,19 @@ _FEW_CASES = 24
 class ValidationVolumes(Dataset):
     """Whole cached volumes with their labels, for the evaluator."""
 
-    def __init__(self, volumes: list[CachedVolume]) -> None:
-        self.volumes = volumes
+    def __init__(self, volumes: list[CachedVolume], classes: int) -> None:
+        self.volumes, self.classes = volumes, classes
 
     def __len__(self) -> int:
         """How many cases."""
         return len(self.volumes)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Image `(C, X, Y, Z)` float32 and label `(1, X, Y, Z)` of class indices."""
+        """Image `(C, X, Y, Z)` float32, label `(1, X, Y, Z)` of class indices, and `(classes,)` which it covers."""
         volume = self.volumes[index]
         image = torch.from_numpy(volume.image.astype("float32"))
-        return {"image": image, "label": torch.from_numpy(volume.label[None].copy())}
+        covered = torch.tensor(volume.covered or (True,) * self.classes)
+        return {"image": image, "label": torch.from_numpy(volume.label[None].copy()), "covered": covered}
 
 
 class StageRun:
@@ -94,14 +97,15 @@ class StageRun:
         """Train, or continue, until `bundle` is written.
 
         Args:
-            bundle: the folder to write.
+            bundle: the folder to write; of a stage without a segmenter it holds weights for the next stage.
             previous: bundle whose network to start from.
             resume: whether to go on where an earlier command was stopped.
 
         Raises:
             Stopped: by a signal, after saving `last.pt`.
         """
-        if resume and (bundle / "configs" / "metadata.json").is_file():
+        finished = ("configs/metadata.json", PRETRAINED)
+        if resume and any((bundle / name).is_file() for name in finished):
             return
         make_folder(self.folder)
         set_determinism(self.seed)
@@ -115,7 +119,10 @@ class StageRun:
         segmenter = self._build_segmenter(method)
         self._run(trainer, scheduler, segmenter, validation)
         if self.is_main:
-            self._export(segmenter, bundle)
+            if segmenter is None:
+                save_pretrained(bundle, method.pretrained())
+            else:
+                self._export(segmenter, bundle)
         distributed.barrier()
 
     def _prepare_volumes(self) -> tuple[dict[str, list[CachedVolume]], list[CachedVolume]]:
@@ -133,24 +140,34 @@ class StageRun:
         return volumes, validation
 
     def _prepare_cases(self, name: str, cases: list[Case]) -> list[CachedVolume]:
+        streams = {stream.name: stream for stream in methods.find(self.stage.method.name).streams}
+        maps = [key for key in streams[name].keys if key not in STREAM_KEYS] if name in streams else []
         workers = 1 if len(cases) < _FEW_CASES else usable_cores()
         title = f"preprocessing {name} cases"
         with show_progress(title, kept="finished ones are saved", shown=self.is_main) as progress:
-            return self.cache.prepare(self.inputs.manifest, cases, self.spec, workers=workers, progress=progress)
+            return self.cache.prepare(
+                self.inputs.manifest, cases, self.spec, maps=maps, workers=workers, progress=progress
+            )
 
     def _build_method(self, previous: Path | None) -> Method:
-        start = network_of_view(open_bundle(previous), self.spec.view) if previous else None
-        method = build_method(self.stage, self.spec, start)
+        start = open_previous(previous, self.spec.view) if previous else None
+        report = partial(self._report_start, previous) if self.is_main else None
+        method = build_method(self.stage, self.spec, start, report)
         method.to(self.device)
         if self.stage.schedule.channels_last:
             use_channels_last(method, self.spec.spatial_dims)
         return method
 
-    def _build_segmenter(self, method: Method) -> nn.Module:
-        """The network that is validated and exported: volumes to class logits."""
+    def _report_start(self, previous: Path | None, copied: str) -> None:
+        say(f"{self.title}: starts from {previous or 'pre-trained weights'}: {copied}")
+
+    def _build_segmenter(self, method: Method) -> nn.Module | None:
+        """The network that is validated and exported: volumes to class logits; None: the method makes none."""
         network = method.segmenter()
         axis = self.spec.slice_axis
-        return network if axis is None else Planar(network, axis, self.spec.slices)
+        if network is None or axis is None:
+            return network
+        return Planar(network, axis, self.spec.slices)
 
     def _build_trainer(
         self, method: Method, streams: dict[str, list[CachedVolume]], state: dict[str, Any] | None
@@ -163,9 +180,9 @@ class StageRun:
             schedule.batch or {},
             seed=self.seed,
             total=schedule.iterations,
-            rank=distributed.rank(),
-            world=distributed.world(),
+            rank=(distributed.rank(), distributed.world()),
             targets=method.targets(),
+            streams=method.streams,
         )
         start = int(state["iteration"]) if state else 0
         workers = schedule.workers
@@ -192,7 +209,7 @@ class StageRun:
         return trainer, scheduler
 
     def _run(
-        self, trainer: MethodTrainer, scheduler: Any, segmenter: nn.Module, validation: list[CachedVolume]
+        self, trainer: MethodTrainer, scheduler: Any, segmenter: nn.Module | None, validation: list[CachedVolume]
     ) -> None:
         """Attach the handlers, in the order in which they act, and run."""
         total, start = trainer.total, trainer.state.iteration
@@ -200,15 +217,7 @@ class StageRun:
         if self.is_main:
             log = RunLog(self.folder, resume_at=start, validated=self.progress.validated)
         bar = TrainingBar(self.title, total, start=start, shown=self.is_main, note=self.note)
-        validator = handlers.Validate(
-            partial(self._score, segmenter, validation),
-            segmenter,
-            self.folder,
-            self.progress,
-            every=self.stage.schedule.validate_every or max(1, total // 10),
-            log=log,
-            bar=bar,
-        )
+        validator = self._build_validator(segmenter, validation, total, log, bar)
         steps: list[Any] = []
         if distributed.world() > 1:
             steps.append(handlers.Reseed(seed=self.seed))
@@ -216,7 +225,7 @@ class StageRun:
         steps.append(LrScheduleHandler(scheduler, epoch_level=False, print_lr=False))
         if log:
             steps.append(handlers.LogTerms(log, bar))
-        if validation:
+        if validator:
             steps.append(validator)
         if self.is_main:
             steps.append(handlers.SaveLast(scheduler, self.folder, self.progress, fingerprint=self.fingerprint))
@@ -224,7 +233,7 @@ class StageRun:
             handler.attach(trainer)
         try:
             with handlers.stop_on_signal(trainer, self.progress):
-                if validation:
+                if validator:
                     validator.catch_up(trainer)
                 if start < total:
                     trainer.run()
@@ -233,9 +242,30 @@ class StageRun:
             if log:
                 log.close()
 
+    def _build_validator(
+        self,
+        segmenter: nn.Module | None,
+        validation: list[CachedVolume],
+        total: int,
+        log: RunLog | None,
+        bar: TrainingBar,
+    ) -> handlers.Validate | None:
+        """What scores the segmenter; None where there is nothing to score, or nothing to score it by."""
+        if segmenter is None or not validation:
+            return None
+        return handlers.Validate(
+            partial(self._score, segmenter, validation),
+            segmenter,
+            self.folder,
+            self.progress,
+            every=self.stage.schedule.validate_every or max(1, total // 10),
+            log=log,
+            bar=bar,
+        )
+
     def _score(self, segmenter: nn.Module, volumes: list[CachedVolume]) -> dict[str, Any]:
         """Dice of whole validation volumes, this rank's share of them and then all ranks' mean."""
-        share = ValidationVolumes(volumes[distributed.rank() :: distributed.world()])
+        share = ValidationVolumes(volumes[distributed.rank() :: distributed.world()], self.spec.classes)
         inferer = SlabInferer(self.spec.patch, self.spec.overlap, restore=False, context=self.spec.context)
         loader = DataLoader(share, batch_size=1)
         scores = validate(segmenter, loader, inferer, classes=self.spec.classes, device=self.device)
@@ -253,7 +283,7 @@ class StageRun:
         write_bundle(
             bundle,
             segmenter,
-            network_def=define_segmenter(segmenter, define_network(self.stage, self.spec)),
+            network_def=definition_of(segmenter),
             data=self.spec,
             name=self.inputs.pipeline.name,
         )

@@ -2,75 +2,62 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from medseg.config import Pipeline
+from medseg.config import MethodSpec, Pipeline
 from medseg.errors import ConfigError
-from medseg.methods import METHODS, REMEDY, RENAMED_OPTIONS, OwnMethod, methods_in_use
-from medseg.progress import say
+from medseg.methods import METHODS, REMEDY, RULES, OwnMethod, methods_in_use
 
 
 def insert_own_methods(content: dict[str, Any], own: Sequence[OwnMethod]) -> None:
-    """Let stages have the methods that the user named: those that say their name, or the only stage the only one.
+    """Let stages have the methods and rules that the user named: those that say their name.
+
+    The only class that the user named takes the place of the method of the only stage, if no part of it says its name.
 
     Args:
         content: of a pipeline, not checked yet; changed in place.
         own: what the user named.
     """
     names = [each.name for each in own]
-    methods = _methods_of(content)
-    for method in methods:
-        if not isinstance(method, dict):
-            continue
-        name = str(method.get("name")).rpartition(":")[2]
+    methods, rules = _methods_of(content), _rules_of(content)
+    found = False
+    for spec in (*methods, *rules):
+        name = str(spec.get("name")).rpartition(":")[2]
         if name in names:
-            method["name"] = name
-        elif len(own) == len(methods) == 1:
-            method["name"] = own[0].name
-            method.pop("sha256", None)
-            # what is trained is not what the pipeline was written for
-            content["description"] = f"{content.get('name')}, with the method {own[0].name}"
-            content["name"] = own[0].name
+            spec["name"] = name
+            found = True
+    if not found and len(own) == len(methods) == 1:
+        methods[0]["name"] = own[0].name
+        methods[0].pop("sha256", None)
+        # what is trained is not what the pipeline was written for
+        content["description"] = f"{content.get('name')}, with the method {own[0].name}"
+        content["name"] = own[0].name
 
 
-def rename_options(content: dict[str, Any], source: str) -> None:
-    """Give options of methods that have a former name the present one, with one warning for each.
-
-    A value under the former name counts: it comes from `--set` or from a pipeline of an earlier run.
-
-    Args:
-        content: of a pipeline, not checked yet; changed in place.
-        source: the file that it is from.
-    """
-    for method in _methods_of(content):
-        if not isinstance(method, dict) or not isinstance(method.get("options"), dict):
-            continue
-        name, options = str(method.get("name")), method["options"]
-        for old, new in RENAMED_OPTIONS.get(name, {}).items():
-            if old in options:
-                _warn_of_rename(name, old, new, source)
-                options[new] = options.pop(old)
-
-
-@cache  # a command reads its pipeline several times
-def _warn_of_rename(method: str, old: str, new: str, source: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        say(f"warning: {source}: the option {old} of method {method} is now called {new}; use that name")
-
-
-def _methods_of(content: dict[str, Any]) -> list[Any]:
-    """The `method` of each stage of a pipeline that is not checked yet."""
+def _stages_of(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The stages of a pipeline that is not checked yet."""
     stages = content.get("stages")
-    if not isinstance(stages, list):
-        return []
-    return [stage.get("method") for stage in stages if isinstance(stage, dict)]
+    return [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
+
+
+def _methods_of(content: dict[str, Any]) -> list[dict[str, Any]]:
+    methods = [stage.get("method") for stage in _stages_of(content)]
+    return [method for method in methods if isinstance(method, dict)]
+
+
+def _rules_of(content: dict[str, Any]) -> list[dict[str, Any]]:
+    rules = []
+    for stage in _stages_of(content):
+        for part in (stage.get("rounds"), stage.get("then")):
+            rule = part.get("rule") if isinstance(part, dict) else None
+            if isinstance(rule, dict):
+                rules.append(rule)
+    return rules
 
 
 def check_methods(pipeline: Pipeline, own: Sequence[OwnMethod], source: str) -> None:
-    """Refuse a stage whose method is neither one of `METHODS` nor named by the user.
+    """Refuse a stage whose method or rule is neither one of medseg nor named by the user.
 
     Args:
         pipeline: as it was read.
@@ -82,11 +69,12 @@ def check_methods(pipeline: Pipeline, own: Sequence[OwnMethod], source: str) -> 
     """
     by_name = {each.name: each for each in own}
     for each in own:
-        if each.name in METHODS:
-            raise ConfigError(f"{each.option}: {each.name} is a method of medseg", hint="rename the class")
-    for number, stage in enumerate(pipeline.stages):
-        _check_stage(stage.method.name, stage.method.sha256, by_name, f"stages.{number}.method", source)
-    used = [stage.method.name for stage in pipeline.stages]
+        if each.name in METHODS or each.name in RULES:
+            raise ConfigError(f"{each.option}: {each.name} is a name of medseg", hint="rename the class")
+    used = []
+    for place, spec, shipped in _named_classes(pipeline):
+        _check_class(spec, shipped, by_name, place, source)
+        used.append(spec.name)
     for each in own:
         if each.name not in used:
             raise ConfigError(
@@ -96,32 +84,55 @@ def check_methods(pipeline: Pipeline, own: Sequence[OwnMethod], source: str) -> 
             )
 
 
-def _check_stage(name: str, recorded: str | None, own: dict[str, OwnMethod], where: str, source: str) -> None:
-    if name in METHODS:
+def _named_classes(pipeline: Pipeline) -> Iterator[tuple[str, MethodSpec, Collection[str]]]:
+    """Place, name and options of each method and rule, and the names that medseg has for such."""
+    for number, stage in enumerate(pipeline.stages):
+        yield f"stages.{number}.method", stage.method, METHODS
+        if stage.rounds is not None:
+            yield f"stages.{number}.rounds.rule", stage.rounds.rule, RULES
+        if stage.then is not None:
+            yield f"stages.{number}.then.rule", stage.then.rule, RULES
+
+
+def _check_class(
+    spec: MethodSpec, shipped: Collection[str], own: dict[str, OwnMethod], place: str, source: str
+) -> None:
+    name, recorded, what = spec.name, spec.sha256, place.rpartition(".")[2]
+    if name in shipped:
         return
     if name not in own and recorded:
         raise ConfigError(
-            f"{where}: it was trained with a method of your own, {name} (SHA-256 {recorded[:12]})",
+            f"{place}: it was trained with a {what} of your own, {name} (SHA-256 {recorded[:12]})",
             path=source,
             hint=f"name its file again: --method FILE.py:{name}",
         )
     if name not in own:
-        message = f"{where}.name: method {name!r} is not known; one of {', '.join(METHODS)}"
+        message = f"{place}.name: {what} {name!r} is not known; one of {', '.join(shipped)}"
         raise ConfigError(message, path=source, hint=REMEDY)
     found = own[name].sha256
     if recorded and found and recorded != found:
         raise ConfigError(
-            f"{where}: {own[name].file} is not as it was: SHA-256 {found[:12]}, recorded is {recorded[:12]}",
+            f"{place}: {own[name].file} is not as it was: SHA-256 {found[:12]}, recorded is {recorded[:12]}",
             path=source,
-            hint=f"give the old file, or train anew with --set {where}.sha256=null and another --output",
+            hint=f"give the old file, or train anew with --set {place}.sha256=null and another --output",
         )
 
 
 def add_hashes(pipeline: Pipeline) -> Pipeline:
-    """The pipeline with the SHA-256 of the files of the user's methods in use, as a run folder records it."""
+    """The pipeline with the SHA-256 of the files of the user's classes in use, as a run folder records it."""
     hashes = {each.name: each.sha256 for each in methods_in_use()}
     stages = []
     for stage in pipeline.stages:
-        method = stage.method.model_copy(update={"sha256": hashes.get(stage.method.name)})
-        stages.append(stage.model_copy(update={"method": method}))
+        changes: dict[str, Any] = {"method": _with_hash(stage.method, hashes)}
+        if stage.rounds is not None:
+            rule = _with_hash(stage.rounds.rule, hashes)
+            changes["rounds"] = stage.rounds.model_copy(update={"rule": rule})
+        if stage.then is not None:
+            rule = _with_hash(stage.then.rule, hashes)
+            changes["then"] = stage.then.model_copy(update={"rule": rule})
+        stages.append(stage.model_copy(update=changes))
     return pipeline.model_copy(update={"stages": tuple(stages)})
+
+
+def _with_hash(spec: MethodSpec, hashes: Mapping[str, str | None]) -> MethodSpec:
+    return spec.model_copy(update={"sha256": hashes.get(spec.name)})

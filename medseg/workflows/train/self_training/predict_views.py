@@ -14,7 +14,7 @@ from torch import Tensor
 from medseg.bundle.bundle import open_bundle
 from medseg.bundle.runner import BundleRunner, ViewPrediction, prediction_errors
 from medseg.errors import OutputError
-from medseg.method import Votes
+from medseg.method import Predictions
 
 
 class Voter:
@@ -37,11 +37,11 @@ class Voter:
     def __exit__(self, *error: object) -> None:
         self._files.close()
 
-    def __call__(self, images: Sequence[Path]) -> Votes:
+    def __call__(self, images: Sequence[Path]) -> Predictions:
         """The votes on the image, on the grid of its file; see `both`."""
         return self.both(images)[0]
 
-    def both(self, images: Sequence[Path]) -> tuple[Votes, Tensor]:
+    def both(self, images: Sequence[Path]) -> tuple[Predictions, Tensor]:
         """The votes, and what the bundle as a whole predicts, `(X, Y, Z)` uint8 class indices.
 
         Args:
@@ -67,10 +67,10 @@ class Voter:
             return None
         return Path(self._files.enter_context(TemporaryDirectory(prefix="medseg-")))
 
-    def _votes(self, views: Sequence[ViewPrediction]) -> Votes:
+    def _votes(self, views: Sequence[ViewPrediction]) -> Predictions:
         labels = [view.labels for view in views]
         confidences = [view.confidence for view in views]
         if not self.full:
-            return Votes(labels, confidences)
+            return Predictions(labels, confidences)
         probabilities = [view.probabilities for view in views if view.probabilities is not None]
-        return Votes(labels, confidences, probabilities)
+        return Predictions(labels, confidences, probabilities)

@@ -1,45 +1,53 @@
-"""Pseudo-labels of a round: the votes of all views on every unlabelled case, fused, written and counted."""
+"""Pseudo-labels: predictions on every case without a label, a rule applied to them, written and counted.
+
+A rule that looks at the whole data set first (`PseudoLabels.looks_at_all`) has a first pass over all cases. What the
+networks predict then lies on disk until the case is labelled, so that no case is predicted twice.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from medseg import methods
 from medseg.atomic import make_folder
+from medseg.config import RuleSpec
 from medseg.engine import distributed
-from medseg.errors import DataError, OutputError
+from medseg.errors import OutputError
 from medseg.manifest.manifest import Case, Manifest
-from medseg.method import IGNORE, Method, Votes
+from medseg.method import IGNORE, Predictions, PseudoLabels
 from medseg.portable.io.read import Header, read_header, read_volume
 from medseg.portable.io.write import SaveError, is_flat, remove_leftovers, write_nifti
 from medseg.progress import Count
 from medseg.records import Record, digest_of
 from medseg.stopping import report_stop
-from medseg.workflows.train.self_training.predict_views import Voter
+from medseg.workflows.train.self_training.prediction_store import PredictionStore
 from medseg.workflows.train.self_training.pseudo_label_statistics import Counts, count_case
 from medseg.workflows.train.self_training.report_figures import keep_slices
 from medseg.workflows.train.self_training.time_left import TimeLeft
 
 PSEUDO = "pseudo"
+SUMMARIES = "summaries"
 
 
 @dataclass(frozen=True)
 class PseudoLabeller:
-    """Makes the pseudo-labels of one round.
+    """Makes pseudo-labels by a rule: those of one round, or those for the next stage.
 
     Args:
         number: of the round, from 1.
-        folder: of the round.
+        folder: of the round; `PSEUDO` in it holds the labels.
         before: folder of the round before, if it had pseudo-labels.
         manifest: whose cases are labelled.
         cases: which ones; their labels, if there are any, are never opened.
         shown: names of those that slices are kept of, for the report.
-        rule: what the fusion depends on, as plain values.
+        rule: by which predictions become labels.
     """
 
     number: int
@@ -48,7 +56,7 @@ class PseudoLabeller:
     manifest: Manifest
     cases: Sequence[Case]
     shown: Sequence[str]
-    rule: Mapping[str, Any]
+    rule: RuleSpec
 
     def file(self, case: Case) -> Path:
         """Where the pseudo-label of a case is."""
@@ -58,26 +66,58 @@ class PseudoLabeller:
         """Where the slices of a case are that the report shows."""
         return self.folder / PSEUDO / f"{case.name}.npz"
 
-    def run(
-        self, networks: Path, method: Method, open_voter: Callable[[], Voter], time_left: TimeLeft
-    ) -> dict[str, Counts]:
+    def run(self, networks: Path, device: torch.device, time_left: TimeLeft) -> dict[str, Counts]:
         """Label what is not labelled yet by these very networks.
 
         Args:
             networks: bundle of the round before.
-            method: whose `relabel` fuses.
-            open_voter: opens the bundle, which is not done where nothing is left to do.
+            device: where they predict.
             time_left: updated after each case.
 
         Returns:
-            Case -> its counts.
+            Case -> its counts; a case that the rule leaves without a label is not among them.
 
         Raises:
             DataError: an image that cannot be predicted.
             OutputError: a pseudo-label that cannot be written; what is there is whole, and a resumed run goes on.
         """
         make_folder(self.folder / PSEUDO)
-        records = {case.name: self._record(case, networks) for case in self.cases}
+        rule = methods.build_rule(self.rule.name, len(self.manifest.labels), **self.rule.options)
+        with PredictionStore(networks, device, rule, self.folder / "predictions") as store:
+            decided = self._decide(rule, store, networks) if rule.looks_at_all else {}
+            records = {case.name: self._record(case, networks, decided) for case in self.cases}
+            missing = self._find_missing(records, time_left)
+            share = missing[distributed.rank() :: distributed.world()]
+            count = Count("labelling", total=len(share))
+            with report_stop(count.where):
+                for case in share:
+                    seconds = self._label(case, records[case.name], rule, decided, store)
+                    count.done += 1
+                    time_left.done("labelling", seconds)
+                    time_left.say(f"round {self.number}: labelled {case.name}", now=False)
+            distributed.barrier()
+        notes = {name: record.notes() or {} for name, record in records.items()}
+        return {name: counts for name, counts in notes.items() if "fused" in counts}
+
+    def _decide(self, rule: PseudoLabels, store: PredictionStore, networks: Path) -> dict[str, Any]:
+        """The first pass: summaries of all cases, and what the rule decides of them."""
+        folder = make_folder(self.folder / SUMMARIES)
+        records: dict[str, Record] = {}
+        for case in self.cases:
+            inputs = {"images": self._digest_images(case), "networks": digest_of(networks)}
+            settings = self._settings(case)
+            records[case.name] = Record(folder / f"{case.name}.json", inputs=inputs, settings=settings)
+        missing = [case for case in self.cases if records[case.name].notes() is None]
+        distributed.barrier()  # all have seen what is there before anything changes
+        for case in missing[distributed.rank() :: distributed.world()]:
+            records[case.name].begin()
+            records[case.name].finish({"summary": rule.summarize(store.predict(self.manifest, case))})
+        distributed.barrier()
+        summaries = {name: (record.notes() or {})["summary"] for name, record in records.items()}
+        return rule.decide(summaries)
+
+    def _find_missing(self, records: Mapping[str, Record], time_left: TimeLeft) -> list[Case]:
+        """Cases that no earlier command has labelled."""
         missing = []
         for case in self.cases:
             notes = records[case.name].notes()
@@ -88,50 +128,56 @@ class PseudoLabeller:
         distributed.barrier()  # all have seen what is there before anything changes
         if distributed.rank() == 0:
             remove_leftovers(self.folder / PSEUDO)
-        share = missing[distributed.rank() :: distributed.world()]
-        if share:
-            with open_voter() as voter:
-                self._label(share, records, method, voter, time_left)
-        distributed.barrier()
-        return {name: record.notes() or {} for name, record in records.items()}
+        return missing
 
     def _label(
-        self, cases: Sequence[Case], records: Mapping[str, Record], method: Method, voter: Voter, time_left: TimeLeft
-    ) -> None:
-        votes = LazyVotes(voter, [self.manifest.images(case) for case in cases])
-        count = Count("labelling", total=len(cases))
+        self, case: Case, record: Record, rule: PseudoLabels, decided: Mapping[str, Any], store: PredictionStore
+    ) -> float:
+        """Label one case; returns the seconds it took."""
         began = time.monotonic()
-        with report_stop(count.where):
-            for number, (case, fused) in enumerate(zip(cases, method.relabel(votes, self.number), strict=True)):
-                record = records[case.name]
-                record.begin()
-                counts = self._write_case(case, votes[number], fused.numpy())
-                seconds = round(time.monotonic() - began, 3)
-                record.finish({**counts, "seconds": seconds})
-                count.done += 1
-                time_left.done("labelling", seconds)
-                time_left.say(f"round {self.number}: labelled {case.name}", now=False)
-                began = time.monotonic()
+        record.begin()
+        for file in (self.file(case), self.slices(case)):  # of other networks
+            file.unlink(missing_ok=True)
+        predicted = store.predict(self.manifest, case)
+        label = rule.label(predicted, decided, self.number)
+        counts = {} if label is None else self._write_case(case, predicted, label.numpy())
+        seconds = round(time.monotonic() - began, 3)
+        self._with_products(record, case).finish({**counts, "seconds": seconds})
+        store.forget(case)
+        return seconds
 
-    def _record(self, case: Case, networks: Path) -> Record:
+    def _record(self, case: Case, networks: Path, decided: Mapping[str, Any]) -> Record:
         earlier = self._find_earlier(case, ".nii.gz")
         inputs = {
-            "images": [digest_of(path) for path in self.manifest.images(case)],
+            "images": self._digest_images(case),
             "networks": digest_of(networks),
             "before": digest_of(earlier) if earlier else None,
         }
         settings = {
-            "case": case.name,
+            **self._settings(case),
             "round": self.number,
-            "rule": dict(self.rule),
             "ignore": self.manifest.ignore_index,
             "shown": case.name in self.shown,
         }
-        products = [self.file(case)]
-        if case.name in self.shown:
-            products.append(self.slices(case))
+        if decided:
+            settings["decided"] = dict(decided)
         file = self.folder / PSEUDO / f"{case.name}.json"
-        return Record(file, inputs=inputs, settings=settings, products=products)
+        return self._with_products(Record(file, inputs=inputs, settings=settings), case)
+
+    def _with_products(self, record: Record, case: Case) -> Record:
+        """The record with what is there of a case: its label, unless the rule left it without one."""
+        record.products = tuple(file for file in (self.file(case), self.slices(case)) if file.exists())
+        return record
+
+    def _settings(self, case: Case) -> dict[str, Any]:
+        settings: dict[str, Any] = {"case": case.name, "rule": self.rule.model_dump(mode="json")}
+        presence = self.manifest.presence(case)
+        if presence is not None:
+            settings["tags"] = {str(index): there for index, there in presence.items()}
+        return settings
+
+    def _digest_images(self, case: Case) -> list[str]:
+        return [digest_of(path) for path in self.manifest.images(case)]
 
     def _find_earlier(self, case: Case, suffix: str) -> Path | None:
         """The file of a case in the round before, if there is one."""
@@ -140,12 +186,12 @@ class PseudoLabeller:
         path = self.before / PSEUDO / f"{case.name}{suffix}"
         return path if path.exists() else None
 
-    def _write_case(self, case: Case, votes: Votes, fused: np.ndarray) -> Counts:
+    def _write_case(self, case: Case, predicted: Predictions, fused: np.ndarray) -> Counts:
         """Write the pseudo-label of a case on its file's grid, and its slices; returns what was counted."""
         image = self.manifest.images(case)[0]
         grid = read_header(image)
         self._write_label(case, image, grid, fused)
-        labels = [label.numpy() for label in votes.labels]
+        labels = [label.numpy() for label in predicted.labels]
         if case.name in self.shown:
             keep_slices(self.slices(case), image, labels, fused, self._find_earlier(case, ".npz"))
         voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
@@ -183,42 +229,24 @@ class PseudoLabeller:
         return fused
 
 
-class LazyVotes(Sequence[Votes]):
-    """The votes of cases, each predicted when it is indexed; the last one is kept."""
-
-    def __init__(self, voter: Voter, images: Sequence[tuple[Path, ...]]) -> None:
-        self.voter, self.images = voter, images
-        self._last: tuple[int, Votes] | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            raise TypeError("votes are predicted for one case at a time")
-        if not 0 <= index < len(self.images):
-            raise IndexError(index)
-        if self._last is None or self._last[0] != index:
-            self._last = None  # two cases at once would need twice the memory
-            self._last = (index, self.voter(self.images[index]))
-        return self._last[1]
-
-
 def write_round_manifest(manifest: Manifest, labeller: PseudoLabeller, path: Path) -> Manifest:
-    """The data set of a round: cases with labels as they are, the others with pseudo-labels, marked `pseudo`.
+    """The data set after labelling: cases with labels as they are, others with pseudo-labels, marked `pseudo`.
+
+    A case that the rule left without a label stays where it is.
 
     Args:
         manifest: of the run.
         labeller: knows where the pseudo-labels are.
         path: where it is written.
-
-    Raises:
-        DataError: a case without a pseudo-label.
     """
-    names = {case.name for case in labeller.cases}
-    annotated = [case for case in manifest.training if case.name not in names]
-    pseudo_labelled = [_with_pseudo_label(manifest, case, labeller.file(case)) for case in labeller.cases]
-    new = manifest.model_copy(update={"training": (*annotated, *pseudo_labelled), "unlabeled": ()})
+    labelled: dict[str, Case] = {}
+    for case in labeller.cases:
+        file = labeller.file(case)
+        if file.exists():
+            labelled[case.name] = _with_pseudo_label(manifest, case, file)
+    training = tuple(case for case in manifest.training if case.name not in labelled)
+    unlabeled = tuple(case for case in manifest.unlabeled if case.name not in labelled)
+    new = manifest.model_copy(update={"training": (*training, *labelled.values()), "unlabeled": unlabeled})
     if distributed.rank() == 0:
         new.save(path)
     distributed.barrier()
@@ -226,9 +254,7 @@ def write_round_manifest(manifest: Manifest, labeller: PseudoLabeller, path: Pat
 
 
 def _with_pseudo_label(manifest: Manifest, case: Case, file: Path) -> Case:
-    if not file.exists():
-        raise DataError("there is no pseudo-label", path=file, hint="--resume makes it")
-    fields = case.model_dump(exclude_unset=True, exclude={"annotations", "tags"})
+    fields = case.model_dump(exclude_unset=True, exclude={"annotations", "classes", "tags"})
     fields["case"] = case.name
     fields["label"] = manifest.relative(file.absolute(), manifest.path.parent)
     fields["pseudo"] = True

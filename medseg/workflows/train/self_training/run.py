@@ -21,11 +21,10 @@ from medseg.bundle.join import copy_bundle, write_joint_bundle
 from medseg.config import Stage, View
 from medseg.engine import distributed
 from medseg.manifest.manifest import Manifest, streams_of
-from medseg.methods import former_options
 from medseg.progress import say
 from medseg.records import RECORD, Record, digest_of
 from medseg.stopping import report_stop
-from medseg.workflows.train.build import WARM_SHARE, StageInputs, StageResult, build_rule, count_trainings
+from medseg.workflows.train.build import WARM_SHARE, StageInputs, StageResult, count_trainings
 from medseg.workflows.train.self_training.check_data import check_rounds, files_of
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_label_statistics import summarize_round
@@ -53,9 +52,9 @@ class SelfTraining:
         self.views: tuple[View, ...] = self.stage.views or (self.spec.view,)
         self.structures = tuple(self.spec.labels[value] for value in self.spec.label_values[1:])
         self.unlabeled = streams_of(self.manifest)["unlabeled"]
-        self.rounds = self.stage.rounds if self.unlabeled else 0
+        self.rounds = self.stage.round_count if self.unlabeled else 0
         self.is_main = distributed.rank() == 0
-        self.method = build_rule(self.stage, self.spec.classes)
+        self.has_warm_students = self.stage.rounds is not None and self.stage.rounds.student == "warm"
         self.results: list[Round] = []
         self.warnings: list[str] = []
         work = {
@@ -103,7 +102,7 @@ class SelfTraining:
         if self.is_main:
             single: dict[str, Path] = {view: self._folder(number, view) / "bundle" for view in self.views}
             name = self.inputs.pipeline.name
-            write_joint_bundle(single, networks, self.spec, name=name, fusion=self.method.fusion)
+            write_joint_bundle(single, networks, self.spec, name=name, fusion=self.stage.fusion)
         distributed.barrier()
         scores = self._score_networks(number, networks, files_of(manifest)["validation"])
         seconds = scores.get("seconds", 0.0)
@@ -134,7 +133,7 @@ class SelfTraining:
     def _train_network(self, number: int, view: View, manifest: Manifest) -> float:
         """Train one network, or find it trained; returns seconds."""
         folder = self._folder(number, view)
-        is_warm = number > 0 and self.method.warm_students
+        is_warm = number > 0 and self.has_warm_students
         stage = self._warm_stage() if is_warm else self.stage
         previous = self._find_start(number, view)
         sections = {*(stage.schedule.batch or {}), "validation"}
@@ -165,11 +164,7 @@ class SelfTraining:
 
     def _settings_of_network(self, stage: Stage) -> dict[str, Any]:
         """The settings of a stage that a single network depends on."""
-        settings = stage.model_dump(mode="json", exclude={"views", "rounds"})
-        options = settings["method"]["options"]
-        unused = self.method.rule_options
-        settings["method"]["options"] = {key: value for key, value in options.items() if key not in unused}
-        return settings
+        return stage.model_dump(mode="json", exclude={"views", "rounds", "then", "fusion"})
 
     def _warm_stage(self) -> Stage:
         """The stage of students that start from their teachers."""
@@ -179,7 +174,7 @@ class SelfTraining:
 
     def _find_start(self, number: int, view: View) -> Path | None:
         """The bundle that a network of a round starts from."""
-        if number > 0 and self.method.warm_students:
+        if number > 0 and self.has_warm_students:
             return self._folder(number - 1, view) / "bundle"
         return self.previous.network(view) if self.previous else None
 
@@ -201,6 +196,7 @@ class SelfTraining:
 
     def _label_cases(self, number: int) -> tuple[PseudoLabeller, Round]:
         """Make the pseudo-labels of a round."""
+        assert self.stage.rounds is not None
         names = sorted(case.name for case in self.unlabeled)
         first, middle, last = names[0], names[len(names) // 2], names[-1]
         shown = list(dict.fromkeys([first, middle, last]))
@@ -211,13 +207,12 @@ class SelfTraining:
             manifest=self.manifest,
             cases=self.unlabeled,
             shown=shown,
-            rule=self._rule,
+            rule=self.stage.rounds.rule,
         )
         self.time_left.say(f"{self._name(number)}: labelling {len(names)} cases")
         networks = self._folder(number - 1) / "bundle"
-        open_voter = partial(self._open_voter, number - 1)
         with report_stop(self._place(number), SAVED):
-            counts = labeller.run(networks, self.method, open_voter, self.time_left)
+            counts = labeller.run(networks, self.inputs.device, self.time_left)
         statistics = summarize_round(counts, self.structures, self.views)
         for view in statistics["silent"]:
             self._warn(f"round {number}: the {view} network found nothing but background in any unlabelled case")
@@ -228,18 +223,9 @@ class SelfTraining:
         seconds = {"labelling": sum(case["seconds"] for case in counts.values())}
         return labeller, Round(number, statistics, slices=slices, seconds=seconds)
 
-    @property
-    def _rule(self) -> dict[str, Any]:
-        """What the pseudo-labels of a round depend on beside the votes."""
-        method = self.stage.method
-        rule = {"method": method.name, **former_options(method.name, method.options)}
-        if method.sha256:
-            rule["sha256"] = method.sha256
-        return rule
-
     def _is_converged(self, result: Round) -> bool:
         """Whether the pseudo-labels hardly change any more, so that the networks before them are the last."""
-        limit = self.method.stop_dice
+        limit = self.stage.rounds.stop_dice if self.stage.rounds else None
         dice = (result.pseudo or {})["dice_to_last"]
         if limit is None or dice is None or dice <= limit:
             return False
@@ -249,7 +235,7 @@ class SelfTraining:
         return True
 
     def _open_voter(self, number: int) -> Voter:
-        return Voter(self._folder(number) / "bundle", self.inputs.device, full=self.method.fusion == "mean")
+        return Voter(self._folder(number) / "bundle", self.inputs.device, full=self.stage.fusion == "mean")
 
     @cached_property
     def _annotated_volumes_ml(self) -> dict[str, float]:

@@ -39,11 +39,12 @@ def score_round(voter: Voter, manifest: Manifest, views: Sequence[str]) -> dict[
     found = dict.fromkeys(views, False)
     for case in cases[distributed.rank() :: distributed.world()]:
         reference = torch.from_numpy(read_reference(manifest, case))
+        covered = torch.tensor(manifest.covered(case) or (True,) * len(manifest.labels))
         votes, fused = voter.both(manifest.images(case))
         for view, label in zip(views, votes.labels, strict=True):
-            scores[view].update(([label], [reference]))
+            scores[view].update(([label], [reference], [covered]))
             found[view] = found[view] or bool((label > 0).any())
-        scores[FUSED].update(([fused], [reference]))
+        scores[FUSED].update(([fused], [reference], [covered]))
     results = {name: score.compute() for name, score in scores.items()}
     silent = []
     for view in views:

@@ -1,0 +1,43 @@
+"""Stages of pipelines as they were written before version 0.2, brought to today's form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+FORMER_RULE = {
+    "ignore_disagreement": "ignore_disagreement",
+    "sure_background": "background_confidence",
+    "sure_rounds": "background_confidence_rounds",
+    "background_confidence": "background_confidence",
+    "background_confidence_rounds": "background_confidence_rounds",
+}
+FORMER_ROUNDS = ("student", "stop_dice")
+"""Options of the method `dmpct` before version 0.2, and what they belong to now."""
+
+
+def as_now(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage as pipelines before version 0.2 have it, in today's form; any other as it is.
+
+    There DMPCT was a method, whose options were also those of its rule, of the rounds and of the fusion of views, and
+    `rounds` was a number.
+
+    Raises:
+        ValueError: a number of rounds for a method that had none.
+    """
+    method, rounds = stage.get("method"), stage.get("rounds")
+    if not isinstance(method, Mapping) or method.get("name") != "dmpct":
+        if isinstance(rounds, int) and rounds > 0:
+            raise ValueError(f"rounds is {rounds}; accepted is {{count: {rounds}, rule: {{name: dmpct}}}}")
+        return {key: value for key, value in stage.items() if key != "rounds" or rounds}
+    options = dict(method.get("options") or {})
+    rule = {now: options.pop(former) for former, now in FORMER_RULE.items() if former in options}
+    told = {key: options.pop(key) for key in FORMER_ROUNDS if key in options}
+    now = {key: value for key, value in stage.items() if key != "rounds"}
+    if "fusion" in options:
+        now["fusion"] = rule["fusion"] = options.pop("fusion")
+    now["method"] = {"name": "supervised", "options": {"dice": 0.0, **options}}
+    if rounds:
+        count = rounds if isinstance(rounds, Mapping) else {"count": rounds}
+        now["rounds"] = {"rule": {"name": "dmpct", "options": rule}, **told, **count}
+    return now

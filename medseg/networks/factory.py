@@ -1,0 +1,155 @@
+"""Makes the networks of a method and remembers how, so that whatever the method exports can be made again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from medseg.config import DataSpec, NetworkSpec
+from medseg.errors import ConfigError
+from medseg.instantiate import build_network
+from medseg.method import Frozen
+from medseg.networks import registry
+from medseg.networks.pretrained import load_weights
+from medseg.networks.transfer import Copied, class_axes, copy_weights
+from medseg.portable.networks.adapters import FirstChannels, Planar
+from medseg.portable.networks.encoder_decoder import EncoderDecoder, Head, HeadedNetwork
+
+DEFINITION = "network_definition"
+"""Attribute of a network: the `_target_` dictionary that it was made of. A copy of the network has it too."""
+
+ADAPTERS = "medseg.portable.networks.adapters"
+
+
+class NetworkFactory:
+    """The networks of one stage (`medseg.method.Networks`).
+
+    Args:
+        spec: name, width and options of the network.
+        data: patch, channels and classes.
+        previous: network of the stage before.
+        start: whether networks take the weights of `previous` wherever they fit.
+
+    Attributes:
+        copied: what each network took of `previous`, in the order in which they were made.
+    """
+
+    def __init__(
+        self, spec: NetworkSpec, data: DataSpec, *, previous: Frozen | None = None, start: bool = False
+    ) -> None:
+        self.spec, self.data = spec, data
+        self.classes, self.spatial_dims, self.in_channels = data.classes, data.spatial_dims, data.channels
+        self.labels = tuple(data.labels[value] for value in data.label_values)
+        self.previous = previous
+        self.copied: list[Copied] = []
+        self._start = start and previous is not None
+
+    def segmenter(self, out_channels: int | None = None) -> nn.Module:
+        """Image `(B, Cin, *spatial)` to `(B, out_channels, *spatial)`; by default one channel for each class."""
+        wanted = self.classes if out_channels is None else out_channels
+        network = self._made(self._definition(wanted))
+        self._load_pretrained(network)
+        if self._start:
+            others = [build_network(self._definition(count)) for count in (wanted + 1, max(1, wanted - 1))]
+            self._take_over(network, others)
+        return network
+
+    def encoder_decoder(self) -> EncoderDecoder:
+        """The network in two halves, with features; with pre-trained weights if the pipeline names some."""
+        network = self._made(self._halves_definition())
+        assert isinstance(network, EncoderDecoder)
+        self._load_pretrained(network)
+        if self._start:
+            self._take_over(network, [])
+        return network
+
+    def head(self, in_channels: int, out_channels: int) -> nn.Module:
+        """A 1x1x1 convolution on features."""
+        return self._made(registry.head_def(self.spatial_dims, in_channels, out_channels))
+
+    def headed(self, network: EncoderDecoder, head: nn.Module) -> nn.Module:
+        """A segmenter of a network in halves and a head on its decoder.
+
+        The head takes the weights of the previous stage's head if that too was a network with a head.
+        """
+        segmenter = HeadedNetwork(network, head)
+        if self._start and isinstance(head, Head):
+            out = head.convolution.out_channels
+            self._take_over(segmenter, [HeadedNetwork(network, self.head(network.width, out + 1))])
+        return segmenter
+
+    def _definition(self, out_channels: int) -> dict[str, Any]:
+        return registry.network_def(
+            self.spec, patch=self.data.network_patch, in_channels=self.in_channels, out_channels=out_channels
+        )
+
+    def _halves_definition(self) -> dict[str, Any]:
+        return registry.halves_def(self.spec, patch=self.data.network_patch, in_channels=self.in_channels)
+
+    def _made(self, definition: dict[str, Any]) -> nn.Module:
+        network = build_network(definition)
+        setattr(network, DEFINITION, definition)
+        return network
+
+    def _load_pretrained(self, network: nn.Module) -> None:
+        """Give the network the weights of the file that the pipeline names, wherever name and shape agree."""
+        if self.spec.weights is not None:
+            self.copied.append(load_weights(network, self.spec.weights))
+
+    def _take_over(self, network: nn.Module, others: Sequence[nn.Module]) -> None:
+        assert self.previous is not None
+        copied = copy_weights(
+            network,
+            self.previous.module,
+            axes=class_axes(network, others),
+            labels=self.labels,
+            earlier_labels=self.previous.labels or self.labels,
+        )
+        self.copied.append(copied)
+
+
+def definition_of(network: nn.Module) -> dict[str, Any]:
+    """The `_target_` dictionary of a segmenter, with adapters around what `Networks` made.
+
+    Raises:
+        ConfigError: a part that `Networks` did not make: nobody could make it again.
+    """
+    if isinstance(network, Planar):
+        planar = {"_target_": f"{ADAPTERS}.Planar", "network": definition_of(network.network), "axis": network.axis}
+        return planar if network.slices == 1 else {**planar, "slices": network.slices}
+    if isinstance(network, FirstChannels):
+        inner = definition_of(network.network)
+        return {"_target_": f"{ADAPTERS}.FirstChannels", "network": inner, "channels": network.channels}
+    if isinstance(network, HeadedNetwork):
+        inner, head = definition_of(network.network), definition_of(network.head)
+        return {"_target_": f"{registry.HALVES}.HeadedNetwork", "network": inner, "head": head}
+    definition = getattr(network, DEFINITION, None)
+    if definition is None:
+        name = type(network).__name__
+        raise ConfigError(
+            f"segmenter() gives a {name} that cannot be exported",
+            hint="make its parts by `networks` and join them by FirstChannels or networks.headed",
+        )
+    return definition
+
+
+def check_exportable(network: nn.Module) -> None:
+    """Make a segmenter again from its definition, and compare what both have to learn.
+
+    Raises:
+        ConfigError: it cannot be made again, or would be another one.
+    """
+    definition = definition_of(network)
+    with torch.random.fork_rng(devices=()):
+        again = build_network(definition)
+    own, other = network.state_dict(), again.state_dict()
+    different = [name for name in own if name not in other or own[name].shape != other[name].shape]
+    different += [name for name in other if name not in own]
+    if different:
+        raise ConfigError(
+            f"segmenter() is not the network that it was made as: {', '.join(different[:3])}",
+            hint="networks are changed by further heads and adapters, not in place",
+        )
