@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medseg.manifest.manifest import SECTIONS, Manifest
+from medseg.manifest.manifest import SECTIONS, Manifest, streams_of
 from medseg.progress import show_progress
 from medseg.workflows.data.check_case import Finding, check_case
 from medseg.workflows.data.check_dataset import check_set
@@ -33,4 +33,5 @@ def check_manifest(path: Path, *, headers_only: bool = False) -> CheckReport:
     problems = [p for found in findings for p in found.problems]
     problems += check_set(manifest, findings)
     files = sum(found.files for found in findings)
-    return CheckReport(Path(path), len(cases), files, headers_only, tuple(problems))
+    learnable = {stream: len(found) for stream, found in streams_of(manifest).items()}
+    return CheckReport(Path(path), len(cases), files, headers_only, tuple(problems), learnable)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -42,6 +43,7 @@ class CheckReport:
         files: how many files were opened.
         headers_only: whether the voxels were left unread.
         problems: in the order of the manifest, those of the whole set last.
+        learnable: `labeled`, `weak` (tags only) and `unlabeled` -> how many cases training could use as such.
     """
 
     manifest: Path
@@ -49,6 +51,7 @@ class CheckReport:
     files: int
     headers_only: bool
     problems: tuple[Problem, ...]
+    learnable: Mapping[str, int]
 
     @property
     def ok(self) -> bool:
@@ -69,7 +72,12 @@ class CheckReport:
         read = "headers only" if self.headers_only else "every voxel read"
         found = f"{_plural(errors, 'error')}, {_plural(warnings, 'warning')}"
         lines.append(f"{self.manifest}: {_plural(self.cases, 'case')}, {_plural(self.files, 'file')} ({read}): {found}")
+        lines.append(f"to learn from: {self._describe_learnable()}")
         return "\n".join(lines)
+
+    def _describe_learnable(self) -> str:
+        words = {"labeled": "labelled", "weak": "with tags only", "unlabeled": "unlabelled"}
+        return ", ".join(f"{self.learnable[stream]} {word}" for stream, word in words.items())
 
     def to_json(self) -> str:
         """The same as strict JSON."""
@@ -81,6 +89,7 @@ class CheckReport:
             "headers_only": self.headers_only,
             "errors": self._count("error"),
             "warnings": self._count("warning"),
+            "learnable": dict(self.learnable),
             "codes": dict(sorted(Counter(p.code for p in self.problems).items())),
             "problems": [asdict(p) for p in self.problems],
         }
