@@ -71,8 +71,8 @@ class CheckReport:
         errors, warnings = self._count("error"), self._count("warning")
         read = "headers only" if self.headers_only else "every voxel read"
         found = f"{_plural(errors, 'error')}, {_plural(warnings, 'warning')}"
-        lines.append(f"{self.manifest}: {_plural(self.cases, 'case')}, {_plural(self.files, 'file')} ({read}): {found}")
         lines.append(f"to learn from: {self._describe_learnable()}")
+        lines.append(f"{self.manifest}: {_plural(self.cases, 'case')}, {_plural(self.files, 'file')} ({read}): {found}")
         return "\n".join(lines)
 
     def _describe_learnable(self) -> str:
