@@ -201,16 +201,20 @@ def _open_pretrained(folder: Path) -> Frozen:
 
 
 def check_buildable(pipeline: Pipeline, start: OpenBundle | None = None) -> None:
-    """Build every network and method once, so that a mistake in a later stage is found before the first is trained.
+    """Build every network, method and rule once, so that a mistake in a later stage is found before the first is trained.
 
     Args:
         pipeline: planned.
         start: what the first stage starts from.
 
     Raises:
-        ConfigError: as `build_method`; a segmenter that cannot be exported; a last stage without one.
+        ConfigError: as `build_method`; options that a rule does not have; a segmenter that cannot be exported; a last stage without one.
     """
     data = DataSpec(**pipeline.data)
+    for stage in pipeline.stages:
+        for part in (stage.rounds, stage.then):
+            if part is not None:
+                methods.build_rule(part.rule.name, data.classes, **part.rule.options)
     earlier: dict[str, Frozen] = {}
     with torch.random.fork_rng(devices=()):
         for index, stage in enumerate(pipeline.stages):
