@@ -201,14 +201,15 @@ def _open_pretrained(folder: Path) -> Frozen:
 
 
 def check_buildable(pipeline: Pipeline, start: OpenBundle | None = None) -> None:
-    """Build every network, method and rule once, so that a mistake in a later stage is found before the first is trained.
+    """Build every network, method and rule once: a mistake in a later stage is found before the first is trained.
 
     Args:
         pipeline: planned.
         start: what the first stage starts from.
 
     Raises:
-        ConfigError: as `build_method`; options that a rule does not have; a segmenter that cannot be exported; a last stage without one.
+        ConfigError: as `build_method`; options that a rule does not have; a segmenter that cannot be exported; a last
+            stage without one.
     """
     data = DataSpec(**pipeline.data)
     for stage in pipeline.stages:
