@@ -24,35 +24,30 @@ class TagsAndMaps(Method):
 
     def __init__(self, networks):
         super().__init__(networks)
-        self.network = networks.encoder_decoder()
-        self.classifier = networks.head(self.network.channels[-1], self.classes - 1)
-        self.head = networks.head(self.network.width, self.classes)
+        network = networks.encoder_decoder()
+        self.classifier = networks.head(network.channels[-1], self.classes - 1)
+        self.headed = networks.headed(network, networks.head(network.width, self.classes))
         self.register_buffer("seen", torch.zeros(100, dtype=torch.int64))
 
     def segmenter(self):
-        return networks_headed(self.network, self.head)
+        return self.headed
 
     def forward(self, batch, clock):
         weak = batch["weak"]
         shared = (weak["tags"] == 1).all(0)
         assert bool(shared.any()), "the images of a batch share a tag"
         self.seen.index_add_(0, weak["index"], torch.ones_like(weak["index"]))
-        features = self.network.encode(weak["image"])
+        network = self.headed.network
+        features = network.encode(weak["image"])
         maps = self.classifier(features[-1])
         known = weak["tags"] != IGNORE
         tags = (weak["tags"] == 1).float()
         each = nn.functional.binary_cross_entropy_with_logits(maps.flatten(2).mean(2), tags, reduction="none")
-        foreground = 1 - self.head(self.network.decode(features)).softmax(1)[:, :1]
+        foreground = 1 - self.headed.head(network.decode(features)).softmax(1)[:, :1]
         return {
             "tags": losses.masked_mean(each, known),
             "saliency": (foreground - weak["saliency"]).square().mean(),
         }
-
-
-def networks_headed(network, head):
-    from medseg.portable.networks.encoder_decoder import HeadedNetwork
-
-    return HeadedNetwork(network, head)
 
 
 class Rotation(Method):

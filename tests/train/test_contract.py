@@ -21,7 +21,7 @@ from tiny import FAST, write_dataset
 from medseg.bundle.bundle import open_bundle
 from medseg.errors import ConfigError, ManifestError
 from medseg.manifest.manifest import Manifest
-from medseg.method import Frozen, Method
+from medseg.method import Frozen, Method, Stream
 from medseg.workflows.evaluate.run import evaluate
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.run import train
@@ -107,6 +107,18 @@ def test_a_stream_that_the_data_set_lacks_is_named_when_the_run_is_planned(manif
     task = write_task(tmp_path / "two.yaml", stage("Rotation"), stage("supervised", init="previous"))
     with pytest.raises(ManifestError, match="no unlabelled case, which Rotation learns from"):
         train(task, alone, tmp_path / "run", method=small.Rotation, device="cpu")
+
+
+class Scribbles(small.Distilled):
+    """A stream that no data set has."""
+
+    streams = (Stream("scribbles", ("label",)),)
+
+
+def test_a_stream_that_is_none_is_refused_by_name(manifest, tmp_path):
+    words = "method Scribbles has the stream 'scribbles'; accepted are labeled, weak, unlabeled"
+    with pytest.raises(ConfigError, match=words):
+        train("supervised", manifest, tmp_path / "run", overrides=QUICK, method=Scribbles, device="cpu")
 
 
 def test_a_stage_without_a_segmenter_prepares_the_next_one(manifest, tmp_path, capsys):

@@ -110,11 +110,16 @@ def check_streams(stage: Stage, manifest: Manifest) -> None:
     """See that the data set has what the method of a stage learns from.
 
     Raises:
+        ConfigError: a stream that is none.
         ManifestError: a stream without cases, or a case without what the method asks of it.
     """
     method = methods.find(stage.method.name)
     groups = streams_of(manifest)
     for stream in method.streams:
+        if stream.name not in groups:
+            raise ConfigError(
+                f"method {stage.method.name} has the stream {stream.name!r}; accepted are {', '.join(groups)}"
+            )
         cases = groups[stream.name]
         if not cases and not stream.optional:
             what, hint = MISSING_STREAM[stream.name]
