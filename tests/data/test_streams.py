@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from medseg.data import cached_volume, sampling
 from medseg.data.cached_volume import Content
 from medseg.data.streams import PatchStreams, _affordable, make_loader
 from medseg.errors import ConfigError, DataError
+from medseg.method import Stream
 
 CPU = torch.device("cpu")
 INTENSITY = ("contrast", "gamma", "noise")
@@ -250,6 +252,74 @@ def test_planar_views_are_squeezed_slices(tmp_path, view, axis):
     windows = np.lib.stride_tricks.sliding_window_view(case.image[0].astype(np.float32), tuple(patch))
     flat_windows = windows.reshape(-1, *size)
     assert (flat_windows == batch["image"][0, 0].numpy()).all((1, 2)).any()
+
+
+def mapped_case(folder: Path, name: str, seed: int):
+    """A case whose map `there` holds its label."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 3, SHAPE, dtype=np.uint8)
+    target = folder / name
+    target.mkdir()
+    image = rng.normal(size=(1, *SHAPE)).astype(np.float16)
+    content = Content(image, label, np.diag([1.0, 1.0, 2.0, 1.0]), {"there": label.astype(np.float16)})
+    cached_volume.write(target, content, seed=1)
+    return cached_volume.read(target, name, Path(f"{name}.nii.gz"), labelled=True)
+
+
+@pytest.mark.parametrize("view", ["volume", "axial"])
+def test_maps_move_with_the_image_and_keep_their_values(tmp_path, view):
+    turned = Augment(
+        flip={"axes": (0, 1)}, rot90={"axes": (0, 1)}, affine={"probability": 0}, noise={"probability": 1.0, "std": 9.0}
+    )
+    patch = (8, 8, 8) if view == "volume" else (8, 8, 1)
+    data = spec(patch, augment=turned, view=view, slices=1 if view == "volume" else 3)
+    stream = Stream("labeled", ("label", "there", "index"))
+    volumes = {"labeled": [mapped_case(tmp_path, f"m{i}", i) for i in range(4)]}
+    batches = [streams(volumes, {"labeled": 3}, data, streams=(stream,))[i]["labeled"] for i in range(12)]
+    for batch in batches:
+        assert torch.equal(batch["there"], batch["label"].float())
+    assert {int(index) for batch in batches for index in batch["index"]} == {0, 1, 2, 3}
+    names = streams(volumes, {"labeled": 3}, data, streams=(stream,)).cases_of(5)["labeled"]
+    assert names == [f"m{int(index)}" for index in batches[5]["index"]]
+
+
+def test_tags_say_present_absent_and_not_known(tmp_path):
+    tagged = replace(some_case(tmp_path, "t", 1, labelled=False), presence={1: True})
+    looked = replace(some_case(tmp_path, "n", 2, labelled=False), presence={1: False, 2: False})
+    outlined = cached(tmp_path, "o", np.zeros((1, *SHAPE)), np.full(SHAPE, 2, np.uint8))
+    partly = replace(outlined, covered=(True, False, True))
+    cases = [tagged, looked, outlined, partly]
+    assert [case.tags(3).tolist() for case in cases] == [[1, 255], [0, 0], [0, 1], [255, 1]]
+
+
+def test_a_batch_of_a_group_shares_a_tag_and_every_tag_has_its_turn(tmp_path):
+    having = [{1: True, 2: False}, {1: True, 2: True}, {1: False, 2: True}, {1: True}, {1: False, 2: False}]
+    cases = [
+        replace(some_case(tmp_path, f"c{i}", i, labelled=False), presence=presence) for i, presence in enumerate(having)
+    ]
+    stream = Stream("weak", ("tags", "index"), group="tags")
+    for rank in (0, 1):
+        data = streams({"weak": cases}, {"weak": 2}, total=40, streams=(stream,), rank=(rank, 2))
+        shared, used = [], set()
+        for iteration in range(40):
+            batch = data[iteration]["weak"]
+            both = (batch["tags"] == 1).all(0)
+            assert bool(both.any())
+            shared.append(tuple(both.tolist()))
+            used |= set(batch["index"].tolist())
+        assert {(True, False), (False, True)} <= set(shared)
+        assert used == {0, 1, 2, 3}, "a case without any tag is in no group"
+    with pytest.raises(DataError, match="no case has a tag of any class"):
+        streams({"weak": cases[4:]}, {"weak": 1}, streams=(stream,))
+
+
+def test_labels_say_which_classes_they_cover_where_some_do_not(volumes):
+    assert "covered" not in streams(volumes)[0]["labeled"]
+    volumes["labeled"][0] = replace(volumes["labeled"][0], covered=(True, True, False))
+    data = streams(volumes, {"labeled": 5})
+    covered, names = data[0]["labeled"]["covered"], data.cases_of(0)["labeled"]
+    assert covered.dtype == torch.bool
+    assert covered.tolist() == [[True, True, name != "l0"] for name in names]
 
 
 def test_what_cannot_be_sampled_is_refused(volumes):
