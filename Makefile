@@ -44,7 +44,7 @@ demo: env
 
 # a file's tests share what they make, so that each file goes to one process
 test: check
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-serving: label-env
 	$(LABEL_BIN)/python -m pytest serving/tests $(PYTEST)
