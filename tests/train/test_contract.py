@@ -15,6 +15,7 @@ import small_methods as small
 import torch
 import yaml
 from given_networks import factory
+from models import data_spec, make_bundle
 from stock import elsewhere
 from tiny import FAST, write_dataset
 
@@ -25,6 +26,7 @@ from medseg.method import Frozen, Method, Stream
 from medseg.workflows.evaluate.run import evaluate
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.run import train
+from medseg.workflows.train.self_training.prediction_store import PredictionStore
 
 SMALL = Path(small.__file__)
 QUICK = [change for change in FAST if "batch" not in change]
@@ -169,6 +171,39 @@ def test_a_rule_that_looks_at_all_labels_cases_for_the_next_stage(manifest, tmp_
     assert not (labels / "predictions").exists()
     train(task, manifest, run, method=small.LargestHalf, device="cpu", resume=True)
     assert len(predicted) == 3, "nothing is done again"
+
+
+class Unfinished(small.Rotation):
+    """Neither a segmenter nor anything for the next stage."""
+
+    pretrained = Method.pretrained
+
+
+def test_a_stage_that_leaves_nothing_is_refused(manifest, tmp_path):
+    task = write_task(tmp_path / "nothing.yaml", stage("Unfinished"), stage("supervised", init="previous"))
+    with pytest.raises(ConfigError, match="Unfinished makes no segmenter and has no pretrained"):
+        train(task, manifest, tmp_path / "run", method=Unfinished, device="cpu")
+
+
+def test_kept_predictions_are_those_of_the_same_networks_and_images(manifest, tmp_path):
+    bundles = [make_bundle(tmp_path / name, data_spec(modality=("MR",)), name=name) for name in ("unet", "vnet")]
+    data, rule = Manifest.load(manifest), small.LargestHalf(3)
+    case = data.unlabeled[0]
+
+    def predict_by(bundle: Path) -> torch.Tensor:
+        store = PredictionStore(bundle, torch.device("cpu"), rule, tmp_path / "kept")
+        try:
+            with store:
+                found = store.predict(data, case).labels[0].clone()
+                raise InterruptedError
+        except InterruptedError:  # a run that was stopped keeps what there is
+            return found
+
+    first = predict_by(bundles[0])
+    written = (tmp_path / "kept" / case.name / "label0.npy").stat().st_mtime_ns
+    assert torch.equal(predict_by(bundles[0]), first)
+    assert (tmp_path / "kept" / case.name / "label0.npy").stat().st_mtime_ns == written
+    assert not torch.equal(predict_by(bundles[1]), first)
 
 
 def test_the_network_before_is_asked_and_not_trained():

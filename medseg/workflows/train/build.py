@@ -235,6 +235,10 @@ def _check_product(method: Method, stage: Stage, *, is_last: bool) -> Frozen:
     """What a stage would leave to the next one."""
     segmenter = method.segmenter()
     if segmenter is None:
+        if type(method).pretrained is Method.pretrained:
+            raise ConfigError(
+                f"{stage.method.name} makes no segmenter and has no pretrained(), which the next stage needs"
+            )
         if is_last:
             raise ConfigError(f"the last stage makes no segmenter: {stage.method.name} only prepares weights")
         if stage.rounds or stage.then:

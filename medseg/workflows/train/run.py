@@ -126,6 +126,10 @@ def _label_for_next_stage(inputs: StageInputs, then: Labelling, networks: Path) 
     """The data set of the stages that follow: with labels by a rule, of what this stage's networks predict."""
     groups = streams_of(inputs.manifest)
     cases = [case for stream in then.cases for case in groups[stream]]
+    if not cases:
+        if distributed.rank() == 0:
+            say(f"warning: no {' or '.join(then.cases)} case: stage {inputs.index} labels nothing for the next one")
+        return inputs.manifest
     labeller = PseudoLabeller(
         number=1,
         folder=inputs.folder / "labels",

@@ -10,13 +10,14 @@ from typing import Self
 import numpy as np
 import torch
 
-from medseg.atomic import make_folder
+from medseg.atomic import make_folder, write_whole
 from medseg.manifest.manifest import Case, Manifest
 from medseg.method import Predictions, PseudoLabels
+from medseg.records import digest_of, hash_of
 from medseg.workflows.train.self_training.predict_views import Voter
 
 DONE = "complete"
-"""An empty file that says that the others are whole."""
+"""A file that says that the others are whole, and by which networks and of which images they are."""
 
 
 class PredictionStore:
@@ -33,6 +34,7 @@ class PredictionStore:
         self.networks, self.device, self.folder = networks, device, folder
         self.full = rule.needs == "probabilities"
         self.keeps = rule.looks_at_all
+        self._digest = digest_of(networks)
         self._voter: Voter | None = None
         self._open = ExitStack()
 
@@ -52,14 +54,16 @@ class PredictionStore:
             OutputError: predictions cannot be kept.
         """
         place = self.folder / case.name
-        if self.keeps and (place / DONE).exists():
+        key = hash_of([self._digest, self.full, [digest_of(path) for path in manifest.images(case)]])
+        if self.keeps and _key_of(place) == key:
             found = _read(place)
         else:
             if self._voter is None:
                 self._voter = self._open.enter_context(Voter(self.networks, self.device, full=self.full))
             found = self._voter(manifest.images(case))
             if self.keeps:
-                _write(make_folder(place), found)
+                self.forget(case)  # what other networks predicted
+                _write(make_folder(place), found, key)
         return Predictions(found.labels, found.confidences, found.probabilities, manifest.presence(case))
 
     def forget(self, case: Case) -> None:
@@ -67,13 +71,19 @@ class PredictionStore:
         shutil.rmtree(self.folder / case.name, ignore_errors=True)
 
 
-def _write(folder: Path, predictions: Predictions) -> None:
+def _key_of(folder: Path) -> str | None:
+    """Of what whole predictions are; None: there are none."""
+    done = folder / DONE
+    return done.read_text(encoding="utf-8") if done.exists() else None
+
+
+def _write(folder: Path, predictions: Predictions, key: str) -> None:
     for view, label in enumerate(predictions.labels):
         np.save(folder / f"label{view}.npy", label.numpy())
         np.save(folder / f"confidence{view}.npy", predictions.confidences[view].numpy())
         if predictions.probabilities is not None:
             np.save(folder / f"probabilities{view}.npy", predictions.probabilities[view].numpy())
-    (folder / DONE).touch()
+    write_whole(folder / DONE, key)
 
 
 def _read(folder: Path) -> Predictions:
