@@ -1,14 +1,19 @@
 """Supervised training, the template of a method: L = dice (1 - soft Dice) + cross_entropy CE.
 
-Milletari, Navab, Ahmadi: V-Net, 3DV 2016 (Dice); Isensee et al.: nnU-Net, Nature Methods 2021 (their sum).
+Milletari, Navab, Ahmadi: V-Net, 3DV 2016 (Dice); Isensee et al.: nnU-Net, Nature Methods 2021 (their sum). In place of
+the cross-entropy CE another loss can be named, see `medseg.ops.pixel_losses`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
 from medseg.method import Batch, Clock, Method, Networks
 from medseg.ops import losses
+from medseg.ops.pixel_losses import pixel_loss
 
 
 class Supervised(Method):
@@ -17,11 +22,23 @@ class Supervised(Method):
     Args:
         networks: makes the network.
         dice: weight of the Dice term.
-        cross_entropy: weight of the cross-entropy term.
+        cross_entropy: weight of the cross-entropy term, or of the loss that takes its place.
+        loss: "cross_entropy" or "locally_adaptive".
+        loss_options: keywords of that loss.
     """
 
-    def __init__(self, networks: Networks, *, dice: float = 1.0, cross_entropy: float = 1.0) -> None:
+    def __init__(
+        self,
+        networks: Networks,
+        *,
+        dice: float = 1.0,
+        cross_entropy: float = 1.0,
+        loss: str = "cross_entropy",
+        loss_options: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(networks)
+        self.loss_name = loss
+        self.loss = pixel_loss(loss, networks.spatial_dims, loss_options)
         self.network = networks.segmenter()
         self.dice, self.cross_entropy = dice, cross_entropy
 
@@ -30,11 +47,11 @@ class Supervised(Method):
         return self.network
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
-        """Terms `dice` and `cross_entropy`."""
+        """Terms `dice` and `cross_entropy`, or the name of the loss in its place."""
         labeled = batch["labeled"]
         label, covered = labeled["label"], labeled.get("covered")
         logits = self.network(labeled["image"])
         return {
             "dice": self.dice * losses.soft_dice(logits, label, covered),
-            "cross_entropy": self.cross_entropy * losses.cross_entropy(logits, label, covered),
+            self.loss_name: self.cross_entropy * self.loss(logits, label, covered),
         }
