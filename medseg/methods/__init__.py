@@ -33,6 +33,8 @@ __all__ = [
 METHODS: dict[str, str] = {
     "supervised": "medseg.methods.supervised:Supervised",
     "dtc": "medseg.methods.dtc:DTC",
+    "mean_teacher": "medseg.methods.mean_teacher:MeanTeacher",
+    "ael": "medseg.methods.ael:AEL",
 }
 
 RULES: dict[str, str] = {

@@ -12,8 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from medseg.method import Batch, Clock, Method, Networks
-from medseg.ops import losses
-from medseg.ops.pixel_losses import pixel_loss
+from medseg.ops.pixel_losses import SupervisedTerms
 
 
 class Supervised(Method):
@@ -37,10 +36,10 @@ class Supervised(Method):
         loss_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(networks)
-        self.loss_name = loss
-        self.loss = pixel_loss(loss, networks.spatial_dims, loss_options)
+        self.terms = SupervisedTerms(
+            networks.spatial_dims, dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options
+        )
         self.network = networks.segmenter()
-        self.dice, self.cross_entropy = dice, cross_entropy
 
     def segmenter(self) -> nn.Module:
         """The network."""
@@ -49,9 +48,4 @@ class Supervised(Method):
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Terms `dice` and `cross_entropy`, or the name of the loss in its place."""
         labeled = batch["labeled"]
-        label, covered = labeled["label"], labeled.get("covered")
-        logits = self.network(labeled["image"])
-        return {
-            "dice": self.dice * losses.soft_dice(logits, label, covered),
-            self.loss_name: self.cross_entropy * self.loss(logits, label, covered),
-        }
+        return self.terms(self.network(labeled["image"]), labeled["label"], labeled.get("covered"))

@@ -1,4 +1,4 @@
-"""The supervised term of every method by its name: cross-entropy, or what a paper puts in its place."""
+"""The supervised terms that all methods share: Dice, and cross-entropy or what a paper puts in its place."""
 
 from __future__ import annotations
 
@@ -43,3 +43,31 @@ def pixel_loss(name: str, spatial_dims: int, options: Mapping[str, Any] | None =
         raise ValueError(f"loss {name} has no option {unknown[0]!r}; it has {', '.join(accepted)}")
     hints = get_type_hints(LocallyAdaptiveLoss.__init__)
     return LocallyAdaptiveLoss(spatial_dims, **typed(given, hints, f"loss {name}"))
+
+
+class SupervisedTerms:
+    """Dice and a pixel loss of labelled images, with their weights.
+
+    Args:
+        spatial_dims: 2 or 3.
+        dice: weight of the Dice term.
+        cross_entropy: weight of the cross-entropy, or of the loss that takes its place.
+        loss: one of `PIXEL_LOSSES`.
+        loss_options: keywords of that loss.
+
+    Raises:
+        ConfigError, ValueError: as `pixel_loss`.
+    """
+
+    def __init__(
+        self, spatial_dims: int, *, dice: float, cross_entropy: float, loss: str, loss_options: Mapping[str, Any] | None
+    ) -> None:
+        self.dice, self.cross_entropy, self.name = dice, cross_entropy, loss
+        self.loss = pixel_loss(loss, spatial_dims, loss_options)
+
+    def __call__(self, logits: Tensor, label: Tensor, covered: Tensor | None = None) -> dict[str, Tensor]:
+        """Terms `dice`, and `cross_entropy` or the name of the loss in its place; shapes as in `PixelLoss`."""
+        return {
+            "dice": self.dice * losses.soft_dice(logits, label, covered),
+            self.name: self.cross_entropy * self.loss(logits, label, covered),
+        }

@@ -1,0 +1,111 @@
+"""Mean teacher and CutMix: what an averaged teacher says of unlabelled images is learnt on changed views of them.
+
+A. Tarvainen, H. Valpola: Mean teachers are better role models, NeurIPS 2017; arXiv 1703.01780.
+G. French, S. Laine, T. Aila, M. Mackiewicz, G. Finlayson: Semi-supervised semantic segmentation needs strong, varied
+perturbations, BMVC 2020; arXiv 1906.01916.
+
+    L = L_s + w(t) L_u
+    target "probabilities":  L_u = mean over voxels and classes of (softmax f(v) - softmax g)^2
+    target "pseudo_labels":  L_u = mean over voxels with max softmax g >= threshold of CE(f(v), argmax g)
+
+f: the network; g: logits of its averaged teacher on the images as they are; v: the images with changed intensities.
+With `mix: cutmix` v is each image with a box of another one in it, half of the image large, and g is mixed in the same
+way before it becomes a target. w rises from 0 over the first part of the run: with a network that starts anew, what
+the teacher says at first is noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name
+from torch import Tensor, nn
+
+from medseg.method import LABELED, UNLABELED, Batch, Clock, Method, Networks
+from medseg.ops import losses, mixing
+from medseg.ops.pixel_losses import SupervisedTerms
+from medseg.ops.schedules import sigmoid_rampup
+from medseg.ops.strong_views import jitter_intensities
+from medseg.ops.teacher import AveragedTeacher
+
+
+class MeanTeacher(Method):
+    """Consistency with an averaged teacher, on jittered or mixed images.
+
+    Args:
+        networks: makes the network.
+        consistency: final weight w of L_u.
+        target: what the teacher's output becomes.
+        threshold: probability below which a pseudo-label is not learnt.
+        mix: whether boxes of other images are pasted in.
+        jitter: strength of the changes of intensities, see `medseg.ops.strong_views.jitter_intensities`.
+        decay: of the teacher, in the end.
+        rampup: part of the run in which w rises; 0: it is constant.
+        dice: weight of the Dice term of L_s.
+        cross_entropy: weight of its cross-entropy, or of the loss that takes its place.
+        loss: "cross_entropy" or "locally_adaptive".
+        loss_options: keywords of that loss.
+    """
+
+    streams = (LABELED, UNLABELED)
+
+    def __init__(
+        self, networks: Networks, *,
+        consistency: float = 1.0, target: Literal["probabilities", "pseudo_labels"] = "probabilities",
+        threshold: float = 0.0, mix: Literal["none", "cutmix"] = "none", jitter: float = 0.3,
+        decay: float = 0.99, rampup: float = 0.4,
+        dice: float = 1.0, cross_entropy: float = 1.0,
+        loss: str = "cross_entropy", loss_options: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(networks)
+        self.terms = SupervisedTerms(
+            networks.spatial_dims, dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options
+        )
+        self.network = networks.segmenter()
+        self.teacher = AveragedTeacher(self.network, decay=decay)
+        self.consistency, self.target, self.threshold = consistency, target, threshold
+        self.mix, self.jitter, self.rampup = mix, jitter, rampup
+
+    def segmenter(self) -> nn.Module:
+        """The teacher's network."""
+        return self.teacher.network
+
+    def after_step(self, clock: Clock) -> None:
+        """Move the teacher."""
+        self.teacher.follow(self.network, clock.iteration)
+
+    def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """The terms of L_s, and `consistency`."""
+        labeled, images = batch["labeled"], batch["unlabeled"]["image"]
+        size = len(labeled["image"])
+        targets = self.teacher(images)
+        if self.mix == "cutmix":
+            images, targets = mix_boxes(images, targets)
+        logits = self.network(torch.cat([labeled["image"], jitter_intensities(images, self.jitter)])).float()
+        terms = self.terms(logits[:size], labeled["label"], labeled.get("covered"))
+        ramp = sigmoid_rampup(clock.fraction / self.rampup) if self.rampup else 1.0
+        return {**terms, "consistency": self.consistency * ramp * self._distance(logits[size:], targets)}
+
+    def _distance(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """L_u of the student's and the teacher's logits `(B, classes, *spatial)`."""
+        if self.target == "probabilities":
+            return ((logits.softmax(1) - targets.softmax(1)) ** 2).mean()
+        confidence, pseudo = targets.softmax(1).max(1)
+        cost = F.cross_entropy(logits, pseudo, reduction="none")
+        return losses.masked_mean(cost, confidence >= self.threshold)
+
+
+def mix_boxes(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Images and the teacher's logits with a box of another image of the batch in each.
+
+    Args:
+        images: `(B, C, *spatial)`.
+        targets: `(B, classes, *spatial)`.
+    """
+    donors = mixing.other_images(len(images))
+    shape = images.shape[2:]
+    boxes = [mixing.random_box(shape) for _ in donors]
+    masks = mixing.box_masks(boxes, shape, images.device)
+    return mixing.paste(images, images[donors], masks), mixing.paste(targets, targets[donors], masks)

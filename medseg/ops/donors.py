@@ -1,0 +1,72 @@
+"""Images kept during a training, so that a class which few images hold can be fetched when it is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class DonorBank(nn.Module):
+    """The last patches that hold each class. Part of the checkpoints; processes that train together share rank 0's.
+
+    Args:
+        classes: number of classes with background.
+        slots: patches that are kept of each class.
+    """
+
+    filled: Tensor
+    newest: Tensor
+    images: Tensor
+    labels: Tensor
+
+    def __init__(self, classes: int, slots: int) -> None:
+        super().__init__()
+        if slots < 1:
+            raise ValueError(f"{slots} donors of each class: must be at least 1")
+        self.classes, self.slots = classes, slots
+        self.register_buffer("filled", torch.zeros(classes, slots, dtype=torch.bool))
+        self.register_buffer("newest", torch.zeros(classes, dtype=torch.long))
+        self.register_buffer("images", torch.zeros(0))  # (classes, slots, Cin, *patch), once a patch is known
+        self.register_buffer("labels", torch.zeros(0, dtype=torch.uint8))  # (classes, slots, 1, *patch)
+
+    def holds(self, value: int) -> bool:
+        """Whether there is a patch with this class."""
+        return bool(self.filled[value].any())
+
+    def draw(self, value: int) -> int:
+        """The slot of one of the patches with this class."""
+        slots = self.filled[value].nonzero().flatten()
+        return int(slots[int(torch.randint(len(slots), ()))])
+
+    @torch.no_grad()
+    def store(self, value: int, image: Tensor, label: Tensor) -> None:
+        """Keep a patch in the place of the oldest one of its class.
+
+        Args:
+            value: the class.
+            image: `(Cin, *patch)`.
+            label: `(1, *patch)` class indices, those that the patch is kept for.
+        """
+        if self.images.numel() == 0:
+            self.images = image.new_zeros(self.classes, self.slots, *image.shape, dtype=torch.float32)
+            self.labels = label.new_zeros(self.classes, self.slots, *label.shape, dtype=torch.uint8)
+        slot = int(self.newest[value])
+        self.images[value, slot] = image.float()
+        self.labels[value, slot] = label.to(torch.uint8)
+        self.filled[value, slot] = True
+        self.newest[value] = (slot + 1) % self.slots
+
+    def forget(self, value: int, slot: int) -> None:
+        """Remove a patch, which no longer seems to hold its class."""
+        self.filled[value, slot] = False
+
+    def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, *more: Any) -> None:
+        """The patches of a checkpoint have the size that they had there."""
+        for name in ("images", "labels"):
+            if f"{prefix}{name}" in state:
+                found = state[f"{prefix}{name}"]
+                setattr(self, name, torch.zeros_like(found, device=getattr(self, name).device))
+        super()._load_from_state_dict(state, prefix, *more)
