@@ -56,7 +56,7 @@ def split_folds(manifest: Manifest, folds: int, seed: int = 0) -> tuple[tuple[st
     labelled = [case for case in manifest.training if case.label]
     subjects = sorted({subject_of(case) for case in labelled})
     if len(subjects) < folds:
-        what = f"{len(subjects)} labelled subjects under 'training' are too few for {folds} folds"
+        what = f"{len(subjects)} labelled subjects are too few for {folds} folds"
         raise ManifestError(what, path=manifest.path, hint="ask for fewer folds")
     given = _given_folds(manifest, folds)
     if not given:

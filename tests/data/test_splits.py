@@ -110,7 +110,7 @@ def test_the_folds_of_the_manifest_are_taken_whatever_the_seed():
 @pytest.mark.parametrize(
     ("training", "folds", "said"),
     [
-        ([*frames("a", fold=0), *frames("b", fold=1)], 3, "2 labelled subjects under 'training' are too few"),
+        ([*frames("a", fold=0), *frames("b", fold=1)], 3, "2 labelled subjects are too few"),
         ([*frames("a", fold=0), *frames("b", fold=1), *frames("c")], 2, "labelled ones do not: c_1, c_2; give each"),
         ([*frames("a", fold=0), *frames("b", fold=2)], 2, "others: b_1 (2), b_2 (2); accepted are the folds 0 to 1"),
         ([*frames("a", fold=0), *frames("b", fold=-1)], 2, "b_1 (-1), b_2 (-1)"),
