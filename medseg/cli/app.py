@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -17,7 +18,7 @@ from medseg.workflows.data.options import CheckOptions, InitOptions
 from medseg.workflows.demo.options import DemoOptions
 from medseg.workflows.evaluate.options import EvaluateOptions
 from medseg.workflows.predict.options import PredictOptions
-from medseg.workflows.train.options import PlanOptions, TrainOptions
+from medseg.workflows.train.options import ALL, PlanOptions, TrainOptions
 
 app = typer.Typer(
     name="medseg",
@@ -61,21 +62,35 @@ def common(
 def train(options: TrainOptions) -> None:
     """Train a pipeline on a data set; the product is a MONAI bundle in the run folder."""
     from medseg.manifest.manifest import Manifest
+    from medseg.manifest.splits import fold_manifest
     from medseg.methods import locate_methods
     from medseg.workflows.train.settings import load
 
     # mistakes that need no torch are found at once
     load(options.task, options.overrides, locate_methods(options.method))
-    Manifest.load(options.data)
-    from medseg.cli.next_commands import predict_command
+    manifest = Manifest.load(options.data)
+    if options.folds is not None:
+        fold_manifest(manifest, options.folds, options.chosen_folds[0], options.split_seed, section="validation")
     from medseg.workflows.train.run import run_training
-    from medseg.workflows.train.run_folder import describe_validation
 
     run = run_training(options)
     if os.environ.get("RANK", "0") == "0":
-        typer.echo(f"{describe_validation(run)}; the bundle:", err=True)
-        typer.echo(str(run / "bundle"))
-        _print_next(predict_command(run, options.data))
+        _tell_training(options, run)
+
+
+def _tell_training(options: TrainOptions, run: Path) -> None:
+    """How good the networks are, and where."""
+    from medseg.cli.next_commands import predict_command
+    from medseg.workflows.train.run_folder import describe_validation
+
+    if options.fold == ALL:
+        for fold in options.chosen_folds:
+            typer.echo(f"fold {fold}: {describe_validation(run / f'fold{fold}')}", err=True)
+        typer.echo(str(run))
+        return
+    typer.echo(f"{describe_validation(run)}; the bundle:", err=True)
+    typer.echo(str(run / "bundle"))
+    _print_next(predict_command(run, options.data if options.folds is None else run / "manifest.json"))
 
 
 def plan(options: PlanOptions) -> None:

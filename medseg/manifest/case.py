@@ -59,7 +59,7 @@ class Case(Item):
             known of the others.
         maps: name -> file of a map on the image's grid, such as saliency, for methods that ask for it.
         subject: whose image it is.
-        fold: of a cross-validation.
+        fold: of a cross-validation, from 0; without it, folds are drawn by subject.
         case: its name, where the file's name will not do.
     """
 

@@ -165,7 +165,7 @@ def test_a_folder_with_a_run_is_not_touched(manifest, tmp_path):
 
 def test_a_run_of_another_command_is_not_continued(manifest, tmp_path):
     run = train("supervised", manifest, tmp_path / "run", overrides=FAST)
-    with pytest.raises(ConfigError, match=r"--set or --budget: pipeline\.seed was 0 and is 3; resume with the same"):
+    with pytest.raises(ConfigError, match=r"--fold or --budget: pipeline\.seed was 0 and is 3; resume with the same"):
         train("supervised", manifest, run, overrides=[*FAST, "seed=3"], resume=True)
     assert train("supervised", manifest, run, overrides=FAST, resume=True) == run
     record = run / "run.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.manifest.json_file import read_json
 from medseg.manifest.manifest import SECTIONS, Case, Manifest
+from medseg.manifest.splits import draw_lot
 from medseg.options import api
 from medseg.workflows.data.init_from_folders import from_folders
 from medseg.workflows.data.init_from_nnunet import from_nnunet, is_nnunet
@@ -122,7 +122,7 @@ def _split(manifest: Manifest, share: float, seed: int) -> Manifest:
     if manifest.validation:
         what = f"already has {len(manifest.validation)} validation cases"
         raise ManifestError(what, path=manifest.path, hint="leave --validation out")
-    subjects = sorted({_subject(c) for c in manifest.training}, key=lambda s: _draw(seed, s))
+    subjects = sorted({_subject(c) for c in manifest.training}, key=lambda s: draw_lot(seed, s))
     count = max(1, round(share * len(subjects)))
     if count >= len(subjects):
         what = f"{count} of {len(subjects)} labelled subjects for validation leave none for training"
@@ -134,8 +134,3 @@ def _split(manifest: Manifest, share: float, seed: int) -> Manifest:
     }
     counts = {"numTraining": len(parts["training"])} if "numTraining" in (manifest.model_extra or {}) else {}
     return manifest.model_copy(update={**parts, **counts})
-
-
-def _draw(seed: int, subject: str) -> bytes:
-    """A subject's lot: the same on every machine, whatever other subjects there are."""
-    return hashlib.sha256(f"{seed}:{subject}".encode()).digest()

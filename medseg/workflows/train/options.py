@@ -22,6 +22,9 @@ Methods = Annotated[
 Device = Annotated[str, Option("auto, cpu, cuda, cuda:N or mps.")]
 Budget = Annotated[str | None, Option("Time for training, e.g. 25m: the plan is made to fit this machine.")]
 
+ALL = "all"
+"""Of `--fold`: one training after the other."""
+
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 SHORTEST_BUDGET = 10.0
 """Seconds; loading a case and measuring a step take longer."""
@@ -59,11 +62,17 @@ class TrainOptions:
     resume: Annotated[bool, Option("Continue an interrupted run.")] = False
     init_from: Annotated[Path | None, Option("Run or bundle whose weights to start from, class by class.")] = None
     start: Annotated[Path | None, Option("Former name of --init-from.")] = None
+    folds: Annotated[int | None, Option("Cross-validation: in how many folds to split the subjects.")] = None
+    fold: Annotated[str | None, Option("Which fold is the validation: 0, 1, ... or all of them.")] = None
+    split_seed: Annotated[int, Option("Of the split into folds.")] = 0
 
     def __post_init__(self) -> None:
         if self.budget is not None:
             budget_seconds(self.budget)  # first: what is no text is a number without a unit
+        if self.fold is not None:
+            object.__setattr__(self, "fold", str(self.fold))  # in Python it may be a number
         check_types(self)
+        self._check_folds()
         if self.start is not None:
             if self.init_from is not None and self.init_from != self.start:
                 raise ConfigError("--start is the former name of --init-from; give one of them")
@@ -71,10 +80,37 @@ class TrainOptions:
             object.__setattr__(self, "init_from", self.start)
             object.__setattr__(self, "start", None)
 
+    def _check_folds(self) -> None:
+        """See that the options of a cross-validation are all there, and no others.
+
+        Raises:
+            ConfigError: they are not.
+        """
+        if self.folds is None:
+            if self.fold is not None or self.split_seed:
+                raise ConfigError("--fold and --split-seed are of a cross-validation: say --folds as well")
+            return
+        if self.folds < 2:
+            raise ConfigError(f"--folds {self.folds}: accepted are 2 and more")
+        accepted = [ALL, *map(str, range(self.folds))]
+        if self.fold not in accepted:
+            found = "--fold is missing" if self.fold is None else f"--fold {self.fold}"
+            raise ConfigError(f"--folds {self.folds}: {found}; accepted are 0 to {self.folds - 1}, or {ALL}")
+
+    @property
+    def chosen_folds(self) -> list[int]:
+        """The folds to train, in order; none without a cross-validation."""
+        if self.folds is None or self.fold is None:
+            return []
+        return list(range(self.folds)) if self.fold == ALL else [int(self.fold)]
+
     @property
     def folder(self) -> Path:
-        """The run folder."""
-        return self.output or Path("runs") / f"{Path(self.task).stem}-{self.data.stem}"
+        """The run folder; of all folds the folder of their run folders `fold0`, `fold1`, ..."""
+        if self.output is not None:
+            return self.output
+        folder = Path("runs") / f"{Path(self.task).stem}-{self.data.stem}"
+        return folder / f"fold{self.fold}" if self.fold not in (None, ALL) else folder
 
 
 def budget_seconds(budget: str) -> float:

@@ -24,6 +24,7 @@ from medseg.stopping import report_stop
 from medseg.workflows.train import settings
 from medseg.workflows.train.build import StageInputs, StageResult
 from medseg.workflows.train.check_before import check_files, check_space, find_warnings
+from medseg.workflows.train.folds import TrainingRun, list_runs
 from medseg.workflows.train.options import TrainOptions
 from medseg.workflows.train.plan import plan_pipeline, print_plan
 from medseg.workflows.train.run_folder import RUN, claim
@@ -44,7 +45,7 @@ def run_training(options: TrainOptions) -> Path:
             must not hold a run already, unless `resume`; `method` names classes of your own, whose files are executed.
 
     Returns:
-        The run folder; its `bundle` is the product.
+        The run folder; its `bundle` is the product. With `fold="all"` the folder of the runs `fold0`, `fold1`, ...
 
     Raises:
         MedsegError: anything about task, manifest, data or folder that the user can mend.
@@ -61,40 +62,44 @@ def run_training(options: TrainOptions) -> Path:
     """
     own = methods.locate_methods(options.method)
     pipeline = settings.load(options.task, options.overrides, own)
-    manifest = Manifest.load(options.data)
+    runs = list_runs(options, Manifest.load(options.data))
     with methods.use_methods(own):
-        return _train(pipeline, manifest, options)
+        device = distributed.setup(options.device)
+        try:
+            for run in runs:
+                if run.split is not None and distributed.rank() == 0:
+                    say(f"fold {run.split['fold']}: {len(run.manifest.validation)} cases held out")
+                with report_stop(run.place):
+                    _train(pipeline, run, options, device)
+        finally:
+            distributed.finish()
+    return options.folder
 
 
 train = api(TrainOptions, run_training)
 
 
-def _train(pipeline: Pipeline, manifest: Manifest, options: TrainOptions) -> Path:
-    output = options.folder
-    device = distributed.setup(options.device)
+def _train(pipeline: Pipeline, run: TrainingRun, options: TrainOptions, device: torch.device) -> None:
+    output, manifest = run.folder, run.manifest
     start = open_bundle(options.init_from) if options.init_from else None
-    record = _record(output, pipeline, manifest, options.budget, start.digest if start else None)
+    record = _record(run, pipeline, options.budget, start.digest if start else None)
     if options.resume:
         settings.check_resumable(output)
     claim(output, record, resume=options.resume)
-    try:
-        with report_stop("before training began"):
-            resolved = _resolve(add_hashes(pipeline), manifest, options, device, record, start)
-        result = StageResult(start.path, {"start": start.path}) if start else None
-        for index in range(len(resolved.stages)):
-            several = len(resolved.stages) > 1
-            folder = output / f"stage{index}" if several else output
-            inputs = StageInputs(resolved, index, manifest, folder, output / "cache", device)
-            with report_stop(f"in stage {index}" if several else ""):
-                result = _train_stage(inputs, output, result, record.key, resume=options.resume)
-                if inputs.stage.then:
-                    manifest = _label_for_next_stage(inputs, inputs.stage.then, result.bundle)
-        distributed.barrier()
-        if distributed.rank() == 0:
-            shutil.rmtree(output / "cache", ignore_errors=True)  # as large as the data, and quickly made again
-    finally:
-        distributed.finish()
-    return output
+    with report_stop("before training began"):
+        resolved = _resolve(add_hashes(pipeline), run, options, device, record, start)
+    result = StageResult(start.path, {"start": start.path}) if start else None
+    for index in range(len(resolved.stages)):
+        several = len(resolved.stages) > 1
+        folder = output / f"stage{index}" if several else output
+        inputs = StageInputs(resolved, index, manifest, folder, output / "cache", device)
+        with report_stop(f"in stage {index}" if several else ""):
+            result = _train_stage(inputs, output, result, record.key, resume=options.resume)
+            if inputs.stage.then:
+                manifest = _label_for_next_stage(inputs, inputs.stage.then, result.bundle)
+    distributed.barrier()
+    if distributed.rank() == 0:
+        shutil.rmtree(output / "cache", ignore_errors=True)  # as large as the data, and quickly made again
 
 
 def _train_stage(
@@ -147,14 +152,14 @@ def _label_for_next_stage(inputs: StageInputs, then: Labelling, networks: Path) 
 
 def _resolve(
     pipeline: Pipeline,
-    manifest: Manifest,
+    run: TrainingRun,
     options: TrainOptions,
     device: torch.device,
     record: Record,
     start: OpenBundle | None,
 ) -> Pipeline:
     """The pipeline with its plan, made once by rank 0 and then read by all and by every resumption."""
-    output = options.folder
+    output, manifest = run.folder, run.manifest
     path = output / "pipeline.yaml"
     if distributed.rank() == 0 and not path.exists():
         check_writable(output)
@@ -183,10 +188,12 @@ def versions() -> dict[str, str]:
     return installed
 
 
-def _record(output: Path, pipeline: Pipeline, manifest: Manifest, budget: str | None, start: str | None) -> Record:
+def _record(run: TrainingRun, pipeline: Pipeline, budget: str | None, start: str | None) -> Record:
     """Of what was asked for; a run is only resumed by the same command, of this version or a later one."""
-    inputs: dict[str, Any] = {"manifest": manifest.model_dump(mode="json")}
+    inputs: dict[str, Any] = {"manifest": run.manifest.model_dump(mode="json")}
     if start:
         inputs["start"] = start
-    asked = {"pipeline": pipeline.model_dump(mode="json"), "budget": budget}
-    return Record(output / RUN, inputs=inputs, settings=asked, version=None)
+    asked: dict[str, Any] = {"pipeline": pipeline.model_dump(mode="json"), "budget": budget}
+    if run.split is not None:
+        asked["split"] = run.split
+    return Record(run.folder / RUN, inputs=inputs, settings=asked, version=None)

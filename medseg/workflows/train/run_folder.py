@@ -48,8 +48,9 @@ def claim(output: Path, record: Record, *, resume: bool) -> None:
         elif file.exists() and not resume:
             raise OutputError("holds a run already", path=output, hint="--resume to continue it, or another --output")
         elif file.exists() and _recorded_key(file) != record.key:
+            options = "task, manifest, --method, --set, --fold or --budget"
             raise ConfigError(
-                f"this run was started with another task, manifest, --method, --set or --budget: {record.difference()}",
+                f"this run was started with another {options}: {record.difference()}",
                 path=output,
                 hint="resume with the same command, or choose another --output",
             )
