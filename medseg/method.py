@@ -67,10 +67,14 @@ class Clock:
     Args:
         iteration: 0-based step.
         total: steps of the whole run.
+        round_number: of rounds with pseudo-labels; 0 is the training of the teachers.
+        round_count: rounds after that one.
     """
 
     iteration: int
     total: int
+    round_number: int = 0
+    round_count: int = 0
 
     @property
     def fraction(self) -> float:

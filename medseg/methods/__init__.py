@@ -35,10 +35,12 @@ METHODS: dict[str, str] = {
     "dtc": "medseg.methods.dtc:DTC",
     "mean_teacher": "medseg.methods.mean_teacher:MeanTeacher",
     "ael": "medseg.methods.ael:AEL",
+    "crest": "medseg.methods.crest:CReST",
 }
 
 RULES: dict[str, str] = {
     "dmpct": "medseg.methods.dmpct:VoteOfViews",
+    "crest": "medseg.methods.crest:ClassRebalanced",
 }
 """Pseudo-label rules."""
 

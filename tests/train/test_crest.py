@@ -1,0 +1,205 @@
+"""CReST: rates, exact shares and distribution alignment against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from given_networks import factory
+
+from medseg import methods
+from medseg.errors import ConfigError
+from medseg.method import Clock
+from medseg.methods.crest import SLOTS, align, alignment_exponent, alignment_target
+from medseg.ops.rebalancing import choose_share, class_rates, count_scores, keep_share, ordered_code
+
+
+@pytest.mark.parametrize(
+    ("counts", "alpha", "worked_out"),
+    [
+        ((100, 10, 1), 1 / 3, (0.21544, 0.46416, 1)),
+        ((100, 10, 1), 1 / 2, (0.1, 0.31623, 1)),
+        ((100, 10, 1), 1, (0.01, 0.1, 1)),
+        ((100, 10, 1), 0, (1, 1, 1)),
+        ((10, 100, 1), 1 / 3, (0.46416, 0.21544, 1)),
+        ((1000, 300, 50, 5), 1 / 3, (0.171, 0.368, 0.669, 1)),
+        ((100, 0, 1), 1 / 2, (0.1, 0, 1)),
+        ((7, 7, 7), 1 / 3, (1, 1, 1)),
+        ((0, 0), 1 / 3, (0, 0)),
+    ],
+)
+def test_rates_by_rank(counts, alpha, worked_out):
+    assert class_rates(counts, alpha=alpha) == pytest.approx(worked_out, abs=5e-4)
+
+
+def test_rates_of_a_geometric_tail():
+    counts = [1000 * 100 ** (-rank / 9) for rank in range(10)]
+    wanted = (0.21544, 0.25551, 0.30303, 0.35938, 0.42622, 0.50548, 0.59948, 0.71097, 0.84319, 1)
+    assert class_rates(counts, alpha=1 / 3) == pytest.approx(wanted, abs=1e-5)
+    assert class_rates(counts, alpha=1 / 3, rate="inverse") == pytest.approx(wanted, abs=1e-5)
+
+
+def test_rates_by_size():
+    assert class_rates((1000, 300, 50, 5), alpha=1 / 3, rate="inverse") == pytest.approx(
+        (0.171, 0.255, 0.464, 1), abs=5e-4
+    )
+    voxels = class_rates((10**7, 2 * 10**5, 5000), alpha=1 / 3, rate="inverse")
+    assert voxels == pytest.approx((0.0794, 0.2924, 1), abs=5e-4)
+    assert class_rates((10**4, 1), alpha=1 / 3) == pytest.approx((0.0464, 1), abs=1e-4)
+    assert class_rates((10**9, 1), alpha=1, least=0.01) == [0.01, 1]
+
+
+def test_classes_of_one_size_share_the_mean_of_their_ranks():
+    assert class_rates((50, 50, 10), alpha=1 / 3) == pytest.approx(((0.5848 + 1) / 2, (0.5848 + 1) / 2, 1), abs=1e-4)
+
+
+def test_codes_keep_the_order_of_the_scores():
+    scores = np.array([-60000, -1.5, -1e-7, 0.0, 1e-7, 0.5, 3.0, 3.002, 60000], np.float16)
+    codes = ordered_code(scores)
+    assert (np.diff(codes) > 0).all()
+    assert (ordered_code(-scores) == -codes).all()
+
+
+def kept_of(scores: dict[str, np.ndarray], rate: float, seed: int = 0) -> dict[str, np.ndarray]:
+    codes = {name: ordered_code(each) for name, each in scores.items()}
+    cut, quotas = choose_share({name: count_scores(each) for name, each in codes.items()}, rate, seed)
+    return {name: keep_share(each, cut, quotas[name], seed=seed, name=name) for name, each in codes.items()}
+
+
+def test_the_most_confident_are_kept_by_hand():
+    """floor(0.46416 * 8) = 3."""
+    kept = kept_of({"a": np.array([0.99, 0.5, 0.9, 0.8, 0.7, 0.6, 0.55, 0.97])}, 0.46416)
+    assert np.flatnonzero(kept["a"]).tolist() == [0, 2, 7]
+
+
+@pytest.mark.parametrize(("there", "rate", "added"), [(60, 0.21544, 12), (20, 0.46416, 9), (8, 1.0, 8), (0, 1.0, 0)])
+def test_numbers_added_by_hand(there, rate, added):
+    scores = np.random.default_rng(0).random(there)
+    assert int(kept_of({"a": scores[: there // 3], "b": scores[there // 3 :]}, rate)["b"].sum()) <= added
+    assert (
+        sum(int(each.sum()) for each in kept_of({"a": scores[: there // 3], "b": scores[there // 3 :]}, rate).values())
+        == added
+    )
+
+
+def test_the_share_is_that_of_a_full_sort_over_all_cases():
+    rng = np.random.default_rng(0)
+    scores = {name: rng.normal(5, 3, 250_000).astype(np.float16) for name in "abcd"}
+    kept = kept_of(scores, 0.27144)
+    assert sum(int(each.sum()) for each in kept.values()) == 271_440
+    chosen = np.concatenate([scores[name][kept[name]] for name in scores])
+    left = np.concatenate([scores[name][~kept[name]] for name in scores])
+    assert chosen.min() >= left.max()
+
+
+def test_of_equal_scores_exactly_the_share_is_kept_and_the_same_again():
+    scores = {"a": np.full(900, 12.0), "b": np.concatenate([np.full(90, 12.0), np.linspace(0, 1, 110)])}
+    first, again = kept_of(scores, 0.3), kept_of(scores, 0.3)
+    assert sum(int(each.sum()) for each in first.values()) == 330
+    assert all((first[name] == again[name]).all() for name in scores)
+    assert int(first["b"][90:].sum()) == 0
+    other = kept_of(scores, 0.3, seed=1)
+    assert any((first[name] != other[name]).any() for name in scores)
+
+
+def test_schedules_by_hand():
+    assert [alignment_exponent(g, 5, 0.5) for g in range(6)] == pytest.approx([1, 0.9, 0.8, 0.7, 0.6, 0.5])
+    assert [alignment_exponent(g, 5, 0.8) for g in range(6)] == pytest.approx([1, 0.96, 0.92, 0.88, 0.84, 0.8])
+    assert alignment_exponent(0, 0, 0.5) == 1
+
+
+@pytest.mark.parametrize(
+    ("exponent", "target"),
+    [
+        (1, (0.90090, 0.09009, 0.00901)),
+        (0.75, (0.82682, 0.14703, 0.02615)),
+        (0.5, (0.70610, 0.22329, 0.07061)),
+        (0, (1 / 3, 1 / 3, 1 / 3)),
+    ],
+)
+def test_targets_by_hand(exponent, target):
+    shares = torch.tensor([100.0, 10.0, 1.0]) / 111
+    assert alignment_target(shares, exponent).tolist() == pytest.approx(target, abs=1e-5)
+
+
+def test_alignment_by_hand():
+    target = alignment_target(torch.tensor([100.0, 10.0, 1.0]) / 111, 0.5)
+    q = torch.tensor([0.7, 0.2, 0.1]).view(1, 3, 1, 1)
+    predicted = torch.tensor([0.8, 0.15, 0.05])
+    assert align(q, target, predicted).flatten().tolist() == pytest.approx((0.58464, 0.28172, 0.13363), abs=1e-4)
+    assert align(predicted.view(1, 3, 1, 1), target, predicted).flatten().tolist() == pytest.approx(
+        target.tolist(), abs=1e-4
+    )
+    uniform = torch.full((3,), 1 / 3)
+    assert align(q, uniform, uniform).flatten().tolist() == pytest.approx((0.7, 0.2, 0.1), abs=1e-6)
+
+
+def test_the_moving_average_of_shares_by_hand():
+    method = methods.build("crest", factory(2, 3))
+    shares = torch.tensor([0.8, 0.15, 0.05]).view(1, 3, 1, 1)
+    nothing = torch.full((1, 1, 1, 1), 255, dtype=torch.uint8)
+    method._follow_shares(shares, nothing)
+    assert method.recent.mean(0).tolist() == pytest.approx((0.33698, 0.33190, 0.33112), abs=1e-5)
+    for _ in range(SLOTS):
+        method._follow_shares(shares, nothing)
+    assert method.recent.mean(0).tolist() == pytest.approx((0.8, 0.15, 0.05), abs=1e-6)
+
+
+def batch_of(dims: int) -> dict[str, dict[str, torch.Tensor]]:
+    rng = np.random.default_rng(0)
+    shape = (24, 16, 16)[:dims]
+    label = torch.zeros(2, 1, *shape, dtype=torch.uint8)
+    label[:, :, 4:12, 4:12] = 1
+    images = torch.from_numpy(rng.standard_normal((2, 2, 2, *shape), dtype=np.float32))
+    return {"labeled": {"image": images[0], "label": label}, "unlabeled": {"image": images[1]}}
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_only_confident_voxels_are_learnt_and_the_mean_is_over_all(dims):
+    torch.manual_seed(0)
+    options = {"jitter": 0.0, "cutout": 0.0}
+    method = methods.build("crest", factory(dims, 3), threshold=0.0, **options).eval()
+    batch = batch_of(dims)
+    logits = method.network(batch["unlabeled"]["image"]).detach().float()
+    confidence, pseudo = logits.softmax(1).max(1)
+    cost = -logits.log_softmax(1).gather(1, pseudo[:, None]).squeeze(1)
+    limit = float(confidence.median())
+    for threshold, wanted in ((0.0, cost.mean()), (limit, (cost * (confidence >= limit)).mean()), (1.1, 0.0)):
+        method.threshold = threshold
+        assert float(method(batch, Clock(0, 9))["consistency"].detach()) == pytest.approx(float(wanted), rel=1e-4)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_alignment_flattens_the_targets_of_later_generations(dims):
+    torch.manual_seed(0)
+    method = methods.build("crest", factory(dims, 3), alignment=True, threshold=0.0)
+    batch = batch_of(dims)
+    for step in range(3):
+        assert torch.isfinite(sum(method(batch, Clock(step, 9, 1, 2)).values()))
+    q = torch.tensor([0.6, 0.3, 0.1]).view(1, 3, *[1] * dims)
+    early, late = method._align(q, Clock(0, 9, 0, 2)), method._align(q, Clock(0, 9, 2, 2))
+    assert float(late.flatten()[1]) > float(early.flatten()[1])  # class 1 is rarer than the background in the labels
+
+
+def test_the_averaged_network_is_exported():
+    method = methods.build("crest", factory(2, 3))
+    assert method.segmenter() is method.average.network
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({"cutout": 1.0}, "cutout 1"), ({"alignment": "yes, please"}, "alignment of method crest")]
+)
+def test_bad_options_of_the_method(options, words):
+    with pytest.raises(ConfigError) as caught:
+        methods.build("crest", factory(2, 3), **options)
+    assert words in str(caught.value)
+
+
+def test_bad_options_of_the_rule():
+    with pytest.raises(ConfigError, match="alpha -1: must be at least 0"):
+        methods.build_rule("crest", 3, alpha=-1)
+    with pytest.raises(ConfigError, match="unit of rule crest is 'slice'"):
+        methods.build_rule("crest", 3, unit="slice")
+    assert math.isclose(methods.build_rule("crest", 3).alpha, 1 / 3)
