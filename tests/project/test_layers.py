@@ -39,6 +39,7 @@ LAYERS = {
         "options",
         "records",
         "literals",
+        "yaml_values",
         "instantiate",
         "progress",
     },
