@@ -23,6 +23,7 @@ from medseg.config import DataSpec, NetworkSpec, Pipeline, Stage
 from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
+from medseg.manifest.labelling import cases_to_label
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.networks.sizes import fit_size
 from medseg.planning.fingerprint import read_fingerprint
@@ -105,16 +106,18 @@ class Workload:
     @classmethod
     def of_stage(cls, stage: Stage, manifest: Manifest) -> Workload:
         """The work of a stage on a data set."""
-        unlabeled = len(streams_of(manifest)["unlabeled"])
+        part = stage.rounds or stage.then
+        to_label = len(cases_to_label(streams_of(manifest), part.cases)) if part else 0
         validation = sum(1 for case in manifest.validation if case.label)
-        rounds = stage.round_count if unlabeled else 0
+        rounds = stage.round_count if to_label else 0
+        labellings = rounds + (stage.then is not None)
         views = max(1, len(stage.views))
         has_rounds_or_views = stage.round_count > 0 or views > 1
         scored = validation * (rounds + 1) if has_rounds_or_views else 0
         fingerprint = read_fingerprint(manifest)
         return cls(
-            trainings=count_trainings(stage, unlabeled),
-            predicted=views * (rounds * unlabeled + scored),
+            trainings=count_trainings(stage, to_label),
+            predicted=views * (labellings * to_label + scored),
             validation=validation,
             size=np.median(fingerprint.shape, axis=0),
             spacing_mm=np.median(fingerprint.spacing_mm, axis=0),

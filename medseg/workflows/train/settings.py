@@ -17,6 +17,7 @@ from medseg.errors import ConfigError
 from medseg.former_pipelines import as_now
 from medseg.literals import Place, begins_expression, is_expression, is_instruction, named, texts
 from medseg.methods import OwnMethod, methods_in_use
+from medseg.repeated_stages import write_out
 from medseg.workflows.train.stage_methods import check_methods, insert_own_methods
 from medseg.yaml_values import load_yaml
 
@@ -164,16 +165,32 @@ def check(content: dict[str, Any], source: str) -> Pipeline:
     Raises:
         ConfigError: with the path of the first mistake.
     """
+    return _check(content, source)[0]
+
+
+def _check(content: dict[str, Any], source: str) -> tuple[Pipeline, list[str]]:
+    """The checked pipeline, and where each of its stages stands in what was written."""
+    places: list[str] = []
     try:
-        return Pipeline(**content)
+        written_out, places = write_out(content)
+        return Pipeline(**written_out), places
     except TypeError as error:
         raise ConfigError(str(error), path=source) from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in _as_written(first["loc"], places))
         found = "" if first["type"] in ("missing", "extra_forbidden") else f", got {first['input']!r}"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise ConfigError(f"{where}: {first['msg']}{found}{more}", path=source) from error
+    except ValueError as error:
+        raise ConfigError(str(error), path=source) from error
+
+
+def _as_written(place: tuple[int | str, ...], places: list[str]) -> tuple[int | str, ...]:
+    """The place of a mistake in a pipeline as it was written, whose repeated stages are written once."""
+    if len(place) < 2 or place[0] != "stages" or not isinstance(place[1], int) or place[1] >= len(places):
+        return place
+    return (places[place[1]], *place[2:])
 
 
 def load(task: str, overrides: Sequence[str] = (), own: Sequence[OwnMethod] | None = None) -> Pipeline:
@@ -192,8 +209,8 @@ def load(task: str, overrides: Sequence[str] = (), own: Sequence[OwnMethod] | No
     insert_own_methods(content, own)
     _bring_up_to_date(content, overrides, source)
     apply(content, overrides)
-    pipeline = check(content, source)
-    check_methods(pipeline, own, source)
+    pipeline, places = _check(content, source)
+    check_methods(pipeline, own, source, places)
     return pipeline
 
 
