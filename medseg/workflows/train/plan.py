@@ -22,9 +22,10 @@ from medseg.networks.pretrained import hash_file
 from medseg.options import api
 from medseg.planning.plan import plan_batch, plan_data
 from medseg.workflows.train import settings
-from medseg.workflows.train.budget import fit_budget
 from medseg.workflows.train.build import check_buildable
+from medseg.workflows.train.fit_budget import fit_budget
 from medseg.workflows.train.options import PlanOptions, budget_seconds
+from medseg.workflows.train.sizing import Sizing
 
 MISSING_STREAM = {
     "labeled": ("no labelled case under 'training'", "training needs at least one 'label'"),
@@ -50,10 +51,11 @@ def run_plan(options: PlanOptions) -> Pipeline:
     check_writable(output.parent)
     with methods.use_methods(own):
         device = distributed.setup(options.device)
-        resolved = plan_pipeline(pipeline, manifest, device, options.budget)
+        sizing = Sizing()
+        resolved = plan_pipeline(pipeline, manifest, device, options.budget, sizing=sizing)
     make_folder(output.parent)
     settings.dump(resolved, output, manifest=manifest.path)
-    print_plan(resolved, manifest)
+    print_plan(resolved, manifest, sizing.rows)
     return resolved
 
 
@@ -61,7 +63,13 @@ write_plan = api(PlanOptions, run_plan)
 
 
 def plan_pipeline(
-    pipeline: Pipeline, manifest: Manifest, device: torch.device, budget: str | None, start: OpenBundle | None = None
+    pipeline: Pipeline,
+    manifest: Manifest,
+    device: torch.device,
+    budget: str | None,
+    start: OpenBundle | None = None,
+    *,
+    sizing: Sizing | None = None,
 ) -> Pipeline:
     """Decide what the pipeline leaves open: data, batch, and with a budget sizes and iterations.
 
@@ -71,6 +79,7 @@ def plan_pipeline(
         device: where it will be trained.
         budget: time that training may take, such as "25m".
         start: model whose weights the first stage starts from.
+        sizing: the run that is sized, and what is to be said of it; by default a plan that is trained later.
 
     Raises:
         ConfigError: stages, methods or networks that cannot be trained.
@@ -92,7 +101,8 @@ def plan_pipeline(
     check_buildable(planned, start)
     if seconds is None:
         return planned
-    return fit_budget(planned, manifest, device, seconds=seconds, fixed=set(pipeline.data))
+    sizing = sizing or Sizing()
+    return fit_budget(planned, manifest, device, seconds=seconds, given=pipeline, sizing=sizing, start=start)
 
 
 def memory_bytes(device: torch.device) -> float:
@@ -168,8 +178,14 @@ def _plan_stage_batch(stage: Stage, data: DataSpec, case_counts: Mapping[str, in
     return stage.model_copy(update={"schedule": schedule})
 
 
-def print_plan(pipeline: Pipeline, manifest: Manifest) -> None:
-    """Print the plan as a table on standard error."""
+def print_plan(pipeline: Pipeline, manifest: Manifest, further: Mapping[str, str] | None = None) -> None:
+    """Print the plan as a table on standard error.
+
+    Args:
+        pipeline: planned.
+        manifest: the data set.
+        further: title -> text of further rows.
+    """
     table = Table(title=f"Plan: {pipeline.name} on {manifest.name or manifest.path.name}", show_header=False)
     table.add_column(style="bold")
     table.add_column()
@@ -181,6 +197,8 @@ def print_plan(pipeline: Pipeline, manifest: Manifest) -> None:
             views = ", ".join(stage.views) or data.view
             table.add_row(f"stage {index}, views", f"{views}; rounds of pseudo-labels: {stage.round_count}")
         table.add_row(f"stage {index}", _describe_stage(stage))
+    for name, text in (further or {}).items():
+        table.add_row(name, text)
     Console(stderr=True).print(table)
 
 

@@ -10,8 +10,8 @@ from typing import Any, get_args
 import torch
 from monai.handlers import LrScheduleHandler
 from monai.utils import set_determinism
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import nn
+from torch.utils.data import DataLoader
 
 from medseg import methods
 from medseg.atomic import make_folder
@@ -33,30 +33,13 @@ from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.networks.adapters import Planar
 from medseg.progress import say, show_progress
 from medseg.workflows.train.build import PRETRAINED, StageInputs, build_method, open_previous, save_pretrained
+from medseg.workflows.train.validation_volumes import ValidationVolumes
 
 _SEED_STEP = 1000
 """Between the seeds of views, so that another seed of the run is not another view's."""
 
 _FEW_CASES = 24
 """Fewer are preprocessed sooner in this process: a worker process takes seconds to start."""
-
-
-class ValidationVolumes(Dataset):
-    """Whole cached volumes with their labels, for the evaluator."""
-
-    def __init__(self, volumes: list[CachedVolume], classes: int) -> None:
-        self.volumes, self.classes = volumes, classes
-
-    def __len__(self) -> int:
-        """How many cases."""
-        return len(self.volumes)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Image `(C, X, Y, Z)` float32, label `(1, X, Y, Z)` of class indices, and `(classes,)` which it covers."""
-        volume = self.volumes[index]
-        image = torch.from_numpy(volume.image.astype("float32"))
-        covered = torch.tensor(volume.covered or (True,) * self.classes)
-        return {"image": image, "label": torch.from_numpy(volume.label[None].copy()), "covered": covered}
 
 
 class StageRun:
@@ -127,10 +110,7 @@ class StageRun:
 
     def _prepare_volumes(self) -> tuple[dict[str, list[CachedVolume]], list[CachedVolume]]:
         """Preprocess what is not in the cache yet: rank 0 first, then the others find it done."""
-        manifest = self.inputs.manifest
-        batch = self.stage.schedule.batch or {}
-        groups = {stream: cases for stream, cases in streams_of(manifest).items() if stream in batch}
-        groups["validation"] = [case for case in manifest.validation if case.label]
+        groups = self._case_groups()
         volumes: dict[str, list[CachedVolume]] = {}
         for rank in range(distributed.world()):
             if rank == distributed.rank():
@@ -138,6 +118,14 @@ class StageRun:
             distributed.barrier()
         validation = volumes.pop("validation")
         return volumes, validation
+
+    def _case_groups(self) -> dict[str, list[Case]]:
+        """The cases of each stream that the batch has, and of "validation"."""
+        manifest = self.inputs.manifest
+        batch = self.stage.schedule.batch or {}
+        groups = {stream: cases for stream, cases in streams_of(manifest).items() if stream in batch}
+        groups["validation"] = [case for case in manifest.validation if case.label]
+        return groups
 
     def _prepare_cases(self, name: str, cases: list[Case]) -> list[CachedVolume]:
         streams = {stream.name: stream for stream in methods.find(self.stage.method.name).streams}
@@ -170,9 +158,21 @@ class StageRun:
         return Planar(network, axis, self.spec.slices)
 
     def _build_trainer(
-        self, method: Method, streams: dict[str, list[CachedVolume]], state: dict[str, Any] | None
+        self,
+        method: Method,
+        streams: dict[str, list[CachedVolume]],
+        state: dict[str, Any] | None,
+        *,
+        begun: int = 0,
     ) -> tuple[MethodTrainer, Any]:
-        """The trainer and its learning-rate scheduler, as they were at the checkpoint `state`."""
+        """The trainer and its learning-rate scheduler, as they were at the checkpoint `state`.
+
+        Args:
+            method: on the device.
+            streams: stream -> preprocessed cases.
+            state: the checkpoint; None: there is none.
+            begun: iterations that are left out, without a checkpoint.
+        """
         schedule = self.stage.schedule
         dataset = PatchStreams(
             streams,
@@ -184,7 +184,7 @@ class StageRun:
             targets=method.targets(),
             streams=method.streams,
         )
-        start = int(state["iteration"]) if state else 0
+        start = int(state["iteration"]) if state else begun
         workers = schedule.workers
         if workers is None:
             workers = 1 if self.device.type == "cpu" else 4
@@ -197,7 +197,7 @@ class StageRun:
             total=schedule.iterations,
             start=start,
             settings=StepSettings.of_schedule(schedule, self.device),
-            replica=distributed.replicate(method),
+            replica=self._replicate(method),
             names=dataset.cases_of,
         )
         if state:
@@ -207,6 +207,9 @@ class StageRun:
             checkpoint.restore(state, trainer, scheduler, path=path)
             self.progress = handlers.RunProgress.of_checkpoint(state)
         return trainer, scheduler
+
+    def _replicate(self, method: Method) -> nn.Module:
+        return distributed.replicate(method)
 
     def _run(
         self, trainer: MethodTrainer, scheduler: Any, segmenter: nn.Module | None, validation: list[CachedVolume]
