@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -61,6 +62,7 @@ def common(
 
 def train(options: TrainOptions) -> None:
     """Train a pipeline on a data set; the product is a MONAI bundle in the run folder."""
+    began = time.monotonic()  # the imports below take seconds, which are part of a budget
     from medseg.manifest.manifest import Manifest
     from medseg.manifest.splits import fold_manifest
     from medseg.methods import locate_methods
@@ -73,7 +75,7 @@ def train(options: TrainOptions) -> None:
         fold_manifest(manifest, options.folds, options.chosen_folds[0], options.split_seed, section="validation")
     from medseg.workflows.train.run import run_training
 
-    run = run_training(options)
+    run = run_training(options, began=began)
     if os.environ.get("RANK", "0") == "0":
         _tell_training(options, run)
 
