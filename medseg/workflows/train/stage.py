@@ -265,8 +265,15 @@ class StageRun:
 
     def _score(self, segmenter: nn.Module, volumes: list[CachedVolume]) -> dict[str, Any]:
         """Dice of whole validation volumes, this rank's share of them and then all ranks' mean."""
+        distributed.share_buffers(segmenter)  # all ranks judge the network that rank 0 exports
         share = ValidationVolumes(volumes[distributed.rank() :: distributed.world()], self.spec.classes)
-        inferer = SlabInferer(self.spec.patch, self.spec.overlap, restore=False, context=self.spec.context)
+        inferer = SlabInferer(
+            self.spec.patch,
+            self.spec.overlap,
+            restore=False,
+            context=self.spec.context,
+            padding=self.spec.padding,
+        )
         loader = DataLoader(share, batch_size=1)
         scores = validate(segmenter, loader, inferer, classes=self.spec.classes, device=self.device)
         structures = [self.spec.labels[value] for value in self.spec.label_values[1:]]
