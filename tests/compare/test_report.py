@@ -110,8 +110,8 @@ def test_which_to_take():
     assert opening(base, rows_of("new", EITHER)).startswith("Take base: it has the highest mean Dice, 0.650, and no ")
     higher = [value + 0.0105 for value in EITHER]
     assert opening(base, rows_of("new", higher)) == (
-        "No arm is shown to be better than base; new has the highest mean Dice, 0.660 against 0.650, which at this size "
-        "may be chance."
+        "No arm is shown to be better than base; new has the highest mean Dice, 0.660 against 0.650, which at this "
+        "size may be chance."
     )
     best = [value + 0.05 for value in BETTER]
     three = opening(base, rows_of("new", BETTER), rows_of("third", best), arms=("base", "new", "third"))
@@ -172,7 +172,7 @@ def test_the_table_for_documents_by_hand():
     )
     (row,) = [line for line in lines if line.startswith("| new\\|old | 2 of 2 ")]
     assert row.endswith("| 2.0 | 1.5 | +0.103 (0.102 to 0.105) | 0.008 |")
-    assert r"| new\|old | task of new\|old | a=1 b=2 | m.json | - | 60 |" in lines
+    assert "- new|old: task task of new|old; with a=1 b=2; 60 iterations" in lines
 
 
 def test_what_is_not_defined_is_counted_in_the_cell():

@@ -14,9 +14,9 @@ from medseg.workflows.compare.findings import Findings, collect, count_of, descr
 from medseg.workflows.compare.rows import CaseRow, RunRow
 from medseg.workflows.compare.sentences import which_to_take
 from medseg.workflows.compare.table import (
-    arm_table,
     as_markdown,
     counts_of,
+    describe_arms,
     describe_labels,
     describe_versions,
     difference_table,
@@ -98,7 +98,7 @@ def render_report(findings: Findings) -> str:
         curves=_curves(findings),
         missing=findings.missing,
         pictures=pictures,
-        arms=arm_table(findings),
+        arms=describe_arms(findings),
         reading=reading_of(findings),
         notes=notes,
         versions=describe_versions(findings),

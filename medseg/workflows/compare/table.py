@@ -81,15 +81,22 @@ def difference_table(findings: Findings, labels: int | None) -> Table | None:
     return Table(heads, rows) if rows else None
 
 
-def arm_table(findings: Findings) -> Table:
-    """What each arm is."""
-    rows = []
+def describe_arms(findings: Findings) -> list[tuple[str, str]]:
+    """Name of each arm, and what it is: task, settings, data of its own, plan and iterations."""
+    lines = []
     for arm in findings.description.arms:
+        parts = [f"task {arm.task}"]
+        if arm.settings:
+            parts.append(f"with {' '.join(arm.settings)}")
+        if arm.data:
+            parts.append(f"on {arm.data}")
+        if arm.plan:
+            parts.append(arm.plan)
         counts = sorted({run.iterations for run in findings.runs if run.key.arm == arm.name and run.iterations})
-        iterations = ", ".join(map(str, counts)) or NONE
-        cells = [arm.name, arm.task, " ".join(arm.settings) or NONE, arm.data or findings.description.data]
-        rows.append([*cells, arm.plan or NONE, iterations])
-    return Table(["arm", "task", "settings", "data", "plan", "iterations"], rows)
+        if counts:
+            parts.append(f"{' or '.join(map(str, counts))} iterations")
+        lines.append((arm.name, "; ".join(parts)))
+    return lines
 
 
 def sentences_of(findings: Findings, labels: int | None) -> list[str]:
@@ -123,7 +130,8 @@ def as_markdown(findings: Findings) -> str:
         lines += _section(findings, labels)
     if findings.missing:
         lines += ["## Missing runs", "", *(f"- {plain(line)}" for line in findings.missing), ""]
-    lines += ["## Arms", "", *table_lines(arm_table(findings)), ""]
+    arms = [f"- {plain(name)}: {plain(words)}" for name, words in describe_arms(findings)]
+    lines += ["## Arms", "", *arms, ""]
     lines += ["## How to read it", "", *(f"- {line}" for line in reading_of(findings)), ""]
     lines += ["## Made by", "", f"    {plain(description.command)}", ""]
     for line in (description.machine, describe_versions(findings), *description.notes):
