@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from medseg import methods
+from medseg.between_runs import RuleSpec
 from medseg.bundle.join import write_joint_bundle
-from medseg.config import Pipeline, RuleSpec, Stage
+from medseg.config import Pipeline, Stage
 from medseg.cores import CoreUse, usable_cores
 from medseg.engine import checkpoint, distributed
+from medseg.manifest.labelling import cases_to_label
 from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.portable.io.read import read_header
 from medseg.portable.io.write import write_nifti
@@ -108,18 +110,25 @@ def _stage_costs(place: Workplace, index: int, found: Sequence[NetworkCosts], re
     stage = place.pipeline.stages[index]
     processes = distributed.world()
     validation = sum(1 for case in place.manifest.validation if case.label)
-    unlabeled = len(streams_of(place.manifest)["unlabeled"])
-    rounds = stage.round_count if unlabeled else 0
+    to_label = len(_labelled_in_rounds(place, stage))
+    rounds = stage.round_count if to_label else 0
     return StageCosts(
         step=_mean([each.step for each in found]),
         start=_mean([each.start for each in found]),
         validation=_mean([each.case for each in found]) * -(-validation // processes),
         save=_mean([each.save for each in found]),
         finish=_mean([each.finish for each in found]),
-        trainings=count_trainings(stage, unlabeled),
+        trainings=count_trainings(stage, to_label),
         networks=len(found) * (1 + rounds),
         other=_other_seconds(place, index, found, result),
     )
+
+
+def _labelled_in_rounds(place: Workplace, stage: Stage) -> list[Case]:
+    """The cases that each round labels."""
+    if stage.rounds is None:
+        return []
+    return cases_to_label(streams_of(place.manifest), stage.rounds.cases)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -134,14 +143,14 @@ def _other_seconds(place: Workplace, index: int, found: Sequence[NetworkCosts], 
     total = 0.0
     if place.output is None:
         used = {*(stage.schedule.batch or {})}
-        cases = sum(len(group) for name, group in groups.items() if name in used)
-        cases += sum(1 for case in place.manifest.validation if case.label)
-        total += _preprocessing_seconds(case_seconds, cases)
+        count = sum(len(group) for name, group in groups.items() if name in used)
+        count += sum(1 for case in place.manifest.validation if case.label)
+        total += _preprocessing_seconds(case_seconds, count)
     if stage.rounds or len(stage.views) > 1:
         total += _check_seconds(place, index)
         total += _round_seconds(place, stage, stage.rounds.rule if stage.rounds else None, case_seconds, result)
     if stage.then is not None:
-        cases = [case for name in stage.then.cases for case in groups[name]]
+        cases = cases_to_label(groups, stage.then.cases)
         each = _label_seconds(place, cases, stage.then.rule, result) + case_seconds
         total += len(cases) * each / distributed.world()
     return total
@@ -167,15 +176,15 @@ def _round_seconds(
     place: Workplace, stage: Stage, rule: RuleSpec | None, case_seconds: float, result: StageResult
 ) -> float:
     """Pseudo-labels and scores of all rounds."""
-    unlabeled = streams_of(place.manifest)["unlabeled"]
+    to_label = _labelled_in_rounds(place, stage)
     validation = [case for case in place.manifest.validation if case.label]
-    rounds = stage.round_count if unlabeled else 0
+    rounds = stage.round_count if to_label else 0
     processes = distributed.world()
     total = 0.0
     if rounds:
-        each = _label_seconds(place, unlabeled, rule, result)
-        total += rounds * len(unlabeled) * each / processes
-        total += rounds * _preprocessing_seconds(case_seconds, len(unlabeled))
+        each = _label_seconds(place, to_label, rule, result)
+        total += rounds * len(to_label) * each / processes
+        total += rounds * _preprocessing_seconds(case_seconds, len(to_label))
     if validation:
         total += (rounds + 1) * len(validation) * _label_seconds(place, validation, None, result) / processes
     return total
@@ -198,7 +207,9 @@ def _label_seconds(place: Workplace, cases: Sequence[Case], rule: RuleSpec | Non
         began = time.monotonic()
         predicted, fused = voter.both(image)
         label = fused
-        if made is not None and not getattr(made, "inputs", ()):  # those work on more than these networks' votes
+        if (
+            made is not None and made.needs != "maps" and not made.inputs
+        ):  # those work on more than these networks' votes
             decided = made.decide({case.name: made.summarize(predicted)}) if made.looks_at_all else {}
             made.label(predicted, decided, 1)
         write_nifti(place.scratch / "label.nii.gz", label.numpy(), read_header(image[0]).affine)
