@@ -13,7 +13,7 @@ from rich.table import Table
 from medseg import methods
 from medseg.atomic import check_writable, make_folder
 from medseg.bundle.bundle import OpenBundle
-from medseg.config import DataSpec, Pipeline, Stage
+from medseg.config import DataSpec, NetworkSpec, Pipeline, Stage
 from medseg.engine import distributed
 from medseg.errors import ConfigError, ManifestError, OutputError
 from medseg.manifest.manifest import Manifest, streams_of
@@ -25,6 +25,7 @@ from medseg.workflows.train import settings
 from medseg.workflows.train.budget import fit_budget
 from medseg.workflows.train.build import check_buildable
 from medseg.workflows.train.options import PlanOptions, budget_seconds
+from medseg.workflows.train.planned_network import plan_options
 
 MISSING_STREAM = {
     "labeled": ("no labelled case under 'training'", "training needs at least one 'label'"),
@@ -79,6 +80,7 @@ def plan_pipeline(
     seconds = None if budget is None else budget_seconds(budget)
     for stage in pipeline.stages:
         check_streams(stage, manifest)
+    pipeline = _with_planned_networks(pipeline, start)
     first = pipeline.stages[0]
     data = plan_data(
         manifest,
@@ -93,6 +95,14 @@ def plan_pipeline(
     if seconds is None:
         return planned
     return fit_budget(planned, manifest, device, seconds=seconds, fixed=set(pipeline.data))
+
+
+def _with_planned_networks(pipeline: Pipeline, start: OpenBundle | None) -> Pipeline:
+    stages = []
+    for stage in pipeline.stages:
+        network = plan_options(stage.network, start)
+        stages.append(stage.model_copy(update={"network": network}))
+    return pipeline.model_copy(update={"stages": tuple(stages)})
 
 
 def memory_bytes(device: torch.device) -> float:
@@ -206,10 +216,17 @@ def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
     }
 
 
+def _norm(network: NetworkSpec) -> str:
+    norm = network.options.get("norm")
+    if norm is None:
+        return ""
+    return f" {norm if isinstance(norm, str) else norm[0]} norm"
+
+
 def _describe_stage(stage: Stage) -> str:
     schedule = stage.schedule
     batch = " + ".join(f"{size} {stream}" for stream, size in (schedule.batch or {}).items())
     return (
-        f"{stage.method.name}, {stage.network.name} width {stage.network.width}, batch {batch}, "
+        f"{stage.method.name}, {stage.network.name} width {stage.network.width}{_norm(stage.network)}, batch {batch}, "
         f"{schedule.iterations} iterations, {schedule.optimizer} {schedule.lr:g} {schedule.decay}"
     )
