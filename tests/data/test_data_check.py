@@ -222,6 +222,20 @@ def test_subjects_in_two_splits(made):
     assert [p.severity for p in made.check(headers_only=True).problems] == ["error", "warning"]
 
 
+def test_folds_that_are_no_cross_validation(made):
+    training = made.content["training"]
+    for number, case in enumerate(training):
+        case["fold"] = number
+    assert made.codes(headers_only=True) == []
+    training[0]["subject"] = training[1]["subject"] = "s1"
+    (problem,) = made.check(headers_only=True).problems
+    assert (problem.severity, problem.code) == ("warning", "folds")
+    assert problem.message == "2 labelled subjects are too few for 3 folds; ask for fewer folds"
+    training[2]["fold"] = 0
+    (problem,) = made.check(headers_only=True).problems
+    assert problem.message == "subject s1 is in the folds 0 and 1; keep a subject in one fold"
+
+
 def test_misspelt_keys_and_counts(made):
     made.content |= {"unlabelled": [{"image": "x"}], "numTraining": 5, "tensorImageSize": "3D", "comment": "x"}
     made.content["training"][1]["subjet"] = "s1"
