@@ -167,6 +167,8 @@ class DataSpec(Frozen):
     sampling: Sampling = "cases"
     augment: Augment = Augment()
     overlap: float = Field(default=0.5, ge=0, lt=1)
+    padding: Literal["minimum", "edge"] = "minimum"  # what patches and windows hold beyond the edges of an image
+    smallest_mm: tuple[float, float, float] | None = None  # of the images of training, along each axis
     resample_axes: tuple[bool, bool, bool] = (True, True, True)  # False: keep each image's own spacing there
 
     @property

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medseg.portable.networks.encoder_decoder import EncoderDecoder
+from medseg.portable.networks.encoder_decoder import EncoderDecoder, HeadedNetwork
 
 Batch = Mapping[str, Mapping[str, Tensor]]
 """stream -> key -> `(B, C, *spatial)`, e.g. `batch["unlabeled"]["image"]`; labels are class indices, 255 = ignore."""
@@ -131,7 +131,7 @@ class Networks(Protocol):
     def head(self, in_channels: int, out_channels: int) -> nn.Module:
         """A 1x1x1 convolution on features."""
 
-    def headed(self, network: EncoderDecoder, head: nn.Module) -> nn.Module:
+    def headed(self, network: EncoderDecoder, head: nn.Module) -> HeadedNetwork:
         """A segmenter of a network in halves and a head on its decoder."""
 
 

@@ -41,6 +41,7 @@ LAYERS = {
         "options",
         "records",
         "literals",
+        "yaml_values",
         "instantiate",
         "progress",
     },

@@ -21,11 +21,12 @@ from medseg.networks.pretrained import hash_file
 from medseg.options import api
 from medseg.planning.plan import plan_batch, plan_data
 from medseg.workflows.train import settings
-from medseg.workflows.train.budget import fit_budget
 from medseg.workflows.train.check_stages import check_buildable
 from medseg.workflows.train.check_streams import check_streams, groups_of_stages
+from medseg.workflows.train.fit_budget import fit_budget
 from medseg.workflows.train.group_names import describe_groups, name_of_stage
 from medseg.workflows.train.options import PlanOptions, budget_seconds
+from medseg.workflows.train.sizing import Sizing
 
 
 def run_plan(options: PlanOptions) -> Pipeline:
@@ -44,10 +45,11 @@ def run_plan(options: PlanOptions) -> Pipeline:
     check_writable(output.parent)
     with methods.use_methods(own):
         device = distributed.setup(options.device)
-        resolved = plan_pipeline(pipeline, manifest, device, options.budget)
+        sizing = Sizing()
+        resolved = plan_pipeline(pipeline, manifest, device, options.budget, sizing=sizing)
     make_folder(output.parent)
     settings.dump(resolved, output, manifest=manifest.path)
-    print_plan(resolved, manifest)
+    print_plan(resolved, manifest, sizing.rows)
     return resolved
 
 
@@ -55,7 +57,13 @@ write_plan = api(PlanOptions, run_plan)
 
 
 def plan_pipeline(
-    pipeline: Pipeline, manifest: Manifest, device: torch.device, budget: str | None, start: OpenBundle | None = None
+    pipeline: Pipeline,
+    manifest: Manifest,
+    device: torch.device,
+    budget: str | None,
+    start: OpenBundle | None = None,
+    *,
+    sizing: Sizing | None = None,
 ) -> Pipeline:
     """Decide what the pipeline leaves open: data, batch, and with a budget sizes and iterations.
 
@@ -65,6 +73,7 @@ def plan_pipeline(
         device: where it will be trained.
         budget: time that training may take, such as "25m".
         start: model whose weights the first stage starts from.
+        sizing: the run that is sized, and what is to be said of it; by default a plan that is trained later.
 
     Raises:
         ConfigError: stages, methods or networks that cannot be trained.
@@ -90,7 +99,8 @@ def plan_pipeline(
     check_buildable(planned, start)
     if seconds is None:
         return planned
-    return fit_budget(planned, manifest, device, seconds=seconds, fixed=set(pipeline.data))
+    sizing = sizing or Sizing()
+    return fit_budget(planned, manifest, device, seconds=seconds, given=pipeline, sizing=sizing, start=start)
 
 
 def memory_bytes(device: torch.device) -> float:
@@ -135,8 +145,14 @@ def _plan_stage_batch(stage: Stage, data: DataSpec, case_counts: Mapping[str, in
     return stage.model_copy(update={"schedule": schedule})
 
 
-def print_plan(pipeline: Pipeline, manifest: Manifest) -> None:
-    """Print the plan as a table on standard error."""
+def print_plan(pipeline: Pipeline, manifest: Manifest, further: Mapping[str, str] | None = None) -> None:
+    """Print the plan as a table on standard error.
+
+    Args:
+        pipeline: planned.
+        manifest: the data set.
+        further: title -> text of further rows.
+    """
     table = Table(title=f"Plan: {pipeline.name} on {manifest.name or manifest.path.name}", show_header=False)
     table.add_column(style="bold")
     table.add_column()
@@ -149,7 +165,7 @@ def print_plan(pipeline: Pipeline, manifest: Manifest) -> None:
             views = ", ".join(stage.views) or data.view
             table.add_row(f"{name}, views", f"{views}; rounds of pseudo-labels: {stage.round_count}")
         table.add_row(name, _describe_stage(stage))
-    for name, text in describe_groups(pipeline).items():
+    for name, text in {**describe_groups(pipeline), **(further or {})}.items():
         table.add_row(name, text)
     Console(stderr=True).print(table)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,18 +29,20 @@ from medseg.workflows.train.folds import TrainingRun, list_runs
 from medseg.workflows.train.options import TrainOptions
 from medseg.workflows.train.plan import plan_pipeline, print_plan
 from medseg.workflows.train.run_folder import RUN, claim
+from medseg.workflows.train.sizing import Sizing
 from medseg.workflows.train.stage_methods import add_hashes
 from medseg.workflows.train.stages import StagesInOrder
 
 PACKAGES = ("medseg", "torch", "monai", "numpy", "nibabel", "pytorch-ignite", "edt", "SimpleITK")
 
 
-def run_training(options: TrainOptions) -> Path:
+def run_training(options: TrainOptions, *, began: float | None = None) -> Path:
     """Train a pipeline on a data set.
 
     Args:
         options: `task` is a name of a shipped pipeline, a YAML, or the folder of an earlier run to repeat; `output`
             must not hold a run already, unless `resume`; `method` names classes of your own, whose files are executed.
+        began: moment of `time.monotonic` from which a budget counts; by default now. Each fold has one of its own.
 
     Returns:
         The run folder; its `bundle` is the product. With `fold="all"` the folder of the runs `fold0`, `fold1`, ...
@@ -57,6 +60,7 @@ def run_training(options: TrainOptions) -> Path:
         >>> run / "bundle"
         PosixPath('runs/first/bundle')
     """
+    began = time.monotonic() if began is None else began
     own = methods.locate_methods(options.method)
     pipeline = settings.load(options.task, options.overrides, own)
     runs = list_runs(options, Manifest.load(options.data))
@@ -67,7 +71,8 @@ def run_training(options: TrainOptions) -> Path:
                 if run.split is not None and distributed.rank() == 0:
                     say(f"fold {run.split['fold']}: {len(run.manifest.validation)} cases held out")
                 with report_stop(run.place):
-                    _train(pipeline, run, options, device)
+                    _train(pipeline, run, options, device, began)
+                began = time.monotonic()
         finally:
             distributed.finish()
     return options.folder
@@ -76,7 +81,7 @@ def run_training(options: TrainOptions) -> Path:
 train = api(TrainOptions, run_training)
 
 
-def _train(pipeline: Pipeline, run: TrainingRun, options: TrainOptions, device: torch.device) -> None:
+def _train(pipeline: Pipeline, run: TrainingRun, options: TrainOptions, device: torch.device, began: float) -> None:
     output, manifest = run.folder, run.manifest
     start = open_bundle(options.init_from) if options.init_from else None
     record = _record(run, pipeline, options.budget, start.digest if start else None)
@@ -84,7 +89,7 @@ def _train(pipeline: Pipeline, run: TrainingRun, options: TrainOptions, device: 
         settings.check_resumable(output)
     claim(output, record, resume=options.resume)
     with report_stop("before training began"):
-        resolved = _resolve(add_hashes(pipeline), run, options, device, record, start)
+        resolved = _resolve(add_hashes(pipeline), run, options, device, record, start, began)
     stages = StagesInOrder(resolved, manifest, output, device, record.key)
     stages.train(StageResult(start.path, {"start": start.path}) if start else None, resume=options.resume)
     distributed.barrier()
@@ -99,6 +104,7 @@ def _resolve(
     device: torch.device,
     record: Record,
     start: OpenBundle | None,
+    began: float,
 ) -> Pipeline:
     """The pipeline with its plan, made once by rank 0 and then read by all and by every resumption."""
     output, manifest = run.folder, run.manifest
@@ -106,13 +112,19 @@ def _resolve(
     if distributed.rank() == 0 and not path.exists():
         check_writable(output)
         findings = check_files(pipeline, manifest)
-        resolved = plan_pipeline(pipeline, manifest, device, options.budget, start)
-        check_space(resolved, findings, make_folder(output))
-        record.begin()
+
+        def begin(planned: Pipeline) -> None:
+            check_space(planned, findings, make_folder(output))
+            record.begin()
+
+        sizing = Sizing(output, began, begin)
+        resolved = plan_pipeline(pipeline, manifest, device, options.budget, start, sizing=sizing)
+        if options.budget is None:
+            begin(resolved)
         manifest.save(output / "manifest.json")
         write_whole(output / "versions.json", json.dumps(versions(), indent=1) + "\n")
         settings.dump(resolved, path)
-        print_plan(resolved, manifest)
+        print_plan(resolved, manifest, sizing.rows)
         for line in find_warnings(resolved, manifest):
             say(f"warning: {line}")
     distributed.barrier()

@@ -14,10 +14,12 @@ import medseg
 from medseg.atomic import write_whole
 from medseg.config import Pipeline
 from medseg.errors import ConfigError
+from medseg.former_pipelines import as_now
 from medseg.literals import Place, begins_expression, is_expression, is_instruction, named, texts
 from medseg.methods import OwnMethod, methods_in_use
 from medseg.repeated_stages import write_out
 from medseg.workflows.train.stage_methods import check_methods, insert_own_methods
+from medseg.yaml_values import load_yaml
 
 NAMES = (("data", "labels"), ("data", "modality"))
 _HERE = Path(medseg.__file__).resolve().parent
@@ -49,7 +51,7 @@ def read_task(task: str) -> tuple[dict[str, Any], str]:
     if not path.is_file():
         raise ConfigError(f"task {task!r} is not known; one of {', '.join(shipped())}, or the path of a YAML")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"not a readable YAML ({' '.join(str(error).split())[:160]})", path=path) from error
     if not isinstance(content, dict):
@@ -105,7 +107,7 @@ def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {text!r}: expected a.b=value")
         keys = path.strip().split(".")
         try:
-            parsed = yaml.safe_load(value)
+            parsed = load_yaml(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {text!r}: {value!r} is no YAML value") from error
         nested: Any = parsed
@@ -120,6 +122,26 @@ def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             node = node[index]
         node[_index(node, keys[-1], text)] = parsed
     return content
+
+
+def _bring_up_to_date(content: dict[str, Any], overrides: Sequence[str], source: str) -> None:
+    """Bring stages of former pipelines to today's form where an override speaks of it, in place.
+
+    Raises:
+        ConfigError: a stage that has no such form.
+    """
+    stages = content.get("stages")
+    for text in overrides:
+        keys = text.partition("=")[0].strip().split(".")
+        number = keys[1] if len(keys) > 3 and keys[0] == "stages" and keys[2] == "rounds" else ""
+        if not (number.isdigit() and isinstance(stages, list) and int(number) < len(stages)):
+            continue
+        stage = stages[int(number)]
+        if isinstance(stage, dict) and isinstance(stage.get("rounds"), int):
+            try:
+                stages[int(number)] = as_now(stage)
+            except ValueError as error:
+                raise ConfigError(f"stages.{number}: {error}", path=source) from error
 
 
 def _index(node: Any, key: str, text: str) -> Any:
@@ -185,6 +207,7 @@ def load(task: str, overrides: Sequence[str] = (), own: Sequence[OwnMethod] | No
     content, source = read_task(task)
     own = methods_in_use() if own is None else own
     insert_own_methods(content, own)
+    _bring_up_to_date(content, overrides, source)
     apply(content, overrides)
     pipeline, places = _check(content, source)
     check_methods(pipeline, own, source, places)

@@ -129,10 +129,7 @@ class StageRun:
 
     def _prepare_volumes(self) -> tuple[dict[str, list[CachedVolume]], list[CachedVolume]]:
         """Preprocess what is not in the cache yet: rank 0 first, then the others find it done."""
-        manifest = self.inputs.manifest
-        batch = self.stage.schedule.batch or {}
-        groups = {stream: cases for stream, cases in streams_of(manifest).items() if stream in batch}
-        groups["validation"] = [case for case in manifest.validation if case.label]
+        groups = self._case_groups()
         volumes: dict[str, list[CachedVolume]] = {}
         for rank in range(distributed.world()):
             if rank == distributed.rank():
@@ -140,6 +137,14 @@ class StageRun:
             distributed.barrier()
         validation = volumes.pop("validation")
         return volumes, validation
+
+    def _case_groups(self) -> dict[str, list[Case]]:
+        """The cases of each stream that the batch has, and of "validation"."""
+        manifest = self.inputs.manifest
+        batch = self.stage.schedule.batch or {}
+        groups = {stream: cases for stream, cases in streams_of(manifest).items() if stream in batch}
+        groups["validation"] = [case for case in manifest.validation if case.label]
+        return groups
 
     def _prepare_cases(self, name: str, cases: list[Case]) -> list[CachedVolume]:
         streams = {stream.name: stream for stream in methods.find(self.stage.method.name).streams}
@@ -172,9 +177,21 @@ class StageRun:
         return Planar(network, axis, self.spec.slices)
 
     def _build_trainer(
-        self, method: Method, streams: dict[str, list[CachedVolume]], state: dict[str, Any] | None
+        self,
+        method: Method,
+        streams: dict[str, list[CachedVolume]],
+        state: dict[str, Any] | None,
+        *,
+        begun: int = 0,
     ) -> tuple[MethodTrainer, Any]:
-        """The trainer and its learning-rate scheduler, as they were at the checkpoint `state`."""
+        """The trainer and its learning-rate scheduler, as they were at the checkpoint `state`.
+
+        Args:
+            method: on the device.
+            streams: stream -> preprocessed cases.
+            state: the checkpoint; None: there is none.
+            begun: iterations that are left out, without a checkpoint.
+        """
         schedule = self.stage.schedule
         dataset = PatchStreams(
             streams,
@@ -186,7 +203,7 @@ class StageRun:
             targets=method.targets(),
             streams=method.streams,
         )
-        start = int(state["iteration"]) if state else 0
+        start = int(state["iteration"]) if state else begun
         workers = schedule.workers
         if workers is None:
             workers = 1 if self.device.type == "cpu" else 4
@@ -199,7 +216,7 @@ class StageRun:
             total=schedule.iterations,
             start=start,
             settings=StepSettings.of_schedule(schedule, self.device),
-            replica=distributed.replicate(method),
+            replica=self._replicate(method),
             names=dataset.cases_of,
         )
         if state:
@@ -209,6 +226,9 @@ class StageRun:
             checkpoint.restore(state, trainer, scheduler, path=path)
             self.progress = handlers.RunProgress.of_checkpoint(state)
         return trainer, scheduler
+
+    def _replicate(self, method: Method) -> nn.Module:
+        return distributed.replicate(method)
 
     def _run(
         self, trainer: MethodTrainer, scheduler: Any, segmenter: nn.Module | None, validation: list[CachedVolume]
@@ -267,8 +287,15 @@ class StageRun:
 
     def _score(self, segmenter: nn.Module, volumes: list[CachedVolume]) -> dict[str, Any]:
         """Dice of whole validation volumes, this rank's share of them and then all ranks' mean."""
+        distributed.share_buffers(segmenter)  # all ranks judge the network that rank 0 exports
         share = ValidationVolumes(volumes[distributed.rank() :: distributed.world()], self.spec.classes)
-        inferer = SlabInferer(self.spec.patch, self.spec.overlap, restore=False, context=self.spec.context)
+        inferer = SlabInferer(
+            self.spec.patch,
+            self.spec.overlap,
+            restore=False,
+            context=self.spec.context,
+            padding=self.spec.padding,
+        )
         loader = DataLoader(share, batch_size=1)
         scores = validate(segmenter, loader, inferer, classes=self.spec.classes, device=self.device)
         structures = [self.spec.labels[value] for value in self.spec.label_values[1:]]
