@@ -214,11 +214,6 @@ def _describe_stage(stage: Stage) -> str:
     then = f"; then labels {', '.join(stage.then.cases)} cases by {stage.then.rule.name}" if stage.then else ""
     batch = " + ".join(f"{size} {stream}" for stream, size in (schedule.batch or {}).items())
     return (
-<<<<<<< HEAD
-        f"{stage.method.name}, {stage.network.name} width {stage.network.width}, batch {batch}, "
-        f"{schedule.iterations} iterations, {schedule.optimizer} {schedule.lr:g} {schedule.decay}{then}"
-=======
         f"{stage.method.name}, {stage.network.name} width {stage.network.width}{_norm(stage.network)}, batch {batch}, "
-        f"{schedule.iterations} iterations, {schedule.optimizer} {schedule.lr:g} {schedule.decay}"
->>>>>>> window
+        f"{schedule.iterations} iterations, {schedule.optimizer} {schedule.lr:g} {schedule.decay}{then}"
     )
