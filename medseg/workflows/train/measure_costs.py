@@ -141,9 +141,9 @@ def _other_seconds(place: Workplace, index: int, found: Sequence[NetworkCosts], 
         total += _check_seconds(place, index)
         total += _round_seconds(place, stage, stage.rounds.rule if stage.rounds else None, case_seconds, result)
     if stage.then is not None:
-        cases = [case for name in stage.then.cases for case in groups[name]]
-        each = _label_seconds(place, cases, stage.then.rule, result) + case_seconds
-        total += len(cases) * each / distributed.world()
+        labelled = [case for name in stage.then.cases for case in groups[name]]
+        each = _label_seconds(place, labelled, stage.then.rule, result) + case_seconds
+        total += len(labelled) * each / distributed.world()
     return total
 
 

@@ -13,14 +13,14 @@ from rich.table import Table
 from medseg import methods
 from medseg.atomic import check_writable, make_folder
 from medseg.bundle.bundle import OpenBundle
-from medseg.config import DataSpec, Pipeline, Stage
+from medseg.config import DataSpec, Intensity, Pipeline, Stage
 from medseg.engine import distributed
 from medseg.errors import ConfigError, ManifestError, OutputError
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.method import STREAM_KEYS
 from medseg.networks.pretrained import hash_file
 from medseg.options import api
-from medseg.planning.plan import plan_batch, plan_data
+from medseg.planning.plan import GPU_PATCH_VOXELS, PATCH_VOXELS, plan_batch, plan_data, with_strides
 from medseg.workflows.train import settings
 from medseg.workflows.train.build import check_buildable
 from medseg.workflows.train.fit_budget import fit_budget
@@ -95,6 +95,7 @@ def plan_pipeline(
         memory_bytes=memory_bytes(device),
         overrides=dict(pipeline.data),
         views=first.views,
+        patch_voxels=GPU_PATCH_VOXELS if device.type == "cuda" else PATCH_VOXELS,
     )
     stages = tuple(_plan_stage(stage, data, _count_cases(manifest)) for stage in pipeline.stages)
     planned = pipeline.model_copy(update={"stages": stages, "data": data.model_dump(mode="json")})
@@ -148,8 +149,10 @@ def check_streams(stage: Stage, manifest: Manifest) -> None:
 
 
 def _plan_stage(stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
-    """The stage with its batch sizes, and with the SHA-256 of the weights that its network starts from."""
+    """The stage with batch sizes, strides for thick slices, and the SHA-256 of the weights that it starts from."""
     stage = _plan_stage_batch(stage, data, case_counts)
+    if not stage.views and "strides" not in stage.network.options:
+        stage = stage.model_copy(update={"network": with_strides(stage.network, data)})
     weights = stage.network.weights
     if weights is None or weights.sha256 is not None:
         return stage
@@ -208,20 +211,25 @@ def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
     if counts["weak"]:
         training += f", {counts['weak']} with tags only"
     others = f"{len(manifest.validation)} validation, {len(manifest.test)} test"
-    rule = data.intensity
-    intensity = "z-score per image"
-    if rule.kind == "window":
-        intensity = f"window {rule.low:g} to {rule.high:g}, mean {rule.mean:g}, sd {rule.std:g}"
+    rules = [_describe_intensity(rule) for rule in data.intensities]
+    if len(set(rules)) > 1:
+        rules = [f"{modality}: {rule}" for modality, rule in zip(data.modality, rules, strict=True)]
     patch_mm = [round(size * mm, 1) for size, mm in zip(data.patch, data.spacing_mm, strict=True)]
     return {
         "cases": f"{training}, {others}",
         "classes": ", ".join(data.labels[value] for value in data.label_values),
-        "intensity": intensity,
+        "intensity": "; ".join(dict.fromkeys(rules)),
         "view": data.view if data.view == "volume" else f"{data.view} slices",
         "spacing, mm": " x ".join(f"{mm:g}" for mm in data.spacing_mm),
         "patch, voxels": " x ".join(f"{size:g}" for size in data.patch),
         "patch, mm": " x ".join(f"{mm:g}" for mm in patch_mm),
     }
+
+
+def _describe_intensity(rule: Intensity) -> str:
+    if rule.kind == "zscore":
+        return "z-score per image"
+    return f"window {rule.low:g} to {rule.high:g}, mean {rule.mean:g}, sd {rule.std:g}"
 
 
 def _describe_stage(stage: Stage) -> str:
