@@ -13,13 +13,13 @@ from rich.table import Table
 from medseg import methods
 from medseg.atomic import check_writable, make_folder
 from medseg.bundle.bundle import OpenBundle
-from medseg.config import DataSpec, NetworkSpec, Pipeline, Stage
+from medseg.config import DataSpec, Intensity, NetworkSpec, Pipeline, Stage
 from medseg.engine import distributed
 from medseg.errors import ConfigError, OutputError
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.networks.pretrained import hash_file
 from medseg.options import api
-from medseg.planning.plan import plan_batch, plan_data
+from medseg.planning.plan import GPU_PATCH_VOXELS, PATCH_VOXELS, plan_batch, plan_data, with_strides
 from medseg.workflows.train import settings
 from medseg.workflows.train.check_stages import check_buildable
 from medseg.workflows.train.check_streams import check_streams, groups_of_stages
@@ -92,6 +92,7 @@ def plan_pipeline(
         memory_bytes=memory_bytes(device),
         overrides=dict(pipeline.data),
         views=first.views,
+        patch_voxels=GPU_PATCH_VOXELS if device.type == "cuda" else PATCH_VOXELS,
     )
     stages = []
     for stage, of_stage in zip(pipeline.stages, groups, strict=True):
@@ -125,8 +126,10 @@ def _count_cases(manifest: Manifest) -> dict[str, int]:
 
 
 def _plan_stage(stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
-    """The stage with its batch sizes, and with the SHA-256 of the weights that its network starts from."""
+    """The stage with batch sizes, strides for thick slices, and the SHA-256 of the weights that it starts from."""
     stage = _plan_stage_batch(stage, data, case_counts)
+    if not stage.views and "strides" not in stage.network.options:
+        stage = stage.model_copy(update={"network": with_strides(stage.network, data)})
     weights = stage.network.weights
     if weights is None or weights.sha256 is not None:
         return stage
@@ -186,15 +189,14 @@ def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
     if counts["weak"]:
         training += f", {counts['weak']} with tags only"
     others = f"{len(manifest.validation)} validation, {len(manifest.test)} test"
-    rule = data.intensity
-    intensity = "z-score per image"
-    if rule.kind == "window":
-        intensity = f"window {rule.low:g} to {rule.high:g}, mean {rule.mean:g}, sd {rule.std:g}"
+    rules = [_describe_intensity(rule) for rule in data.intensities]
+    if len(set(rules)) > 1:
+        rules = [f"{modality}: {rule}" for modality, rule in zip(data.modality, rules, strict=True)]
     patch_mm = [round(size * mm, 1) for size, mm in zip(data.patch, data.spacing_mm, strict=True)]
     return {
         "cases": f"{training}, {others}",
         "classes": ", ".join(data.labels[value] for value in data.label_values),
-        "intensity": intensity,
+        "intensity": "; ".join(dict.fromkeys(rules)),
         "view": data.view if data.view == "volume" else f"{data.view} slices",
         "spacing, mm": " x ".join(f"{mm:g}" for mm in data.spacing_mm),
         "patch, voxels": " x ".join(f"{size:g}" for size in data.patch),
@@ -207,6 +209,12 @@ def _norm(network: NetworkSpec) -> str:
     if norm is None:
         return ""
     return f" {norm if isinstance(norm, str) else norm[0]} norm"
+
+
+def _describe_intensity(rule: Intensity) -> str:
+    if rule.kind == "zscore":
+        return "z-score per image"
+    return f"window {rule.low:g} to {rule.high:g}, mean {rule.mean:g}, sd {rule.std:g}"
 
 
 def _describe_stage(stage: Stage) -> str:
