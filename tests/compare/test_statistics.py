@@ -137,6 +137,12 @@ def test_folds_are_paired_with_themselves():
     assert subject_differences(rows, first, "dice") == pytest.approx(np.array([[0.4]]))
 
 
+def test_subjects_are_those_of_the_first_arm():
+    rows = [row("b", 0, "p1", 0.9), row("b", 0, "p2", 0.7)]  # a manifest of its own, without subjects
+    first = [row("a", 0, "p1", 0.5, subject="p"), row("a", 0, "p2", 0.5, subject="p")]
+    assert subject_differences(rows, first, "dice") == pytest.approx(np.array([[0.3]]))
+
+
 def test_arms_without_the_first_or_anything_in_common():
     assert compare_arms([row("b", 0, "p", 0.5)], "a") == []
     found = compare_arms([row("a", 0, "p", 0.5), row("b", 1, "p", 0.5)], "a")
