@@ -268,6 +268,46 @@ def test_annotations_and_tags(made):
     ]
 
 
+def test_maps(made):
+    fine = np.linspace(0, 1, 12 * 10 * 8, dtype="f4").reshape(SHAPE)
+    spoilt = fine.copy()
+    spoilt[3, 4, 5], spoilt[0, 0, 1] = np.nan, np.inf
+    moved = AFFINE.copy()
+    moved[0, 3] = 3
+    maps = {
+        "fine": (fine, AFFINE),
+        "small": (fine[:-1], AFFINE),
+        "moved": (fine, moved),
+        "spoilt": (spoilt, AFFINE),
+        "constant": (np.zeros(SHAPE, "f4"), AFFINE),
+        "colours": (np.stack([fine] * 3, -1), AFFINE),
+    }
+    for name, (array, affine) in maps.items():
+        made.image(f"{name}.nii.gz", array, affine)
+    (made.folder / "text.nii.gz").write_text("no image")
+    maps |= {"absent": None, "text": None}
+    made.content["training"][1]["maps"] = {name: f"{name}.nii.gz" for name in maps}
+    report = made.check()
+    assert report.files == 6 + 8
+    said = {Path(problem.file).name.split(".")[0]: problem for problem in report.problems}
+    assert {name: (problem.severity, problem.code) for name, problem in said.items()} == {
+        "small": ("error", "shape"),
+        "moved": ("error", "affine"),
+        "spoilt": ("error", "non_finite"),
+        "constant": ("warning", "constant"),
+        "colours": ("error", "map_channels"),
+        "absent": ("error", "missing"),
+        "text": ("error", "unreadable"),
+    }
+    assert (
+        said["small"].message
+        == "map 'small': its shape is 11 x 10 x 8, the image's is 12 x 10 x 8; resample it to the image"
+    )
+    assert "map 'spoilt': 2 of 960 voxels are NaN or infinite" in said["spoilt"].message
+    headers = {problem.code for problem in made.check(headers_only=True).problems}
+    assert headers == {"shape", "affine", "map_channels", "missing", "unreadable"}
+
+
 def test_slices(made):
     flat = (12, 10, 1)
     made.image("i0.nii.gz", np.random.default_rng(0).normal(size=flat).astype("f4"))
