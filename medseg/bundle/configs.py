@@ -48,6 +48,8 @@ def inferer_config(data: DataSpec, views: Sequence[str] = (), fusion: str = "vot
         fill(inferer, views=list(views), fusion=fusion)
     elif any(data.context):
         inferer["context"] = list(data.context)
+    if data.padding != "minimum":
+        inferer["padding"] = data.padding
     return inferer
 
 
@@ -110,3 +112,5 @@ def _fill_transforms(transforms: list[Config], data: DataSpec) -> None:
             transforms.remove(transform)
         else:
             fill(transform, **arguments.get(name, {}))
+        if name == "SpatialPadd" and data.padding == "edge":
+            transform["mode"] = "edge"
