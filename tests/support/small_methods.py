@@ -21,7 +21,7 @@ class TagsAndMaps(Method):
         networks: makes the network.
     """
 
-    streams = (Stream("weak", ("tags", "saliency", "index"), group="tags"),)
+    streams = (Stream("weak", ("tags", "saliency", "index"), group="tags", group_size=3),)
 
     def __init__(self, networks):
         super().__init__(networks)
@@ -35,8 +35,8 @@ class TagsAndMaps(Method):
 
     def forward(self, batch, clock):
         weak = batch["weak"]
-        shared = (weak["tags"] == 1).all(0)
-        assert bool(shared.any()), "the images of a batch share a tag"
+        for group in weak["tags"].split(3):
+            assert bool((group == 1).all(0).any()), "the images of a group share a tag"
         self.seen.index_add_(0, weak["index"], torch.ones_like(weak["index"]))
         network = self.headed.network
         features = network.encode(weak["image"])
