@@ -100,6 +100,7 @@ class StagesInOrder:
 
     def _label(self, inputs: StageInputs, then: Labelling, result: StageResult) -> None:
         """Label cases for the next stages, by a rule, of what this stage's networks give."""
+        self.dice = None
         cases = cases_to_label(streams_of(self.manifest), then.cases)
         index = inputs.index
         if not cases:
