@@ -22,7 +22,7 @@ from medseg.options import api
 from medseg.planning.plan import GPU_PATCH_VOXELS, PATCH_VOXELS, plan_batch, plan_data, with_strides
 from medseg.workflows.train import settings
 from medseg.workflows.train.check_stages import check_buildable
-from medseg.workflows.train.check_streams import check_streams, groups_of_stages
+from medseg.workflows.train.check_streams import check_all_streams
 from medseg.workflows.train.fit_budget import fit_budget
 from medseg.workflows.train.group_names import describe_groups, name_of_stage
 from medseg.workflows.train.options import PlanOptions, budget_seconds
@@ -81,9 +81,7 @@ def plan_pipeline(
         ManifestError: no case of a kind that a method learns from.
     """
     seconds = None if budget is None else budget_seconds(budget)
-    groups = groups_of_stages(pipeline, manifest)
-    for stage, of_stage in zip(pipeline.stages, groups, strict=True):
-        check_streams(stage, manifest, of_stage)
+    groups = check_all_streams(pipeline, manifest)
     pipeline = _with_planned_networks(pipeline, start)
     first = pipeline.stages[0]
     data = plan_data(
