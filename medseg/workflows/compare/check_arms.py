@@ -18,7 +18,8 @@ from medseg.workflows.compare.data_sets import DataSet, find_leaks, split_arm
 from medseg.workflows.compare.read_arms import Arm, Comparison
 from medseg.workflows.train import settings
 from medseg.workflows.train.check_before import check_files
-from medseg.workflows.train.plan import check_streams, plan_pipeline
+from medseg.workflows.train.check_streams import check_streams, groups_of_stages
+from medseg.workflows.train.plan import plan_pipeline
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,9 @@ def _ready_arm(comparison: Comparison, arm: Arm, device: torch.device) -> tuple[
     problems = []
     with methods.use_methods(own):
         for data in data_sets:
-            for stage in pipeline.stages:
-                check_streams(stage, data.learnt)
+            groups = groups_of_stages(pipeline, data.learnt)
+            for stage, of_stage in zip(pipeline.stages, groups, strict=True):
+                check_streams(stage, data.learnt, of_stage)
         scarcest = data_sets[0]
         check_files(pipeline, scarcest.learnt)
         plan_pipeline(pipeline, scarcest.learnt, device, None, start)
