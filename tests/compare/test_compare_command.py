@@ -116,7 +116,7 @@ def test_a_failing_arm_is_named_and_the_others_go_on(data, tmp_path):
     fails.write_text(
         "from medseg.methods.supervised import Supervised\n"
         "class Failing(Supervised):\n"
-        "    def step(self, batch, iteration):\n"
+        "    def forward(self, batch, clock):\n"
         "        raise RuntimeError('no such luck')\n"
     )
     arms = [
@@ -125,7 +125,7 @@ def test_a_failing_arm_is_named_and_the_others_go_on(data, tmp_path):
     ]
     path = tmp_path / "two.yaml"
     path.write_text(json.dumps({"arms": arms, "data": str(data), "set": SMALL}))
-    code, out, error = called(path, "-o", tmp_path / "out", "--iterations", 2, "--shard", "1/1")
+    code, _, error = called(path, "-o", tmp_path / "out", "--iterations", 2, "--shard", "1/1")
     assert code == 1, error
     assert "bad, seed 0: failed, " in error
     assert "no such luck" in error

@@ -107,9 +107,19 @@ class Child:
             self._look_at_memory()
             return None
         process.returncode = os.waitstatus_to_exitcode(status)
-        unit = 1 if sys.platform == "darwin" else 1024
-        self.usage = Usage(taken.ru_utime + taken.ru_stime, time.monotonic() - self._began, int(taken.ru_maxrss) * unit)
+        # where a child took less than this process, the system tells what this process had when it started the child
+        alone = taken.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = int(taken.ru_maxrss) * RSS_UNIT if alone or not self._peak_bytes else self._peak_bytes
+        self.usage = Usage(taken.ru_utime + taken.ru_stime, time.monotonic() - self._began, peak)
         return process.returncode
+
+    def _look_at_memory(self) -> None:
+        """Note the largest memory that one of the processes had until now."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            for number in _tree(self._process.pid):
+                self._peak_bytes = max(self._peak_bytes, _peak_of(number))
 
     def stop(self) -> None:
         """Ask it to save what it has and to end."""
