@@ -17,6 +17,7 @@ from tiny import FAST, write_dataset
 
 import medseg
 from medseg.errors import ConfigError
+from medseg.workflows.compare.processes import THREADS, share_cores
 from medseg.workflows.compare.rows_csv import read_cases, read_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -40,7 +41,7 @@ def command(*arguments: object) -> subprocess.Popen:
 def called(*arguments: object) -> tuple[int, str, str]:
     """Exit code, standard output and standard error."""
     process = command(*arguments)
-    out, error = process.communicate(timeout=400)
+    out, error = process.communicate(timeout=60)
     return process.returncode, out, error
 
 
@@ -135,9 +136,9 @@ def test_a_failing_arm_is_named_and_the_others_go_on(data, tmp_path):
 
 def test_stopped_and_continued_it_comes_out_as_if_it_had_not_been(data, tmp_path):
     path = tmp_path / "one.yaml"
-    arms = [{"name": "a", "task": "supervised", "set": {"stages.0.schedule.iterations": 400}}]
+    arms = [{"name": "a", "task": "supervised", "set": {"stages.0.schedule.iterations": 60}}]
     path.write_text(json.dumps({"arms": arms, "data": str(data), "set": SMALL}))
-    words = (path, "-o", tmp_path / "out", "--set", "stages.0.schedule.iterations=400")
+    words = (path, "-o", tmp_path / "out", "--set", "stages.0.schedule.iterations=60")
     process = command(*words)
     log = tmp_path / "out" / "runs" / "a-seed0" / "training" / "metrics.jsonl"
     began = time.monotonic()
@@ -158,7 +159,10 @@ def test_stopped_and_continued_it_comes_out_as_if_it_had_not_been(data, tmp_path
     assert row.cpu_seconds > usage["cpu_seconds"], "over both parts"
     assert "--resume" not in error
     plain = tmp_path / "plain"
-    medseg.train(str(tmp_path / "out" / "plans" / "a.yaml"), data, plain, overrides=["seed=0"], device="cpu")
+    words = ["--task", tmp_path / "out" / "plans" / "a.yaml", "--data", data, "--set", "seed=0", "-o", plain]
+    threads = dict.fromkeys(THREADS, str(len(share_cores(1)[0])))  # sums depend on their number
+    train = [sys.executable, "-m", "medseg", "train", *map(str, words), "--device", "cpu"]
+    subprocess.run(train, check=True, capture_output=True, env=os.environ | threads)
     weights = "bundle/models/model.pt"
     assert (plain / weights).read_bytes() == (tmp_path / "out/runs/a-seed0/training" / weights).read_bytes()
 
@@ -168,7 +172,7 @@ def test_shards_share_the_runs_and_a_last_command_collects_them(data, tmp_path):
     words = (*words, "--iterations", 2, *settings())
     processes = [command(*words, "--shard", f"{number}/2") for number in (1, 2)]
     for number, process in enumerate(processes):
-        _, error = process.communicate(timeout=400)
+        _, error = process.communicate(timeout=60)
         assert process.returncode == 0, error
         assert f"1 of 1 runs: supervised, seed {number}, 2 labelled subjects: done" in error
     code, out, error = called(*words)
