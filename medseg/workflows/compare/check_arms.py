@@ -79,7 +79,7 @@ def ready_arms(comparison: Comparison, device: str) -> tuple[list[ReadyArm], tor
 
 
 def refuse(complaints: Sequence[str]) -> None:
-    """Refuse a comparison with everything that is wrong with it, each on a line.
+    """Refuse a comparison with everything that is wrong with it, numbered.
 
     Raises:
         ConfigError: there is something.
@@ -88,7 +88,8 @@ def refuse(complaints: Sequence[str]) -> None:
     if len(different) == 1:
         raise ConfigError(different[0])
     if different:
-        raise ConfigError("\n  ".join([f"{len(different)} things are wrong, and nothing was trained:", *different]))
+        numbered = [f"({number}) {line}" for number, line in enumerate(different, start=1)]
+        raise ConfigError(f"{len(different)} things are wrong, and nothing was trained: {'; '.join(numbered)}")
 
 
 def _repeated_names(comparison: Comparison) -> Iterator[str]:
