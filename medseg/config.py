@@ -12,19 +12,16 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
-    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
+from medseg.between_runs import Frozen, Labelling, MethodSpec, Repeat, Rounds
 from medseg.former_pipelines import as_now
 from medseg.literals import not_plain
 from medseg.networks import registry as networks
@@ -39,58 +36,6 @@ slices of all cases, in volumes as `cases`. `half`: half of the patches from ann
 
 
 _OTHER_SIDE = {"left": "right", "l": "r", "lt": "rt"}
-
-
-class Frozen(BaseModel):
-    """Base of all configuration: immutable; other keys than its fields are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class MethodSpec(Frozen):
-    """Which paper, with which of its hyper-parameters changed from the paper's.
-
-    `sha256` is that of the file of a method of the user's own, which the run folder records.
-    """
-
-    name: str
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    options: dict[str, Any] = Field(default_factory=dict)
-
-    @model_serializer(mode="wrap")
-    def _own_only(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content: dict[str, Any] = whole(self)
-        if self.sha256 is None:
-            content.pop("sha256", None)
-        return content
-
-
-class RuleSpec(MethodSpec):
-    """Which pseudo-label rule, with which of its settings changed from the paper's."""
-
-
-class Rounds(Frozen):
-    """Training again with pseudo-labels, after the first networks, the teachers.
-
-    Args:
-        count: how many rounds at most.
-        rule: by which the predictions of the networks before become labels.
-        student: where the networks of a round start: `scratch`, where the teachers started, or `warm`, from the
-            networks before, with half their iterations and a tenth of their learning rate.
-        stop_dice: end early where the pseudo-labels of two rounds agree by more than this mean Dice.
-    """
-
-    count: PositiveInt
-    rule: RuleSpec
-    student: Literal["scratch", "warm"] = "scratch"
-    stop_dice: float | None = Field(default=None, gt=0, le=1)
-
-
-class Labelling(Frozen):
-    """Labels for the next stage, made by a rule of what this stage's networks predict of some cases."""
-
-    rule: RuleSpec
-    cases: tuple[Literal["unlabeled", "weak"], ...] = ("unlabeled", "weak")
 
 
 class Weights(Frozen):
@@ -222,6 +167,8 @@ class DataSpec(Frozen):
     sampling: Sampling = "cases"
     augment: Augment = Augment()
     overlap: float = Field(default=0.5, ge=0, lt=1)
+    padding: Literal["minimum", "edge"] = "minimum"  # what patches and windows hold beyond the edges of an image
+    smallest_mm: tuple[float, float, float] | None = None  # of the images of training, along each axis
     resample_axes: tuple[bool, bool, bool] = (True, True, True)  # False: keep each image's own spacing there
 
     @model_validator(mode="after")
@@ -291,12 +238,18 @@ class DataSpec(Frozen):
 
 
 class Pipeline(Frozen):
-    """Stages of a paper with their settings; `data` overrides what would be planned from the manifest."""
+    """Stages of a paper with their settings; `data` overrides what would be planned from the manifest.
 
+    In a YAML stages may be repeated (`medseg.repeated_stages`); here they stand one after the other, and `repeats` says
+    which are passes of what.
+    """
+
+    later = ("repeats",)
     name: str
     description: str = ""
     seed: int = 0
     stages: tuple[Stage, ...] = Field(min_length=1)
+    repeats: tuple[Repeat, ...] = ()
     data: Mapping[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -305,3 +258,18 @@ class Pipeline(Frozen):
         if self.stages[last].then is not None:
             raise ValueError(f"stages.{last}.then makes labels for the next stage, and there is none")
         return self
+
+    @model_validator(mode="after")
+    def _passes(self) -> Pipeline:
+        for repeat in self.repeats:
+            if repeat.end > len(self.stages):
+                raise ValueError(f"repeats names stage {repeat.end - 1}, and there are {len(self.stages)}")
+        return self
+
+    def repeat_of(self, index: int) -> tuple[Repeat, int] | None:
+        """The group that a stage is a pass of, and which pass, from 1."""
+        for repeat in self.repeats:
+            number = repeat.pass_of(index)
+            if number is not None:
+                return repeat, number
+        return None

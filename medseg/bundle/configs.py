@@ -48,6 +48,8 @@ def inferer_config(data: DataSpec, views: Sequence[str] = (), fusion: str = "vot
         fill(inferer, views=list(views), fusion=fusion)
     elif any(data.context):
         inferer["context"] = list(data.context)
+    if data.padding != "minimum":
+        inferer["padding"] = data.padding
     return inferer
 
 
@@ -89,7 +91,7 @@ def _fill_transforms(transforms: list[Config], data: DataSpec) -> None:
     foreground = data.classes - 1
     arguments: dict[str, Config] = {
         "MapLabelValued": {"orig_labels": values, "target_labels": indices},
-        "SpatialPadd": {"spatial_size": seen},
+        "SpatialPadd": {"spatial_size": seen, "mode": "edge" if data.padding == "edge" else "constant"},
         # never around a voxel that nobody labelled
         "RandCropByLabelClassesd": {
             "spatial_size": seen,

@@ -167,15 +167,14 @@ def data_init(options: InitOptions) -> None:
 @app.command("list")
 def list_() -> None:
     """List pipelines, methods and networks."""
-    import yaml
-
     from medseg.methods import METHODS
     from medseg.networks.registry import NETWORKS
     from medseg.workflows.train.settings import shipped
+    from medseg.yaml_values import load_yaml
 
     typer.echo("pipelines (--task)")
     for name, path in shipped().items():
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
         typer.echo(f"  {name:<16} {content['description']}")
     typer.echo(f"methods    {', '.join(METHODS)}")
     typer.echo(f"networks   {', '.join(NETWORKS)}")

@@ -12,7 +12,7 @@ _CHUNK = 2**17  # points at a time: the dozen arrays of a chunk stay in the cach
 
 
 def box(
-    volume: Tensor, start: Sequence[int], shape: Sequence[int], background: Tensor, repeat: int | None = None
+    volume: Tensor, start: Sequence[int], shape: Sequence[int], background: Tensor, repeat: Sequence[int] = ()
 ) -> Tensor:
     """Copy `(C, *shape)` out of a volume `(C, X, Y, Z)`, dtype kept.
 
@@ -21,9 +21,9 @@ def box(
         start: first voxel, possibly outside of the volume.
         shape: voxels along each axis.
         background: `(C,)`, what lies outside of the volume.
-        repeat: axis beyond whose ends the outermost slices are repeated instead.
+        repeat: axes beyond whose ends the outermost slices are repeated instead.
     """
-    if repeat is not None:
+    if repeat:
         return _box_with_repeated_slices(volume, start, shape, background, repeat)
     inside, target = [slice(None)], [slice(None)]  # all channels
     for first, count, size in zip(start, shape, volume.shape[1:], strict=True):
@@ -41,18 +41,23 @@ def box(
 
 
 def _box_with_repeated_slices(
-    volume: Tensor, start: Sequence[int], shape: Sequence[int], background: Tensor, axis: int
+    volume: Tensor, start: Sequence[int], shape: Sequence[int], background: Tensor, axes: Sequence[int]
 ) -> Tensor:
     """As `box`: the slices that there are, from which each wanted one is then taken by its number."""
-    last = volume.shape[axis + 1] - 1
-    wanted = torch.arange(start[axis], start[axis] + shape[axis]).clamp_(0, last)
-    first, count = int(wanted[0]), int(wanted[-1] - wanted[0]) + 1
     start_there, shape_there = list(start), list(shape)
-    start_there[axis], shape_there[axis] = 0, count
-    part = box(volume.narrow(axis + 1, first, count), start_there, shape_there, background)
-    if count == shape[axis]:
-        return part
-    return part.index_select(axis + 1, wanted - first)
+    numbers = {}
+    for axis in axes:
+        last = volume.shape[axis + 1] - 1
+        wanted = torch.arange(start[axis], start[axis] + shape[axis]).clamp_(0, last)
+        first, count = int(wanted[0]), int(wanted[-1] - wanted[0]) + 1
+        volume = volume.narrow(axis + 1, first, count)
+        start_there[axis], shape_there[axis] = 0, count
+        if count < shape[axis]:
+            numbers[axis] = wanted - first
+    part = box(volume, start_there, shape_there, background)
+    for axis, wanted in numbers.items():
+        part = part.index_select(axis + 1, wanted)
+    return part
 
 
 def source_box(

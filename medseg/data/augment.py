@@ -1,9 +1,9 @@
 """Training patches: cut out of a volume and changed by random transforms.
 
 Crop, rotation and zoom are one map from patch to volume: what is interpolated is interpolated once. Without rotation
-and zoom a patch is an exact copy; so are flips and quarter turns. What lies outside of a volume is the background of
-the image, the minimum of each channel, and label 0: beyond the scan there is no organ. The transforms themselves are
-in `medseg.ops.augmentation`.
+and zoom a patch is an exact copy; so are flips and quarter turns. What lies outside of a volume is what prediction
+sees there (`DataSpec.padding`): its outermost voxels again, in image, label and maps alike, or the background of the
+image, the minimum of each channel, and label 0. The transforms themselves are in `medseg.ops.augmentation`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseg.config import Augment
+from medseg.config import Augment, DataSpec
 from medseg.data.affine_sampling import box, gather, source_box
 from medseg.ops.augmentation import IntensityTransform, RandomTransform, SpatialTransform, stream_of
+from medseg.ops.field_of_view import Crop
 
 AFFINE = "affine"
 
@@ -31,15 +32,30 @@ class Source:
         image: `(C, X, Y, Z)` floating point.
         label: `(1, X, Y, Z)` uint8, or None.
         background: `(C,)`, the image beyond its edges.
-        repeat: axis beyond whose ends there are the outermost slices again, as neighbours of the slices there.
-        maps: `(M, X, Y, Z)` floating point, 0 beyond its edges; None: there are none.
+        repeat: axes beyond whose ends there are the outermost slices again.
+        maps: `(M, X, Y, Z)` floating point, 0 beyond its other edges; None: there are none.
+        zscored: whether the image has the intensities of `Intensity(kind="zscore")`, which follow from all that it
+            shows.
     """
 
     image: Tensor
     label: Tensor | None
     background: Tensor
-    repeat: int | None = None
+    repeat: tuple[int, ...] = ()
     maps: Tensor | None = None
+    zscored: bool = False
+
+
+def repeated_axes(spec: DataSpec) -> tuple[int, ...]:
+    """The axes beyond whose ends patches have the outermost slices of a volume again.
+
+    All of them where prediction has it so; else the one along which adjacent slices are channels.
+    """
+    if spec.padding == "edge":
+        return (0, 1, 2)
+    if spec.slices > 1 and spec.slice_axis is not None:
+        return (spec.slice_axis,)
+    return ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +76,7 @@ class Draw:
         return self.values.get(AFFINE)
 
     def spatial(self) -> list[tuple[SpatialTransform, Any]]:
-        """The permutations of voxels, with what they drew, in order of application."""
+        """The rearrangements of voxels, with what they drew, in order of application."""
         found = []
         for name, value in self.values.items():
             transform = self.transforms[name]
@@ -108,6 +124,8 @@ def apply(draw: Draw, source: Source, start: Sequence[int], image: Tensor, label
         patch = kind.apply(patch, value)
         patch_label = None if patch_label is None else kind.apply(patch_label, value)
     image.copy_(patch)
+    if source.zscored and Crop.name in draw.values:
+        Crop.standardize(image, draw.values[Crop.name])
     if label is not None and patch_label is not None:
         label.copy_(patch_label)
     for name, value in draw.values.items():

@@ -205,8 +205,9 @@ class PatchStreams(Dataset):
             image=torch.from_numpy(volume.image),
             label=torch.from_numpy(volume.label)[None] if patch.label is not None else None,
             background=torch.tensor(volume.background),
-            repeat=self.thin if self.spec.slices > 1 else None,
+            repeat=augment.repeated_axes(self.spec),
             maps=maps,
+            zscored=self.spec.intensity.kind == "zscore",
         )
         first = np.subtract(start, self.spec.context).tolist()
         augment.apply(draw, source, first, patch.image, patch.label)

@@ -80,6 +80,16 @@ def any_process(flag: bool) -> bool:
     return bool(idist.all_reduce(int(flag), "MAX"))
 
 
+def share_buffers(module: nn.Module) -> None:
+    """Give every process the buffers that rank 0 has; every process has to call it.
+
+    The statistics of batch norm are those of the patches that a process saw, and each saw others since its last step.
+    """
+    if world() > 1:
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+
+
 def replicate(module: nn.Module) -> nn.Module:
     """The module itself, or its DistributedDataParallel when several processes train."""
     if world() == 1:

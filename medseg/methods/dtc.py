@@ -9,9 +9,9 @@ AAAI 2021, 35(10), 8801-8809; arXiv 2009.04448.
     L_dtc = mean (sigmoid(-k z_c) - p_c)^2             all images, foreground classes c
     lambda(t) = consistency exp(-5 (1 - e/40)^2),  e = floor(40 t / t_max)
 
-p: softmax of the network's first C channels; z: tanh of its other C - 1, negative inside; phi: the signed distance
-map of each class, made of the label patch in the loader's workers (`medseg.ops.distance`). Both heads are 1x1x1
-convolutions on the same features, so one network with 2 C - 1 output channels carries them. The sign in sigmoid and
+p: softmax of the C channels of the segmentation head; z: tanh of the C - 1 of the distance head, negative inside; phi:
+the signed distance map of each class, made of the label patch in the loader's workers (`medseg.ops.distance`). The
+heads are 1x1x1 convolutions of their own on the decoder's features, as in the authors' V-Net. The sign in sigmoid and
 beta = 0.3 are those of the authors' code; the paper prints the opposite sign and 1.
 """
 
@@ -26,14 +26,13 @@ from medseg.method import LABELED, Batch, Clock, Method, Networks, PatchTargets,
 from medseg.ops import losses
 from medseg.ops.distance import DistanceTargets
 from medseg.ops.schedules import sigmoid_rampup
-from medseg.portable.networks.adapters import FirstChannels
 
 
 class DTC(Method):
     """Dual-task consistency.
 
     Args:
-        networks: makes the network, whose channels are class logits, then distances before tanh.
+        networks: makes the network in halves and the two heads.
         beta: weight of the distance regression; the paper's text has 1.
         consistency: final weight of the consistency term.
         steepness: k of the task transform layer `sigmoid(-k z)`.
@@ -54,7 +53,9 @@ class DTC(Method):
         spacing_mm: tuple[float, ...] | None = None, clip: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__(networks)
-        self.network = networks.segmenter(2 * self.classes - 1)
+        features = networks.encoder_decoder()
+        self.network = networks.headed(features, networks.head(features.width, self.classes))
+        self.distance_head = networks.head(features.width, self.classes - 1)
         self.beta = beta
         self.consistency = consistency
         self.steepness = steepness
@@ -69,7 +70,7 @@ class DTC(Method):
 
     def segmenter(self) -> nn.Module:
         """The segmentation head alone; the distances are not used once training is over."""
-        return FirstChannels(self.network, self.classes)
+        return self.network
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Terms `dice`, `cross_entropy`, `distance`, `consistency` and `exclusivity`."""
@@ -78,14 +79,14 @@ class DTC(Method):
         images = [labeled["image"]]
         if "unlabeled" in batch:
             images.append(batch["unlabeled"]["image"])
+        features = self.network.network(torch.cat(images))
         # float32, for the transform layer lives in |z| < 0.005; contiguous, for the losses go channel by channel
-        output = self.network(torch.cat(images)).float().contiguous()
-        logits = output[:, : self.classes]
-        z = output[:, self.classes :].tanh()
+        logits = self.network.head(features).float().contiguous()
+        z = self.distance_head(features).float().contiguous().tanh()
         size = len(label)  # labelled patches come first
 
         label_mask = losses.labeled_mask(label)
-        unlabeled_mask = label_mask.new_ones(len(output) - size, *label_mask.shape[1:])
+        unlabeled_mask = label_mask.new_ones(len(logits) - size, *label_mask.shape[1:])
         mask = torch.cat([label_mask, unlabeled_mask])
         distance_mask = label_mask & (labeled["distance_valid"] > 0)
         if covered is not None:  # how far it is to a structure that nobody outlined is not known

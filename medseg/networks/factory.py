@@ -70,7 +70,7 @@ class NetworkFactory:
         """A 1x1x1 convolution on features."""
         return self._made(registry.head_def(self.spatial_dims, in_channels, out_channels))
 
-    def headed(self, network: EncoderDecoder, head: nn.Module) -> nn.Module:
+    def headed(self, network: EncoderDecoder, head: nn.Module) -> HeadedNetwork:
         """A segmenter of a network in halves and a head on its decoder.
 
         The head takes the weights of the previous stage's head if that too was a network with a head.

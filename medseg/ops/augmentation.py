@@ -61,7 +61,7 @@ class RandomTransform(BaseModel, ABC):
 
 
 class SpatialTransform(RandomTransform):
-    """A permutation of voxels: exact, the same for image and label."""
+    """A rearrangement of voxels: exact, the same for image, label and maps."""
 
     @abstractmethod
     def apply(self, tensor: Tensor, drawn: Any) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
+import medseg.ops.field_of_view  # noqa: F401 - registers "crop"
 from medseg.ops.augmentation import TRANSFORMS, RandomTransform
 
 FORMER = {

@@ -44,6 +44,9 @@ STRIDED = ("vnet", "unet")
 FEW_SLICES = 16
 """With thick slices and fewer than this, a network in the plane sees all there is to see."""
 
+CROP_PROBABILITY = 0.2
+"""Share of the training patches that are as of a smaller scan (docs/results.md)."""
+
 
 def plan_data(
     manifest: Manifest,
@@ -97,6 +100,8 @@ def plan_data(
         "resample_axes": tuple(resample),
         "patch": patch,
         "intensity": given.get("intensity") or intensity_rule(manifest),
+        "padding": "edge",
+        "smallest_mm": tuple((fingerprint.shape * fingerprint.spacing_mm).min(axis=0).round(1).tolist()),
     }
     return check_data_spec({**planned, **given, "augment": _plan_augment(view, given.get("augment", {}))})
 
@@ -192,6 +197,7 @@ def _plan_augment(view: View, given: Any) -> Any:
     if not isinstance(given, Mapping):
         return given  # `check_data_spec` says what is accepted
     settings = nested_augment(given)
+    settings["crop"] = {"probability": CROP_PROBABILITY, **settings.get("crop", {})}
     affine = settings.get("affine", {})
     if view != "volume" and isinstance(affine, Mapping):
         settings["affine"] = {"rotate_degrees": _rotation_in_plane(view), **affine}

@@ -7,7 +7,7 @@ from torch import nn
 from medseg.config import DataSpec, NetworkSpec
 from medseg.method import Frozen
 from medseg.networks.factory import NetworkFactory
-from medseg.portable.networks.encoder_decoder import EncoderDecoder
+from medseg.portable.networks.encoder_decoder import EncoderDecoder, HeadedNetwork
 
 PATCHES = {2: (32, 24, 1), 3: (16, 24, 8)}
 CHANNELS = 2
@@ -42,5 +42,5 @@ class Given:
     def head(self, in_channels: int, out_channels: int) -> nn.Module:
         raise NotImplementedError
 
-    def headed(self, network: EncoderDecoder, head: nn.Module) -> nn.Module:
+    def headed(self, network: EncoderDecoder, head: nn.Module) -> HeadedNetwork:
         raise NotImplementedError

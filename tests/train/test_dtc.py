@@ -7,29 +7,63 @@ import math
 import numpy as np
 import pytest
 import torch
-from given_networks import Given
+from given_networks import Given, factory
 
 from medseg.method import Clock
 from medseg.methods.dtc import DTC
 from medseg.methods.supervised import Supervised
+from medseg.networks.factory import check_exportable, definition_of
+from medseg.networks.transfer import named_tensors
 from medseg.ops import losses
 from medseg.ops.schedules import sigmoid_rampup
+from medseg.portable.networks.encoder_decoder import EncoderDecoder, HeadedNetwork
 
 
-class Fixed(torch.nn.Module):
+class Fixed(EncoderDecoder):
     """A 'network' whose output is a parameter."""
 
     def __init__(self, output):
         super().__init__()
         self.output = torch.nn.Parameter(output)
+        self.width = output.shape[1]
 
-    def forward(self, image):
-        return self.output[: len(image)]
+    def encode(self, image):
+        return [self.output[: len(image)]]
+
+    def decode(self, features):
+        return features[0]
+
+
+class Channels(torch.nn.Module):
+    """A 'head' that gives some of the channels as they are."""
+
+    def __init__(self, first, last):
+        super().__init__()
+        self.wanted = slice(first, last)
+
+    def forward(self, features):
+        return features[:, self.wanted]
+
+
+class TwoHeads(Given):
+    """The first channels of what is given as logits, the others as distances before tanh."""
+
+    def encoder_decoder(self):
+        return self.network
+
+    def head(self, in_channels, out_channels):
+        if out_channels == self.classes:
+            return Channels(0, self.classes)
+        return Channels(in_channels - out_channels, in_channels)
+
+    def headed(self, network, head):
+        return HeadedNetwork(network, head)
 
 
 def batch_of(label, *, unlabeled=0, classes=2, boundary="half"):
     shape = label.shape[1:]
-    targets = DTC(Given(torch.nn.Identity(), classes), boundary=boundary).targets()
+    nothing = Fixed(torch.zeros(1, 2 * classes - 1, *shape))
+    targets = DTC(TwoHeads(nothing, classes), boundary=boundary).targets()
     made = [targets(row) for row in label]
     batch = {"labeled": {"image": torch.zeros(len(label), 1, *shape), "label": torch.from_numpy(label)[:, None]}}
     for key in made[0]:
@@ -51,7 +85,7 @@ def case():
 def test_every_term_equals_its_equation(case):
     label, output = case
     batch = batch_of(label, unlabeled=2)
-    terms = DTC(Given(Fixed(output), 2))(batch, Clock(2999, 6000))
+    terms = DTC(TwoHeads(Fixed(output), 2))(batch, Clock(2999, 6000))
 
     z = np.tanh(output[:, 2].double().numpy())
     p = 1 / (1 + np.exp(-(output[:, 1] - output[:, 0]).double().numpy()))  # official: one channel, sigmoid
@@ -98,7 +132,7 @@ def test_gradient_reach_of_the_transform_layer():
         output = torch.zeros(1, 3, 1, 1, 1)
         output[:, 2] = math.atanh(z)
         network = Fixed(output)
-        method = DTC(Given(network, 2))
+        method = DTC(TwoHeads(network, 2))
         batch = batch_of(np.zeros((1, 1, 1, 1), np.uint8))
         method(batch, Clock(99, 100))["consistency"].backward()
         return network.output.grad.flatten()
@@ -111,7 +145,7 @@ def test_gradient_reach_of_the_transform_layer():
 def test_supervised_terms_do_not_touch_unlabelled_rows(case):
     label, output = case
     network = Fixed(output)
-    terms = DTC(Given(network, 2), cross_entropy=1.0)(batch_of(label, unlabeled=2), Clock(0, 10))
+    terms = DTC(TwoHeads(network, 2), cross_entropy=1.0)(batch_of(label, unlabeled=2), Clock(0, 10))
     (terms["dice"] + terms["distance"] + terms["cross_entropy"]).backward()
     assert network.output.grad[2:].abs().max() == 0
     assert network.output.grad[:2].abs().max() > 0
@@ -121,14 +155,14 @@ def test_without_its_own_terms_it_is_supervised_dice_bit_for_bit(case):
     label, output = case
     batch = batch_of(label)
     ours, plain = Fixed(output.clone()), Fixed(output[:, :2].clone())
-    sum(DTC(Given(ours, 2), beta=0.0, consistency=0.0)(batch, Clock(1, 2)).values()).backward()
+    sum(DTC(TwoHeads(ours, 2), beta=0.0, consistency=0.0)(batch, Clock(1, 2)).values()).backward()
     sum(Supervised(Given(plain, 2), cross_entropy=0.0)(batch, Clock(1, 2)).values()).backward()
     assert torch.equal(ours.output.grad[:, :2], plain.output.grad)
 
 
 def test_no_unlabelled_images_uses_the_labelled_ones(case):
     label, output = case
-    terms = DTC(Given(Fixed(output), 2))(batch_of(label), Clock(9, 10))
+    terms = DTC(TwoHeads(Fixed(output), 2))(batch_of(label), Clock(9, 10))
     assert terms["consistency"] > 0
 
 
@@ -137,10 +171,10 @@ def test_ignored_voxels_change_no_term(case):
     label = label.copy()
     label[:, :2] = 255
     batch = batch_of(label)
-    before = DTC(Given(Fixed(output), 2), cross_entropy=1.0)(batch, Clock(9, 10))
+    before = DTC(TwoHeads(Fixed(output), 2), cross_entropy=1.0)(batch, Clock(9, 10))
     moved = output.clone()
     moved[:, :, :2] += 1.0
-    after = DTC(Given(Fixed(moved), 2), cross_entropy=1.0)(batch, Clock(9, 10))
+    after = DTC(TwoHeads(Fixed(moved), 2), cross_entropy=1.0)(batch, Clock(9, 10))
     for name in before:
         assert before[name].item() == pytest.approx(after[name].item(), abs=1e-7), name
 
@@ -151,6 +185,42 @@ def test_absent_and_full_classes_are_finite_and_consistent(fill):
     output = torch.zeros(1, 3, 4, 4, 4)
     output[:, 1] = 20.0 if fill else -20.0
     output[:, 2] = -3.0 if fill else 3.0
-    terms = DTC(Given(Fixed(output), 2))(batch_of(label), Clock(9, 10))
+    terms = DTC(TwoHeads(Fixed(output), 2))(batch_of(label), Clock(9, 10))
     assert all(torch.isfinite(term) for term in terms.values())
     assert terms["consistency"].item() < 1e-6  # the perfect answer costs nothing
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", ["vnet", "unet", "dynunet", "segresnet"])
+def test_the_heads_share_nothing_but_the_features(name, dims):
+    method = DTC(factory(dims, 3, name=name))
+    features = torch.randn(2, method.network.network.width, *[8] * dims, requires_grad=True)
+    logits, distances = method.network.head(features), method.distance_head(features)
+    assert (logits.shape[1], distances.shape[1]) == (3, 2)
+    logits.sum().backward()
+    assert all(parameter.grad is None for parameter in method.distance_head.parameters())
+    assert not {id(p) for p in method.network.parameters()} & {id(p) for p in method.distance_head.parameters()}
+    exported = definition_of(method.segmenter())
+    assert exported["head"]["out_channels"] == 3
+    check_exportable(method.segmenter())
+
+
+def test_the_vnet_is_that_of_the_paper_one_convolution_for_both_heads():
+    torch.manual_seed(0)
+    networks = factory(3, 2)
+    method, joined = DTC(networks).eval(), networks.segmenter(3).eval()
+    own = named_tensors(method.network)
+    with torch.no_grad():
+        for tensor_name, tensor in named_tensors(joined).items():
+            if tensor_name.startswith("head."):
+                part = tensor_name.replace("head", "convolution")
+                tensor[:2] = own[tensor_name.replace("head.", "head.convolution.")]
+                tensor[2:] = method.distance_head.state_dict()[part]
+            else:
+                tensor.copy_(own[tensor_name])
+    image = torch.randn(1, 2, 16, 24, 8)
+    with torch.no_grad():
+        features = method.network.network(image)
+        apart = torch.cat([method.network.head(features), method.distance_head(features)], 1)
+        torch.testing.assert_close(apart, joined(image), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(method.segmenter()(image), joined(image)[:, :2], rtol=1e-5, atol=1e-6)

@@ -45,6 +45,7 @@ class ViewsInferer(Inferer):
         restore: give labels on the grid of the image's file.
         label_values: label value of each class.
         fusion: of `FUSIONS`; see `fusion`.
+        padding: see `SlabInferer`.
 
     Attributes:
         probabilities: as of `SlabInferer`, for a single view.
@@ -62,15 +63,16 @@ class ViewsInferer(Inferer):
         restore: bool = True,
         label_values: Sequence[int] | None = None,
         fusion: str = "vote",
+        padding: str = "minimum",
     ) -> None:
-        SlabInferer(roi_size, overlap)  # refuses what no view could be asked with
+        SlabInferer(roi_size, overlap, padding=padding)  # refuses what no view could be asked with
         if fusion not in FUSIONS:
             raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
         if not views:
             raise ValueError("at least one view is needed")
         self.roi_size, self.views, self.overlap = tuple(roi_size), tuple(views), overlap
         self.sw_batch_size, self.mirror_axes, self.restore = sw_batch_size, tuple(mirror_axes), restore
-        self.label_values, self.fusion = label_values, fusion
+        self.label_values, self.fusion, self.padding = label_values, fusion, padding
         self.probabilities: Maker | None = None
         self.sink: PlaneSink | None = None
         self.progress: Progress | None = None
@@ -147,6 +149,7 @@ class ViewsInferer(Inferer):
             self.restore,
             self.label_values,
             context_of(network),
+            self.padding,
         )
         if self.progress is not None:
             inferer.progress = self._progress_of_view(view, size, self.progress)

@@ -3,7 +3,8 @@
 Logits of overlapping windows are blended with Gaussian weights in a ring of planes one window deep; finished
 planes are interpolated to the file's grid, become labels and are dropped. There is never a floating-point
 volume of all classes. On equal grids the labels are those of MONAI's `SlidingWindowInferer(mode="gaussian")`
-and an argmax.
+and an argmax; with `padding="edge"` also where the image is smaller than the window, which MONAI then calls
+`padding_mode="replicate"`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from monai.data.utils import collate_meta_tensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from .label_sink import LabelSink, Maker
+from .label_sink import LabelSink, Maker, MapSink
 from .out_of_memory import Attempt, with_less_memory
 from .restore_grid import AxisMap, grid_maps, identity_maps
 from .slabs import Slabs
 from .windows import (
+    PADDINGS,
     Predictor,
     extract_windows,
     order_positions,
@@ -58,6 +60,8 @@ class SlabInferer(Inferer):
         label_values: label value of each class; None gives class indices.
         context: voxels along each axis that the network sees on either side of a window and gives no logits for;
             beyond the edges of the image its outermost voxels are repeated.
+        padding: of `PADDINGS`, what a window holds beyond the edges of an image that is smaller than it. Bundles from
+            before version 0.2 do not name it: their networks were trained with the minimum.
 
     Attributes:
         probabilities: given a shape `(K, X', Y', Z')`, makes the uint8 array into which probabilities x 255
@@ -76,15 +80,19 @@ class SlabInferer(Inferer):
         restore: bool = True,
         label_values: Sequence[int] | None = None,
         context: Sequence[int] = (0, 0, 0),
+        padding: str = "minimum",
     ) -> None:
         if len(roi_size) != 3 or min(roi_size) < 1:
             raise ValueError(f"roi_size must be three positive numbers, got {list(roi_size)}")
         if not 0 <= overlap < 1:
             raise ValueError(f"overlap must be in [0, 1), got {overlap}")
+        if padding not in PADDINGS:
+            raise ValueError(f"padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
         self.roi_size = (int(roi_size[0]), int(roi_size[1]), int(roi_size[2]))
         self.overlap, self.sw_batch_size, self.mirror_axes = overlap, sw_batch_size, tuple(mirror_axes)
         self.restore, self.label_values = restore, label_values
         self.context = (int(context[0]), int(context[1]), int(context[2]))
+        self.padding = padding
         self.probabilities: Maker | None = None
         self.confidence: Maker | None = None
         self.progress: Callable[[int, int], None] | None = None
@@ -117,7 +125,7 @@ class SlabInferer(Inferer):
             return self._predict(plain, maps, network_with_arguments, attempt, first.device)
 
         with torch.no_grad():
-            labels = with_less_memory(first, predict)[None]
+            labels = with_less_memory(first, predict)
         if not isinstance(image, MetaTensor):
             return labels[None]
         affine = image.meta.get("original_affine", image.affine) if self.restore else image.affine
@@ -141,12 +149,12 @@ class SlabInferer(Inferer):
         device: torch.device,
     ) -> Tensor:
         """Labels `(X', Y', Z')` of an image `(C, X, Y, Z)`; `device` is the network's."""
-        padded, before = pad_to_window(image, attempt.window)
+        padded, before = pad_to_window(image, attempt.window, self.padding)
         size = tuple(padded.shape[1:])
         axis = slab_axis(size, attempt.window)
         starts = [window_starts(*lengths, self.overlap) for lengths in zip(size, attempt.window, strict=True)]
         maps = [axis_map.shifted(planes) for axis_map, planes in zip(maps, before, strict=True)]
-        sink = LabelSink(maps, axis, self.label_values, image.device, self.probabilities, self.confidence)
+        sink = self._make_sink(maps, axis, image.device)
         slabs = Slabs(size, starts, axis, attempt, maps, sink)
         positions = order_positions(starts, axis)
         done = 0
@@ -159,4 +167,21 @@ class SlabInferer(Inferer):
             if self.progress is not None:
                 self.progress(done, len(positions))
         slabs.finish()
-        return sink.labels
+        return sink.result
+
+    def _make_sink(self, maps: Sequence[AxisMap], axis: int, device: torch.device) -> LabelSink | MapSink:
+        """Takes what the network gives, on the file's grid."""
+        return LabelSink(maps, axis, self.label_values, device, self.probabilities, self.confidence)
+
+
+class MapInferer(SlabInferer):
+    """Images `(1, C, X, Y, Z)` and a network to what it gives, blended, `(1, K, X', Y', Z')` float16.
+
+    Attributes:
+        values: given a shape `(K, X', Y', Z')`, makes the float16 array into which the maps are written.
+    """
+
+    values: Maker
+
+    def _make_sink(self, maps: Sequence[AxisMap], axis: int, device: torch.device) -> LabelSink | MapSink:
+        return MapSink(maps, axis, self.values)

@@ -10,6 +10,9 @@ from monai.data.utils import compute_importance_map
 from torch import Tensor
 from torch.nn.functional import pad
 
+PADDINGS = ("minimum", "edge")
+"""What a window holds beyond the edges of an image: each channel's minimum, or the outermost voxels again."""
+
 Position = tuple[int, int, int]
 Predictor = Callable[..., Tensor]
 
@@ -63,10 +66,13 @@ def gaussian_importance(window: Sequence[int], device: torch.device) -> Tensor:
     return compute_importance_map(tuple(window), mode="gaussian", sigma_scale=0.125, device=device)
 
 
-def pad_to_window(image: Tensor, window: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """Pad `(C, X, Y, Z)` on both sides to the window's size, with each channel's minimum.
+def pad_to_window(image: Tensor, window: Sequence[int], padding: str = "minimum") -> tuple[Tensor, list[int]]:
+    """Pad `(C, X, Y, Z)` on both sides to the window's size.
 
-    That is air in CT and MR, what lies beyond most images.
+    Args:
+        image: of any size.
+        window: voxels along each axis.
+        padding: "edge" repeats the outermost voxels; "minimum" takes each channel's minimum, air in CT and MR.
 
     Returns:
         The image, not copied if it is large enough, and the planes added in front of each axis.
@@ -78,6 +84,8 @@ def pad_to_window(image: Tensor, window: Sequence[int]) -> tuple[Tensor, list[in
     amounts = []
     for axis in (2, 1, 0):  # torch's `pad` counts from the last axis
         amounts += [before[axis], missing[axis] - before[axis]]
+    if padding == "edge":
+        return pad(image, amounts, mode="replicate"), before
     padded = [pad(channel, amounts, value=float(channel.min())) for channel in image]
     return torch.stack(padded), before
 

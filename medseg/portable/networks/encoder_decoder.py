@@ -233,3 +233,23 @@ class HeadedNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Image `(B, Cin, *spatial)` to `(B, classes, *spatial)`."""
         return self.head(self.network(image))
+
+
+class FeatureMaps(nn.Module):
+    """A head on a feature map of a network in halves, brought to the size of the image, such as class-activation maps.
+
+    Args:
+        network: in halves.
+        head: on the `channels[level]` channels of a feature map.
+        level: which of the feature maps that `encode` gives.
+    """
+
+    def __init__(self, network: EncoderDecoder, head: nn.Module, level: int = -1) -> None:
+        super().__init__()
+        self.network, self.head, self.level = network, head, level
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image `(B, Cin, *spatial)` to maps `(B, K, *spatial)`, interpolated linearly."""
+        maps = self.head(self.network.encode(image)[self.level])
+        mode = "bilinear" if image.ndim == 4 else "trilinear"
+        return nn.functional.interpolate(maps, image.shape[2:], mode=mode, align_corners=False)

@@ -11,21 +11,20 @@ import numpy as np
 import torch
 
 from medseg import methods
+from medseg.between_runs import RuleSpec
 from medseg.bundle.join import write_joint_bundle
-from medseg.config import Pipeline, RuleSpec, Stage
+from medseg.config import Pipeline, Stage
 from medseg.cores import CoreUse, usable_cores
 from medseg.engine import checkpoint, distributed
 from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.portable.io.read import read_header
 from medseg.portable.io.write import write_nifti
 from medseg.workflows.train.build import StageInputs, StageResult, count_trainings
+from medseg.workflows.train.prepare_cases import FEW_CASES
 from medseg.workflows.train.self_training.check_data import check_rounds
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.step_probe import NetworkCosts, StageProbe
 from medseg.workflows.train.time_plan import StageCosts
-
-MANY_CASES = 24
-"""From so many cases on they are preprocessed by several processes."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def _other_seconds(place: Workplace, index: int, found: Sequence[NetworkCosts], 
 
 
 def _preprocessing_seconds(each: float, cases: int) -> float:
-    processes = usable_cores() if cases >= MANY_CASES else 1
+    processes = usable_cores() if cases >= FEW_CASES else 1
     return each * cases / processes
 
 

@@ -15,24 +15,18 @@ from medseg.atomic import check_writable, make_folder
 from medseg.bundle.bundle import OpenBundle
 from medseg.config import DataSpec, Intensity, Pipeline, Stage
 from medseg.engine import distributed
-from medseg.errors import ConfigError, ManifestError, OutputError
+from medseg.errors import ConfigError, OutputError
 from medseg.manifest.manifest import Manifest, streams_of
-from medseg.method import STREAM_KEYS
 from medseg.networks.pretrained import hash_file
 from medseg.options import api
 from medseg.planning.plan import GPU_PATCH_VOXELS, PATCH_VOXELS, plan_batch, plan_data, with_strides
 from medseg.workflows.train import settings
-from medseg.workflows.train.build import check_buildable
+from medseg.workflows.train.check_stages import check_buildable
+from medseg.workflows.train.check_streams import check_streams, groups_of_stages
 from medseg.workflows.train.fit_budget import fit_budget
+from medseg.workflows.train.group_names import describe_groups, name_of_stage
 from medseg.workflows.train.options import PlanOptions, budget_seconds
 from medseg.workflows.train.sizing import Sizing
-
-MISSING_STREAM = {
-    "labeled": ("no labelled case under 'training'", "training needs at least one 'label'"),
-    "unlabeled": ("no unlabelled case", "list images without a label under 'unlabeled'"),
-    "weak": ("no case with tags and without a label under 'training'", 'give cases "tags", if only []'),
-}
-"""Stream -> what is said where a data set has none of its cases, and what to do about it."""
 
 
 def run_plan(options: PlanOptions) -> Pipeline:
@@ -86,8 +80,9 @@ def plan_pipeline(
         ManifestError: no case of a kind that a method learns from.
     """
     seconds = None if budget is None else budget_seconds(budget)
-    for stage in pipeline.stages:
-        check_streams(stage, manifest)
+    groups = groups_of_stages(pipeline, manifest)
+    for stage, of_stage in zip(pipeline.stages, groups, strict=True):
+        check_streams(stage, manifest, of_stage)
     first = pipeline.stages[0]
     data = plan_data(
         manifest,
@@ -97,8 +92,11 @@ def plan_pipeline(
         views=first.views,
         patch_voxels=GPU_PATCH_VOXELS if device.type == "cuda" else PATCH_VOXELS,
     )
-    stages = tuple(_plan_stage(stage, data, _count_cases(manifest)) for stage in pipeline.stages)
-    planned = pipeline.model_copy(update={"stages": stages, "data": data.model_dump(mode="json")})
+    stages = []
+    for stage, of_stage in zip(pipeline.stages, groups, strict=True):
+        counts = {stream: len(cases) for stream, cases in of_stage.items()}
+        stages.append(_plan_stage(stage, data, counts))
+    planned = pipeline.model_copy(update={"stages": tuple(stages), "data": data.model_dump(mode="json")})
     check_buildable(planned, start)
     if seconds is None:
         return planned
@@ -115,37 +113,6 @@ def memory_bytes(device: torch.device) -> float:
 
 def _count_cases(manifest: Manifest) -> dict[str, int]:
     return {stream: len(cases) for stream, cases in streams_of(manifest).items()}
-
-
-def check_streams(stage: Stage, manifest: Manifest) -> None:
-    """See that the data set has what the method of a stage learns from.
-
-    Raises:
-        ConfigError: a stream that is none.
-        ManifestError: a stream without cases, or a case without what the method asks of it.
-    """
-    method = methods.find(stage.method.name)
-    groups = streams_of(manifest)
-    for stream in method.streams:
-        if stream.name not in groups:
-            raise ConfigError(
-                f"method {stage.method.name} has the stream {stream.name!r}; accepted are {', '.join(groups)}"
-            )
-        cases = groups[stream.name]
-        if not cases and not stream.optional:
-            what, hint = MISSING_STREAM[stream.name]
-            raise ManifestError(f"{what}, which {stage.method.name} learns from", path=manifest.path, hint=hint)
-        for key in stream.keys:
-            if key in STREAM_KEYS:
-                continue
-            without = [case.name for case in cases if key not in case.maps]
-            if without:
-                raise ManifestError(
-                    f"{stage.method.name} needs a map called {key!r} of each {stream.name} case; "
-                    f"{len(without)} have none, among them {without[0]}",
-                    path=manifest.path,
-                    hint=f'add "maps": {{"{key}": FILE}} to each case',
-                )
 
 
 def _plan_stage(stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
@@ -196,11 +163,12 @@ def print_plan(pipeline: Pipeline, manifest: Manifest, further: Mapping[str, str
     for name, text in _describe_data(data, manifest).items():
         table.add_row(name, text)
     for index, stage in enumerate(pipeline.stages):
+        name = name_of_stage(pipeline, index)
         if stage.views or stage.rounds:
             views = ", ".join(stage.views) or data.view
-            table.add_row(f"stage {index}, views", f"{views}; rounds of pseudo-labels: {stage.round_count}")
-        table.add_row(f"stage {index}", _describe_stage(stage))
-    for name, text in (further or {}).items():
+            table.add_row(f"{name}, views", f"{views}; rounds of pseudo-labels: {stage.round_count}")
+        table.add_row(name, _describe_stage(stage))
+    for name, text in {**describe_groups(pipeline), **(further or {})}.items():
         table.add_row(name, text)
     Console(stderr=True).print(table)
 
@@ -234,8 +202,9 @@ def _describe_intensity(rule: Intensity) -> str:
 
 def _describe_stage(stage: Stage) -> str:
     schedule = stage.schedule
+    then = f"; then labels {', '.join(stage.then.cases)} cases by {stage.then.rule.name}" if stage.then else ""
     batch = " + ".join(f"{size} {stream}" for stream, size in (schedule.batch or {}).items())
     return (
         f"{stage.method.name}, {stage.network.name} width {stage.network.width}, batch {batch}, "
-        f"{schedule.iterations} iterations, {schedule.optimizer} {schedule.lr:g} {schedule.decay}"
+        f"{schedule.iterations} iterations, {schedule.optimizer} {schedule.lr:g} {schedule.decay}{then}"
     )

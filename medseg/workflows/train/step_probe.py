@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +22,11 @@ from medseg.data.cache import CachedVolume
 from medseg.engine import checkpoint
 from medseg.engine.trainer import MethodTrainer
 from medseg.manifest.manifest import Case
+from medseg.method import Method
 from medseg.networks.factory import definition_of
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.workflows.train.build import StageInputs, save_pretrained
+from medseg.workflows.train.prepare_cases import case_groups
 from medseg.workflows.train.stage import StageRun
 
 FEWEST_STEPS = 3
@@ -114,7 +117,7 @@ class StageProbe(StageRun):
         """Preprocess as training will, in this process alone."""
         batch = self.stage.schedule.batch or {}
         volumes = {}
-        for name, cases in self._case_groups().items():
+        for name, cases in case_groups(self.stage, self.inputs.manifest).items():
             wanted = max(CASES_OF_PLAN, batch.get(name, 0)) if name in batch else 1
             volumes[name] = self._prepare_cases(name, cases[:wanted] if self.few else cases)
         return volumes, volumes.pop("validation")
@@ -132,14 +135,14 @@ class StageProbe(StageRun):
         folder = self.cache.folder
         return sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
 
-    def _replicate(self, method: nn.Module) -> nn.Module:
+    def _replicate(self, method: Method) -> nn.Module:
         return method
 
     def _run_for(self, trainer: MethodTrainer, seconds: float) -> list[float]:
         """Train for so long; the moment it began, and the end of each step."""
         ticks = [time.monotonic()]
 
-        def note(engine: MethodTrainer) -> None:
+        def note(engine: Any) -> None:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             ticks.append(time.monotonic())
@@ -163,10 +166,9 @@ class StageProbe(StageRun):
             inferer(image, segmenter).cpu()
         return (time.monotonic() - began) * mean / sizes[typical]
 
-    def _finish(self, segmenter: nn.Module | None, method: nn.Module, bundle: Path) -> None:
-        if segmenter is None:
-            save_pretrained(bundle, method.pretrained())  # type: ignore[operator]
-            return
-        write_bundle(
-            bundle, segmenter, network_def=definition_of(segmenter), data=self.spec, name=self.inputs.pipeline.name
-        )
+    def _finish(self, segmenter: nn.Module | None, method: Method, bundle: Path) -> None:
+        if segmenter is not None:
+            name = self.inputs.pipeline.name
+            write_bundle(bundle, segmenter, network_def=definition_of(segmenter), data=self.spec, name=name)
+        elif type(method).pretrained is not Method.pretrained:
+            save_pretrained(bundle, method.pretrained())
