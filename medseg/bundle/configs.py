@@ -91,7 +91,7 @@ def _fill_transforms(transforms: list[Config], data: DataSpec) -> None:
     foreground = data.classes - 1
     arguments: dict[str, Config] = {
         "MapLabelValued": {"orig_labels": values, "target_labels": indices},
-        "SpatialPadd": {"spatial_size": seen, "mode": "edge" if data.padding == "edge" else "constant"},
+        "SpatialPadd": {"spatial_size": seen},
         # never around a voxel that nobody labelled
         "RandCropByLabelClassesd": {
             "spatial_size": seen,
@@ -112,3 +112,5 @@ def _fill_transforms(transforms: list[Config], data: DataSpec) -> None:
             transforms.remove(transform)
         else:
             fill(transform, **arguments.get(name, {}))
+        if name == "SpatialPadd" and data.padding == "edge":
+            transform["mode"] = "edge"

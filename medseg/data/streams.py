@@ -207,7 +207,7 @@ class PatchStreams(Dataset):
             background=torch.tensor(volume.background),
             repeat=augment.repeated_axes(self.spec),
             maps=maps,
-            zscored=self.spec.intensity.kind == "zscore",
+            zscored=tuple(rule.kind == "zscore" for rule in self.spec.intensities),
         )
         first = np.subtract(start, self.spec.context).tolist()
         augment.apply(draw, source, first, patch.image, patch.label)

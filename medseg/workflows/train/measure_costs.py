@@ -13,16 +13,22 @@ import torch
 from medseg import methods
 from medseg.between_runs import RuleSpec
 from medseg.bundle.join import write_joint_bundle
-from medseg.config import Pipeline, Stage
+from medseg.config import Pipeline
 from medseg.cores import CoreUse, usable_cores
 from medseg.engine import checkpoint, distributed
+from medseg.manifest.labelling import cases_to_label
 from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.portable.io.read import read_header
 from medseg.portable.io.write import write_nifti
 from medseg.workflows.train.build import StageInputs, StageResult, count_trainings
+from medseg.workflows.train.check_streams import groups_of_stages
+from medseg.workflows.train.maps import SavedMaps
 from medseg.workflows.train.prepare_cases import FEW_CASES
 from medseg.workflows.train.self_training.check_data import check_rounds
+from medseg.workflows.train.self_training.predict_maps import Predictors
 from medseg.workflows.train.self_training.predict_views import Voter
+from medseg.workflows.train.self_training.prediction_store import PredictionStore
+from medseg.workflows.train.stand_in_labels import with_stand_ins
 from medseg.workflows.train.step_probe import NetworkCosts, StageProbe
 from medseg.workflows.train.time_plan import StageCosts
 
@@ -51,7 +57,9 @@ class Workplace:
 
     def inputs(self, index: int) -> StageInputs:
         """What a stage is given."""
-        return StageInputs(self.pipeline, index, self.manifest, self.scratch / f"stage{index}", self.cache, self.device)
+        folder = self.scratch / f"stage{index}"
+        manifest = with_stand_ins(self.pipeline, index, self.manifest, self.scratch / "labels")
+        return StageInputs(self.pipeline, index, manifest, folder, self.cache, self.device)
 
 
 def measure_costs(place: Workplace, seconds: float) -> tuple[list[StageCosts], CoreUse]:
@@ -90,35 +98,45 @@ def _measure_networks(
     views = inputs.stage.views or (None,)
     found = []
     bundles: dict[str, Path] = {}
+    maps: list[SavedMaps] = []
     for view in views:
         probe = StageProbe(inputs, view=view, few=place.output is None)
         bundle = inputs.folder / str(view or "network")
         start = previous.network(view) if previous else None
         found.append(probe.measure(bundle, previous=start, seconds=seconds / len(views)))
         bundles[probe.spec.view] = bundle
+        maps += probe.maps_of(bundle, start)
     joint = next(iter(bundles.values()))
     if len(views) > 1:
         joint = inputs.folder / "bundle"
         write_joint_bundle(bundles, joint, inputs.data, name=place.pipeline.name, fusion=inputs.stage.fusion)
-    return found, StageResult(joint, bundles)
+    return found, StageResult(joint, bundles, tuple(maps))
 
 
 def _stage_costs(place: Workplace, index: int, found: Sequence[NetworkCosts], result: StageResult) -> StageCosts:
     stage = place.pipeline.stages[index]
     processes = distributed.world()
     validation = sum(1 for case in place.manifest.validation if case.label)
-    unlabeled = len(streams_of(place.manifest)["unlabeled"])
-    rounds = stage.round_count if unlabeled else 0
+    to_label = len(_cases_of_rule(place, index))
+    rounds = stage.round_count if to_label else 0
     return StageCosts(
         step=_mean([each.step for each in found]),
         start=_mean([each.start for each in found]),
         validation=_mean([each.case for each in found]) * -(-validation // processes),
         save=_mean([each.save for each in found]),
         finish=_mean([each.finish for each in found]),
-        trainings=count_trainings(stage, unlabeled),
+        trainings=count_trainings(stage, to_label),
         networks=len(found) * (1 + rounds),
         other=_other_seconds(place, index, found, result),
     )
+
+
+def _cases_of_rule(place: Workplace, index: int) -> list[Case]:
+    """The cases that the rule of a stage labels, of the whole data set."""
+    stage = place.pipeline.stages[index]
+    part = stage.rounds or stage.then
+    groups = groups_of_stages(place.pipeline, place.manifest)[index]
+    return cases_to_label(groups, part.cases) if part else []
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -138,11 +156,10 @@ def _other_seconds(place: Workplace, index: int, found: Sequence[NetworkCosts], 
         total += _preprocessing_seconds(case_seconds, cases)
     if stage.rounds or len(stage.views) > 1:
         total += _check_seconds(place, index)
-        total += _round_seconds(place, stage, stage.rounds.rule if stage.rounds else None, case_seconds, result)
+        total += _round_seconds(place, index, case_seconds, result)
     if stage.then is not None:
-        labelled = [case for name in stage.then.cases for case in groups[name]]
-        each = _label_seconds(place, labelled, stage.then.rule, result) + case_seconds
-        total += len(labelled) * each / distributed.world()
+        each = _label_seconds(place, index, stage.then.rule, result) + case_seconds
+        total += len(_cases_of_rule(place, index)) * each / distributed.world()
     return total
 
 
@@ -162,43 +179,61 @@ def _check_seconds(place: Workplace, index: int) -> float:
     return 0.0 if place.output is not None else time.monotonic() - began
 
 
-def _round_seconds(
-    place: Workplace, stage: Stage, rule: RuleSpec | None, case_seconds: float, result: StageResult
-) -> float:
+def _round_seconds(place: Workplace, index: int, case_seconds: float, result: StageResult) -> float:
     """Pseudo-labels and scores of all rounds."""
-    unlabeled = streams_of(place.manifest)["unlabeled"]
+    stage = place.pipeline.stages[index]
+    to_label = len(_cases_of_rule(place, index))
     validation = [case for case in place.manifest.validation if case.label]
-    rounds = stage.round_count if unlabeled else 0
+    rounds = stage.round_count if to_label else 0
     processes = distributed.world()
     total = 0.0
-    if rounds:
-        each = _label_seconds(place, unlabeled, rule, result)
-        total += rounds * len(unlabeled) * each / processes
-        total += rounds * _preprocessing_seconds(case_seconds, len(unlabeled))
+    if rounds and stage.rounds:
+        each = _label_seconds(place, index, stage.rounds.rule, result)
+        total += rounds * to_label * each / processes
+        total += rounds * _preprocessing_seconds(case_seconds, to_label)
     if validation:
-        total += (rounds + 1) * len(validation) * _label_seconds(place, validation, None, result) / processes
+        total += (rounds + 1) * len(validation) * _score_seconds(place, validation, result) / processes
     return total
 
 
-def _label_seconds(place: Workplace, cases: Sequence[Case], rule: RuleSpec | None, result: StageResult) -> float:
+def _label_seconds(place: Workplace, index: int, rule: RuleSpec, result: StageResult) -> float:
     """Seconds to predict a case of typical size, make a label of that by a rule, and write it."""
-    if not cases or not (result.bundle / "configs").is_dir():  # no segmenter
+    part = place.pipeline.stages[index].rounds or place.pipeline.stages[index].then
+    manifest = place.inputs(index).manifest
+    cases = cases_to_label(streams_of(manifest), part.cases) if part else []
+    if not cases:
         return 0.0
-    sizes = [float(np.prod(read_header(place.manifest.images(case)[0]).shape[:3])) for case in cases]
+    case, share = _typical(manifest, cases)
+    return _time_rule(place, manifest, case, rule, result) * share
+
+
+def _typical(manifest: Manifest, cases: Sequence[Case]) -> tuple[Case, float]:
+    """The case whose size is nearest to the mean, and how many times larger the mean is."""
+    sizes = [float(np.prod(read_header(manifest.images(case)[0]).shape[:3])) for case in cases]
     mean = sum(sizes) / len(sizes)
     typical = min(range(len(sizes)), key=lambda number: abs(sizes[number] - mean))
-    case = cases[typical]
-    made = None
-    if rule is not None:
-        made = methods.build_rule(rule.name, len(place.manifest.labels), **rule.options)
-    full = made is not None and made.needs == "probabilities"
+    return cases[typical], mean / sizes[typical]
+
+
+def _score_seconds(place: Workplace, cases: Sequence[Case], result: StageResult) -> float:
+    """Seconds to predict a case of typical size by all views."""
+    case, share = _typical(place.manifest, cases)
     image = place.manifest.images(case)
-    with Voter(result.bundle, place.device, full=full) as voter:
+    with Voter(result.bundle, place.device) as voter:
         began = time.monotonic()
-        predicted, fused = voter.both(image)
-        label = fused
-        if made is not None and not getattr(made, "inputs", ()):  # those work on more than these networks' votes
-            decided = made.decide({case.name: made.summarize(predicted)}) if made.looks_at_all else {}
-            made.label(predicted, decided, 1)
-        write_nifti(place.scratch / "label.nii.gz", label.numpy(), read_header(image[0]).affine)
-        return (time.monotonic() - began) * mean / sizes[typical]
+        voter.both(image)
+        return (time.monotonic() - began) * share
+
+
+def _time_rule(place: Workplace, manifest: Manifest, case: Case, rule: RuleSpec, result: StageResult) -> float:
+    """Seconds to predict a case, make a label of that by a rule, and write it."""
+    made = methods.build_rule(rule.name, len(place.manifest.labels), **rule.options)
+    with PredictionStore(Predictors.of_stage(result), place.device, made, place.scratch / "predictions") as store:
+        store.open()
+        began = time.monotonic()
+        predicted = store.predict(manifest, case)
+        decided = made.decide({case.name: made.summarize(predicted)}) if made.looks_at_all else {}
+        made.label(predicted, decided, 1)
+        header = read_header(manifest.images(case)[0])
+        write_nifti(place.scratch / "label.nii.gz", np.zeros(header.shape, np.uint8, "F"), header.affine)
+        return time.monotonic() - began

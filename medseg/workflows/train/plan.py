@@ -13,7 +13,7 @@ from rich.table import Table
 from medseg import methods
 from medseg.atomic import check_writable, make_folder
 from medseg.bundle.bundle import OpenBundle
-from medseg.config import DataSpec, Intensity, Pipeline, Stage
+from medseg.config import DataSpec, Intensity, NetworkSpec, Pipeline, Stage
 from medseg.engine import distributed
 from medseg.errors import ConfigError, OutputError
 from medseg.manifest.manifest import Manifest, streams_of
@@ -26,6 +26,7 @@ from medseg.workflows.train.check_streams import check_streams, groups_of_stages
 from medseg.workflows.train.fit_budget import fit_budget
 from medseg.workflows.train.group_names import describe_groups, name_of_stage
 from medseg.workflows.train.options import PlanOptions, budget_seconds
+from medseg.workflows.train.planned_network import plan_options
 from medseg.workflows.train.sizing import Sizing
 
 
@@ -83,6 +84,7 @@ def plan_pipeline(
     groups = groups_of_stages(pipeline, manifest)
     for stage, of_stage in zip(pipeline.stages, groups, strict=True):
         check_streams(stage, manifest, of_stage)
+    pipeline = _with_planned_networks(pipeline, start)
     first = pipeline.stages[0]
     data = plan_data(
         manifest,
@@ -102,6 +104,14 @@ def plan_pipeline(
         return planned
     sizing = sizing or Sizing()
     return fit_budget(planned, manifest, device, seconds=seconds, given=pipeline, sizing=sizing, start=start)
+
+
+def _with_planned_networks(pipeline: Pipeline, start: OpenBundle | None) -> Pipeline:
+    stages = []
+    for stage in pipeline.stages:
+        network = plan_options(stage.network, start)
+        stages.append(stage.model_copy(update={"network": network}))
+    return pipeline.model_copy(update={"stages": tuple(stages)})
 
 
 def memory_bytes(device: torch.device) -> float:
@@ -194,6 +204,13 @@ def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
     }
 
 
+def _norm(network: NetworkSpec) -> str:
+    norm = network.options.get("norm")
+    if norm is None:
+        return ""
+    return f" {norm if isinstance(norm, str) else norm[0]} norm"
+
+
 def _describe_intensity(rule: Intensity) -> str:
     if rule.kind == "zscore":
         return "z-score per image"
@@ -205,6 +222,6 @@ def _describe_stage(stage: Stage) -> str:
     then = f"; then labels {', '.join(stage.then.cases)} cases by {stage.then.rule.name}" if stage.then else ""
     batch = " + ".join(f"{size} {stream}" for stream, size in (schedule.batch or {}).items())
     return (
-        f"{stage.method.name}, {stage.network.name} width {stage.network.width}, batch {batch}, "
+        f"{stage.method.name}, {stage.network.name} width {stage.network.width}{_norm(stage.network)}, batch {batch}, "
         f"{schedule.iterations} iterations, {schedule.optimizer} {schedule.lr:g} {schedule.decay}{then}"
     )

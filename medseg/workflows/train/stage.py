@@ -11,7 +11,6 @@ import torch
 from monai.handlers import LrScheduleHandler
 from monai.utils import set_determinism
 from torch import nn
-from torch.utils.data import DataLoader
 
 from medseg.atomic import make_folder
 from medseg.bundle.bundle import write_bundle
@@ -22,18 +21,16 @@ from medseg.engine import checkpoint, distributed, handlers
 from medseg.engine.logs import RunLog, TrainingBar
 from medseg.engine.optimizer import make_optimizer, make_scheduler
 from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
-from medseg.engine.validation import validate
 from medseg.errors import OutputError
 from medseg.manifest.manifest import Case
 from medseg.method import Method
 from medseg.networks.factory import definition_of
-from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.networks.adapters import Planar
 from medseg.progress import say
 from medseg.workflows.train.build import PRETRAINED, StageInputs, build_method, open_previous, save_pretrained
 from medseg.workflows.train.maps import MAPS, SavedMaps, needs_maps, save_maps
 from medseg.workflows.train.prepare_cases import case_groups, prepare_cases
-from medseg.workflows.train.validation_volumes import ValidationVolumes
+from medseg.workflows.train.validation_volumes import score_volumes
 
 _SEED_STEP = 1000
 """Between the seeds of views, so that another seed of the run is not another view's."""
@@ -258,7 +255,7 @@ class StageRun:
         if segmenter is None or not validation:
             return None
         return handlers.Validate(
-            partial(self._score, segmenter, validation),
+            partial(score_volumes, segmenter, validation, self.spec, self.device),
             segmenter,
             self.folder,
             self.progress,
@@ -266,22 +263,6 @@ class StageRun:
             log=log,
             bar=bar,
         )
-
-    def _score(self, segmenter: nn.Module, volumes: list[CachedVolume]) -> dict[str, Any]:
-        """Dice of whole validation volumes, this rank's share of them and then all ranks' mean."""
-        distributed.share_buffers(segmenter)  # all ranks judge the network that rank 0 exports
-        share = ValidationVolumes(volumes[distributed.rank() :: distributed.world()], self.spec.classes)
-        inferer = SlabInferer(
-            self.spec.patch,
-            self.spec.overlap,
-            restore=False,
-            context=self.spec.context,
-            padding=self.spec.padding,
-        )
-        loader = DataLoader(share, batch_size=1)
-        scores = validate(segmenter, loader, inferer, classes=self.spec.classes, device=self.device)
-        structures = [self.spec.labels[value] for value in self.spec.label_values[1:]]
-        return {"mean": scores["mean"], "classes": dict(zip(structures, scores["classes"], strict=True))}
 
     def _export(self, segmenter: nn.Module, bundle: Path) -> None:
         """Write the bundle of the best validated weights, or of the last where nothing was validated."""

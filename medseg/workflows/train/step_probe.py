@@ -26,6 +26,7 @@ from medseg.method import Method
 from medseg.networks.factory import definition_of
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.workflows.train.build import StageInputs, save_pretrained
+from medseg.workflows.train.maps import SavedMaps, needs_maps, save_maps
 from medseg.workflows.train.prepare_cases import case_groups
 from medseg.workflows.train.stage import StageRun
 
@@ -172,3 +173,11 @@ class StageProbe(StageRun):
             write_bundle(bundle, segmenter, network_def=definition_of(segmenter), data=self.spec, name=name)
         elif type(method).pretrained is not Method.pretrained:
             save_pretrained(bundle, method.pretrained())
+        if needs_maps(self.stage):
+            save_maps(bundle.with_suffix(".maps"), method)
+
+    def maps_of(self, bundle: Path, previous: Path | None) -> list[SavedMaps]:
+        """The method's maps, if a rule works on them; arguments as for `measure`."""
+        if not needs_maps(self.stage):
+            return []
+        return [SavedMaps(bundle.with_suffix(".maps"), self.stage, self.spec, previous)]
