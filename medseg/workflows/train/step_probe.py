@@ -33,6 +33,9 @@ from medseg.workflows.train.stage import StageRun
 FEWEST_STEPS = 3
 """Timed at each place of the run, however long they take."""
 
+AHEAD = 2
+"""Steps that are not timed after the first: their batches were made while the loader was started."""
+
 PLACES = (0.0, 0.5)
 """Parts of the run at which steps are timed: a method may do more later on."""
 
@@ -97,7 +100,7 @@ class StageProbe(StageRun):
             trainer, scheduler = self._build_trainer(method, volumes, None, begun=begun)
             ticks = self._run_for(trainer, seconds / len(PLACES))
             starts.append(ticks[1] - ticks[0])
-            steps += np.diff(ticks[1:]).tolist()
+            steps += np.diff(ticks[1 + AHEAD :]).tolist()
         use = watch.use()
         step = sum(steps) / len(steps)
         make_folder(bundle.parent)
@@ -147,7 +150,7 @@ class StageProbe(StageRun):
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             ticks.append(time.monotonic())
-            if len(ticks) > 1 + FEWEST_STEPS and ticks[-1] - ticks[0] >= seconds:
+            if len(ticks) > 1 + AHEAD + FEWEST_STEPS and ticks[-1] - ticks[0] >= seconds:
                 engine.terminate()
 
         trainer.add_event_handler(Events.ITERATION_COMPLETED, note)
