@@ -264,4 +264,4 @@ def test_a_volume_of_thick_slices_is_planned_with_its_strides(tmp_path):
     assert plan.data["patch"] == [64, 64, 10]
     assert plan.stages[0].network.options["strides"][0] == [2, 2, 1]
     even = write_dataset(tmp_path / "even", shape=(64, 64, 40), spacing=(1.5, 1.5, 2))
-    assert not write_plan("supervised", even, tmp_path / "even.yaml").stages[0].network.options
+    assert "strides" not in write_plan("supervised", even, tmp_path / "even.yaml").stages[0].network.options
