@@ -3,7 +3,8 @@
 Crop, rotation and zoom are one map from patch to volume: what is interpolated is interpolated once. Without rotation
 and zoom a patch is an exact copy; so are flips and quarter turns. What lies outside of a volume is what prediction
 sees there (`DataSpec.padding`): its outermost voxels again, in image, label and maps alike, or the background of the
-image, the minimum of each channel, and label 0. The transforms themselves are in `medseg.ops.augmentation`.
+image, the minimum of each channel, and label 0, or 255 where no class is the background. The transforms themselves are
+in `medseg.ops.augmentation`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Source:
         background: `(C,)`, the image beyond its edges.
         repeat: axes beyond whose ends there are the outermost slices again.
         maps: `(M, X, Y, Z)` floating point, 0 beyond its other edges; None: there are none.
+        outside: of the label beyond the image's other edges: 0, the background, or 255 where there is none.
         zscored: whether the image has the intensities of `Intensity(kind="zscore")`, which follow from all that it
             shows.
     """
@@ -43,6 +45,7 @@ class Source:
     background: Tensor
     repeat: tuple[int, ...] = ()
     maps: Tensor | None = None
+    outside: int = 0
     zscored: bool = False
 
 
@@ -146,7 +149,7 @@ def _cut(
     image = box(source.image, first, shape, source.background, source.repeat)
     label = None
     if with_label and source.label is not None:
-        label = box(source.label, first, shape, torch.zeros(1), source.repeat)
+        label = box(source.label, first, shape, torch.tensor([source.outside]), source.repeat)
     if draw.matrix is None:
         return image, label
     return gather(image.float(), label, centre - np.asarray(first), draw.matrix, wanted)

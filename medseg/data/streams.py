@@ -21,7 +21,7 @@ from medseg.cores import usable_cores
 from medseg.data import augment, sampling
 from medseg.data.cached_volume import CachedVolume
 from medseg.errors import ConfigError, DataError
-from medseg.method import LABELED, STREAM_KEYS, UNLABELED, WEAK, Batch, PatchTargets, Stream
+from medseg.method import IGNORE, LABELED, STREAM_KEYS, UNLABELED, WEAK, Batch, PatchTargets, Stream
 
 _PREFETCH = 2
 
@@ -207,6 +207,7 @@ class PatchStreams(Dataset):
             background=torch.tensor(volume.background),
             repeat=augment.repeated_axes(self.spec),
             maps=maps,
+            outside=0 if self.spec.has_background else IGNORE,
             zscored=self.spec.intensity.kind == "zscore",
         )
         first = np.subtract(start, self.spec.context).tolist()

@@ -42,6 +42,7 @@ class NetworkFactory:
     ) -> None:
         self.spec, self.data = spec, data
         self.classes, self.spatial_dims, self.in_channels = data.classes, data.spatial_dims, data.channels
+        self.has_background = data.has_background
         self.labels = tuple(data.labels[value] for value in data.label_values)
         self.previous = previous
         self.copied: list[Copied] = []

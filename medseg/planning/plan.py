@@ -69,6 +69,12 @@ def plan_data(
         ManifestError: a name that MONAI's tools would evaluate in the bundle.
     """
     given = dict(overrides or {})
+    if given.get("has_background", manifest.has_background) != manifest.has_background:
+        raise ConfigError(
+            f"data.has_background is {given['has_background']}; it is the manifest that says so",
+            path=manifest.path,
+            hint='"background": null in the manifest stands for a set without one',
+        )
     _refuse_expressions(manifest)
     fingerprint = read_fingerprint(manifest)
     check_views(views, fingerprint)
@@ -85,6 +91,7 @@ def plan_data(
         patch = plan_patch(size, spacing, view, width=network.width, memory_bytes=memory_bytes)
     planned = {
         "labels": manifest.labels,
+        "has_background": manifest.has_background,
         "modality": manifest.modalities,
         "spacing_mm": tuple(spacing.tolist()),
         "view": view,
@@ -247,5 +254,5 @@ def _foreground(manifest: Manifest, case: Case, most: int = 20_000) -> np.ndarra
     labels = read_volume(label)[0][0] if label else None
     if labels is None or labels.shape != image.shape:
         raise DataError(f"image has shape {image.shape}, its label {getattr(labels, 'shape', None)}", path=label)
-    values = image[(labels > 0) & (labels != manifest.ignore_index)]
+    values = image[np.isin(labels, list(manifest.structures))]
     return values[:: max(1, len(values) // most)].astype(np.float64)

@@ -212,10 +212,12 @@ def check_buildable(pipeline: Pipeline, start: OpenBundle | None = None) -> None
             stage without one.
     """
     data = DataSpec(**pipeline.data)
-    for stage in pipeline.stages:
+    for index, stage in enumerate(pipeline.stages):
         for part in (stage.rounds, stage.then):
             if part is not None:
                 methods.build_rule(part.rule.name, data.classes, **part.rule.options)
+        if not data.has_background:
+            _refuse_background(index, stage)
     earlier: dict[str, Frozen] = {}
     with torch.random.fork_rng(devices=()):
         for index, stage in enumerate(pipeline.stages):
@@ -229,6 +231,27 @@ def check_buildable(pipeline: Pipeline, start: OpenBundle | None = None) -> None
                 method = build_method(stage, view_data, previous)
                 made[view_data.view] = _check_product(method, stage, is_last=index == len(pipeline.stages) - 1)
             earlier = made
+
+
+WITHOUT_BACKGROUND = (("fusion", "vote"), ("fusion", "mean"))
+"""Settings of fusions that treat all classes alike."""
+
+
+def _refuse_background(index: int, stage: Stage) -> None:
+    """See that nothing treats the first class as background in a data set that has none.
+
+    Raises:
+        ConfigError: something does.
+    """
+    asked = [{"fusion": stage.fusion}]
+    asked += [part.rule.options for part in (stage.rounds, stage.then) if part is not None]
+    for options in asked:
+        for name in ("fusion", "background_confidence"):
+            value = options.get(name)
+            if value is not None and (name, value) not in WITHOUT_BACKGROUND:
+                raise ConfigError(
+                    f"stages.{index}: {name} {value} treats the first class as background, and the data set has none"
+                )
 
 
 def _check_product(method: Method, stage: Stage, *, is_last: bool) -> Frozen:

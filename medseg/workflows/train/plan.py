@@ -195,9 +195,10 @@ def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
     if rule.kind == "window":
         intensity = f"window {rule.low:g} to {rule.high:g}, mean {rule.mean:g}, sd {rule.std:g}"
     patch_mm = [round(size * mm, 1) for size, mm in zip(data.patch, data.spacing_mm, strict=True)]
+    classes = ", ".join(data.labels[value] for value in data.label_values)
     return {
         "cases": f"{training}, {others}",
-        "classes": ", ".join(data.labels[value] for value in data.label_values),
+        "classes": classes if data.has_background else f"{classes}; no background",
         "intensity": intensity,
         "view": data.view if data.view == "volume" else f"{data.view} slices",
         "spacing, mm": " x ".join(f"{mm:g}" for mm in data.spacing_mm),

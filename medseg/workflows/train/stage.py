@@ -266,18 +266,19 @@ class StageRun:
     def _score(self, segmenter: nn.Module, volumes: list[CachedVolume]) -> dict[str, Any]:
         """Dice of whole validation volumes, this rank's share of them and then all ranks' mean."""
         distributed.share_buffers(segmenter)  # all ranks judge the network that rank 0 exports
-        share = ValidationVolumes(volumes[distributed.rank() :: distributed.world()], self.spec.classes)
-        inferer = SlabInferer(
-            self.spec.patch,
-            self.spec.overlap,
-            restore=False,
-            context=self.spec.context,
-            padding=self.spec.padding,
-        )
+        spec = self.spec
+        share = ValidationVolumes(volumes[distributed.rank() :: distributed.world()], spec.classes)
+        inferer = SlabInferer(spec.patch, spec.overlap, restore=False, context=spec.context, padding=spec.padding)
         loader = DataLoader(share, batch_size=1)
-        scores = validate(segmenter, loader, inferer, classes=self.spec.classes, device=self.device)
-        structures = [self.spec.labels[value] for value in self.spec.label_values[1:]]
-        return {"mean": scores["mean"], "classes": dict(zip(structures, scores["classes"], strict=True))}
+        scores = validate(
+            segmenter,
+            loader,
+            inferer,
+            classes=spec.classes,
+            device=self.device,
+            has_background=spec.has_background,
+        )
+        return {"mean": scores["mean"], "classes": dict(zip(spec.structures.values(), scores["classes"], strict=True))}
 
     def _export(self, segmenter: nn.Module, bundle: Path) -> None:
         """Write the bundle of the best validated weights, or of the last where nothing was validated."""

@@ -50,7 +50,7 @@ class SelfTraining:
         self.previous = previous
         self.spec = inputs.data
         self.views: tuple[View, ...] = self.stage.views or (self.spec.view,)
-        self.structures = tuple(self.spec.labels[value] for value in self.spec.label_values[1:])
+        self.structures = tuple(self.spec.structures.values())
         self.unlabeled = streams_of(self.manifest)["unlabeled"]
         self.rounds = self.stage.round_count if self.unlabeled else 0
         self.is_main = distributed.rank() == 0
