@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -61,6 +62,7 @@ def common(
 
 def train(options: TrainOptions) -> None:
     """Train a pipeline on a data set; the product is a MONAI bundle in the run folder."""
+    began = time.monotonic()  # the imports below take seconds, which are part of a budget
     from medseg.manifest.manifest import Manifest
     from medseg.manifest.splits import fold_manifest
     from medseg.methods import locate_methods
@@ -73,7 +75,7 @@ def train(options: TrainOptions) -> None:
         fold_manifest(manifest, options.folds, options.chosen_folds[0], options.split_seed, section="validation")
     from medseg.workflows.train.run import run_training
 
-    run = run_training(options)
+    run = run_training(options, began=began)
     if os.environ.get("RANK", "0") == "0":
         _tell_training(options, run)
 
@@ -165,15 +167,14 @@ def data_init(options: InitOptions) -> None:
 @app.command("list")
 def list_() -> None:
     """List pipelines, methods and networks."""
-    import yaml
-
     from medseg.methods import METHODS
     from medseg.networks.registry import NETWORKS
     from medseg.workflows.train.settings import shipped
+    from medseg.yaml_values import load_yaml
 
     typer.echo("pipelines (--task)")
     for name, path in shipped().items():
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
         typer.echo(f"  {name:<16} {content['description']}")
     typer.echo(f"methods    {', '.join(METHODS)}")
     typer.echo(f"networks   {', '.join(NETWORKS)}")

@@ -21,6 +21,16 @@ def _intensity(rule: Intensity) -> dict[str, Any]:
     """The image's own units to what the network reads."""
     if rule.kind == "zscore":
         return {"_target_": "monai.transforms.NormalizeIntensityd", "keys": ["image"], "channel_wise": True}
+    if rule.kind == "fixed":
+        return {
+            "_target_": "monai.transforms.ScaleIntensityRanged",
+            "keys": ["image"],
+            "a_min": rule.mean,
+            "a_max": rule.mean + rule.std,
+            "b_min": 0.0,
+            "b_max": 1.0,
+            "clip": False,
+        }
     return {
         "_target_": "monai.transforms.ScaleIntensityRanged",
         "keys": ["image"],

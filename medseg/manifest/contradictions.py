@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from medseg.manifest.manifest import Manifest
 
 
-def contradictions(manifest: Manifest) -> Iterator[str]:
+def contradictions(manifest: Manifest, sections: Sequence[str]) -> Iterator[str]:
     """What does not go together in a manifest, a line each that begins with the place."""
     if manifest.ignore_index in manifest.labels:
         yield f"ignore_index: {manifest.ignore_index} is also the value of '{manifest.labels[manifest.ignore_index]}'"
@@ -34,7 +34,7 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
             yield f"{where}.classes: what a label does not cover is background in it, and background is null"
         yield from _unknown_classes(manifest, where, case)
     if not seen:
-        yield f"has no case; accepted are lists called {', '.join(manifest.sections())}"
+        yield f"has no case; accepted are lists called {', '.join(sections)}"
 
 
 def _unknown_classes(manifest: Manifest, where: str, case: Case) -> Iterator[str]:

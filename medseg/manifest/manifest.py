@@ -76,7 +76,7 @@ class Manifest(Item):
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        problems = list(contradictions(self))
+        problems = list(contradictions(self, SECTIONS))
         if problems:
             raise ValueError(first_of(problems))
         return self
@@ -93,11 +93,6 @@ class Manifest(Item):
         for section in SECTIONS:
             for n, case in enumerate(getattr(self, section)):
                 yield f"{section}[{n}]", section, case
-
-    @staticmethod
-    def sections() -> tuple[str, ...]:
-        """Names of the lists of cases."""
-        return SECTIONS
 
     @property
     def path(self) -> Path:
@@ -135,6 +130,11 @@ class Manifest(Item):
         """Channels of every image; without `modality` as many as the first case has files."""
         first = next((len(case.image) for _, _, case in self.places()), 1)
         return len(self.modality) or first
+
+    @property
+    def shows_colours(self) -> bool:
+        """Whether the images are photographs in colour, with the channels red, green and blue."""
+        return [name.lower() for name in self.modality.values()] == ["red", "green", "blue"]
 
     @property
     def modalities(self) -> tuple[str, ...]:

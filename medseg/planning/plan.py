@@ -17,6 +17,7 @@ from medseg.config import DataSpec, Intensity, NetworkSpec, View
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.literals import begins_expression
 from medseg.manifest.manifest import Case, Manifest
+from medseg.networks import registry as networks
 from medseg.networks.sizes import fit_size
 from medseg.ops.augmentation_settings import nested_augment
 from medseg.planning.fingerprint import Fingerprint, read_fingerprint
@@ -97,7 +98,7 @@ def plan_data(
         "view": view,
         "resample_axes": tuple(resample),
         "patch": patch,
-        "intensity": given.get("intensity") or intensity_rule(manifest),
+        "intensity": given.get("intensity") or intensity_rule(manifest, network),
         "padding": "edge",
         "smallest_mm": tuple((fingerprint.shape * fingerprint.spacing_mm).min(axis=0).round(1).tolist()),
     }
@@ -224,8 +225,16 @@ def plan_batch(streams: Sequence[str], sizes: Mapping[str, int], dims: int) -> d
     return {stream: min(share, sizes[stream]) for stream in present}
 
 
-def intensity_rule(manifest: Manifest) -> Intensity:
-    """CT keeps its scale and is windowed to what the labelled structures show; all else is z-scored per image."""
+def intensity_rule(manifest: Manifest, network: NetworkSpec | None = None) -> Intensity:
+    """CT keeps its scale and is windowed to what the labelled structures show; all else is z-scored per image.
+
+    Photographs in colour are presented as the pre-trained weights know them, where the network starts from such.
+    """
+    if network is not None and network.weights is not None and manifest.shows_colours:
+        photographs = networks.find(network.name).photographs
+        if photographs is not None:
+            mean, std = photographs
+            return Intensity(kind="fixed", mean=mean, std=std)
     if set(manifest.modalities) != {"CT"}:
         return Intensity(kind="zscore")
     labelled = [case for case in manifest.training if case.label]

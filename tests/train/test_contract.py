@@ -26,6 +26,7 @@ from medseg.method import Frozen, Method, Stream
 from medseg.workflows.evaluate.run import evaluate
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.run import train
+from medseg.workflows.train.self_training.predict_maps import Predictors
 from medseg.workflows.train.self_training.prediction_store import PredictionStore
 
 SMALL = Path(small.__file__)
@@ -191,7 +192,7 @@ def test_kept_predictions_are_those_of_the_same_networks_and_images(manifest, tm
     case = data.unlabeled[0]
 
     def predict_by(bundle: Path) -> torch.Tensor:
-        store = PredictionStore(bundle, torch.device("cpu"), rule, tmp_path / "kept")
+        store = PredictionStore(Predictors(bundle), torch.device("cpu"), rule, tmp_path / "kept")
         try:
             with store:
                 found = store.predict(data, case).labels[0].clone()

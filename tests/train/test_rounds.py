@@ -19,11 +19,12 @@ import yaml
 from limits import full_disk
 from tiny import write_dataset
 
-from medseg.config import RuleSpec
+from medseg.between_runs import RuleSpec
 from medseg.errors import ConfigError, OutputError
 from medseg.manifest.manifest import Manifest
 from medseg.methods.dmpct import VoteOfViews
 from medseg.workflows.train.run import train
+from medseg.workflows.train.self_training.predict_maps import Predictors
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller
 from medseg.workflows.train.self_training.time_left import TimeLeft
@@ -230,7 +231,7 @@ def test_stages_with_views_start_from_the_one_before(manifest, tmp_path):
 def test_a_full_disk_leaves_no_half_label_and_is_resumed(run, manifest, tmp_path):
     data = Manifest.load(manifest)
     labeller = PseudoLabeller(1, tmp_path / "round1", None, data, data.unlabeled, (), RuleSpec(name="dmpct"))
-    networks = run / "round0" / "bundle"
+    networks = Predictors(run / "round0" / "bundle")
 
     def label() -> None:
         labeller.run(networks, CPU, TimeLeft({"labelling": 2}))

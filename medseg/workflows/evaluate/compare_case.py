@@ -20,6 +20,8 @@ from medseg.portable.io.read import read_volume
 IGNORE = 255
 NO_CLASS = 255
 """In a prediction that is missing, where a data set has no background."""
+NO_CLASS = 255
+"""In a prediction that is missing, where a data set has no background."""
 FINE, LARGEST = 1e-3, 0.5
 """Voxels by which corners of a prediction may lie off the reference's: silently, and with a warning."""
 

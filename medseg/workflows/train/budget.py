@@ -1,10 +1,14 @@
-"""`--budget 25m`: time the real training step on this machine and choose what fits.
+"""`--budget 25m`: the spacing, patch, width and batch size that fit, by quick timing on random batches.
 
 Until there are about a thousand of them, iterations are worth more than resolution, width and field of view: so the
 plan is made up to twice as coarse, then narrower, then smaller, until `ENOUGH` iterations fit; what time is left goes
 into more of them. It is not made worse than the last of `REDUCTIONS`, below which small organs disappear: then there
 are fewer iterations. With several views and rounds the time is shared by all trainings, after what predicting the
-unlabelled cases in every round takes.
+unlabelled cases in every round takes. Where the patch shows less than half of a typical scan, half as many patches of
+twice the size are taken instead.
+
+What a neighbour on the machine does at the moment does not decide the plan: steps count with the time that they would
+take alone (`medseg.cores`). How many iterations there are in the end is measured afterwards, see `fit_budget.py`.
 """
 
 from __future__ import annotations
@@ -20,9 +24,11 @@ import torch
 from ignite.engine import Events
 
 from medseg.config import DataSpec, NetworkSpec, Pipeline, Stage
+from medseg.cores import CoreWatch
 from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
+from medseg.manifest.labelling import cases_to_label
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.networks.sizes import fit_size
 from medseg.planning.fingerprint import read_fingerprint
@@ -65,6 +71,12 @@ SMALLEST_WIDTH = 8
 SMALLEST_PATCH = 16
 """Voxels along an axis below which a coarser grid would leave nothing to see."""
 
+SHOWN_PART = 0.5
+"""Of a typical scan; patches that show less are made larger, and fewer."""
+
+FEWEST_PATCHES = 2
+"""Of each stream in a batch."""
+
 VALIDATIONS = 10
 TIMED_STEPS = 4
 
@@ -105,47 +117,89 @@ class Workload:
     @classmethod
     def of_stage(cls, stage: Stage, manifest: Manifest) -> Workload:
         """The work of a stage on a data set."""
-        unlabeled = len(streams_of(manifest)["unlabeled"])
+        part = stage.rounds or stage.then
+        to_label = len(cases_to_label(streams_of(manifest), part.cases)) if part else 0
         validation = sum(1 for case in manifest.validation if case.label)
-        rounds = stage.round_count if unlabeled else 0
+        rounds = stage.round_count if to_label else 0
+        labellings = rounds + (stage.then is not None)
         views = max(1, len(stage.views))
         has_rounds_or_views = stage.round_count > 0 or views > 1
         scored = validation * (rounds + 1) if has_rounds_or_views else 0
         fingerprint = read_fingerprint(manifest)
         return cls(
-            trainings=count_trainings(stage, unlabeled),
-            predicted=views * (rounds * unlabeled + scored),
+            trainings=count_trainings(stage, to_label),
+            predicted=views * (labellings * to_label + scored),
             validation=validation,
             size=np.median(fingerprint.shape, axis=0),
             spacing_mm=np.median(fingerprint.spacing_mm, axis=0),
         )
 
 
-def fit_budget(
-    pipeline: Pipeline, manifest: Manifest, device: torch.device, *, seconds: float, fixed: set[str]
+def choose_plan(
+    planned: Pipeline, manifest: Manifest, device: torch.device, *, seconds: float, given: Pipeline
 ) -> Pipeline:
-    """Choose spacing, patch, width and iterations so that training takes about `seconds` on this machine.
+    """Choose spacing, patch, width, batch size and, for the time being, iterations.
 
     Args:
-        pipeline: planned for unlimited time.
+        planned: for unlimited time.
         manifest: the data set.
         device: where it will train.
         seconds: the budget, divided evenly among the stages.
-        fixed: fields of the data that the user gave and that therefore stay.
+        given: the pipeline as the user gave it; what it says of data and batch size stays.
     """
-    data = DataSpec(**pipeline.data)
-    first = pipeline.stages[0]
-    candidates = [reduce_plan(data, first.network, reduction, fixed) for reduction in REDUCTIONS]
+    data = DataSpec(**planned.data)
+    first = planned.stages[0]
+    candidates = [reduce_plan(data, first.network, reduction, set(given.data)) for reduction in REDUCTIONS]
     preparation = _preparation_seconds(manifest, data, first.round_count)
-    stage_seconds = max(seconds / len(pipeline.stages) - 10 - preparation, 5.0)
+    stage_seconds = max(seconds / len(planned.stages) - 10 - preparation, 5.0)
     best = _choose_candidate(candidates, first, Workload.of_stage(first, manifest), device, stage_seconds)
     stages = []
-    for stage in pipeline.stages:
+    for stage in planned.stages:
         affordable = _count_iterations(best, stage, Workload.of_stage(stage, manifest), stage_seconds)
         iterations = min(stage.schedule.iterations, affordable)
         schedule = stage.schedule.model_copy(update={"iterations": iterations})
         stages.append(stage.model_copy(update={"network": best.network, "schedule": schedule}))
-    return pipeline.model_copy(update={"stages": tuple(stages), "data": best.data.model_dump(mode="json")})
+    chosen = planned.model_copy(update={"stages": tuple(stages), "data": best.data.model_dump(mode="json")})
+    is_free = "patch" not in given.data and all(stage.schedule.batch is None for stage in given.stages)
+    return _with_larger_patches(chosen, manifest) if is_free else chosen
+
+
+def _with_larger_patches(pipeline: Pipeline, manifest: Manifest) -> Pipeline:
+    """Half as many patches of about twice the size, where patches show little of a scan and there are enough of them.
+
+    Measured on the left atrium at equal voxels: the Dice of 80x72x48 x2 and 56x56x40 x4 is the same, and the distance
+    errors are a third smaller, since there are no islands where a patch shows what surrounds the organ.
+    """
+    data = DataSpec(**pipeline.data)
+    batches = [stage.schedule.batch or {} for stage in pipeline.stages]
+    is_small = any(size < 2 * FEWEST_PATCHES for batch in batches for size in batch.values())
+    if data.spatial_dims == 2 or is_small or any(stage.views for stage in pipeline.stages):
+        return pipeline
+    size = _typical_size(manifest, data)
+    if shown_part(data.patch, size) >= SHOWN_PART:
+        return pipeline
+    larger = tuple(
+        fit_size(side * 2 ** (1 / 3), largest=float(longest)) for side, longest in zip(data.patch, size, strict=True)
+    )
+    stages = []
+    for stage, batch in zip(pipeline.stages, batches, strict=True):
+        halved = {name: count // 2 for name, count in batch.items()}
+        schedule = stage.schedule.model_copy(update={"batch": halved})
+        stages.append(stage.model_copy(update={"schedule": schedule}))
+    changed = data.model_copy(update={"patch": larger})
+    return pipeline.model_copy(update={"stages": tuple(stages), "data": changed.model_dump(mode="json")})
+
+
+def _typical_size(manifest: Manifest, data: DataSpec) -> np.ndarray:
+    """Voxels of a typical scan on the grid of the plan."""
+    fingerprint = read_fingerprint(manifest)
+    factors = np.where(data.resample_axes, fingerprint.spacing_mm / np.array(data.spacing_mm), 1.0)
+    return np.median(fingerprint.shape * factors, axis=0)
+
+
+def shown_part(patch: Sequence[int], size: Sequence[float] | np.ndarray) -> float:
+    """The part of a scan that a patch shows."""
+    return float(prod(min(1.0, side / voxels) for side, voxels in zip(patch, size, strict=True)))
 
 
 def reduce_plan(data: DataSpec, network: NetworkSpec, reduction: Reduction, fixed: set[str]) -> Candidate:
@@ -205,7 +259,8 @@ def _count_iterations(candidate: Candidate, stage: Stage, work: Workload, budget
 def _time_steps(candidate: Candidate, stage: Stage, device: torch.device) -> Candidate:
     """The candidate with the time of real steps on random data, after one to warm up.
 
-    The shortest of a few: what a neighbour on the machine does at the moment says little about the next half hour.
+    The shortest of a few, as it would be alone on the machine: what a neighbour does at the moment says little about
+    the next half hour.
     """
     views, schedule = stage.specs(candidate.data), stage.schedule
     largest = max(views, key=lambda view: prod(view.patch))
@@ -215,12 +270,14 @@ def _time_steps(candidate: Candidate, stage: Stage, device: torch.device) -> Can
     if schedule.channels_last:
         use_channels_last(method, len(patch))
     batch = random_batch(largest, schedule.batch or {}, patch, method)
-    ticks: list[float] = []
+    ticks: list[tuple[float, float]] = []
+    watches: list[CoreWatch] = []
 
     def record_time() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        ticks.append(time.perf_counter())
+        watches.append(CoreWatch())
+        ticks.append((time.perf_counter(), time.process_time()))
 
     trainer = MethodTrainer(
         method,
@@ -232,7 +289,11 @@ def _time_steps(candidate: Candidate, stage: Stage, device: torch.device) -> Can
     trainer.add_event_handler(Events.ITERATION_COMPLETED, record_time)
     trainer.run()
     torch.set_rng_state(state)
-    shortest = float(np.min(np.diff(ticks)))
+    use = watches[0].use()
+    walls, processors = np.diff(np.array(ticks), axis=0).T
+    shortest = float(walls.min())
+    if device.type == "cpu":
+        shortest = use.alone(shortest, float(processors.min()), torch.get_num_threads())
     mean_voxels = sum(prod(view.patch) for view in views) / len(views)
     return Candidate(candidate.data, candidate.network, shortest * mean_voxels / prod(largest.patch))
 

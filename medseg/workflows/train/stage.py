@@ -10,8 +10,8 @@ from typing import Any, get_args
 import torch
 from monai.handlers import LrScheduleHandler
 from monai.utils import set_determinism
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import nn
+from torch.utils.data import DataLoader
 
 from medseg import methods
 from medseg.atomic import make_folder
@@ -33,30 +33,14 @@ from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.networks.adapters import Planar
 from medseg.progress import say, show_progress
 from medseg.workflows.train.build import PRETRAINED, StageInputs, build_method, open_previous, save_pretrained
+from medseg.workflows.train.maps import MAPS, SavedMaps, needs_maps, save_maps
+from medseg.workflows.train.validation_volumes import ValidationVolumes
 
 _SEED_STEP = 1000
 """Between the seeds of views, so that another seed of the run is not another view's."""
 
 _FEW_CASES = 24
 """Fewer are preprocessed sooner in this process: a worker process takes seconds to start."""
-
-
-class ValidationVolumes(Dataset):
-    """Whole cached volumes with their labels, for the evaluator."""
-
-    def __init__(self, volumes: list[CachedVolume], classes: int) -> None:
-        self.volumes, self.classes = volumes, classes
-
-    def __len__(self) -> int:
-        """How many cases."""
-        return len(self.volumes)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Image `(C, X, Y, Z)` float32, label `(1, X, Y, Z)` of class indices, and `(classes,)` which it covers."""
-        volume = self.volumes[index]
-        image = torch.from_numpy(volume.image.astype("float32"))
-        covered = torch.tensor(volume.covered or (True,) * self.classes)
-        return {"image": image, "label": torch.from_numpy(volume.label[None].copy()), "covered": covered}
 
 
 class StageRun:
@@ -104,8 +88,9 @@ class StageRun:
         Raises:
             Stopped: by a signal, after saving `last.pt`.
         """
-        finished = ("configs/metadata.json", PRETRAINED)
-        if resume and any((bundle / name).is_file() for name in finished):
+        # what is written last
+        finished = [self.maps] if needs_maps(self.stage) else [bundle / "configs/metadata.json", bundle / PRETRAINED]
+        if resume and any(file.is_file() for file in finished):
             return
         make_folder(self.folder)
         set_determinism(self.seed)
@@ -119,18 +104,32 @@ class StageRun:
         segmenter = self._build_segmenter(method)
         self._run(trainer, scheduler, segmenter, validation)
         if self.is_main:
-            if segmenter is None:
-                save_pretrained(bundle, method.pretrained())
-            else:
+            if segmenter is not None:
                 self._export(segmenter, bundle)
+            elif type(method).pretrained is not Method.pretrained:
+                save_pretrained(bundle, method.pretrained())
+            if needs_maps(self.stage):
+                save_maps(self.maps, method)
         distributed.barrier()
+
+    @property
+    def maps(self) -> Path:
+        """Where the weights of the method's maps are kept, for a rule that works on them."""
+        return self.folder / MAPS
+
+    def saved_maps(self, previous: Path | None) -> tuple[SavedMaps, ...]:
+        """The maps of the trained network; none if no rule works on them.
+
+        Args:
+            previous: as in `train`.
+        """
+        if not needs_maps(self.stage):
+            return ()
+        return (SavedMaps(self.maps, self.stage, self.spec, previous),)
 
     def _prepare_volumes(self) -> tuple[dict[str, list[CachedVolume]], list[CachedVolume]]:
         """Preprocess what is not in the cache yet: rank 0 first, then the others find it done."""
-        manifest = self.inputs.manifest
-        batch = self.stage.schedule.batch or {}
-        groups = {stream: cases for stream, cases in streams_of(manifest).items() if stream in batch}
-        groups["validation"] = [case for case in manifest.validation if case.label]
+        groups = self._case_groups()
         volumes: dict[str, list[CachedVolume]] = {}
         for rank in range(distributed.world()):
             if rank == distributed.rank():
@@ -138,6 +137,14 @@ class StageRun:
             distributed.barrier()
         validation = volumes.pop("validation")
         return volumes, validation
+
+    def _case_groups(self) -> dict[str, list[Case]]:
+        """The cases of each stream that the batch has, and of "validation"."""
+        manifest = self.inputs.manifest
+        batch = self.stage.schedule.batch or {}
+        groups = {stream: cases for stream, cases in streams_of(manifest).items() if stream in batch}
+        groups["validation"] = [case for case in manifest.validation if case.label]
+        return groups
 
     def _prepare_cases(self, name: str, cases: list[Case]) -> list[CachedVolume]:
         streams = {stream.name: stream for stream in methods.find(self.stage.method.name).streams}
@@ -170,9 +177,21 @@ class StageRun:
         return Planar(network, axis, self.spec.slices)
 
     def _build_trainer(
-        self, method: Method, streams: dict[str, list[CachedVolume]], state: dict[str, Any] | None
+        self,
+        method: Method,
+        streams: dict[str, list[CachedVolume]],
+        state: dict[str, Any] | None,
+        *,
+        begun: int = 0,
     ) -> tuple[MethodTrainer, Any]:
-        """The trainer and its learning-rate scheduler, as they were at the checkpoint `state`."""
+        """The trainer and its learning-rate scheduler, as they were at the checkpoint `state`.
+
+        Args:
+            method: on the device.
+            streams: stream -> preprocessed cases.
+            state: the checkpoint; None: there is none.
+            begun: iterations that are left out, without a checkpoint.
+        """
         schedule = self.stage.schedule
         dataset = PatchStreams(
             streams,
@@ -184,7 +203,7 @@ class StageRun:
             targets=method.targets(),
             streams=method.streams,
         )
-        start = int(state["iteration"]) if state else 0
+        start = int(state["iteration"]) if state else begun
         workers = schedule.workers
         if workers is None:
             workers = 1 if self.device.type == "cpu" else 4
@@ -197,7 +216,7 @@ class StageRun:
             total=schedule.iterations,
             start=start,
             settings=StepSettings.of_schedule(schedule, self.device),
-            replica=distributed.replicate(method),
+            replica=self._replicate(method),
             names=dataset.cases_of,
         )
         if state:
@@ -207,6 +226,9 @@ class StageRun:
             checkpoint.restore(state, trainer, scheduler, path=path)
             self.progress = handlers.RunProgress.of_checkpoint(state)
         return trainer, scheduler
+
+    def _replicate(self, method: Method) -> nn.Module:
+        return distributed.replicate(method)
 
     def _run(
         self, trainer: MethodTrainer, scheduler: Any, segmenter: nn.Module | None, validation: list[CachedVolume]

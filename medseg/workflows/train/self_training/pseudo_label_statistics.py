@@ -116,7 +116,7 @@ def summarize_round(cases: Mapping[str, Counts], structures: Sequence[str], view
         "all_differ": _sum(counts, "all_differ") / voxels,
         "ignored": _sum(counts, "ignored") / voxels,
         "changed": _sum(counts, "changed") / voxels if has_earlier_round else None,
-        "dice_to_last": _mean_dice(counts),
+        "dice_to_last": mean_dice(counts),
         "empty": [
             name
             for name, case in cases.items()
@@ -141,7 +141,7 @@ def _mean_volumes(counts: Sequence[Counts], structures: Sequence[str]) -> dict[s
     return dict(zip(structures, volumes.mean(0).round(3).tolist(), strict=True))
 
 
-def _mean_dice(counts: Sequence[Counts]) -> float | None:
+def mean_dice(counts: Sequence[Counts]) -> float | None:
     """Dice with the round before, mean over cases and the structures that occur; None without such a round."""
     dice = []
     for case in counts:
