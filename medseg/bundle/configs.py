@@ -97,7 +97,7 @@ def _fill_transforms(transforms: list[Config], data: DataSpec) -> None:
         ratios[0] = data.classes - 1  # as many patches as of all others together
     arguments: dict[str, Config] = {
         "MapLabelValued": {"orig_labels": values, "target_labels": indices},
-        "SpatialPadd": {"spatial_size": seen, "mode": "edge" if data.padding == "edge" else "constant"},
+        "SpatialPadd": {"spatial_size": seen},
         # never around a voxel that nobody labelled
         "RandCropByLabelClassesd": {
             "spatial_size": seen,
@@ -118,3 +118,5 @@ def _fill_transforms(transforms: list[Config], data: DataSpec) -> None:
             transforms.remove(transform)
         else:
             fill(transform, **arguments.get(name, {}))
+        if name == "SpatialPadd" and data.padding == "edge":
+            transform["mode"] = "edge"

@@ -36,8 +36,8 @@ class Source:
         repeat: axes beyond whose ends there are the outermost slices again.
         maps: `(M, X, Y, Z)` floating point, 0 beyond its other edges; None: there are none.
         outside: of the label beyond the image's other edges: 0, the background, or 255 where there is none.
-        zscored: whether the image has the intensities of `Intensity(kind="zscore")`, which follow from all that it
-            shows.
+        zscored: for each channel whether its intensities are those of `Intensity(kind="zscore")`, which follow from
+            all that the image shows; empty: none is.
     """
 
     image: Tensor
@@ -46,7 +46,7 @@ class Source:
     repeat: tuple[int, ...] = ()
     maps: Tensor | None = None
     outside: int = 0
-    zscored: bool = False
+    zscored: tuple[bool, ...] = ()
 
 
 def repeated_axes(spec: DataSpec) -> tuple[int, ...]:
@@ -127,8 +127,8 @@ def apply(draw: Draw, source: Source, start: Sequence[int], image: Tensor, label
         patch = kind.apply(patch, value)
         patch_label = None if patch_label is None else kind.apply(patch_label, value)
     image.copy_(patch)
-    if source.zscored and Crop.name in draw.values:
-        Crop.standardize(image, draw.values[Crop.name])
+    if any(source.zscored) and Crop.name in draw.values:
+        Crop.standardize(image, source.zscored, draw.values[Crop.name])
     if label is not None and patch_label is not None:
         label.copy_(patch_label)
     for name, value in draw.values.items():

@@ -208,7 +208,7 @@ class PatchStreams(Dataset):
             repeat=augment.repeated_axes(self.spec),
             maps=maps,
             outside=0 if self.spec.has_background else IGNORE,
-            zscored=self.spec.intensity.kind == "zscore",
+            zscored=tuple(rule.kind == "zscore" for rule in self.spec.intensities),
         )
         first = np.subtract(start, self.spec.context).tolist()
         augment.apply(draw, source, first, patch.image, patch.label)

@@ -1,4 +1,4 @@
-"""The check of one case: its images, its label, its annotations and its tags, each file opened once."""
+"""The check of one case: its images, label, annotations, tags and maps, each file opened once."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ def check_case(manifest: Manifest, section: str, case: Case, *, headers_only: bo
             checker.tags(found)
     for annotation in case.annotations:
         checker.annotation(annotation)
+    for name, file in case.maps.items():
+        checker.map(name, file)
     return checker.found
 
 
@@ -148,6 +150,29 @@ class _Checker:
         if differing:
             self.report(file, *differing)  # type: ignore[arg-type]
         return self.values(file, array) if array is not None else None
+
+    def map(self, name: str, file: str) -> None:
+        """A map on the image's grid, such as saliency: one number per voxel."""
+        read = self.open(file)
+        if read is None:
+            return
+        array, header = read
+        what = f"map {name!r}"
+        if header.channels != 1:
+            self.report(file, "error", "map_channels", f"{what} has {header.channels} channels; accepted is 1")
+            return
+        differing = difference(header, self.found.header) if self.found.header is not None else None
+        if differing:
+            severity, code, message = differing
+            self.report(file, severity, code, f"{what}: {message}")  # type: ignore[arg-type]
+        if array is None:
+            return
+        found = intensities(array)
+        if found.non_finite:
+            message = f"{what}: {found.non_finite} of {found.size} voxels are NaN or infinite; replace them on purpose"
+            self.report(file, "error", "non_finite", message)
+        if found.low == found.high:
+            self.report(file, "warning", "constant", f"{what}: every voxel is {found.low:g}")
 
     def values(self, file: str, array: np.ndarray) -> Values:
         found = values(array)

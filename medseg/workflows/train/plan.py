@@ -13,19 +13,20 @@ from rich.table import Table
 from medseg import methods
 from medseg.atomic import check_writable, make_folder
 from medseg.bundle.bundle import OpenBundle
-from medseg.config import DataSpec, Pipeline, Stage
+from medseg.config import DataSpec, Intensity, NetworkSpec, Pipeline, Stage
 from medseg.engine import distributed
 from medseg.errors import ConfigError, OutputError
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.networks.pretrained import hash_file
 from medseg.options import api
-from medseg.planning.plan import plan_batch, plan_data
+from medseg.planning.plan import GPU_PATCH_VOXELS, PATCH_VOXELS, plan_batch, plan_data, with_strides
 from medseg.workflows.train import settings
 from medseg.workflows.train.check_stages import check_buildable
 from medseg.workflows.train.check_streams import check_streams, groups_of_stages
 from medseg.workflows.train.fit_budget import fit_budget
 from medseg.workflows.train.group_names import describe_groups, name_of_stage
 from medseg.workflows.train.options import PlanOptions, budget_seconds
+from medseg.workflows.train.planned_network import plan_options
 from medseg.workflows.train.sizing import Sizing
 
 
@@ -83,6 +84,7 @@ def plan_pipeline(
     groups = groups_of_stages(pipeline, manifest)
     for stage, of_stage in zip(pipeline.stages, groups, strict=True):
         check_streams(stage, manifest, of_stage)
+    pipeline = _with_planned_networks(pipeline, start)
     first = pipeline.stages[0]
     data = plan_data(
         manifest,
@@ -90,6 +92,7 @@ def plan_pipeline(
         memory_bytes=memory_bytes(device),
         overrides=dict(pipeline.data),
         views=first.views,
+        patch_voxels=GPU_PATCH_VOXELS if device.type == "cuda" else PATCH_VOXELS,
     )
     stages = []
     for stage, of_stage in zip(pipeline.stages, groups, strict=True):
@@ -101,6 +104,14 @@ def plan_pipeline(
         return planned
     sizing = sizing or Sizing()
     return fit_budget(planned, manifest, device, seconds=seconds, given=pipeline, sizing=sizing, start=start)
+
+
+def _with_planned_networks(pipeline: Pipeline, start: OpenBundle | None) -> Pipeline:
+    stages = []
+    for stage in pipeline.stages:
+        network = plan_options(stage.network, start)
+        stages.append(stage.model_copy(update={"network": network}))
+    return pipeline.model_copy(update={"stages": tuple(stages)})
 
 
 def memory_bytes(device: torch.device) -> float:
@@ -115,8 +126,10 @@ def _count_cases(manifest: Manifest) -> dict[str, int]:
 
 
 def _plan_stage(stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
-    """The stage with its batch sizes, and with the SHA-256 of the weights that its network starts from."""
+    """The stage with batch sizes, strides for thick slices, and the SHA-256 of the weights that it starts from."""
     stage = _plan_stage_batch(stage, data, case_counts)
+    if not stage.views and "strides" not in stage.network.options:
+        stage = stage.model_copy(update={"network": with_strides(stage.network, data)})
     weights = stage.network.weights
     if weights is None or weights.sha256 is not None:
         return stage
@@ -176,18 +189,15 @@ def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
     if counts["weak"]:
         training += f", {counts['weak']} with tags only"
     others = f"{len(manifest.validation)} validation, {len(manifest.test)} test"
-    rule = data.intensity
-    intensity = "z-score per image"
-    if rule.kind == "window":
-        intensity = f"window {rule.low:g} to {rule.high:g}, mean {rule.mean:g}, sd {rule.std:g}"
-    elif rule.kind == "fixed":
-        intensity = f"(x - {rule.mean:g}) / {rule.std:g}, as the pre-trained weights know it"
+    rules = [_describe_intensity(rule) for rule in data.intensities]
+    if len(set(rules)) > 1:
+        rules = [f"{modality}: {rule}" for modality, rule in zip(data.modality, rules, strict=True)]
     patch_mm = [round(size * mm, 1) for size, mm in zip(data.patch, data.spacing_mm, strict=True)]
     classes = ", ".join(data.labels[value] for value in data.label_values)
     return {
         "cases": f"{training}, {others}",
         "classes": classes if data.has_background else f"{classes}; no background",
-        "intensity": intensity,
+        "intensity": "; ".join(dict.fromkeys(rules)),
         "view": data.view if data.view == "volume" else f"{data.view} slices",
         "spacing, mm": " x ".join(f"{mm:g}" for mm in data.spacing_mm),
         "patch, voxels": " x ".join(f"{size:g}" for size in data.patch),
@@ -195,11 +205,26 @@ def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
     }
 
 
+def _norm(network: NetworkSpec) -> str:
+    norm = network.options.get("norm")
+    if norm is None:
+        return ""
+    return f" {norm if isinstance(norm, str) else norm[0]} norm"
+
+
+def _describe_intensity(rule: Intensity) -> str:
+    if rule.kind == "zscore":
+        return "z-score per image"
+    if rule.kind == "fixed":
+        return f"(x - {rule.mean:g}) / {rule.std:g}, as the pre-trained weights know photographs"
+    return f"window {rule.low:g} to {rule.high:g}, mean {rule.mean:g}, sd {rule.std:g}"
+
+
 def _describe_stage(stage: Stage) -> str:
     schedule = stage.schedule
     then = f"; then labels {', '.join(stage.then.cases)} cases by {stage.then.rule.name}" if stage.then else ""
     batch = " + ".join(f"{size} {stream}" for stream, size in (schedule.batch or {}).items())
     return (
-        f"{stage.method.name}, {stage.network.name} width {stage.network.width}, batch {batch}, "
+        f"{stage.method.name}, {stage.network.name} width {stage.network.width}{_norm(stage.network)}, batch {batch}, "
         f"{schedule.iterations} iterations, {schedule.optimizer} {schedule.lr:g} {schedule.decay}{then}"
     )

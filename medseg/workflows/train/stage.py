@@ -11,7 +11,6 @@ import torch
 from monai.handlers import LrScheduleHandler
 from monai.utils import set_determinism
 from torch import nn
-from torch.utils.data import DataLoader
 
 from medseg import methods
 from medseg.atomic import make_folder
@@ -24,17 +23,15 @@ from medseg.engine import checkpoint, distributed, handlers
 from medseg.engine.logs import RunLog, TrainingBar
 from medseg.engine.optimizer import make_optimizer, make_scheduler
 from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
-from medseg.engine.validation import validate
 from medseg.errors import OutputError
 from medseg.manifest.manifest import Case, streams_of
 from medseg.method import STREAM_KEYS, Method
 from medseg.networks.factory import definition_of
-from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.networks.adapters import Planar
 from medseg.progress import say, show_progress
 from medseg.workflows.train.build import PRETRAINED, StageInputs, build_method, open_previous, save_pretrained
 from medseg.workflows.train.maps import MAPS, SavedMaps, needs_maps, save_maps
-from medseg.workflows.train.validation_volumes import ValidationVolumes
+from medseg.workflows.train.validation_volumes import score_volumes
 
 _SEED_STEP = 1000
 """Between the seeds of views, so that another seed of the run is not another view's."""
@@ -276,7 +273,7 @@ class StageRun:
         if segmenter is None or not validation:
             return None
         return handlers.Validate(
-            partial(self._score, segmenter, validation),
+            partial(score_volumes, segmenter, validation, self.spec, self.device),
             segmenter,
             self.folder,
             self.progress,
@@ -284,23 +281,6 @@ class StageRun:
             log=log,
             bar=bar,
         )
-
-    def _score(self, segmenter: nn.Module, volumes: list[CachedVolume]) -> dict[str, Any]:
-        """Dice of whole validation volumes, this rank's share of them and then all ranks' mean."""
-        distributed.share_buffers(segmenter)  # all ranks judge the network that rank 0 exports
-        spec = self.spec
-        share = ValidationVolumes(volumes[distributed.rank() :: distributed.world()], spec.classes)
-        inferer = SlabInferer(spec.patch, spec.overlap, restore=False, context=spec.context, padding=spec.padding)
-        loader = DataLoader(share, batch_size=1)
-        scores = validate(
-            segmenter,
-            loader,
-            inferer,
-            classes=spec.classes,
-            device=self.device,
-            has_background=spec.has_background,
-        )
-        return {"mean": scores["mean"], "classes": dict(zip(spec.structures.values(), scores["classes"], strict=True))}
 
     def _export(self, segmenter: nn.Module, bundle: Path) -> None:
         """Write the bundle of the best validated weights, or of the last where nothing was validated."""

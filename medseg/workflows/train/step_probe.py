@@ -21,9 +21,11 @@ from medseg.data.cache import CachedVolume
 from medseg.engine import checkpoint
 from medseg.engine.trainer import MethodTrainer
 from medseg.manifest.manifest import Case
+from medseg.method import Method
 from medseg.networks.factory import definition_of
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.workflows.train.build import StageInputs, save_pretrained
+from medseg.workflows.train.maps import SavedMaps, needs_maps, save_maps
 from medseg.workflows.train.stage import StageRun
 
 FEWEST_STEPS = 3
@@ -163,10 +165,17 @@ class StageProbe(StageRun):
             inferer(image, segmenter).cpu()
         return (time.monotonic() - began) * mean / sizes[typical]
 
-    def _finish(self, segmenter: nn.Module | None, method: nn.Module, bundle: Path) -> None:
-        if segmenter is None:
-            save_pretrained(bundle, method.pretrained())  # type: ignore[operator]
-            return
-        write_bundle(
-            bundle, segmenter, network_def=definition_of(segmenter), data=self.spec, name=self.inputs.pipeline.name
-        )
+    def _finish(self, segmenter: nn.Module | None, method: Method, bundle: Path) -> None:
+        if segmenter is not None:
+            name = self.inputs.pipeline.name
+            write_bundle(bundle, segmenter, network_def=definition_of(segmenter), data=self.spec, name=name)
+        elif type(method).pretrained is not Method.pretrained:
+            save_pretrained(bundle, method.pretrained())
+        if needs_maps(self.stage):
+            save_maps(bundle.with_suffix(".maps"), method)
+
+    def maps_of(self, bundle: Path, previous: Path | None) -> list[SavedMaps]:
+        """The method's maps, if a rule works on them; arguments as for `measure`."""
+        if not needs_maps(self.stage):
+            return []
+        return [SavedMaps(bundle.with_suffix(".maps"), self.stage, self.spec, previous)]

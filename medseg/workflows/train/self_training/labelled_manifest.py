@@ -23,7 +23,9 @@ def write_round_manifest(manifest: Manifest, labeller: PseudoLabeller, path: Pat
         labeller: knows where the pseudo-labels are.
         path: where it is written.
     """
-    training, unlabeled, labelled = [], [], []
+    training: list[Case] = []
+    unlabeled: list[Case] = []
+    labelled: list[Case] = []
     tried = {case.name for case in labeller.cases}
     for case in manifest.training:
         if case.name not in tried:

@@ -85,7 +85,7 @@ class MapPredictor:
             with prediction_errors(images[0]):
                 image = read_image(self.preprocessing, images)
                 for number, (data, module) in enumerate(self.modules):
-                    inferer = MapInferer(data.patch, data.overlap, context=data.context)
+                    inferer = MapInferer(data.patch, data.overlap, context=data.context, padding=data.padding)
                     file = ProbabilityFile(folder / f"maps{number}.bin", np.float16)
                     inferer.values = file.make
                     inferer(image, module)

@@ -74,17 +74,19 @@ class PredictionStore:
         inputs = read_inputs(manifest, case, self.inputs)
         return replace(found, tags=manifest.presence(case), inputs=inputs)
 
+    def open(self) -> None:
+        """Open the networks, unless they are."""
+        if self._voter is None and self.networks.bundle is not None:
+            self._voter = self._open.enter_context(Voter(self.networks.bundle, self.device, full=self.full))
+        if self._maps is None and self.networks.maps:
+            self._maps = MapPredictor(self.networks.maps, self.device)
+
     def _predict(self, images: Sequence[Path], place: Path) -> Predictions:
         """By the segmenters, if there are any, and the method's maps, if the rule asks for them."""
-        found = Predictions((), ())
-        if self.networks.bundle is not None:
-            if self._voter is None:
-                self._voter = self._open.enter_context(Voter(self.networks.bundle, self.device, full=self.full))
-            found = self._voter(images)
-        if not self.networks.maps:
-            return found
+        self.open()
+        found = Predictions((), ()) if self._voter is None else self._voter(images)
         if self._maps is None:
-            self._maps = MapPredictor(self.networks.maps, self.device)
+            return found
         return replace(found, maps=self._maps(images, self._folder_of_maps(place)))
 
     def _folder_of_maps(self, place: Path) -> Path:
