@@ -124,17 +124,16 @@ def definition_of(network: nn.Module) -> dict[str, Any]:
     if isinstance(network, FirstChannels):
         inner = definition_of(network.network)
         return {"_target_": f"{ADAPTERS}.FirstChannels", "network": inner, "channels": network.channels}
+    definition = getattr(network, DEFINITION, None)
+    if definition is not None:
+        return definition
     if isinstance(network, HeadedNetwork):
         inner, head = definition_of(network.network), definition_of(network.head)
         return {"_target_": f"{registry.HALVES}.HeadedNetwork", "network": inner, "head": head}
-    definition = getattr(network, DEFINITION, None)
-    if definition is None:
-        name = type(network).__name__
-        raise ConfigError(
-            f"segmenter() gives a {name} that cannot be exported",
-            hint="make its parts by `networks` and join them by FirstChannels or networks.headed",
-        )
-    return definition
+    raise ConfigError(
+        f"segmenter() gives a {type(network).__name__} that cannot be exported",
+        hint="make its parts by `networks` and join them by FirstChannels or networks.headed",
+    )
 
 
 def check_exportable(network: nn.Module) -> None:
