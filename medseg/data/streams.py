@@ -80,8 +80,9 @@ class PatchStreams(Dataset):
 
     def _order(self, stream: str) -> sampling.CaseOrder | sampling.TagOrder:
         cases = self.volumes[stream]
-        if self.streams[stream].group == "tags":
-            return sampling.TagOrder(cases, self.spec.classes, self.batch[stream])
+        declared = self.streams[stream]
+        if declared.group == "tags":
+            return sampling.TagOrder(cases, self.spec.classes, declared.group_size)
         return sampling.CaseOrder(cases, self.spec.sampling, self.thin)
 
     def _check(self, batch: Mapping[str, int]) -> None:

@@ -118,6 +118,9 @@ def definition_of(network: nn.Module) -> dict[str, Any]:
     Raises:
         ConfigError: a part that `Networks` did not make: nobody could make it again.
     """
+    definition: dict[str, Any] | None = getattr(network, DEFINITION, None)
+    if definition is not None:
+        return definition
     if isinstance(network, Planar):
         planar = {"_target_": f"{ADAPTERS}.Planar", "network": definition_of(network.network), "axis": network.axis}
         return planar if network.slices == 1 else {**planar, "slices": network.slices}

@@ -35,6 +35,9 @@ GPU_PATCH_VOXELS = {3: 192 * 128 * 96, 2: 512 * 512}
 BATCH_SIZE = {3: 4, 2: 16}
 """Patches per step over all streams."""
 
+SHARES = {"weak": 2}
+"""Of the batch, where a stream has more than one: a tag says less than a label, so that more images are seen."""
+
 BYTES_PER_VOXEL_AND_CHANNEL = 90
 """Activations and gradients of an encoder-decoder per input voxel and channel of its first level (measured)."""
 
@@ -260,10 +263,21 @@ def with_strides(network: NetworkSpec, data: DataSpec) -> NetworkSpec:
     return network.model_copy(update={"options": {**options, "strides": wanted}})
 
 
-def plan_batch(streams: Sequence[str], sizes: Mapping[str, int], dims: int) -> dict[str, int]:
-    """Batch size of each stream that has cases: a share of the usual batch, in 3D no more patches than cases."""
-    present = [stream for stream in streams if sizes.get(stream)]
-    share = max(1, BATCH_SIZE[dims] // max(len(present), 1))
-    if dims == 2:
-        return dict.fromkeys(present, share)
-    return {stream: min(share, sizes[stream]) for stream in present}
+def plan_batch(multiples: Mapping[str, int], sizes: Mapping[str, int], dims: int) -> dict[str, int]:
+    """Batch size of each stream that has cases: a share of the usual batch, in 3D no more patches than cases.
+
+    Args:
+        multiples: stream -> what its batch size is a multiple of: the size of its groups, or 1.
+        sizes: stream -> number of its cases.
+        dims: 2 or 3.
+    """
+    present = [stream for stream in multiples if sizes.get(stream)]
+    shares = sum(SHARES.get(stream, 1) for stream in present)
+    batch = {}
+    for stream in present:
+        size = max(1, BATCH_SIZE[dims] * SHARES.get(stream, 1) // shares)
+        if dims == 3:
+            size = min(size, sizes[stream])
+        multiple = multiples[stream]
+        batch[stream] = max(multiple, size // multiple * multiple)
+    return batch

@@ -191,10 +191,24 @@ def test_fitted_sizes_can_be_halved_and_fit(size):
 
 
 def test_batch_is_shared_by_the_streams_that_have_cases():
-    assert plan_batch(("labeled", "unlabeled"), {"labeled": 16, "unlabeled": 12}, 3) == {"labeled": 2, "unlabeled": 2}
-    assert plan_batch(("labeled", "unlabeled"), {"labeled": 16, "unlabeled": 0}, 3) == {"labeled": 4}
-    assert plan_batch(("labeled", "unlabeled"), {"labeled": 1, "unlabeled": 9}, 3) == {"labeled": 1, "unlabeled": 2}
-    assert plan_batch(("labeled",), {"labeled": 1}, 2) == {"labeled": 16}
+    both = {"labeled": 1, "unlabeled": 1}
+    assert plan_batch(both, {"labeled": 16, "unlabeled": 12}, 3) == {"labeled": 2, "unlabeled": 2}
+    assert plan_batch(both, {"labeled": 16, "unlabeled": 0}, 3) == {"labeled": 4}
+    assert plan_batch(both, {"labeled": 1, "unlabeled": 9}, 3) == {"labeled": 1, "unlabeled": 2}
+    assert plan_batch({"labeled": 1}, {"labeled": 1}, 2) == {"labeled": 16}
+
+
+def test_weak_streams_have_the_larger_part_of_a_batch_and_whole_groups():
+    many = {"labeled": 30, "unlabeled": 30, "weak": 30}
+    two, three = {"labeled": 1, "weak": 1}, {"labeled": 1, "unlabeled": 1, "weak": 1}
+    assert plan_batch(two, many, 2) == {"labeled": 5, "weak": 10}
+    assert plan_batch(three, many, 2) == {"labeled": 4, "unlabeled": 4, "weak": 8}
+    assert plan_batch(three, many, 3) == {"labeled": 1, "unlabeled": 1, "weak": 2}
+    assert plan_batch({"weak": 1}, {"weak": 3}, 3) == {"weak": 3}
+    assert plan_batch({"weak": 3}, many, 2) == {"weak": 15}
+    assert plan_batch({"weak": 3}, many, 3) == {"weak": 3}
+    assert plan_batch({"weak": 2}, {"weak": 3}, 3) == {"weak": 2}
+    assert plan_batch({"labeled": 1, "weak": 3}, many, 3) == {"labeled": 1, "weak": 3}
 
 
 def test_reduced_plans_keep_the_field_of_view():

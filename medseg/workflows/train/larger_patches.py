@@ -7,8 +7,9 @@ from math import prod
 
 import numpy as np
 
-from medseg.config import DataSpec, Pipeline
+from medseg.config import DataSpec, Pipeline, Stage
 from medseg.manifest.manifest import Manifest
+from medseg.methods import find
 from medseg.networks.sizes import fit_size
 from medseg.planning.fingerprint import read_fingerprint
 
@@ -27,8 +28,7 @@ def with_larger_patches(pipeline: Pipeline, manifest: Manifest) -> Pipeline:
     """
     data = DataSpec(**pipeline.data)
     batches = [stage.schedule.batch or {} for stage in pipeline.stages]
-    is_small = any(size < 2 * FEWEST_PATCHES for batch in batches for size in batch.values())
-    if data.spatial_dims == 2 or is_small or any(stage.views for stage in pipeline.stages):
+    if data.spatial_dims == 2 or any(stage.views or not _can_be_halved(stage) for stage in pipeline.stages):
         return pipeline
     size = _typical_size(manifest, data)
     if shown_part(data.patch, size) >= SHOWN_PART:
@@ -43,6 +43,15 @@ def with_larger_patches(pipeline: Pipeline, manifest: Manifest) -> Pipeline:
         stages.append(stage.model_copy(update={"schedule": schedule}))
     changed = data.model_copy(update={"patch": larger})
     return pipeline.model_copy(update={"stages": tuple(stages), "data": changed.model_dump(mode="json")})
+
+
+def _can_be_halved(stage: Stage) -> bool:
+    """Whether half the batch has enough patches of each stream, in whole groups."""
+    multiples = {stream.name: stream.batch_multiple for stream in find(stage.method.name).streams}
+    for stream, size in (stage.schedule.batch or {}).items():
+        if size < 2 * FEWEST_PATCHES or (size // 2) % multiples[stream]:
+            return False
+    return True
 
 
 def _typical_size(manifest: Manifest, data: DataSpec) -> np.ndarray:

@@ -95,9 +95,9 @@ def plan_pipeline(
         patch_voxels=GPU_PATCH_VOXELS if device.type == "cuda" else PATCH_VOXELS,
     )
     stages = []
-    for stage, of_stage in zip(pipeline.stages, groups, strict=True):
+    for index, (stage, of_stage) in enumerate(zip(pipeline.stages, groups, strict=True)):
         counts = {stream: len(cases) for stream, cases in of_stage.items()}
-        stages.append(_plan_stage(stage, data, counts))
+        stages.append(_plan_stage(index, stage, data, counts))
     planned = pipeline.model_copy(update={"stages": tuple(stages), "data": data.model_dump(mode="json")})
     check_buildable(planned, start)
     if seconds is None:
@@ -125,9 +125,9 @@ def _count_cases(manifest: Manifest) -> dict[str, int]:
     return {stream: len(cases) for stream, cases in streams_of(manifest).items()}
 
 
-def _plan_stage(stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
+def _plan_stage(index: int, stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
     """The stage with batch sizes, strides for thick slices, and the SHA-256 of the weights that it starts from."""
-    stage = _plan_stage_batch(stage, data, case_counts)
+    stage = _plan_stage_batch(index, stage, data, case_counts)
     if not stage.views and "strides" not in stage.network.options:
         stage = stage.model_copy(update={"network": with_strides(stage.network, data)})
     weights = stage.network.weights
@@ -138,21 +138,27 @@ def _plan_stage(stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) ->
     return stage.model_copy(update={"network": network})
 
 
-def _plan_stage_batch(stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
+def _plan_stage_batch(index: int, stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
     """The stage with a batch size for each stream that the data set has."""
     method = methods.find(stage.method.name)
-    names = [stream.name for stream in method.streams]
     dims = max(each.spatial_dims for each in stage.specs(data))
-    batch = stage.schedule.batch or plan_batch(names, case_counts, dims)
-    unknown = sorted(set(batch) - set(names))
+    multiples = {stream.name: stream.batch_multiple for stream in method.streams}
+    batch = stage.schedule.batch or plan_batch(multiples, case_counts, dims)
+    unknown = sorted(set(batch) - set(multiples))
     if unknown:
-        raise ConfigError(f"method {stage.method.name} has no stream {unknown[0]!r}; it has {', '.join(names)}")
+        raise ConfigError(f"method {stage.method.name} has no stream {unknown[0]!r}; it has {', '.join(multiples)}")
     batch = {stream: size for stream, size in batch.items() if case_counts.get(stream)}
+    for stream, size in batch.items():
+        if size % multiples[stream]:
+            raise ConfigError(
+                f"stages.{index}.schedule.batch.{stream} is {size}; {stage.method.name} makes groups of "
+                f"{multiples[stream]} images that share a tag; accepted are the multiples of {multiples[stream]}"
+            )
     labelled = batch.get("labeled", 0)
     if dims == 3 and labelled > case_counts["labeled"]:
         raise ConfigError(
             f"the batch asks for {labelled} labelled volumes, the manifest has {case_counts['labeled']}",
-            hint=f"--set stages.0.schedule.batch.labeled={case_counts['labeled']}",
+            hint=f"--set stages.{index}.schedule.batch.labeled={case_counts['labeled']}",
         )
     schedule = stage.schedule.model_copy(update={"batch": batch})
     return stage.model_copy(update={"schedule": schedule})
