@@ -197,9 +197,10 @@ def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
     if len(set(rules)) > 1:
         rules = [f"{modality}: {rule}" for modality, rule in zip(data.modality, rules, strict=True)]
     patch_mm = [round(size * mm, 1) for size, mm in zip(data.patch, data.spacing_mm, strict=True)]
+    classes = ", ".join(data.labels[value] for value in data.label_values)
     return {
         "cases": f"{training}, {others}",
-        "classes": ", ".join(data.labels[value] for value in data.label_values),
+        "classes": classes if data.has_background else f"{classes}; no background",
         "intensity": "; ".join(dict.fromkeys(rules)),
         "view": data.view if data.view == "volume" else f"{data.view} slices",
         "spacing, mm": " x ".join(f"{mm:g}" for mm in data.spacing_mm),
@@ -218,6 +219,8 @@ def _norm(network: NetworkSpec) -> str:
 def _describe_intensity(rule: Intensity) -> str:
     if rule.kind == "zscore":
         return "z-score per image"
+    if rule.kind == "fixed":
+        return f"(x - {rule.mean:g}) / {rule.std:g}, as the pre-trained weights know photographs"
     return f"window {rule.low:g} to {rule.high:g}, mean {rule.mean:g}, sd {rule.std:g}"
 
 
