@@ -97,8 +97,8 @@ class VolumeCache:
                 raise OutputError("what was written cannot be read back", path=entry.folder, hint="check the disk")
             is_pseudo = bool(getattr(case, "pseudo", False))
             presence = manifest.presence(case)
-            of_case = {"pseudo": is_pseudo, "covered": entry.job.covered, "presence": presence}
-            volumes.append(replace(volume, **of_case, has_background=spec.has_background))
+            volume = replace(volume, pseudo=is_pseudo, covered=entry.job.covered, presence=presence)
+            volumes.append(replace(volume, has_background=spec.has_background))
         return volumes
 
     def _job(self, manifest: Manifest, case: Case, spec: DataSpec, maps: Sequence[str]) -> Job:

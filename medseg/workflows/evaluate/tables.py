@@ -98,7 +98,7 @@ def number(column: str, value: float | None) -> str:
 
 
 def _set_iou(found: dict[str, Any]) -> list[str]:
-    rows = [(name, number("jaccard", value)) for name, value in found["classes"].items()]
+    rows: list[tuple[str, ...]] = [(name, number("jaccard", value)) for name, value in found["classes"].items()]
     return [*_table(("class", "IoU"), rows), _line(("**mean (mIoU)**", number("jaccard", found["mean"])))]
 
 
