@@ -12,19 +12,16 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
-    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
+from medseg.between_runs import Frozen, Labelling, MethodSpec, Repeat, Rounds
 from medseg.former_pipelines import as_now
 from medseg.literals import not_plain
 from medseg.networks import registry as networks
@@ -39,58 +36,6 @@ slices of all cases, in volumes as `cases`. `half`: half of the patches from ann
 
 
 _OTHER_SIDE = {"left": "right", "l": "r", "lt": "rt"}
-
-
-class Frozen(BaseModel):
-    """Base of all configuration: immutable; other keys than its fields are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class MethodSpec(Frozen):
-    """Which paper, with which of its hyper-parameters changed from the paper's.
-
-    `sha256` is that of the file of a method of the user's own, which the run folder records.
-    """
-
-    name: str
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    options: dict[str, Any] = Field(default_factory=dict)
-
-    @model_serializer(mode="wrap")
-    def _own_only(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content: dict[str, Any] = whole(self)
-        if self.sha256 is None:
-            content.pop("sha256", None)
-        return content
-
-
-class RuleSpec(MethodSpec):
-    """Which pseudo-label rule, with which of its settings changed from the paper's."""
-
-
-class Rounds(Frozen):
-    """Training again with pseudo-labels, after the first networks, the teachers.
-
-    Args:
-        count: how many rounds at most.
-        rule: by which the predictions of the networks before become labels.
-        student: where the networks of a round start: `scratch`, where the teachers started, or `warm`, from the
-            networks before, with half their iterations and a tenth of their learning rate.
-        stop_dice: end early where the pseudo-labels of two rounds agree by more than this mean Dice.
-    """
-
-    count: PositiveInt
-    rule: RuleSpec
-    student: Literal["scratch", "warm"] = "scratch"
-    stop_dice: float | None = Field(default=None, gt=0, le=1)
-
-
-class Labelling(Frozen):
-    """Labels for the next stage, made by a rule of what this stage's networks predict of some cases."""
-
-    rule: RuleSpec
-    cases: tuple[Literal["unlabeled", "weak"], ...] = ("unlabeled", "weak")
 
 
 class Weights(Frozen):
@@ -128,10 +73,12 @@ class NetworkSpec(Frozen):
 class Schedule(Frozen):
     """How long and how fast to learn."""
 
+    later = ("encoder_lr",)
     iterations: PositiveInt = 6000
     batch: dict[str, PositiveInt] | None = None  # batch size per stream; None: as planned for the device
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat = 0.01
+    encoder_lr: PositiveFloat = 1.0  # factor on `lr` for encoders, such as 0.1 where their weights are pre-trained
     momentum: NonNegativeFloat = 0.9
     nesterov: bool = False
     weight_decay: NonNegativeFloat = 1e-4
@@ -198,10 +145,11 @@ class Intensity(Frozen):
     """How stored intensities become network input.
 
     `zscore`: each image and channel to zero mean and unit variance. `window`: clip to [low, high], subtract `mean`,
-    divide by `std`, all in the image's own units (HU for CT).
+    divide by `std`, all in the image's own units (HU for CT). `fixed`: subtract `mean`, divide by `std`, nothing else,
+    as pre-trained networks want their photographs.
     """
 
-    kind: Literal["zscore", "window"] = "zscore"
+    kind: Literal["zscore", "window", "fixed"] = "zscore"
     low: float = 0.0
     high: float = 1.0
     mean: float = 0.0
@@ -211,13 +159,14 @@ class Intensity(Frozen):
 class DataSpec(Frozen):
     """What the plan decided about the data; everything that a model must know of them to be used again."""
 
+    later = ("has_background",)
     labels: dict[int, str]
     modality: tuple[str, ...]
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     patch: Triple  # voxels along x, y, z; a 1 makes the network planar across that axis
     view: View = "volume"
     slices: Literal[1, 3] = 1  # adjacent slices that a planar network sees as channels, to label the middle one
-    intensity: Intensity = Intensity()
+    intensity: Intensity | tuple[Intensity, ...] = Intensity()  # several: one for each channel
     foreground: float = Field(default=0.5, ge=0, le=1)  # share of labelled patches centred on a class
     sampling: Sampling = "cases"
     augment: Augment = Augment()
@@ -225,6 +174,20 @@ class DataSpec(Frozen):
     padding: Literal["minimum", "edge"] = "minimum"  # what patches and windows hold beyond the edges of an image
     smallest_mm: tuple[float, float, float] | None = None  # of the images of training, along each axis
     resample_axes: tuple[bool, bool, bool] = (True, True, True)  # False: keep each image's own spacing there
+    has_background: bool = True  # False: the first class is one like the others
+
+    @model_validator(mode="after")
+    def _one_for_each_channel(self) -> DataSpec:
+        if isinstance(self.intensity, tuple) and len(self.intensity) != len(self.modality):
+            raise ValueError(f"intensity has {len(self.intensity)} rules for {len(self.modality)} channels")
+        return self
+
+    @property
+    def intensities(self) -> tuple[Intensity, ...]:
+        """The rule of each channel."""
+        if isinstance(self.intensity, tuple):
+            return self.intensity
+        return (self.intensity,) * len(self.modality)
 
     @property
     def classes(self) -> int:
@@ -235,6 +198,12 @@ class DataSpec(Frozen):
     def label_values(self) -> tuple[int, ...]:
         """The value in label files of each class index."""
         return tuple(sorted(self.labels))
+
+    @property
+    def structures(self) -> dict[int, str]:
+        """Value in label files -> name of every class but the background."""
+        values = self.label_values[int(self.has_background) :]
+        return {value: self.labels[value] for value in values}
 
     @property
     def has_sides(self) -> bool:
@@ -280,12 +249,18 @@ class DataSpec(Frozen):
 
 
 class Pipeline(Frozen):
-    """Stages of a paper with their settings; `data` overrides what would be planned from the manifest."""
+    """Stages of a paper with their settings; `data` overrides what would be planned from the manifest.
 
+    In a YAML stages may be repeated (`medseg.repeated_stages`); here they stand one after the other, and `repeats` says
+    which are passes of what.
+    """
+
+    later = ("repeats",)
     name: str
     description: str = ""
     seed: int = 0
     stages: tuple[Stage, ...] = Field(min_length=1)
+    repeats: tuple[Repeat, ...] = ()
     data: Mapping[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -294,3 +269,18 @@ class Pipeline(Frozen):
         if self.stages[last].then is not None:
             raise ValueError(f"stages.{last}.then makes labels for the next stage, and there is none")
         return self
+
+    @model_validator(mode="after")
+    def _passes(self) -> Pipeline:
+        for repeat in self.repeats:
+            if repeat.end > len(self.stages):
+                raise ValueError(f"repeats names stage {repeat.end - 1}, and there are {len(self.stages)}")
+        return self
+
+    def repeat_of(self, index: int) -> tuple[Repeat, int] | None:
+        """The group that a stage is a pass of, and which pass, from 1."""
+        for repeat in self.repeats:
+            number = repeat.pass_of(index)
+            if number is not None:
+                return repeat, number
+        return None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -39,17 +39,25 @@ class Stream:
         name: "labeled", "unlabeled" or "weak": the cases of the data set with a label, with nothing, with tags only.
         keys: beside "image" `(B, C, *spatial)` float32, each under its own name:
             "label" `(B, 1, *spatial)` uint8 class indices, 255 = ignore;
-            "tags" `(B, classes - 1)` uint8, for each foreground class 1 = present, 0 = absent, 255 = not known;
+            "tags" `(B, structures)` uint8, for each class but the background 1 = present, 0 = absent, 255 = not known;
             "index" `(B,)` int64, the number of the case among those of the stream;
             any other: the map of that name that the manifest gives for each case, `(B, 1, *spatial)` float32.
-        group: "tags": all images that one process has in a batch share a tag.
+        group: "tags": a batch is made of groups, of images of cases that share a tag. They follow one another: with K
+            images in a group, the first K images of a batch are its first group.
+        group_size: K, images in a group; the batch size of the stream is a multiple of it.
         optional: the data set may have no such case; the batch then lacks the stream.
     """
 
     name: str
     keys: tuple[str, ...] = ()
     group: Literal["tags"] | None = None
+    group_size: int = 2
     optional: bool = False
+
+    @property
+    def batch_multiple(self) -> int:
+        """What the batch size of the stream is a multiple of."""
+        return self.group_size if self.group else 1
 
 
 STREAM_KEYS = ("label", "tags", "index")
@@ -116,12 +124,14 @@ class Networks(Protocol):
 
     Attributes:
         classes: number of classes with background.
+        has_background: whether the first class is the background; else it is a class like the others.
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
         previous: the network of the stage before, where the stage starts from one.
     """
 
     classes: int
+    has_background: bool
     spatial_dims: int
     in_channels: int
     previous: Frozen | None
@@ -176,6 +186,14 @@ class Method(nn.Module, ABC):
             raise NotImplementedError(f"{type(self).__name__} has no segmenter and does not say what it pre-trains")
         return segmenter
 
+    def maps(self) -> nn.Module | None:
+        """What a rule with `needs = "maps"` gets: images to maps `(B, K, *spatial)`, such as class-activation maps.
+
+        Any module of parts of the method, made anew by each call. After the training its weights are kept beside the
+        bundle, not in it. None: the method has no maps.
+        """
+        return None
+
     def after_step(self, clock: Clock) -> None:
         """Update what the optimiser does not, such as an averaged teacher."""
 
@@ -197,16 +215,33 @@ class Predictions:
     all views and classes is always some view's own largest.
 
     Args:
-        labels: for each view `(X, Y, Z)` uint8 class indices.
+        labels: for each view `(X, Y, Z)` uint8 class indices; none where the method has no segmenter.
         confidences: for each view `(X, Y, Z)` float16, the probability of each of these labels.
         probabilities: for each view `(C, X, Y, Z)` uint8 in steps of 1/255, memory-mapped, if the rule needs them.
         tags: class index -> whether it is present, as far as the manifest says.
+        maps: for each view `(K, X, Y, Z)` float16 of `Method.maps`, memory-mapped, if the rule needs them.
+        inputs: what the rule names in `inputs`, as the files have it: a map `(X, Y, Z)`, the image `(C, X, Y, Z)`.
     """
 
     labels: Sequence[Tensor]
     confidences: Sequence[Tensor]
     probabilities: Sequence[Tensor] | None = None
     tags: Mapping[int, bool] | None = None
+    maps: Sequence[Tensor] | None = None
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelAndMaps:
+    """What a rule makes of a case that has more for the next stage than a label.
+
+    Args:
+        label: `(X, Y, Z)` uint8 class indices, 255 = ignore.
+        maps: for each name in `PseudoLabels.makes` `(X, Y, Z)` float32, for streams with a key of that name.
+    """
+
+    label: Tensor
+    maps: Mapping[str, Tensor]
 
 
 class PseudoLabels(ABC):
@@ -220,8 +255,14 @@ class PseudoLabels(ABC):
         classes: number of classes with background.
     """
 
-    needs: Literal["labels", "probabilities"] = "labels"
-    """Of each case: the views' labels and confidences; also the probabilities of all classes."""
+    needs: Literal["labels", "probabilities", "maps"] = "labels"
+    """Of each case the labels and confidences of the views; also probabilities of all classes; also `Method.maps`."""
+
+    inputs: ClassVar[tuple[str, ...]] = ()
+    """Of each case also: the maps of these names that the manifest gives, and "image"."""
+
+    makes: ClassVar[tuple[str, ...]] = ()
+    """Names of further maps that the rule makes for the next stage, see `LabelAndMaps`."""
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
@@ -240,13 +281,13 @@ class PseudoLabels(ABC):
         return {}
 
     @abstractmethod
-    def label(self, case: Predictions, decided: Mapping[str, Any], round_number: int) -> Tensor | None:
+    def label(self, case: Predictions, decided: Mapping[str, Any], round_number: int) -> Tensor | LabelAndMaps | None:
         """The label of one case.
 
         Args:
             case: what is predicted of it.
             decided: what `decide` gave.
-            round_number: from 1, where the predictions are those of the teachers.
+            round_number: from 1, where the predictions are those of the teachers; of repeated stages the pass.
 
         Returns:
             `(X, Y, Z)` uint8 class indices, 255 = ignore; None: the case stays without a label in this round.

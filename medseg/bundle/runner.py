@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Compose
 from torch import Tensor
 
 from medseg.bundle.bundle import OpenBundle
@@ -93,19 +94,7 @@ class BundleRunner:
             DataError: a file cannot be read, or a transform cannot take the image.
             ValueError, MemoryError: see `prediction_errors`.
         """
-        files = [str(path) for path in images]
-        data: Any = {"image": files if len(files) > 1 else files[0]}
-        # one by one: `Compose` hides what an error was
-        load, *others = self.bundle.preprocessing.transforms
-        try:
-            data = load(data) if reader is None else load(data, reader=reader)
-            for transform in others:
-                data = transform(data)
-        except RuntimeError as error:
-            if out_of_memory(error):
-                raise
-            raise DataError(f"cannot be prepared ({error})", path=images[0]) from error
-        return data["image"][None]
+        return read_image(self.bundle.preprocessing, images, reader)
 
     def predict(
         self, image: MetaTensor, *, probability_file: Path | None = None, progress: Progress | None = None
@@ -238,6 +227,23 @@ class BundleRunner:
             kept_of_views = stored_voxels * (1 + VIEW_BYTES * len(rings))
         predicting = channels * voxels * 4 + stored_voxels + kept_of_views + max(rings) * (data.classes + 2) * 4
         return max(reading, predicting)
+
+
+def read_image(preprocessing: Compose, images: Sequence[Path], reader: VerifiedReader | None = None) -> MetaTensor:
+    """Read and preprocess an image; see `BundleRunner.read`."""
+    files = [str(path) for path in images]
+    data: Any = {"image": files if len(files) > 1 else files[0]}
+    # one by one: `Compose` hides what an error was
+    load, *others = preprocessing.transforms
+    try:
+        data = load(data) if reader is None else load(data, reader=reader)
+        for transform in others:
+            data = transform(data)
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        raise DataError(f"cannot be prepared ({error})", path=images[0]) from error
+    return data["image"][None]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -13,6 +14,7 @@ from medseg.cli.commands import HELP, add_command
 from medseg.cli.run import run_command
 from medseg.cli.serve import label_app, serve
 from medseg.serve.options import ServeOptions
+from medseg.workflows.compare.options import CompareOptions
 from medseg.workflows.consensus.options import ConsensusOptions
 from medseg.workflows.data.options import CheckOptions, InitOptions
 from medseg.workflows.demo.options import DemoOptions
@@ -61,6 +63,7 @@ def common(
 
 def train(options: TrainOptions) -> None:
     """Train a pipeline on a data set; the product is a MONAI bundle in the run folder."""
+    began = time.monotonic()  # the imports below take seconds, which are part of a budget
     from medseg.manifest.manifest import Manifest
     from medseg.manifest.splits import fold_manifest
     from medseg.methods import locate_methods
@@ -73,7 +76,7 @@ def train(options: TrainOptions) -> None:
         fold_manifest(manifest, options.folds, options.chosen_folds[0], options.split_seed, section="validation")
     from medseg.workflows.train.run import run_training
 
-    run = run_training(options)
+    run = run_training(options, began=began)
     if os.environ.get("RANK", "0") == "0":
         _tell_training(options, run)
 
@@ -129,6 +132,23 @@ def evaluate(options: EvaluateOptions) -> None:
         raise typer.Exit(1)
 
 
+def compare(options: CompareOptions) -> None:
+    """Train several arms on the same data, judge them on the same cases, and say which of them to take."""
+    from medseg.workflows.compare.read_arms import read_comparison
+
+    read_comparison(options)  # mistakes that need no torch are found at once
+    from medseg.workflows.compare.run import run_comparison
+    from medseg.workflows.compare.summary import table
+
+    compared = run_comparison(options)
+    typer.echo(table(compared.findings))
+    for line in compared.findings.missing:
+        typer.echo(line, err=True)
+    typer.echo(str(compared.page))
+    if compared.failed:
+        raise typer.Exit(1)
+
+
 def consensus(options: ConsensusOptions) -> None:
     """Fuse several raters' annotations of each image into one label map, and report who was trusted and why."""
     from medseg.workflows.consensus.run import consensus as fuse_studies
@@ -165,15 +185,14 @@ def data_init(options: InitOptions) -> None:
 @app.command("list")
 def list_() -> None:
     """List pipelines, methods and networks."""
-    import yaml
-
     from medseg.methods import METHODS
     from medseg.networks.registry import NETWORKS
     from medseg.workflows.train.settings import shipped
+    from medseg.yaml_values import load_yaml
 
     typer.echo("pipelines (--task)")
     for name, path in shipped().items():
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
         typer.echo(f"  {name:<16} {content['description']}")
     typer.echo(f"methods    {', '.join(METHODS)}")
     typer.echo(f"networks   {', '.join(NETWORKS)}")
@@ -190,6 +209,7 @@ add_command(app, "train", TrainOptions, train)
 add_command(app, "plan", PlanOptions, plan)
 add_command(app, "predict", PredictOptions, predict)
 add_command(app, "evaluate", EvaluateOptions, evaluate)
+add_command(app, "compare", CompareOptions, compare)
 add_command(app, "consensus", ConsensusOptions, consensus)
 add_command(app, "serve", ServeOptions, serve)
 add_command(app, "demo", DemoOptions, demo)

@@ -17,13 +17,21 @@ from medseg.config import DataSpec, Intensity
 PACKAGE = "medseg.portable"
 
 
-def _intensity(rule: Intensity) -> dict[str, Any]:
+def _intensity(rule: Intensity | Sequence[Intensity], package: str) -> dict[str, Any]:
     """The image's own units to what the network reads."""
+    if not isinstance(rule, Intensity):
+        rules = [{} if each.kind == "zscore" else _scaling(each) for each in rule]
+        return {"_target_": f"{package}.channel_intensity.ChannelIntensityd", "keys": ["image"], "rules": rules}
     if rule.kind == "zscore":
         return {"_target_": "monai.transforms.NormalizeIntensityd", "keys": ["image"], "channel_wise": True}
+    return {"_target_": "monai.transforms.ScaleIntensityRanged", "keys": ["image"], **_scaling(rule)}
+
+
+def _scaling(rule: Intensity) -> dict[str, Any]:
+    """The keywords of a window, or of a fixed mean and divisor."""
+    if rule.kind == "fixed":
+        return {"a_min": rule.mean, "a_max": rule.mean + rule.std, "b_min": 0.0, "b_max": 1.0, "clip": False}
     return {
-        "_target_": "monai.transforms.ScaleIntensityRanged",
-        "keys": ["image"],
         "a_min": rule.low,
         "a_max": rule.high,
         "b_min": (rule.low - rule.mean) / rule.std,
@@ -63,7 +71,7 @@ def preprocessing(
             "axes": list(spec.resample_axes),
             "mode": ["linear" if name in ("image", *maps) else "nearest" for name in names],
         },
-        _intensity(spec.intensity),
+        _intensity(spec.intensity, package),
     ]
 
 

@@ -42,6 +42,7 @@ class NetworkFactory:
     ) -> None:
         self.spec, self.data = spec, data
         self.classes, self.spatial_dims, self.in_channels = data.classes, data.spatial_dims, data.channels
+        self.has_background = data.has_background
         self.labels = tuple(data.labels[value] for value in data.label_values)
         self.previous = previous
         self.copied: list[Copied] = []
@@ -117,23 +118,25 @@ def definition_of(network: nn.Module) -> dict[str, Any]:
     Raises:
         ConfigError: a part that `Networks` did not make: nobody could make it again.
     """
+    definition: dict[str, Any] | None = getattr(network, DEFINITION, None)
+    if definition is not None:
+        return definition
     if isinstance(network, Planar):
         planar = {"_target_": f"{ADAPTERS}.Planar", "network": definition_of(network.network), "axis": network.axis}
         return planar if network.slices == 1 else {**planar, "slices": network.slices}
     if isinstance(network, FirstChannels):
         inner = definition_of(network.network)
         return {"_target_": f"{ADAPTERS}.FirstChannels", "network": inner, "channels": network.channels}
+    definition = getattr(network, DEFINITION, None)
+    if definition is not None:
+        return definition
     if isinstance(network, HeadedNetwork):
         inner, head = definition_of(network.network), definition_of(network.head)
         return {"_target_": f"{registry.HALVES}.HeadedNetwork", "network": inner, "head": head}
-    definition = getattr(network, DEFINITION, None)
-    if definition is None:
-        name = type(network).__name__
-        raise ConfigError(
-            f"segmenter() gives a {name} that cannot be exported",
-            hint="make its parts by `networks` and join them by FirstChannels or networks.headed",
-        )
-    return definition
+    raise ConfigError(
+        f"segmenter() gives a {type(network).__name__} that cannot be exported",
+        hint="make its parts by `networks` and join them by FirstChannels or networks.headed",
+    )
 
 
 def check_exportable(network: nn.Module) -> None:

@@ -10,7 +10,7 @@ The module imports neither torch nor NumPy when it is imported: pipelines are ch
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -41,6 +41,9 @@ class NetworkEntry:
         dims: numbers of spatial axes that it can have.
         halves: class of `medseg.portable.networks.encoder_decoder` that gives the network in two halves; `ITSELF`: the
             network is an `EncoderDecoder`, on which a head is put; None: it cannot be had in halves.
+        photographs: mean and divisor of the 8-bit photographs that its pre-trained weights know; None: there are none.
+        planned: options of new trainings where the pipeline does not give them; runs and bundles that exist name what
+            they have, or have the constructor's default.
     """
 
     name: str
@@ -49,6 +52,8 @@ class NetworkEntry:
     options: Mapping[str, Any]
     dims: tuple[int, ...] = (2, 3)
     halves: str | None = None
+    photographs: tuple[float, float] | None = None
+    planned: Mapping[str, Any] = field(default_factory=dict)
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """See that the network takes options of a pipeline.
@@ -84,12 +89,19 @@ def find(name: str) -> NetworkEntry:
 
 
 def network(
-    name: str, target: str, *, options: Mapping[str, Any], dims: tuple[int, ...] = (2, 3), halves: str | None = None
+    name: str,
+    target: str,
+    *,
+    options: Mapping[str, Any],
+    dims: tuple[int, ...] = (2, 3),
+    halves: str | None = None,
+    photographs: tuple[float, float] | None = None,
+    planned: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[[Size], dict[str, Any]]], Callable[[Size], dict[str, Any]]]:
     """Register a function of a size as a network; the arguments are those of `NetworkEntry`."""
 
     def register(arguments: Callable[[Size], dict[str, Any]]) -> Callable[[Size], dict[str, Any]]:
-        NETWORKS[name] = NetworkEntry(name, target, arguments, options, dims, halves)
+        NETWORKS[name] = NetworkEntry(name, target, arguments, options, dims, halves, photographs, planned or {})
         return arguments
 
     return register
@@ -116,6 +128,7 @@ def vnet(size: Size) -> dict[str, Any]:
     "unet",
     "monai.networks.nets.UNet",
     halves="UNetHalves",
+    planned={"norm": "batch"},  # docs/results.md
     options={
         "channels": list[int],
         "strides": list[Sizes],
@@ -197,7 +210,8 @@ def segresnet(size: Size) -> dict[str, Any]:
     "efficientnet_lite",
     f"{PORTABLE}.networks.efficientnet_lite.EfficientNetLite",
     halves=ITSELF,
-    options={"width": int, "output_stride": Literal[8, 16, 32]},
+    options={"width": int, "output_stride": Literal[8, 16, 32], "frozen_statistics": bool},
+    photographs=(127.0, 128.0),
 )
 def efficientnet_lite(size: Size) -> dict[str, Any]:
     """EfficientNet-lite0 with a chosen output stride; weights trained on ImageNet exist for two axes."""

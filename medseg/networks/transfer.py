@@ -60,14 +60,20 @@ def named_tensors(network: nn.Module) -> dict[str, Tensor]:
     """
     network = core(network)
     if isinstance(network, HeadedNetwork):
-        return named_tensors(network.network) | {f"head.{k}": v for k, v in network.head.state_dict().items()}
+        return named_tensors(network.network) | _named_head(network.head)
     if isinstance(network, Head):
-        return {f"head.{k}": v for k, v in network.state_dict().items()}
+        return _named_head(network)
     inner = getattr(network, "network", None)
     if isinstance(network, EncoderDecoder) and isinstance(inner, nn.Module):
         around = {k: v for k, v in network.state_dict().items() if not k.startswith("network.")}
         return {f"around.{k}": v for k, v in around.items()} | dict(inner.state_dict())
     return dict(network.state_dict())
+
+
+def _named_head(head: nn.Module) -> dict[str, Tensor]:
+    """Of a 1x1x1 convolution the names that a V-Net's own has, which lies on the same features."""
+    tensors = head.convolution.state_dict() if isinstance(head, Head) else head.state_dict()
+    return {f"head.{name}": tensor for name, tensor in tensors.items()}
 
 
 def class_axes(network: nn.Module, others: Sequence[nn.Module]) -> dict[str, tuple[int, ...]]:

@@ -40,14 +40,14 @@ def read_fingerprint(manifest: Manifest) -> Fingerprint:
         raise ManifestError("no training case", path=manifest.path, hint="list some under 'training'")
     spacings, shapes, paths = [], [], []
     for case in cases:
-        spacing, shape = _along_ras_axes(read_header(manifest.images(case)[0]))
+        spacing, shape = along_ras_axes(read_header(manifest.images(case)[0]))
         spacings.append(spacing)
         shapes.append(shape)
         paths.append(manifest.images(case)[0])
     return Fingerprint(np.array(spacings), np.array(shapes), tuple(paths))
 
 
-def _along_ras_axes(header: Header) -> tuple[list[float], list[int]]:
+def along_ras_axes(header: Header) -> tuple[list[float], list[int]]:
     """Spacing and shape along the RAS axes nearest to the stored ones."""
     axes = nib.orientations.io_orientation(header.affine)[:, 0].astype(int)
     spacing = [0.0] * 3

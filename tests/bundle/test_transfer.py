@@ -83,7 +83,7 @@ def test_adapters_and_halves_have_the_same_names() -> None:
     assert named_tensors(Planar(FirstChannels(whole, 2), 2)).keys() == named_tensors(whole).keys()
     headed = HeadedNetwork(halves, Head(2, 4, 3))
     copied = copy_weights(headed, whole, axes={}, labels=OLD, earlier_labels=OLD)
-    assert copied.left == ("around.activation.weight", "head.convolution.weight", "head.convolution.bias")
+    assert copied.left == ("around.activation.weight", "head.weight", "head.bias")
     assert torch.equal(headed.network.network.model[0].conv.unit0.conv.weight, whole.model[0].conv.unit0.conv.weight)
 
 

@@ -222,6 +222,20 @@ def test_subjects_in_two_splits(made):
     assert [p.severity for p in made.check(headers_only=True).problems] == ["error", "warning"]
 
 
+def test_folds_that_are_no_cross_validation(made):
+    training = made.content["training"]
+    for number, case in enumerate(training):
+        case["fold"] = number
+    assert made.codes(headers_only=True) == []
+    training[0]["subject"] = training[1]["subject"] = "s1"
+    (problem,) = made.check(headers_only=True).problems
+    assert (problem.severity, problem.code) == ("warning", "folds")
+    assert problem.message == "2 labelled subjects are too few for 3 folds; ask for fewer folds"
+    training[2]["fold"] = 0
+    (problem,) = made.check(headers_only=True).problems
+    assert problem.message == "subject s1 is in the folds 0 and 1; keep a subject in one fold"
+
+
 def test_misspelt_keys_and_counts(made):
     made.content |= {"unlabelled": [{"image": "x"}], "numTraining": 5, "tensorImageSize": "3D", "comment": "x"}
     made.content["training"][1]["subjet"] = "s1"
@@ -252,6 +266,46 @@ def test_annotations_and_tags(made):
         ("error", "affine", "r2.nii.gz"),
         ("error", "missing", "r3.nii.gz"),
     ]
+
+
+def test_maps(made):
+    fine = np.linspace(0, 1, 12 * 10 * 8, dtype="f4").reshape(SHAPE)
+    spoilt = fine.copy()
+    spoilt[3, 4, 5], spoilt[0, 0, 1] = np.nan, np.inf
+    moved = AFFINE.copy()
+    moved[0, 3] = 3
+    maps = {
+        "fine": (fine, AFFINE),
+        "small": (fine[:-1], AFFINE),
+        "moved": (fine, moved),
+        "spoilt": (spoilt, AFFINE),
+        "constant": (np.zeros(SHAPE, "f4"), AFFINE),
+        "colours": (np.stack([fine] * 3, -1), AFFINE),
+    }
+    for name, (array, affine) in maps.items():
+        made.image(f"{name}.nii.gz", array, affine)
+    (made.folder / "text.nii.gz").write_text("no image")
+    maps |= {"absent": None, "text": None}
+    made.content["training"][1]["maps"] = {name: f"{name}.nii.gz" for name in maps}
+    report = made.check()
+    assert report.files == 6 + 8
+    said = {Path(problem.file).name.split(".")[0]: problem for problem in report.problems}
+    assert {name: (problem.severity, problem.code) for name, problem in said.items()} == {
+        "small": ("error", "shape"),
+        "moved": ("error", "affine"),
+        "spoilt": ("error", "non_finite"),
+        "constant": ("warning", "constant"),
+        "colours": ("error", "map_channels"),
+        "absent": ("error", "missing"),
+        "text": ("error", "unreadable"),
+    }
+    assert (
+        said["small"].message
+        == "map 'small': its shape is 11 x 10 x 8, the image's is 12 x 10 x 8; resample it to the image"
+    )
+    assert "map 'spoilt': 2 of 960 voxels are NaN or infinite" in said["spoilt"].message
+    headers = {problem.code for problem in made.check(headers_only=True).problems}
+    assert headers == {"shape", "affine", "map_channels", "missing", "unreadable"}
 
 
 def test_slices(made):

@@ -64,6 +64,50 @@ def test_its_options_may_be_changed_by_their_former_names(tmp_path):
     assert changed.stages[0].rounds.rule.options["background_confidence"] == 0.5
 
 
+def test_settings_of_todays_form_change_a_former_pipeline(tmp_path):
+    path = tmp_path / "former.yaml"
+    stage = {"method": {"name": "dmpct", "options": {"sure_background": 0.8}}, "views": ["axial"], "rounds": 2}
+    path.write_text(yaml.safe_dump({"name": "old", "stages": [stage]}))
+    changes = ["stages.0.rounds.count=3", "stages.0.rounds.rule.options.ignore_disagreement=true"]
+    rounds = settings.load(str(path), changes).stages[0].rounds
+    assert rounds is not None
+    assert rounds.count == 3
+    assert rounds.rule.options == {"background_confidence": 0.8, "ignore_disagreement": True}
+
+
+def test_a_former_number_of_rounds_of_another_method_is_refused(tmp_path):
+    path = tmp_path / "former.yaml"
+    path.write_text(yaml.safe_dump({"name": "old", "stages": [{"method": {"name": "supervised"}, "rounds": 2}]}))
+    with pytest.raises(ConfigError, match=r"stages.0: rounds is 2; accepted is \{count: 2"):
+        settings.load(str(path), ["stages.0.rounds.count=3"])
+
+
+@pytest.mark.parametrize("word", ["off", "bf16"])
+def test_words_that_look_like_truth_values_stay_words(tmp_path, word):
+    """YAML 1.1 takes off for false."""
+    assert settings.load("supervised", [f"stages.0.schedule.amp={word}"]).stages[0].schedule.amp == word
+    path = tmp_path / "task.yaml"
+    path.write_text(f"name: t\nstages: [{{method: {{name: supervised}}, schedule: {{amp: {word}}}}}]\n")
+    assert settings.load(str(path)).stages[0].schedule.amp == word
+    assert settings.load("supervised", ["stages.0.schedule.nesterov=on"]).stages[0].schedule.nesterov is True
+
+
+def test_a_run_begun_in_the_former_form_is_refused_in_one_line(tmp_path):
+    manifest = write_dataset(tmp_path / "data")
+    run = tmp_path / "run"
+    (run / "teachers").mkdir(parents=True)
+    (run / "teachers" / "last.pt").touch()
+    task = write_pipeline(run / "pipeline.yaml", FORMER)
+    (run / "run.json").write_text('{"fingerprint": "0123"}')
+    with pytest.raises(
+        ConfigError, match=r"run: this run of dmpct was begun before version 0\.2 and cannot be continued"
+    ):
+        train(task, manifest, run, resume=True, device="cpu")
+    (run / "pipeline.yaml").write_text(yaml.safe_dump({"name": "x", "stages": [{"method": {"name": "supervised"}}]}))
+    with pytest.raises(ConfigError, match="this run was started with another task"):
+        train("supervised", manifest, run, resume=True, device="cpu")
+
+
 def test_the_papers_loss_is_the_default_of_the_former_method(tmp_path):
     stage = settings.load(write_pipeline(tmp_path / "earlier.yaml", {"method": {"name": "dmpct"}})).stages[0]
     assert stage.method.options == {"dice": 0.0}

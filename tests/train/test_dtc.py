@@ -214,7 +214,7 @@ def test_the_vnet_is_that_of_the_paper_one_convolution_for_both_heads():
         for tensor_name, tensor in named_tensors(joined).items():
             if tensor_name.startswith("head."):
                 part = tensor_name.replace("head", "convolution")
-                tensor[:2] = own[tensor_name.replace("head.", "head.convolution.")]
+                tensor[:2] = own[tensor_name]
                 tensor[2:] = method.distance_head.state_dict()[part]
             else:
                 tensor.copy_(own[tensor_name])

@@ -31,16 +31,16 @@ def probability_bytes(logits: Tensor, winner: Tensor) -> Tensor:
     return stored
 
 
-def mapped_bytes(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A uint8 array `(K, X, Y, Z)` in a file, which memory need not hold; x fastest and classes slowest, as NIfTI.
+def mapped_array(path: Path, shape: tuple[int, ...], kind: type[np.generic] = np.uint8) -> np.ndarray:
+    """An array `(K, X, Y, Z)` in a file, which memory need not hold; x fastest and channels slowest, as NIfTI.
 
     Raises:
         OSError: there is no room for it.
     """
     with path.open("wb") as file:  # a full disk must be an error now, not a fault at some later voxel
-        os.posix_fallocate(file.fileno(), 0, prod(shape))
-    classes, x, y, z = shape
-    stored = np.memmap(path, np.uint8, "r+", shape=(classes, z, y, x))
+        os.posix_fallocate(file.fileno(), 0, prod(shape) * np.dtype(kind).itemsize)
+    channels, x, y, z = shape
+    stored = np.memmap(path, kind, "r+", shape=(channels, z, y, x))
     return stored.transpose(0, 3, 2, 1)
 
 
@@ -62,19 +62,20 @@ class ConfidenceArray:
 
 
 class ProbabilityFile:
-    """Makes the array in a file that gets the probabilities of all classes; see `ConfidenceArray`.
+    """Makes the array in a file that gets the probabilities of all classes, or maps; see `ConfidenceArray`.
 
     Args:
         path: the file.
+        kind: of its numbers.
 
     Attributes:
-        array: `(K, X, Y, Z)` uint8 in steps of 1/255; there once it is made.
+        array: `(K, X, Y, Z)`, probabilities as uint8 in steps of 1/255; there once it is made.
     """
 
     array: np.ndarray
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, kind: type[np.generic] = np.uint8) -> None:
+        self.path, self.kind = path, kind
 
     def make(self, shape: tuple[int, ...]) -> np.ndarray:
         """A `Maker`.
@@ -82,7 +83,7 @@ class ProbabilityFile:
         Raises:
             OSError: there is no room for it.
         """
-        self.array = mapped_bytes(self.path, shape)
+        self.array = mapped_array(self.path, shape, self.kind)
         return self.array
 
 
@@ -128,6 +129,11 @@ class LabelSink:
         self._bytes: np.ndarray | None = None
         self._confidence = None if confidence is None else confidence(tuple(shape))
 
+    @property
+    def result(self) -> Tensor:
+        """The labels `(1, X, Y, Z)`."""
+        return self.labels[None]
+
     def __call__(self, logits: Tensor, planes: slice) -> None:
         """Take logits `(K, X, Y, Z)` in the network's order of axes for these planes of the slab axis.
 
@@ -156,3 +162,44 @@ class LabelSink:
             self._bytes = self._make((len(stored), *self.labels.shape))
         classes_first = [0, *(axis + 1 for axis in self._order)]
         self._bytes.transpose(classes_first)[(slice(None), *where)] = stored.cpu().numpy()
+
+
+class MapSink:
+    """Writes what a network gives into an array on the file's grid, block by block.
+
+    Args:
+        maps: how the network's axes are read; gives the order of axes and the voxels of each.
+        axis: the slab axis of the network's grid.
+        make: makes the float16 array `(K, *file's grid)` to fill, given its shape.
+    """
+
+    wants_probabilities = True  # means of overlapping windows, not their sums
+
+    def __init__(self, maps: Sequence[AxisMap], axis: int, make: Maker) -> None:
+        self.axis, self._make = axis, make
+        self._order = [axis_map.source for axis_map in maps]
+        self._shape = [0, 0, 0]
+        for axis_map in maps:
+            self._shape[axis_map.source] = len(axis_map.at)
+        self._values: np.ndarray | None = None
+
+    @property
+    def result(self) -> Tensor:
+        """The maps `(K, X, Y, Z)`."""
+        assert self._values is not None
+        return torch.from_numpy(self._values)
+
+    def __call__(self, values: Tensor, planes: slice) -> None:
+        """Take maps `(K, X, Y, Z)` in the network's order of axes for these planes of the slab axis.
+
+        Raises:
+            ValueError: for NaN, infinite values, and such that half precision cannot hold.
+        """
+        halves = values.half()
+        if not bool(torch.isfinite(halves).all()):
+            raise ValueError("the method's maps have values for this image that are not finite, or beyond 65504")
+        if self._values is None:
+            self._values = self._make((len(values), *self._shape))
+        channels_first = [0, *(axis + 1 for axis in self._order)]
+        where = (slice(None),) * (self.axis + 1) + (planes,)
+        self._values.transpose(channels_first)[where] = halves.cpu().numpy()

@@ -42,7 +42,6 @@ class ViewsInferer(Inferer):
         overlap: see `SlabInferer`; likewise the next ones.
         sw_batch_size: windows of 64 x 64 x 64 voxels at once.
         mirror_axes: axes along which each window is also predicted mirrored.
-        restore: give labels on the grid of the image's file.
         label_values: label value of each class.
         fusion: of `FUSIONS`; see `fusion`.
         padding: see `SlabInferer`.
@@ -60,7 +59,6 @@ class ViewsInferer(Inferer):
         overlap: float = 0.5,
         sw_batch_size: int = 2,
         mirror_axes: Sequence[int] = (),
-        restore: bool = True,
         label_values: Sequence[int] | None = None,
         fusion: str = "vote",
         padding: str = "minimum",
@@ -71,7 +69,7 @@ class ViewsInferer(Inferer):
         if not views:
             raise ValueError("at least one view is needed")
         self.roi_size, self.views, self.overlap = tuple(roi_size), tuple(views), overlap
-        self.sw_batch_size, self.mirror_axes, self.restore = sw_batch_size, tuple(mirror_axes), restore
+        self.sw_batch_size, self.mirror_axes = sw_batch_size, tuple(mirror_axes)
         self.label_values, self.fusion, self.padding = label_values, fusion, padding
         self.probabilities: Maker | None = None
         self.sink: PlaneSink | None = None
@@ -146,10 +144,9 @@ class ViewsInferer(Inferer):
             self.overlap,
             self.sw_batch_size,
             self.mirror_axes,
-            self.restore,
-            self.label_values,
-            context_of(network),
-            self.padding,
+            label_values=self.label_values,
+            context=context_of(network),
+            padding=self.padding,
         )
         if self.progress is not None:
             inferer.progress = self._progress_of_view(view, size, self.progress)

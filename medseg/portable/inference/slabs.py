@@ -8,7 +8,7 @@ from math import prod
 
 from torch import Tensor
 
-from .label_sink import LabelSink
+from .label_sink import LabelSink, MapSink
 from .out_of_memory import Attempt
 from .restore_grid import AxisMap, Restorer
 from .windows import Position, gaussian_importance
@@ -25,7 +25,7 @@ class Slabs:
         axis: the slab axis.
         attempt: window and device of the sums.
         maps: how the network's grid is read.
-        sink: takes the logits on the file's grid.
+        sink: takes the logits, or maps, on the file's grid.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Slabs:
         axis: int,
         attempt: Attempt,
         maps: Sequence[AxisMap],
-        sink: LabelSink,
+        sink: LabelSink | MapSink,
     ) -> None:
         self.size, self.starts, self.axis, self.attempt = size, starts, axis, attempt
         self._restorer = Restorer(maps, axis, sink)

@@ -19,7 +19,7 @@ from monai.data.utils import collate_meta_tensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from .label_sink import LabelSink, Maker
+from .label_sink import LabelSink, Maker, MapSink
 from .out_of_memory import Attempt, with_less_memory
 from .restore_grid import AxisMap, grid_maps, identity_maps
 from .slabs import Slabs
@@ -125,7 +125,7 @@ class SlabInferer(Inferer):
             return self._predict(plain, maps, network_with_arguments, attempt, first.device)
 
         with torch.no_grad():
-            labels = with_less_memory(first, predict)[None]
+            labels = with_less_memory(first, predict)
         if not isinstance(image, MetaTensor):
             return labels[None]
         affine = image.meta.get("original_affine", image.affine) if self.restore else image.affine
@@ -154,7 +154,7 @@ class SlabInferer(Inferer):
         axis = slab_axis(size, attempt.window)
         starts = [window_starts(*lengths, self.overlap) for lengths in zip(size, attempt.window, strict=True)]
         maps = [axis_map.shifted(planes) for axis_map, planes in zip(maps, before, strict=True)]
-        sink = LabelSink(maps, axis, self.label_values, image.device, self.probabilities, self.confidence)
+        sink = self._make_sink(maps, axis, image.device)
         slabs = Slabs(size, starts, axis, attempt, maps, sink)
         positions = order_positions(starts, axis)
         done = 0
@@ -167,4 +167,21 @@ class SlabInferer(Inferer):
             if self.progress is not None:
                 self.progress(done, len(positions))
         slabs.finish()
-        return sink.labels
+        return sink.result
+
+    def _make_sink(self, maps: Sequence[AxisMap], axis: int, device: torch.device) -> LabelSink | MapSink:
+        """Takes what the network gives, on the file's grid."""
+        return LabelSink(maps, axis, self.label_values, device, self.probabilities, self.confidence)
+
+
+class MapInferer(SlabInferer):
+    """Images `(1, C, X, Y, Z)` and a network to what it gives, blended, `(1, K, X', Y', Z')` float16.
+
+    Attributes:
+        values: given a shape `(K, X', Y', Z')`, makes the float16 array into which the maps are written.
+    """
+
+    values: Maker
+
+    def _make_sink(self, maps: Sequence[AxisMap], axis: int, device: torch.device) -> LabelSink | MapSink:
+        return MapSink(maps, axis, self.values)

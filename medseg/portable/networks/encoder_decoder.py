@@ -28,8 +28,10 @@ class EncoderDecoder(nn.Module, ABC):
         channels: of each feature map that `encode` gives, the finest first.
         strides: for each of these, how many voxels of the image lie between its own, along each axis.
         width: channels of what `decode` gives.
+        encoder_parts: names of the modules that are the encoder; empty: nothing tells them from the decoder's.
     """
 
+    encoder_parts: tuple[str, ...] = ()
     spatial_dims: int
     channels: tuple[int, ...]
     strides: tuple[tuple[int, ...], ...]
@@ -233,3 +235,23 @@ class HeadedNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Image `(B, Cin, *spatial)` to `(B, classes, *spatial)`."""
         return self.head(self.network(image))
+
+
+class FeatureMaps(nn.Module):
+    """A head on a feature map of a network in halves, brought to the size of the image, such as class-activation maps.
+
+    Args:
+        network: in halves.
+        head: on the `channels[level]` channels of a feature map.
+        level: which of the feature maps that `encode` gives.
+    """
+
+    def __init__(self, network: EncoderDecoder, head: nn.Module, level: int = -1) -> None:
+        super().__init__()
+        self.network, self.head, self.level = network, head, level
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image `(B, Cin, *spatial)` to maps `(B, K, *spatial)`, interpolated linearly."""
+        maps = self.head(self.network.encode(image)[self.level])
+        mode = "bilinear" if image.ndim == 4 else "trilinear"
+        return nn.functional.interpolate(maps, image.shape[2:], mode=mode, align_corners=False)

@@ -13,23 +13,27 @@ from medseg.workflows.reports.overlay import class_colors, encode_png
 SHOWN = ("dice", "hd95_mm")
 
 
-def draw_learning_curve(findings: Findings) -> bytes:
-    """PNG: Dice and HD95 of each arm over the number of labelled subjects; bars are the spread over seeds."""
-    figure = Figure(figsize=(9, 3.8), dpi=120, layout="constrained")
+def draw_learning_curves(findings: Findings) -> list[bytes]:
+    """PNGs: Dice, and HD95, of each arm over the number of labelled subjects; bars are the spread over seeds."""
+    return [_draw_metric(findings, metric) for metric in SHOWN]
+
+
+def _draw_metric(findings: Findings, metric: str) -> bytes:
+    figure = Figure(figsize=(5.4, 3.8), dpi=120, layout="constrained")
+    ax = figure.subplots()
     arms = [arm.name for arm in findings.description.arms]
-    for ax, metric in zip(figure.subplots(1, len(SHOWN)), SHOWN, strict=True):
-        for arm, color in zip(arms, class_colors(len(arms)), strict=True):
-            _draw_arm(ax, findings, arm, metric, color)
-        counts = [labels for labels in findings.labels if labels is not None]
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(counts, [str(count) for count in counts])
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.set(title=_verbatim(heading_of(metric, findings)), xlabel="labelled subjects")
-        ax.grid(alpha=0.25)
-        ax.spines[["top", "right"]].set_visible(False)
-    handles, names = figure.axes[0].get_legend_handles_labels()
+    for arm, color in zip(arms, class_colors(len(arms)), strict=True):
+        _draw_arm(ax, findings, arm, metric, color)
+    counts = [labels for labels in findings.labels if labels is not None]
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(counts, [str(count) for count in counts])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(title=_verbatim(heading_of(metric, findings)), xlabel="labelled subjects")
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+    handles, names = ax.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4), frameon=False, fontsize=8)
+        figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 3), frameon=False, fontsize=9)
     return encode_png(figure)
 
 

@@ -14,8 +14,9 @@ from medseg.workflows.compare.findings import Findings, collect, count_of, descr
 from medseg.workflows.compare.rows import CaseRow, RunRow
 from medseg.workflows.compare.sentences import which_to_take
 from medseg.workflows.compare.table import (
-    arm_table,
     as_markdown,
+    counts_of,
+    describe_arms,
     describe_labels,
     describe_versions,
     difference_table,
@@ -38,6 +39,7 @@ class Section:
         heading: empty where the comparison does not vary it.
         results: arms x metrics.
         sentences: on each arm.
+        counts: what of each arm is counted and not averaged; a phrase each.
         differences: arms x metrics, where there are any.
         structures: structures x arms, one table for each metric; none where there is one structure.
     """
@@ -45,6 +47,7 @@ class Section:
     heading: str
     results: Table
     sentences: Sequence[str]
+    counts: Sequence[str]
     differences: Table | None
     structures: Sequence[Table]
 
@@ -92,10 +95,10 @@ def render_report(findings: Findings) -> str:
         description=description,
         opening=which_to_take(findings),
         sections=[_section(findings, labels) for labels in findings.labels],
-        curve=_curve(findings),
+        curves=_curves(findings),
         missing=findings.missing,
         pictures=pictures,
-        arms=arm_table(findings),
+        arms=describe_arms(findings),
         reading=reading_of(findings),
         notes=notes,
         versions=describe_versions(findings),
@@ -107,18 +110,19 @@ def _section(findings: Findings, labels: int | None) -> Section:
         describe_labels(labels),
         result_table(findings, labels),
         sentences_of(findings, labels),
+        counts_of(findings, labels),
         difference_table(findings, labels),
         structure_tables(findings, labels),
     )
 
 
-def _curve(findings: Findings) -> str | None:
-    """Address of the learning curve; None with fewer than two numbers of labels."""
+def _curves(findings: Findings) -> list[str]:
+    """Addresses of the learning curves; none with fewer than two numbers of labels."""
     if len([labels for labels in findings.labels if labels is not None]) < 2:
-        return None
-    from medseg.workflows.compare.learning_curve import draw_learning_curve  # matplotlib takes seconds to import
+        return []
+    from medseg.workflows.compare.learning_curve import draw_learning_curves  # matplotlib takes seconds to import
 
-    return data_uri(draw_learning_curve(findings))
+    return [data_uri(png) for png in draw_learning_curves(findings)]
 
 
 def _show(picture: Picture) -> ShownPicture:

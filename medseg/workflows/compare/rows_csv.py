@@ -58,14 +58,22 @@ def read_cases(path: Path) -> list[CaseRow]:
     """
     rows = []
     for cells in _read(path, CASE_COLUMNS):
-        metrics = {}
+        metrics: dict[str, float | None] = {}
         for name in cells.others:
             if cells.text(name):
                 value = cells.of(name, float, "a number")
                 metrics[name] = None if math.isnan(value) else value
-        counts = [cells.of(name, int, "a whole number") for name in ("shared", "predicted", "reference")]
-        texts = [_read_text(cells.text(name)) for name in ("case", "subject", "structure")]
-        rows.append(CaseRow(_read_key(cells), *texts, metrics, *counts))
+        row = CaseRow(
+            _read_key(cells),
+            _read_text(cells.text("case")),
+            _read_text(cells.text("subject")),
+            _read_text(cells.text("structure")),
+            metrics,
+            cells.of("shared", int, "a whole number"),
+            cells.of("predicted", int, "a whole number"),
+            cells.of("reference", int, "a whole number"),
+        )
+        rows.append(row)
     return rows
 
 

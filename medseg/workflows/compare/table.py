@@ -23,13 +23,23 @@ def heading_of(metric: str, findings: Findings) -> str:
 
 
 def result_table(findings: Findings, labels: int | None) -> Table:
-    """Arms x metrics: mean ± spread over seeds, CPU minutes and memory, difference from the first arm and p."""
+    """Arms x metrics: mean ± spread over seeds, CPU minutes and memory."""
     heads = ["arm", "runs", *(heading_of(metric, findings) for metric in SHOWN_METRICS)]
     if findings.description.planar:
         heads.append("mIoU of the set")
-    heads += ["CPU minutes", "peak memory GiB", f"Dice against {findings.first} (95 % interval)", "p"]
+    heads += ["CPU minutes", "peak memory GiB"]
     rows = [_result_row(findings, labels, arm.name) for arm in findings.description.arms]
     return Table(heads, rows)
+
+
+def document_table(findings: Findings, labels: int | None) -> Table:
+    """As `result_table`, and the difference in Dice from the first arm with its interval and p: all in one table."""
+    results = result_table(findings, labels)
+    rows = []
+    for arm, row in zip(findings.description.arms, results.rows, strict=True):
+        difference = _difference_cell(findings, labels, arm.name, TESTED)
+        rows.append([*row, difference, _p_cell(findings, labels, arm.name)])
+    return Table([*results.heads, f"Dice against {findings.first} (95 % interval)", "p"], rows)
 
 
 def structure_tables(findings: Findings, labels: int | None) -> list[Table]:
@@ -38,7 +48,10 @@ def structure_tables(findings: Findings, labels: int | None) -> list[Table]:
     structures = list(dict.fromkeys(name for result in results if result for name in result.structures))
     if len(structures) < 2:
         return []
-    return [_structure_table(findings, results, structures, metric) for metric in SHOWN_METRICS]
+    tables = [_structure_table(findings, results, structures, metric) for metric in SHOWN_METRICS]
+    if findings.description.planar:
+        tables.append(_set_iou_table(findings, results))
+    return tables
 
 
 def _structure_table(
@@ -58,40 +71,63 @@ def _structure_table(
     return Table([heading_of(metric, findings), *arms], rows, total=True)
 
 
+def _set_iou_table(findings: Findings, results: Sequence[ArmResult | None]) -> Table:
+    classes = list(dict.fromkeys(name for result in results if result for name in result.set_iou_of))
+    rows = []
+    for name in classes:
+        spreads = [result.set_iou_of.get(name, Spread()) if result else Spread() for result in results]
+        rows.append([name, *(_spread_cell(TESTED, spread) for spread in spreads)])
+    means = [result.set_iou if result else Spread() for result in results]
+    rows.append(["mean of the classes", *(_spread_cell(TESTED, spread) for spread in means)])
+    arms = [arm.name for arm in findings.description.arms]
+    return Table(["IoU of the set", *arms], rows, total=True)
+
+
 def difference_table(findings: Findings, labels: int | None) -> Table | None:
-    """Arms x metrics: difference from the first arm with its interval; None where there is none."""
+    """Arms x metrics: difference from the first arm with its interval, and p; None where there is none."""
     rows = []
     for arm in findings.description.arms[1:]:
         cells = []
         for metric in SHOWN_METRICS:
             cells.append(_difference_cell(findings, labels, arm.name, metric))
         if any(cell != NONE for cell in cells):
-            rows.append([arm.name, *cells])
-    heads = [f"minus {findings.first}", *(heading_of(metric, findings) for metric in SHOWN_METRICS)]
+            rows.append([arm.name, *cells, _p_cell(findings, labels, arm.name)])
+    heads = [f"minus {findings.first}", *(heading_of(metric, findings) for metric in SHOWN_METRICS), "p of Dice"]
     return Table(heads, rows) if rows else None
 
 
-def arm_table(findings: Findings) -> Table:
-    """What each arm is."""
-    rows = []
+def describe_arms(findings: Findings) -> list[tuple[str, str]]:
+    """Name of each arm, and what it is: task, settings, data of its own, plan or else iterations."""
+    lines = []
     for arm in findings.description.arms:
+        parts = [f"task {arm.task}"]
+        if arm.settings:
+            parts.append(f"with {' '.join(arm.settings)}")
+        if arm.data:
+            parts.append(f"on {arm.data}")
+        if arm.plan:
+            parts.append(arm.plan)
         counts = sorted({run.iterations for run in findings.runs if run.key.arm == arm.name and run.iterations})
-        iterations = ", ".join(map(str, counts)) or NONE
-        cells = [arm.name, arm.task, " ".join(arm.settings) or NONE, arm.data or findings.description.data]
-        rows.append([*cells, arm.plan or NONE, iterations])
-    return Table(["arm", "task", "settings", "data", "plan", "iterations"], rows)
+        if counts and not arm.plan:  # a plan says them
+            parts.append(f"{' or '.join(map(str, counts))} iterations")
+        lines.append((arm.name, "; ".join(parts)))
+    return lines
 
 
 def sentences_of(findings: Findings, labels: int | None) -> list[str]:
-    """A sentence for each arm but the first, and what was counted and not averaged."""
+    """A sentence for each arm but the first."""
+    found = [each for each in findings.differences if each.labels == labels and each.metric == TESTED]
+    return [describe_difference(each) for each in found]
+
+
+def counts_of(findings: Findings, labels: int | None) -> list[str]:
+    """What of each arm, over all its seeds, is counted and not averaged; a phrase each, none where there is nothing."""
     lines = []
-    for each in findings.differences:
-        if each.labels == labels and each.metric == TESTED:
-            lines.append(describe_difference(each))
     for arm in findings.description.arms:
         result = findings.result(labels, arm.name)
-        if result:
-            lines += _counts(result)
+        counts = _count(result) if result else []
+        if counts:
+            lines.append(f"{arm.name}: {', '.join(counts)}")
     return lines
 
 
@@ -109,7 +145,8 @@ def as_markdown(findings: Findings) -> str:
         lines += _section(findings, labels)
     if findings.missing:
         lines += ["## Missing runs", "", *(f"- {plain(line)}" for line in findings.missing), ""]
-    lines += ["## Arms", "", *table_lines(arm_table(findings)), ""]
+    arms = [f"- {plain(name)}: {plain(words)}" for name, words in describe_arms(findings)]
+    lines += ["## Arms", "", *arms, ""]
     lines += ["## How to read it", "", *(f"- {line}" for line in reading_of(findings)), ""]
     lines += ["## Made by", "", f"    {plain(description.command)}", ""]
     for line in (description.machine, describe_versions(findings), *description.notes):
@@ -162,8 +199,12 @@ def _section(findings: Findings, labels: int | None) -> Iterator[str]:
     heading = describe_labels(labels)
     if heading:
         yield from (f"## {heading}", "")
-    yield from (*table_lines(result_table(findings, labels)), "")
-    yield from (f"- {plain(line)}" for line in sentences_of(findings, labels))
+    yield from (*table_lines(document_table(findings, labels)), "")
+    lines = sentences_of(findings, labels)
+    counts = counts_of(findings, labels)
+    if counts:
+        lines.append(f"Counted, not averaged, over all seeds: {'; '.join(counts)}.")
+    yield from (f"- {plain(line)}" for line in lines)
     yield ""
     for table in structure_tables(findings, labels):
         yield from (*table_lines(table), "")
@@ -180,9 +221,12 @@ def _result_row(findings: Findings, labels: int | None, arm: str) -> list[str]:
     row += [_score_cell(metric, result.over_all.get(metric) if result else None) for metric in SHOWN_METRICS]
     if findings.description.planar:
         row.append(_spread_cell(TESTED, result.set_iou if result else Spread()))
-    row += [_cpu_minutes(runs), _peak(runs), _difference_cell(findings, labels, arm, TESTED)]
+    return [*row, _cpu_minutes(runs), _peak(runs)]
+
+
+def _p_cell(findings: Findings, labels: int | None, arm: str) -> str:
     found = findings.difference(labels, arm, TESTED)
-    return [*row, describe_p(found.p if found else None)]
+    return describe_p(found.p if found else None)
 
 
 def _score_of(result: ArmResult | None, structure: str, metric: str) -> Score | None:
@@ -220,15 +264,14 @@ def _peak(runs: Sequence[RunRow]) -> str:
     return f"{max(peaks) / GIB:.1f}" if peaks else NONE
 
 
-def _counts(result: ArmResult) -> Iterator[str]:
-    """What of an arm is counted and not averaged."""
-    parts = []
+def _count(result: ArmResult) -> list[str]:
+    counts = []
     if result.absent:
-        parts.append(
-            f"{result.absent} structures of cases are in neither the prediction nor the reference and left out"
-        )
-    for metric, score in result.over_all.items():
-        if score.undefined and metric in SHOWN_METRICS:
-            parts.append(f"{METRICS[metric].heading.partition(' ')[0]} is not defined in {score.undefined}")
-    if parts:
-        yield f"{result.arm}, over all seeds: {'; '.join(parts)}."
+        counts.append(f"a structure is in neither the prediction nor the reference {count_of(result.absent, 'time')}")
+    for metric in SHOWN_METRICS:
+        score = result.over_all.get(metric)
+        if score and score.undefined:
+            counts.append(
+                f"{METRICS[metric].heading.partition(' ')[0]} is not defined {count_of(score.undefined, 'time')}"
+            )
+    return counts

@@ -8,10 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-
 from medseg.errors import ConfigError
 from medseg.options import Option, check_types, plain
+from medseg.yaml_values import load_yaml
 
 SOFT = ("uint8", "float16")
 STUDIES, METHOD, FILES, RESULTS, WORK = "Studies", "Method", "How files are read", "Results", "Many studies"
@@ -147,7 +146,7 @@ class ConsensusOptions:
                 raise ConfigError(f"--set {text}: accepted is NAME=VALUE, an option of the method")
             if name in chosen:
                 raise ConfigError(f"--set {text}: {name} is given twice")
-            chosen[name] = yaml.safe_load(value)
+            chosen[name] = load_yaml(value)
         return chosen
 
     @cached_property

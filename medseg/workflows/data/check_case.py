@@ -1,4 +1,4 @@
-"""The check of one case: its images, its label, its annotations and its tags, each file opened once."""
+"""The check of one case: its images, label, annotations, tags and maps, each file opened once."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ def check_case(manifest: Manifest, section: str, case: Case, *, headers_only: bo
             checker.tags(found)
     for annotation in case.annotations:
         checker.annotation(annotation)
+    for name, file in case.maps.items():
+        checker.map(name, file)
     return checker.found
 
 
@@ -125,7 +127,7 @@ class _Checker:
         found = self.label(annotation.label, f"rater {annotation.rater}")
         if found is None or annotation.classes is None:
             return
-        looked_for = self.named(annotation.classes) | {0, self.manifest.ignore_index}
+        looked_for = self.named(annotation.classes) | self.no_structure
         beyond = sorted(set(found.counts) & self.accepted - looked_for)
         if beyond:
             what = f"rater {annotation.rater} annotated {self.names(beyond)}, which are not in 'classes'"
@@ -149,6 +151,29 @@ class _Checker:
             self.report(file, *differing)  # type: ignore[arg-type]
         return self.values(file, array) if array is not None else None
 
+    def map(self, name: str, file: str) -> None:
+        """A map on the image's grid, such as saliency: one number per voxel."""
+        read = self.open(file)
+        if read is None:
+            return
+        array, header = read
+        what = f"map {name!r}"
+        if header.channels != 1:
+            self.report(file, "error", "map_channels", f"{what} has {header.channels} channels; accepted is 1")
+            return
+        differing = difference(header, self.found.header) if self.found.header is not None else None
+        if differing:
+            severity, code, message = differing
+            self.report(file, severity, code, f"{what}: {message}")  # type: ignore[arg-type]
+        if array is None:
+            return
+        found = intensities(array)
+        if found.non_finite:
+            message = f"{what}: {found.non_finite} of {found.size} voxels are NaN or infinite; replace them on purpose"
+            self.report(file, "error", "non_finite", message)
+        if found.low == found.high:
+            self.report(file, "warning", "constant", f"{what}: every voxel is {found.low:g}")
+
     def values(self, file: str, array: np.ndarray) -> Values:
         found = values(array)
         if found.fractional:
@@ -170,11 +195,16 @@ class _Checker:
     def ignored(self) -> str:
         return f"{self.manifest.ignore_index} to ignore"
 
+    @property
+    def no_structure(self) -> set[int]:
+        """Values that are no structure: to ignore, and the background if there is one."""
+        return self.accepted - set(self.manifest.structures)
+
     def emptiness(self, file: str, found: Values) -> None:
         present = set(found.counts)
         if present == {self.manifest.ignore_index}:
             self.report(file, "error", "all_ignored", f"every voxel is {self.ignored}: nothing can be learnt from it")
-        elif present <= {0, self.manifest.ignore_index} and not found.fractional:
+        elif present <= self.no_structure and not found.fractional:
             what = "has no voxel of any class"
             if self.manifest.ignore_index in present:
                 what += f", only background and {self.ignored}; masks of 0 and 255 must be saved as 0 and 1"
@@ -185,8 +215,8 @@ class _Checker:
         if tags is None or self.case.label is None:
             return
         present = [tag for tag, there in tags.items() if there] if isinstance(tags, dict) else tags
-        in_tags = self.named(present) - {0}
-        in_label = set(found.counts) & set(self.manifest.labels) - {0}
+        in_tags = self.named(present) - self.no_structure
+        in_label = set(found.counts) & set(self.manifest.structures)
         sides = {"in the tags but not in the label": in_tags - in_label, "in the label only": in_label - in_tags}
         for what, classes in sides.items():
             if classes:

@@ -9,7 +9,9 @@ from itertools import combinations
 from typing import Any
 
 from medseg.atomic import same_name
+from medseg.errors import ManifestError
 from medseg.manifest.manifest import SECTIONS, Annotation, Case, Manifest
+from medseg.manifest.splits import split_folds
 from medseg.workflows.data.check_case import Finding
 from medseg.workflows.data.problems import Problem, Severity
 
@@ -46,7 +48,7 @@ def check_set(manifest: Manifest, findings: Sequence[Finding]) -> list[Problem]:
         findings: one per case, in the manifest's order.
     """
     problems = [*_same_files(manifest), *_same_voxels(findings), *_subjects(manifest), *_keys(manifest)]
-    problems += _same_names(manifest)
+    problems += [*_folds(manifest), *_same_names(manifest)]
     problems += [*_counts(manifest), *_slices(findings), *_intensities(manifest, findings)]
     return problems + list(_absent_classes(manifest, findings))
 
@@ -117,6 +119,17 @@ def _subjects(manifest: Manifest) -> Iterator[Problem]:
                 yield _whole(LEAKS[pair], "subject_leak", what)  # type: ignore[arg-type]
 
 
+def _folds(manifest: Manifest) -> Iterator[Problem]:
+    """Folds that are no cross-validation, such as a subject in two of them."""
+    told = [case.fold for case in (*manifest.training, *manifest.unlabeled) if case.fold is not None]
+    if not told:
+        return
+    try:
+        split_folds(manifest, max(2, max(told) + 1))
+    except ManifestError as error:
+        yield _whole("warning", "folds", error.reason)
+
+
 def _keys(manifest: Manifest) -> Iterator[Problem]:
     yield from _typos(manifest.model_extra, Manifest, "", "")
     for section, case in _all(manifest):
@@ -181,6 +194,6 @@ def _absent_classes(manifest: Manifest, findings: Sequence[Finding]) -> Iterator
     labelled = [found.label_values for found in findings if found.section == "training" and found.label_values]
     if not labelled:
         return
-    absent = [name for value, name in manifest.labels.items() if value and value not in set().union(*labelled)]
+    absent = [name for value, name in manifest.structures.items() if value not in set().union(*labelled)]
     if absent:
         yield _whole("warning", "class_absent", f"no training label has {', '.join(absent)}: it cannot be learnt")

@@ -31,6 +31,7 @@ from medseg.stopping import report_stop
 from medseg.workflows.predict.case import CasePredictor, fingerprint, record
 from medseg.workflows.predict.collect_cases import PROBABILITIES, Item, collect, share
 from medseg.workflows.predict.earlier_results import EarlierResults
+from medseg.workflows.predict.field_of_view import shows_less
 from medseg.workflows.predict.formats import suffix_of, uncoded
 from medseg.workflows.predict.options import PredictOptions
 from medseg.workflows.predict.summary import Listener, closing
@@ -238,6 +239,8 @@ class _Run:
         for header in headers:
             for warning in header.warnings:
                 self.listener.say(f"{header.path}: {warning}")
+        if less := shows_less(headers[0], self.predictor.bundle.data):
+            self.listener.say(f"{headers[0].path}: {less}")
         needed = self.predictor.runner.check_memory(headers, item.images[0])
         if needed > WORTH_SAYING:
             self.listener.show(f"{item.name}: needs about {needed / GIB:.1f} GiB")

@@ -1,10 +1,14 @@
-"""`--budget 25m`: time the real training step on this machine and choose what fits.
+"""`--budget 25m`: the spacing, patch, width and batch size that fit, by quick timing on random batches.
 
 Until there are about a thousand of them, iterations are worth more than resolution, width and field of view: so the
 plan is made up to twice as coarse, then narrower, then smaller, until `ENOUGH` iterations fit; what time is left goes
 into more of them. It is not made worse than the last of `REDUCTIONS`, below which small organs disappear: then there
 are fewer iterations. With several views and rounds the time is shared by all trainings, after what predicting the
-unlabelled cases in every round takes.
+unlabelled cases in every round takes. Where the patch shows less than half of a typical scan, half as many patches of
+twice the size are taken instead.
+
+What a neighbour on the machine does at the moment does not decide the plan: steps count with the time that they would
+take alone (`medseg.cores`). How many iterations there are in the end is measured afterwards, see `fit_budget.py`.
 """
 
 from __future__ import annotations
@@ -20,14 +24,17 @@ import torch
 from ignite.engine import Events
 
 from medseg.config import DataSpec, NetworkSpec, Pipeline, Stage
+from medseg.cores import CoreWatch
 from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
-from medseg.manifest.manifest import Manifest, streams_of
+from medseg.manifest.manifest import Manifest
 from medseg.networks.sizes import fit_size
-from medseg.planning.fingerprint import read_fingerprint
-from medseg.workflows.train.build import build_method, count_trainings
+from medseg.planning.plan import with_strides
+from medseg.workflows.train.build import build_method
+from medseg.workflows.train.larger_patches import with_larger_patches
 from medseg.workflows.train.random_batch import random_batch
+from medseg.workflows.train.workload import Workload
 
 ENOUGH = 1000
 """Iterations, beyond which time goes into a finer plan."""
@@ -84,68 +91,55 @@ class Candidate:
     step_seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Workload:
-    """Amount of work of a stage beside the steps of one training.
-
-    Args:
-        trainings: in all; one that is half as long counts half.
-        predicted: passes over a case by one network, for labels and scores of the rounds.
-        validation: labelled validation cases.
-        size: typical case, voxels of its own grid along RAS.
-        spacing_mm: of that.
-    """
-
-    trainings: float
-    predicted: int
-    validation: int
-    size: np.ndarray
-    spacing_mm: np.ndarray
-
-    @classmethod
-    def of_stage(cls, stage: Stage, manifest: Manifest) -> Workload:
-        """The work of a stage on a data set."""
-        unlabeled = len(streams_of(manifest)["unlabeled"])
-        validation = sum(1 for case in manifest.validation if case.label)
-        rounds = stage.round_count if unlabeled else 0
-        views = max(1, len(stage.views))
-        has_rounds_or_views = stage.round_count > 0 or views > 1
-        scored = validation * (rounds + 1) if has_rounds_or_views else 0
-        fingerprint = read_fingerprint(manifest)
-        return cls(
-            trainings=count_trainings(stage, unlabeled),
-            predicted=views * (rounds * unlabeled + scored),
-            validation=validation,
-            size=np.median(fingerprint.shape, axis=0),
-            spacing_mm=np.median(fingerprint.spacing_mm, axis=0),
-        )
-
-
-def fit_budget(
-    pipeline: Pipeline, manifest: Manifest, device: torch.device, *, seconds: float, fixed: set[str]
+def choose_plan(
+    planned: Pipeline, manifest: Manifest, device: torch.device, *, seconds: float, given: Pipeline
 ) -> Pipeline:
-    """Choose spacing, patch, width and iterations so that training takes about `seconds` on this machine.
+    """Choose spacing, patch, width, batch size and, for the time being, iterations.
 
     Args:
-        pipeline: planned for unlimited time.
+        planned: for unlimited time.
         manifest: the data set.
         device: where it will train.
         seconds: the budget, divided evenly among the stages.
-        fixed: fields of the data that the user gave and that therefore stay.
+        given: the pipeline as the user gave it; what it says of data and batch size stays.
     """
-    data = DataSpec(**pipeline.data)
-    first = pipeline.stages[0]
-    candidates = [reduce_plan(data, first.network, reduction, fixed) for reduction in REDUCTIONS]
+    data = DataSpec(**planned.data)
+    first = planned.stages[0]
+    first_width = first.network.width
+    candidates = [reduce_plan(data, first.network, reduction, set(given.data)) for reduction in REDUCTIONS]
     preparation = _preparation_seconds(manifest, data, first.round_count)
-    stage_seconds = max(seconds / len(pipeline.stages) - 10 - preparation, 5.0)
+    stage_seconds = max(seconds / len(planned.stages) - 10 - preparation, 5.0)
+    candidates = [_fit_strides(candidate, first, given.stages[0]) for candidate in candidates]
     best = _choose_candidate(candidates, first, Workload.of_stage(first, manifest), device, stage_seconds)
     stages = []
-    for stage in pipeline.stages:
+    for stage in planned.stages:
         affordable = _count_iterations(best, stage, Workload.of_stage(stage, manifest), stage_seconds)
         iterations = min(stage.schedule.iterations, affordable)
         schedule = stage.schedule.model_copy(update={"iterations": iterations})
-        stages.append(stage.model_copy(update={"network": best.network, "schedule": schedule}))
-    return pipeline.model_copy(update={"stages": tuple(stages), "data": best.data.model_dump(mode="json")})
+        width = max(min(stage.network.width, SMALLEST_WIDTH), stage.network.width * best.network.width // first_width)
+        network = stage.network.model_copy(update={"width": width})
+        stages.append(stage.model_copy(update={"network": network, "schedule": schedule}))
+    chosen = planned.model_copy(update={"stages": tuple(stages), "data": best.data.model_dump(mode="json")})
+    if "patch" not in given.data and all(stage.schedule.batch is None for stage in given.stages):
+        chosen = with_larger_patches(chosen, manifest)
+    return _with_strides(chosen, given)
+
+
+def _with_strides(pipeline: Pipeline, given: Pipeline) -> Pipeline:
+    """The pipeline with strides for its final patch and spacing."""
+    data = DataSpec(**pipeline.data)
+    stages = []
+    for stage, as_given in zip(pipeline.stages, given.stages, strict=True):
+        network = _fit_strides(Candidate(data, stage.network), stage, as_given).network
+        stages.append(stage.model_copy(update={"network": network}))
+    return pipeline.model_copy(update={"stages": tuple(stages)})
+
+
+def _fit_strides(candidate: Candidate, stage: Stage, given: Stage) -> Candidate:
+    """The candidate with strides for its spacing, unless the user gave some."""
+    if stage.views or "strides" in given.network.options:
+        return candidate
+    return Candidate(candidate.data, with_strides(candidate.network, candidate.data), candidate.step_seconds)
 
 
 def reduce_plan(data: DataSpec, network: NetworkSpec, reduction: Reduction, fixed: set[str]) -> Candidate:
@@ -205,7 +199,8 @@ def _count_iterations(candidate: Candidate, stage: Stage, work: Workload, budget
 def _time_steps(candidate: Candidate, stage: Stage, device: torch.device) -> Candidate:
     """The candidate with the time of real steps on random data, after one to warm up.
 
-    The shortest of a few: what a neighbour on the machine does at the moment says little about the next half hour.
+    The shortest of a few, as it would be alone on the machine: what a neighbour does at the moment says little about
+    the next half hour.
     """
     views, schedule = stage.specs(candidate.data), stage.schedule
     largest = max(views, key=lambda view: prod(view.patch))
@@ -215,12 +210,14 @@ def _time_steps(candidate: Candidate, stage: Stage, device: torch.device) -> Can
     if schedule.channels_last:
         use_channels_last(method, len(patch))
     batch = random_batch(largest, schedule.batch or {}, patch, method)
-    ticks: list[float] = []
+    ticks: list[tuple[float, float]] = []
+    watches: list[CoreWatch] = []
 
     def record_time() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        ticks.append(time.perf_counter())
+        watches.append(CoreWatch())
+        ticks.append((time.perf_counter(), time.process_time()))
 
     trainer = MethodTrainer(
         method,
@@ -232,7 +229,11 @@ def _time_steps(candidate: Candidate, stage: Stage, device: torch.device) -> Can
     trainer.add_event_handler(Events.ITERATION_COMPLETED, record_time)
     trainer.run()
     torch.set_rng_state(state)
-    shortest = float(np.min(np.diff(ticks)))
+    use = watches[0].use()
+    walls, processors = np.diff(np.array(ticks), axis=0).T
+    shortest = float(walls.min())
+    if device.type == "cpu":
+        shortest = use.alone(shortest, float(processors.min()), torch.get_num_threads())
     mean_voxels = sum(prod(view.patch) for view in views) / len(views)
     return Candidate(candidate.data, candidate.network, shortest * mean_voxels / prod(largest.patch))
 

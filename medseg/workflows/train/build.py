@@ -1,13 +1,12 @@
-"""A stage of a pipeline: what it is given and makes, its method and networks; and all stages at once, as a check."""
+"""A stage of a pipeline: what it is given and makes, its method and networks."""
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
@@ -20,8 +19,11 @@ from medseg.errors import ConfigError, OutputError
 from medseg.instantiate import build_network
 from medseg.manifest.manifest import Manifest
 from medseg.method import Frozen, Method
-from medseg.networks.factory import NetworkFactory, check_exportable, definition_of
+from medseg.networks.factory import NetworkFactory, definition_of
 from medseg.portable.networks.adapters import Planar, Views
+
+if TYPE_CHECKING:
+    from medseg.workflows.train.maps import SavedMaps
 
 T = TypeVar("T")
 
@@ -67,10 +69,12 @@ class StageResult:
     Args:
         bundle: of all its networks.
         networks: view -> bundle of that network alone.
+        maps: of each network, if a rule works on them.
     """
 
     bundle: Path
     networks: Mapping[str, Path]
+    maps: tuple[SavedMaps, ...] = ()
 
     def network(self, view: str | None) -> Path:
         """The bundle that a network of a view can start from.
@@ -102,15 +106,15 @@ WARM_SHARE = 0.5
 """Share of the teacher's iterations that a student has which starts from its teacher."""
 
 
-def count_trainings(stage: Stage, unlabeled: int) -> float:
+def count_trainings(stage: Stage, to_label: int) -> float:
     """Trainings of one network in the whole stage; one that is half as long counts half.
 
     Args:
         stage: with its views and rounds.
-        unlabeled: cases; without any there are no rounds.
+        to_label: cases; without any there are no rounds.
     """
     teachers = max(1, len(stage.views))
-    if not stage.rounds or not unlabeled:
+    if not stage.rounds or not to_label:
         return teachers
     student_share = WARM_SHARE if stage.rounds.student == "warm" else 1.0
     return teachers * (1 + student_share * stage.rounds.count)
@@ -198,51 +202,3 @@ def _open_pretrained(folder: Path) -> Frozen:
     network = build_network(json.loads((folder / PRETRAINED).read_text(encoding="utf-8")))
     network.load_state_dict(torch.load(folder / "model.pt", map_location="cpu", weights_only=True))
     return Frozen(network)
-
-
-def check_buildable(pipeline: Pipeline, start: OpenBundle | None = None) -> None:
-    """Build every network, method and rule once: a mistake in a later stage is found before the first is trained.
-
-    Args:
-        pipeline: planned.
-        start: what the first stage starts from.
-
-    Raises:
-        ConfigError: as `build_method`; options that a rule does not have; a segmenter that cannot be exported; a last
-            stage without one.
-    """
-    data = DataSpec(**pipeline.data)
-    for stage in pipeline.stages:
-        for part in (stage.rounds, stage.then):
-            if part is not None:
-                methods.build_rule(part.rule.name, data.classes, **part.rule.options)
-    earlier: dict[str, Frozen] = {}
-    with torch.random.fork_rng(devices=()):
-        for index, stage in enumerate(pipeline.stages):
-            made: dict[str, Frozen] = {}
-            for view_data in stage.specs(data):
-                previous = None
-                if index == 0 and start is not None:
-                    previous = open_previous(start.path, view_data.view)
-                elif earlier and stage.init == "previous":
-                    previous = select_view(earlier, view_data.view if stage.views else None)
-                method = build_method(stage, view_data, previous)
-                made[view_data.view] = _check_product(method, stage, is_last=index == len(pipeline.stages) - 1)
-            earlier = made
-
-
-def _check_product(method: Method, stage: Stage, *, is_last: bool) -> Frozen:
-    """What a stage would leave to the next one."""
-    segmenter = method.segmenter()
-    if segmenter is None:
-        if type(method).pretrained is Method.pretrained:
-            raise ConfigError(
-                f"{stage.method.name} makes no segmenter and has no pretrained(), which the next stage needs"
-            )
-        if is_last:
-            raise ConfigError(f"the last stage makes no segmenter: {stage.method.name} only prepares weights")
-        if stage.rounds or stage.then:
-            raise ConfigError(f"{stage.method.name} makes no segmenter, so that nothing can make pseudo-labels")
-    product = method.pretrained() if segmenter is None else segmenter
-    check_exportable(product)
-    return Frozen(copy.deepcopy(product))

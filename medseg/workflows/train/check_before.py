@@ -18,6 +18,7 @@ from medseg.portable.resample import resampled_size
 from medseg.progress import show_progress
 from medseg.workflows.data.check_case import Finding, check_case
 from medseg.workflows.data.problems import Problem
+from medseg.workflows.train.check_streams import groups_of_stages
 
 GIB = 2**30
 IMAGE_BYTES = 2
@@ -143,6 +144,7 @@ def cache_bytes(pipeline: Pipeline, findings: Iterable[Finding]) -> int:
     """Bytes of the preprocessed volumes of a run, small files left out: once, and again with each pseudo-label."""
     data = DataSpec(**pipeline.data)
     rounds = max(stage.round_count for stage in pipeline.stages)
+    rounds += sum(1 for stage in pipeline.stages if stage.then)
     total = 0
     for finding in findings:
         if finding.header is None:
@@ -176,11 +178,10 @@ def find_warnings(pipeline: Pipeline, manifest: Manifest) -> list[str]:
         warnings.append(
             "no labelled case under 'validation': the last weights are kept, and nothing will tell how good they are"
         )
-    groups = streams_of(manifest)
-    for stage in pipeline.stages:
+    for stage, groups in zip(pipeline.stages, groups_of_stages(pipeline, manifest), strict=True):
         if not groups["unlabeled"] and _learns_from(stage, "unlabeled") and not stage.rounds:
             warnings.append(f"no unlabelled case: {stage.method.name} learns from the labelled cases alone")
-        if groups["weak"] and not _learns_from(stage, "weak") and not stage.then:
+        if groups["weak"] and not _learns_from(stage, "weak") and not (stage.then or stage.rounds):
             count = len(groups["weak"])
             warnings.append(f"{count} cases have tags only, from which {stage.method.name} does not learn")
     return warnings

@@ -13,25 +13,21 @@ from rich.table import Table
 from medseg import methods
 from medseg.atomic import check_writable, make_folder
 from medseg.bundle.bundle import OpenBundle
-from medseg.config import DataSpec, Pipeline, Stage
+from medseg.config import DataSpec, Intensity, NetworkSpec, Pipeline, Stage
 from medseg.engine import distributed
-from medseg.errors import ConfigError, ManifestError, OutputError
+from medseg.errors import ConfigError, OutputError
 from medseg.manifest.manifest import Manifest, streams_of
-from medseg.method import STREAM_KEYS
 from medseg.networks.pretrained import hash_file
 from medseg.options import api
-from medseg.planning.plan import plan_batch, plan_data
+from medseg.planning.plan import GPU_PATCH_VOXELS, PATCH_VOXELS, plan_batch, plan_data, with_strides
 from medseg.workflows.train import settings
-from medseg.workflows.train.budget import fit_budget
-from medseg.workflows.train.build import check_buildable
+from medseg.workflows.train.check_stages import check_buildable
+from medseg.workflows.train.check_streams import check_all_streams
+from medseg.workflows.train.fit_budget import fit_budget
+from medseg.workflows.train.group_names import describe_groups, name_of_stage
 from medseg.workflows.train.options import PlanOptions, budget_seconds
-
-MISSING_STREAM = {
-    "labeled": ("no labelled case under 'training'", "training needs at least one 'label'"),
-    "unlabeled": ("no unlabelled case", "list images without a label under 'unlabeled'"),
-    "weak": ("no case with tags and without a label under 'training'", 'give cases "tags", if only []'),
-}
-"""Stream -> what is said where a data set has none of its cases, and what to do about it."""
+from medseg.workflows.train.planned_network import plan_options
+from medseg.workflows.train.sizing import Sizing
 
 
 def run_plan(options: PlanOptions) -> Pipeline:
@@ -50,10 +46,11 @@ def run_plan(options: PlanOptions) -> Pipeline:
     check_writable(output.parent)
     with methods.use_methods(own):
         device = distributed.setup(options.device)
-        resolved = plan_pipeline(pipeline, manifest, device, options.budget)
+        sizing = Sizing()
+        resolved = plan_pipeline(pipeline, manifest, device, options.budget, sizing=sizing)
     make_folder(output.parent)
     settings.dump(resolved, output, manifest=manifest.path)
-    print_plan(resolved, manifest)
+    print_plan(resolved, manifest, sizing.rows)
     return resolved
 
 
@@ -61,7 +58,13 @@ write_plan = api(PlanOptions, run_plan)
 
 
 def plan_pipeline(
-    pipeline: Pipeline, manifest: Manifest, device: torch.device, budget: str | None, start: OpenBundle | None = None
+    pipeline: Pipeline,
+    manifest: Manifest,
+    device: torch.device,
+    budget: str | None,
+    start: OpenBundle | None = None,
+    *,
+    sizing: Sizing | None = None,
 ) -> Pipeline:
     """Decide what the pipeline leaves open: data, batch, and with a budget sizes and iterations.
 
@@ -71,14 +74,15 @@ def plan_pipeline(
         device: where it will be trained.
         budget: time that training may take, such as "25m".
         start: model whose weights the first stage starts from.
+        sizing: the run that is sized, and what is to be said of it; by default a plan that is trained later.
 
     Raises:
         ConfigError: stages, methods or networks that cannot be trained.
         ManifestError: no case of a kind that a method learns from.
     """
     seconds = None if budget is None else budget_seconds(budget)
-    for stage in pipeline.stages:
-        check_streams(stage, manifest)
+    groups = check_all_streams(pipeline, manifest)
+    pipeline = _with_planned_networks(pipeline, start)
     first = pipeline.stages[0]
     data = plan_data(
         manifest,
@@ -86,13 +90,26 @@ def plan_pipeline(
         memory_bytes=memory_bytes(device),
         overrides=dict(pipeline.data),
         views=first.views,
+        patch_voxels=GPU_PATCH_VOXELS if device.type == "cuda" else PATCH_VOXELS,
     )
-    stages = tuple(_plan_stage(stage, data, _count_cases(manifest)) for stage in pipeline.stages)
-    planned = pipeline.model_copy(update={"stages": stages, "data": data.model_dump(mode="json")})
+    stages = []
+    for index, (stage, of_stage) in enumerate(zip(pipeline.stages, groups, strict=True)):
+        counts = {stream: len(cases) for stream, cases in of_stage.items()}
+        stages.append(_plan_stage(index, stage, data, counts))
+    planned = pipeline.model_copy(update={"stages": tuple(stages), "data": data.model_dump(mode="json")})
     check_buildable(planned, start)
     if seconds is None:
         return planned
-    return fit_budget(planned, manifest, device, seconds=seconds, fixed=set(pipeline.data))
+    sizing = sizing or Sizing()
+    return fit_budget(planned, manifest, device, seconds=seconds, given=pipeline, sizing=sizing, start=start)
+
+
+def _with_planned_networks(pipeline: Pipeline, start: OpenBundle | None) -> Pipeline:
+    stages = []
+    for stage in pipeline.stages:
+        network = plan_options(stage.network, start)
+        stages.append(stage.model_copy(update={"network": network}))
+    return pipeline.model_copy(update={"stages": tuple(stages)})
 
 
 def memory_bytes(device: torch.device) -> float:
@@ -106,40 +123,11 @@ def _count_cases(manifest: Manifest) -> dict[str, int]:
     return {stream: len(cases) for stream, cases in streams_of(manifest).items()}
 
 
-def check_streams(stage: Stage, manifest: Manifest) -> None:
-    """See that the data set has what the method of a stage learns from.
-
-    Raises:
-        ConfigError: a stream that is none.
-        ManifestError: a stream without cases, or a case without what the method asks of it.
-    """
-    method = methods.find(stage.method.name)
-    groups = streams_of(manifest)
-    for stream in method.streams:
-        if stream.name not in groups:
-            raise ConfigError(
-                f"method {stage.method.name} has the stream {stream.name!r}; accepted are {', '.join(groups)}"
-            )
-        cases = groups[stream.name]
-        if not cases and not stream.optional:
-            what, hint = MISSING_STREAM[stream.name]
-            raise ManifestError(f"{what}, which {stage.method.name} learns from", path=manifest.path, hint=hint)
-        for key in stream.keys:
-            if key in STREAM_KEYS:
-                continue
-            without = [case.name for case in cases if key not in case.maps]
-            if without:
-                raise ManifestError(
-                    f"{stage.method.name} needs a map called {key!r} of each {stream.name} case; "
-                    f"{len(without)} have none, among them {without[0]}",
-                    path=manifest.path,
-                    hint=f'add "maps": {{"{key}": FILE}} to each case',
-                )
-
-
-def _plan_stage(stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
-    """The stage with its batch sizes, and with the SHA-256 of the weights that its network starts from."""
-    stage = _plan_stage_batch(stage, data, case_counts)
+def _plan_stage(index: int, stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
+    """The stage with batch sizes, strides for thick slices, and the SHA-256 of the weights that it starts from."""
+    stage = _plan_stage_batch(index, stage, data, case_counts)
+    if not stage.views and "strides" not in stage.network.options:
+        stage = stage.model_copy(update={"network": with_strides(stage.network, data)})
     weights = stage.network.weights
     if weights is None or weights.sha256 is not None:
         return stage
@@ -148,28 +136,40 @@ def _plan_stage(stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) ->
     return stage.model_copy(update={"network": network})
 
 
-def _plan_stage_batch(stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
+def _plan_stage_batch(index: int, stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
     """The stage with a batch size for each stream that the data set has."""
     method = methods.find(stage.method.name)
-    names = [stream.name for stream in method.streams]
     dims = max(each.spatial_dims for each in stage.specs(data))
-    batch = stage.schedule.batch or plan_batch(names, case_counts, dims)
-    unknown = sorted(set(batch) - set(names))
+    multiples = {stream.name: stream.batch_multiple for stream in method.streams}
+    batch = stage.schedule.batch or plan_batch(multiples, case_counts, dims)
+    unknown = sorted(set(batch) - set(multiples))
     if unknown:
-        raise ConfigError(f"method {stage.method.name} has no stream {unknown[0]!r}; it has {', '.join(names)}")
+        raise ConfigError(f"method {stage.method.name} has no stream {unknown[0]!r}; it has {', '.join(multiples)}")
     batch = {stream: size for stream, size in batch.items() if case_counts.get(stream)}
+    for stream, size in batch.items():
+        if size % multiples[stream]:
+            raise ConfigError(
+                f"stages.{index}.schedule.batch.{stream} is {size}; {stage.method.name} makes groups of "
+                f"{multiples[stream]} images that share a tag; accepted are the multiples of {multiples[stream]}"
+            )
     labelled = batch.get("labeled", 0)
     if dims == 3 and labelled > case_counts["labeled"]:
         raise ConfigError(
             f"the batch asks for {labelled} labelled volumes, the manifest has {case_counts['labeled']}",
-            hint=f"--set stages.0.schedule.batch.labeled={case_counts['labeled']}",
+            hint=f"--set stages.{index}.schedule.batch.labeled={case_counts['labeled']}",
         )
     schedule = stage.schedule.model_copy(update={"batch": batch})
     return stage.model_copy(update={"schedule": schedule})
 
 
-def print_plan(pipeline: Pipeline, manifest: Manifest) -> None:
-    """Print the plan as a table on standard error."""
+def print_plan(pipeline: Pipeline, manifest: Manifest, further: Mapping[str, str] | None = None) -> None:
+    """Print the plan as a table on standard error.
+
+    Args:
+        pipeline: planned.
+        manifest: the data set.
+        further: title -> text of further rows.
+    """
     table = Table(title=f"Plan: {pipeline.name} on {manifest.name or manifest.path.name}", show_header=False)
     table.add_column(style="bold")
     table.add_column()
@@ -177,10 +177,13 @@ def print_plan(pipeline: Pipeline, manifest: Manifest) -> None:
     for name, text in _describe_data(data, manifest).items():
         table.add_row(name, text)
     for index, stage in enumerate(pipeline.stages):
+        name = name_of_stage(pipeline, index)
         if stage.views or stage.rounds:
             views = ", ".join(stage.views) or data.view
-            table.add_row(f"stage {index}, views", f"{views}; rounds of pseudo-labels: {stage.round_count}")
-        table.add_row(f"stage {index}", _describe_stage(stage))
+            table.add_row(f"{name}, views", f"{views}; rounds of pseudo-labels: {stage.round_count}")
+        table.add_row(name, _describe_stage(stage))
+    for name, text in {**describe_groups(pipeline), **(further or {})}.items():
+        table.add_row(name, text)
     Console(stderr=True).print(table)
 
 
@@ -190,15 +193,15 @@ def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
     if counts["weak"]:
         training += f", {counts['weak']} with tags only"
     others = f"{len(manifest.validation)} validation, {len(manifest.test)} test"
-    rule = data.intensity
-    intensity = "z-score per image"
-    if rule.kind == "window":
-        intensity = f"window {rule.low:g} to {rule.high:g}, mean {rule.mean:g}, sd {rule.std:g}"
+    rules = [_describe_intensity(rule) for rule in data.intensities]
+    if len(set(rules)) > 1:
+        rules = [f"{modality}: {rule}" for modality, rule in zip(data.modality, rules, strict=True)]
     patch_mm = [round(size * mm, 1) for size, mm in zip(data.patch, data.spacing_mm, strict=True)]
+    classes = ", ".join(data.labels[value] for value in data.label_values)
     return {
         "cases": f"{training}, {others}",
-        "classes": ", ".join(data.labels[value] for value in data.label_values),
-        "intensity": intensity,
+        "classes": classes if data.has_background else f"{classes}; no background",
+        "intensity": "; ".join(dict.fromkeys(rules)),
         "view": data.view if data.view == "volume" else f"{data.view} slices",
         "spacing, mm": " x ".join(f"{mm:g}" for mm in data.spacing_mm),
         "patch, voxels": " x ".join(f"{size:g}" for size in data.patch),
@@ -206,10 +209,26 @@ def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
     }
 
 
+def _norm(network: NetworkSpec) -> str:
+    norm = network.options.get("norm")
+    if norm is None:
+        return ""
+    return f" {norm if isinstance(norm, str) else norm[0]} norm"
+
+
+def _describe_intensity(rule: Intensity) -> str:
+    if rule.kind == "zscore":
+        return "z-score per image"
+    if rule.kind == "fixed":
+        return f"(x - {rule.mean:g}) / {rule.std:g}, as the pre-trained weights know photographs"
+    return f"window {rule.low:g} to {rule.high:g}, mean {rule.mean:g}, sd {rule.std:g}"
+
+
 def _describe_stage(stage: Stage) -> str:
     schedule = stage.schedule
+    then = f"; then labels {', '.join(stage.then.cases)} cases by {stage.then.rule.name}" if stage.then else ""
     batch = " + ".join(f"{size} {stream}" for stream, size in (schedule.batch or {}).items())
     return (
-        f"{stage.method.name}, {stage.network.name} width {stage.network.width}, batch {batch}, "
-        f"{schedule.iterations} iterations, {schedule.optimizer} {schedule.lr:g} {schedule.decay}"
+        f"{stage.method.name}, {stage.network.name} width {stage.network.width}{_norm(stage.network)}, batch {batch}, "
+        f"{schedule.iterations} iterations, {schedule.optimizer} {schedule.lr:g} {schedule.decay}{then}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,35 +15,34 @@ import torch
 from medseg import methods
 from medseg.atomic import check_writable, make_folder, write_whole
 from medseg.bundle.bundle import OpenBundle, open_bundle
-from medseg.config import Labelling, Pipeline
+from medseg.config import Pipeline
 from medseg.engine import distributed
-from medseg.manifest.manifest import Manifest, streams_of
+from medseg.manifest.manifest import Manifest
 from medseg.options import api
 from medseg.progress import say
 from medseg.records import Record
 from medseg.stopping import report_stop
 from medseg.workflows.train import settings
-from medseg.workflows.train.build import StageInputs, StageResult
+from medseg.workflows.train.build import StageResult
 from medseg.workflows.train.check_before import check_files, check_space, find_warnings
 from medseg.workflows.train.folds import TrainingRun, list_runs
 from medseg.workflows.train.options import TrainOptions
 from medseg.workflows.train.plan import plan_pipeline, print_plan
 from medseg.workflows.train.run_folder import RUN, claim
-from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller, write_round_manifest
-from medseg.workflows.train.self_training.run import SelfTraining
-from medseg.workflows.train.self_training.time_left import TimeLeft
-from medseg.workflows.train.stage import StageRun
+from medseg.workflows.train.sizing import Sizing
 from medseg.workflows.train.stage_methods import add_hashes
+from medseg.workflows.train.stages import StagesInOrder
 
 PACKAGES = ("medseg", "torch", "monai", "numpy", "nibabel", "pytorch-ignite", "edt", "SimpleITK")
 
 
-def run_training(options: TrainOptions) -> Path:
+def run_training(options: TrainOptions, *, began: float | None = None) -> Path:
     """Train a pipeline on a data set.
 
     Args:
         options: `task` is a name of a shipped pipeline, a YAML, or the folder of an earlier run to repeat; `output`
             must not hold a run already, unless `resume`; `method` names classes of your own, whose files are executed.
+        began: moment of `time.monotonic` from which a budget counts; by default now. Each fold has one of its own.
 
     Returns:
         The run folder; its `bundle` is the product. With `fold="all"` the folder of the runs `fold0`, `fold1`, ...
@@ -60,6 +60,7 @@ def run_training(options: TrainOptions) -> Path:
         >>> run / "bundle"
         PosixPath('runs/first/bundle')
     """
+    began = time.monotonic() if began is None else began
     own = methods.locate_methods(options.method)
     pipeline = settings.load(options.task, options.overrides, own)
     runs = list_runs(options, Manifest.load(options.data))
@@ -70,7 +71,8 @@ def run_training(options: TrainOptions) -> Path:
                 if run.split is not None and distributed.rank() == 0:
                     say(f"fold {run.split['fold']}: {len(run.manifest.validation)} cases held out")
                 with report_stop(run.place):
-                    _train(pipeline, run, options, device)
+                    _train(pipeline, run, options, device, began)
+                began = time.monotonic()
         finally:
             distributed.finish()
     return options.folder
@@ -79,7 +81,7 @@ def run_training(options: TrainOptions) -> Path:
 train = api(TrainOptions, run_training)
 
 
-def _train(pipeline: Pipeline, run: TrainingRun, options: TrainOptions, device: torch.device) -> None:
+def _train(pipeline: Pipeline, run: TrainingRun, options: TrainOptions, device: torch.device, began: float) -> None:
     output, manifest = run.folder, run.manifest
     start = open_bundle(options.init_from) if options.init_from else None
     record = _record(run, pipeline, options.budget, start.digest if start else None)
@@ -87,67 +89,12 @@ def _train(pipeline: Pipeline, run: TrainingRun, options: TrainOptions, device: 
         settings.check_resumable(output)
     claim(output, record, resume=options.resume)
     with report_stop("before training began"):
-        resolved = _resolve(add_hashes(pipeline), run, options, device, record, start)
-    result = StageResult(start.path, {"start": start.path}) if start else None
-    for index in range(len(resolved.stages)):
-        several = len(resolved.stages) > 1
-        folder = output / f"stage{index}" if several else output
-        inputs = StageInputs(resolved, index, manifest, folder, output / "cache", device)
-        with report_stop(f"in stage {index}" if several else ""):
-            result = _train_stage(inputs, output, result, record.key, resume=options.resume)
-            if inputs.stage.then:
-                manifest = _label_for_next_stage(inputs, inputs.stage.then, result.bundle)
+        resolved = _resolve(add_hashes(pipeline), run, options, device, record, start, began)
+    stages = StagesInOrder(resolved, manifest, output, device, record.key)
+    stages.train(StageResult(start.path, {"start": start.path}) if start else None, resume=options.resume)
     distributed.barrier()
     if distributed.rank() == 0:
         shutil.rmtree(output / "cache", ignore_errors=True)  # as large as the data, and quickly made again
-
-
-def _train_stage(
-    inputs: StageInputs, output: Path, previous: StageResult | None, fingerprint: str, *, resume: bool
-) -> StageResult:
-    """Train one network, or those of several views and rounds.
-
-    Args:
-        inputs: of the stage.
-        output: the run folder, which gets the bundle of the last stage.
-        previous: what the stage before made; of the first stage, what the run starts from.
-        fingerprint: of the run.
-        resume: whether to go on where an earlier command was stopped.
-    """
-    stage = inputs.stage
-    is_last = inputs.index == len(inputs.pipeline.stages) - 1
-    bundle = (output if is_last else inputs.folder) / "bundle"
-    if inputs.index > 0 and stage.init != "previous":
-        previous = None
-    if stage.rounds or len(stage.views) > 1:
-        return SelfTraining(inputs, previous=previous).train(bundle)
-    view = stage.views[0] if stage.views else None
-    run = StageRun(inputs, fingerprint=fingerprint, view=view)
-    run.train(bundle, previous=previous.network(view) if previous else None, resume=resume)
-    return StageResult(bundle, {run.spec.view: bundle})
-
-
-def _label_for_next_stage(inputs: StageInputs, then: Labelling, networks: Path) -> Manifest:
-    """The data set of the stages that follow: with labels by a rule, of what this stage's networks predict."""
-    groups = streams_of(inputs.manifest)
-    cases = [case for stream in then.cases for case in groups[stream]]
-    if not cases:
-        if distributed.rank() == 0:
-            say(f"warning: no {' or '.join(then.cases)} case: stage {inputs.index} labels nothing for the next one")
-        return inputs.manifest
-    labeller = PseudoLabeller(
-        number=1,
-        folder=inputs.folder / "labels",
-        before=None,
-        manifest=inputs.manifest,
-        cases=cases,
-        shown=(),
-        rule=then.rule,
-    )
-    time_left = TimeLeft({"labelling": float(len(cases))}, shown=distributed.rank() == 0)
-    time_left.say(f"labelling {len(cases)} cases for the next stage")
-    labeller.run(networks, inputs.device, time_left)
-    return write_round_manifest(inputs.manifest, labeller, labeller.folder / "manifest.json")
 
 
 def _resolve(
@@ -157,6 +104,7 @@ def _resolve(
     device: torch.device,
     record: Record,
     start: OpenBundle | None,
+    began: float,
 ) -> Pipeline:
     """The pipeline with its plan, made once by rank 0 and then read by all and by every resumption."""
     output, manifest = run.folder, run.manifest
@@ -164,13 +112,19 @@ def _resolve(
     if distributed.rank() == 0 and not path.exists():
         check_writable(output)
         findings = check_files(pipeline, manifest)
-        resolved = plan_pipeline(pipeline, manifest, device, options.budget, start)
-        check_space(resolved, findings, make_folder(output))
-        record.begin()
+
+        def begin(planned: Pipeline) -> None:
+            check_space(planned, findings, make_folder(output))
+            record.begin()
+
+        sizing = Sizing(output, began, begin)
+        resolved = plan_pipeline(pipeline, manifest, device, options.budget, start, sizing=sizing)
+        if options.budget is None:
+            begin(resolved)
         manifest.save(output / "manifest.json")
         write_whole(output / "versions.json", json.dumps(versions(), indent=1) + "\n")
         settings.dump(resolved, path)
-        print_plan(resolved, manifest)
+        print_plan(resolved, manifest, sizing.rows)
         for line in find_warnings(resolved, manifest):
             say(f"warning: {line}")
     distributed.barrier()

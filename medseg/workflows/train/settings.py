@@ -14,9 +14,12 @@ import medseg
 from medseg.atomic import write_whole
 from medseg.config import Pipeline
 from medseg.errors import ConfigError
+from medseg.former_pipelines import as_now
 from medseg.literals import Place, begins_expression, is_expression, is_instruction, named, texts
 from medseg.methods import OwnMethod, methods_in_use
+from medseg.repeated_stages import write_out
 from medseg.workflows.train.stage_methods import check_methods, insert_own_methods
+from medseg.yaml_values import load_yaml
 
 NAMES = (("data", "labels"), ("data", "modality"))
 _HERE = Path(medseg.__file__).resolve().parent
@@ -48,7 +51,7 @@ def read_task(task: str) -> tuple[dict[str, Any], str]:
     if not path.is_file():
         raise ConfigError(f"task {task!r} is not known; one of {', '.join(shipped())}, or the path of a YAML")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"not a readable YAML ({' '.join(str(error).split())[:160]})", path=path) from error
     if not isinstance(content, dict):
@@ -104,7 +107,7 @@ def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {text!r}: expected a.b=value")
         keys = path.strip().split(".")
         try:
-            parsed = yaml.safe_load(value)
+            parsed = load_yaml(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {text!r}: {value!r} is no YAML value") from error
         nested: Any = parsed
@@ -119,6 +122,26 @@ def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             node = node[index]
         node[_index(node, keys[-1], text)] = parsed
     return content
+
+
+def _bring_up_to_date(content: dict[str, Any], overrides: Sequence[str], source: str) -> None:
+    """Bring stages of former pipelines to today's form where an override speaks of it, in place.
+
+    Raises:
+        ConfigError: a stage that has no such form.
+    """
+    stages = content.get("stages")
+    for text in overrides:
+        keys = text.partition("=")[0].strip().split(".")
+        number = keys[1] if len(keys) > 3 and keys[0] == "stages" and keys[2] == "rounds" else ""
+        if not (number.isdigit() and isinstance(stages, list) and int(number) < len(stages)):
+            continue
+        stage = stages[int(number)]
+        if isinstance(stage, dict) and isinstance(stage.get("rounds"), int):
+            try:
+                stages[int(number)] = as_now(stage)
+            except ValueError as error:
+                raise ConfigError(f"stages.{number}: {error}", path=source) from error
 
 
 def _index(node: Any, key: str, text: str) -> Any:
@@ -142,16 +165,32 @@ def check(content: dict[str, Any], source: str) -> Pipeline:
     Raises:
         ConfigError: with the path of the first mistake.
     """
+    return _check(content, source)[0]
+
+
+def _check(content: dict[str, Any], source: str) -> tuple[Pipeline, list[str]]:
+    """The checked pipeline, and where each of its stages stands in what was written."""
+    places: list[str] = []
     try:
-        return Pipeline(**content)
+        written_out, places = write_out(content)
+        return Pipeline(**written_out), places
     except TypeError as error:
         raise ConfigError(str(error), path=source) from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in _as_written(first["loc"], places))
         found = "" if first["type"] in ("missing", "extra_forbidden") else f", got {first['input']!r}"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise ConfigError(f"{where}: {first['msg']}{found}{more}", path=source) from error
+    except ValueError as error:
+        raise ConfigError(str(error), path=source) from error
+
+
+def _as_written(place: tuple[int | str, ...], places: list[str]) -> tuple[int | str, ...]:
+    """The place of a mistake in a pipeline as it was written, whose repeated stages are written once."""
+    if len(place) < 2 or place[0] != "stages" or not isinstance(place[1], int) or place[1] >= len(places):
+        return place
+    return (places[place[1]], *place[2:])
 
 
 def load(task: str, overrides: Sequence[str] = (), own: Sequence[OwnMethod] | None = None) -> Pipeline:
@@ -168,9 +207,10 @@ def load(task: str, overrides: Sequence[str] = (), own: Sequence[OwnMethod] | No
     content, source = read_task(task)
     own = methods_in_use() if own is None else own
     insert_own_methods(content, own)
+    _bring_up_to_date(content, overrides, source)
     apply(content, overrides)
-    pipeline = check(content, source)
-    check_methods(pipeline, own, source)
+    pipeline, places = _check(content, source)
+    check_methods(pipeline, own, source, places)
     return pipeline
 
 

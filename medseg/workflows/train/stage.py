@@ -10,53 +10,30 @@ from typing import Any, get_args
 import torch
 from monai.handlers import LrScheduleHandler
 from monai.utils import set_determinism
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import nn
 
-from medseg import methods
 from medseg.atomic import make_folder
 from medseg.bundle.bundle import write_bundle
 from medseg.config import View
-from medseg.cores import usable_cores
 from medseg.data.cache import CachedVolume, VolumeCache
 from medseg.data.streams import PatchStreams, make_loader
 from medseg.engine import checkpoint, distributed, handlers
 from medseg.engine.logs import RunLog, TrainingBar
 from medseg.engine.optimizer import make_optimizer, make_scheduler
 from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
-from medseg.engine.validation import validate
 from medseg.errors import OutputError
-from medseg.manifest.manifest import Case, streams_of
-from medseg.method import STREAM_KEYS, Method
+from medseg.manifest.manifest import Case
+from medseg.method import Method
 from medseg.networks.factory import definition_of
-from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.networks.adapters import Planar
-from medseg.progress import say, show_progress
+from medseg.progress import say
 from medseg.workflows.train.build import PRETRAINED, StageInputs, build_method, open_previous, save_pretrained
+from medseg.workflows.train.maps import MAPS, SavedMaps, needs_maps, save_maps
+from medseg.workflows.train.prepare_cases import case_groups, prepare_cases
+from medseg.workflows.train.validation_volumes import score_volumes
 
 _SEED_STEP = 1000
 """Between the seeds of views, so that another seed of the run is not another view's."""
-
-_FEW_CASES = 24
-"""Fewer are preprocessed sooner in this process: a worker process takes seconds to start."""
-
-
-class ValidationVolumes(Dataset):
-    """Whole cached volumes with their labels, for the evaluator."""
-
-    def __init__(self, volumes: list[CachedVolume], classes: int) -> None:
-        self.volumes, self.classes = volumes, classes
-
-    def __len__(self) -> int:
-        """How many cases."""
-        return len(self.volumes)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Image `(C, X, Y, Z)` float32, label `(1, X, Y, Z)` of class indices, and `(classes,)` which it covers."""
-        volume = self.volumes[index]
-        image = torch.from_numpy(volume.image.astype("float32"))
-        covered = torch.tensor(volume.covered or (True,) * self.classes)
-        return {"image": image, "label": torch.from_numpy(volume.label[None].copy()), "covered": covered}
 
 
 class StageRun:
@@ -104,8 +81,9 @@ class StageRun:
         Raises:
             Stopped: by a signal, after saving `last.pt`.
         """
-        finished = ("configs/metadata.json", PRETRAINED)
-        if resume and any((bundle / name).is_file() for name in finished):
+        # what is written last
+        finished = [self.maps] if needs_maps(self.stage) else [bundle / "configs/metadata.json", bundle / PRETRAINED]
+        if resume and any(file.is_file() for file in finished):
             return
         make_folder(self.folder)
         set_determinism(self.seed)
@@ -119,18 +97,32 @@ class StageRun:
         segmenter = self._build_segmenter(method)
         self._run(trainer, scheduler, segmenter, validation)
         if self.is_main:
-            if segmenter is None:
-                save_pretrained(bundle, method.pretrained())
-            else:
+            if segmenter is not None:
                 self._export(segmenter, bundle)
+            elif type(method).pretrained is not Method.pretrained:
+                save_pretrained(bundle, method.pretrained())
+            if needs_maps(self.stage):
+                save_maps(self.maps, method)
         distributed.barrier()
+
+    @property
+    def maps(self) -> Path:
+        """Where the weights of the method's maps are kept, for a rule that works on them."""
+        return self.folder / MAPS
+
+    def saved_maps(self, previous: Path | None) -> tuple[SavedMaps, ...]:
+        """The maps of the trained network; none if no rule works on them.
+
+        Args:
+            previous: as in `train`.
+        """
+        if not needs_maps(self.stage):
+            return ()
+        return (SavedMaps(self.maps, self.stage, self.spec, previous),)
 
     def _prepare_volumes(self) -> tuple[dict[str, list[CachedVolume]], list[CachedVolume]]:
         """Preprocess what is not in the cache yet: rank 0 first, then the others find it done."""
-        manifest = self.inputs.manifest
-        batch = self.stage.schedule.batch or {}
-        groups = {stream: cases for stream, cases in streams_of(manifest).items() if stream in batch}
-        groups["validation"] = [case for case in manifest.validation if case.label]
+        groups = case_groups(self.stage, self.inputs.manifest)
         volumes: dict[str, list[CachedVolume]] = {}
         for rank in range(distributed.world()):
             if rank == distributed.rank():
@@ -140,14 +132,8 @@ class StageRun:
         return volumes, validation
 
     def _prepare_cases(self, name: str, cases: list[Case]) -> list[CachedVolume]:
-        streams = {stream.name: stream for stream in methods.find(self.stage.method.name).streams}
-        maps = [key for key in streams[name].keys if key not in STREAM_KEYS] if name in streams else []
-        workers = 1 if len(cases) < _FEW_CASES else usable_cores()
-        title = f"preprocessing {name} cases"
-        with show_progress(title, kept="finished ones are saved", shown=self.is_main) as progress:
-            return self.cache.prepare(
-                self.inputs.manifest, cases, self.spec, maps=maps, workers=workers, progress=progress
-            )
+        inputs = self.inputs
+        return prepare_cases(self.cache, inputs.manifest, cases, self.spec, (self.stage, name), shown=self.is_main)
 
     def _build_method(self, previous: Path | None) -> Method:
         start = open_previous(previous, self.spec.view) if previous else None
@@ -170,9 +156,21 @@ class StageRun:
         return Planar(network, axis, self.spec.slices)
 
     def _build_trainer(
-        self, method: Method, streams: dict[str, list[CachedVolume]], state: dict[str, Any] | None
+        self,
+        method: Method,
+        streams: dict[str, list[CachedVolume]],
+        state: dict[str, Any] | None,
+        *,
+        begun: int = 0,
     ) -> tuple[MethodTrainer, Any]:
-        """The trainer and its learning-rate scheduler, as they were at the checkpoint `state`."""
+        """The trainer and its learning-rate scheduler, as they were at the checkpoint `state`.
+
+        Args:
+            method: on the device.
+            streams: stream -> preprocessed cases.
+            state: the checkpoint; None: there is none.
+            begun: iterations that are left out, without a checkpoint.
+        """
         schedule = self.stage.schedule
         dataset = PatchStreams(
             streams,
@@ -184,7 +182,7 @@ class StageRun:
             targets=method.targets(),
             streams=method.streams,
         )
-        start = int(state["iteration"]) if state else 0
+        start = int(state["iteration"]) if state else begun
         workers = schedule.workers
         if workers is None:
             workers = 1 if self.device.type == "cpu" else 4
@@ -197,7 +195,7 @@ class StageRun:
             total=schedule.iterations,
             start=start,
             settings=StepSettings.of_schedule(schedule, self.device),
-            replica=distributed.replicate(method),
+            replica=self._replicate(method),
             names=dataset.cases_of,
         )
         if state:
@@ -207,6 +205,9 @@ class StageRun:
             checkpoint.restore(state, trainer, scheduler, path=path)
             self.progress = handlers.RunProgress.of_checkpoint(state)
         return trainer, scheduler
+
+    def _replicate(self, method: Method) -> nn.Module:
+        return distributed.replicate(method)
 
     def _run(
         self, trainer: MethodTrainer, scheduler: Any, segmenter: nn.Module | None, validation: list[CachedVolume]
@@ -254,7 +255,7 @@ class StageRun:
         if segmenter is None or not validation:
             return None
         return handlers.Validate(
-            partial(self._score, segmenter, validation),
+            partial(score_volumes, segmenter, validation, self.spec, self.device),
             segmenter,
             self.folder,
             self.progress,
@@ -262,22 +263,6 @@ class StageRun:
             log=log,
             bar=bar,
         )
-
-    def _score(self, segmenter: nn.Module, volumes: list[CachedVolume]) -> dict[str, Any]:
-        """Dice of whole validation volumes, this rank's share of them and then all ranks' mean."""
-        distributed.share_buffers(segmenter)  # all ranks judge the network that rank 0 exports
-        share = ValidationVolumes(volumes[distributed.rank() :: distributed.world()], self.spec.classes)
-        inferer = SlabInferer(
-            self.spec.patch,
-            self.spec.overlap,
-            restore=False,
-            context=self.spec.context,
-            padding=self.spec.padding,
-        )
-        loader = DataLoader(share, batch_size=1)
-        scores = validate(segmenter, loader, inferer, classes=self.spec.classes, device=self.device)
-        structures = [self.spec.labels[value] for value in self.spec.label_values[1:]]
-        return {"mean": scores["mean"], "classes": dict(zip(structures, scores["classes"], strict=True))}
 
     def _export(self, segmenter: nn.Module, bundle: Path) -> None:
         """Write the bundle of the best validated weights, or of the last where nothing was validated."""

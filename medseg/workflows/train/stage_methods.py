@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from medseg.config import MethodSpec, Pipeline
+from medseg.between_runs import MethodSpec
+from medseg.config import Pipeline
 from medseg.errors import ConfigError
 from medseg.methods import METHODS, REMEDY, RULES, OwnMethod, methods_in_use
 
@@ -36,9 +37,15 @@ def insert_own_methods(content: dict[str, Any], own: Sequence[OwnMethod]) -> Non
 
 
 def _stages_of(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """The stages of a pipeline that is not checked yet."""
+    """The stages of a pipeline that is not checked yet, those of repeated groups too."""
     stages = content.get("stages")
-    return [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
+    found = []
+    for stage in stages if isinstance(stages, list) else []:
+        if isinstance(stage, dict) and "repeat" in stage:
+            found += _stages_of(stage)
+        elif isinstance(stage, dict):
+            found.append(stage)
+    return found
 
 
 def _methods_of(content: dict[str, Any]) -> list[dict[str, Any]]:
@@ -56,13 +63,16 @@ def _rules_of(content: dict[str, Any]) -> list[dict[str, Any]]:
     return rules
 
 
-def check_methods(pipeline: Pipeline, own: Sequence[OwnMethod], source: str) -> None:
+def check_methods(
+    pipeline: Pipeline, own: Sequence[OwnMethod], source: str, places: Sequence[str] | None = None
+) -> None:
     """Refuse a stage whose method or rule is neither one of medseg nor named by the user.
 
     Args:
         pipeline: as it was read.
         own: what the user named.
         source: the file that it is from.
+        places: where its stages stand in there; by default one after the other.
 
     Raises:
         ConfigError: with what to do.
@@ -72,7 +82,7 @@ def check_methods(pipeline: Pipeline, own: Sequence[OwnMethod], source: str) -> 
         if each.name in METHODS or each.name in RULES:
             raise ConfigError(f"{each.option}: {each.name} is a name of medseg", hint="rename the class")
     used = []
-    for place, spec, shipped in _named_classes(pipeline):
+    for place, spec, shipped in _named_classes(pipeline, places):
         _check_class(spec, shipped, by_name, place, source)
         used.append(spec.name)
     for each in own:
@@ -84,14 +94,17 @@ def check_methods(pipeline: Pipeline, own: Sequence[OwnMethod], source: str) -> 
             )
 
 
-def _named_classes(pipeline: Pipeline) -> Iterator[tuple[str, MethodSpec, Collection[str]]]:
+def _named_classes(
+    pipeline: Pipeline, places: Sequence[str] | None
+) -> Iterator[tuple[str, MethodSpec, Collection[str]]]:
     """Place, name and options of each method and rule, and the names that medseg has for such."""
     for number, stage in enumerate(pipeline.stages):
-        yield f"stages.{number}.method", stage.method, METHODS
+        place = places[number] if places else f"stages.{number}"
+        yield f"{place}.method", stage.method, METHODS
         if stage.rounds is not None:
-            yield f"stages.{number}.rounds.rule", stage.rounds.rule, RULES
+            yield f"{place}.rounds.rule", stage.rounds.rule, RULES
         if stage.then is not None:
-            yield f"stages.{number}.then.rule", stage.then.rule, RULES
+            yield f"{place}.then.rule", stage.then.rule, RULES
 
 
 def _check_class(

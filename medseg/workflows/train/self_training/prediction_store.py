@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 
 import numpy as np
@@ -14,6 +18,7 @@ from medseg.atomic import make_folder, write_whole
 from medseg.manifest.manifest import Case, Manifest
 from medseg.method import Predictions, PseudoLabels
 from medseg.records import digest_of, hash_of
+from medseg.workflows.train.self_training.predict_maps import MapPredictor, Predictors, read_inputs
 from medseg.workflows.train.self_training.predict_views import Voter
 
 DONE = "complete"
@@ -21,27 +26,30 @@ DONE = "complete"
 
 
 class PredictionStore:
-    """Predictions of the networks of a bundle; a context, at whose end its folder is gone.
+    """What networks predict of cases; a context, at whose end its folder is gone.
 
     Args:
-        networks: the bundle; it is opened when the first case is predicted.
+        networks: they are opened when the first case is predicted.
         device: of the networks.
         rule: says what it needs of each case, and whether cases are asked for twice.
         folder: made if predictions are kept.
     """
 
-    def __init__(self, networks: Path, device: torch.device, rule: PseudoLabels, folder: Path) -> None:
+    def __init__(self, networks: Predictors, device: torch.device, rule: PseudoLabels, folder: Path) -> None:
         self.networks, self.device, self.folder = networks, device, folder
         self.full = rule.needs == "probabilities"
+        self.inputs = rule.inputs
         self.keeps = rule.looks_at_all
-        self._digest = digest_of(networks)
         self._voter: Voter | None = None
+        self._maps: MapPredictor | None = None
         self._open = ExitStack()
+        self._scratch = ExitStack()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._scratch.close()
         self._open.close()
         if kind is None:  # a run that was stopped goes on with what is here
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -54,17 +62,39 @@ class PredictionStore:
             OutputError: predictions cannot be kept.
         """
         place = self.folder / case.name
-        key = hash_of([self._digest, self.full, [digest_of(path) for path in manifest.images(case)]])
+        images = manifest.images(case)
+        key = hash_of([self.networks.digest, self.full, [digest_of(path) for path in images]])
         if self.keeps and _key_of(place) == key:
             found = _read(place)
         else:
-            if self._voter is None:
-                self._voter = self._open.enter_context(Voter(self.networks, self.device, full=self.full))
-            found = self._voter(manifest.images(case))
+            self.forget(case)  # what other networks predicted
+            found = self._predict(images, place)
             if self.keeps:
-                self.forget(case)  # what other networks predicted
                 _write(make_folder(place), found, key)
-        return Predictions(found.labels, found.confidences, found.probabilities, manifest.presence(case))
+        inputs = read_inputs(manifest, case, self.inputs)
+        return replace(found, tags=manifest.presence(case), inputs=inputs)
+
+    def open(self) -> None:
+        """Open the networks, unless they are."""
+        if self._voter is None and self.networks.bundle is not None:
+            self._voter = self._open.enter_context(Voter(self.networks.bundle, self.device, full=self.full))
+        if self._maps is None and self.networks.maps:
+            self._maps = MapPredictor(self.networks.maps, self.device)
+
+    def _predict(self, images: Sequence[Path], place: Path) -> Predictions:
+        """By the segmenters, if there are any, and the method's maps, if the rule asks for them."""
+        self.open()
+        found = Predictions((), ()) if self._voter is None else self._voter(images)
+        if self._maps is None:
+            return found
+        return replace(found, maps=self._maps(images, self._folder_of_maps(place)))
+
+    def _folder_of_maps(self, place: Path) -> Path:
+        """Where the maps of a case are written: with what is kept of it, or until the next case."""
+        if self.keeps:
+            return make_folder(place)
+        self._scratch.close()
+        return Path(self._scratch.enter_context(TemporaryDirectory(prefix="medseg-")))
 
     def forget(self, case: Case) -> None:
         """Remove what is kept of a case."""
@@ -78,11 +108,14 @@ def _key_of(folder: Path) -> str | None:
 
 
 def _write(folder: Path, predictions: Predictions, key: str) -> None:
+    """Keep what is not on disk yet; of maps, which are, their shapes."""
     for view, label in enumerate(predictions.labels):
         np.save(folder / f"label{view}.npy", label.numpy())
         np.save(folder / f"confidence{view}.npy", predictions.confidences[view].numpy())
         if predictions.probabilities is not None:
             np.save(folder / f"probabilities{view}.npy", predictions.probabilities[view].numpy())
+    for view, maps in enumerate(predictions.maps or ()):
+        (folder / f"maps{view}.json").write_text(json.dumps(list(maps.shape)), encoding="utf-8")
     write_whole(folder / DONE, key)
 
 
@@ -93,8 +126,16 @@ def _read(folder: Path) -> Predictions:
     probabilities = None
     if (folder / "probabilities0.npy").exists():
         probabilities = [_load(folder / f"probabilities{view}.npy") for view in views]
-    return Predictions(labels, confidences, probabilities)
+    shapes = sorted(folder.glob("maps*.json"))
+    maps = [_load_maps(file) for file in shapes]
+    return Predictions(labels, confidences, probabilities, maps=maps or None)
 
 
 def _load(path: Path) -> torch.Tensor:
     return torch.from_numpy(np.load(path, mmap_mode="c"))
+
+
+def _load_maps(file: Path) -> torch.Tensor:
+    channels, x, y, z = json.loads(file.read_text(encoding="utf-8"))
+    stored = np.memmap(file.with_suffix(".bin"), np.float16, "c", shape=(channels, z, y, x))
+    return torch.from_numpy(stored.transpose(0, 3, 2, 1))

@@ -14,19 +14,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from medseg import methods
 from medseg.atomic import make_folder
-from medseg.config import RuleSpec
+from medseg.between_runs import RuleSpec
 from medseg.engine import distributed
-from medseg.errors import OutputError
+from medseg.errors import ConfigError, OutputError
 from medseg.manifest.manifest import Case, Manifest
-from medseg.method import IGNORE, Predictions, PseudoLabels
+from medseg.method import IGNORE, LabelAndMaps, Predictions, PseudoLabels
 from medseg.portable.io.read import Header, read_header, read_volume
 from medseg.portable.io.write import SaveError, is_flat, remove_leftovers, write_nifti
 from medseg.progress import Count
 from medseg.records import Record, digest_of
 from medseg.stopping import report_stop
+from medseg.workflows.train.self_training.predict_maps import IMAGE, Predictors
 from medseg.workflows.train.self_training.prediction_store import PredictionStore
 from medseg.workflows.train.self_training.pseudo_label_statistics import Counts, count_case
 from medseg.workflows.train.self_training.report_figures import keep_slices
@@ -66,11 +68,15 @@ class PseudoLabeller:
         """Where the slices of a case are that the report shows."""
         return self.folder / PSEUDO / f"{case.name}.npz"
 
-    def run(self, networks: Path, device: torch.device, time_left: TimeLeft) -> dict[str, Counts]:
+    def made_map(self, case: Case, name: str) -> Path:
+        """Where a further map of a case is that the rule makes."""
+        return self.folder / PSEUDO / f"{case.name}_{name}.nii.gz"
+
+    def run(self, networks: Predictors, device: torch.device, time_left: TimeLeft) -> dict[str, Counts]:
         """Label what is not labelled yet by these very networks.
 
         Args:
-            networks: bundle of the round before.
+            networks: of the round before, or of this stage.
             device: where they predict.
             time_left: updated after each case.
 
@@ -99,12 +105,12 @@ class PseudoLabeller:
         notes = {name: record.notes() or {} for name, record in records.items()}
         return {name: counts for name, counts in notes.items() if "fused" in counts}
 
-    def _decide(self, rule: PseudoLabels, store: PredictionStore, networks: Path) -> dict[str, Any]:
+    def _decide(self, rule: PseudoLabels, store: PredictionStore, networks: Predictors) -> dict[str, Any]:
         """The first pass: summaries of all cases, and what the rule decides of them."""
         folder = make_folder(self.folder / SUMMARIES)
         records: dict[str, Record] = {}
         for case in self.cases:
-            inputs = {"images": self._digest_images(case), "networks": digest_of(networks)}
+            inputs = {"images": self._digest_images(case), "networks": networks.digest}
             settings = self._settings(case)
             records[case.name] = Record(folder / f"{case.name}.json", inputs=inputs, settings=settings)
         missing = [case for case in self.cases if records[case.name].notes() is None]
@@ -136,21 +142,26 @@ class PseudoLabeller:
         """Label one case; returns the seconds it took."""
         began = time.monotonic()
         record.begin()
-        for file in (self.file(case), self.slices(case)):  # of other networks
+        for file in self._files(case):  # of other networks
             file.unlink(missing_ok=True)
         predicted = store.predict(self.manifest, case)
-        label = rule.label(predicted, decided, self.number)
-        counts = {} if label is None else self._write_case(case, predicted, label.numpy())
+        made = rule.label(predicted, decided, self.number)
+        counts: Counts = {}
+        if made is not None:
+            if isinstance(made, Tensor):
+                made = LabelAndMaps(made, {})
+            self._check_maps(case, made)
+            counts = self._write_case(case, predicted, made)
         seconds = round(time.monotonic() - began, 3)
         self._with_products(record, case).finish({**counts, "seconds": seconds})
         store.forget(case)
         return seconds
 
-    def _record(self, case: Case, networks: Path, decided: Mapping[str, Any]) -> Record:
+    def _record(self, case: Case, networks: Predictors, decided: Mapping[str, Any]) -> Record:
         earlier = self._find_earlier(case, ".nii.gz")
         inputs = {
             "images": self._digest_images(case),
-            "networks": digest_of(networks),
+            "networks": networks.digest,
             "before": digest_of(earlier) if earlier else None,
         }
         settings = {
@@ -166,12 +177,28 @@ class PseudoLabeller:
 
     def _with_products(self, record: Record, case: Case) -> Record:
         """The record with what is there of a case: its label, unless the rule left it without one."""
-        record.products = tuple(file for file in (self.file(case), self.slices(case)) if file.exists())
+        record.products = tuple(file for file in self._files(case) if file.exists())
         return record
+
+    def _files(self, case: Case) -> list[Path]:
+        """The files of a case that labelling makes."""
+        names = methods.find_rule(self.rule.name).makes
+        return [self.file(case), self.slices(case), *(self.made_map(case, name) for name in names)]
+
+    def _check_maps(self, case: Case, made: LabelAndMaps) -> None:
+        """Refuse maps that the rule does not announce, and see that those are there."""
+        announced = methods.find_rule(self.rule.name).makes
+        if set(made.maps) != set(announced):
+            found, wanted = ", ".join(sorted(made.maps)) or "none", ", ".join(announced) or "none"
+            raise ConfigError(f"rule {self.rule.name} made the maps {found} of {case.name}; it announces {wanted}")
 
     def _settings(self, case: Case) -> dict[str, Any]:
         settings: dict[str, Any] = {"case": case.name, "rule": self.rule.model_dump(mode="json")}
         presence = self.manifest.presence(case)
+        inputs = methods.find_rule(self.rule.name).inputs
+        if inputs:
+            files = {name: self.manifest.resolve(case.maps[name]) for name in inputs if name != IMAGE}
+            settings["maps"] = {name: digest_of(file) for name, file in files.items()}
         if presence is not None:
             settings["tags"] = {str(index): there for index, there in presence.items()}
         return settings
@@ -186,27 +213,35 @@ class PseudoLabeller:
         path = self.before / PSEUDO / f"{case.name}{suffix}"
         return path if path.exists() else None
 
-    def _write_case(self, case: Case, predicted: Predictions, fused: np.ndarray) -> Counts:
-        """Write the pseudo-label of a case on its file's grid, and its slices; returns what was counted."""
+    def _write_case(self, case: Case, predicted: Predictions, made: LabelAndMaps) -> Counts:
+        """Write what the rule made of a case on its file's grid, and its slices; returns what was counted."""
         image = self.manifest.images(case)[0]
         grid = read_header(image)
-        self._write_label(case, image, grid, fused)
+        fused = made.label.numpy()
+        self._write(self.file(case), image, grid, self._label_values()[fused], is_label=True)
+        for name, values in made.maps.items():
+            self._write(self.made_map(case, name), image, grid, values.float().numpy(), is_label=False)
         labels = [label.numpy() for label in predicted.labels]
         if case.name in self.shown:
             keep_slices(self.slices(case), image, labels, fused, self._find_earlier(case, ".npz"))
         voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
         earlier = self._find_earlier(case, ".nii.gz")
         before = self._read_classes(earlier) if earlier else None
-        return count_case(labels, fused, classes=len(self.manifest.labels), voxel_ml=voxel_ml, before=before)
+        return count_case(
+            labels,
+            fused,
+            classes=len(self.manifest.labels),
+            voxel_ml=voxel_ml,
+            before=before,
+            has_background=self.manifest.has_background,
+        )
 
-    def _write_label(self, case: Case, image: Path, grid: Header, fused: np.ndarray) -> None:
-        path = self.file(case)
-        stored = self._label_values()[fused]
+    def _write(self, path: Path, image: Path, grid: Header, stored: np.ndarray, *, is_label: bool) -> None:
         try:
-            if is_flat(image, fused.shape):
+            if is_flat(image, stored.shape):
                 stored = stored[..., 0]
-            text = "medseg pseudo-label"
-            write_nifti(path, stored, grid.affine, source=grid.nifti, intent="label", description=text)
+            intent, text = ("label", "medseg pseudo-label") if is_label else ("none", "medseg map")
+            write_nifti(path, stored, grid.affine, source=grid.nifti, intent=intent, description=text)
         except SaveError as error:
             hint = "free some space; --resume goes on with this case"
             raise OutputError(error.problem, path=path, hint=hint) from error
@@ -227,35 +262,3 @@ class PseudoLabeller:
         for index, value in enumerate(self.manifest.label_values):
             fused[stored[0] == value] = index
         return fused
-
-
-def write_round_manifest(manifest: Manifest, labeller: PseudoLabeller, path: Path) -> Manifest:
-    """The data set after labelling: cases with labels as they are, others with pseudo-labels, marked `pseudo`.
-
-    A case that the rule left without a label stays where it is.
-
-    Args:
-        manifest: of the run.
-        labeller: knows where the pseudo-labels are.
-        path: where it is written.
-    """
-    labelled: dict[str, Case] = {}
-    for case in labeller.cases:
-        file = labeller.file(case)
-        if file.exists():
-            labelled[case.name] = _with_pseudo_label(manifest, case, file)
-    training = tuple(case for case in manifest.training if case.name not in labelled)
-    unlabeled = tuple(case for case in manifest.unlabeled if case.name not in labelled)
-    new = manifest.model_copy(update={"training": (*training, *labelled.values()), "unlabeled": unlabeled})
-    if distributed.rank() == 0:
-        new.save(path)
-    distributed.barrier()
-    return Manifest.load(path)
-
-
-def _with_pseudo_label(manifest: Manifest, case: Case, file: Path) -> Case:
-    fields = case.model_dump(exclude_unset=True, exclude={"annotations", "classes", "tags"})
-    fields["case"] = case.name
-    fields["label"] = manifest.relative(file.absolute(), manifest.path.parent)
-    fields["pseudo"] = True
-    return Case(**fields)

@@ -20,15 +20,19 @@ from medseg.atomic import make_folder
 from medseg.bundle.join import copy_bundle, write_joint_bundle
 from medseg.config import Stage, View
 from medseg.engine import distributed
+from medseg.manifest.labelling import cases_to_label
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.progress import say
 from medseg.records import RECORD, Record, digest_of
 from medseg.stopping import report_stop
 from medseg.workflows.train.build import WARM_SHARE, StageInputs, StageResult, count_trainings
+from medseg.workflows.train.maps import MAPS, SavedMaps, needs_maps
 from medseg.workflows.train.self_training.check_data import check_rounds, files_of
+from medseg.workflows.train.self_training.labelled_manifest import write_round_manifest
+from medseg.workflows.train.self_training.predict_maps import Predictors
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_label_statistics import summarize_round
-from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller, write_round_manifest
+from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller
 from medseg.workflows.train.self_training.report import Round, RunDescription, write_summary
 from medseg.workflows.train.self_training.time_left import TimeLeft
 from medseg.workflows.train.self_training.validation_scores import mean_volumes_ml, score_round
@@ -50,16 +54,17 @@ class SelfTraining:
         self.previous = previous
         self.spec = inputs.data
         self.views: tuple[View, ...] = self.stage.views or (self.spec.view,)
-        self.structures = tuple(self.spec.labels[value] for value in self.spec.label_values[1:])
-        self.unlabeled = streams_of(self.manifest)["unlabeled"]
-        self.rounds = self.stage.round_count if self.unlabeled else 0
+        self.structures = tuple(self.spec.structures.values())
+        rounds = self.stage.rounds
+        self.to_label = cases_to_label(streams_of(self.manifest), rounds.cases) if rounds else []
+        self.rounds = self.stage.round_count if self.to_label else 0
         self.is_main = distributed.rank() == 0
-        self.has_warm_students = self.stage.rounds is not None and self.stage.rounds.student == "warm"
+        self.has_warm_students = rounds is not None and rounds.student == "warm"
         self.results: list[Round] = []
         self.warnings: list[str] = []
         work = {
-            "training": count_trainings(self.stage, len(self.unlabeled)),
-            "labelling": len(self.unlabeled) * self.rounds,
+            "training": count_trainings(self.stage, len(self.to_label)),
+            "labelling": len(self.to_label) * self.rounds,
             "scoring": 1.0 + self.rounds,
         }
         self.time_left = TimeLeft(work, shown=self.is_main)
@@ -71,7 +76,7 @@ class SelfTraining:
             MedsegError: data that cannot be used, or a place that cannot be written.
             Stopped: by a signal.
         """
-        if self.stage.rounds and not self.unlabeled:
+        if self.stage.rounds and not self.to_label:
             self._warn("there is no unlabelled case: only the teachers are trained, which is supervised learning")
         if self.is_main:
             make_folder(self.inputs.folder)
@@ -89,7 +94,17 @@ class SelfTraining:
             copy_bundle(self._folder(last) / "bundle", bundle)
         distributed.barrier()
         self._write_report()
-        return StageResult(bundle, {view: self._folder(last, view) / "bundle" for view in self.views})
+        return self._result(last, bundle)
+
+    def _result(self, number: int, bundle: Path) -> StageResult:
+        """What a round made."""
+        networks: dict[str, Path] = {view: self._folder(number, view) / "bundle" for view in self.views}
+        maps: list[SavedMaps] = []
+        if needs_maps(self.stage):
+            for view in self.views:
+                file, previous = self._folder(number, view) / MAPS, self._find_start(number, view)
+                maps.append(SavedMaps(file, self.stage, self.spec.of_view(view), previous))
+        return StageResult(bundle, networks, tuple(maps))
 
     def _folder(self, number: int, view: str = "") -> Path:
         return self.inputs.folder / f"round{number}" / view
@@ -146,7 +161,8 @@ class SelfTraining:
             "data": self.spec.of_view(view).model_dump(mode="json"),
             "seed": self.inputs.pipeline.seed,
         }
-        record = Record(folder / RECORD, inputs=inputs, settings=settings, products=[folder / "bundle"])
+        products = [folder / "bundle", folder / MAPS] if needs_maps(self.stage) else [folder / "bundle"]
+        record = Record(folder / RECORD, inputs=inputs, settings=settings, products=products)
         notes = record.notes()
         distributed.barrier()  # all have seen what is there before anything changes
         if notes is None:
@@ -197,7 +213,7 @@ class SelfTraining:
     def _label_cases(self, number: int) -> tuple[PseudoLabeller, Round]:
         """Make the pseudo-labels of a round."""
         assert self.stage.rounds is not None
-        names = sorted(case.name for case in self.unlabeled)
+        names = sorted(case.name for case in self.to_label)
         first, middle, last = names[0], names[len(names) // 2], names[-1]
         shown = list(dict.fromkeys([first, middle, last]))
         labeller = PseudoLabeller(
@@ -205,12 +221,12 @@ class SelfTraining:
             folder=self._folder(number),
             before=self._folder(number - 1) if number > 1 else None,
             manifest=self.manifest,
-            cases=self.unlabeled,
+            cases=self.to_label,
             shown=shown,
             rule=self.stage.rounds.rule,
         )
         self.time_left.say(f"{self._name(number)}: labelling {len(names)} cases")
-        networks = self._folder(number - 1) / "bundle"
+        networks = Predictors.of_stage(self._result(number - 1, self._folder(number - 1) / "bundle"))
         with report_stop(self._place(number), SAVED):
             counts = labeller.run(networks, self.inputs.device, self.time_left)
         statistics = summarize_round(counts, self.structures, self.views)
@@ -219,7 +235,7 @@ class SelfTraining:
         empty = statistics["empty"]
         if empty:
             self._warn(f"round {number}: {len(empty)} unlabelled cases without any structure: {', '.join(empty)}")
-        slices = {case.name: labeller.slices(case) for case in self.unlabeled if case.name in shown}
+        slices = {case.name: labeller.slices(case) for case in self.to_label if case.name in shown}
         seconds = {"labelling": sum(case["seconds"] for case in counts.values())}
         return labeller, Round(number, statistics, slices=slices, seconds=seconds)
 

@@ -1,0 +1,119 @@
+"""All stages of a planned pipeline built once: a mistake in a later one is found before the first is trained."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from medseg import methods
+from medseg.bundle.bundle import OpenBundle
+from medseg.config import DataSpec, Pipeline, Stage
+from medseg.errors import ConfigError
+from medseg.method import Frozen, Method
+from medseg.networks.factory import check_exportable
+from medseg.workflows.train.build import build_method, open_previous, select_view
+from medseg.workflows.train.maps import needs_maps, rule_of
+
+WITHOUT_BACKGROUND = (("fusion", "vote"), ("fusion", "mean"))
+"""Settings of fusions that treat all classes alike."""
+
+
+def check_buildable(pipeline: Pipeline, start: OpenBundle | None = None) -> None:
+    """Build every network, method and rule once: a mistake in a later stage is found before the first is trained.
+
+    Args:
+        pipeline: planned.
+        start: what the first stage starts from.
+
+    Raises:
+        ConfigError: as `build_method`; options that a rule does not have; a segmenter that cannot be exported; a last
+            stage without one.
+    """
+    data = DataSpec(**pipeline.data)
+    for index, stage in enumerate(pipeline.stages):
+        _check_rules(index, stage, data)
+    earlier: dict[str, Frozen] = {}
+    with torch.random.fork_rng(devices=()):
+        for index, stage in enumerate(pipeline.stages):
+            made: dict[str, Frozen] = {}
+            for view_data in stage.specs(data):
+                previous = None
+                if index == 0 and start is not None:
+                    previous = open_previous(start.path, view_data.view)
+                elif index > 0 and stage.init == "previous":
+                    previous = select_view(earlier, view_data.view if stage.views else None)
+                method = build_method(stage, view_data, previous)
+                product = _find_product(method, pipeline, index)
+                if product is not None:
+                    check_exportable(product)
+                    made[view_data.view] = Frozen(copy.deepcopy(product))
+                if needs_maps(stage):
+                    _check_maps(method, stage, view_data)
+            earlier = made
+
+
+def _check_rules(index: int, stage: Stage, data: DataSpec) -> None:
+    """Build the rules of a stage; nothing may treat the first class as background in a data set that has none.
+
+    Raises:
+        ConfigError: options that a rule does not have, or that need a background.
+    """
+    for part in (stage.rounds, stage.then):
+        if part is not None:
+            methods.build_rule(part.rule.name, data.classes, **part.rule.options)
+    if data.has_background:
+        return
+    asked = [{"fusion": stage.fusion}]
+    asked += [part.rule.options for part in (stage.rounds, stage.then) if part is not None]
+    for options in asked:
+        for name in ("fusion", "background_confidence"):
+            value = options.get(name)
+            if value is not None and (name, value) not in WITHOUT_BACKGROUND:
+                raise ConfigError(
+                    f"stages.{index}: {name} {value} treats the first class as background, and the data set has none"
+                )
+
+
+def _find_product(method: Method, pipeline: Pipeline, index: int) -> nn.Module | None:
+    """What a stage would leave to the next one; None: nothing but its maps."""
+    segmenter = method.segmenter()
+    if segmenter is not None:
+        return segmenter
+    stage, name = pipeline.stages[index], pipeline.stages[index].method.name
+    following = pipeline.stages[index + 1 : index + 2]
+    if not following:
+        raise ConfigError(f"the last stage makes no segmenter: {name} only prepares weights")
+    if stage.rounds or (stage.then and not needs_maps(stage)):
+        raise ConfigError(f"{name} makes no segmenter, so that nothing can make pseudo-labels")
+    if type(method).pretrained is not Method.pretrained:
+        return method.pretrained()
+    if stage.then is None or following[0].init == "previous":
+        raise ConfigError(f"{name} makes no segmenter and has no pretrained(), which the next stage needs")
+    return None
+
+
+def _check_maps(method: Method, stage: Stage, data: DataSpec) -> None:
+    """See that a method has the maps that the rule of its stage works on, as large as the image.
+
+    Raises:
+        ConfigError: it has none, or of another size.
+    """
+    rule = rule_of(stage)
+    assert rule is not None
+    module = method.maps()
+    if module is None:
+        raise ConfigError(f"rule {rule.name} works on maps of the method, and {stage.method.name} has none (maps())")
+    was_training = method.training
+    method.eval()
+    image = torch.zeros(1, data.channels, *data.network_patch)
+    with torch.no_grad():
+        found = tuple(module.eval()(image).shape)
+    method.train(was_training)
+    if found[0] != 1 or found[2:] != data.network_patch:
+        raise ConfigError(
+            f"maps() of {stage.method.name} makes {found} of an image {tuple(image.shape)}; "
+            f"accepted is (1, K, {', '.join(map(str, data.network_patch))})",
+            hint="bring them to the size of the image, as FeatureMaps of medseg.portable.networks.encoder_decoder does",
+        )

@@ -1,0 +1,102 @@
+"""Whether a data set has what each stage of a pipeline learns from, and what its rule looks at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from medseg import methods
+from medseg.config import Pipeline, Stage
+from medseg.errors import ConfigError, ManifestError
+from medseg.manifest.labelling import Groups, cases_to_label, groups_after
+from medseg.manifest.manifest import Case, Manifest, streams_of
+from medseg.method import STREAM_KEYS, Stream
+from medseg.workflows.train.self_training.predict_maps import IMAGE
+
+MISSING_STREAM = {
+    "labeled": ("no labelled case under 'training'", "training needs at least one 'label'"),
+    "unlabeled": ("no unlabelled case", "list images without a label under 'unlabeled'"),
+    "weak": ("no case with tags and without a label under 'training'", 'give cases "tags", if only []'),
+}
+"""Stream -> what is said where a data set has none of its cases, and what to do about it."""
+
+
+def groups_of_stages(pipeline: Pipeline, manifest: Manifest) -> list[Groups]:
+    """For each stage the cases that it finds, if the rules of the stages before label every case that they may."""
+    groups: Groups = streams_of(manifest)
+    found = []
+    for stage in pipeline.stages:
+        found.append(groups)
+        if stage.then is not None:
+            groups = groups_after(groups, stage.then.cases, methods.find_rule(stage.then.rule.name).makes)
+    return found
+
+
+def check_all_streams(pipeline: Pipeline, manifest: Manifest) -> list[Groups]:
+    """See that the data set has what each stage learns from, and what its rule looks at.
+
+    Returns:
+        For each stage the cases that it finds, see `groups_of_stages`.
+
+    Raises:
+        ConfigError, ManifestError: see `check_streams`.
+    """
+    found = groups_of_stages(pipeline, manifest)
+    for stage, groups in zip(pipeline.stages, found, strict=True):
+        check_streams(stage, manifest, groups)
+    return found
+
+
+def check_streams(stage: Stage, manifest: Manifest, groups: Groups) -> None:
+    """See that the data set has what the method of a stage learns from, and what its rule looks at.
+
+    Args:
+        stage: of the pipeline.
+        manifest: the data set.
+        groups: the cases that the stage finds.
+
+    Raises:
+        ConfigError: a stream that is none.
+        ManifestError: a stream without cases, or a case without what is asked of it.
+    """
+    name = stage.method.name
+    for stream in methods.find(name).streams:
+        if stream.name not in groups:
+            raise ConfigError(f"method {name} has the stream {stream.name!r}; accepted are {', '.join(groups)}")
+        cases = groups[stream.name]
+        if not cases and not stream.optional:
+            what, hint = MISSING_STREAM[stream.name]
+            raise ManifestError(f"{what}, which {name} learns from", path=manifest.path, hint=hint)
+        if stream.group and stream.name == "weak" and cases:
+            _check_groups(name, stream, cases, manifest)
+        maps = [key for key in stream.keys if key not in STREAM_KEYS]
+        _check_maps(name, maps, cases, f"each {stream.name} case", manifest)
+    part = stage.rounds or stage.then
+    if part is not None:
+        maps = [key for key in methods.find_rule(part.rule.name).inputs if key != IMAGE]
+        cases = cases_to_label(groups, part.cases)
+        _check_maps(f"rule {part.rule.name}", maps, cases, "each case that it labels", manifest)
+
+
+def _check_groups(name: str, stream: Stream, cases: Sequence[Case], manifest: Manifest) -> None:
+    """See that at least two cases share a tag, so that a group is more than one case with itself."""
+    having: Counter[int] = Counter()
+    for case in cases:
+        presence = manifest.presence(case) or {}
+        having.update(index for index, is_there in presence.items() if is_there)
+    if max(having.values(), default=0) < 2:
+        raise ManifestError(
+            f"{name} makes groups of {stream.group_size} {stream.name} cases that share a tag, and no two do",
+            path=manifest.path,
+        )
+
+
+def _check_maps(who: str, maps: Sequence[str], cases: Sequence[Case], which: str, manifest: Manifest) -> None:
+    for key in maps:
+        without = [case.name for case in cases if key not in case.maps]
+        if without:
+            raise ManifestError(
+                f"{who} needs a map called {key!r} of {which}; {len(without)} have none, among them {without[0]}",
+                path=manifest.path,
+                hint=f'add "maps": {{"{key}": FILE}} to each case',
+            )

@@ -1,0 +1,112 @@
+"""`--budget 25m`: a plan that fits, then as many iterations as end in time, by steps timed as they really run.
+
+The number of iterations is fixed once and written to the run's `pipeline.yaml`: schedule and batches stay functions of
+the iteration alone, so that a resumed or repeated run is the same run.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from medseg.bundle.bundle import OpenBundle
+from medseg.config import Pipeline
+from medseg.cores import CoreUse
+from medseg.manifest.manifest import Manifest
+from medseg.progress import say
+from medseg.workflows.train.budget import choose_plan
+from medseg.workflows.train.measure_costs import Workplace, measure_costs
+from medseg.workflows.train.sizing import Sizing, describe_budget, describe_losses
+from medseg.workflows.train.time_plan import StageCosts, StageLength, fit_stages
+
+PROBE_SECONDS = 20.0
+PROBE_SHARE = 0.03
+PROBE_MOST = 0.08
+"""Steps are timed for so many seconds or so much of the budget, whichever is longer, but for no more than this."""
+
+STARTING_SECONDS = 8.0
+"""From the command to its first work, for a plan that is trained by another command later."""
+
+ENDING_SECONDS = 1.5
+"""From the bundle to the end of the command."""
+
+KEPT_BACK = 0.01
+"""Part of the time that is not planned for: steps differ a little."""
+
+
+def fit_budget(
+    planned: Pipeline,
+    manifest: Manifest,
+    device: torch.device,
+    *,
+    seconds: float,
+    given: Pipeline,
+    sizing: Sizing,
+    start: OpenBundle | None = None,
+) -> Pipeline:
+    """Choose what fits, and fix the number of iterations so that the command ends after about `seconds`.
+
+    Args:
+        planned: for unlimited time.
+        manifest: the data set.
+        device: where it will train.
+        seconds: the budget of the whole command.
+        given: the pipeline as the user gave it; what it says of the data stays.
+        sizing: the run; gets what is to be said.
+        start: model whose weights the first stage starts from.
+    """
+    begun = time.monotonic()
+    spent = begun - sizing.began if sizing.output else STARTING_SECONDS
+    chosen = choose_plan(planned, manifest, device, seconds=seconds - spent, given=given)
+    if sizing.before_preprocessing is not None:
+        sizing.before_preprocessing(chosen)
+    probe = min(max(PROBE_SECONDS, PROBE_SHARE * seconds), PROBE_MOST * seconds)
+    with TemporaryDirectory(prefix="medseg-") as scratch:
+        folder = Path(scratch)
+        cache = sizing.output / "cache" if sizing.output else folder / "cache"
+        place = Workplace(chosen, manifest, device, cache, sizing.output, folder, start=start.path if start else None)
+        costs, use = measure_costs(place, probe)
+    if sizing.output:
+        spent = time.monotonic() - sizing.began
+    left = seconds - spent - ENDING_SECONDS
+    fitted, lengths = _fix_iterations(planned, chosen, costs, left * (1 - KEPT_BACK))
+    end = spent + sum(length.seconds for length in lengths) + ENDING_SECONDS
+    losses = describe_losses(planned, fitted)
+    sizing.rows["budget"] = describe_budget(seconds, spent, end, trains_now=sizing.output is not None)
+    sizing.rows["given up for it"] = "; ".join(losses) or "nothing"
+    _say_busy(use, device, fitted)
+    return fitted
+
+
+def _fix_iterations(
+    planned: Pipeline, chosen: Pipeline, costs: list[StageCosts], left: float
+) -> tuple[Pipeline, list[StageLength]]:
+    """The chosen plan with as many iterations as end in the time that is left, no more than planned."""
+    lengths = fit_stages(
+        costs,
+        left,
+        most=[stage.schedule.iterations for stage in planned.stages],
+        every=[stage.schedule.validate_every for stage in planned.stages],
+    )
+    stages = []
+    for stage, length in zip(chosen.stages, lengths, strict=True):
+        changes = {"iterations": length.iterations, "validate_every": length.validate_every}
+        schedule = stage.schedule.model_copy(update=changes)
+        stages.append(stage.model_copy(update={"schedule": schedule}))
+    return chosen.model_copy(update={"stages": tuple(stages)}), lengths
+
+
+def _say_busy(use: CoreUse, device: torch.device, fitted: Pipeline) -> None:
+    """One line where other programs take a part of the cores: the plan is that of an idle machine, but shorter."""
+    if device.type != "cpu" or not use.is_contended:
+        return
+    cores = "the core" if use.cores == 1 else f"the {use.cores} cores"
+    iterations = " and ".join(str(stage.schedule.iterations) for stage in fitted.stages)
+    say(
+        f"warning: the machine is busy: while steps were timed, other programs took {use.share_of_others:.0%} of "
+        f"{cores} that training may use. Resolution, width and patch are those of an idle machine; "
+        f"to end in time there are fewer iterations than it would have: {iterations}"
+    )
