@@ -41,7 +41,7 @@ def command(*arguments: object) -> subprocess.Popen:
 def called(*arguments: object) -> tuple[int, str, str]:
     """Exit code, standard output and standard error."""
     process = command(*arguments)
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=400)
     return process.returncode, out, error
 
 
@@ -172,7 +172,7 @@ def test_shards_share_the_runs_and_a_last_command_collects_them(data, tmp_path):
     words = (*words, "--iterations", 2, *settings())
     processes = [command(*words, "--shard", f"{number}/2") for number in (1, 2)]
     for number, process in enumerate(processes):
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=400)
         assert process.returncode == 0, error
         assert f"1 of 1 runs: supervised, seed {number}, 2 labelled subjects: done" in error
     code, out, error = called(*words)
