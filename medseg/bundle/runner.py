@@ -19,7 +19,7 @@ from torch import Tensor
 
 from medseg.bundle.bundle import OpenBundle
 from medseg.errors import DataError
-from medseg.portable.inference.label_sink import ConfidenceArray, ProbabilityFile
+from medseg.portable.inference.label_sink import ConfidenceArray, ProbabilityFile, top_log_odds
 from medseg.portable.inference.multi_view import ViewsInferer
 from medseg.portable.inference.out_of_memory import out_of_memory
 from medseg.portable.inference.sliding_window import SlabInferer
@@ -57,7 +57,7 @@ class ViewPrediction:
 
     Attributes:
         labels: `(X, Y, Z)` uint8 class indices.
-        confidence: `(X, Y, Z)` float16, the probability of each of these labels.
+        confidence: `(X, Y, Z)` float16, the probability of each of these labels, or its log-odds.
         probabilities: `(K, X, Y, Z)` uint8 in steps of 1/255, mapped from a file; None where they were not wanted.
     """
 
@@ -119,7 +119,7 @@ class BundleRunner:
         return Prediction(labels.numpy()[0, 0], labels.affine.numpy(), probabilities.array if probabilities else None)
 
     def predict_views(
-        self, image: MetaTensor, *, probability_folder: Path | None = None
+        self, image: MetaTensor, *, probability_folder: Path | None = None, log_odds: bool = False
     ) -> tuple[list[ViewPrediction], Tensor]:
         """Predict an image by each view on its own.
 
@@ -127,6 +127,7 @@ class BundleRunner:
             image: from `read`.
             probability_folder: where the probabilities of all classes are kept, in a file for each view; None: they are
                 not wanted.
+            log_odds: give the log-odds of the labels for their probabilities, of a bundle with a single view.
 
         Returns:
             The prediction of each view, in the order of the bundle's; and what the bundle makes of them, `(X, Y, Z)`
@@ -139,6 +140,8 @@ class BundleRunner:
         inferer = copy(self.bundle.inferer)
         inferer.label_values = None  # class indices
         if isinstance(inferer, SlabInferer):
+            if log_odds:
+                inferer.confidence_of = top_log_odds
             prediction = self._predict_single_view(inferer, image, probability_folder)
             return [prediction], prediction.labels
         if probability_folder is not None:

@@ -77,6 +77,8 @@ class AEL(Method):
     streams = (LABELED, UNLABELED)
 
     fractions: Tensor
+    all_classes: Tensor
+    pastable: Tensor
 
     def __init__(
         self, networks: Networks, *,
@@ -92,8 +94,9 @@ class AEL(Method):
     ) -> None:  # fmt: skip
         super().__init__(networks)
         self.terms = SupervisedTerms(
-            networks.spatial_dims, dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options
-        )
+            networks.spatial_dims, networks.has_background,
+            dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
+        )  # fmt: skip
         self.network = networks.segmenter()
         self.teacher = AveragedTeacher(self.network, decay=decay)
         self.bank = ConfidenceBank(self.classes, momentum=momentum, pooled=pooled, absent=absent)
@@ -107,7 +110,7 @@ class AEL(Method):
         eligible = torch.ones(self.classes, dtype=torch.bool)
         self.register_buffer("all_classes", eligible, persistent=False)
         pasted = eligible.clone()
-        pasted[0] = background_pasted
+        pasted[0] = background_pasted or not networks.has_background
         self.register_buffer("pastable", pasted, persistent=False)
 
     def segmenter(self) -> nn.Module:
@@ -210,7 +213,8 @@ class AEL(Method):
         if self.paste == "off":
             return images, labels
         chance = self.bank.draw_probability(self.pastable, root=True).cpu()
-        drawn = {_draw(chance) for _ in range(self.pasted_classes)} - {None}
+        draws = [_draw(chance) for _ in range(self.pasted_classes)]
+        drawn = {value for value in draws if value is not None}
         others = mixing.other_images(len(images))
         new_images, new_labels = images.clone(), labels.clone()
         for number, other in enumerate(others):
@@ -238,8 +242,8 @@ class AEL(Method):
     def _keep_labeled(self, images: Tensor, labels: Tensor) -> None:
         areas = class_fractions(labels, self.classes).cpu()
         for image, label, area in zip(images, labels, areas, strict=True):
-            for value in range(1, self.classes):
-                if float(area[value]) * label.numel() >= SMALLEST_PASTE:
+            for value in range(self.classes):
+                if bool(self.pastable[value]) and float(area[value]) * label.numel() >= SMALLEST_PASTE:
                     self.labeled_donors.store(value, image, label)
 
     @torch.no_grad()

@@ -82,8 +82,9 @@ class CReST(Method):
         if not 0 <= cutout < 1:
             raise ValueError(f"cutout {cutout:g}: must be at least 0 and less than 1")
         self.terms = SupervisedTerms(
-            networks.spatial_dims, dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options
-        )
+            networks.spatial_dims, networks.has_background,
+            dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
+        )  # fmt: skip
         self.network = networks.segmenter()
         self.average = AveragedTeacher(self.network, decay=decay)
         self.consistency, self.threshold = consistency, threshold
@@ -109,7 +110,7 @@ class CReST(Method):
         logits = self.network(torch.cat([labeled["image"], weak, strong])).float()
         terms = self.terms(logits[:size], labeled["label"], labeled.get("covered"))
         probabilities = logits[size : size + count].detach().softmax(1)
-        targets = self._align(probabilities, clock) if self.alignment else probabilities
+        targets = self._align(probabilities) if self.alignment else probabilities
         self._follow_shares(probabilities, labeled["label"])
         confidence, pseudo = targets.max(1)
         cost = F.cross_entropy(logits[size + count :], pseudo, reduction="none")
@@ -125,9 +126,9 @@ class CReST(Method):
         blank = changed.mean(tuple(range(2, images.ndim)), keepdim=True).expand_as(changed)
         return mixing.paste(changed, blank, mixing.box_masks(boxes, shape, images.device))
 
-    def _align(self, probabilities: Tensor, clock: Clock) -> Tensor:
+    def _align(self, probabilities: Tensor) -> Tensor:
         """Align q with the target of this generation."""
-        exponent = alignment_exponent(clock.round_number, clock.round_count, self.least_exponent)
+        exponent = alignment_exponent(self.round_number, self.round_count, self.least_exponent)
         target = alignment_target(self.shares, exponent) if int(self.seen) else self.recent.mean(0)
         return align(probabilities, target, self.recent.mean(0))
 

@@ -61,8 +61,9 @@ class MeanTeacher(Method):
     ) -> None:  # fmt: skip
         super().__init__(networks)
         self.terms = SupervisedTerms(
-            networks.spatial_dims, dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options
-        )
+            networks.spatial_dims, networks.has_background,
+            dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
+        )  # fmt: skip
         self.network = networks.segmenter()
         self.teacher = AveragedTeacher(self.network, decay=decay)
         self.consistency, self.target, self.threshold = consistency, target, threshold

@@ -37,8 +37,9 @@ class Supervised(Method):
     ) -> None:
         super().__init__(networks)
         self.terms = SupervisedTerms(
-            networks.spatial_dims, dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options
-        )
+            networks.spatial_dims, networks.has_background,
+            dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
+        )  # fmt: skip
         self.network = networks.segmenter()
 
     def segmenter(self) -> nn.Module:

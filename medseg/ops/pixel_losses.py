@@ -50,6 +50,7 @@ class SupervisedTerms:
 
     Args:
         spatial_dims: 2 or 3.
+        has_background: whether the first class is the background, which has no Dice term.
         dice: weight of the Dice term.
         cross_entropy: weight of the cross-entropy, or of the loss that takes its place.
         loss: one of `PIXEL_LOSSES`.
@@ -60,14 +61,22 @@ class SupervisedTerms:
     """
 
     def __init__(
-        self, spatial_dims: int, *, dice: float, cross_entropy: float, loss: str, loss_options: Mapping[str, Any] | None
+        self,
+        spatial_dims: int,
+        has_background: bool = True,
+        *,
+        dice: float,
+        cross_entropy: float,
+        loss: str,
+        loss_options: Mapping[str, Any] | None,
     ) -> None:
+        self.has_background = has_background
         self.dice, self.cross_entropy, self.name = dice, cross_entropy, loss
         self.loss = pixel_loss(loss, spatial_dims, loss_options)
 
     def __call__(self, logits: Tensor, label: Tensor, covered: Tensor | None = None) -> dict[str, Tensor]:
         """Terms `dice`, and `cross_entropy` or the name of the loss in its place; shapes as in `PixelLoss`."""
         return {
-            "dice": self.dice * losses.soft_dice(logits, label, covered),
+            "dice": self.dice * losses.soft_dice(logits, label, covered, has_background=self.has_background),
             self.name: self.cross_entropy * self.loss(logits, label, covered),
         }

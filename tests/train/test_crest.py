@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from given_networks import factory
+from tiny import write_dataset
 
 from medseg import methods
 from medseg.errors import ConfigError
-from medseg.method import Clock
+from medseg.method import Clock, Predictions
 from medseg.methods.crest import SLOTS, align, alignment_exponent, alignment_target
 from medseg.ops.rebalancing import choose_share, class_rates, count_scores, keep_share, ordered_code
+from medseg.portable.inference.label_sink import top_log_odds
+from medseg.workflows.train.run import train
 
 
 @pytest.mark.parametrize(
@@ -147,6 +152,102 @@ def test_the_moving_average_of_shares_by_hand():
     assert method.recent.mean(0).tolist() == pytest.approx((0.8, 0.15, 0.05), abs=1e-6)
 
 
+def predictions(labels: np.ndarray, log_odds: np.ndarray, name: str) -> Predictions:
+    label = torch.from_numpy(labels.astype(np.uint8))
+    odds = torch.from_numpy(log_odds.astype(np.float16))
+    return Predictions([label], [odds.float().sigmoid().half()], log_odds=[odds], name=name)
+
+
+def labelled(rule, cases: list[Predictions]) -> list[np.ndarray]:
+    decided = rule.decide({case.name: rule.summarize(case) for case in cases})
+    return [rule.label(case, decided, 1).numpy() for case in cases]
+
+
+def test_the_rule_keeps_all_of_the_rare_class_and_a_share_of_the_others_by_hand():
+    """Labels 10,000 : 1 and alpha 1/3: floor(0.0464 * 60) = 2 of the background, all of the structure."""
+    rule = methods.build_rule("crest", 2)
+    rule.class_counts = [10_000, 1]
+    labels = np.zeros((4, 4, 4))
+    labels[:, 0, 0] = 1
+    odds = np.arange(64).reshape(4, 4, 4) / 8
+    kept = labelled(rule, [predictions(labels, odds, "a")])[0]
+    assert (kept[labels == 1] == 1).all()
+    assert np.flatnonzero(kept.ravel() == 0).tolist() == [62, 63]
+    assert int((kept == 255).sum()) == 58
+
+
+def test_thresholds_are_those_of_all_cases():
+    rule = methods.build_rule("crest", 2, alpha=1, least_rate=0.0)
+    rule.class_counts = [4, 1]
+    sure, doubtful = np.full((2, 2, 2), 9.0), np.full((2, 2, 2), 1.0)
+    nothing = np.zeros((2, 2, 2))
+    first, second = labelled(rule, [predictions(nothing, sure, "a"), predictions(nothing, doubtful, "b")])
+    assert int((first == 0).sum()) == 4  # a quarter of 16
+    assert (second == 255).all()
+
+
+def test_regions_are_kept_whole_and_small_ones_left_out():
+    rule = methods.build_rule("crest", 2, alpha=1, unit="region", smallest_region=2, least_rate=0.5)
+    rule.class_counts = [1, 2]
+    labels = np.zeros((8, 4, 4))
+    labels[0:2, 0:2, 0] = 1  # 4 voxels, confident
+    labels[4:6, 0:2, 0] = 1  # 4 voxels, not confident
+    labels[7, 3, 3] = 1  # too small
+    odds = np.where(np.arange(8)[:, None, None] < 3, 5.0, 1.0) * np.ones((8, 4, 4))
+    kept = labelled(rule, [predictions(labels, odds, "a")])[0]
+    assert (kept[0:2, 0:2, 0] == 1).all()
+    assert int((kept == 1).sum()) == 4
+
+
+def test_without_exponent_everything_is_kept():
+    rule = methods.build_rule("crest", 3, alpha=0)
+    rule.class_counts = [100, 10, 1]
+    labels = np.random.default_rng(0).integers(0, 3, (5, 5, 5))
+    assert (labelled(rule, [predictions(labels, np.ones((5, 5, 5)), "a")])[0] == labels).all()
+
+
+def test_a_class_without_labels_adds_nothing():
+    rule = methods.build_rule("crest", 3)
+    rule.class_counts = [100, 10, 0]
+    labels = np.full((3, 3, 3), 2)
+    assert (labelled(rule, [predictions(labels, np.ones((3, 3, 3)), "a")])[0] == 255).all()
+
+
+def test_what_is_not_a_number_is_named_by_its_case():
+    rule = methods.build_rule("crest", 2)
+    with pytest.raises(ValueError, match="scan7: a probability is not a number"):
+        rule.summarize(predictions(np.zeros((2, 2, 2)), np.full((2, 2, 2), np.nan), "scan7"))
+
+
+def test_log_odds_tell_apart_what_is_nearly_certain():
+    logits = torch.tensor([[0.0, 12.0, 14.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    found = top_log_odds(logits[:, :, None, None]).flatten().tolist()
+    assert found == pytest.approx([-math.log(2), 12 - math.log(2), 14 - math.log(2)])
+    assert len({float(torch.tensor(value).sigmoid().half()) for value in found[1:]}) == 1
+
+
+def test_generations_run_from_a_manifest_to_a_bundle_and_resume(tmp_path):
+    manifest = write_dataset(tmp_path / "data", labeled=3, unlabeled=3)
+    changes = ["stages.0.schedule.iterations=3", "stages.0.network.width=4", "data.patch=[16,16,16]",
+               "stages.0.schedule.workers=0", "stages.0.rounds.count=1"]  # fmt: skip
+    run = train("crest", manifest, tmp_path / "run", overrides=changes)
+    assert (run / "bundle" / "models" / "model.pt").exists()
+    pseudo = sorted((run / "round1" / "pseudo").glob("*.nii.gz"))
+    assert len(pseudo) == 3
+    values = np.concatenate([np.unique(np.asarray(nib.load(path).dataobj)) for path in pseudo])
+    assert set(values) <= {0, 1, 2, 255}
+    shutil.rmtree(run / "bundle")
+    before = [path.read_bytes() for path in pseudo]
+    train("crest", manifest, tmp_path / "run", overrides=changes, resume=True)
+    assert [path.read_bytes() for path in pseudo] == before
+
+
+def test_a_rule_for_one_network_is_refused_for_three_planes(tmp_path):
+    manifest = write_dataset(tmp_path / "data", labeled=3, unlabeled=2)
+    with pytest.raises(ConfigError, match="rule crest is for one view, got axial, coronal"):
+        train("crest", manifest, tmp_path / "run", overrides=["stages.0.views=[axial, coronal]"])
+
+
 def batch_of(dims: int) -> dict[str, dict[str, torch.Tensor]]:
     rng = np.random.default_rng(0)
     shape = (24, 16, 16)[:dims]
@@ -176,10 +277,13 @@ def test_alignment_flattens_the_targets_of_later_generations(dims):
     torch.manual_seed(0)
     method = methods.build("crest", factory(dims, 3), alignment=True, threshold=0.0)
     batch = batch_of(dims)
+    method.round_count = 2
     for step in range(3):
-        assert torch.isfinite(sum(method(batch, Clock(step, 9, 1, 2)).values()))
+        assert torch.isfinite(sum(method(batch, Clock(step, 9)).values()))
     q = torch.tensor([0.6, 0.3, 0.1]).view(1, 3, *[1] * dims)
-    early, late = method._align(q, Clock(0, 9, 0, 2)), method._align(q, Clock(0, 9, 2, 2))
+    early = method._align(q)
+    method.round_number = 2
+    late = method._align(q)
     assert float(late.flatten()[1]) > float(early.flatten()[1])  # class 1 is rarer than the background in the labels
 
 

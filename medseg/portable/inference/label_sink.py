@@ -93,6 +93,16 @@ def top_probability(logits: Tensor) -> Tensor:
     return shifted.exp_().sum(0).reciprocal_()
 
 
+def top_log_odds(logits: Tensor) -> Tensor:
+    """Log of p / (1 - p) of the most probable class of `(K, *spatial)`, `(*spatial)`.
+
+    Where p is all but 1 probabilities are alike and these are not.
+    """
+    best, winner = logits.max(0, keepdim=True)
+    others = logits.scatter(0, winner, float("-inf")).logsumexp(0)
+    return best.squeeze(0) - others
+
+
 class LabelSink:
     """Writes labels into a volume on the file's grid, block by block.
 
@@ -103,8 +113,9 @@ class LabelSink:
         device: where the label volume is kept.
         probabilities: makes the array `(K, *file's grid)` of uint8 to fill, given its shape; None: not
             wanted.
-        confidence: makes the array of float16 on the file's grid that gets the probability of each label; None:
+        confidence: makes the array of float16 on the file's grid that gets the confidence of each label; None:
             not wanted.
+        confidence_of: the confidence `(*spatial)` of the label, of logits `(K, *spatial)`.
     """
 
     def __init__(
@@ -115,8 +126,10 @@ class LabelSink:
         device: torch.device,
         probabilities: Maker | None = None,
         confidence: Maker | None = None,
+        confidence_of: Callable[[Tensor], Tensor] = top_probability,
     ) -> None:
         self.axis = axis
+        self._confidence_of = confidence_of
         self._order = [axis_map.source for axis_map in maps]  # of the file's axes along the network's
         shape = [0, 0, 0]
         for axis_map in maps:
@@ -150,7 +163,7 @@ class LabelSink:
         if self._make is not None:
             self._store(probability_bytes(logits, winner), where)
         if self._confidence is not None:
-            confidence = top_probability(logits).half().cpu().numpy()
+            confidence = self._confidence_of(logits).half().cpu().numpy()
             self._confidence.transpose(self._order)[where] = confidence
         if self._values is not None and self._values.tolist() != list(range(len(self._values))):
             winner = torch.from_numpy(self._values[winner.cpu().numpy()])

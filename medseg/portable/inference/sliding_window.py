@@ -19,7 +19,7 @@ from monai.data.utils import collate_meta_tensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from .label_sink import LabelSink, Maker, MapSink
+from .label_sink import LabelSink, Maker, MapSink, top_probability
 from .out_of_memory import Attempt, with_less_memory
 from .restore_grid import AxisMap, grid_maps, identity_maps
 from .slabs import Slabs
@@ -68,6 +68,8 @@ class SlabInferer(Inferer):
             are written (a `numpy.memmap`, say); their first maximum is the label at every voxel. None: not wanted.
         confidence: given a shape `(X', Y', Z')`, makes the float16 array into which the probability of each label
             is written. None: not wanted.
+        confidence_of: what is written there, of logits `(K, *spatial)`: the probability of the label or, say,
+            `label_sink.top_log_odds`.
         progress: called with the windows done and the windows in all.
     """
 
@@ -95,6 +97,7 @@ class SlabInferer(Inferer):
         self.padding = padding
         self.probabilities: Maker | None = None
         self.confidence: Maker | None = None
+        self.confidence_of: Callable[[Tensor], Tensor] = top_probability
         self.progress: Callable[[int, int], None] | None = None
 
     @property
@@ -171,7 +174,7 @@ class SlabInferer(Inferer):
 
     def _make_sink(self, maps: Sequence[AxisMap], axis: int, device: torch.device) -> LabelSink | MapSink:
         """Takes what the network gives, on the file's grid."""
-        return LabelSink(maps, axis, self.label_values, device, self.probabilities, self.confidence)
+        return LabelSink(maps, axis, self.label_values, device, self.probabilities, self.confidence, self.confidence_of)
 
 
 class MapInferer(SlabInferer):

@@ -62,7 +62,11 @@ def _check_rules(index: int, stage: Stage, data: DataSpec) -> None:
     """
     for part in (stage.rounds, stage.then):
         if part is not None:
-            methods.build_rule(part.rule.name, data.classes, **part.rule.options)
+            rule = methods.build_rule(part.rule.name, data.classes, **part.rule.options)
+            if rule.needs == "log_odds" and len(stage.views) > 1:
+                raise ConfigError(
+                    f"stages.{index}: rule {part.rule.name} is for one view, got {', '.join(stage.views)}"
+                )
     if data.has_background:
         return
     asked = [{"fusion": stage.fusion}]

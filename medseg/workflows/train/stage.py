@@ -47,8 +47,10 @@ class StageRun:
     Attributes:
         title: what the progress bar shows.
         note: what the progress bar says of a larger run, see `TrainingBar`.
+        round: number of the round with pseudo-labels, and how many there are.
     """
 
+    round: tuple[int, int] = (0, 0)
     note: Callable[[float, float], str] | None = None
 
     def __init__(self, inputs: StageInputs, *, fingerprint: str, view: View | None = None) -> None:
@@ -139,6 +141,7 @@ class StageRun:
         start = open_previous(previous, self.spec.view) if previous else None
         report = partial(self._report_start, previous) if self.is_main else None
         method = build_method(self.stage, self.spec, start, report)
+        method.round_number, method.round_count = self.round
         method.to(self.device)
         if self.stage.schedule.channels_last:
             use_channels_last(method, self.spec.spatial_dims)

@@ -24,11 +24,12 @@ class Voter:
         bundle: of one view or several.
         device: of the networks.
         full: whether the probabilities of all classes are wanted; they are kept in temporary files.
+        log_odds: whether the log-odds of the labels are wanted, of a bundle with one view.
     """
 
-    def __init__(self, bundle: Path, device: torch.device, *, full: bool = False) -> None:
+    def __init__(self, bundle: Path, device: torch.device, *, full: bool = False, log_odds: bool = False) -> None:
         self.runner = BundleRunner(open_bundle(bundle), device)
-        self.device, self.full = device, full
+        self.device, self.full, self.log_odds = device, full, log_odds
         self._files = ExitStack()
 
     def __enter__(self) -> Self:
@@ -55,7 +56,9 @@ class Voter:
         try:
             with prediction_errors(images[0]):
                 image = self.runner.read(images)
-                views, fused = self.runner.predict_views(image, probability_folder=self._scratch_folder())
+                views, fused = self.runner.predict_views(
+                    image, probability_folder=self._scratch_folder(), log_odds=self.log_odds
+                )
         except OSError as error:
             place = error.filename or "the folder for temporary files"
             raise OutputError(f"cannot be written ({error.strerror or error})", path=place) from error
@@ -70,6 +73,9 @@ class Voter:
     def _votes(self, views: Sequence[ViewPrediction]) -> Predictions:
         labels = [view.labels for view in views]
         confidences = [view.confidence for view in views]
+        if self.log_odds:
+            probabilities = [confidence.float().sigmoid().half() for confidence in confidences]
+            return Predictions(labels, probabilities, log_odds=confidences)
         if not self.full:
             return Predictions(labels, confidences)
         probabilities = [view.probabilities for view in views if view.probabilities is not None]

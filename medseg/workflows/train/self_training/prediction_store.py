@@ -38,6 +38,7 @@ class PredictionStore:
     def __init__(self, networks: Predictors, device: torch.device, rule: PseudoLabels, folder: Path) -> None:
         self.networks, self.device, self.folder = networks, device, folder
         self.full = rule.needs == "probabilities"
+        self.log_odds = rule.needs == "log_odds"
         self.inputs = rule.inputs
         self.keeps = rule.looks_at_all
         self._voter: Voter | None = None
@@ -63,7 +64,7 @@ class PredictionStore:
         """
         place = self.folder / case.name
         images = manifest.images(case)
-        key = hash_of([self.networks.digest, self.full, [digest_of(path) for path in images]])
+        key = hash_of([self.networks.digest, self.full, self.log_odds, [digest_of(path) for path in images]])
         if self.keeps and _key_of(place) == key:
             found = _read(place)
         else:
@@ -72,12 +73,13 @@ class PredictionStore:
             if self.keeps:
                 _write(make_folder(place), found, key)
         inputs = read_inputs(manifest, case, self.inputs)
-        return replace(found, tags=manifest.presence(case), inputs=inputs)
+        return replace(found, tags=manifest.presence(case), inputs=inputs, name=case.name)
 
     def open(self) -> None:
         """Open the networks, unless they are."""
         if self._voter is None and self.networks.bundle is not None:
-            self._voter = self._open.enter_context(Voter(self.networks.bundle, self.device, full=self.full))
+            voter = Voter(self.networks.bundle, self.device, full=self.full, log_odds=self.log_odds)
+            self._voter = self._open.enter_context(voter)
         if self._maps is None and self.networks.maps:
             self._maps = MapPredictor(self.networks.maps, self.device)
 
@@ -114,6 +116,8 @@ def _write(folder: Path, predictions: Predictions, key: str) -> None:
         np.save(folder / f"confidence{view}.npy", predictions.confidences[view].numpy())
         if predictions.probabilities is not None:
             np.save(folder / f"probabilities{view}.npy", predictions.probabilities[view].numpy())
+        if predictions.log_odds is not None:
+            np.save(folder / f"log_odds{view}.npy", predictions.log_odds[view].numpy())
     for view, maps in enumerate(predictions.maps or ()):
         (folder / f"maps{view}.json").write_text(json.dumps(list(maps.shape)), encoding="utf-8")
     write_whole(folder / DONE, key)
@@ -128,7 +132,8 @@ def _read(folder: Path) -> Predictions:
         probabilities = [_load(folder / f"probabilities{view}.npy") for view in views]
     shapes = sorted(folder.glob("maps*.json"))
     maps = [_load_maps(file) for file in shapes]
-    return Predictions(labels, confidences, probabilities, maps=maps or None)
+    log_odds = [_load(folder / f"log_odds{view}.npy") for view in views if (folder / f"log_odds{view}.npy").exists()]
+    return Predictions(labels, confidences, probabilities, maps=maps or None, log_odds=log_odds or None)
 
 
 def _load(path: Path) -> torch.Tensor:

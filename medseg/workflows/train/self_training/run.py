@@ -201,6 +201,7 @@ class SelfTraining:
         inputs = replace(self.inputs, pipeline=pipeline, manifest=manifest, folder=self._folder(number, view))
         run = StageRun(inputs, fingerprint=key, view=view)
         run.title = f"{self._name(number)}, {view}"
+        run.round = (number, self.rounds)
         run.note = partial(self.time_left.words, "training")
         return run
 

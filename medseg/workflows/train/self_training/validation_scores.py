@@ -10,6 +10,7 @@ import torch
 
 from medseg.engine import distributed
 from medseg.engine.validation import ClassDice
+from medseg.manifest.labelling import is_pseudo
 from medseg.manifest.manifest import Case, Manifest
 from medseg.method import IGNORE
 from medseg.portable.io.read import read_header
@@ -92,3 +93,23 @@ def mean_volumes_ml(manifest: Manifest) -> dict[str, float]:
     if not volumes:
         return {}
     return dict(zip(manifest.structures.values(), np.mean(volumes, 0).tolist(), strict=True))
+
+
+def count_labelled_voxels(manifest: Manifest) -> list[int]:
+    """Voxels of each class in the labels of the training cases, without those that a rule made.
+
+    Where a label covers some structures only, its background is not counted: it may hold the others.
+
+    Raises:
+        DataError: a label that cannot be read.
+    """
+    counts = np.zeros(len(manifest.labels), np.int64)
+    for case in manifest.training:
+        if case.label is None or is_pseudo(case):
+            continue
+        of_case = np.bincount(read_reference(manifest, case).ravel(order="K"), minlength=IGNORE + 1)
+        of_case = of_case[: len(counts)]
+        if case.classes is not None:
+            of_case[0] = 0
+        counts += of_case
+    return counts.tolist()
