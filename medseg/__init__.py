@@ -3,6 +3,7 @@
 medseg.train(task, data, output)              a pipeline and a manifest become a MONAI bundle in a run folder
 medseg.predict(model, inputs, output)         a bundle and images become label maps on the images' grids
 medseg.evaluate(prediction, reference)        label maps and references become metrics
+medseg.compare(tasks=..., data=..., output=...)   several methods or settings on the same data, and which to take
 medseg.fuse(image, annotations)               several raters' annotations become one label map
 """
 
@@ -13,16 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medseg.consensus.fuse import Consensus, fuse
+    from medseg.workflows.compare.run import compare
     from medseg.workflows.evaluate.run import evaluate
     from medseg.workflows.predict.run import predict
     from medseg.workflows.train.run import train
 
-__all__ = ["Consensus", "__version__", "evaluate", "fuse", "predict", "train"]
+__all__ = ["Consensus", "__version__", "compare", "evaluate", "fuse", "predict", "train"]
 
 __version__ = "0.1.0"
 
 _LATER = {
     "Consensus": "medseg.consensus.fuse",
+    "compare": "medseg.workflows.compare.run",
     "evaluate": "medseg.workflows.evaluate.run",
     "fuse": "medseg.consensus.fuse",
     "predict": "medseg.workflows.predict.run",

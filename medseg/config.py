@@ -162,7 +162,7 @@ class DataSpec(Frozen):
     patch: Triple  # voxels along x, y, z; a 1 makes the network planar across that axis
     view: View = "volume"
     slices: Literal[1, 3] = 1  # adjacent slices that a planar network sees as channels, to label the middle one
-    intensity: Intensity = Intensity()
+    intensity: Intensity | tuple[Intensity, ...] = Intensity()  # several: one for each channel
     foreground: float = Field(default=0.5, ge=0, le=1)  # share of labelled patches centred on a class
     sampling: Sampling = "cases"
     augment: Augment = Augment()
@@ -170,6 +170,19 @@ class DataSpec(Frozen):
     padding: Literal["minimum", "edge"] = "minimum"  # what patches and windows hold beyond the edges of an image
     smallest_mm: tuple[float, float, float] | None = None  # of the images of training, along each axis
     resample_axes: tuple[bool, bool, bool] = (True, True, True)  # False: keep each image's own spacing there
+
+    @model_validator(mode="after")
+    def _one_for_each_channel(self) -> DataSpec:
+        if isinstance(self.intensity, tuple) and len(self.intensity) != len(self.modality):
+            raise ValueError(f"intensity has {len(self.intensity)} rules for {len(self.modality)} channels")
+        return self
+
+    @property
+    def intensities(self) -> tuple[Intensity, ...]:
+        """The rule of each channel."""
+        if isinstance(self.intensity, tuple):
+            return self.intensity
+        return (self.intensity,) * len(self.modality)
 
     @property
     def classes(self) -> int:

@@ -16,6 +16,12 @@ FORMER_ROUNDS = ("student", "stop_dice")
 """Options of the method `dmpct` before version 0.2, and what they belong to now."""
 
 
+def is_former(stage: Any) -> bool:
+    """Whether a stage is in the form that DMPCT had before version 0.2, when it was a method."""
+    method = stage.get("method") if isinstance(stage, Mapping) else None
+    return isinstance(method, Mapping) and method.get("name") == "dmpct"
+
+
 def as_now(stage: Mapping[str, Any]) -> dict[str, Any]:
     """A stage as pipelines before version 0.2 have it, in today's form; any other as it is.
 
@@ -26,7 +32,7 @@ def as_now(stage: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: a number of rounds for a method that had none.
     """
     method, rounds = stage.get("method"), stage.get("rounds")
-    if not isinstance(method, Mapping) or method.get("name") != "dmpct":
+    if not is_former(stage) or not isinstance(method, Mapping):
         if isinstance(rounds, int) and rounds > 0:
             raise ValueError(f"rounds is {rounds}; accepted is {{count: {rounds}, rule: {{name: dmpct}}}}")
         return {key: value for key, value in stage.items() if key != "rounds" or rounds}

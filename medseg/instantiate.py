@@ -13,7 +13,7 @@ from torch import nn
 from medseg.errors import ConfigError
 from medseg.literals import is_expression, not_plain
 from medseg.networks.registry import NETWORKS, PORTABLE
-from medseg.portable import resample
+from medseg.portable import channel_intensity, resample
 from medseg.portable.inference import multi_view, sliding_window
 from medseg.portable.io import monai_reader
 from medseg.portable.networks import adapters, encoder_decoder
@@ -43,6 +43,7 @@ OURS: dict[str, Any] = {
     "networks.encoder_decoder.VNetHalves": encoder_decoder.VNetHalves,
     "networks.encoder_decoder.Head": encoder_decoder.Head,
     "networks.encoder_decoder.HeadedNetwork": encoder_decoder.HeadedNetwork,
+    "channel_intensity.ChannelIntensityd": channel_intensity.ChannelIntensityd,
     "resample.Resampled": resample.Resampled,
     "inference.sliding_window.SlabInferer": sliding_window.SlabInferer,
     "inference.multi_view.ViewsInferer": multi_view.ViewsInferer,

@@ -42,14 +42,22 @@ class Stream:
             "tags" `(B, classes - 1)` uint8, for each foreground class 1 = present, 0 = absent, 255 = not known;
             "index" `(B,)` int64, the number of the case among those of the stream;
             any other: the map of that name that the manifest gives for each case, `(B, 1, *spatial)` float32.
-        group: "tags": all images that one process has in a batch share a tag.
+        group: "tags": a batch is made of groups, of images of cases that share a tag. They follow one another: with K
+            images in a group, the first K images of a batch are its first group.
+        group_size: K, images in a group; the batch size of the stream is a multiple of it.
         optional: the data set may have no such case; the batch then lacks the stream.
     """
 
     name: str
     keys: tuple[str, ...] = ()
     group: Literal["tags"] | None = None
+    group_size: int = 2
     optional: bool = False
+
+    @property
+    def batch_multiple(self) -> int:
+        """What the batch size of the stream is a multiple of."""
+        return self.group_size if self.group else 1
 
 
 STREAM_KEYS = ("label", "tags", "index")

@@ -14,6 +14,7 @@ from medseg.cli.commands import HELP, add_command
 from medseg.cli.run import run_command
 from medseg.cli.serve import label_app, serve
 from medseg.serve.options import ServeOptions
+from medseg.workflows.compare.options import CompareOptions
 from medseg.workflows.consensus.options import ConsensusOptions
 from medseg.workflows.data.options import CheckOptions, InitOptions
 from medseg.workflows.demo.options import DemoOptions
@@ -131,6 +132,23 @@ def evaluate(options: EvaluateOptions) -> None:
         raise typer.Exit(1)
 
 
+def compare(options: CompareOptions) -> None:
+    """Train several arms on the same data, judge them on the same cases, and say which of them to take."""
+    from medseg.workflows.compare.read_arms import read_comparison
+
+    read_comparison(options)  # mistakes that need no torch are found at once
+    from medseg.workflows.compare.run import run_comparison
+    from medseg.workflows.compare.summary import table
+
+    compared = run_comparison(options)
+    typer.echo(table(compared.findings))
+    for line in compared.findings.missing:
+        typer.echo(line, err=True)
+    typer.echo(str(compared.page))
+    if compared.failed:
+        raise typer.Exit(1)
+
+
 def consensus(options: ConsensusOptions) -> None:
     """Fuse several raters' annotations of each image into one label map, and report who was trusted and why."""
     from medseg.workflows.consensus.run import consensus as fuse_studies
@@ -191,6 +209,7 @@ add_command(app, "train", TrainOptions, train)
 add_command(app, "plan", PlanOptions, plan)
 add_command(app, "predict", PredictOptions, predict)
 add_command(app, "evaluate", EvaluateOptions, evaluate)
+add_command(app, "compare", CompareOptions, compare)
 add_command(app, "consensus", ConsensusOptions, consensus)
 add_command(app, "serve", ServeOptions, serve)
 add_command(app, "demo", DemoOptions, demo)

@@ -24,7 +24,7 @@ _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[
     2
 ]  # ClickException, which newer typers carry inside themselves
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT)
-_CONTINUABLE = ("train", "predict", "consensus")
+_CONTINUABLE = ("train", "predict", "compare", "consensus")
 """Commands that find what is finished when they are called again."""
 
 

@@ -34,8 +34,8 @@ class Source:
         background: `(C,)`, the image beyond its edges.
         repeat: axes beyond whose ends there are the outermost slices again.
         maps: `(M, X, Y, Z)` floating point, 0 beyond its other edges; None: there are none.
-        zscored: whether the image has the intensities of `Intensity(kind="zscore")`, which follow from all that it
-            shows.
+        zscored: for each channel whether its intensities are those of `Intensity(kind="zscore")`, which follow from
+            all that the image shows; empty: none is.
     """
 
     image: Tensor
@@ -43,7 +43,7 @@ class Source:
     background: Tensor
     repeat: tuple[int, ...] = ()
     maps: Tensor | None = None
-    zscored: bool = False
+    zscored: tuple[bool, ...] = ()
 
 
 def repeated_axes(spec: DataSpec) -> tuple[int, ...]:
@@ -124,8 +124,8 @@ def apply(draw: Draw, source: Source, start: Sequence[int], image: Tensor, label
         patch = kind.apply(patch, value)
         patch_label = None if patch_label is None else kind.apply(patch_label, value)
     image.copy_(patch)
-    if source.zscored and Crop.name in draw.values:
-        Crop.standardize(image, draw.values[Crop.name])
+    if any(source.zscored) and Crop.name in draw.values:
+        Crop.standardize(image, source.zscored, draw.values[Crop.name])
     if label is not None and patch_label is not None:
         label.copy_(patch_label)
     for name, value in draw.values.items():

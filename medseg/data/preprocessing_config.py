@@ -17,13 +17,19 @@ from medseg.config import DataSpec, Intensity
 PACKAGE = "medseg.portable"
 
 
-def _intensity(rule: Intensity) -> dict[str, Any]:
+def _intensity(rule: Intensity | Sequence[Intensity], package: str) -> dict[str, Any]:
     """The image's own units to what the network reads."""
+    if not isinstance(rule, Intensity):
+        rules = [_window(each) if each.kind == "window" else {} for each in rule]
+        return {"_target_": f"{package}.channel_intensity.ChannelIntensityd", "keys": ["image"], "rules": rules}
     if rule.kind == "zscore":
         return {"_target_": "monai.transforms.NormalizeIntensityd", "keys": ["image"], "channel_wise": True}
+    return {"_target_": "monai.transforms.ScaleIntensityRanged", "keys": ["image"], **_window(rule)}
+
+
+def _window(rule: Intensity) -> dict[str, Any]:
+    """The keywords of a window."""
     return {
-        "_target_": "monai.transforms.ScaleIntensityRanged",
-        "keys": ["image"],
         "a_min": rule.low,
         "a_max": rule.high,
         "b_min": (rule.low - rule.mean) / rule.std,
@@ -63,7 +69,7 @@ def preprocessing(
             "axes": list(spec.resample_axes),
             "mode": ["linear" if name in ("image", *maps) else "nearest" for name in names],
         },
-        _intensity(spec.intensity),
+        _intensity(spec.intensity, package),
     ]
 
 

@@ -78,21 +78,22 @@ class CaseOrder:
 
 
 class TagOrder:
-    """From which case each sample is taken where a batch is of cases that share a tag.
+    """From which case each sample is taken where groups of samples are of cases that share a tag.
 
-    Each tag has a batch in turn, in a new order every time round; the cases that have it follow one another.
+    Each tag has a group in turn, in a new order every time round. The cases of a group are different ones if so many
+    have the tag; whichever are left over when all others had their turn have theirs in the next order.
 
     Args:
         cases: of the stream.
         classes: number of classes with background.
-        batch_size: samples of a batch.
+        group_size: samples of a group.
 
     Raises:
         DataError: no case has any tag.
     """
 
-    def __init__(self, cases: Sequence[CachedVolume], classes: int, batch_size: int) -> None:
-        self._batch_size = batch_size
+    def __init__(self, cases: Sequence[CachedVolume], classes: int, group_size: int) -> None:
+        self._group_size = group_size
         self._with_tag: list[list[int]] = []
         present = np.array([case.tags(classes) == 1 for case in cases]).reshape(len(cases), classes - 1)
         for column in range(classes - 1):
@@ -100,16 +101,18 @@ class TagOrder:
             if having:
                 self._with_tag.append(having)
         if not self._with_tag:
-            raise DataError("no case has a tag of any class, and batches are made of cases that share one")
+            raise DataError("no case has a tag of any class, and groups are made of cases that share one")
 
     def case(self, seed: int, stream: str, number: int) -> int:
         """Index of the case of sample `number`."""
-        batch, place = divmod(number, self._batch_size)
-        time_round, _ = divmod(batch, len(self._with_tag))
-        tag = case_of(seed, f"{stream}/tags", batch, len(self._with_tag))
-        group = self._with_tag[tag]
-        position = case_of(seed, f"{stream}/tag{tag}", time_round * self._batch_size + place, len(group))
-        return group[position]
+        group, place = divmod(number, self._group_size)
+        turn = group // len(self._with_tag)
+        tag = case_of(seed, f"{stream}/tags", group, len(self._with_tag))
+        having = self._with_tag[tag]
+        groups_per_order = max(1, len(having) // self._group_size)
+        epoch, group_in_order = divmod(turn, groups_per_order)
+        place_in_order = (group_in_order * self._group_size + place) % len(having)
+        return having[case_of(seed, f"{stream}/tag{tag}", epoch * len(having) + place_in_order, len(having))]
 
 
 def start_of(

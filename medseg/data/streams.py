@@ -80,8 +80,9 @@ class PatchStreams(Dataset):
 
     def _order(self, stream: str) -> sampling.CaseOrder | sampling.TagOrder:
         cases = self.volumes[stream]
-        if self.streams[stream].group == "tags":
-            return sampling.TagOrder(cases, self.spec.classes, self.batch[stream])
+        declared = self.streams[stream]
+        if declared.group == "tags":
+            return sampling.TagOrder(cases, self.spec.classes, declared.group_size)
         return sampling.CaseOrder(cases, self.spec.sampling, self.thin)
 
     def _check(self, batch: Mapping[str, int]) -> None:
@@ -207,7 +208,7 @@ class PatchStreams(Dataset):
             background=torch.tensor(volume.background),
             repeat=augment.repeated_axes(self.spec),
             maps=maps,
-            zscored=self.spec.intensity.kind == "zscore",
+            zscored=tuple(rule.kind == "zscore" for rule in self.spec.intensities),
         )
         first = np.subtract(start, self.spec.context).tolist()
         augment.apply(draw, source, first, patch.image, patch.label)

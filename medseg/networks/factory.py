@@ -117,6 +117,9 @@ def definition_of(network: nn.Module) -> dict[str, Any]:
     Raises:
         ConfigError: a part that `Networks` did not make: nobody could make it again.
     """
+    definition: dict[str, Any] | None = getattr(network, DEFINITION, None)
+    if definition is not None:
+        return definition
     if isinstance(network, Planar):
         planar = {"_target_": f"{ADAPTERS}.Planar", "network": definition_of(network.network), "axis": network.axis}
         return planar if network.slices == 1 else {**planar, "slices": network.slices}
@@ -126,14 +129,10 @@ def definition_of(network: nn.Module) -> dict[str, Any]:
     if isinstance(network, HeadedNetwork):
         inner, head = definition_of(network.network), definition_of(network.head)
         return {"_target_": f"{registry.HALVES}.HeadedNetwork", "network": inner, "head": head}
-    definition = getattr(network, DEFINITION, None)
-    if definition is None:
-        name = type(network).__name__
-        raise ConfigError(
-            f"segmenter() gives a {name} that cannot be exported",
-            hint="make its parts by `networks` and join them by FirstChannels or networks.headed",
-        )
-    return definition
+    raise ConfigError(
+        f"segmenter() gives a {type(network).__name__} that cannot be exported",
+        hint="make its parts by `networks` and join them by FirstChannels or networks.headed",
+    )
 
 
 def check_exportable(network: nn.Module) -> None:

@@ -12,13 +12,19 @@ from medseg.errors import ConfigError
 Strides = list[list[int]]
 
 
-def plan_strides(patch: Sequence[int], levels: int = 4, smallest: int = 4) -> Strides:
+def plan_strides(
+    patch: Sequence[int], levels: int = 4, smallest: int = 4, spacing_mm: Sequence[float] | None = None
+) -> Strides:
     """Down-sampling per level and axis: an axis is halved while at least `smallest` voxels of it are left.
+
+    With the spacing an axis waits until the voxels are nearly as long along the others (nnU-Net's rule): thick slices
+    are not joined before what lies within them is.
 
     Args:
         patch: voxels along each axis of the network, 2 or 3 of them.
         levels: at most this many down-samplings.
         smallest: voxels along an axis below which it is not halved any more.
+        spacing_mm: of the patch along each axis; None: not looked at.
 
     Returns:
         One list of factors per level; levels at which no axis could be halved are left out.
@@ -27,11 +33,15 @@ def plan_strides(patch: Sequence[int], levels: int = 4, smallest: int = 4) -> St
         ConfigError: no axis can be halved.
     """
     sizes, strides = list(patch), []
+    lengths = list(spacing_mm or [1.0] * len(sizes))
     for _ in range(levels):
-        step = [2 if size % 2 == 0 and size // 2 >= smallest else 1 for size in sizes]
-        if max(step) == 1:
+        can_be_halved = [size % 2 == 0 and size // 2 >= smallest for size in sizes]
+        if not any(can_be_halved):
             break
+        shortest = min(length for length, can in zip(lengths, can_be_halved, strict=True) if can)
+        step = [2 if can and length < 2 * shortest else 1 for length, can in zip(lengths, can_be_halved, strict=True)]
         sizes = [size // s for size, s in zip(sizes, step, strict=True)]
+        lengths = [length * s for length, s in zip(lengths, step, strict=True)]
         strides.append(step)
     if not strides:
         raise ConfigError(f"a patch of {list(patch)} voxels is too small for a network; at least 8 along one axis")

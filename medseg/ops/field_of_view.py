@@ -74,12 +74,23 @@ class Crop(SpatialTransform):
         return tensor
 
     @staticmethod
-    def standardize(image: Tensor, drawn: FieldOfView) -> None:
-        """Bring the intensities `(C, X, Y, Z)` nearer to the z-score of the box, in place."""
+    def standardize(image: Tensor, zscored: Sequence[bool], drawn: FieldOfView) -> None:
+        """Bring the intensities `(C, X, Y, Z)` of channels nearer to the z-score of the box, in place.
+
+        Args:
+            image: the patch.
+            zscored: whether they are z-scored, for each channel or, where slices are channels, for each group of them.
+            drawn: the box.
+        """
+        import torch
+
         box = image
         for axis, low, high in drawn.cuts:
             box = box.narrow(axis + 1, low, high - low)
         flat = box.flatten(1)
         mean, std = flat.mean(1), flat.std(1, correction=0).clamp_(min=SMALLEST_STD)
+        if not all(zscored):
+            kept = ~torch.tensor(zscored).repeat_interleave(len(image) // len(zscored))
+            mean[kept], std[kept] = 0, 1
         image.sub_((mean * drawn.shift)[:, None, None, None])
         image.div_(std.pow_(drawn.shift)[:, None, None, None])

@@ -13,36 +13,42 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from medseg.config import DataSpec, Intensity, NetworkSpec, View
-from medseg.errors import ConfigError, DataError, ManifestError
+from medseg.config import DataSpec, NetworkSpec, View
+from medseg.errors import ConfigError, ManifestError
 from medseg.literals import begins_expression
-from medseg.manifest.manifest import Case, Manifest
-from medseg.networks.sizes import fit_size
+from medseg.manifest.manifest import Manifest
+from medseg.networks.sizes import fit_size, plan_strides
 from medseg.ops.augmentation_settings import nested_augment
 from medseg.planning.fingerprint import Fingerprint, read_fingerprint
+from medseg.planning.intensity import intensity_rule
 from medseg.planning.planes import THICK_RATIO, check_views, even_spacing, plan_slices
-from medseg.portable.io.read import read_volume
 from medseg.portable.planes import PLANES, slice_axis
 
 Triple = tuple[int, int, int]
 
 PATCH_VOXELS = {3: 112 * 112 * 80, 2: 384 * 384}
-"""Larger patches gain little: the V-Net papers' size, and a whole slice of most scanners."""
+"""Larger patches take too long without a GPU: the V-Net papers' size, and a whole slice of most scanners."""
+
+GPU_PATCH_VOXELS = {3: 192 * 128 * 96, 2: 512 * 512}
+"""Where there is memory for them: about what nnU-Net's planner takes for the left atrium."""
 
 BATCH_SIZE = {3: 4, 2: 16}
 """Patches per step over all streams."""
 
+SHARES = {"weak": 2}
+"""Of the batch, where a stream has more than one: a tag says less than a label, so that more images are seen."""
+
 BYTES_PER_VOXEL_AND_CHANNEL = 90
 """Activations and gradients of an encoder-decoder per input voxel and channel of its first level (measured)."""
+
+STRIDED = ("vnet", "unet")
+"""Networks whose strides may be any."""
 
 FEW_SLICES = 16
 """With thick slices and fewer than this, a network in the plane sees all there is to see."""
 
 CROP_PROBABILITY = 0.2
 """Share of the training patches that are as of a smaller scan (docs/results.md)."""
-
-INTENSITY_CASES = 20
-"""Labelled images whose foreground is read for the window of CT."""
 
 
 def plan_data(
@@ -52,6 +58,7 @@ def plan_data(
     memory_bytes: float,
     overrides: Mapping[str, Any] | None = None,
     views: Sequence[View] = (),
+    patch_voxels: Mapping[int, int] = PATCH_VOXELS,
 ) -> DataSpec:
     """Decide how the data are presented to the network.
 
@@ -62,6 +69,7 @@ def plan_data(
         overrides: fields of `DataSpec` that are given instead of planned.
         views: of the stage. One is taken for the view; with several the patch has the length of each axis, of which
             each plane makes its own 1, and all views share one grid.
+        patch_voxels: spatial dimensions of the network -> voxels of the largest patch.
 
     Raises:
         ConfigError: an override that `DataSpec` refuses, or views that do not go with it.
@@ -76,13 +84,17 @@ def plan_data(
     view = _shared_view(views, given.get("view"))
     if view is None:
         view = choose_view(spacing, np.median(fingerprint.shape, axis=0))
+    if view == "volume" and not views and not given.get("spacing_mm"):
+        spacing = finer_across_slices(fingerprint, spacing)
     resample = [axis != slice_axis(view) for axis in range(3)]
     factors = np.where(resample, fingerprint.spacing_mm / spacing, 1.0)
     size = np.median(fingerprint.shape * factors, axis=0)
     if len(views) > 1 and "volume" not in views:
         patch = plan_slices(size, spacing, _largest_patch_voxels(2, network.width, memory_bytes))
     else:
-        patch = plan_patch(size, spacing, view, width=network.width, memory_bytes=memory_bytes)
+        dims = 3 if view == "volume" else 2
+        most = min(patch_voxels[dims], _largest_patch_voxels(dims, network.width, memory_bytes))
+        patch = plan_patch(size, spacing, view, most=most)
     planned = {
         "labels": manifest.labels,
         "modality": manifest.modalities,
@@ -103,6 +115,29 @@ def _plan_spacing(fingerprint: Fingerprint, views: Sequence[View], given: Sequen
     if len(views) > 1:
         spacing = even_spacing(spacing, given=given is not None)
     return spacing
+
+
+def finer_across_slices(fingerprint: Fingerprint, spacing_mm: np.ndarray) -> np.ndarray:
+    """The spacing of volumes; across thick slices that of the thinner ones, so that few lose any (nnU-Net's rule).
+
+    Args:
+        fingerprint: of the images.
+        spacing_mm: the median spacing.
+
+    Returns:
+        The same, but across slices that are more than `THICK_RATIO` times as thick as pixels and as few, the 10th
+        percentile, though no finer than the pixels.
+    """
+    thick = int(np.argmax(spacing_mm))
+    others = [axis for axis in range(3) if axis != thick]
+    pixels = max(spacing_mm[axis] for axis in others)
+    size = np.median(fingerprint.shape * fingerprint.spacing_mm / spacing_mm, axis=0)
+    are_few = size[thick] * THICK_RATIO < min(size[axis] for axis in others)
+    if spacing_mm[thick] <= THICK_RATIO * pixels or not are_few:
+        return spacing_mm
+    finer = spacing_mm.copy()
+    finer[thick] = max(pixels, np.percentile(fingerprint.spacing_mm[:, thick], 10).round(4))
+    return finer
 
 
 def _refuse_expressions(manifest: Manifest) -> None:
@@ -178,21 +213,16 @@ def _rotation_in_plane(view: View) -> tuple[float, float, float]:
     return x, y, z
 
 
-def plan_patch(
-    size: Sequence[float] | np.ndarray, spacing_mm: np.ndarray, view: View, *, width: int, memory_bytes: float
-) -> Triple:
-    """The patch: equally long along all axes in mm, no longer than the typical image, within memory.
+def plan_patch(size: Sequence[float] | np.ndarray, spacing_mm: np.ndarray, view: View, *, most: float) -> Triple:
+    """The patch: equally long along all axes in mm, no longer than the typical image.
 
     Args:
         size: typical image size in voxels of the target spacing.
         spacing_mm: target spacing.
         view: a plane makes the patch one voxel thick across it.
-        width: channels of the network's first level.
-        memory_bytes: what training may use.
+        most: voxels of the largest patch.
     """
     axes = [axis for axis in range(3) if axis != slice_axis(view)]
-    dims = len(axes)
-    most = min(PATCH_VOXELS[dims], _largest_patch_voxels(dims, width, memory_bytes))
     low = 1.0
     high = float(max(size[axis] * spacing_mm[axis] for axis in axes))
     for _ in range(50):  # bisection: the longest side in mm whose patch has at most so many voxels
@@ -208,44 +238,39 @@ def plan_patch(
     return (patch[0], patch[1], patch[2])
 
 
-def plan_batch(streams: Sequence[str], sizes: Mapping[str, int], dims: int) -> dict[str, int]:
-    """Batch size of each stream that has cases: a share of the usual batch, in 3D no more patches than cases."""
-    present = [stream for stream in streams if sizes.get(stream)]
-    share = max(1, BATCH_SIZE[dims] // max(len(present), 1))
-    if dims == 2:
-        return dict.fromkeys(present, share)
-    return {stream: min(share, sizes[stream]) for stream in present}
+def with_strides(network: NetworkSpec, data: DataSpec) -> NetworkSpec:
+    """The network with strides for thick slices; as it is where they are not thick, or it takes no strides.
+
+    Args:
+        network: with no strides of the user's.
+        data: planned.
+    """
+    options = {name: value for name, value in network.options.items() if name != "strides"}
+    network = network.model_copy(update={"options": options})
+    if data.view != "volume" or network.name not in STRIDED:
+        return network
+    usual = plan_strides(data.network_patch)
+    wanted = plan_strides(data.network_patch, spacing_mm=data.spacing_mm)
+    if wanted == usual or len(wanted) != len(usual):  # the number of levels is the network's own
+        return network
+    return network.model_copy(update={"options": {**options, "strides": wanted}})
 
 
-def intensity_rule(manifest: Manifest) -> Intensity:
-    """CT keeps its scale and is windowed to what the labelled structures show; all else is z-scored per image."""
-    if set(manifest.modalities) != {"CT"}:
-        return Intensity(kind="zscore")
-    labelled = [case for case in manifest.training if case.label]
-    samples = [_foreground(manifest, case) for case in labelled[:INTENSITY_CASES]]
-    values = np.concatenate(samples) if samples else np.empty(0)
-    if not values.size:
-        return Intensity(kind="window", low=-160.0, high=240.0, mean=40.0, std=100.0)  # soft tissue in HU
-    low, high = np.percentile(values, [0.5, 99.5])
-    if high <= low:
-        raise DataError(f"all labelled voxels have intensity {low:g}", path=manifest.path)
-    clipped = np.clip(values, low, high)
-    std = max(clipped.std(), 1e-3 * (high - low))
-    return Intensity(
-        kind="window",
-        low=round(float(low), 4),
-        high=round(float(high), 4),
-        mean=round(float(clipped.mean()), 4),
-        std=round(float(std), 4),
-    )
+def plan_batch(multiples: Mapping[str, int], sizes: Mapping[str, int], dims: int) -> dict[str, int]:
+    """Batch size of each stream that has cases: a share of the usual batch, in 3D no more patches than cases.
 
-
-def _foreground(manifest: Manifest, case: Case, most: int = 20_000) -> np.ndarray:
-    """Up to `most` intensities of labelled voxels, evenly spread over the volume."""
-    label = manifest.label(case)
-    image = read_volume(manifest.images(case)[0])[0][0]
-    labels = read_volume(label)[0][0] if label else None
-    if labels is None or labels.shape != image.shape:
-        raise DataError(f"image has shape {image.shape}, its label {getattr(labels, 'shape', None)}", path=label)
-    values = image[(labels > 0) & (labels != manifest.ignore_index)]
-    return values[:: max(1, len(values) // most)].astype(np.float64)
+    Args:
+        multiples: stream -> what its batch size is a multiple of: the size of its groups, or 1.
+        sizes: stream -> number of its cases.
+        dims: 2 or 3.
+    """
+    present = [stream for stream in multiples if sizes.get(stream)]
+    shares = sum(SHARES.get(stream, 1) for stream in present)
+    batch = {}
+    for stream in present:
+        size = max(1, BATCH_SIZE[dims] * SHARES.get(stream, 1) // shares)
+        if dims == 3:
+            size = min(size, sizes[stream])
+        multiple = multiples[stream]
+        batch[stream] = max(multiple, size // multiple * multiple)
+    return batch

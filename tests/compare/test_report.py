@@ -191,6 +191,8 @@ def test_structures_have_tables_of_their_own_where_there_are_several():
     assert "| liver | 0.650 |\n" in text
     assert "| spleen | 0.750 |\n" in text
     assert "| mean of the structures | 0.700 |\n" in text
+    flat = as_markdown(collect(described("base", planar=True), runs[:1], cases))
+    assert "| IoU of the set | base |\n| --- | --- |\n| liver | 0.333 |\n| background | 0.818 |\n" in flat
     one = as_markdown(collect(described("base"), *rows_of("base", BASE, 1)))
     assert "mean of the structures |" not in one
 

@@ -17,7 +17,7 @@ from medseg.workflows.compare.differences import (
     subject_differences,
 )
 from medseg.workflows.compare.rows import CaseRow, RunKey
-from medseg.workflows.compare.statistics import Spread, mean_set_iou, summarize
+from medseg.workflows.compare.statistics import Spread, set_iou, summarize
 
 
 def row(arm: str, seed: int, case: str, dice: float | None, structure: str = "liver", **more) -> CaseRow:
@@ -84,12 +84,13 @@ def test_iou_of_the_whole_set_by_hand():
         count("background", 90, 90, 95, "q"), count("disc", 5, 10, 5, "q"), count("cup", 0, 0, 0, "q"),
     ]  # fmt: skip
     background, disc, cup = 170 / (180 + 180 - 170), 10 / (20 + 15 - 10), 0 / 5
-    assert mean_set_iou(rows) == pytest.approx((background + disc + cup) / 3)
+    assert set_iou(rows) == pytest.approx({"background": background, "disc": disc, "cup": cup})
     assert summarize(rows)[0].set_iou.values == pytest.approx(((background + disc + cup) / 3,))
 
 
 def test_no_iou_of_a_set_without_the_background():
-    assert mean_set_iou([count("disc", 5, 10, 10)]) is None
+    assert set_iou([count("disc", 5, 10, 10)]) == {}
+    assert summarize([count("disc", 5, 10, 10)])[0].set_iou == Spread()
 
 
 # ---- pairs
@@ -135,6 +136,12 @@ def test_folds_are_paired_with_themselves():
     rows = [row("b", 0, "p", 0.9, fold=0), row("b", 0, "q", 0.9, fold=1)]
     first = [row("a", 0, "p", 0.5, fold=0), row("a", 0, "q", 0.5, fold=0)]
     assert subject_differences(rows, first, "dice") == pytest.approx(np.array([[0.4]]))
+
+
+def test_subjects_are_those_of_the_first_arm():
+    rows = [row("b", 0, "p1", 0.9), row("b", 0, "p2", 0.7)]  # a manifest of its own, without subjects
+    first = [row("a", 0, "p1", 0.5, subject="p"), row("a", 0, "p2", 0.5, subject="p")]
+    assert subject_differences(rows, first, "dice") == pytest.approx(np.array([[0.3]]))
 
 
 def test_arms_without_the_first_or_anything_in_common():

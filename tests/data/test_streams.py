@@ -19,6 +19,7 @@ import torch
 from medseg.config import Augment, DataSpec
 from medseg.data import cached_volume, sampling
 from medseg.data.cached_volume import Content
+from medseg.data.sampling import TagOrder
 from medseg.data.streams import PatchStreams, _affordable, make_loader
 from medseg.errors import ConfigError, DataError
 from medseg.method import Stream
@@ -292,25 +293,40 @@ def test_tags_say_present_absent_and_not_known(tmp_path):
     assert [case.tags(3).tolist() for case in cases] == [[1, 255], [0, 0], [0, 1], [255, 1]]
 
 
-def test_a_batch_of_a_group_shares_a_tag_and_every_tag_has_its_turn(tmp_path):
+def test_a_group_shares_a_tag_and_every_tag_has_its_turn(tmp_path):
     having = [{1: True, 2: False}, {1: True, 2: True}, {1: False, 2: True}, {1: True}, {1: False, 2: False}]
     cases = [
         replace(some_case(tmp_path, f"c{i}", i, labelled=False), presence=presence) for i, presence in enumerate(having)
     ]
     stream = Stream("weak", ("tags", "index"), group="tags")
     for rank in (0, 1):
-        data = streams({"weak": cases}, {"weak": 2}, total=40, streams=(stream,), rank=(rank, 2))
+        data = streams({"weak": cases}, {"weak": 4}, total=40, streams=(stream,), rank=(rank, 2))
         shared, used = [], set()
         for iteration in range(40):
             batch = data[iteration]["weak"]
-            both = (batch["tags"] == 1).all(0)
-            assert bool(both.any())
-            shared.append(tuple(both.tolist()))
-            used |= set(batch["index"].tolist())
+            for group in (slice(0, 2), slice(2, 4)):
+                both = (batch["tags"][group] == 1).all(0)
+                assert bool(both.any())
+                shared.append(tuple(both.tolist()))
+                first, second = batch["index"][group].tolist()
+                assert first != second, "each tag has at least two cases"
+                used |= {first, second}
         assert {(True, False), (False, True)} <= set(shared)
         assert used == {0, 1, 2, 3}, "a case without any tag is in no group"
     with pytest.raises(DataError, match="no case has a tag of any class"):
-        streams({"weak": cases[4:]}, {"weak": 1}, streams=(stream,))
+        streams({"weak": cases[4:]}, {"weak": 2}, streams=(stream,))
+
+
+def test_a_group_larger_than_the_cases_that_have_a_tag_has_some_twice(tmp_path):
+    cases = [replace(some_case(tmp_path, f"c{i}", i, labelled=False), presence={1: True}) for i in range(5)]
+    for size, most in ((2, 1), (3, 1), (5, 1), (7, 2)):
+        order = TagOrder(cases, 3, size)
+        seen = set()
+        for group in range(20):
+            of_group = [order.case(0, "weak", group * size + place) for place in range(size)]
+            assert max(of_group.count(index) for index in of_group) == most
+            seen |= set(of_group)
+        assert seen == {0, 1, 2, 3, 4}
 
 
 def test_labels_say_which_classes_they_cover_where_some_do_not(volumes):

@@ -173,6 +173,21 @@ def test_a_pointwise_network_without_overlap_is_called_as_if_directly():
     assert torch.equal(labels[0, 0].long(), net(image[None]).argmax(1)[0])
 
 
+@pytest.mark.parametrize("shape", [(9, 31, 24), (10, 9, 11), (1, 20, 7)])
+def test_with_repeated_edges_small_volumes_are_those_of_monai_too(shape):
+    image, net = smooth(*shape), network(3)
+    inferer = SlabInferer((16, 16, 16), restore=False, padding="edge")
+    with torch.no_grad():
+        settings_of_monai = {"overlap": 0.5, "mode": "gaussian", "padding_mode": "replicate"}
+        logits = sliding_window_inference(image[None], (16, 16, 16), 2, net, **settings_of_monai)[0]
+    assert int((inferer(image[None], net)[0, 0] != logits.argmax(0)).sum()) <= 2
+
+
+def test_unknown_padding_is_refused():
+    with pytest.raises(ValueError, match="padding must be one of minimum, edge, got 'zero'"):
+        SlabInferer((16, 16, 16), padding="zero")
+
+
 @pytest.mark.parametrize("shape", [(5, 40, 9), (1, 1, 1), (30, 3, 30)])
 def test_volumes_smaller_than_the_window_see_background_around(shape):
     image, net = smooth(*shape) + 7, network(3)

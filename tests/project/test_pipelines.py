@@ -92,6 +92,22 @@ def test_words_that_look_like_truth_values_stay_words(tmp_path, word):
     assert settings.load("supervised", ["stages.0.schedule.nesterov=on"]).stages[0].schedule.nesterov is True
 
 
+def test_a_run_begun_in_the_former_form_is_refused_in_one_line(tmp_path):
+    manifest = write_dataset(tmp_path / "data")
+    run = tmp_path / "run"
+    (run / "teachers").mkdir(parents=True)
+    (run / "teachers" / "last.pt").touch()
+    task = write_pipeline(run / "pipeline.yaml", FORMER)
+    (run / "run.json").write_text('{"fingerprint": "0123"}')
+    with pytest.raises(
+        ConfigError, match=r"run: this run of dmpct was begun before version 0\.2 and cannot be continued"
+    ):
+        train(task, manifest, run, resume=True, device="cpu")
+    (run / "pipeline.yaml").write_text(yaml.safe_dump({"name": "x", "stages": [{"method": {"name": "supervised"}}]}))
+    with pytest.raises(ConfigError, match="this run was started with another task"):
+        train("supervised", manifest, run, resume=True, device="cpu")
+
+
 def test_the_papers_loss_is_the_default_of_the_former_method(tmp_path):
     stage = settings.load(write_pipeline(tmp_path / "earlier.yaml", {"method": {"name": "dmpct"}})).stages[0]
     assert stage.method.options == {"dice": 0.0}

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from medseg.method import IGNORE, LABELED, Method, PseudoLabels, Stream
+from medseg.method import IGNORE, LABELED, LabelAndMaps, Method, PseudoLabels, Stream
 from medseg.ops import losses
+from medseg.portable.networks.encoder_decoder import FeatureMaps
 
 
 class TagsAndMaps(Method):
@@ -20,7 +21,7 @@ class TagsAndMaps(Method):
         networks: makes the network.
     """
 
-    streams = (Stream("weak", ("tags", "saliency", "index"), group="tags"),)
+    streams = (Stream("weak", ("tags", "saliency", "index"), group="tags", group_size=3),)
 
     def __init__(self, networks):
         super().__init__(networks)
@@ -34,8 +35,8 @@ class TagsAndMaps(Method):
 
     def forward(self, batch, clock):
         weak = batch["weak"]
-        shared = (weak["tags"] == 1).all(0)
-        assert bool(shared.any()), "the images of a batch share a tag"
+        for group in weak["tags"].split(3):
+            assert bool((group == 1).all(0).any()), "the images of a group share a tag"
         self.seen.index_add_(0, weak["index"], torch.ones_like(weak["index"]))
         network = self.headed.network
         features = network.encode(weak["image"])
@@ -159,3 +160,88 @@ class LargestHalf(PseudoLabels):
     def label(self, case, decided, round_number):
         size = int((case.labels[0] > 0).sum())
         return case.labels[0].clone() if size >= decided["least"] else None
+
+
+class Tagger(Method):
+    """A classifier with class-activation maps, which leaves nothing but these.
+
+    Args:
+        networks: makes the encoder.
+    """
+
+    streams = (Stream("weak", ("tags",), optional=True), Stream("labeled", ("tags",), optional=True))
+
+    def __init__(self, networks):
+        super().__init__(networks)
+        self.network = networks.encoder_decoder()
+        self.classifier = networks.head(self.network.channels[-1], self.classes - 1)
+
+    def segmenter(self):
+        return None
+
+    def maps(self):
+        return FeatureMaps(self.network, self.classifier)
+
+    def forward(self, batch, clock):
+        parts = batch.values()
+        logits = [self.classifier(self.network.encode(part["image"])[-1]).flatten(2).mean(2) for part in parts]
+        tags = torch.cat([part["tags"] for part in parts])
+        each = nn.functional.binary_cross_entropy_with_logits(torch.cat(logits), (tags == 1).float(), reduction="none")
+        unused = sum(parameter.sum() for parameter in self.network.parameters())
+        return {"tags": losses.masked_mean(each, tags != IGNORE) + 0 * unused}
+
+
+class Focused(Method):
+    """Learns from a pseudo-label, the tags and a map that a rule made, and has the segmenter's logits for maps.
+
+    Args:
+        networks: makes the network.
+    """
+
+    streams = (Stream("labeled", ("label", "tags", "focus")),)
+
+    def __init__(self, networks):
+        super().__init__(networks)
+        self.network = networks.segmenter()
+
+    def segmenter(self):
+        return self.network
+
+    def maps(self):
+        return self.network
+
+    def forward(self, batch, clock):
+        labeled = batch["labeled"]
+        assert bool((labeled["tags"] != IGNORE).all()), "tags stay true beside a pseudo-label"
+        assert bool((labeled["focus"] >= 0).all())
+        return {"dice": losses.soft_dice(self.network(labeled["image"]), labeled["label"], labeled.get("covered"))}
+
+
+class SalientMaps(PseudoLabels):
+    """In two passes: where maps are above their mean over the data set, and the saliency says so, the first tag.
+
+    Args:
+        classes: number of classes with background.
+    """
+
+    needs = "maps"
+    inputs = ("saliency", "image")
+    makes = ("focus",)
+
+    def summarize(self, case):
+        assert case.inputs["image"].shape[1:] == case.inputs["saliency"].shape == case.maps[0].shape[1:]
+        return {"mean": float(case.maps[0].float().mean())}
+
+    def decide(self, summaries):
+        means = [summary["mean"] for summary in summaries.values()]
+        return {"mean": sum(means) / len(means)}
+
+    def label(self, case, decided, round_number):
+        if case.tags is None:
+            return None
+        present = [index for index, there in case.tags.items() if there]
+        salient = case.inputs["saliency"] > 0
+        label = torch.zeros(salient.shape, dtype=torch.uint8)
+        label[salient] = present[0] if present else 0
+        label[~salient & (case.maps[0].float().amax(0) > decided["mean"])] = IGNORE
+        return LabelAndMaps(label, {"focus": case.inputs["saliency"] / round_number})

@@ -83,6 +83,7 @@ def test_tags_and_maps_train_a_network_that_runs_without_medseg(weak, tmp_path):
     run = train("supervised", weak, tmp_path / "run", overrides=QUICK, method=small.TagsAndMaps, device="cpu")
     state = torch.load(run / "last.pt", weights_only=True)["method"]
     batch = yaml.safe_load((run / "pipeline.yaml").read_text())["stages"][0]["schedule"]["batch"]
+    assert batch["weak"] == 3
     assert int(state["seen"].sum()) == 6 * batch["weak"], "each image tells its number"
     assert all(bool(torch.isfinite(value).all()) for value in state.values())
     code = (
@@ -110,6 +111,21 @@ def test_a_stream_that_the_data_set_lacks_is_named_when_the_run_is_planned(manif
     task = write_task(tmp_path / "two.yaml", stage("Rotation"), stage("supervised", init="previous"))
     with pytest.raises(ManifestError, match="no unlabelled case, which Rotation learns from"):
         train(task, alone, tmp_path / "run", method=small.Rotation, device="cpu")
+
+
+def test_groups_that_the_data_set_or_the_batch_cannot_have_are_refused(weak, tmp_path):
+    words = r"stages\.0\.schedule\.batch\.weak is 4; TagsAndMaps makes groups of 3 images that share a tag"
+    changes = [*QUICK, "stages.0.schedule.batch.weak=4"]
+    with pytest.raises(ConfigError, match=words):
+        train("supervised", weak, tmp_path / "run", overrides=changes, method=small.TagsAndMaps, device="cpu")
+
+    def change(content: dict) -> None:
+        for case, tags in zip(content["training"], ([], ["ball"], {"box": True}), strict=True):
+            case["tags"] = tags
+
+    apart = changed(weak, "apart.json", change)
+    with pytest.raises(ManifestError, match="TagsAndMaps makes groups of 3 weak cases that share a tag, and no two do"):
+        train("supervised", apart, tmp_path / "run", overrides=QUICK, method=small.TagsAndMaps, device="cpu")
 
 
 class Scribbles(small.Distilled):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny import FAST, write_dataset
 
+from medseg.cli import app as commands
 from medseg.errors import ConfigError, ManifestError, OutputError
 from medseg.manifest.manifest import Manifest
 from medseg.workflows.train.folds import list_runs
@@ -54,7 +55,14 @@ def test_all_folds_are_as_each_alone_and_go_on_where_they_stopped(manifest, tmp_
         train("supervised", manifest, folder, overrides=SHORT, folds=2, fold="all")
     before = (folder / "fold0" / "last.pt").stat().st_mtime_ns
     (folder / "fold1" / "bundle" / "configs" / "metadata.json").unlink()
-    train("supervised", manifest, folder, overrides=SHORT, folds=2, fold="all", resume=True)
+    capsys.readouterr()
+    commands.train(TrainOptions("supervised", manifest, folder, SHORT, folds=2, fold="all", resume=True))
+    said = capsys.readouterr()
+    assert said.out == f"{folder}\n"
+    assert [line[:23] for line in said.err.splitlines() if "Dice" in line] == [
+        "fold 0: validation Dice",
+        "fold 1: validation Dice",
+    ]
     assert (folder / "fold0" / "last.pt").stat().st_mtime_ns == before
     assert (folder / "fold1" / "bundle" / "configs" / "metadata.json").is_file()
 

@@ -28,8 +28,8 @@ TESTED = "dice"
 
 _CHUNK = 1000  # draws at once, for memory
 
-Place = tuple[int, int | None, str, str]
-"""Seed, fold, subject and case."""
+Place = tuple[int, int | None, str]
+"""Seed, fold and case."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def subject_differences(rows: Sequence[CaseRow], first: Sequence[CaseRow], metri
     for place in ours.keys() & theirs.keys():
         of_structures = _structure_differences(ours[place], theirs[place], metric)
         if of_structures:
-            seed, _, subject, _ = place
-            of_subject[subject, seed].append(mean(of_structures))
+            subject = next(iter(theirs[place].values())).subject  # another manifest may not name it
+            of_subject[subject, place[0]].append(mean(of_structures))
     subjects = sorted({subject for subject, _ in of_subject})
     seeds = sorted({seed for _, seed in of_subject})
     found = np.full((len(subjects), len(seeds)), np.nan)
@@ -190,7 +190,7 @@ def _describe(values: np.ndarray, of: tuple[str, str, int | None, str], draws: i
 def _by_place(rows: Sequence[CaseRow]) -> dict[Place, dict[str, CaseRow]]:
     found: dict[Place, dict[str, CaseRow]] = defaultdict(dict)
     for row in rows:
-        found[row.key.seed, row.key.fold, row.subject, row.case][row.structure] = row
+        found[row.key.seed, row.key.fold, row.case][row.structure] = row
     return found
 
 

@@ -65,7 +65,8 @@ class ArmResult:
         absent: structures of cases, over all seeds, that are in neither the prediction nor the reference; left out.
         over_all: metric -> over the structures.
         structures: structure -> metric -> score.
-        set_iou: mean IoU of the whole set, background included, where the rows have the background's counts.
+        set_iou: mean over the classes of the IoU of the whole set, where the rows have the background's counts.
+        set_iou_of: class -> IoU of the whole set, the background among them.
     """
 
     arm: str
@@ -76,6 +77,7 @@ class ArmResult:
     over_all: Mapping[str, Score] = field(default_factory=dict)
     structures: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
     set_iou: Spread = Spread()
+    set_iou_of: Mapping[str, Spread] = field(default_factory=dict)
 
 
 def summarize(rows: Sequence[CaseRow]) -> list[ArmResult]:
@@ -115,14 +117,14 @@ def by_seed(rows: Iterable[CaseRow]) -> dict[int, list[CaseRow]]:
     return found
 
 
-def mean_set_iou(rows: Sequence[CaseRow]) -> float | None:
-    """Mean intersection over union of a whole set of cases, from the counts of one training's rows.
+def set_iou(rows: Sequence[CaseRow]) -> dict[str, float]:
+    """Intersection over union of a whole set of cases, from the counts of one training's rows.
 
-    One confusion over all cases, mean over the classes with the background; a class that neither any prediction nor
-    any reference has is left out (Everingham et al., "The Pascal Visual Object Classes Challenge", 2015).
+    One confusion over all cases; a class that neither any prediction nor any reference has is left out
+    (Everingham et al., "The Pascal Visual Object Classes Challenge", 2015).
 
     Returns:
-        None where the rows have no background, or nothing at all.
+        Class -> IoU, the background among them; empty where the rows have no background.
     """
     counts: dict[str, list[int]] = {}
     has_background = False
@@ -131,12 +133,12 @@ def mean_set_iou(rows: Sequence[CaseRow]) -> float | None:
         total = counts.setdefault(row.structure, [0, 0, 0])
         for place, count in enumerate((row.shared, row.predicted, row.reference)):
             total[place] += count
-    ratios = []
-    for shared, predicted, reference in counts.values():
+    found = {}
+    for structure, (shared, predicted, reference) in counts.items():
         union = predicted + reference - shared
         if union:
-            ratios.append(shared / union)
-    return mean(ratios) if has_background and ratios else None
+            found[structure] = shared / union
+    return found if has_background else {}
 
 
 def _summarize_arm(arm: str, labels: int | None, rows: Sequence[CaseRow]) -> ArmResult:
@@ -148,7 +150,11 @@ def _summarize_arm(arm: str, labels: int | None, rows: Sequence[CaseRow]) -> Arm
     for structure in structures:
         of_structure = [row for row in present if row.structure == structure]
         scores[structure] = {metric: _score(of_structure, metric) for metric in metrics}
-    set_iou = [mean_set_iou(of_seed) for of_seed in by_seed(rows).values()]
+    of_seeds = [set_iou(of_seed) for of_seed in by_seed(rows).values()]
+    classes = dict.fromkeys(name for of_seed in of_seeds for name in of_seed)
+    of_classes = {}
+    for name in classes:
+        of_classes[name] = Spread(tuple(of_seed[name] for of_seed in of_seeds if name in of_seed))
     return ArmResult(
         arm,
         labels,
@@ -157,7 +163,8 @@ def _summarize_arm(arm: str, labels: int | None, rows: Sequence[CaseRow]) -> Arm
         absent=len(judged) - len(present),
         over_all={metric: _over_structures(present, structures, metric) for metric in metrics},
         structures=scores,
-        set_iou=Spread(tuple(value for value in set_iou if value is not None)),
+        set_iou=Spread(tuple(mean(of_seed.values()) for of_seed in of_seeds if of_seed)),
+        set_iou_of=of_classes,
     )
 
 

@@ -48,7 +48,10 @@ def structure_tables(findings: Findings, labels: int | None) -> list[Table]:
     structures = list(dict.fromkeys(name for result in results if result for name in result.structures))
     if len(structures) < 2:
         return []
-    return [_structure_table(findings, results, structures, metric) for metric in SHOWN_METRICS]
+    tables = [_structure_table(findings, results, structures, metric) for metric in SHOWN_METRICS]
+    if findings.description.planar:
+        tables.append(_set_iou_table(findings, results))
+    return tables
 
 
 def _structure_table(
@@ -66,6 +69,18 @@ def _structure_table(
     )
     arms = [arm.name for arm in findings.description.arms]
     return Table([heading_of(metric, findings), *arms], rows, total=True)
+
+
+def _set_iou_table(findings: Findings, results: Sequence[ArmResult | None]) -> Table:
+    classes = list(dict.fromkeys(name for result in results if result for name in result.set_iou_of))
+    rows = []
+    for name in classes:
+        spreads = [result.set_iou_of.get(name, Spread()) if result else Spread() for result in results]
+        rows.append([name, *(_spread_cell(TESTED, spread) for spread in spreads)])
+    means = [result.set_iou if result else Spread() for result in results]
+    rows.append(["mean of the classes", *(_spread_cell(TESTED, spread) for spread in means)])
+    arms = [arm.name for arm in findings.description.arms]
+    return Table(["IoU of the set", *arms], rows, total=True)
 
 
 def difference_table(findings: Findings, labels: int | None) -> Table | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from medseg import methods
@@ -9,7 +10,7 @@ from medseg.config import Pipeline, Stage
 from medseg.errors import ConfigError, ManifestError
 from medseg.manifest.labelling import Groups, cases_to_label, groups_after
 from medseg.manifest.manifest import Case, Manifest, streams_of
-from medseg.method import STREAM_KEYS
+from medseg.method import STREAM_KEYS, Stream
 from medseg.workflows.train.self_training.predict_maps import IMAGE
 
 MISSING_STREAM = {
@@ -51,6 +52,8 @@ def check_streams(stage: Stage, manifest: Manifest, groups: Groups) -> None:
         if not cases and not stream.optional:
             what, hint = MISSING_STREAM[stream.name]
             raise ManifestError(f"{what}, which {name} learns from", path=manifest.path, hint=hint)
+        if stream.group and stream.name == "weak" and cases:
+            _check_groups(name, stream, cases, manifest)
         maps = [key for key in stream.keys if key not in STREAM_KEYS]
         _check_maps(name, maps, cases, f"each {stream.name} case", manifest)
     part = stage.rounds or stage.then
@@ -58,6 +61,19 @@ def check_streams(stage: Stage, manifest: Manifest, groups: Groups) -> None:
         maps = [key for key in methods.find_rule(part.rule.name).inputs if key != IMAGE]
         cases = cases_to_label(groups, part.cases)
         _check_maps(f"rule {part.rule.name}", maps, cases, "each case that it labels", manifest)
+
+
+def _check_groups(name: str, stream: Stream, cases: Sequence[Case], manifest: Manifest) -> None:
+    """See that at least two cases share a tag, so that a group is more than one case with itself."""
+    having: Counter[int] = Counter()
+    for case in cases:
+        presence = manifest.presence(case) or {}
+        having.update(index for index, is_there in presence.items() if is_there)
+    if max(having.values(), default=0) < 2:
+        raise ManifestError(
+            f"{name} makes groups of {stream.group_size} {stream.name} cases that share a tag, and no two do",
+            path=manifest.path,
+        )
 
 
 def _check_maps(who: str, maps: Sequence[str], cases: Sequence[Case], which: str, manifest: Manifest) -> None:

@@ -13,13 +13,13 @@ from rich.table import Table
 from medseg import methods
 from medseg.atomic import check_writable, make_folder
 from medseg.bundle.bundle import OpenBundle
-from medseg.config import DataSpec, NetworkSpec, Pipeline, Stage
+from medseg.config import DataSpec, Intensity, NetworkSpec, Pipeline, Stage
 from medseg.engine import distributed
 from medseg.errors import ConfigError, OutputError
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.networks.pretrained import hash_file
 from medseg.options import api
-from medseg.planning.plan import plan_batch, plan_data
+from medseg.planning.plan import GPU_PATCH_VOXELS, PATCH_VOXELS, plan_batch, plan_data, with_strides
 from medseg.workflows.train import settings
 from medseg.workflows.train.check_stages import check_buildable
 from medseg.workflows.train.check_streams import check_streams, groups_of_stages
@@ -92,11 +92,12 @@ def plan_pipeline(
         memory_bytes=memory_bytes(device),
         overrides=dict(pipeline.data),
         views=first.views,
+        patch_voxels=GPU_PATCH_VOXELS if device.type == "cuda" else PATCH_VOXELS,
     )
     stages = []
-    for stage, of_stage in zip(pipeline.stages, groups, strict=True):
+    for index, (stage, of_stage) in enumerate(zip(pipeline.stages, groups, strict=True)):
         counts = {stream: len(cases) for stream, cases in of_stage.items()}
-        stages.append(_plan_stage(stage, data, counts))
+        stages.append(_plan_stage(index, stage, data, counts))
     planned = pipeline.model_copy(update={"stages": tuple(stages), "data": data.model_dump(mode="json")})
     check_buildable(planned, start)
     if seconds is None:
@@ -124,9 +125,11 @@ def _count_cases(manifest: Manifest) -> dict[str, int]:
     return {stream: len(cases) for stream, cases in streams_of(manifest).items()}
 
 
-def _plan_stage(stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
-    """The stage with its batch sizes, and with the SHA-256 of the weights that its network starts from."""
-    stage = _plan_stage_batch(stage, data, case_counts)
+def _plan_stage(index: int, stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
+    """The stage with batch sizes, strides for thick slices, and the SHA-256 of the weights that it starts from."""
+    stage = _plan_stage_batch(index, stage, data, case_counts)
+    if not stage.views and "strides" not in stage.network.options:
+        stage = stage.model_copy(update={"network": with_strides(stage.network, data)})
     weights = stage.network.weights
     if weights is None or weights.sha256 is not None:
         return stage
@@ -135,21 +138,27 @@ def _plan_stage(stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) ->
     return stage.model_copy(update={"network": network})
 
 
-def _plan_stage_batch(stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
+def _plan_stage_batch(index: int, stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
     """The stage with a batch size for each stream that the data set has."""
     method = methods.find(stage.method.name)
-    names = [stream.name for stream in method.streams]
     dims = max(each.spatial_dims for each in stage.specs(data))
-    batch = stage.schedule.batch or plan_batch(names, case_counts, dims)
-    unknown = sorted(set(batch) - set(names))
+    multiples = {stream.name: stream.batch_multiple for stream in method.streams}
+    batch = stage.schedule.batch or plan_batch(multiples, case_counts, dims)
+    unknown = sorted(set(batch) - set(multiples))
     if unknown:
-        raise ConfigError(f"method {stage.method.name} has no stream {unknown[0]!r}; it has {', '.join(names)}")
+        raise ConfigError(f"method {stage.method.name} has no stream {unknown[0]!r}; it has {', '.join(multiples)}")
     batch = {stream: size for stream, size in batch.items() if case_counts.get(stream)}
+    for stream, size in batch.items():
+        if size % multiples[stream]:
+            raise ConfigError(
+                f"stages.{index}.schedule.batch.{stream} is {size}; {stage.method.name} makes groups of "
+                f"{multiples[stream]} images that share a tag; accepted are the multiples of {multiples[stream]}"
+            )
     labelled = batch.get("labeled", 0)
     if dims == 3 and labelled > case_counts["labeled"]:
         raise ConfigError(
             f"the batch asks for {labelled} labelled volumes, the manifest has {case_counts['labeled']}",
-            hint=f"--set stages.0.schedule.batch.labeled={case_counts['labeled']}",
+            hint=f"--set stages.{index}.schedule.batch.labeled={case_counts['labeled']}",
         )
     schedule = stage.schedule.model_copy(update={"batch": batch})
     return stage.model_copy(update={"schedule": schedule})
@@ -186,15 +195,14 @@ def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
     if counts["weak"]:
         training += f", {counts['weak']} with tags only"
     others = f"{len(manifest.validation)} validation, {len(manifest.test)} test"
-    rule = data.intensity
-    intensity = "z-score per image"
-    if rule.kind == "window":
-        intensity = f"window {rule.low:g} to {rule.high:g}, mean {rule.mean:g}, sd {rule.std:g}"
+    rules = [_describe_intensity(rule) for rule in data.intensities]
+    if len(set(rules)) > 1:
+        rules = [f"{modality}: {rule}" for modality, rule in zip(data.modality, rules, strict=True)]
     patch_mm = [round(size * mm, 1) for size, mm in zip(data.patch, data.spacing_mm, strict=True)]
     return {
         "cases": f"{training}, {others}",
         "classes": ", ".join(data.labels[value] for value in data.label_values),
-        "intensity": intensity,
+        "intensity": "; ".join(dict.fromkeys(rules)),
         "view": data.view if data.view == "volume" else f"{data.view} slices",
         "spacing, mm": " x ".join(f"{mm:g}" for mm in data.spacing_mm),
         "patch, voxels": " x ".join(f"{size:g}" for size in data.patch),
@@ -207,6 +215,12 @@ def _norm(network: NetworkSpec) -> str:
     if norm is None:
         return ""
     return f" {norm if isinstance(norm, str) else norm[0]} norm"
+
+
+def _describe_intensity(rule: Intensity) -> str:
+    if rule.kind == "zscore":
+        return "z-score per image"
+    return f"window {rule.low:g} to {rule.high:g}, mean {rule.mean:g}, sd {rule.std:g}"
 
 
 def _describe_stage(stage: Stage) -> str:

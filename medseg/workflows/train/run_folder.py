@@ -9,6 +9,7 @@ from typing import Any
 
 from medseg.engine import distributed
 from medseg.errors import ConfigError, OutputError
+from medseg.former_pipelines import is_former
 from medseg.progress import say
 from medseg.records import Record, read_record
 from medseg.workflows.train import settings
@@ -48,6 +49,12 @@ def claim(output: Path, record: Record, *, resume: bool) -> None:
         elif file.exists() and not resume:
             raise OutputError("holds a run already", path=output, hint="--resume to continue it, or another --output")
         elif file.exists() and _recorded_key(file) != record.key:
+            if _is_former(output / "pipeline.yaml"):
+                raise ConfigError(
+                    "this run of dmpct was begun before version 0.2 and cannot be continued; its bundles can be used",
+                    path=output,
+                    hint="begin again in another --output",
+                )
             options = "task, manifest, --method, --set, --fold or --budget"
             raise ConfigError(
                 f"this run was started with another {options}: {record.difference()}",
@@ -60,6 +67,14 @@ def claim(output: Path, record: Record, *, resume: bool) -> None:
 def _is_round(path: Path) -> bool:
     """Whether this is a round of some run: what its records say is finished is taken, the rest is made again."""
     return path.is_dir() and path.name.startswith("round") and path.name.removeprefix("round").isdigit()
+
+
+def _is_former(plan: Path) -> bool:
+    """Whether a resolved pipeline is of a version that had other stages of DMPCT."""
+    if not plan.is_file():
+        return False
+    content, _ = settings.read_task(str(plan))
+    return any(is_former(stage) for stage in content.get("stages") or [])
 
 
 def _recorded_key(file: Path) -> str:

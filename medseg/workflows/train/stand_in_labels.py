@@ -52,7 +52,8 @@ def _with_label(manifest: Manifest, case: Case, makes: tuple[str, ...], folder: 
     stripes = values[np.arange(grid.shape[0]) * len(values) // grid.shape[0]]
     label = np.broadcast_to(stripes[:, None, None], grid.shape)
     files = {}
-    for name, array in {"label": label, **{name: label.astype(np.float32) for name in makes}}.items():
+    arrays: dict[str, np.ndarray] = {"label": label, **{name: label.astype(np.float32) for name in makes}}
+    for name, array in arrays.items():
         files[name] = folder / f"{case.name}_{name}.nii.gz"
         flat = array[..., 0] if is_flat(image, array.shape) else array
         write_nifti(files[name], np.asfortranarray(flat), grid.affine, source=grid.nifti)

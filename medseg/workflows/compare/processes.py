@@ -1,0 +1,136 @@
+"""Processes of a comparison: each on cores of its own, its output in a log, what it took measured."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.atomic import make_folder
+from medseg.errors import ConfigError
+from medseg.workflows.compare.folder import pinned
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+POLL_SECONDS = 0.2
+STOP_CODES = (130, 143, -signal.SIGTERM, -signal.SIGINT)
+"""Of a process that was stopped by a signal."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process and the processes that it waited for took.
+
+    Args:
+        cpu_seconds: user and system time of all of them.
+        wall_seconds: from its start to its end.
+        peak_bytes: largest resident memory of a single one of them.
+    """
+
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    peak_bytes: int = 0
+
+    def plus(self, other: Usage) -> Usage:
+        """Of two processes, one after the other."""
+        return Usage(
+            self.cpu_seconds + other.cpu_seconds,
+            self.wall_seconds + other.wall_seconds,
+            max(self.peak_bytes, other.peak_bytes),
+        )
+
+
+def share_cores(jobs: int) -> list[tuple[int, ...]]:
+    """The cores that this process may use, in equal shares.
+
+    Args:
+        jobs: number of shares.
+
+    Raises:
+        ConfigError: more shares than cores.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    if jobs > len(cores):
+        raise ConfigError(f"--jobs {jobs}: this process may use {len(cores)} cores, and each run needs one")
+    size = len(cores) // jobs
+    return [tuple(cores[number * size : (number + 1) * size]) for number in range(jobs)]
+
+
+class Child:
+    """A running process.
+
+    Args:
+        arguments: of `python`, such as ("-m", "medseg", "train").
+        cores: that it may use.
+        log: file that its output is added to.
+        keep_open: descriptors that it inherits.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], cores: tuple[int, ...], log: Path, keep_open: Sequence[int] = ()
+    ) -> None:
+        self.log = log
+        make_folder(log.parent)
+        self._begins = log.stat().st_size if log.exists() else 0
+        self._began = time.monotonic()
+        environment = dict(os.environ) | dict.fromkeys(THREADS, str(len(cores)))
+        with log.open("ab") as stream, pinned(cores):
+            # a session of its own: Ctrl-C reaches this command alone, which stops its children one by one
+            self._process = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                pass_fds=tuple(keep_open),
+            )
+        self.usage = Usage()
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs. Once it has ended, `usage` is what it took."""
+        process = self._process
+        if process.returncode is not None:
+            return process.returncode
+        ended, status, taken = os.wait4(process.pid, os.WNOHANG)
+        if ended == 0:
+            return None
+        process.returncode = os.waitstatus_to_exitcode(status)
+        unit = 1 if sys.platform == "darwin" else 1024
+        self.usage = Usage(taken.ru_utime + taken.ru_stime, time.monotonic() - self._began, int(taken.ru_maxrss) * unit)
+        return process.returncode
+
+    def stop(self) -> None:
+        """Ask it to save what it has and to end."""
+        if self.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it and the processes that it started."""
+        if self.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def last_line(self) -> str:
+        """The last line that it wrote, without the word "error"."""
+        with self.log.open("rb") as stream:
+            stream.seek(self._begins)
+            lines = stream.read().decode("utf-8", errors="replace").splitlines()
+        written = [" ".join(line.split()) for line in lines if line.strip()]
+        return written[-1].removeprefix("error: ") if written else "it wrote nothing"
+
+
+def end_all(children: Sequence[Child]) -> None:
+    """Stop children and wait until they have saved what they have; a second interruption ends them at once."""
+    for child in children:
+        child.stop()
+    try:
+        while any(child.poll() is None for child in children):
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        for child in children:
+            child.kill()
+        raise

@@ -1,0 +1,193 @@
+"""Results of a comparison: of the folders of its runs, or of its tables where a folder is gone."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medseg.records import read_record
+from medseg.workflows.compare.description import ArmDescription, Description, Picture
+from medseg.workflows.compare.findings import Findings, collect
+from medseg.workflows.compare.folder import Folder, hold
+from medseg.workflows.compare.judge import ANSWER
+from medseg.workflows.compare.one_run import OneRun, picture_of, read_result
+from medseg.workflows.compare.page import write_report
+from medseg.workflows.compare.plans import describe_plan, read_plan
+from medseg.workflows.compare.read_arms import Comparison
+from medseg.workflows.compare.rows import CaseRow, RunKey, RunRow
+from medseg.workflows.compare.rows_csv import CASES, RUNS, read_cases, read_runs, write_cases, write_runs
+
+MOST_PICTURES = 6
+"""Worst cases that the page shows."""
+
+
+@dataclass
+class Results:
+    """Rows by run.
+
+    Args:
+        runs: a row of each run that is finished or has failed.
+        cases: the rows of the cases of each finished run.
+    """
+
+    runs: dict[RunKey, RunRow] = field(default_factory=dict)
+    cases: dict[RunKey, list[CaseRow]] = field(default_factory=dict)
+
+    def finished(self, key: RunKey) -> bool:
+        """Whether a run needs not be made."""
+        return key in self.runs and not self.runs[key].message
+
+
+def read_results(folder: Folder, runs: Sequence[OneRun]) -> Results:
+    """What is there of a comparison.
+
+    Raises:
+        DataError: a table that is damaged.
+    """
+    results = Results()
+    before = _read_tables(folder)
+    for run in runs:
+        found = read_result(run)
+        if found is None and not run.path.exists() and before.finished(run.key):
+            found = before.runs[run.key], before.cases.get(run.key, [])
+        if found is not None:
+            results.runs[run.key], results.cases[run.key] = found
+    return results
+
+
+def _read_tables(folder: Folder) -> Results:
+    """The tables of the folder, which stay when folders of runs are removed."""
+    results = Results()
+    cases, runs = folder.path / CASES, folder.path / RUNS
+    if not (cases.exists() and runs.exists()):
+        return results
+    results.runs = {row.key: row for row in read_runs(runs)}
+    by_key = defaultdict(list)
+    for row in read_cases(cases):
+        by_key[row.key].append(row)
+    results.cases = dict(by_key)
+    return results
+
+
+def write_results(folder: Folder, runs: Sequence[OneRun], describe: Describer) -> Findings:
+    """Write the tables and the page of what is there until now.
+
+    Args:
+        folder: of the comparison.
+        runs: all of the comparison, in their order.
+        describe: says what the comparison is.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    with hold(folder.path / ".tables.lock"):  # other commands may write the same
+        results = read_results(folder, runs)
+        rows = [results.runs[run.key] for run in runs if run.key in results.runs]
+        cases = [row for run in runs for row in results.cases.get(run.key, ())]
+        write_cases(folder.path / CASES, cases)
+        write_runs(folder.path / RUNS, rows)
+        description = describe(runs, cases)
+        write_report(folder.path, description, rows, cases)
+    return collect(description, rows, cases)
+
+
+@dataclass(frozen=True)
+class Describer:
+    """Says what a comparison is.
+
+    Args:
+        comparison: as it was asked for.
+        command: that repeats it.
+        cores: that each run has.
+        versions: package -> version.
+    """
+
+    comparison: Comparison
+    command: str
+    cores: int
+    versions: dict[str, str]
+
+    def __call__(self, runs: Sequence[OneRun], cases: Sequence[CaseRow]) -> Description:
+        """The description, with what is known until now."""
+        comparison = self.comparison
+        data = str(comparison.arms[0].data)
+        answers = {run.key: read_record(run.path / ANSWER) for run in runs}
+        planar = [answer["planar"] for answer in answers.values() if "planar" in answer]
+        return Description(
+            title=comparison.name,
+            command=self.command,
+            arms=tuple(self._arm(arm.name, runs, data) for arm in comparison.arms),
+            data=data,
+            judged=self._judged(runs),
+            effort=self._effort(),
+            planned=tuple(run.key for run in runs),
+            machine=f"{_processor()}, {self.cores} of {os.cpu_count()} cores for each run",
+            versions=self.versions,
+            tolerance_mm=comparison.tolerance_mm,
+            planar=bool(planar) and all(planar),
+            pictures=tuple(_worst_pictures(runs, answers)),
+            notes=(comparison.description,) if comparison.description else (),
+        )
+
+    def _arm(self, name: str, runs: Sequence[OneRun], data: str) -> ArmDescription:
+        arm = next(arm for arm in self.comparison.arms if arm.name == name)
+        first = next(run for run in runs if run.key.arm == name)
+        plan = first.folder.plan(first.key)
+        return ArmDescription(
+            name,
+            arm.task,
+            arm.overrides,
+            "" if str(arm.data) == data else str(arm.data),
+            describe_plan(read_plan(plan)) if plan.exists() else "",
+        )
+
+    def _judged(self, runs: Sequence[OneRun]) -> str:
+        comparison = self.comparison
+        first = runs[0]
+        if comparison.test is not None:
+            return f"{_cases(len(first.data.judged.test))} of the list test of {comparison.test}"
+        if comparison.folds is not None:
+            names = {case.name for run in runs for case in run.data.judged.test}
+            return f"{_cases(len(names))}, each out of its fold of {comparison.folds}"
+        return f"{_cases(len(first.data.judged.test))} of the list test"
+
+    def _effort(self) -> str:
+        comparison = self.comparison
+        if comparison.budget is not None:
+            return f"each run sized for {comparison.budget}"
+        if comparison.iterations is not None:
+            return f"{comparison.iterations} iterations of each network of each stage"
+        return "each pipeline's own number of iterations"
+
+
+def _cases(number: int) -> str:
+    return "1 case" if number == 1 else f"{number} cases"
+
+
+def _processor() -> str:
+    """The model of the processor, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _worst_pictures(runs: Sequence[OneRun], answers: dict[RunKey, dict]) -> list[Picture]:
+    """The worst case of each arm, the worst arm first."""
+    of_arm: dict[str, Picture] = {}
+    for run in runs:
+        worst = answers[run.key].get("worst")
+        if not worst or not picture_of(run).is_file():
+            continue
+        picture = Picture(picture_of(run), run.key, worst["case"], worst["dice"])
+        known = of_arm.get(run.key.arm)
+        if known is None or (known.dice or 0.0) > worst["dice"]:
+            of_arm[run.key.arm] = picture
+    ranked = sorted(of_arm.values(), key=lambda picture: picture.dice or 0.0)
+    return ranked[:MOST_PICTURES]
