@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from monai.bundle import ConfigParser
 said = {}
 for name, folder in json.load(open("bundles.json")).items():
     for module in [module for module in sys.modules if module.partition(".")[0] == "scripts"]:
-        del sys.modules[module]  # of the bundle before
+        del sys.modules[module]  # those of the bundle before
     sys.path[0] = folder
     parser = ConfigParser()
     parser.read_config(folder + "/configs/inference.json")
@@ -61,17 +64,22 @@ def trained(manifest, tmp_path_factory) -> Callable[[Life], Path]:
     return run_of
 
 
+def selected(request: pytest.FixtureRequest, fixture: str) -> list[Life]:
+    """The lives of the tests that were asked for and need a fixture."""
+    return [
+        item.callspec.params["life"]
+        for item in request.session.items
+        if fixture in item.fixturenames and item.path == request.path
+    ]
+
+
 @pytest.fixture(scope="module")
 def answers(request, trained, tmp_path_factory) -> dict[str, torch.Tensor]:
     """What the bundles of the selected lives answer where medseg is not installed."""
     folder = tmp_path_factory.mktemp("elsewhere") / "here"
     folder.mkdir()
     torch.save(make_image(), folder / "image.pt")
-    bundles = {}
-    for item in request.session.items:
-        if "answers" in item.fixturenames and item.module is request.module:
-            life = item.callspec.params["life"]
-            bundles[str(life)] = str(trained(life) / "bundle")
+    bundles = {str(life): str(trained(life) / "bundle") for life in selected(request, "answers")}
     (folder / "bundles.json").write_text(json.dumps(bundles))
     elsewhere(folder, "-c", OPEN)
     return torch.load(folder / "said.pt", weights_only=True)
@@ -127,3 +135,61 @@ def test_stopped_and_resumed_is_bit_for_bit(life, trained, manifest, tmp_path, m
     assert_same(*states)
     weights = [torch.load(run / "bundle" / "models" / "model.pt", weights_only=True) for run in (trained(life), folder)]
     assert_same(*weights)
+
+
+@pytest.fixture(scope="module")
+def ranks(request, manifest, tmp_path_factory) -> Callable[[Life], list[dict]]:
+    """What two processes that trained the selected lives together say of each."""
+    folder = tmp_path_factory.mktemp("ranks")
+    names = [str(life) for life in selected(request, "ranks")]
+    job = {
+        "folder": str(folder),
+        "manifest": str(manifest),
+        "ports": dict(zip(names, free_ports(len(names)), strict=True)),
+    }
+    (folder / "job.json").write_text(json.dumps(job))
+    script = Path(__file__).parents[1] / "support" / "two_ranks.py"
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    processes = []
+    for rank in ("0", "1"):
+        environment = os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}
+        with (folder / f"said{rank}.txt").open("w") as said:
+            command = [sys.executable, str(script), str(folder / "job.json")]
+            processes.append(subprocess.Popen(command, env=environment, stdout=said, stderr=said))
+    try:
+        for process in processes:
+            process.wait(30 + 20 * len(names))
+    finally:
+        for process in processes:
+            process.kill()
+
+    def found(life: Life) -> list[dict]:
+        files = [folder / f"{life}-rank{rank}.json" for rank in (0, 1)]
+        if not all(file.exists() for file in files):
+            pytest.fail("\n".join((folder / f"said{rank}.txt").read_text()[-3000:] for rank in (0, 1)))
+        return [json.loads(file.read_text()) for file in files]
+
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    """As many ports that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+@pytest.mark.slow
+@of_every_life
+def test_two_processes_that_start_from_a_network_before_are_one_method(life, ranks):
+    """Parameters are equal throughout; buffers when a step begins, for each step starts from those of rank 0."""
+    first, second = ranks(life)
+    assert "error" not in first, first["error"]
+    assert "error" not in second, second["error"]
+    assert_same(first["steps"], second["steps"])
+    assert_same(first["end"], second["end"])
