@@ -32,8 +32,8 @@ CLOCK = Clock(50, 100)
 SWITCHED_ON: dict[str, dict[str, Any]] = {"dtc": {"cross_entropy": 1.0, "exclusivity": 1.0}}
 """Method -> options that switch on the terms whose default weight is 0."""
 
-REFUSED = ("OwnNetwork",)
-"""Small methods that show what is refused."""
+LEFT_OUT = ("OwnNetwork", "Tagger", "Focused")
+"""Small methods that show what is refused, or that hold for the data of one test only."""
 
 Batch = dict[str, dict[str, Tensor]]
 
@@ -114,7 +114,7 @@ def every_method() -> list[Subject]:
         if "medseg.method" not in path.read_text(encoding="utf-8"):
             continue
         for kind in classes_in(_execute(path), Method):
-            if kind.__name__ not in REFUSED:
+            if kind.__name__ not in LEFT_OUT:
                 found.append(Subject(kind.__name__, kind, own=True))
     return found
 

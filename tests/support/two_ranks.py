@@ -3,7 +3,7 @@
     RANK=0 ... python two_ranks.py JOB.json
 
 The job says which lives, on what data set, where to, and a free port for each. In the folder each rank leaves a file
-for each life: digests of the parameters after training, and of parameters and buffers as each step began.
+for each life: digests of parameters and buffers as each step began, and of the parameters as it ended.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from lives import ITERATIONS, Life, every_life
 from torch import Tensor
 
-from medseg.method import Method
+from medseg.method import Clock, Method
 from medseg.workflows.train.stage import StageRun
 
 
@@ -29,35 +30,49 @@ def digest(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
     return {name: hashlib.sha256(each.detach().numpy().tobytes()).hexdigest() for name, each in tensors}
 
 
-def watch(method: Method, noted: list[dict[str, str]]) -> None:
-    """Note the state of a method each time that a training step begins."""
+@dataclass
+class Notes:
+    """What a method was: the digests of its state as steps began, and of its parameters as they ended."""
 
-    def note(module: torch.nn.Module, arguments: object) -> None:
-        noted.append(digest(module.state_dict().items()))
-
-    method.register_forward_pre_hook(note)
+    begun: list[dict[str, str]] = field(default_factory=list)
+    ended: list[dict[str, str]] = field(default_factory=list)
 
 
-def live(life: Life, manifest: Path, folder: Path) -> dict[str, object]:
+def watch(method: Method) -> Notes:
+    """Take notes of each training step."""
+    notes = Notes()
+    after_step = method.after_step
+
+    def note_begin(module: torch.nn.Module, arguments: object) -> None:
+        notes.begun.append(digest(module.state_dict().items()))
+
+    def note_end(clock: Clock) -> None:
+        after_step(clock)
+        notes.ended.append(digest(method.named_parameters()))
+
+    method.register_forward_pre_hook(note_begin)
+    method.after_step = note_end  # type: ignore[method-assign]
+    return notes
+
+
+def live(life: Life, manifest: Path, folder: Path) -> Notes:
     """Train a life and say what the method was."""
-    made: list[tuple[Method, list[dict[str, str]]]] = []
+    notes: list[Notes] = []
     original = StageRun._build_method
 
-    def remembered(self: StageRun, previous: Path | None) -> Method:
+    def watched(self: StageRun, previous: Path | None) -> Method:
         method = original(self, previous)
-        noted: list[dict[str, str]] = []
-        watch(method, noted)
-        made.append((method, noted))
+        notes.append(watch(method))
         return method
 
-    StageRun._build_method = remembered  # type: ignore[method-assign]
+    StageRun._build_method = watched  # type: ignore[method-assign]
     try:
         life.train(manifest, folder)
     finally:
         StageRun._build_method = original  # type: ignore[method-assign]
-    method, steps = made[1 if life.is_last else 0]
-    assert len(steps) == ITERATIONS
-    return {"steps": steps, "end": digest(method.named_parameters())}
+    of_method = notes[1 if life.is_last else 0]
+    assert len(of_method.begun) == len(of_method.ended) == ITERATIONS
+    return of_method
 
 
 def main(job_file: Path) -> None:
@@ -73,7 +88,7 @@ def main(job_file: Path) -> None:
         except BaseException:
             out.write_text(json.dumps({"error": traceback.format_exc()}))
             raise
-        out.write_text(json.dumps(found))
+        out.write_text(json.dumps(asdict(found)))
 
 
 if __name__ == "__main__":

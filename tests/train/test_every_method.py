@@ -278,7 +278,12 @@ def write_manifest(folder, subject: Subject, *, without: str | None = None, no_m
     content = {
         "labels": {"0": "background", "1": "ball", "2": "box"},
         "modality": {"0": "MR"},
-        "training": [cases[name] for name in ("labeled", "weak") if name != without],
+        "training": [
+            {**cases[name], "image": f"{name}{number}.nii.gz"}
+            for name in ("labeled", "weak")
+            for number in range(4)  # weak cases enough for a group
+            if name != without
+        ],
         "unlabeled": [cases["unlabeled"]] if without != "unlabeled" else [],
     }
     path = folder / "m.json"
