@@ -20,6 +20,7 @@ from stock import elsewhere
 from medseg.bundle.bundle import open_bundle
 from medseg.stopping import Stopped
 
+pytestmark = pytest.mark.slow  # seconds for each method, a minute for all
 of_every_life = pytest.mark.parametrize("life", every_life(), ids=str)
 
 OPEN = """
@@ -184,7 +185,6 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-@pytest.mark.slow
 @of_every_life
 def test_two_processes_that_start_from_a_network_before_are_one_method(life, ranks):
     """Parameters are equal throughout; buffers when a step begins, for each step starts from those of rank 0."""
