@@ -73,10 +73,12 @@ class NetworkSpec(Frozen):
 class Schedule(Frozen):
     """How long and how fast to learn."""
 
+    later = ("encoder_lr",)
     iterations: PositiveInt = 6000
     batch: dict[str, PositiveInt] | None = None  # batch size per stream; None: as planned for the device
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat = 0.01
+    encoder_lr: PositiveFloat = 1.0  # factor on `lr` for encoders, such as 0.1 where their weights are pre-trained
     momentum: NonNegativeFloat = 0.9
     nesterov: bool = False
     weight_decay: NonNegativeFloat = 1e-4
@@ -143,10 +145,11 @@ class Intensity(Frozen):
     """How stored intensities become network input.
 
     `zscore`: each image and channel to zero mean and unit variance. `window`: clip to [low, high], subtract `mean`,
-    divide by `std`, all in the image's own units (HU for CT).
+    divide by `std`, all in the image's own units (HU for CT). `fixed`: subtract `mean`, divide by `std`, nothing else,
+    as pre-trained networks want their photographs.
     """
 
-    kind: Literal["zscore", "window"] = "zscore"
+    kind: Literal["zscore", "window", "fixed"] = "zscore"
     low: float = 0.0
     high: float = 1.0
     mean: float = 0.0
@@ -156,6 +159,7 @@ class Intensity(Frozen):
 class DataSpec(Frozen):
     """What the plan decided about the data; everything that a model must know of them to be used again."""
 
+    later = ("has_background",)
     labels: dict[int, str]
     modality: tuple[str, ...]
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
@@ -170,6 +174,7 @@ class DataSpec(Frozen):
     padding: Literal["minimum", "edge"] = "minimum"  # what patches and windows hold beyond the edges of an image
     smallest_mm: tuple[float, float, float] | None = None  # of the images of training, along each axis
     resample_axes: tuple[bool, bool, bool] = (True, True, True)  # False: keep each image's own spacing there
+    has_background: bool = True  # False: the first class is one like the others
 
     @model_validator(mode="after")
     def _one_for_each_channel(self) -> DataSpec:
@@ -193,6 +198,12 @@ class DataSpec(Frozen):
     def label_values(self) -> tuple[int, ...]:
         """The value in label files of each class index."""
         return tuple(sorted(self.labels))
+
+    @property
+    def structures(self) -> dict[int, str]:
+        """Value in label files -> name of every class but the background."""
+        values = self.label_values[int(self.has_background) :]
+        return {value: self.labels[value] for value in values}
 
     @property
     def has_sides(self) -> bool:

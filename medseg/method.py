@@ -39,7 +39,7 @@ class Stream:
         name: "labeled", "unlabeled" or "weak": the cases of the data set with a label, with nothing, with tags only.
         keys: beside "image" `(B, C, *spatial)` float32, each under its own name:
             "label" `(B, 1, *spatial)` uint8 class indices, 255 = ignore;
-            "tags" `(B, classes - 1)` uint8, for each foreground class 1 = present, 0 = absent, 255 = not known;
+            "tags" `(B, structures)` uint8, for each class but the background 1 = present, 0 = absent, 255 = not known;
             "index" `(B,)` int64, the number of the case among those of the stream;
             any other: the map of that name that the manifest gives for each case, `(B, 1, *spatial)` float32.
         group: "tags": a batch is made of groups, of images of cases that share a tag. They follow one another: with K
@@ -120,12 +120,14 @@ class Networks(Protocol):
 
     Attributes:
         classes: number of classes with background.
+        has_background: whether the first class is the background; else it is a class like the others.
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
         previous: the network of the stage before, where the stage starts from one.
     """
 
     classes: int
+    has_background: bool
     spatial_dims: int
     in_channels: int
     previous: Frozen | None

@@ -6,6 +6,7 @@ decide nothing: work is reused where it would come out the same, and done again 
     run folder                `run.json`; a run is continued by the command that began it
     self-training             each network, common bundle, pseudo-label and score, and the check of the data
     consensus                 `record.json` of each study
+    comparison                `comparison.json`, and a record of each plan and each run
     preprocessed volumes      `record.json` of each entry of the cache, whose folder is named by the record's key
 
 Two kinds of files hold a record inside themselves, since they travel alone: results of prediction in their header

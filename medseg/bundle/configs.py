@@ -66,12 +66,16 @@ def train_config(network_def: Config, data: DataSpec) -> Config:
     """`train.json`: continue from these weights on labelled data, with MONAI's stock trainer."""
     config = load_template("train.json")
     fill(config, network_def=network_def)
+    if not data.has_background:
+        config["loss"]["has_background"] = False
     for section in (config["train"], config["validate"]):
         transforms = section["preprocessing"]["transforms"]
         _fill_transforms(transforms, data)
         transforms[:0] = preprocessing(data, ("image", "label"), package=SCRIPTS)
         (one_hot,) = section["postprocessing"]["transforms"]
         fill(one_hot, classes=data.classes)
+        if not data.has_background:
+            fill(section["key_metric"]["mean_dice"], include_background=True)
     inferer = inferer_config(data)
     del inferer["label_values"]  # Dice compares class indices, on the network's grid
     inferer["restore"] = False
@@ -88,7 +92,9 @@ def _fill_transforms(transforms: list[Config], data: DataSpec) -> None:
     """Fill in what follows the preprocessing in training or validation, and leave out what this model does not need."""
     seen = [length + 2 * context for length, context in zip(data.patch, data.context, strict=True)]
     values, indices = list(data.label_values), list(range(data.classes))
-    foreground = data.classes - 1
+    ratios = [1] * data.classes
+    if data.has_background:
+        ratios[0] = data.classes - 1  # as many patches as of all others together
     arguments: dict[str, Config] = {
         "MapLabelValued": {"orig_labels": values, "target_labels": indices},
         "SpatialPadd": {"spatial_size": seen},
@@ -96,7 +102,7 @@ def _fill_transforms(transforms: list[Config], data: DataSpec) -> None:
         "RandCropByLabelClassesd": {
             "spatial_size": seen,
             "num_classes": data.classes,
-            "ratios": [foreground] + [1] * foreground,
+            "ratios": ratios,
         },
         # the labelled slice, without what is seen beside it
         "CenterSpatialCropd": {"roi_size": list(data.patch)},

@@ -16,7 +16,7 @@ from medseg.config import DataSpec
 
 def metadata(data: DataSpec, name: str, views: Sequence[str] = ()) -> Config:
     """`metadata.json`: what the model is, takes and gives."""
-    structures = ", ".join(data.labels[value] for value in data.label_values[1:])
+    structures = ", ".join(data.structures.values())
     modality = ", ".join(data.modality)
     if len(set(data.modality)) == 1:
         modality = data.modality[0]

@@ -3,13 +3,15 @@
 Crop, rotation and zoom are one map from patch to volume: what is interpolated is interpolated once. Without rotation
 and zoom a patch is an exact copy; so are flips and quarter turns. What lies outside of a volume is what prediction
 sees there (`DataSpec.padding`): its outermost voxels again, in image, label and maps alike, or the background of the
-image, the minimum of each channel, and label 0. The transforms themselves are in `medseg.ops.augmentation`.
+image, the minimum of each channel, and label 0, or 255 where no class is the background. The transforms themselves are
+in `medseg.ops.augmentation`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,13 @@ from torch import Tensor
 
 from medseg.config import Augment, DataSpec
 from medseg.data.affine_sampling import box, gather, source_box
+from medseg.method import IGNORE
 from medseg.ops.augmentation import IntensityTransform, RandomTransform, SpatialTransform, stream_of
 from medseg.ops.field_of_view import Crop
+from medseg.ops.photographs import Resize
 
 AFFINE = "affine"
+RESIZE = Resize.name
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Source:
         background: `(C,)`, the image beyond its edges.
         repeat: axes beyond whose ends there are the outermost slices again.
         maps: `(M, X, Y, Z)` floating point, 0 beyond its other edges; None: there are none.
+        outside: of the label beyond the image's other edges: 0, the background, or 255 where there is none.
         zscored: for each channel whether its intensities are those of `Intensity(kind="zscore")`, which follow from
             all that the image shows; empty: none is.
     """
@@ -43,6 +49,7 @@ class Source:
     background: Tensor
     repeat: tuple[int, ...] = ()
     maps: Tensor | None = None
+    outside: int = 0
     zscored: tuple[bool, ...] = ()
 
 
@@ -73,7 +80,8 @@ class Draw:
     @property
     def matrix(self) -> np.ndarray | None:
         """(3, 3) from patch offsets to volume offsets in voxels; None: the patch is an exact copy."""
-        return self.values.get(AFFINE)
+        matrices = [self.values[name] for name in (AFFINE, RESIZE) if name in self.values]
+        return reduce(np.matmul, matrices) if matrices else None
 
     def spatial(self) -> list[tuple[SpatialTransform, Any]]:
         """The rearrangements of voxels, with what they drew, in order of application."""
@@ -90,6 +98,24 @@ class Draw:
         for kind, value in reversed(self.spatial()):
             shape = kind.source_shape(shape, value)
         return shape
+
+    def covered_shape(self, patch: Sequence[int]) -> tuple[int, int, int]:
+        """Voxels of the volume that the patch shows, rotation aside: fewer than its own where it is made larger."""
+        shape = self.source_shape(patch)
+        if RESIZE not in self.values:
+            return shape
+        x, y, z = np.maximum(1, np.rint(np.diag(self.values[RESIZE]) * shape).astype(int)).tolist()
+        return x, y, z
+
+    def start_of_patch(self, start: Sequence[int], patch: Sequence[int]) -> list[int]:
+        """First voxel of the patch of `source_shape` about the middle of what it shows.
+
+        Args:
+            start: first voxel of what it shows, of `covered_shape`.
+            patch: voxels of the patch.
+        """
+        more = np.subtract(self.covered_shape(patch), self.source_shape(patch))
+        return (np.asarray(start) + more // 2).tolist()
 
 
 def draw(augment: Augment, seed: Sequence[int], patch: Sequence[int], spacing_mm: Sequence[float]) -> Draw:
@@ -146,7 +172,10 @@ def _cut(
     image = box(source.image, first, shape, source.background, source.repeat)
     label = None
     if with_label and source.label is not None:
-        label = box(source.label, first, shape, torch.zeros(1), source.repeat)
+        repeat, outside = source.repeat, source.outside
+        if RESIZE in draw.values:
+            repeat, outside = (), IGNORE
+        label = box(source.label, first, shape, torch.tensor([outside]), repeat)
     if draw.matrix is None:
         return image, label
     return gather(image.float(), label, centre - np.asarray(first), draw.matrix, wanted)

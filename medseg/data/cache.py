@@ -97,7 +97,8 @@ class VolumeCache:
                 raise OutputError("what was written cannot be read back", path=entry.folder, hint="check the disk")
             is_pseudo = bool(getattr(case, "pseudo", False))
             presence = manifest.presence(case)
-            volumes.append(replace(volume, pseudo=is_pseudo, covered=entry.job.covered, presence=presence))
+            volume = replace(volume, pseudo=is_pseudo, covered=entry.job.covered, presence=presence)
+            volumes.append(replace(volume, has_background=spec.has_background))
         return volumes
 
     def _job(self, manifest: Manifest, case: Case, spec: DataSpec, maps: Sequence[str]) -> Job:
@@ -197,6 +198,8 @@ def _record(job: Job) -> Record:
         "labels": [job.spec.label_values, job.ignore, job.covered] if job.label else None,
         "channels": len(job.spec.modality),
     }
+    if not job.spec.has_background:
+        settings["background"] = None
     return Record(Path(RECORD), inputs={"files": files}, settings=settings)
 
 
@@ -229,7 +232,8 @@ def _store(entry: _Entry) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         # of the label itself: where and when its file was written must not change what is learnt from it
-        cached_volume.write(temporary, content, seed=0 if content.label is None else zlib.crc32(content.label.data))
+        seed = 0 if content.label is None else zlib.crc32(content.label.data)
+        cached_volume.write(temporary, content, seed, entry.job.spec.has_background)
         entry.record.file = temporary / RECORD
         entry.record.finish({"seconds": round(time.monotonic() - began, 2)})
         if entry.open() is None:

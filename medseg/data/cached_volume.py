@@ -64,7 +64,8 @@ class CachedVolume:
         maps: name -> float16 `(X, Y, Z)`.
         pseudo: its label was predicted, not annotated.
         covered: for each class whether the label tells it apart; None: all.
-        presence: foreground class -> whether it is in the image, as far as its tags say; None: no tags.
+        presence: class, not the background's -> whether it is in the image, as far as its tags say; None: no tags.
+        has_background: whether class 0 is the background; else its voxels are among `voxels_path` too.
     """
 
     name: str
@@ -83,6 +84,7 @@ class CachedVolume:
     pseudo: bool = False
     covered: tuple[bool, ...] | None = None
     presence: Mapping[int, bool] | None = None
+    has_background: bool = True
 
     @property
     def image(self) -> np.ndarray:
@@ -111,12 +113,13 @@ class CachedVolume:
         return self._mapped(self.maps[name])
 
     def tags(self, classes: int) -> np.ndarray:
-        """For each foreground class 1 = present, 0 = absent, 255 = not known: by the tags, else by the label."""
-        tags = np.full(classes - 1, IGNORE, np.uint8)
-        for index in range(1, classes):
+        """For each class but the background 1 = present, 0 = absent, 255 = not known: by tags, else by the label."""
+        first = int(self.has_background)
+        tags = np.full(classes - first, IGNORE, np.uint8)
+        for index in range(first, classes):
             present = self._is_present(index)
             if present is not None:
-                tags[index - 1] = present
+                tags[index - first] = present
         return tags
 
     def _is_present(self, index: int) -> bool | None:
@@ -133,7 +136,7 @@ class CachedVolume:
         voxels = self._mapped(self.voxels_path)
         found = {}
         for group, (first, end) in self.voxel_ranges.items():
-            if group not in ("0", ANNOTATED):
+            if group != ANNOTATED:
                 found[int(group)] = voxels[first:end]
         return found
 
@@ -157,19 +160,22 @@ class CachedVolume:
             ) from error
 
 
-def some_voxels(label: np.ndarray, seed: int) -> tuple[np.ndarray, dict[str, tuple[int, int]]]:
-    """Random voxels of each foreground class and, if some are ignored, of the annotated part.
+def some_voxels(
+    label: np.ndarray, seed: int, has_background: bool = True
+) -> tuple[np.ndarray, dict[str, tuple[int, int]]]:
+    """Random voxels of each class but the background and, if some are ignored, of the annotated part.
 
     Args:
         label: `(X, Y, Z)` class indices, 255 = ignore.
         seed: the same label and seed give the same voxels.
+        has_background: whether class 0 is the background.
 
     Returns:
         int32 `(N, 3)`, and where in it each group begins and ends.
     """
     rng = np.random.default_rng(seed)
     counts = np.bincount(label.reshape(-1), minlength=IGNORE + 1)
-    groups = [(str(index), label == index) for index in range(1, IGNORE) if counts[index]]
+    groups = [(str(index), label == index) for index in range(int(has_background), IGNORE) if counts[index]]
     if counts[IGNORE]:
         groups.append((ANNOTATED, label != IGNORE))
     chosen = [np.empty((0, 3), np.int32)]
@@ -185,18 +191,19 @@ def some_voxels(label: np.ndarray, seed: int) -> tuple[np.ndarray, dict[str, tup
     return np.concatenate(chosen), ranges
 
 
-def write(folder: Path, content: Content, seed: int) -> None:
+def write(folder: Path, content: Content, seed: int, has_background: bool = True) -> None:
     """Write a case into an empty folder; every file is on the disk before this returns.
 
     Args:
         folder: exists.
         content: what to write.
         seed: for the choice of voxels.
+        has_background: whether class 0 is the background, of which no voxels are chosen.
     """
     voxels = np.empty((0, 3), np.int32)
     ranges: dict[str, tuple[int, int]] = {}
     if content.label is not None:
-        voxels, ranges = some_voxels(content.label, seed)
+        voxels, ranges = some_voxels(content.label, seed, has_background)
         _save(folder / "label.npy", content.label)
     for name, values in content.maps.items():
         _save(folder / f"map_{name}.npy", values)

@@ -20,15 +20,17 @@ PACKAGE = "medseg.portable"
 def _intensity(rule: Intensity | Sequence[Intensity], package: str) -> dict[str, Any]:
     """The image's own units to what the network reads."""
     if not isinstance(rule, Intensity):
-        rules = [_window(each) if each.kind == "window" else {} for each in rule]
+        rules = [{} if each.kind == "zscore" else _scaling(each) for each in rule]
         return {"_target_": f"{package}.channel_intensity.ChannelIntensityd", "keys": ["image"], "rules": rules}
     if rule.kind == "zscore":
         return {"_target_": "monai.transforms.NormalizeIntensityd", "keys": ["image"], "channel_wise": True}
-    return {"_target_": "monai.transforms.ScaleIntensityRanged", "keys": ["image"], **_window(rule)}
+    return {"_target_": "monai.transforms.ScaleIntensityRanged", "keys": ["image"], **_scaling(rule)}
 
 
-def _window(rule: Intensity) -> dict[str, Any]:
-    """The keywords of a window."""
+def _scaling(rule: Intensity) -> dict[str, Any]:
+    """The keywords of a window, or of a fixed mean and divisor."""
+    if rule.kind == "fixed":
+        return {"a_min": rule.mean, "a_max": rule.mean + rule.std, "b_min": 0.0, "b_max": 1.0, "clip": False}
     return {
         "a_min": rule.low,
         "a_max": rule.high,

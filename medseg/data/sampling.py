@@ -95,8 +95,8 @@ class TagOrder:
     def __init__(self, cases: Sequence[CachedVolume], classes: int, group_size: int) -> None:
         self._group_size = group_size
         self._with_tag: list[list[int]] = []
-        present = np.array([case.tags(classes) == 1 for case in cases]).reshape(len(cases), classes - 1)
-        for column in range(classes - 1):
+        present = np.array([case.tags(classes) == 1 for case in cases])
+        for column in range(present.shape[1]):
             having = np.flatnonzero(present[:, column]).tolist()
             if having:
                 self._with_tag.append(having)

@@ -21,7 +21,7 @@ from medseg.cores import usable_cores
 from medseg.data import augment, sampling
 from medseg.data.cached_volume import CachedVolume
 from medseg.errors import ConfigError, DataError
-from medseg.method import LABELED, STREAM_KEYS, UNLABELED, WEAK, Batch, PatchTargets, Stream
+from medseg.method import IGNORE, LABELED, STREAM_KEYS, UNLABELED, WEAK, Batch, PatchTargets, Stream
 
 _PREFETCH = 2
 
@@ -194,7 +194,7 @@ class PatchStreams(Dataset):
         draw = augment.draw(self.spec.augment, seed, self.spec.patch, volume.spacing_mm)
         start = sampling.start_of(
             volume,
-            draw.source_shape(self.spec.patch),
+            draw.covered_shape(self.spec.patch),
             rng,
             foreground=self.spec.foreground,
             labelled=patch.label is not None,
@@ -208,9 +208,11 @@ class PatchStreams(Dataset):
             background=torch.tensor(volume.background),
             repeat=augment.repeated_axes(self.spec),
             maps=maps,
+            outside=0 if self.spec.has_background else IGNORE,
             zscored=tuple(rule.kind == "zscore" for rule in self.spec.intensities),
         )
-        first = np.subtract(start, self.spec.context).tolist()
+        start_of_patch = draw.start_of_patch(start, self.spec.patch)
+        first = np.subtract(start_of_patch, self.spec.context).tolist()
         augment.apply(draw, source, first, patch.image, patch.label)
         if maps is not None:
             augment.apply_to_maps(draw, source, first, patch.maps)

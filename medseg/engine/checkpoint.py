@@ -95,6 +95,7 @@ def capture(trainer: MethodTrainer, scheduler: Any, *, fingerprint: str, extra: 
         "scaler": trainer.precision.scaler.state_dict(),
         "random": random_state(),
         "skipped": trainer.skipped,
+        "parts": trainer.parts,
         "extra": extra,
     }
 
@@ -115,6 +116,7 @@ def restore(state: dict[str, Any], trainer: MethodTrainer, scheduler: Any, *, pa
         raise CheckpointError(f"belongs to another network or optimiser ({detail})", path=path) from error
     trainer.state.iteration = state["iteration"]
     trainer.skipped = state["skipped"]
+    trainer.parts = state.get("parts", 1)
     restore_random_state(state["random"])
 
 

@@ -7,12 +7,20 @@ from math import cos, pi
 import torch
 
 from medseg.config import Schedule
+from medseg.errors import ConfigError
 from medseg.method import Method
+from medseg.portable.networks.encoder_decoder import EncoderDecoder
 
 
 def make_optimizer(method: Method, schedule: Schedule) -> torch.optim.Optimizer:
-    """SGD or AdamW over the method's own parameter groups."""
+    """SGD or AdamW over the method's own parameter groups.
+
+    Raises:
+        ConfigError: encoders are to learn at a rate of their own, and no network has an encoder that can be told apart.
+    """
     groups = method.parameter_groups(schedule.lr)
+    if schedule.encoder_lr != 1:
+        groups = slow_encoders(method, groups, schedule.encoder_lr)
     if schedule.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=schedule.lr, weight_decay=schedule.weight_decay)
     return torch.optim.SGD(
@@ -22,6 +30,33 @@ def make_optimizer(method: Method, schedule: Schedule) -> torch.optim.Optimizer:
         nesterov=schedule.nesterov,
         weight_decay=schedule.weight_decay,
     )
+
+
+def slow_encoders(method: Method, groups: list[dict], factor: float) -> list[dict]:
+    """Parameter groups in which encoders have their own, with their learning rate times a factor; they come last.
+
+    Raises:
+        ConfigError: no network has an encoder that can be told apart.
+    """
+    encoders: set[int] = set()
+    for module in method.modules():
+        if isinstance(module, EncoderDecoder):
+            parts = [module.get_submodule(name) for name in module.encoder_parts]
+            encoders |= {id(parameter) for part in parts for parameter in part.parameters()}
+    if not encoders:
+        raise ConfigError(
+            f"schedule.encoder_lr is {factor:g}, and no encoder can be told apart in the network",
+            hint="accepted is the network efficientnet_lite",
+        )
+    others, slow = [], []
+    for group in groups:
+        of_encoder = [parameter for parameter in group["params"] if id(parameter) in encoders]
+        rest = [parameter for parameter in group["params"] if id(parameter) not in encoders]
+        if rest:
+            others.append({**group, "params": rest})
+        if of_encoder:
+            slow.append({**group, "params": of_encoder, "lr": group["lr"] * factor})
+    return others + slow
 
 
 def lr_factor(schedule: Schedule, iteration: int) -> float:

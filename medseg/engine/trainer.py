@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -14,8 +15,11 @@ from monai.engines import Trainer
 from torch import Tensor, nn
 
 from medseg.config import Schedule
+from medseg.engine.accumulation import more_parts, split_batch
 from medseg.errors import MedsegError
 from medseg.method import Batch, Clock, Method
+from medseg.portable.inference.out_of_memory import out_of_memory
+from medseg.progress import say
 
 
 class DivergenceError(MedsegError):
@@ -118,7 +122,11 @@ class MethodTrainer(Trainer):
         replica: `method` or its `DistributedDataParallel`.
         names: cases of an iteration, for the message when the loss is not finite.
 
+    Attributes:
+        parts: in how many a batch is taken, since memory ran out; see `medseg.engine.accumulation`.
+
     Raises:
+        BatchTooLargeError: memory runs out, and a batch cannot be taken in smaller parts.
         DivergenceError: two non-finite losses in a row; a single such step is left out.
     """
 
@@ -145,6 +153,7 @@ class MethodTrainer(Trainer):
         self.names = names
         self.total = total
         self.skipped = 0
+        self.parts = 1
         self.state.iteration = start
         self.logger.setLevel(logging.CRITICAL)  # ignite would print every exception that it passes on
 
@@ -156,20 +165,57 @@ class MethodTrainer(Trainer):
     def _iteration(self, engine: Any, batchdata: Batch) -> dict[str, Tensor]:  # type: ignore[override]
         self.replica.train()
         batch = to_device(batchdata, self.precision.device, self.settings.channels_last)
-        with self.precision.autocast():
-            terms = self.replica(batch, self.clock)
-        loss = torch.stack([term.float() for term in terms.values()]).sum()
-        if self._is_step_taken(loss):
+        terms, is_taken = self._make_gradients(batch)
+        if is_taken:
             scaler = self.precision.scaler
-            self.optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
             scaler.unscale_(self.optimizer)
             if self.settings.grad_clip is not None:
                 nn.utils.clip_grad_norm_(self.method.parameters(), self.settings.grad_clip)
             scaler.step(self.optimizer)
             scaler.update()
             self.method.after_step(self.clock)
-        return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+        return terms
+
+    def _make_gradients(self, batch: Batch) -> tuple[dict[str, Tensor], bool]:
+        """The terms of the loss and whether the step is taken; where memory runs out, with the batch in more parts."""
+        while True:
+            try:
+                return self._forward_and_backward(batch)
+            except Exception as error:
+                if not out_of_memory(error) or self.replica is not self.method:
+                    raise  # processes that train together would wait for each other
+            self._take_more_parts(batch)
+
+    def _take_more_parts(self, batch: Batch) -> None:
+        self.parts = more_parts(batch, self.parts)
+        self.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        if self.precision.device.type == "cuda":
+            torch.cuda.empty_cache()
+        say(
+            f"warning: memory ran out at iteration {self.state.iteration}: from here on the same batch is taken in "
+            f"{self.parts} parts, whose gradients are added up"
+        )
+
+    def _forward_and_backward(self, batch: Batch) -> tuple[dict[str, Tensor], bool]:
+        parts = split_batch(batch, self.parts)
+        share = 1 / len(parts)
+        sums: dict[str, Tensor] = {}
+        self.optimizer.zero_grad(set_to_none=True)
+        for part in parts:
+            with self.precision.autocast():
+                terms = self.replica(part, self.clock)
+            loss = torch.stack([term.float() for term in terms.values()]).sum()
+            found = {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+            if len(parts) == 1:
+                is_taken = self._is_step_taken(loss)
+                if is_taken:
+                    self.precision.scaler.scale(loss).backward()
+                return found, is_taken
+            self.precision.scaler.scale(loss * share).backward()
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0) + value * share
+        return sums, self._is_step_taken(sums["loss"])
 
     def _is_step_taken(self, loss: Tensor) -> bool:
         """Whether the loss is finite; on a GPU only every 20th is looked at, since looking waits for the device."""

@@ -17,7 +17,7 @@ from medseg.method import IGNORE
 
 
 class ClassDice(Metric):
-    """Mean Dice per foreground class over the cases that have or predict it; summed over ranks.
+    """Mean Dice per class, but the background's, over the cases that have or predict it; summed over ranks.
 
     Updated with predictions and labels `(1, X, Y, Z)` of class indices, 255 in the label = ignore, and with which
     classes each label covers, `(classes,)` bool. A case in which a class is neither annotated nor predicted, or whose
@@ -26,26 +26,28 @@ class ClassDice(Metric):
     Args:
         classes: number of classes with background.
         device: where the sums are kept.
+        has_background: whether the first class is the background, which is left out.
     """
 
     _state_dict_all_req_keys = ("_sum", "_count")
 
-    def __init__(self, classes: int, device: torch.device, **kwargs: Any) -> None:
-        self.classes = classes
+    def __init__(self, classes: int, device: torch.device, has_background: bool = True, **kwargs: Any) -> None:
+        self.classes, self.first = classes, int(has_background)
         super().__init__(device=device, **kwargs)
 
     @reinit__is_reduced
     def reset(self) -> None:
         """Start an evaluation."""
-        self._sum = torch.zeros(self.classes - 1, dtype=torch.float64, device=self._device)
-        self._count = torch.zeros(self.classes - 1, dtype=torch.float64, device=self._device)
+        self._sum = torch.zeros(self.classes - self.first, dtype=torch.float64, device=self._device)
+        self._count = torch.zeros(self.classes - self.first, dtype=torch.float64, device=self._device)
 
     @reinit__is_reduced
     def update(self, output: tuple[Iterable[Tensor], Iterable[Tensor], Iterable[Tensor]]) -> None:
         """Add cases."""
         for prediction, label, covered in zip(*output, strict=True):
-            dice, present = case_dice(prediction.as_subclass(Tensor), label.as_subclass(Tensor), self.classes)
-            present = present & covered.as_subclass(Tensor)[1:].to(present.device)
+            maps = prediction.as_subclass(Tensor), label.as_subclass(Tensor)
+            dice, present = case_dice(*maps, self.classes, self.first)
+            present = present & covered.as_subclass(Tensor)[self.first :].to(present.device)
             self._sum += torch.where(present, dice, 0).to(self._sum)
             self._count += present.to(self._count)
 
@@ -61,18 +63,24 @@ class ClassDice(Metric):
         return {"mean": mean, "classes": classes}
 
 
-def case_dice(prediction: Tensor, label: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Dice of each foreground class and whether the class occurs at all, from one joint histogram."""
+def case_dice(prediction: Tensor, label: Tensor, classes: int, first: int = 1) -> tuple[Tensor, Tensor]:
+    """Dice of each class from `first` on, and whether the class occurs at all, from one joint histogram."""
     counted = label != IGNORE
     joint = label[counted].long() * classes + prediction[counted].long()
     table = torch.bincount(joint, minlength=classes * classes).reshape(classes, classes).double()
-    both = table.diagonal()[1:]
-    size = table.sum(0)[1:] + table.sum(1)[1:]
+    both = table.diagonal()[first:]
+    size = (table.sum(0) + table.sum(1))[first:]
     return 2 * both / size.clamp(min=1), size > 0
 
 
 def validate(
-    network: nn.Module, loader: DataLoader, inferer: Inferer, *, classes: int, device: torch.device
+    network: nn.Module,
+    loader: DataLoader,
+    inferer: Inferer,
+    *,
+    classes: int,
+    device: torch.device,
+    has_background: bool = True,
 ) -> dict[str, Any]:
     """Dice per class (`ClassDice`) over this rank's cases and those of all others.
 
@@ -83,6 +91,7 @@ def validate(
         inferer: gives class indices `(1, 1, X, Y, Z)`.
         classes: number of classes with background.
         device: where the network is.
+        has_background: whether the first class is the background, which is left out.
     """
     evaluator: SupervisedEvaluator | None = None
 
@@ -91,7 +100,7 @@ def validate(
         batch: Any = evaluator.state.batch  # what an evaluator gives has no further keys
         return output["pred"], output["label"], batch["covered"]
 
-    metric = ClassDice(classes, device, output_transform=of_cases)
+    metric = ClassDice(classes, device, has_background, output_transform=of_cases)
     if not len(loader):  # fewer cases than ranks: an evaluator would not run, and the others wait for this rank's sums
         return metric.compute()
     evaluator = SupervisedEvaluator(

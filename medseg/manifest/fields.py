@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
@@ -122,3 +122,17 @@ Modality = Annotated[
     BeforeValidator(numbered),
     WithJsonSchema({"anyOf": [{"type": "object", "additionalProperties": {"type": "string"}}, *STRING_OR_LIST]}),
 ]
+
+
+def checked_background(value: Any) -> Any:
+    """The value of the background, 0, or None.
+
+    Raises:
+        ValueError: any other.
+    """
+    if value is not None and (type(value) is not int or value != 0):
+        raise ValueError(f"is {value!r}; accepted is 0, or null where every voxel belongs to a structure")
+    return value
+
+
+Background = Annotated[Literal[0] | None, BeforeValidator(checked_background)]

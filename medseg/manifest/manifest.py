@@ -7,22 +7,25 @@ What MONAI users have is accepted as it is; `unlabeled`, `annotations`, `tags`, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from pydantic import (
     Field,
     PrivateAttr,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from medseg.errors import ManifestError
 from medseg.manifest.case import Annotation, Case, Item
-from medseg.manifest.fields import Labels, Modality, dicom_modality, first_of, readable
+from medseg.manifest.contradictions import contradictions
+from medseg.manifest.fields import Background, Labels, Modality, dicom_modality, first_of, readable
 from medseg.manifest.json_file import read_json, write_json
-from medseg.portable.io.channel_names import listed
 
 __all__ = ["SECTIONS", "Annotation", "Case", "Manifest", "schema"]
 
@@ -30,11 +33,16 @@ SECTIONS = ("training", "validation", "test", "unlabeled")
 
 
 class Manifest(Item):
-    """A set of cases; the form is written down in `data_manifests/schema.json`."""
+    """A set of cases; the form is written down in `data_manifests/schema.json`.
+
+    `background` is 0, the value of what is no structure, or null: every voxel belongs to some class, as in photographs
+    of streets, and 0 is a class like the others.
+    """
 
     name: str = ""
     description: str = ""
     modality: Modality = Field(default_factory=dict)
+    background: Background = 0
     labels: Labels
     ignore_index: int = Field(default=255, ge=-1, le=65535)
     training: tuple[Case, ...] = ()
@@ -45,11 +53,14 @@ class Manifest(Item):
 
     @field_validator("labels")
     @classmethod
-    def _background_and_classes(cls, labels: dict[int, str]) -> dict[int, str]:
+    def _background_and_classes(cls, labels: dict[int, str], found: ValidationInfo) -> dict[int, str]:
         outside = [v for v in labels if not 0 <= v <= 254]
         if outside:
             raise ValueError(f"has the values {outside}; accepted are 0 to 254")
-        if 0 not in labels or len(labels) < 2:
+        if found.data.get("background", 0) is None:
+            if len(labels) < 2:
+                raise ValueError(f"is {labels}; accepted are at least two classes where there is no background")
+        elif 0 not in labels or len(labels) < 2:
             raise ValueError(f"is {labels}; accepted is 0 for the background and at least one class")
         if len(set(labels.values())) < len(labels) or not all(labels.values()):
             raise ValueError(f"has an empty name or the same name twice: {list(labels.values())}")
@@ -65,42 +76,20 @@ class Manifest(Item):
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        problems = list(self._contradictions())
+        problems = list(contradictions(self, SECTIONS))
         if problems:
             raise ValueError(first_of(problems))
         return self
 
-    def _contradictions(self) -> Iterator[str]:
-        if self.ignore_index in self.labels:
-            yield f"ignore_index: {self.ignore_index} is also the value of '{self.labels[self.ignore_index]}'"
-        seen: dict[str, str] = {}
-        for where, section, case in self._places():
-            if case.name in seen:
-                other = seen[case.name]
-                yield f"{where}: is called '{case.name}' like {other}; name one of them by a \"case\" key"
-            seen[case.name] = where
-            if len(case.image) not in (1, self.channels):
-                files = listed([PurePath(file).name for file in case.image])
-                yield f"{where}.image: has {len(case.image)} files, modality has {self.channels} channels: {files}"
-            if section in ("training", "validation") and not _is_judged(case):
-                yield f'{where}: has neither label, annotations nor tags; such cases belong into "unlabeled"'
-            if case.classes is not None and case.label is None:
-                yield f"{where}.classes: says what a label covers, and there is no label"
-            yield from self._unknown_classes(where, case)
-        if not seen:
-            yield f"has no case; accepted are lists called {', '.join(SECTIONS)}"
+    @model_serializer(mode="wrap")
+    def _absent_if_usual(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = whole(self)
+        if self.has_background:
+            content.pop("background", None)
+        return content
 
-    def _unknown_classes(self, where: str, case: Case) -> Iterator[str]:
-        accepted = {*self.labels, *self.labels.values(), *map(str, self.labels)}
-        listed = [("tags", case.tags), ("classes", case.classes)]
-        for number, annotation in enumerate(case.annotations):
-            listed.append((f"annotations[{number}].classes", annotation.classes))
-        for key, classes in listed:
-            unknown = [name for name in classes or () if name not in accepted]
-            if unknown:
-                yield f"{where}.{key}: unknown classes {unknown}; known are {list(self.classes)}"
-
-    def _places(self) -> Iterator[tuple[str, str, Case]]:
+    def places(self) -> Iterator[tuple[str, str, Case]]:
+        """Where each case is, such as training[0], its list, and the case."""
         for section in SECTIONS:
             for n, case in enumerate(getattr(self, section)):
                 yield f"{section}[{n}]", section, case
@@ -113,12 +102,23 @@ class Manifest(Item):
     @property
     def cases(self) -> tuple[Case, ...]:
         """All of them, one list after the other."""
-        return tuple(case for _, _, case in self._places())
+        return tuple(case for _, _, case in self.places())
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names in the order of their values, background first."""
         return tuple(self.labels.values())
+
+    @property
+    def has_background(self) -> bool:
+        """Whether there is a class for what is no structure; it is the first."""
+        return self.background is not None
+
+    @property
+    def structures(self) -> dict[int, str]:
+        """Value in label files -> name of every class but the background."""
+        first = int(self.has_background)
+        return dict(list(self.labels.items())[first:])
 
     @property
     def label_values(self) -> tuple[int, ...]:
@@ -128,8 +128,13 @@ class Manifest(Item):
     @property
     def channels(self) -> int:
         """Channels of every image; without `modality` as many as the first case has files."""
-        first = next((len(case.image) for _, _, case in self._places()), 1)
+        first = next((len(case.image) for _, _, case in self.places()), 1)
         return len(self.modality) or first
+
+    @property
+    def shows_colours(self) -> bool:
+        """Whether the images are photographs in colour, with the channels red, green and blue."""
+        return [name.lower() for name in self.modality.values()] == ["red", "green", "blue"]
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -241,7 +246,7 @@ class Manifest(Item):
         return tuple(index == 0 or index in named for index in range(len(self.labels)))
 
     def presence(self, case: Case) -> dict[int, bool] | None:
-        """Index of a foreground class -> whether it is in the image, as far as the tags say; None: no tags."""
+        """Index of a class, not the background's -> whether it is in the image by its tags; None: no tags."""
         if case.tags is None:
             return None
         if isinstance(case.tags, dict):
@@ -249,7 +254,7 @@ class Manifest(Item):
         else:
             present = {self.index_of(each) for each in case.tags}
             told = {index: index in present for index in range(len(self.labels))}
-        return {index: there for index, there in told.items() if index > 0}
+        return {index: there for index, there in told.items() if index >= int(self.has_background)}
 
     def with_labels(self, section: str, labels: Mapping[str, Path]) -> Manifest:
         """A manifest in which cases of a section have other labels.
@@ -278,11 +283,6 @@ class Manifest(Item):
 def schema() -> dict[str, Any]:
     """The JSON Schema of a manifest, which `data_manifests/schema.json` holds."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}
-
-
-def _is_judged(case: Case) -> bool:
-    """Whether somebody said something of a case, were it that nothing is visible."""
-    return bool(case.label) or "annotations" in case.model_fields_set or case.tags is not None
 
 
 def streams_of(manifest: Manifest) -> dict[str, list[Case]]:

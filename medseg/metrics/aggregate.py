@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean, median, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from medseg.metrics.segmentation import METRICS, Value
 
 SITUATIONS = ("both", "missing", "spurious", "both_empty")
+
+
+class Overlap(NamedTuple):
+    """Voxels of a class whose reference is known: in both label maps, in the prediction, in the reference."""
+
+    shared: int
+    predicted: int
+    reference: int
 
 
 def averaged() -> list[str]:
@@ -63,6 +71,35 @@ def mean_of_classes(classes: Sequence[dict[str, Any]]) -> dict[str, Any]:
         means = [value for value in of_classes if value is not None]
         found[name] = {"mean": mean(means) if means else None, "n": len(means)}
     return found
+
+
+def iou_of_set(cases: Sequence[Mapping[str, Overlap]]) -> dict[str, Any]:
+    """Intersection over union of a whole set: one confusion over all cases, then the mean over the classes.
+
+    It is the number of the papers on photographs (Everingham et al., "The Pascal Visual Object Classes Challenge",
+    2015). A class that neither any prediction nor any reference has is left out.
+
+    Args:
+        cases: of each case the classes that its reference tells apart, the background among them where there is one.
+
+    Returns:
+        `classes`: name -> IoU, or None; `mean` of them; `n`, how many have one; `cases`.
+
+    Examples:
+        >>> iou_of_set([{"sky": Overlap(3, 4, 3)}, {"sky": Overlap(0, 0, 2), "road": Overlap(5, 5, 10)}])
+        {'classes': {'sky': 0.5, 'road': 0.5}, 'mean': 0.5, 'n': 2, 'cases': 2}
+    """
+    totals: dict[str, Overlap] = {}
+    for case in cases:
+        for name, counted in case.items():
+            before = totals.get(name, Overlap(0, 0, 0))
+            totals[name] = Overlap(*(one + other for one, other in zip(before, counted, strict=True)))
+    classes: dict[str, float | None] = {}
+    for name, total in totals.items():
+        union = total.predicted + total.reference - total.shared
+        classes[name] = total.shared / union if union else None
+    found = [value for value in classes.values() if value is not None]
+    return {"classes": classes, "mean": mean(found) if found else None, "n": len(found), "cases": len(cases)}
 
 
 def _numbers(cases: Sequence[dict[str, Value]], name: str) -> list[float]:

@@ -42,6 +42,7 @@ class NetworkFactory:
     ) -> None:
         self.spec, self.data = spec, data
         self.classes, self.spatial_dims, self.in_channels = data.classes, data.spatial_dims, data.channels
+        self.has_background = data.has_background
         self.labels = tuple(data.labels[value] for value in data.label_values)
         self.previous = previous
         self.copied: list[Copied] = []
@@ -126,6 +127,9 @@ def definition_of(network: nn.Module) -> dict[str, Any]:
     if isinstance(network, FirstChannels):
         inner = definition_of(network.network)
         return {"_target_": f"{ADAPTERS}.FirstChannels", "network": inner, "channels": network.channels}
+    definition = getattr(network, DEFINITION, None)
+    if definition is not None:
+        return definition
     if isinstance(network, HeadedNetwork):
         inner, head = definition_of(network.network), definition_of(network.head)
         return {"_target_": f"{registry.HALVES}.HeadedNetwork", "network": inner, "head": head}

@@ -41,6 +41,7 @@ class NetworkEntry:
         dims: numbers of spatial axes that it can have.
         halves: class of `medseg.portable.networks.encoder_decoder` that gives the network in two halves; `ITSELF`: the
             network is an `EncoderDecoder`, on which a head is put; None: it cannot be had in halves.
+        photographs: mean and divisor of the 8-bit photographs that its pre-trained weights know; None: there are none.
         planned: options of new trainings where the pipeline does not give them; runs and bundles that exist name what
             they have, or have the constructor's default.
     """
@@ -51,6 +52,7 @@ class NetworkEntry:
     options: Mapping[str, Any]
     dims: tuple[int, ...] = (2, 3)
     halves: str | None = None
+    photographs: tuple[float, float] | None = None
     planned: Mapping[str, Any] = field(default_factory=dict)
 
     def check_options(self, options: Mapping[str, Any]) -> None:
@@ -93,12 +95,13 @@ def network(
     options: Mapping[str, Any],
     dims: tuple[int, ...] = (2, 3),
     halves: str | None = None,
+    photographs: tuple[float, float] | None = None,
     planned: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[[Size], dict[str, Any]]], Callable[[Size], dict[str, Any]]]:
     """Register a function of a size as a network; the arguments are those of `NetworkEntry`."""
 
     def register(arguments: Callable[[Size], dict[str, Any]]) -> Callable[[Size], dict[str, Any]]:
-        NETWORKS[name] = NetworkEntry(name, target, arguments, options, dims, halves, planned or {})
+        NETWORKS[name] = NetworkEntry(name, target, arguments, options, dims, halves, photographs, planned or {})
         return arguments
 
     return register
@@ -207,7 +210,8 @@ def segresnet(size: Size) -> dict[str, Any]:
     "efficientnet_lite",
     f"{PORTABLE}.networks.efficientnet_lite.EfficientNetLite",
     halves=ITSELF,
-    options={"width": int, "output_stride": Literal[8, 16, 32]},
+    options={"width": int, "output_stride": Literal[8, 16, 32], "frozen_statistics": bool},
+    photographs=(127.0, 128.0),
 )
 def efficientnet_lite(size: Size) -> dict[str, Any]:
     """EfficientNet-lite0 with a chosen output stride; weights trained on ImageNet exist for two axes."""

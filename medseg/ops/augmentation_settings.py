@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails
 
-import medseg.ops.field_of_view  # noqa: F401 - registers "crop"
+import medseg.ops.field_of_view
+import medseg.ops.photographs  # noqa: F401 - they register their transforms
 from medseg.ops.augmentation import TRANSFORMS, RandomTransform
 
 FORMER = {
@@ -27,11 +37,23 @@ FORMER_OF_INTENSITY = "intensity_probability"
 """One setting of that time for the probability of every change of intensities."""
 
 
+LATER = ("resize", "color_jitter")
+"""Transforms added after runs had been recorded: they are only written where they are not off."""
+
+
 class Augment(BaseModel):
     """Random changes of a training patch: the settings of each transform of `medseg.ops.augmentation`, by its name."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     __pydantic_extra__: dict[str, SerializeAsAny[RandomTransform]] = Field(init=False)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = whole(self)
+        for name in LATER:
+            if self.__pydantic_extra__[name] == TRANSFORMS[name]():
+                content.pop(name, None)
+        return content
 
     @property
     def transforms(self) -> dict[str, RandomTransform]:

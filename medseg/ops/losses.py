@@ -44,8 +44,15 @@ def merge_uncovered(logits: Tensor, covered: Tensor) -> Tensor:
     return torch.cat([background, logits[:, 1:].masked_fill(other[:, 1:], nothing)], 1)
 
 
-def soft_dice(logits: Tensor, label: Tensor, covered: Tensor | None = None, *, smooth: float = 1e-5) -> Tensor:
-    """One minus soft Dice, pooled over the batch, mean over the foreground classes that some image of it covers.
+def soft_dice(
+    logits: Tensor,
+    label: Tensor,
+    covered: Tensor | None = None,
+    *,
+    smooth: float = 1e-5,
+    has_background: bool = True,
+) -> Tensor:
+    """One minus soft Dice, pooled over the batch, mean over the classes that some image of it covers.
 
     See `medseg.portable.masked_losses.soft_dice` for the formula.
 
@@ -54,12 +61,14 @@ def soft_dice(logits: Tensor, label: Tensor, covered: Tensor | None = None, *, s
         label: `(B, 1, *spatial)` class indices, 255 = ignore.
         covered: `(B, classes)` bool; None: every label covers every class.
         smooth: added to numerator and denominator.
+        has_background: whether the first class is the background, which is left out of the mean; without one every
+            label covers every class.
 
     Returns:
-        Scalar in [0, 1]; zero where no image covers a foreground class.
+        Scalar in [0, 1]; zero where no image covers a class besides the background.
     """
     if covered is None:
-        return masked_losses.soft_dice(logits, label, smooth=smooth)
+        return masked_losses.soft_dice(logits, label, smooth=smooth, has_background=has_background)
     counted = covered.any(0)
     counted[0] = True
     if not bool(counted[1:].any()):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from medseg.config import Intensity
+from medseg.config import Intensity, NetworkSpec
 from medseg.errors import DataError
 from medseg.manifest.manifest import Case, Manifest
+from medseg.networks import registry
 from medseg.portable.io.read import read_volume
 
 INTENSITY_CASES = 20
@@ -16,12 +17,20 @@ SOFT_TISSUE = Intensity(kind="window", low=-160.0, high=240.0, mean=40.0, std=10
 """In HU; where no voxel is labelled."""
 
 
-def intensity_rule(manifest: Manifest) -> Intensity | tuple[Intensity, ...]:
+def intensity_rule(manifest: Manifest, network: NetworkSpec | None = None) -> Intensity | tuple[Intensity, ...]:
     """CT keeps its scale and is windowed to what the labelled structures show; all else is z-scored per image.
+
+    Photographs in colour are presented as pre-trained weights know them, where the network starts from such.
 
     Returns:
         One rule, or one for each of several channels of which some are CT.
     """
+    photographs = None
+    if network is not None and network.weights is not None and manifest.shows_colours:
+        photographs = registry.find(network.name).photographs
+    if photographs is not None:
+        mean, std = photographs
+        return Intensity(kind="fixed", mean=mean, std=std)
     modalities = tuple(manifest.modalities)
     if "CT" not in modalities:
         return Intensity(kind="zscore")
@@ -66,5 +75,5 @@ def _foreground(manifest: Manifest, case: Case, channel: int, most: int = 20_000
     labels = read_volume(label)[0][0] if label else None
     if labels is None or labels.shape != image.shape:
         raise DataError(f"image has shape {image.shape}, its label {getattr(labels, 'shape', None)}", path=label)
-    values = image[(labels > 0) & (labels != manifest.ignore_index)]
+    values = image[np.isin(labels, list(manifest.structures))]
     return values[:: max(1, len(values) // most)].astype(np.float64)

@@ -77,6 +77,12 @@ def plan_data(
         ManifestError: a name that MONAI's tools would evaluate in the bundle.
     """
     given = dict(overrides or {})
+    if given.get("has_background", manifest.has_background) != manifest.has_background:
+        raise ConfigError(
+            f"data.has_background is {given['has_background']}; it is the manifest that says so",
+            path=manifest.path,
+            hint='"background": null in the manifest stands for a set without one',
+        )
     _refuse_expressions(manifest)
     fingerprint = read_fingerprint(manifest)
     check_views(views, fingerprint)
@@ -97,12 +103,13 @@ def plan_data(
         patch = plan_patch(size, spacing, view, most=most)
     planned = {
         "labels": manifest.labels,
+        "has_background": manifest.has_background,
         "modality": manifest.modalities,
         "spacing_mm": tuple(spacing.tolist()),
         "view": view,
         "resample_axes": tuple(resample),
         "patch": patch,
-        "intensity": given.get("intensity") or intensity_rule(manifest),
+        "intensity": given.get("intensity") or intensity_rule(manifest, network),
         "padding": "edge",
         "smallest_mm": tuple((fingerprint.shape * fingerprint.spacing_mm).min(axis=0).round(1).tolist()),
     }

@@ -26,8 +26,8 @@ def one_hot(label: Tensor, classes: int) -> Tensor:
     return (label == index).float()  # 255 is no class; F.one_hot would pass through 64-bit integers
 
 
-def soft_dice(logits: Tensor, label: Tensor, *, smooth: float = 1e-5) -> Tensor:
-    """One minus soft Dice, pooled over the batch, mean over the foreground classes.
+def soft_dice(logits: Tensor, label: Tensor, *, smooth: float = 1e-5, has_background: bool = True) -> Tensor:
+    """One minus soft Dice, pooled over the batch, mean over the classes other than the background.
 
     `1 - (2 sum(p y) + e) / (sum(p^2) + sum(y^2) + e)`, sums over all labelled voxels of the batch at once (Milletari et
     al., 3DV 2016; pooled as in the code of DTC).
@@ -36,6 +36,7 @@ def soft_dice(logits: Tensor, label: Tensor, *, smooth: float = 1e-5) -> Tensor:
         logits: `(B, C, *spatial)`.
         label: `(B, 1, *spatial)` class indices, 255 = ignore.
         smooth: `e`.
+        has_background: whether the first class is the background; else it counts like the others.
 
     Returns:
         Scalar in [0, 1].
@@ -43,7 +44,9 @@ def soft_dice(logits: Tensor, label: Tensor, *, smooth: float = 1e-5) -> Tensor:
     classes = logits.shape[1]
     # MONAI's MaskedDiceLoss masks before its softmax, which makes ignored voxels uniform instead of absent.
     probabilities = logits.float().softmax(1) * labeled_mask(label)
-    loss = DiceLoss(include_background=False, squared_pred=True, batch=True, smooth_nr=smooth, smooth_dr=smooth)
+    loss = DiceLoss(
+        include_background=not has_background, squared_pred=True, batch=True, smooth_nr=smooth, smooth_dr=smooth
+    )
     return loss(probabilities, one_hot(label, classes))
 
 
@@ -60,11 +63,19 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
 
 class DiceAndCrossEntropy(nn.Module):
-    """`soft_dice` plus `cross_entropy` as a loss function of `(logits, label)`, for stock trainers."""
+    """`soft_dice` plus `cross_entropy` as a loss function of `(logits, label)`, for stock trainers.
+
+    Args:
+        has_background: as in `soft_dice`.
+    """
+
+    def __init__(self, has_background: bool = True) -> None:
+        super().__init__()
+        self.has_background = has_background
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Scalar; shapes as in `soft_dice`."""
-        return soft_dice(logits, label) + cross_entropy(logits, label)
+        return soft_dice(logits, label, has_background=self.has_background) + cross_entropy(logits, label)
 
 
 class KnownOneHotd(MapTransform):

@@ -120,7 +120,7 @@ class Model:
     def labels(self) -> dict[str, int]:
         """Name -> value in the results, without the background."""
         data = self.bundle.data
-        return {data.labels[value]: value for value in data.label_values[1:]}
+        return {name: value for value, name in data.structures.items()}
 
 
 def _stamp(record: Path) -> tuple[int, int] | None:

@@ -20,6 +20,7 @@ from medseg.cli.commands import add_command
 from medseg.errors import ConfigError
 from medseg.options import Option, api, check_types, described, flag_of, plain
 from medseg.serve.options import ServeOptions
+from medseg.workflows.compare.options import CompareOptions
 from medseg.workflows.consensus.options import OF_A_RESULT, ConsensusOptions
 from medseg.workflows.data.options import CheckOptions, InitOptions
 from medseg.workflows.demo.options import DemoOptions
@@ -32,6 +33,7 @@ COMMANDS = {
     "plan": PlanOptions,
     "predict": PredictOptions,
     "evaluate": EvaluateOptions,
+    "compare": CompareOptions,
     "consensus": ConsensusOptions,
     "serve": ServeOptions,
     "demo": DemoOptions,

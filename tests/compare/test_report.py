@@ -117,7 +117,10 @@ def test_which_to_take():
     three = opening(base, rows_of("new", BETTER), rows_of("third", best), arms=("base", "new", "third"))
     assert three.startswith("Take third: ")
     assert three.endswith("; new is better than base too, and no test was made between them.")
-    assert "as far as one training of each can tell" in opening(rows_of("base", BASE, 1), rows_of("new", BETTER, 1))
+    alone = rows_of("base", BASE, 1)
+    assert "as far as one training of each can tell" in opening(alone, rows_of("new", BETTER, 1))
+    worse = "Take base, as far as one training of each can tell: every other arm is shown to be worse."
+    assert opening(alone, rows_of("new", WORSE, 1)) == worse
 
 
 def test_which_to_take_where_runs_are_missing():

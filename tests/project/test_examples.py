@@ -24,6 +24,12 @@ def test_own_method(tmp_path):
     assert list((tmp_path / "prediction").glob("*.nii.gz"))
 
 
+def test_tags_only(tmp_path):
+    run("tags_only.py", tmp_path)
+    assert (tmp_path / "run" / "bundle" / "models" / "model.pt").exists()
+    assert len(list((tmp_path / "run" / "stage0" / "labels" / "pseudo").glob("*.nii.gz"))) == 6
+
+
 def test_consensus(tmp_path):
     told = run("consensus.py", tmp_path)
     dice = {line.split()[0]: float(line.split()[-1]) for line in told.splitlines() if "truth" in line}

@@ -37,6 +37,7 @@ class Given:
     def __init__(self, network: nn.Module, classes: int, spatial_dims: int = 3) -> None:
         self.network = network
         self.classes, self.spatial_dims, self.in_channels = classes, spatial_dims, 1
+        self.has_background = True
         self.previous: Frozen | None = None
 
     def segmenter(self, out_channels: int | None = None) -> nn.Module:

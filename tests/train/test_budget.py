@@ -16,10 +16,14 @@ from tiny import write_dataset
 from medseg import cores
 from medseg.config import Pipeline
 from medseg.cores import CoreUse
-from medseg.workflows.train import fit_budget, measure_costs
-from medseg.workflows.train.plan import write_plan
+from medseg.manifest.manifest import Manifest
+from medseg.workflows.train import fit_budget, measure_costs, settings
+from medseg.workflows.train.build import StageInputs
+from medseg.workflows.train.larger_patches import shown_part, with_larger_patches
+from medseg.workflows.train.plan import plan_pipeline, write_plan
 from medseg.workflows.train.run import train
 from medseg.workflows.train.sizing import describe_budget, describe_losses
+from medseg.workflows.train.step_probe import StageProbe
 from medseg.workflows.train.time_plan import StageCosts, count_validations, fit_stage, fit_stages
 
 
@@ -41,8 +45,10 @@ def test_iterations_are_what_is_left_divided_by_the_step():
 def test_validations_take_their_time_and_are_fewer_where_they_would_take_much_of_it():
     cheap = StageCosts(step=0.5, validation=1)
     length = fit_stage(cheap, 100, most=6000, every=None)
-    assert (length.iterations, length.validate_every) == (180, None)  # 90 s of steps, 10 validations
-    assert length.seconds == 100
+    assert length.iterations in (178, 180)  # with 11 validations or 10: both take 100 s
+    assert (length.validate_every, length.seconds) == (None, 100)
+    longer = fit_stage(StageCosts(step=0.5, validation=1), 217, most=6000, every=None)
+    assert (longer.iterations, longer.seconds) == (410, 215)  # 412 would make eleven
     dear = StageCosts(step=0.5, validation=8)
     length = fit_stage(dear, 100, most=6000, every=None)  # 10: 80 s; 5: 40 s; 3: 24 s of 100
     assert (length.iterations, length.validate_every) == (152, 51)
@@ -97,6 +103,32 @@ def test_cores_are_those_of_the_process_and_of_its_container(tmp_path, monkeypat
     cores.CONTROL_GROUP.write_text("400000 100000")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
     assert cores.usable_cores() == 1
+
+
+def test_steps_with_batches_made_ahead_are_not_timed(tmp_path, monkeypatch):
+    manifest = Manifest.load(write_dataset(tmp_path / "data"))
+    device = torch.device("cpu")
+    pipeline = plan_pipeline(settings.load("supervised", WIDE), manifest, device, None)
+    probe = StageProbe(StageInputs(pipeline, 0, manifest, tmp_path, tmp_path / "cache", device), view=None, few=False)
+    # at each of two places: the start, the first step, two with batches made ahead, three timed ones
+    moments = iter([0, 9, 10, 11, 15, 19, 23, 0, 7, 8, 9, 13, 17, 21])
+    monkeypatch.setattr(probe, "_run_for", lambda trainer, seconds: [next(moments) for _ in range(7)])
+    costs = probe.measure(tmp_path / "bundle", previous=None, seconds=1)
+    assert costs.step == 4
+    assert costs.start == 7 - 4
+    assert costs.preparation > 0
+    assert (tmp_path / "bundle" / "configs" / "metadata.json").is_file()
+
+
+def test_patches_that_show_little_are_larger_and_fewer(tmp_path):
+    path = write_dataset(tmp_path, labeled=4, shape=(96, 96, 96), spacing=(1.5, 1.5, 1.5), validation=0, test=0)
+    small = _pipeline(100, 8, 4, patch=[48, 48, 48])
+    larger = with_larger_patches(small, Manifest.load(path))
+    assert larger.stages[0].schedule.batch == {"labeled": 2}
+    assert larger.data["patch"] == [64, 64, 64]  # 48 * 2 ** (1 / 3) = 60.5, in halves of halves
+    for same in (_pipeline(100, 8, 4, patch=[80, 80, 80]), _pipeline(100, 8, 2, patch=[48, 48, 48])):
+        assert with_larger_patches(same, Manifest.load(path)) == same
+    assert shown_part((50, 100, 100), (100, 100, 80)) == 0.5
 
 
 def _pipeline(iterations, width, batch, **data):

@@ -277,3 +277,12 @@ def test_what_a_rule_cannot_have_is_refused_when_the_run_is_planned(tagged, tmp_
     words = "no labelled case under 'training', which supervised learns from"
     stages = stage("Tagger"), stage("supervised")
     refused(ManifestError, words, *stages, method=[small.Tagger])
+
+
+def test_a_batch_is_no_larger_than_what_the_rule_labelled(tagged, tmp_path, capsys):
+    """Of four cases one has no tags, so that the rule gives it no label; the plan could not know."""
+    first = stage("Tagger", then={"rule": {"name": "MapsOfTags"}})
+    task = write_task(tmp_path / "few.yaml", first, stage("supervised"))
+    run = train(task, tagged, tmp_path / "run", method=[small.Tagger, f"{EXAMPLE}:MapsOfTags"], device="cpu")
+    assert "stage 1: 3 cases have a label, so that the batch is 3, not 4" in capsys.readouterr().err
+    assert [case.name for case in Manifest.load(run / "stage0" / "labels" / "manifest.json").unlabeled] == ["case3"]

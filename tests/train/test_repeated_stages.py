@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -37,7 +38,8 @@ def tagged(tmp_path_factory) -> Path:
 
 
 def stage(method: str, **more) -> dict:
-    return {"method": {"name": method}, "network": NETWORK, "schedule": SCHEDULE, **more}
+    # copies: YAML would write the same object as an alias, which a setting changes everywhere
+    return {"method": {"name": method}, "network": dict(NETWORK), "schedule": dict(SCHEDULE), **copy.deepcopy(more)}
 
 
 def write_task(path: Path, *stages: dict) -> str:

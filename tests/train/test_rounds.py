@@ -210,6 +210,10 @@ def test_options_and_views_of_volumes(manifest, tmp_path, capsys):
     assert bundle["inferer"]["fusion"] == "mean"
 
 
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""Of batch norm, which every step moves, whatever the learning rate."""
+
+
 def test_stages_with_views_start_from_the_one_before(manifest, tmp_path):
     schedule = {"iterations": 1, "batch": {"labeled": 2}, "lr": 1e-12, "workers": 0}
     network = {"name": "unet", "width": 4}
@@ -225,7 +229,8 @@ def test_stages_with_views_start_from_the_one_before(manifest, tmp_path):
     first = torch.load(folder / "stage0" / "bundle" / "models" / "model.pt", weights_only=True)
     for place in ("round0/coronal", "round1/axial"):
         later = weights(folder / "stage1" / place)
-        assert all(torch.allclose(value, first[key], atol=1e-6) for key, value in later.items())
+        learnt = [key for key in later if not key.endswith(STATISTICS)]
+        assert all(torch.allclose(later[key], first[key], atol=1e-6) for key in learnt)
 
 
 def test_a_full_disk_leaves_no_half_label_and_is_resumed(run, manifest, tmp_path):

@@ -130,12 +130,25 @@ class EfficientNetLite(EncoderDecoder):
         width: channels of the decoder and of its result.
         output_stride: pixels of the image between those of the coarsest feature map: 8, 16 or 32. Where it is reached,
             convolutions are dilated instead of strided.
+        frozen_statistics: whether batch norm in the encoder keeps the statistics that it has, those of its pre-trained
+            weights, in training too; scale and shift are learnt. In batches of a few images their own statistics are
+            noise, and mixed or strongly changed images shift them.
 
     Shape: image `(B, in_channels, *spatial)` of any size to `(B, width, *spatial)`.
     """
 
-    def __init__(self, spatial_dims: int, in_channels: int, width: int = 64, output_stride: int = 16) -> None:
+    encoder_parts = ("stem", "stages")
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        width: int = 64,
+        output_stride: int = 16,
+        frozen_statistics: bool = False,
+    ) -> None:
         super().__init__()
+        self.frozen_statistics = frozen_statistics
         if output_stride not in OUTPUT_STRIDES:
             raise ValueError(f"output_stride is {output_stride}; accepted are {', '.join(map(str, OUTPUT_STRIDES))}")
         self.spatial_dims, self.width = spatial_dims, width
@@ -153,6 +166,16 @@ class EfficientNetLite(EncoderDecoder):
         self.smooth = nn.Sequential(
             convolution(width, width, 3, padding=1, bias=False), Norm[Norm.BATCH, spatial_dims](width), nn.ReLU()
         )
+
+    def train(self, mode: bool = True) -> EfficientNetLite:
+        """As of any module, but batch norm with frozen statistics stays as in evaluation."""
+        super().train(mode)
+        if self.frozen_statistics:
+            for part in (self.stem, self.stages):
+                for module in part.modules():
+                    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                        module.eval()
+        return self
 
     def _encoder(self, output_stride: int) -> tuple[nn.ModuleList, list[tuple[int, int, int]]]:
         """The stages, and for the last one of each resolution its number, channels and stride."""

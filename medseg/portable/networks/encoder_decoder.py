@@ -28,8 +28,10 @@ class EncoderDecoder(nn.Module, ABC):
         channels: of each feature map that `encode` gives, the finest first.
         strides: for each of these, how many voxels of the image lie between its own, along each axis.
         width: channels of what `decode` gives.
+        encoder_parts: names of the modules that are the encoder; empty: nothing tells them from the decoder's.
     """
 
+    encoder_parts: tuple[str, ...] = ()
     spatial_dims: int
     channels: tuple[int, ...]
     strides: tuple[tuple[int, ...], ...]

@@ -18,7 +18,8 @@ from medseg.workflows.compare.data_sets import DataSet, find_leaks, split_arm
 from medseg.workflows.compare.read_arms import Arm, Comparison
 from medseg.workflows.train import settings
 from medseg.workflows.train.check_before import check_files
-from medseg.workflows.train.plan import check_streams, plan_pipeline
+from medseg.workflows.train.check_streams import check_all_streams
+from medseg.workflows.train.plan import plan_pipeline
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def ready_arms(comparison: Comparison, device: str) -> tuple[list[ReadyArm], tor
 
 
 def refuse(complaints: Sequence[str]) -> None:
-    """Refuse a comparison with everything that is wrong with it, each on a line.
+    """Refuse a comparison with everything that is wrong with it, numbered.
 
     Raises:
         ConfigError: there is something.
@@ -87,7 +88,8 @@ def refuse(complaints: Sequence[str]) -> None:
     if len(different) == 1:
         raise ConfigError(different[0])
     if different:
-        raise ConfigError("\n  ".join([f"{len(different)} things are wrong, and nothing was trained:", *different]))
+        numbered = [f"({number}) {line}" for number, line in enumerate(different, start=1)]
+        raise ConfigError(f"{len(different)} things are wrong, and nothing was trained: {'; '.join(numbered)}")
 
 
 def _repeated_names(comparison: Comparison) -> Iterator[str]:
@@ -114,11 +116,10 @@ def _ready_arm(comparison: Comparison, arm: Arm, device: torch.device) -> tuple[
     pipeline = with_iterations(settings.load(arm.task, arm.overrides, own), comparison.iterations)
     start = open_bundle(arm.init_from) if arm.init_from else None
     data_sets = tuple(split_arm(comparison, arm))
-    problems = []
+    problems: list[str] = []
     with methods.use_methods(own):
         for data in data_sets:
-            for stage in pipeline.stages:
-                check_streams(stage, data.learnt)
+            check_all_streams(pipeline, data.learnt)
         scarcest = data_sets[0]
         check_files(pipeline, scarcest.learnt)
         plan_pipeline(pipeline, scarcest.learnt, device, None, start)

@@ -18,7 +18,7 @@ class ArmDescription:
         task: its pipeline, as it was given.
         settings: its own `--set`, such as "stages.0.network.width=16".
         data: its manifest, where it is not that of the other arms.
-        plan: what it was sized to, in one line; empty where nothing is known.
+        plan: what it was sized to, in one line with the iterations; empty where nothing is known.
     """
 
     name: str

@@ -74,6 +74,7 @@ class OneRun:
         if not record.begun:
             (self.path / USAGE).unlink(missing_ok=True)
         record.begin(self.path / TRAINING)
+        (self.path / RUNS).unlink(missing_ok=True)  # why it failed the last time
         judged = self.folder.judged(self.key)
         write_request(self.path, self.key, judged, self.device, self.tolerance_mm)
 

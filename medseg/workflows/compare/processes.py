@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from medseg.workflows.compare.folder import pinned
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 POLL_SECONDS = 0.2
+LOOK_SECONDS = 1.0
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes in which the system counts the memory of a process that has ended."""
 STOP_CODES = (130, 143, -signal.SIGTERM, -signal.SIGINT)
 """Of a process that was stopped by a signal."""
 
@@ -90,6 +94,8 @@ class Child:
                 pass_fds=tuple(keep_open),
             )
         self.usage = Usage()
+        self._peak_bytes = 0
+        self._looked = 0.0
 
     def poll(self) -> int | None:
         """Its exit code; None while it runs. Once it has ended, `usage` is what it took."""
@@ -98,11 +104,22 @@ class Child:
             return process.returncode
         ended, status, taken = os.wait4(process.pid, os.WNOHANG)
         if ended == 0:
+            self._look_at_memory()
             return None
         process.returncode = os.waitstatus_to_exitcode(status)
-        unit = 1 if sys.platform == "darwin" else 1024
-        self.usage = Usage(taken.ru_utime + taken.ru_stime, time.monotonic() - self._began, int(taken.ru_maxrss) * unit)
+        # where a child took less than this process, the system tells what this process had when it started the child
+        alone = taken.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = int(taken.ru_maxrss) * RSS_UNIT if alone or not self._peak_bytes else self._peak_bytes
+        self.usage = Usage(taken.ru_utime + taken.ru_stime, time.monotonic() - self._began, peak)
         return process.returncode
+
+    def _look_at_memory(self) -> None:
+        """Note the largest memory that one of the processes had until now."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            for number in _tree(self._process.pid):
+                self._peak_bytes = max(self._peak_bytes, _peak_of(number))
 
     def stop(self) -> None:
         """Ask it to save what it has and to end."""
@@ -121,6 +138,27 @@ class Child:
             lines = stream.read().decode("utf-8", errors="replace").splitlines()
         written = [" ".join(line.split()) for line in lines if line.strip()]
         return written[-1].removeprefix("error: ") if written else "it wrote nothing"
+
+
+def _tree(process: int) -> Iterator[int]:
+    """A process and all that it started, where the system tells them (Linux)."""
+    yield process
+    try:
+        lists = [path.read_text(encoding="ascii") for path in Path(f"/proc/{process}/task").glob("*/children")]
+    except OSError:  # it has ended meanwhile
+        return
+    for text in lists:
+        for child in text.split():
+            yield from _tree(int(child))
+
+
+def _peak_of(process: int) -> int:
+    """Largest resident memory of a process until now, in bytes; 0 where the system does not tell it."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def end_all(children: Sequence[Child]) -> None:

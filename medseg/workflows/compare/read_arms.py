@@ -192,7 +192,8 @@ def _of_file(file: ComparisonFile, path: Path, options: CompareOptions) -> Compa
         if data is None:
             without.append(name)
             continue
-        task = arm.task if arm.task in shipped() else str(beside(arm.task, path))
+        there = beside(arm.task, path)
+        task = str(there) if arm.task not in shipped() and there.exists() else arm.task
         start = None if arm.init_from is None else beside(arm.init_from, path)
         own = tuple(_own_method(text, path) for text in arm.method)
         arms.append(Arm(name, task, (*file.set, *arm.set), data, own, start))

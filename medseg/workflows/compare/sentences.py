@@ -116,7 +116,7 @@ def _which_to_take(findings: Findings, labels: int | None) -> str:
     if better:
         return _take_the_best(better)
     if all(judge(each) == WORSE for each in found):
-        return f"take {first}: every other arm is shown to be worse."
+        return f"take {first}{_caution(found)}: every other arm is shown to be worse."
     best = max(finished, key=lambda name: _mean_dice(findings, labels, name))
     highest = f"has the highest mean Dice, {_dice(findings, labels, best)}"
     if best == first:
@@ -128,13 +128,17 @@ def _which_to_take(findings: Findings, labels: int | None) -> str:
 def _take_the_best(better: list[Difference]) -> str:
     """Of arms that are better than the first."""
     best = max(better, key=lambda each: (each.seeds > 1, each.mean or 0.0))  # one training alone may be a lucky one
-    chance = ", as far as one training of each can tell" if best.seeds == 1 else ""
     others = [each.arm for each in better if each is not best]
-    line = f"take {best.arm}{chance}: {describe_numbers(best)} against {best.first}"
+    line = f"take {best.arm}{_caution([best])}: {describe_numbers(best)} against {best.first}"
     if not others:
         return f"{line}."
     are = "is" if len(others) == 1 else "are"
     return f"{line}; {', '.join(others)} {are} better than {best.first} too, and no test was made between them."
+
+
+def _caution(differences: list[Difference]) -> str:
+    """What has to be said with an advice that hangs on single trainings."""
+    return ", as far as one training of each can tell" if any(each.seeds == 1 for each in differences) else ""
 
 
 def _mean_dice(findings: Findings, labels: int | None, arm: str) -> float:

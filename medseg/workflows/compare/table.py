@@ -97,7 +97,7 @@ def difference_table(findings: Findings, labels: int | None) -> Table | None:
 
 
 def describe_arms(findings: Findings) -> list[tuple[str, str]]:
-    """Name of each arm, and what it is: task, settings, data of its own, plan and iterations."""
+    """Name of each arm, and what it is: task, settings, data of its own, plan or else iterations."""
     lines = []
     for arm in findings.description.arms:
         parts = [f"task {arm.task}"]
@@ -108,7 +108,7 @@ def describe_arms(findings: Findings) -> list[tuple[str, str]]:
         if arm.plan:
             parts.append(arm.plan)
         counts = sorted({run.iterations for run in findings.runs if run.key.arm == arm.name and run.iterations})
-        if counts:
+        if counts and not arm.plan:  # a plan says them
             parts.append(f"{' or '.join(map(str, counts))} iterations")
         lines.append((arm.name, "; ".join(parts)))
     return lines

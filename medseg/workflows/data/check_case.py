@@ -127,7 +127,7 @@ class _Checker:
         found = self.label(annotation.label, f"rater {annotation.rater}")
         if found is None or annotation.classes is None:
             return
-        looked_for = self.named(annotation.classes) | {0, self.manifest.ignore_index}
+        looked_for = self.named(annotation.classes) | self.no_structure
         beyond = sorted(set(found.counts) & self.accepted - looked_for)
         if beyond:
             what = f"rater {annotation.rater} annotated {self.names(beyond)}, which are not in 'classes'"
@@ -195,11 +195,16 @@ class _Checker:
     def ignored(self) -> str:
         return f"{self.manifest.ignore_index} to ignore"
 
+    @property
+    def no_structure(self) -> set[int]:
+        """Values that are no structure: to ignore, and the background if there is one."""
+        return self.accepted - set(self.manifest.structures)
+
     def emptiness(self, file: str, found: Values) -> None:
         present = set(found.counts)
         if present == {self.manifest.ignore_index}:
             self.report(file, "error", "all_ignored", f"every voxel is {self.ignored}: nothing can be learnt from it")
-        elif present <= {0, self.manifest.ignore_index} and not found.fractional:
+        elif present <= self.no_structure and not found.fractional:
             what = "has no voxel of any class"
             if self.manifest.ignore_index in present:
                 what += f", only background and {self.ignored}; masks of 0 and 255 must be saved as 0 and 1"
@@ -210,8 +215,8 @@ class _Checker:
         if tags is None or self.case.label is None:
             return
         present = [tag for tag, there in tags.items() if there] if isinstance(tags, dict) else tags
-        in_tags = self.named(present) - {0}
-        in_label = set(found.counts) & set(self.manifest.labels) - {0}
+        in_tags = self.named(present) - self.no_structure
+        in_label = set(found.counts) & set(self.manifest.structures)
         sides = {"in the tags but not in the label": in_tags - in_label, "in the label only": in_label - in_tags}
         for what, classes in sides.items():
             if classes:

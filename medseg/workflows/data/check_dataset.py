@@ -194,6 +194,6 @@ def _absent_classes(manifest: Manifest, findings: Sequence[Finding]) -> Iterator
     labelled = [found.label_values for found in findings if found.section == "training" and found.label_values]
     if not labelled:
         return
-    absent = [name for value, name in manifest.labels.items() if value and value not in set().union(*labelled)]
+    absent = [name for value, name in manifest.structures.items() if value not in set().union(*labelled)]
     if absent:
         yield _whole("warning", "class_absent", f"no training label has {', '.join(absent)}: it cannot be learnt")

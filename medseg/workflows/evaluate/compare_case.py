@@ -10,12 +10,18 @@ from typing import Literal
 import numpy as np
 
 from medseg.errors import DataError
+from medseg.manifest.manifest import Manifest
 from medseg.metrics import Value, segmentation_metrics
+from medseg.metrics.aggregate import Overlap
 from medseg.portable.geometry import along, times, values_in
 from medseg.portable.io.header import Header
 from medseg.portable.io.read import read_volume
 
 IGNORE = 255
+NO_CLASS = 255
+"""In a prediction that is missing, where a data set has no background."""
+NO_CLASS = 255
+"""In a prediction that is missing, where a data set has no background."""
 FINE, LARGEST = 1e-3, 0.5
 """Voxels by which corners of a prediction may lie off the reference's: silently, and with a warning."""
 
@@ -45,13 +51,18 @@ class Pairing:
 
 @dataclass(frozen=True)
 class Compared:
-    """What came of one case; without a usable prediction the metrics are those of an empty one."""
+    """What came of one case; without a usable prediction the metrics are those of an empty one.
+
+    `background` are the voxels of the background; None: there is none, or the label does not cover all classes, so that
+    what it calls background may be something else.
+    """
 
     pairing: Pairing
     status: Status
     message: str = ""
     warnings: tuple[str, ...] = ()
     metrics: Mapping[int, dict[str, Value]] = field(default_factory=dict)
+    background: Overlap | None = None
 
     @property
     def mean_dice(self) -> float | None:
@@ -62,6 +73,16 @@ class Compared:
             return None
         return float(np.mean([float(value) for value in dice if value is not None]))
 
+    def overlaps(self, scale: Scale) -> dict[str, Overlap]:
+        """Voxels of each class, the background first where it counts."""
+        found: dict[str, Overlap] = {}
+        if self.background is not None:
+            found[scale.background_name] = self.background
+        for value, metrics in self.metrics.items():
+            shared, invented, missed = (int(metrics[name] or 0) for name in ("tp", "fp", "fn"))
+            found[scale.labels[value]] = Overlap(shared, shared + invented, shared + missed)
+        return found
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -69,15 +90,29 @@ class Scale:
 
     Args:
         labels: value -> name of the classes to measure, background left out.
-        background: value of the background.
+        background: value of the background; None: there is none.
         tolerance_mm: of the surface Dice.
         ignore: value in reference files that nobody annotated.
+        background_name: of the background.
     """
 
     labels: Mapping[int, str]
-    background: int = 0
+    background: int | None = 0
     tolerance_mm: float = 1.0
     ignore: int = IGNORE
+    background_name: str = "background"
+
+    @classmethod
+    def of_manifest(cls, manifest: Manifest, tolerance_mm: float = 1.0) -> Scale:
+        """The classes of a data set."""
+        background = manifest.label_values[0] if manifest.has_background else None
+        return cls(manifest.structures, background, tolerance_mm, manifest.ignore_index, manifest.classes[0])
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Of all classes, the background's first."""
+        first = () if self.background is None else (self.background,)
+        return (*first, *self.labels)
 
 
 def compare(pairing: Pairing, scale: Scale) -> Compared:
@@ -86,7 +121,7 @@ def compare(pairing: Pairing, scale: Scale) -> Compared:
         reference, grid = read_labels(pairing.reference, scale, may_ignore=True)
     except DataError as error:
         return Compared(pairing, "unusable reference", str(error))
-    nothing = np.full_like(reference, scale.background)
+    nothing = np.full_like(reference, NO_CLASS if scale.background is None else scale.background)
     if pairing.prediction is None:
         message = f"no prediction: {pairing.name}.nii.gz is not there"
         return Compared(pairing, "no prediction", message, metrics=_measure(pairing, nothing, reference, grid, scale))
@@ -96,7 +131,16 @@ def compare(pairing: Pairing, scale: Scale) -> Compared:
         metrics = _measure(pairing, nothing, reference, grid, scale)
         return Compared(pairing, "unusable prediction", str(error), metrics=metrics)
     metrics = _measure(pairing, prediction, reference, grid, scale)
-    return Compared(pairing, "compared", warnings=warnings, metrics=metrics)
+    background = _count_background(pairing, prediction, reference, scale)
+    return Compared(pairing, "compared", warnings=warnings, metrics=metrics, background=background)
+
+
+def _count_background(pairing: Pairing, prediction: np.ndarray, reference: np.ndarray, scale: Scale) -> Overlap | None:
+    if scale.background is None or pairing.covered is not None:
+        return None
+    is_predicted = (prediction == scale.background) & (reference != IGNORE)
+    is_true = reference == scale.background
+    return Overlap(*(int(np.count_nonzero(mask)) for mask in (is_predicted & is_true, is_predicted, is_true)))
 
 
 def _measure(
@@ -131,7 +175,7 @@ def read_labels(path: Path, scale: Scale, *, may_ignore: bool) -> tuple[np.ndarr
     if not np.array_equal(found, np.round(found)) or not np.isfinite(found).all():
         broken = found[~np.isfinite(found) | (found != np.round(found))]
         raise DataError(f"holds {_listed(broken)}; a label map holds whole numbers", path=path)
-    accepted = {scale.background, *scale.labels} if scale.labels else set(range(IGNORE))
+    accepted = set(scale.values) if scale.labels else set(range(IGNORE))
     if may_ignore:
         accepted.add(scale.ignore)
     strange = [value for value in found if value not in accepted]

@@ -12,7 +12,7 @@ from medseg.atomic import check_writable, make_folder
 from medseg.errors import DataError, ManifestError
 from medseg.manifest.manifest import SECTIONS, Case, Manifest
 from medseg.metrics import METRICS
-from medseg.metrics.aggregate import mean_of_classes, summarize
+from medseg.metrics.aggregate import iou_of_set, mean_of_classes, summarize
 from medseg.options import api
 from medseg.portable.geometry import values_in
 from medseg.portable.io.read import SUFFIXES
@@ -32,8 +32,9 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
         options: `reference` is a manifest, or a folder of label files named as the predictions.
 
     Returns:
-        What `metrics.json` holds: `classes` (statistics per class), `mean` (over classes), `cases`,
-        `failed` (names of cases without a usable prediction or reference), `unmatched` files.
+        What `metrics.json` holds: `classes` (statistics per class), `mean` (over classes), `set_iou` (of all cases
+        together, see `medseg.metrics.aggregate.iou_of_set`), `cases`, `failed` (names of cases without a usable
+        prediction or reference), `unmatched` files.
 
     Raises:
         DataError: no folder of predictions, or not one case that could be compared.
@@ -132,9 +133,7 @@ def _pair(
         raise ManifestError(
             f"no case of section {used!r} has a label", path=reference, hint="choose another with --section"
         )
-    background, *measured = manifest.label_values
-    labels = {value: manifest.labels[value] for value in measured}
-    return pairings, Scale(labels, background, tolerance_mm, manifest.ignore_index), used
+    return pairings, Scale.of_manifest(manifest, tolerance_mm), used
 
 
 def _covered_values(manifest: Manifest, case: Case) -> frozenset[int] | None:
@@ -181,6 +180,7 @@ def _summary(done: Sequence[Compared], scale: Scale) -> dict[str, Any]:
         "definitions": {name: entry.definition for name, entry in METRICS.items() if entry.averaged},
         "mean": mean_of_classes(list(classes.values())),
         "classes": classes,
+        "set_iou": iou_of_set([case.overlaps(scale) for case in compared]),
         "cases": [_case(case, scale) for case in done],
         "failed": [case.pairing.name for case in done if case.status != "compared"],
     }

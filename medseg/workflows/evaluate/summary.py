@@ -61,9 +61,12 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
     cases = len(report["cases"])
     compared = cases - len(report["failed"])
     section = f" of section {report['section']}" if report["section"] else ""
+    of_set = report["set_iou"]
     lines = [
         "",
         f"{compared} of {cases} cases{section} compared.",
+        f"mIoU of the whole set: {number('jaccard', of_set['mean'])}, mean of {of_set['n']} classes, each over all",
+        "voxels of these cases at once.",
         "Mean ± standard deviation over the cases in which the prediction or the",
         "reference has the structure; HD95 where both have it. Missed: cases in which",
         "the reference alone has it.",

@@ -57,6 +57,12 @@ def as_markdown(report: dict[str, Any]) -> str:
         *_table(("class", "n", *heads), [_class_row(name, c, names) for name, c in report["classes"].items()]),
         _line(("**mean of classes**", "", *(number(name, report["mean"][name]["mean"]) for name in names))),
         "",
+        "## Of the whole set",
+        "",
+        "Intersection over union of all voxels of all compared cases at once, as in papers on photographs.",
+        "",
+        *_set_iou(report["set_iou"]),
+        "",
         "## Counted, not averaged",
         "",
         *_counts(report),
@@ -89,6 +95,11 @@ def _cell(column: str, found: dict[str, Any], n: int) -> str:
 def number(column: str, value: float | None) -> str:
     """A metric's value with as many digits as it deserves."""
     return METRICS[column].text(value)
+
+
+def _set_iou(found: dict[str, Any]) -> list[str]:
+    rows: list[tuple[str, ...]] = [(name, number("jaccard", value)) for name, value in found["classes"].items()]
+    return [*_table(("class", "IoU"), rows), _line(("**mean (mIoU)**", number("jaccard", found["mean"])))]
 
 
 def _counts(report: dict[str, Any]) -> list[str]:

@@ -75,11 +75,10 @@ class CasePredictor:
     def __init__(self, bundle: OpenBundle, device: torch.device, output: Path, *, probabilities: bool) -> None:
         self.bundle, self.output, self.probabilities = bundle, output, probabilities
         self.runner = BundleRunner(bundle, device)
-        labels = bundle.data.labels
         folder = bundle.path.resolve()
         if folder.name == "bundle":
             folder = folder.parent
-        self.model = Model(folder.name, {value: labels[value] for value in bundle.data.label_values[1:]})
+        self.model = Model(folder.name, bundle.data.structures)
 
     def headers(self, item: Item) -> list[Header]:
         """Headers of a case's files, of which the channels are as many as the model's.
@@ -162,8 +161,7 @@ class CasePredictor:
             counts += np.bincount(plane.ravel(order="K"), minlength=256)
         voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
         volumes = {}
-        for value in self.bundle.data.label_values[1:]:
-            name = self.bundle.data.labels[value]
+        for value, name in self.bundle.data.structures.items():
             volumes[name] = round(float(counts[value] * voxel_ml), 3)
         return volumes
 

@@ -28,14 +28,13 @@ from medseg.cores import CoreWatch
 from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
-from medseg.manifest.labelling import cases_to_label
-from medseg.manifest.manifest import Manifest, streams_of
+from medseg.manifest.manifest import Manifest
 from medseg.networks.sizes import fit_size
-from medseg.planning.fingerprint import read_fingerprint
 from medseg.planning.plan import with_strides
-from medseg.workflows.train.build import build_method, count_trainings
+from medseg.workflows.train.build import build_method
 from medseg.workflows.train.larger_patches import with_larger_patches
 from medseg.workflows.train.random_batch import random_batch
+from medseg.workflows.train.workload import Workload
 
 ENOUGH = 1000
 """Iterations, beyond which time goes into a finer plan."""
@@ -92,45 +91,6 @@ class Candidate:
     step_seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Workload:
-    """Amount of work of a stage beside the steps of one training.
-
-    Args:
-        trainings: in all; one that is half as long counts half.
-        predicted: passes over a case by one network, for labels and scores of the rounds.
-        validation: labelled validation cases.
-        size: typical case, voxels of its own grid along RAS.
-        spacing_mm: of that.
-    """
-
-    trainings: float
-    predicted: int
-    validation: int
-    size: np.ndarray
-    spacing_mm: np.ndarray
-
-    @classmethod
-    def of_stage(cls, stage: Stage, manifest: Manifest) -> Workload:
-        """The work of a stage on a data set."""
-        part = stage.rounds or stage.then
-        to_label = len(cases_to_label(streams_of(manifest), part.cases)) if part else 0
-        validation = sum(1 for case in manifest.validation if case.label)
-        rounds = stage.round_count if to_label else 0
-        labellings = rounds + (stage.then is not None)
-        views = max(1, len(stage.views))
-        has_rounds_or_views = stage.round_count > 0 or views > 1
-        scored = validation * (rounds + 1) if has_rounds_or_views else 0
-        fingerprint = read_fingerprint(manifest)
-        return cls(
-            trainings=count_trainings(stage, to_label),
-            predicted=views * (labellings * to_label + scored),
-            validation=validation,
-            size=np.median(fingerprint.shape, axis=0),
-            spacing_mm=np.median(fingerprint.spacing_mm, axis=0),
-        )
-
-
 def choose_plan(
     planned: Pipeline, manifest: Manifest, device: torch.device, *, seconds: float, given: Pipeline
 ) -> Pipeline:
@@ -152,17 +112,27 @@ def choose_plan(
     candidates = [_fit_strides(candidate, first, given.stages[0]) for candidate in candidates]
     best = _choose_candidate(candidates, first, Workload.of_stage(first, manifest), device, stage_seconds)
     stages = []
-    for stage, as_given in zip(planned.stages, given.stages, strict=True):
+    for stage in planned.stages:
         affordable = _count_iterations(best, stage, Workload.of_stage(stage, manifest), stage_seconds)
         iterations = min(stage.schedule.iterations, affordable)
         schedule = stage.schedule.model_copy(update={"iterations": iterations})
         width = max(min(stage.network.width, SMALLEST_WIDTH), stage.network.width * best.network.width // first_width)
         network = stage.network.model_copy(update={"width": width})
-        network = _fit_strides(Candidate(best.data, network), stage, as_given).network
         stages.append(stage.model_copy(update={"network": network, "schedule": schedule}))
     chosen = planned.model_copy(update={"stages": tuple(stages), "data": best.data.model_dump(mode="json")})
-    is_free = "patch" not in given.data and all(stage.schedule.batch is None for stage in given.stages)
-    return with_larger_patches(chosen, manifest) if is_free else chosen
+    if "patch" not in given.data and all(stage.schedule.batch is None for stage in given.stages):
+        chosen = with_larger_patches(chosen, manifest)
+    return _with_strides(chosen, given)
+
+
+def _with_strides(pipeline: Pipeline, given: Pipeline) -> Pipeline:
+    """The pipeline with strides for its final patch and spacing."""
+    data = DataSpec(**pipeline.data)
+    stages = []
+    for stage, as_given in zip(pipeline.stages, given.stages, strict=True):
+        network = _fit_strides(Candidate(data, stage.network), stage, as_given).network
+        stages.append(stage.model_copy(update={"network": network}))
+    return pipeline.model_copy(update={"stages": tuple(stages)})
 
 
 def _fit_strides(candidate: Candidate, stage: Stage, given: Stage) -> Candidate:

@@ -144,6 +144,7 @@ def cache_bytes(pipeline: Pipeline, findings: Iterable[Finding]) -> int:
     """Bytes of the preprocessed volumes of a run, small files left out: once, and again with each pseudo-label."""
     data = DataSpec(**pipeline.data)
     rounds = max(stage.round_count for stage in pipeline.stages)
+    rounds += sum(1 for stage in pipeline.stages if stage.then)
     total = 0
     for finding in findings:
         if finding.header is None:

@@ -16,6 +16,9 @@ from medseg.networks.factory import check_exportable
 from medseg.workflows.train.build import build_method, open_previous, select_view
 from medseg.workflows.train.maps import needs_maps, rule_of
 
+WITHOUT_BACKGROUND = (("fusion", "vote"), ("fusion", "mean"))
+"""Settings of fusions that treat all classes alike."""
+
 
 def check_buildable(pipeline: Pipeline, start: OpenBundle | None = None) -> None:
     """Build every network, method and rule once: a mistake in a later stage is found before the first is trained.
@@ -29,10 +32,8 @@ def check_buildable(pipeline: Pipeline, start: OpenBundle | None = None) -> None
             stage without one.
     """
     data = DataSpec(**pipeline.data)
-    for stage in pipeline.stages:
-        for part in (stage.rounds, stage.then):
-            if part is not None:
-                methods.build_rule(part.rule.name, data.classes, **part.rule.options)
+    for index, stage in enumerate(pipeline.stages):
+        _check_rules(index, stage, data)
     earlier: dict[str, Frozen] = {}
     with torch.random.fork_rng(devices=()):
         for index, stage in enumerate(pipeline.stages):
@@ -51,6 +52,28 @@ def check_buildable(pipeline: Pipeline, start: OpenBundle | None = None) -> None
                 if needs_maps(stage):
                     _check_maps(method, stage, view_data)
             earlier = made
+
+
+def _check_rules(index: int, stage: Stage, data: DataSpec) -> None:
+    """Build the rules of a stage; nothing may treat the first class as background in a data set that has none.
+
+    Raises:
+        ConfigError: options that a rule does not have, or that need a background.
+    """
+    for part in (stage.rounds, stage.then):
+        if part is not None:
+            methods.build_rule(part.rule.name, data.classes, **part.rule.options)
+    if data.has_background:
+        return
+    asked = [{"fusion": stage.fusion}]
+    asked += [part.rule.options for part in (stage.rounds, stage.then) if part is not None]
+    for options in asked:
+        for name in ("fusion", "background_confidence"):
+            value = options.get(name)
+            if value is not None and (name, value) not in WITHOUT_BACKGROUND:
+                raise ConfigError(
+                    f"stages.{index}: {name} {value} treats the first class as background, and the data set has none"
+                )
 
 
 def _find_product(method: Method, pipeline: Pipeline, index: int) -> nn.Module | None:

@@ -32,6 +32,21 @@ def groups_of_stages(pipeline: Pipeline, manifest: Manifest) -> list[Groups]:
     return found
 
 
+def check_all_streams(pipeline: Pipeline, manifest: Manifest) -> list[Groups]:
+    """See that the data set has what each stage learns from, and what its rule looks at.
+
+    Returns:
+        For each stage the cases that it finds, see `groups_of_stages`.
+
+    Raises:
+        ConfigError, ManifestError: see `check_streams`.
+    """
+    found = groups_of_stages(pipeline, manifest)
+    for stage, groups in zip(pipeline.stages, found, strict=True):
+        check_streams(stage, manifest, groups)
+    return found
+
+
 def check_streams(stage: Stage, manifest: Manifest, groups: Groups) -> None:
     """See that the data set has what the method of a stage learns from, and what its rule looks at.
 

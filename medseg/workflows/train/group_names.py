@@ -18,7 +18,9 @@ def describe_groups(pipeline: Pipeline) -> dict[str, str]:
     """For the plan: stages -> how often they are repeated."""
     rows = {}
     for repeat in pipeline.repeats:
-        passes = f"{repeat.passes} passes of {repeat.stages} stages"
-        stop = f", at most; ends where pseudo-labels agree by a Dice above {repeat.stop_dice:g}"
-        rows[f"stages {repeat.first} to {repeat.end - 1}"] = passes + (stop if repeat.stop_dice else "")
+        stages = "1 stage" if repeat.stages == 1 else f"{repeat.stages} stages"
+        text = f"{repeat.passes} passes of {stages}"
+        if repeat.stop_dice is not None:
+            text += f" at most; ends where pseudo-labels agree by a Dice above {repeat.stop_dice:g}"
+        rows[f"stages {repeat.first} to {repeat.end - 1}"] = text
     return rows

@@ -23,6 +23,7 @@ from medseg.portable.io.write import write_nifti
 from medseg.workflows.train.build import StageInputs, StageResult, count_trainings
 from medseg.workflows.train.check_streams import groups_of_stages
 from medseg.workflows.train.maps import SavedMaps
+from medseg.workflows.train.prepare_cases import FEW_CASES
 from medseg.workflows.train.self_training.check_data import check_rounds
 from medseg.workflows.train.self_training.predict_maps import Predictors
 from medseg.workflows.train.self_training.predict_views import Voter
@@ -30,9 +31,6 @@ from medseg.workflows.train.self_training.prediction_store import PredictionStor
 from medseg.workflows.train.stand_in_labels import with_stand_ins
 from medseg.workflows.train.step_probe import NetworkCosts, StageProbe
 from medseg.workflows.train.time_plan import StageCosts
-
-MANY_CASES = 24
-"""From so many cases on they are preprocessed by several processes."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ def _other_seconds(place: Workplace, index: int, found: Sequence[NetworkCosts], 
 
 
 def _preprocessing_seconds(each: float, cases: int) -> float:
-    processes = usable_cores() if cases >= MANY_CASES else 1
+    processes = usable_cores() if cases >= FEW_CASES else 1
     return each * cases / processes
 
 

@@ -22,7 +22,7 @@ from medseg.options import api
 from medseg.planning.plan import GPU_PATCH_VOXELS, PATCH_VOXELS, plan_batch, plan_data, with_strides
 from medseg.workflows.train import settings
 from medseg.workflows.train.check_stages import check_buildable
-from medseg.workflows.train.check_streams import check_streams, groups_of_stages
+from medseg.workflows.train.check_streams import check_all_streams
 from medseg.workflows.train.fit_budget import fit_budget
 from medseg.workflows.train.group_names import describe_groups, name_of_stage
 from medseg.workflows.train.options import PlanOptions, budget_seconds
@@ -81,9 +81,7 @@ def plan_pipeline(
         ManifestError: no case of a kind that a method learns from.
     """
     seconds = None if budget is None else budget_seconds(budget)
-    groups = groups_of_stages(pipeline, manifest)
-    for stage, of_stage in zip(pipeline.stages, groups, strict=True):
-        check_streams(stage, manifest, of_stage)
+    groups = check_all_streams(pipeline, manifest)
     pipeline = _with_planned_networks(pipeline, start)
     first = pipeline.stages[0]
     data = plan_data(
@@ -199,9 +197,10 @@ def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
     if len(set(rules)) > 1:
         rules = [f"{modality}: {rule}" for modality, rule in zip(data.modality, rules, strict=True)]
     patch_mm = [round(size * mm, 1) for size, mm in zip(data.patch, data.spacing_mm, strict=True)]
+    classes = ", ".join(data.labels[value] for value in data.label_values)
     return {
         "cases": f"{training}, {others}",
-        "classes": ", ".join(data.labels[value] for value in data.label_values),
+        "classes": classes if data.has_background else f"{classes}; no background",
         "intensity": "; ".join(dict.fromkeys(rules)),
         "view": data.view if data.view == "volume" else f"{data.view} slices",
         "spacing, mm": " x ".join(f"{mm:g}" for mm in data.spacing_mm),
@@ -220,6 +219,8 @@ def _norm(network: NetworkSpec) -> str:
 def _describe_intensity(rule: Intensity) -> str:
     if rule.kind == "zscore":
         return "z-score per image"
+    if rule.kind == "fixed":
+        return f"(x - {rule.mean:g}) / {rule.std:g}, as the pre-trained weights know photographs"
     return f"window {rule.low:g} to {rule.high:g}, mean {rule.mean:g}, sd {rule.std:g}"
 
 

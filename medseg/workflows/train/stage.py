@@ -12,11 +12,9 @@ from monai.handlers import LrScheduleHandler
 from monai.utils import set_determinism
 from torch import nn
 
-from medseg import methods
 from medseg.atomic import make_folder
 from medseg.bundle.bundle import write_bundle
 from medseg.config import View
-from medseg.cores import usable_cores
 from medseg.data.cache import CachedVolume, VolumeCache
 from medseg.data.streams import PatchStreams, make_loader
 from medseg.engine import checkpoint, distributed, handlers
@@ -24,20 +22,18 @@ from medseg.engine.logs import RunLog, TrainingBar
 from medseg.engine.optimizer import make_optimizer, make_scheduler
 from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
 from medseg.errors import OutputError
-from medseg.manifest.manifest import Case, streams_of
-from medseg.method import STREAM_KEYS, Method
+from medseg.manifest.manifest import Case
+from medseg.method import Method
 from medseg.networks.factory import definition_of
 from medseg.portable.networks.adapters import Planar
-from medseg.progress import say, show_progress
+from medseg.progress import say
 from medseg.workflows.train.build import PRETRAINED, StageInputs, build_method, open_previous, save_pretrained
 from medseg.workflows.train.maps import MAPS, SavedMaps, needs_maps, save_maps
+from medseg.workflows.train.prepare_cases import case_groups, prepare_cases
 from medseg.workflows.train.validation_volumes import score_volumes
 
 _SEED_STEP = 1000
 """Between the seeds of views, so that another seed of the run is not another view's."""
-
-_FEW_CASES = 24
-"""Fewer are preprocessed sooner in this process: a worker process takes seconds to start."""
 
 
 class StageRun:
@@ -126,7 +122,7 @@ class StageRun:
 
     def _prepare_volumes(self) -> tuple[dict[str, list[CachedVolume]], list[CachedVolume]]:
         """Preprocess what is not in the cache yet: rank 0 first, then the others find it done."""
-        groups = self._case_groups()
+        groups = case_groups(self.stage, self.inputs.manifest)
         volumes: dict[str, list[CachedVolume]] = {}
         for rank in range(distributed.world()):
             if rank == distributed.rank():
@@ -135,23 +131,9 @@ class StageRun:
         validation = volumes.pop("validation")
         return volumes, validation
 
-    def _case_groups(self) -> dict[str, list[Case]]:
-        """The cases of each stream that the batch has, and of "validation"."""
-        manifest = self.inputs.manifest
-        batch = self.stage.schedule.batch or {}
-        groups = {stream: cases for stream, cases in streams_of(manifest).items() if stream in batch}
-        groups["validation"] = [case for case in manifest.validation if case.label]
-        return groups
-
     def _prepare_cases(self, name: str, cases: list[Case]) -> list[CachedVolume]:
-        streams = {stream.name: stream for stream in methods.find(self.stage.method.name).streams}
-        maps = [key for key in streams[name].keys if key not in STREAM_KEYS] if name in streams else []
-        workers = 1 if len(cases) < _FEW_CASES else usable_cores()
-        title = f"preprocessing {name} cases"
-        with show_progress(title, kept="finished ones are saved", shown=self.is_main) as progress:
-            return self.cache.prepare(
-                self.inputs.manifest, cases, self.spec, maps=maps, workers=workers, progress=progress
-            )
+        inputs = self.inputs
+        return prepare_cases(self.cache, inputs.manifest, cases, self.spec, (self.stage, name), shown=self.is_main)
 
     def _build_method(self, previous: Path | None) -> Method:
         start = open_previous(previous, self.spec.view) if previous else None

@@ -8,7 +8,7 @@ import torch
 
 from medseg.between_runs import Labelling
 from medseg.bundle.join import copy_bundle
-from medseg.config import Pipeline
+from medseg.config import DataSpec, Pipeline
 from medseg.engine import distributed
 from medseg.manifest.labelling import cases_to_label
 from medseg.manifest.manifest import Manifest, streams_of
@@ -62,6 +62,7 @@ class StagesInOrder:
         result, index = start, 0
         while index < count:
             folder = self.output / f"stage{index}" if count > 1 else self.output
+            self._fit_batch(index)
             inputs = StageInputs(self.pipeline, index, self.manifest, folder, self.output / "cache", self.device)
             with report_stop(self._place(index) if count > 1 else ""):
                 result = self._train_stage(inputs, result, resume=resume)
@@ -73,6 +74,24 @@ class StagesInOrder:
             if self.is_main:
                 copy_bundle(result.bundle, bundle)
             distributed.barrier()
+
+    def _fit_batch(self, index: int) -> None:
+        """Lessen the batch of a stage that was planned for more labels than the rules before it made."""
+        stage = self.pipeline.stages[index]
+        batch = dict(stage.schedule.batch or {})
+        count = len(streams_of(self.manifest)["labeled"])
+        is_planar = all(data.spatial_dims == 2 for data in stage.specs(DataSpec(**self.pipeline.data)))
+        if is_planar or not any(each.then for each in self.pipeline.stages[:index]):
+            return
+        if not 0 < count < batch.get("labeled", 0):
+            return
+        if self.is_main:
+            where = name_of_stage(self.pipeline, index)
+            say(f"warning: {where}: {count} cases have a label, so that the batch is {count}, not {batch['labeled']}")
+        schedule = stage.schedule.model_copy(update={"batch": {**batch, "labeled": count}})
+        stages = list(self.pipeline.stages)
+        stages[index] = stage.model_copy(update={"schedule": schedule})
+        self.pipeline = self.pipeline.model_copy(update={"stages": tuple(stages)})
 
     def _place(self, index: int) -> str:
         return f"in {name_of_stage(self.pipeline, index)}"
@@ -100,6 +119,7 @@ class StagesInOrder:
 
     def _label(self, inputs: StageInputs, then: Labelling, result: StageResult) -> None:
         """Label cases for the next stages, by a rule, of what this stage's networks give."""
+        self.dice = None
         cases = cases_to_label(streams_of(self.manifest), then.cases)
         index = inputs.index
         if not cases:

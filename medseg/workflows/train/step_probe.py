@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +27,14 @@ from medseg.networks.factory import definition_of
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.workflows.train.build import StageInputs, save_pretrained
 from medseg.workflows.train.maps import SavedMaps, needs_maps, save_maps
+from medseg.workflows.train.prepare_cases import case_groups
 from medseg.workflows.train.stage import StageRun
 
 FEWEST_STEPS = 3
 """Timed at each place of the run, however long they take."""
+
+AHEAD = 2
+"""Steps that are not timed after the first: their batches were made while the loader was started."""
 
 PLACES = (0.0, 0.5)
 """Parts of the run at which steps are timed: a method may do more later on."""
@@ -95,7 +100,7 @@ class StageProbe(StageRun):
             trainer, scheduler = self._build_trainer(method, volumes, None, begun=begun)
             ticks = self._run_for(trainer, seconds / len(PLACES))
             starts.append(ticks[1] - ticks[0])
-            steps += np.diff(ticks[1:]).tolist()
+            steps += np.diff(ticks[1 + AHEAD :]).tolist()
         use = watch.use()
         step = sum(steps) / len(steps)
         make_folder(bundle.parent)
@@ -116,7 +121,7 @@ class StageProbe(StageRun):
         """Preprocess as training will, in this process alone."""
         batch = self.stage.schedule.batch or {}
         volumes = {}
-        for name, cases in self._case_groups().items():
+        for name, cases in case_groups(self.stage, self.inputs.manifest).items():
             wanted = max(CASES_OF_PLAN, batch.get(name, 0)) if name in batch else 1
             volumes[name] = self._prepare_cases(name, cases[:wanted] if self.few else cases)
         return volumes, volumes.pop("validation")
@@ -134,18 +139,18 @@ class StageProbe(StageRun):
         folder = self.cache.folder
         return sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
 
-    def _replicate(self, method: nn.Module) -> nn.Module:
+    def _replicate(self, method: Method) -> nn.Module:
         return method
 
     def _run_for(self, trainer: MethodTrainer, seconds: float) -> list[float]:
         """Train for so long; the moment it began, and the end of each step."""
         ticks = [time.monotonic()]
 
-        def note(engine: MethodTrainer) -> None:
+        def note(engine: Any) -> None:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             ticks.append(time.monotonic())
-            if len(ticks) > 1 + FEWEST_STEPS and ticks[-1] - ticks[0] >= seconds:
+            if len(ticks) > 1 + AHEAD + FEWEST_STEPS and ticks[-1] - ticks[0] >= seconds:
                 engine.terminate()
 
         trainer.add_event_handler(Events.ITERATION_COMPLETED, note)

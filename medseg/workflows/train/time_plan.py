@@ -13,6 +13,9 @@ VALIDATIONS = (10, 5, 3, 2, 1)
 
 VALIDATION_SHARE = 0.25
 
+MANY = 200
+"""Iterations of which a few are not missed."""
+
 SAVE_EVERY_SECONDS = 120.0
 
 
@@ -101,14 +104,15 @@ def fit_stage(costs: StageCosts, seconds: float, *, most: int, every: int | None
 
 def _validated(costs: StageCosts, seconds: float, *, most: int, count: int) -> StageLength:
     """The most iterations that end in time with so many validations."""
+    if count == VALIDATIONS[0]:
+        iterations = _most_iterations(costs, seconds, most=most, every=None)
+        if MANY <= iterations < most:
+            iterations -= iterations % 10  # ten validations, not eleven
+        return StageLength(iterations, None, costs.seconds(iterations, None))
     without = seconds - costs.networks * count * costs.validation
     step = costs.trainings * costs.step * (1 + costs.save / SAVE_EVERY_SECONDS)
-    iterations = _clamp(int((without - costs.constant) / step), most)
-    every = None
-    if count != VALIDATIONS[0]:
-        every = -(-iterations // count)
-    elif iterations > FEWEST:
-        iterations -= iterations % 10  # ten validations, not eleven
+    iterations = min(most, max(FEWEST, int((without - costs.constant) / step)))
+    every = -(-iterations // count)
     return StageLength(iterations, every, costs.seconds(iterations, every))
 
 
@@ -122,10 +126,6 @@ def _most_iterations(costs: StageCosts, seconds: float, *, most: int, every: int
         else:
             high = middle - 1
     return min(low, most)
-
-
-def _clamp(iterations: int, most: int) -> int:
-    return min(most, max(FEWEST, iterations))
 
 
 def fit_stages(

@@ -57,6 +57,8 @@ def score_volumes(
         padding=spec.padding,
     )
     loader = DataLoader(share, batch_size=1)
-    scores = validate(segmenter, loader, inferer, classes=spec.classes, device=device)
-    structures = [spec.labels[value] for value in spec.label_values[1:]]
+    scores = validate(
+        segmenter, loader, inferer, classes=spec.classes, device=device, has_background=spec.has_background
+    )
+    structures = spec.structures.values()
     return {"mean": scores["mean"], "classes": dict(zip(structures, scores["classes"], strict=True))}

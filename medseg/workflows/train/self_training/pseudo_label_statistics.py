@@ -13,7 +13,13 @@ Counts = dict[str, Any]
 
 
 def count_case(
-    labels: Sequence[np.ndarray], fused: np.ndarray, *, classes: int, voxel_ml: float, before: np.ndarray | None = None
+    labels: Sequence[np.ndarray],
+    fused: np.ndarray,
+    *,
+    classes: int,
+    voxel_ml: float,
+    before: np.ndarray | None = None,
+    has_background: bool = True,
 ) -> Counts:
     """Count one case.
 
@@ -23,18 +29,20 @@ def count_case(
         classes: with background.
         voxel_ml: millilitres of a voxel.
         before: `fused` of the round before.
+        has_background: whether class 0 is the background; else all voxels are of some structure.
 
     Returns:
         Plain numbers: `voxels`, `voxel_ml`, `ignored`, voxels per class `fused` and `views` (one list per view);
         `structure` (some view finds a structure), `agreed` (of those, all views give the same label), `disagreed` and
-        `all_differ` (of all voxels); against `before`: `changed`, and `both`, `size` per foreground class, whose
+        `all_differ` (of all voxels); against `before`: `changed`, and `both`, `size` per structure, whose
         quotient `2 both / size` is the Dice.
     """
+    first = int(has_background)
     agreed = np.ones(fused.shape, bool)
     structure = np.zeros(fused.shape, bool)
     for view in labels:
         agreed &= view == labels[0]
-        structure |= view > 0
+        structure |= view >= first
     counts: Counts = {
         "voxels": int(fused.size),
         "voxel_ml": voxel_ml,
@@ -48,7 +56,7 @@ def count_case(
     }
     if before is not None:
         counts["changed"] = int(np.count_nonzero(fused != before))
-        counts |= _count_overlap(fused, before, classes)
+        counts |= _count_overlap(fused, before, range(first, classes))
     return counts
 
 
@@ -70,12 +78,12 @@ def _count_all_differ(labels: Sequence[np.ndarray]) -> int:
     return int(np.count_nonzero(apart))
 
 
-def _count_overlap(fused: np.ndarray, before: np.ndarray, classes: int) -> dict[str, list[int]]:
-    """Voxels of each foreground class in both label maps, and the sum of those in either."""
-    voxels_now = _histogram(fused, classes)
-    voxels_before = _histogram(before, classes)
+def _count_overlap(fused: np.ndarray, before: np.ndarray, structures: range) -> dict[str, list[int]]:
+    """Voxels of each structure in both label maps, and the sum of those in either."""
+    voxels_now = _histogram(fused, structures.stop)
+    voxels_before = _histogram(before, structures.stop)
     both, size = [], []
-    for c in range(1, classes):
+    for c in structures:
         both.append(int(np.count_nonzero((fused == c) & (before == c))))
         size.append(voxels_now[c] + voxels_before[c])
     return {"both": both, "size": size}
@@ -86,7 +94,7 @@ def summarize_round(cases: Mapping[str, Counts], structures: Sequence[str], view
 
     Args:
         cases: name -> what `count_case` gave; at least one.
-        structures: names of the foreground classes.
+        structures: names of the classes, the background aside.
         views: in the order of the votes.
 
     Returns:
@@ -109,8 +117,12 @@ def summarize_round(cases: Mapping[str, Counts], structures: Sequence[str], view
         "ignored": _sum(counts, "ignored") / voxels,
         "changed": _sum(counts, "changed") / voxels if has_earlier_round else None,
         "dice_to_last": mean_dice(counts),
-        "empty": [name for name, case in cases.items() if not sum(case["fused"][1:]) and not case["ignored"]],
-        "silent": _find_silent_views(counts, views),
+        "empty": [
+            name
+            for name, case in cases.items()
+            if not sum(_of_structures(case["fused"], structures)) and not case["ignored"]
+        ],
+        "silent": _find_silent_views(counts, structures, views),
     }
 
 
@@ -118,9 +130,14 @@ def _sum(counts: Sequence[Counts], key: str) -> int:
     return sum(case[key] for case in counts)
 
 
+def _of_structures(voxels: Sequence[int], structures: Sequence[str]) -> Sequence[int]:
+    """Counts per class without the background's, which is first where there is one."""
+    return voxels[len(voxels) - len(structures) :]
+
+
 def _mean_volumes(counts: Sequence[Counts], structures: Sequence[str]) -> dict[str, float]:
     """Structure -> ml, mean over the cases."""
-    volumes = np.array([np.array(case["fused"][1:]) * case["voxel_ml"] for case in counts])
+    volumes = np.array([np.array(_of_structures(case["fused"], structures)) * case["voxel_ml"] for case in counts])
     return dict(zip(structures, volumes.mean(0).round(3).tolist(), strict=True))
 
 
@@ -134,11 +151,11 @@ def mean_dice(counts: Sequence[Counts]) -> float | None:
     return float(np.mean(dice)) if dice else None
 
 
-def _find_silent_views(counts: Sequence[Counts], views: Sequence[str]) -> list[str]:
+def _find_silent_views(counts: Sequence[Counts], structures: Sequence[str], views: Sequence[str]) -> list[str]:
     """The views that found no structure in any case."""
     silent = []
     for index, view in enumerate(views):
-        foreground = sum(sum(case["views"][index][1:]) for case in counts)
+        foreground = sum(sum(_of_structures(case["views"][index], structures)) for case in counts)
         if not foreground:
             silent.append(view)
     return silent

@@ -227,7 +227,14 @@ class PseudoLabeller:
         voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
         earlier = self._find_earlier(case, ".nii.gz")
         before = self._read_classes(earlier) if earlier else None
-        return count_case(labels, fused, classes=len(self.manifest.labels), voxel_ml=voxel_ml, before=before)
+        return count_case(
+            labels,
+            fused,
+            classes=len(self.manifest.labels),
+            voxel_ml=voxel_ml,
+            before=before,
+            has_background=self.manifest.has_background,
+        )
 
     def _write(self, path: Path, image: Path, grid: Header, stored: np.ndarray, *, is_label: bool) -> None:
         try:

@@ -54,7 +54,7 @@ class SelfTraining:
         self.previous = previous
         self.spec = inputs.data
         self.views: tuple[View, ...] = self.stage.views or (self.spec.view,)
-        self.structures = tuple(self.spec.labels[value] for value in self.spec.label_values[1:])
+        self.structures = tuple(self.spec.structures.values())
         rounds = self.stage.rounds
         self.to_label = cases_to_label(streams_of(self.manifest), rounds.cases) if rounds else []
         self.rounds = self.stage.round_count if self.to_label else 0

@@ -35,15 +35,16 @@ def score_round(voter: Voter, manifest: Manifest, views: Sequence[str]) -> dict[
     if not cases:
         return {"dice": {}, "classes": {}, "silent": []}
     # sums of all processes come together on the device, where the group can reach them
-    scores = {name: ClassDice(len(manifest.labels), voter.device) for name in (*views, FUSED)}
+    scores = {name: ClassDice(len(manifest.labels), voter.device, manifest.has_background) for name in (*views, FUSED)}
     found = dict.fromkeys(views, False)
+    first = int(manifest.has_background)
     for case in cases[distributed.rank() :: distributed.world()]:
         reference = torch.from_numpy(read_reference(manifest, case))
         covered = torch.tensor(manifest.covered(case) or (True,) * len(manifest.labels))
         votes, fused = voter.both(manifest.images(case))
         for view, label in zip(views, votes.labels, strict=True):
             scores[view].update(([label], [reference], [covered]))
-            found[view] = found[view] or bool((label > 0).any())
+            found[view] = found[view] or bool((label >= first).any())
         scores[FUSED].update(([fused], [reference], [covered]))
     results = {name: score.compute() for name, score in scores.items()}
     silent = []
@@ -52,21 +53,16 @@ def score_round(voter: Voter, manifest: Manifest, views: Sequence[str]) -> dict[
             silent.append(view)
     return {
         "dice": {name: result["mean"] for name, result in results.items()},
-        "classes": dict(zip(_structures(manifest), results[FUSED]["classes"], strict=True)),
+        "classes": dict(zip(manifest.structures.values(), results[FUSED]["classes"], strict=True)),
         "silent": silent,
     }
-
-
-def _structures(manifest: Manifest) -> list[str]:
-    return [name for value, name in manifest.labels.items() if value]
 
 
 def read_reference(manifest: Manifest, case: Case) -> np.ndarray:
     """The label of a case `(X, Y, Z)` as class indices, 255 = ignore, along the axes of its image's file."""
     path = manifest.label(case)
     assert path is not None
-    background, *foreground = manifest.label_values
-    scale = Scale({value: manifest.labels[value] for value in foreground}, background, ignore=manifest.ignore_index)
+    scale = Scale.of_manifest(manifest)
     header = read_header(manifest.images(case)[0])
     stored, _ = onto(header, *read_labels(path, scale, may_ignore=True))
     reference = np.full(stored.shape, IGNORE, np.uint8)
@@ -92,7 +88,7 @@ def mean_volumes_ml(manifest: Manifest) -> dict[str, float]:
             continue
         affine = read_header(manifest.images(case)[0]).affine
         voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
-        volumes.append(counts[1 : len(manifest.labels)] * voxel_mm3 / 1000)
+        volumes.append(counts[int(manifest.has_background) : len(manifest.labels)] * voxel_mm3 / 1000)
     if not volumes:
         return {}
-    return dict(zip(_structures(manifest), np.mean(volumes, 0).tolist(), strict=True))
+    return dict(zip(manifest.structures.values(), np.mean(volumes, 0).tolist(), strict=True))

@@ -1,0 +1,228 @@
+"""What is compared, and what is refused before anything is trained."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import FAST, write_dataset
+
+import medseg
+from medseg.errors import ConfigError, MedsegError, OutputError
+from medseg.workflows.compare.data_sets import list_keys
+from medseg.workflows.compare.folder import data_name
+from medseg.workflows.compare.options import CompareOptions
+from medseg.workflows.compare.read_arms import Comparison, read_comparison, read_file
+from medseg.workflows.compare.rows import RunKey
+from medseg.workflows.train import settings
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "comparisons").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data"), labeled=3, unlabeled=2, validation=0, test=2)
+
+
+def change(data: Path, folder: Path, **lists: object) -> Path:
+    """A manifest of the same files with other lists."""
+    content = json.loads(data.read_text()) | lists
+    for section in ("training", "validation", "test", "unlabeled"):
+        for case in content[section]:
+            for key in ("image", "label"):
+                if key in case:
+                    case[key] = str(data.parent / case[key])
+    path = folder / "changed.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def write(folder: Path, content: object) -> Path:
+    path = folder / "arms.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def test_runs_of_one_seed_come_together():
+    arms = read_comparison(CompareOptions(tasks="supervised,dtc", data=Path("m.json"))).arms
+    keys = list_keys(Comparison("c", "", arms, seeds=(0, 1), labels=(2, 4)))
+    found = [(key.seed, key.labels, key.arm) for key in keys]
+    assert found[:4] == [(0, 2, "supervised"), (0, 2, "dtc"), (0, 4, "supervised"), (0, 4, "dtc")]
+    assert found[4][0] == 1
+
+
+def test_a_file_says_what_the_command_line_does_not(tmp_path, data, monkeypatch):
+    monkeypatch.setenv("MEDSEG_DATA", str(data.parent))
+    arms = [
+        {"name": "a", "task": "supervised", "set": {"stages.0.network.width": 8, "data.patch": [16, 16, 16]}},
+        {"name": "b", "task": "dtc", "set": ["seed=3"], "data": "m.json"},
+    ]
+    path = write(
+        tmp_path, {"arms": arms, "set": {"data.overlap": 0.25}, "data": "m.json", "budget": "15m", "seeds": [1]}
+    )
+    found = read_comparison(CompareOptions(path, iterations=20, overrides=["seed=4"], labels="1,2"))
+    assert found.name == "arms"
+    assert found.arms[0].overrides == (
+        "data.overlap=0.25",
+        "stages.0.network.width=8",
+        "data.patch=[16, 16, 16]",
+        "seed=4",
+    )
+    assert found.arms[1].overrides == ("data.overlap=0.25", "seed=3", "seed=4")
+    assert found.arms[0].data == data, "in the folder that MEDSEG_DATA names"
+    assert (found.budget, found.iterations, found.seeds, found.labels) == (None, 20, (1,), (1, 2))
+    other = read_comparison(CompareOptions(path, data=Path("x.json")))
+    assert (other.arms[0].data, other.arms[1].data) == (Path("x.json"), data)
+    shutil.copy(data, tmp_path)
+    assert read_comparison(CompareOptions(path)).arms[0].data == tmp_path / "m.json", "beside the file"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"arms": [{"task": "dtc", "sett": {}}]}, r"arms.0.sett is not known; accepted are name, task, set, data"),
+        ({"arms": [{"task": "dtc"}], "seed": 1}, r"seed is not known; accepted are name, description, arms"),
+        ({"arms": []}, "arms is "),
+        ({"arms": [{"name": "a"}]}, "arms.0.task is missing"),
+        ({"arms": [{"name": "a/b", "task": "dtc"}]}, "arms.0.name is 'a/b'"),
+        ({"arms": [{"task": "dtc"}], "seeds": [1, 1]}, "seeds: 1, 1 has a number twice"),
+        ({"arms": [{"task": "dtc"}], "seeds": [-1]}, "seeds: -1 is none"),
+        ({"arms": [{"task": "dtc"}], "budget": "15"}, "a unit is missing"),
+        ({"arms": [{"task": "dtc"}], "budget": "15m", "iterations": 3}, "are both given"),
+        ({"arms": [{"task": "dtc", "set": {"a": "$import os"}}]}, "holds values alone"),
+        ({"arms": [{"task": "dtc"}]}, "no data set for dtc"),
+        ([1], "a comparison is a mapping with 'arms'"),
+    ],
+)
+def test_a_file_that_is_none(tmp_path, content, says):
+    with pytest.raises(ConfigError, match=says):
+        read_comparison(CompareOptions(write(tmp_path, content)))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "what to compare is missing"),
+        ({"comparison": "c.yaml", "tasks": "dtc"}, "is given twice"),
+        ({"tasks": "dtc", "seeds": "0,x"}, "--seeds: 'x' is none; accepted are whole numbers from 0"),
+        ({"tasks": "dtc", "labels": "0"}, "--labels: '0' is none"),
+        ({"tasks": "dtc", "shard": "0/5"}, "accepted are 1/5 to 5/5"),
+        ({"tasks": "dtc", "shard": "6/5"}, "accepted are 1/5 to 5/5"),
+        ({"tasks": "dtc", "jobs": 0}, "--jobs 0"),
+        ({"tasks": "dtc", "folds": 1}, "--folds 1: accepted are 2 and more"),
+        ({"tasks": "dtc", "budget": "15m", "iterations": 3}, "both given"),
+        ({"tasks": "dtc"}, "--data is missing"),
+    ],
+)
+def test_options_that_cannot_be(options, says):
+    with pytest.raises(ConfigError, match=says):
+        read_comparison(CompareOptions(**options))
+
+
+def refused(folder: Path, **options: object) -> str:
+    """What is said; nothing is written."""
+    with pytest.raises(MedsegError) as error:
+        medseg.compare(output=folder / "out", device="cpu", **options)
+    assert not (folder / "out").exists()
+    return str(error.value)
+
+
+def test_all_arms_are_refused_at_once(tmp_path, data):
+    without = change(data, tmp_path, unlabeled=[])
+    arms = [
+        {"name": "a", "task": "supervised", "set": FAST},
+        {"name": "b", "task": "dtc", "data": str(without), "set": {"stages.0.schedule.iteration": 3}},
+        {"name": "A", "task": "supervised", "set": {"stages.0.network.width": "wide"}},
+        {"name": "d", "task": "nothing"},
+        {"name": "e", "task": "supervised", "data": "gone.json"},
+    ]
+    said = refused(tmp_path, comparison=write(tmp_path, {"arms": arms, "data": str(data)}))
+    opening, *lines = re.split(r";? \(\d\) ", said)
+    assert opening == "5 things are wrong, and nothing was trained:"
+    for wanted in (
+        "two arms are called A",
+        "arm b: .*iteration: Extra inputs are not permitted",
+        "arm A: .*stages.0.network.width",
+        "arm d: task 'nothing' is not known",
+        "arm e: .*gone.json",
+    ):
+        assert len([line for line in lines if re.match(wanted, line)]) == 1, wanted
+
+
+def test_no_labelled_test_case(tmp_path, data):
+    bare = change(data, tmp_path, test=[])
+    said = refused(tmp_path, tasks="supervised", data=bare, overrides=FAST)
+    assert "no labelled case under 'test' to judge on" in said
+    assert "--folds 5" in said
+
+
+def test_test_cases_that_are_learnt_from(tmp_path, data):
+    content = json.loads(data.read_text())
+    shutil.copy(data.parent / content["training"][0]["image"], data.parent / "copy.nii.gz")
+    copied = {"image": "copy.nii.gz", "label": content["training"][0]["label"], "case": "twin"}
+    leaky = change(data, tmp_path, test=[*content["test"], copied])
+    said = refused(tmp_path, tasks="supervised", data=leaky, overrides=FAST)
+    assert "test cases whose images are learnt from: twin is case0" in said
+
+
+def test_test_cases_of_subjects_that_are_learnt_from(tmp_path, data):
+    content = json.loads(data.read_text())
+    content["training"][1]["subject"] = content["test"][0]["subject"] = "ann"
+    leaky = change(data, tmp_path, training=content["training"], test=content["test"])
+    said = refused(tmp_path, tasks="supervised", data=leaky, overrides=FAST)
+    assert "test cases whose subjects are learnt from: case5 and case1 are of ann" in said
+
+
+def test_another_manifest_judges_and_is_looked_at_in_the_same_way(tmp_path, data):
+    content = json.loads(data.read_text())
+    other = change(data, tmp_path, training=[], unlabeled=[], test=content["training"])
+    said = refused(tmp_path, tasks="supervised", data=data, test=other, overrides=FAST)
+    assert "case0 is case0, case1 is case1, case2 is case2" in said
+
+
+def test_arms_that_are_judged_on_other_cases(tmp_path, data):
+    content = json.loads(data.read_text())
+    fewer = change(data, tmp_path, test=content["test"][:1])
+    arms = [{"name": "a", "task": "supervised"}, {"name": "b", "task": "supervised", "data": str(fewer)}]
+    said = refused(tmp_path, comparison=write(tmp_path, {"arms": arms, "data": str(data), "set": FAST}))
+    assert said.startswith("arm b is judged on other cases than a; name one manifest for all with --test")
+
+
+def test_more_folds_or_labels_than_subjects(tmp_path, data):
+    with pytest.raises(ConfigError, match="3 labelled subjects are too few for 4 folds"):
+        medseg.compare(tasks="supervised", data=data, folds=4, overrides=FAST, output=tmp_path / "out")
+    with pytest.raises(ConfigError, match="labels of 5 subjects are asked for"):
+        medseg.compare(tasks="supervised", data=data, labels="2,5", overrides=FAST, output=tmp_path / "out")
+
+
+def test_a_folder_of_something_else(tmp_path, data):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="is not empty and holds no comparison"):
+        medseg.compare(tasks="supervised", data=data, overrides=FAST, output=tmp_path / "taken")
+    with pytest.raises(OutputError, match="holds no comparison to go on with"):
+        medseg.compare(tasks="supervised", data=data, overrides=FAST, output=tmp_path / "new", resume=True)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_shipped_comparison_can_be_read(path, monkeypatch):
+    file = read_file(path)
+    assert file.description, "what its table shows"
+    monkeypatch.setenv("MEDSEG_DATA", "elsewhere")
+    found = read_comparison(CompareOptions(path))
+    assert len({arm.name for arm in found.arms}) == len(found.arms)
+    for arm in found.arms:
+        settings.load(arm.task, arm.overrides)
+
+
+def test_there_are_shipped_comparisons():
+    assert {"la_dtc", "btcv_dmpct", "la_supervised_16"} <= {path.stem for path in FILES}
+
+
+def test_names_of_data_sets_tell_all_but_the_seed():
+    assert data_name(RunKey("a", 0, 4, 1)) == "a-labels4-fold1"
