@@ -1,23 +1,29 @@
-"""Networks for tests of methods: those that medseg makes, or one that the test gives."""
+"""Networks for tests of methods: those that medseg makes, one that the test gives, or such as show what a loss sees."""
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
 
 from medseg.config import DataSpec, NetworkSpec
 from medseg.method import Frozen
 from medseg.networks.factory import NetworkFactory
-from medseg.portable.networks.encoder_decoder import EncoderDecoder, HeadedNetwork
+from medseg.portable.networks.encoder_decoder import EncoderDecoder, Head, HeadedNetwork
 
 PATCHES = {2: (32, 24, 1), 3: (16, 24, 8)}
 CHANNELS = 2
 
 
-def factory(dims: int, classes: int = 3, *, name: str = "vnet", previous: Frozen | None = None, start: bool = False):
-    """The networks that a stage would have, for patches of `PATCHES` and images of two channels."""
+def factory(
+    dims: int, classes: int = 3, *,
+    name: str = "vnet", channels: int = CHANNELS, previous: Frozen | None = None, start: bool = False,
+):  # fmt: skip
+    """The networks that a stage would have, for patches of `PATCHES`."""
     data = DataSpec(
         labels={index: f"class{index}" if index else "background" for index in range(classes)},
-        modality=("MR",) * CHANNELS,
+        modality=("MR",) * channels,
         spacing_mm=(1.0, 1.0, 1.0),
         patch=PATCHES[dims],
         view="axial" if dims == 2 else "volume",
@@ -45,3 +51,67 @@ class Given:
 
     def headed(self, network: EncoderDecoder, head: nn.Module) -> HeadedNetwork:
         raise NotImplementedError
+
+
+class Channels(EncoderDecoder):
+    """A network in halves whose features are the channels of the image.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: of the image.
+    """
+
+    def __init__(self, spatial_dims: int, channels: int) -> None:
+        super().__init__()
+        self.spatial_dims = spatial_dims
+        self.channels = (channels,)
+        self.strides = ((1,) * spatial_dims,)
+        self.width = channels
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        return [image]
+
+    def decode(self, features: Sequence[Tensor]) -> Tensor:
+        return features[-1]
+
+
+class ByChannel:
+    """Networks without context: each logit of a voxel is one channel of the image at that voxel.
+
+    So a test can choose the logits, and change them in some voxels only. A segmenter's logits are the first channels of
+    the image, as are those of the first head; each further head takes the next ones.
+
+    Args:
+        classes: number of classes with background.
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+    """
+
+    def __init__(self, classes: int, spatial_dims: int, in_channels: int) -> None:
+        self.classes, self.spatial_dims, self.in_channels = classes, spatial_dims, in_channels
+        self.previous: Frozen | None = None
+        self._next = 0
+
+    def segmenter(self, out_channels: int | None = None) -> nn.Module:
+        return self._choose(0, self.classes if out_channels is None else out_channels)
+
+    def encoder_decoder(self) -> EncoderDecoder:
+        return Channels(self.spatial_dims, self.in_channels)
+
+    def head(self, in_channels: int, out_channels: int) -> nn.Module:
+        first = self._next
+        self._next += out_channels
+        return self._choose(first, out_channels)
+
+    def headed(self, network: EncoderDecoder, head: nn.Module) -> HeadedNetwork:
+        return HeadedNetwork(network, head)
+
+    def _choose(self, first: int, count: int) -> Head:
+        assert first + count <= self.in_channels
+        head = Head(self.spatial_dims, self.in_channels, count)
+        with torch.no_grad():
+            head.convolution.weight.zero_()
+            head.convolution.bias.zero_()
+            for channel in range(count):
+                head.convolution.weight[channel, first + channel] = 1
+        return head

@@ -1,0 +1,99 @@
+"""A short life of a method, from a manifest to a bundle, in a pipeline of two stages.
+
+A method that makes a segmenter starts from a stage of supervised training; one that only prepares weights comes before
+such a stage. The data set has all that any method asks for, and its scans are no multiple of the patch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import yaml
+from every_method import Subject, batch_size, every_method, map_names
+from given_networks import factory
+from tiny import write_dataset
+
+from medseg.workflows.train.run import train
+
+ITERATIONS = 4
+LABELED, WEAK, UNLABELED = 3, 3, 3
+PATCHES = {2: [16, 16, 1], 3: [16, 16, 16]}
+VIEWS = {2: "axial", 3: "volume"}
+
+
+@dataclass(frozen=True)
+class Life:
+    """A method in 2D or 3D."""
+
+    subject: Subject
+    dims: int
+
+    def __str__(self) -> str:
+        return f"{self.subject}-{self.dims}d"
+
+    @cached_property
+    def is_last(self) -> bool:
+        """Whether it makes a segmenter, so that no stage has to come after it."""
+        return self.subject.build(factory(self.dims)).segmenter() is not None
+
+    @property
+    def stage_folder(self) -> str:
+        """Of the method's stage, within a run folder."""
+        return "stage1" if self.is_last else "stage0"
+
+    def write_pipeline(self, path: Path) -> Path:
+        """Two stages, of which the second starts from the first."""
+        batch = {stream.name: batch_size(stream) for stream in self.subject.kind.streams}
+        method = {"name": self.subject.name, "options": self.subject.options}
+        schedule = {"iterations": ITERATIONS, "lr": 0.01, "workers": 0, "validate_every": 2}
+        own = {"method": method, "schedule": {**schedule, "batch": batch}}
+        plain = {"method": {"name": "supervised"}, "schedule": {**schedule, "iterations": 1, "batch": {"labeled": 2}}}
+        stages = [plain, own] if self.is_last else [own, plain]
+        for stage in stages:
+            # statistics of batches are what two processes would differ in
+            stage["network"] = {"name": "vnet", "width": 4, "options": {"norm": "batch"}}
+        stages[1]["init"] = "previous"
+        data = {"patch": PATCHES[self.dims], "view": VIEWS[self.dims]}
+        path.write_text(yaml.safe_dump({"name": str(self), "stages": stages, "data": data}))
+        return path
+
+    def train(self, manifest: Path, folder: Path, *, resume: bool = False) -> Path:
+        """The run folder."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        task = self.write_pipeline(folder.with_suffix(".yaml"))
+        own = self.subject.kind if self.subject.own else ()
+        return train(str(task), manifest, folder, method=own, device="cpu", resume=resume)
+
+
+def every_life() -> list[Life]:
+    """Of every method, in 2D and 3D."""
+    return [Life(subject, dims) for subject in every_method() for dims in (2, 3)]
+
+
+def write_everything(folder: Path) -> Path:
+    """A data set with labelled, weak and unlabelled cases, tags, and every map that any method asks for."""
+    path = write_dataset(folder, labeled=LABELED + WEAK, unlabeled=UNLABELED)
+    content = json.loads(path.read_text())
+    names = {name for subject in every_method() for stream in subject.kind.streams for name in map_names(stream)}
+    for case in (*content["training"], *content["unlabeled"]):
+        case["maps"] = {name: _write_map(folder, case["image"], name) for name in sorted(names)}
+    for number, case in enumerate(content["training"]):
+        case["tags"] = ["ball", "box"] if number % 2 else {"ball": True}
+        if number >= LABELED:
+            del case["label"]
+    path.write_text(json.dumps(content))
+    return path
+
+
+def _write_map(folder: Path, image: str, name: str) -> str:
+    scan = nib.load(folder / image)
+    voxels = np.asarray(scan.dataobj, dtype=np.float32)
+    share = (voxels - voxels.min()) / np.ptp(voxels)
+    file = image.replace(".nii.gz", f"_{name}.nii.gz")
+    nib.save(nib.Nifti1Image(share, scan.affine), folder / file)
+    return file
