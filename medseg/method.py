@@ -23,6 +23,7 @@ from medseg.portable.networks.encoder_decoder import EncoderDecoder, HeadedNetwo
 from medseg.pseudo_labels import LabelAndMaps, Predictions, PseudoLabels
 
 __all__ = [
+    "ALL",
     "IGNORE",
     "LABELED",
     "STREAM_KEYS",
@@ -55,7 +56,8 @@ class Stream:
     """What a batch carries under a name; checked when the run is planned.
 
     Args:
-        name: "labeled", "unlabeled" or "weak": the cases of the data set with a label, with nothing, with tags only.
+        name: "labeled", "unlabeled" or "weak": the cases of the data set with a label, with nothing, with tags only;
+            "all": every training case, whatever is known of it.
         keys: beside "image" `(B, C, *spatial)` float32, each under its own name:
             "label" `(B, 1, *spatial)` uint8 class indices, 255 = ignore;
             "tags" `(B, structures)` uint8, for each class but the background 1 = present, 0 = absent, 255 = not known;
@@ -85,6 +87,7 @@ STREAM_KEYS = ("label", "tags", "index")
 LABELED = Stream("labeled", ("label",))
 UNLABELED = Stream("unlabeled")
 WEAK = Stream("weak", ("tags",))
+ALL = Stream("all")
 
 
 @dataclass(frozen=True)

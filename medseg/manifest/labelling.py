@@ -45,7 +45,7 @@ def groups_after(groups: Groups, kinds: Sequence[Kind], makes: Sequence[str] = (
         for case in cases:
             if case.name in named:
                 case = case.model_copy(update={"pseudo": True, "maps": {**case.maps, **made}})
-                after["labeled"].append(case)
+                after["all" if stream == "all" else "labeled"].append(case)
             else:
                 after[stream].append(case)
     return after

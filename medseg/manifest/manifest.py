@@ -290,11 +290,12 @@ def streams_of(manifest: Manifest) -> dict[str, list[Case]]:
 
     Returns:
         `labeled`: training cases with a label; `weak`: training cases with tags and no label; `unlabeled`: the other
-        training cases and those of the list `unlabeled`.
+        training cases and those of the list `unlabeled`; `all`: every one of these.
     """
     without = [case for case in manifest.training if not case.label]
     return {
         "labeled": [case for case in manifest.training if case.label],
         "weak": [case for case in without if case.tags is not None],
         "unlabeled": [*(case for case in without if case.tags is None), *manifest.unlabeled],
+        "all": [*manifest.training, *manifest.unlabeled],
     }

@@ -35,7 +35,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name
 from scipy import ndimage
 from torch import Tensor, nn
 
-from medseg.method import IGNORE, LABELED, UNLABELED, Batch, Clock, Method, Networks, Predictions, PseudoLabels
+from medseg.method import ALL, IGNORE, LABELED, Batch, Clock, Method, Networks, Predictions, PseudoLabels
 from medseg.ops import mixing
 from medseg.ops.confidence_bank import class_fractions
 from medseg.ops.pixel_losses import SupervisedTerms
@@ -65,7 +65,7 @@ class CReST(Method):
         loss_options: keywords of that loss.
     """
 
-    streams = (LABELED, UNLABELED)
+    streams = (LABELED, ALL)  # a case with a pseudo-label is among the unlabelled ones too
 
     recent: Tensor
     shares: Tensor
@@ -104,7 +104,7 @@ class CReST(Method):
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The terms of L_s, and `consistency`."""
-        labeled, weak = batch["labeled"], batch["unlabeled"]["image"]
+        labeled, weak = batch["labeled"], batch["all"]["image"]
         size, count = len(labeled["image"]), len(weak)
         strong = self._strong(weak)
         logits = self.network(torch.cat([labeled["image"], weak, strong])).float()

@@ -47,8 +47,8 @@ class AveragedTeacher(nn.Module):
         decay = teacher_decay(iteration, self.decay)
         for own, new in zip(self.network.parameters(), student.parameters(), strict=True):
             own.lerp_(new.detach(), 1 - decay)
-        for own, new in zip(self.network.buffers(), student.buffers(), strict=True):
-            own.copy_(new)
+        for statistics, newest in zip(self.network.buffers(), student.buffers(), strict=True):
+            statistics.copy_(newest)
 
 
 def teacher_decay(iteration: int, decay: float) -> float:

@@ -254,7 +254,7 @@ def batch_of(dims: int) -> dict[str, dict[str, torch.Tensor]]:
     label = torch.zeros(2, 1, *shape, dtype=torch.uint8)
     label[:, :, 4:12, 4:12] = 1
     images = torch.from_numpy(rng.standard_normal((2, 2, 2, *shape), dtype=np.float32))
-    return {"labeled": {"image": images[0], "label": label}, "unlabeled": {"image": images[1]}}
+    return {"labeled": {"image": images[0], "label": label}, "all": {"image": images[1]}}
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -263,7 +263,7 @@ def test_only_confident_voxels_are_learnt_and_the_mean_is_over_all(dims):
     options = {"jitter": 0.0, "cutout": 0.0}
     method = methods.build("crest", factory(dims, 3), threshold=0.0, **options).eval()
     batch = batch_of(dims)
-    logits = method.network(batch["unlabeled"]["image"]).detach().float()
+    logits = method.network(batch["all"]["image"]).detach().float()
     confidence, pseudo = logits.softmax(1).max(1)
     cost = -logits.log_softmax(1).gather(1, pseudo[:, None]).squeeze(1)
     limit = float(confidence.median())
