@@ -127,9 +127,6 @@ def definition_of(network: nn.Module) -> dict[str, Any]:
     if isinstance(network, FirstChannels):
         inner = definition_of(network.network)
         return {"_target_": f"{ADAPTERS}.FirstChannels", "network": inner, "channels": network.channels}
-    definition = getattr(network, DEFINITION, None)
-    if definition is not None:
-        return definition
     if isinstance(network, HeadedNetwork):
         inner, head = definition_of(network.network), definition_of(network.head)
         return {"_target_": f"{registry.HALVES}.HeadedNetwork", "network": inner, "head": head}

@@ -20,7 +20,6 @@ def write_tagged(folder: Path, **more) -> Path:
         name = case["image"].replace(".nii.gz", "_saliency.nii.gz")
         nib.save(nib.Nifti1Image((np.asarray(label.dataobj) > 0).astype(np.float32), label.affine), folder / name)
         case |= {"tags": of_case, "maps": {"saliency": name}}
-    content["unlabeled"][0]["maps"] = {"saliency": content["training"][0]["maps"]["saliency"]}
     path = folder / "tagged.json"
     path.write_text(json.dumps(content))
     return path

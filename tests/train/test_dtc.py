@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from given_networks import Given, factory
+from models import data_spec
 
+from medseg.bundle.bundle import open_bundle, write_bundle
+from medseg.config import NetworkSpec
+from medseg.engine import checkpoint
+from medseg.errors import CheckpointError
+from medseg.instantiate import build_network
 from medseg.method import Clock
 from medseg.methods.dtc import DTC
 from medseg.methods.supervised import Supervised
 from medseg.networks.factory import check_exportable, definition_of
+from medseg.networks.registry import network_def
 from medseg.networks.transfer import named_tensors
 from medseg.ops import losses
 from medseg.ops.schedules import sigmoid_rampup
@@ -224,3 +232,22 @@ def test_the_vnet_is_that_of_the_paper_one_convolution_for_both_heads():
         apart = torch.cat([method.network.head(features), method.distance_head(features)], 1)
         torch.testing.assert_close(apart, joined(image), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(method.segmenter()(image), joined(image)[:, :2], rtol=1e-5, atol=1e-6)
+
+
+def test_bundles_of_one_network_for_both_heads_still_open(tmp_path):
+    joined = network_def(NetworkSpec(name="unet", width=4), patch=(16, 16, 16), in_channels=1, out_channels=5)
+    definition = {"_target_": "medseg.portable.networks.adapters.FirstChannels", "network": joined, "channels": 3}
+    network = build_network(definition).eval()
+    write_bundle(tmp_path / "b", network, network_def=definition, data=data_spec(), name="dtc")
+    image = torch.randn(1, 1, 16, 16, 16)
+    assert torch.equal(open_bundle(tmp_path / "b").network(image), network(image))
+
+
+def test_a_run_of_one_network_for_both_heads_is_not_resumed(tmp_path):
+    former = torch.nn.Module()
+    former.network = factory(3, 2, name="unet").segmenter(3)
+    states = {"optimizer": {}, "scheduler": {}, "scaler": {}, "method": former.state_dict()}
+    trainer = SimpleNamespace(method=DTC(factory(3, 2, name="unet")))
+    with pytest.raises(CheckpointError, match=r"last\.pt: belongs to another network or optimiser") as refused:
+        checkpoint.restore(states, trainer, None, path=tmp_path / "last.pt")
+    assert "\n" not in str(refused.value)

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import FAST, write_dataset
+from torch import multiprocessing, nn
+
+from medseg.engine import distributed
 
 LONG = [*FAST, "stages.0.schedule.iterations=120", "stages.0.schedule.validate_every=60"]
 
@@ -64,3 +67,23 @@ def test_ranks_stop_together_and_lose_nothing(tmp_path, number):
     assert start(manifest, whole, said).wait(120) == 0, said.read_text()
     resumed, unbroken = last(folder)["method"], last(whole)["method"]
     assert all(torch.equal(resumed[key], unbroken[key]) for key in unbroken)
+
+
+def keep_shared(rank: int, folder: Path) -> None:
+    """One of two processes, whose batch norm saw other numbers than the other's."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/met", rank=rank, world_size=2)
+    network = nn.BatchNorm1d(3)
+    network(torch.randn(8, 3) + 10 * rank)
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    distributed.share_buffers(network)
+    torch.save({"before": before, "after": dict(network.named_buffers())}, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_validate_with_the_statistics_of_the_first(tmp_path):
+    multiprocessing.spawn(keep_shared, (tmp_path,), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert not torch.equal(first["before"]["running_mean"], second["before"]["running_mean"])
+    for name, buffer in first["before"].items():
+        assert torch.equal(buffer, first["after"][name])
+        assert torch.equal(buffer, second["after"][name])
