@@ -29,7 +29,11 @@ ROOT = Path(__file__).parents[2]
 CLASSES = 3
 CLOCK = Clock(50, 100)
 
-SWITCHED_ON: dict[str, dict[str, Any]] = {"dtc": {"cross_entropy": 1.0, "exclusivity": 1.0}}
+SWITCHED_ON: dict[str, dict[str, Any]] = {
+    "dtc": {"cross_entropy": 1.0, "exclusivity": 1.0},
+    "ael": {"dice": 1.0},
+    "crest": {"dice": 1.0, "threshold": 0.0},
+}
 """Method -> options that switch on the terms whose default weight is 0."""
 
 LEFT_OUT = ("OwnNetwork", "Tagger", "Focused")

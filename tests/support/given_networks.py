@@ -89,6 +89,7 @@ class ByChannel:
 
     def __init__(self, classes: int, spatial_dims: int, in_channels: int) -> None:
         self.classes, self.spatial_dims, self.in_channels = classes, spatial_dims, in_channels
+        self.has_background = True
         self.previous: Frozen | None = None
         self._next = 0
 

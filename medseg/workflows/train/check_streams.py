@@ -17,6 +17,7 @@ MISSING_STREAM = {
     "labeled": ("no labelled case under 'training'", "training needs at least one 'label'"),
     "unlabeled": ("no unlabelled case", "list images without a label under 'unlabeled'"),
     "weak": ("no case with tags and without a label under 'training'", 'give cases "tags", if only []'),
+    "all": ("no case to learn from", "list images under 'training' or 'unlabeled'"),
 }
 """Stream -> what is said where a data set has none of its cases, and what to do about it."""
 
