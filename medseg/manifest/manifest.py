@@ -286,11 +286,10 @@ def schema() -> dict[str, Any]:
 
 
 def streams_of(manifest: Manifest) -> dict[str, list[Case]]:
-    """Cases by what a method can learn from them.
+    """Training cases by what is known of them.
 
     Returns:
-        `labeled`: training cases with a label; `weak`: training cases with tags and no label; `unlabeled`: the other
-        training cases and those of the list `unlabeled`; `all`: every one of these.
+        `labeled`: with a label; `weak`: with tags alone; `unlabeled`: with neither; `all`: every one of these.
     """
     without = [case for case in manifest.training if not case.label]
     return {

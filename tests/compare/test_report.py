@@ -9,14 +9,14 @@ import pytest
 from jinja2 import UndefinedError
 from pages import NASTY, Page, shown
 
-from medseg.workflows.compare import page
-from medseg.workflows.compare.description import ArmDescription, Description, Picture
-from medseg.workflows.compare.differences import Difference
-from medseg.workflows.compare.findings import collect
-from medseg.workflows.compare.page import render_report, write_report
+from medseg.workflows.compare.report import page
+from medseg.workflows.compare.report.description import ArmDescription, Description, Picture
+from medseg.workflows.compare.report.differences import Difference
+from medseg.workflows.compare.report.findings import collect
+from medseg.workflows.compare.report.page import render_report, write_report
+from medseg.workflows.compare.report.sentences import describe_difference, judge, which_to_take
+from medseg.workflows.compare.report.table import as_markdown
 from medseg.workflows.compare.rows import CaseRow, RunKey, RunRow
-from medseg.workflows.compare.sentences import describe_difference, judge, which_to_take
-from medseg.workflows.compare.table import as_markdown
 from medseg.workflows.reports import pages
 
 MIB = 2**20

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medseg.workflows.compare.differences import (
+from medseg.workflows.compare.report.differences import (
     bootstrap_interval,
     compare_arms,
     holm,
     signed_rank_p,
     subject_differences,
 )
+from medseg.workflows.compare.report.statistics import Spread, set_iou, summarize
 from medseg.workflows.compare.rows import CaseRow, RunKey
-from medseg.workflows.compare.statistics import Spread, set_iou, summarize
 
 
 def row(arm: str, seed: int, case: str, dice: float | None, structure: str = "liver", **more) -> CaseRow:

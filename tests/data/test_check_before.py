@@ -16,7 +16,7 @@ from medseg.config import DataSpec, Pipeline
 from medseg.data.cache import VolumeCache
 from medseg.errors import ConfigError, DataError, OutputError
 from medseg.manifest.manifest import Manifest
-from medseg.workflows.train import check_before
+from medseg.workflows.train.checks import files as check_before
 from medseg.workflows.train.plan import write_plan
 from medseg.workflows.train.run import train
 

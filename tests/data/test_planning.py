@@ -25,7 +25,7 @@ from medseg.planning.plan import (
     plan_patch,
 )
 from medseg.workflows.train import settings
-from medseg.workflows.train.budget import REDUCTIONS, Reduction, reduce_plan, relative_cost
+from medseg.workflows.train.budget.choose import REDUCTIONS, Reduction, reduce_plan, relative_cost
 from medseg.workflows.train.options import budget_seconds
 from medseg.workflows.train.plan import write_plan
 

@@ -17,14 +17,15 @@ from medseg import cores
 from medseg.config import Pipeline
 from medseg.cores import CoreUse
 from medseg.manifest.manifest import Manifest
-from medseg.workflows.train import fit_budget, measure_costs, settings
+from medseg.workflows.train import settings
+from medseg.workflows.train.budget import fit, measure_costs
+from medseg.workflows.train.budget.larger_patches import shown_part, with_larger_patches
+from medseg.workflows.train.budget.sizing import describe_budget, describe_losses
+from medseg.workflows.train.budget.step_probe import StageProbe
+from medseg.workflows.train.budget.time_plan import StageCosts, count_validations, fit_stage, fit_stages
 from medseg.workflows.train.build import StageInputs
-from medseg.workflows.train.larger_patches import shown_part, with_larger_patches
 from medseg.workflows.train.plan import plan_pipeline, write_plan
 from medseg.workflows.train.run import train
-from medseg.workflows.train.sizing import describe_budget, describe_losses
-from medseg.workflows.train.step_probe import StageProbe
-from medseg.workflows.train.time_plan import StageCosts, count_validations, fit_stage, fit_stages
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_a_plan_with_a_budget_leaves_nothing_but_itself(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     seen = []
     monkeypatch.setattr(
-        fit_budget, "measure_costs", lambda place, seconds: seen.append(place) or measure_costs.measure_costs(place, 1)
+        fit, "measure_costs", lambda place, seconds: seen.append(place) or measure_costs.measure_costs(place, 1)
     )
     write_plan("supervised", manifest, tmp_path / "plan.yaml", budget="12s", overrides=WIDE)
     assert seen[0].output is None
@@ -191,9 +192,9 @@ def test_a_known_step_gives_a_known_number_of_iterations(tmp_path, monkeypatch):
     manifest = write_dataset(tmp_path / "data")
     costs = [StageCosts(step=0.05, start=1, finish=1, other=1)]
     use = CoreUse(own=1, others=0, wall=1, cores=1)
-    monkeypatch.setattr(fit_budget, "measure_costs", lambda place, seconds: (costs, use))
+    monkeypatch.setattr(fit, "measure_costs", lambda place, seconds: (costs, use))
     plan = write_plan("supervised", manifest, tmp_path / "plan.yaml", budget="100s", overrides=WIDE)
-    left = (100 - fit_budget.STARTING_SECONDS - fit_budget.ENDING_SECONDS) * 0.99 - 3
+    left = (100 - fit.STARTING_SECONDS - fit.ENDING_SECONDS) * 0.99 - 3
     assert plan.stages[0].schedule.iterations == int(left / 0.05)
 
 

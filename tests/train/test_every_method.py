@@ -31,7 +31,7 @@ from medseg.config import Pipeline
 from medseg.errors import ConfigError, ManifestError
 from medseg.manifest.manifest import Manifest
 from medseg.method import Method
-from medseg.workflows.train.check_streams import MISSING_STREAM
+from medseg.workflows.train.checks.streams import MISSING_STREAM
 from medseg.workflows.train.plan import plan_pipeline
 
 EVERY = every_method()

@@ -17,8 +17,8 @@ from medseg.records import digest_of, hash_of
 from medseg.workflows.compare.data_sets import DataSet, find_leaks, split_arm
 from medseg.workflows.compare.read_arms import Arm, Comparison
 from medseg.workflows.train import settings
-from medseg.workflows.train.check_before import check_files
-from medseg.workflows.train.check_streams import check_all_streams
+from medseg.workflows.train.checks.files import check_files
+from medseg.workflows.train.checks.streams import check_all_streams
 from medseg.workflows.train.plan import plan_pipeline
 
 

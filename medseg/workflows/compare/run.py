@@ -21,15 +21,15 @@ from medseg.progress import say, show_progress
 from medseg.records import differing, read_record
 from medseg.workflows.compare.check_arms import ReadyArm, ready_arms
 from medseg.workflows.compare.data_sets import DataSet, list_keys, save
-from medseg.workflows.compare.findings import Findings, describe_key
 from medseg.workflows.compare.folder import Folder, data_name, hold
 from medseg.workflows.compare.one_run import OneRun
 from medseg.workflows.compare.options import CompareOptions
-from medseg.workflows.compare.page import PAGE
 from medseg.workflows.compare.plans import freeze_plans
 from medseg.workflows.compare.processes import share_cores
 from medseg.workflows.compare.queue import RunQueue
 from medseg.workflows.compare.read_arms import Comparison, read_comparison
+from medseg.workflows.compare.report.findings import Findings, describe_key
+from medseg.workflows.compare.report.page import PAGE
 from medseg.workflows.compare.results import Describer, read_results, write_results
 from medseg.workflows.compare.rows import RunRow
 from medseg.workflows.train.run import versions

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from medseg.workflows.compare.findings import Findings
-from medseg.workflows.compare.sentences import which_to_take
-from medseg.workflows.compare.table import describe_labels, result_table
+from medseg.workflows.compare.report.findings import Findings
+from medseg.workflows.compare.report.sentences import which_to_take
+from medseg.workflows.compare.report.table import describe_labels, result_table
 
 WIDTH = 160
 """Columns of a terminal that a table may take; it is no narrower where standard output is a file."""

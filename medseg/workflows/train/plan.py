@@ -21,13 +21,13 @@ from medseg.networks.pretrained import hash_file
 from medseg.options import api
 from medseg.planning.plan import GPU_PATCH_VOXELS, PATCH_VOXELS, plan_batch, plan_data, with_strides
 from medseg.workflows.train import settings
-from medseg.workflows.train.check_stages import check_buildable
-from medseg.workflows.train.check_streams import check_all_streams
-from medseg.workflows.train.fit_budget import fit_budget
+from medseg.workflows.train.budget.fit import fit_budget
+from medseg.workflows.train.budget.sizing import Sizing
+from medseg.workflows.train.checks.stages import check_buildable
+from medseg.workflows.train.checks.streams import check_all_streams
 from medseg.workflows.train.group_names import describe_groups, name_of_stage
 from medseg.workflows.train.options import PlanOptions, budget_seconds
 from medseg.workflows.train.planned_network import plan_options
-from medseg.workflows.train.sizing import Sizing
 
 
 def run_plan(options: PlanOptions) -> Pipeline:

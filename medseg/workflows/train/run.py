@@ -23,13 +23,13 @@ from medseg.progress import say
 from medseg.records import Record
 from medseg.stopping import report_stop
 from medseg.workflows.train import settings
+from medseg.workflows.train.budget.sizing import Sizing
 from medseg.workflows.train.build import StageResult
-from medseg.workflows.train.check_before import check_files, check_space, find_warnings
+from medseg.workflows.train.checks.files import check_files, check_space, find_warnings
 from medseg.workflows.train.folds import TrainingRun, list_runs
 from medseg.workflows.train.options import TrainOptions
 from medseg.workflows.train.plan import plan_pipeline, print_plan
 from medseg.workflows.train.run_folder import RUN, claim
-from medseg.workflows.train.sizing import Sizing
 from medseg.workflows.train.stage_methods import add_hashes
 from medseg.workflows.train.stages import StagesInOrder
 

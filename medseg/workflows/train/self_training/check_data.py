@@ -11,7 +11,7 @@ from medseg.progress import say
 from medseg.records import Record, digest_of
 from medseg.workflows.data.check_case import Finding
 from medseg.workflows.data.check_dataset import check_set
-from medseg.workflows.train.check_before import cases_of_training, file_of, hide_labels, open_cases, place_of
+from medseg.workflows.train.checks.files import cases_of_training, file_of, hide_labels, open_cases, place_of
 
 
 def check_rounds(manifest: Manifest, file: Path) -> list[str]:

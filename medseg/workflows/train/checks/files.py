@@ -18,7 +18,7 @@ from medseg.portable.resample import resampled_size
 from medseg.progress import show_progress
 from medseg.workflows.data.check_case import Finding, check_case
 from medseg.workflows.data.problems import Problem
-from medseg.workflows.train.check_streams import groups_of_stages
+from medseg.workflows.train.checks.streams import groups_of_stages
 
 GIB = 2**30
 IMAGE_BYTES = 2

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from medseg.metrics import METRICS
-from medseg.workflows.compare.differences import FEWEST_SUBJECTS, TESTED, Difference
-from medseg.workflows.compare.findings import Findings, count_of
+from medseg.workflows.compare.report.differences import FEWEST_SUBJECTS, TESTED, Difference
+from medseg.workflows.compare.report.findings import Findings, count_of
 
 SIGNIFICANT = 0.05
 """Largest p, after Holm's correction, of a difference that is called shown."""

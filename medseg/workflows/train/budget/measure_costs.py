@@ -20,17 +20,17 @@ from medseg.manifest.labelling import cases_to_label
 from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.portable.io.read import read_header
 from medseg.portable.io.write import write_nifti
+from medseg.workflows.train.budget.stand_in_labels import with_stand_ins
+from medseg.workflows.train.budget.step_probe import NetworkCosts, StageProbe
+from medseg.workflows.train.budget.time_plan import StageCosts
 from medseg.workflows.train.build import StageInputs, StageResult, count_trainings
-from medseg.workflows.train.check_streams import groups_of_stages
+from medseg.workflows.train.checks.streams import groups_of_stages
 from medseg.workflows.train.maps import SavedMaps
 from medseg.workflows.train.prepare_cases import FEW_CASES
 from medseg.workflows.train.self_training.check_data import check_rounds
 from medseg.workflows.train.self_training.predict_maps import Predictors
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.prediction_store import PredictionStore
-from medseg.workflows.train.stand_in_labels import with_stand_ins
-from medseg.workflows.train.step_probe import NetworkCosts, StageProbe
-from medseg.workflows.train.time_plan import StageCosts
 
 
 @dataclass(frozen=True)

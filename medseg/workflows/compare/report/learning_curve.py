@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from medseg.workflows.compare.findings import Findings
-from medseg.workflows.compare.table import heading_of
+from medseg.workflows.compare.report.findings import Findings
+from medseg.workflows.compare.report.table import heading_of
 from medseg.workflows.reports.overlay import class_colors, encode_png
 
 SHOWN = ("dice", "hd95_mm")

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from medseg.atomic import make_folder, write_whole
 from medseg.metrics import METRICS
-from medseg.workflows.compare.description import Description, Picture
-from medseg.workflows.compare.differences import TESTED
-from medseg.workflows.compare.findings import Findings, collect, count_of, describe_key
-from medseg.workflows.compare.rows import CaseRow, RunRow
-from medseg.workflows.compare.sentences import which_to_take
-from medseg.workflows.compare.table import (
+from medseg.workflows.compare.report.description import Description, Picture
+from medseg.workflows.compare.report.differences import TESTED
+from medseg.workflows.compare.report.findings import Findings, collect, count_of, describe_key
+from medseg.workflows.compare.report.sentences import which_to_take
+from medseg.workflows.compare.report.table import (
     as_markdown,
     counts_of,
     describe_arms,
@@ -25,6 +24,7 @@ from medseg.workflows.compare.table import (
     sentences_of,
     structure_tables,
 )
+from medseg.workflows.compare.rows import CaseRow, RunRow
 from medseg.workflows.reports.pages import Table, data_uri, render_page
 
 PAGE, TABLE = "report.html", "table.md"
@@ -120,7 +120,9 @@ def _curves(findings: Findings) -> list[str]:
     """Addresses of the learning curves; none with fewer than two numbers of labels."""
     if len([labels for labels in findings.labels if labels is not None]) < 2:
         return []
-    from medseg.workflows.compare.learning_curve import draw_learning_curves  # matplotlib takes seconds to import
+    from medseg.workflows.compare.report.learning_curve import (
+        draw_learning_curves,  # matplotlib takes seconds to import
+    )
 
     return [data_uri(png) for png in draw_learning_curves(findings)]
 

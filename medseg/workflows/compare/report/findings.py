@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medseg.workflows.compare.description import Description
-from medseg.workflows.compare.differences import Difference, compare_arms
+from medseg.workflows.compare.report.description import Description
+from medseg.workflows.compare.report.differences import Difference, compare_arms
+from medseg.workflows.compare.report.statistics import ArmResult, summarize
 from medseg.workflows.compare.rows import CaseRow, RunKey, RunRow
-from medseg.workflows.compare.statistics import ArmResult, summarize
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,17 @@ from collections.abc import Iterator, Sequence
 from statistics import mean
 
 from medseg.metrics import METRICS
-from medseg.workflows.compare.differences import TESTED
-from medseg.workflows.compare.findings import Findings, count_of
+from medseg.workflows.compare.report.differences import TESTED
+from medseg.workflows.compare.report.findings import Findings, count_of
+from medseg.workflows.compare.report.sentences import (
+    describe_difference,
+    describe_interval,
+    describe_p,
+    signed,
+    which_to_take,
+)
+from medseg.workflows.compare.report.statistics import SHOWN_METRICS, ArmResult, Score, Spread
 from medseg.workflows.compare.rows import RunRow
-from medseg.workflows.compare.sentences import describe_difference, describe_interval, describe_p, signed, which_to_take
-from medseg.workflows.compare.statistics import SHOWN_METRICS, ArmResult, Score, Spread
 from medseg.workflows.reports.pages import Table
 
 GIB = 2**30

@@ -31,10 +31,10 @@ from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
 from medseg.manifest.manifest import Manifest
 from medseg.networks.sizes import fit_size
 from medseg.planning.plan import with_strides
+from medseg.workflows.train.budget.larger_patches import with_larger_patches
+from medseg.workflows.train.budget.random_batch import random_batch
+from medseg.workflows.train.budget.workload import Workload
 from medseg.workflows.train.build import build_method
-from medseg.workflows.train.larger_patches import with_larger_patches
-from medseg.workflows.train.random_batch import random_batch
-from medseg.workflows.train.workload import Workload
 
 ENOUGH = 1000
 """Iterations, beyond which time goes into a finer plan."""

@@ -17,10 +17,10 @@ from medseg.config import Pipeline
 from medseg.cores import CoreUse
 from medseg.manifest.manifest import Manifest
 from medseg.progress import say
-from medseg.workflows.train.budget import choose_plan
-from medseg.workflows.train.measure_costs import Workplace, measure_costs
-from medseg.workflows.train.sizing import Sizing, describe_budget, describe_losses
-from medseg.workflows.train.time_plan import StageCosts, StageLength, fit_stages
+from medseg.workflows.train.budget.choose import choose_plan
+from medseg.workflows.train.budget.measure_costs import Workplace, measure_costs
+from medseg.workflows.train.budget.sizing import Sizing, describe_budget, describe_losses
+from medseg.workflows.train.budget.time_plan import StageCosts, StageLength, fit_stages
 
 PROBE_SECONDS = 20.0
 PROBE_SHARE = 0.03

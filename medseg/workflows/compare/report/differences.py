@@ -14,8 +14,8 @@ from statistics import mean
 import numpy as np
 from scipy.stats import wilcoxon
 
+from medseg.workflows.compare.report.statistics import SHOWN_METRICS, is_absent
 from medseg.workflows.compare.rows import CaseRow
-from medseg.workflows.compare.statistics import SHOWN_METRICS, is_absent
 
 DRAWS = 10_000
 """Of the bootstrap."""

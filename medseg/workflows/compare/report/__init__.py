@@ -1,0 +1,1 @@
+"""What a comparison showed: statistics, tables, sentences and the page."""

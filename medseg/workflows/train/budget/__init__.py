@@ -1,0 +1,1 @@
+"""`--budget`: what fits the time, timed on this machine."""
