@@ -346,7 +346,7 @@ def judged(**case) -> Manifest:
 def test_tags_say_what_is_there_and_what_is_not(tags, presence):
     manifest = judged(tags=tags)
     assert manifest.presence(manifest.training[0]) == presence
-    assert [len(cases) for cases in streams_of(manifest).values()] == [0, 1, 1]
+    assert [len(cases) for cases in streams_of(manifest).values()] == [0, 1, 1, 2]
 
 
 def test_looked_at_and_nothing_seen_is_not_the_same_as_not_looked_at(tmp_path):
