@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +25,37 @@ def usable_cores() -> int:
     They are fewer than the machine has under `taskset`, in most jobs of a cluster and in containers that are bound to
     some of them or may have the time of some only; more processes than these would only wait for each other.
     """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = len(core_numbers())
     quota = _quota()
     return allowed if quota is None else max(1, min(allowed, quota))
+
+
+def machine_cores() -> int:
+    """Cores of the machine, whether this process may use them or not."""
+    return os.cpu_count() or 1
+
+
+def core_numbers() -> list[int]:
+    """The numbers of the cores that this process may run on."""
+    if not hasattr(os, "sched_getaffinity"):
+        return list(range(machine_cores()))
+    return sorted(os.sched_getaffinity(0))
+
+
+@contextmanager
+def pinned(cores: Sequence[int]) -> Iterator[None]:
+    """Processes that are started inside the block may run on these cores only, where the system can do that."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    with suppress(OSError):  # a sandbox may forbid it
+        os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.sched_setaffinity(0, before)
 
 
 def _quota() -> int | None:

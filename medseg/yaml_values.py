@@ -32,4 +32,8 @@ def load_yaml(text: str) -> Any:
         >>> load_yaml("[off, true, 1e-3, null]")
         ['off', True, '1e-3', None]
     """
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a safe loader
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()

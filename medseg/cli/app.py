@@ -193,7 +193,7 @@ def list_() -> None:
     typer.echo("pipelines (--task)")
     for name, path in shipped().items():
         content = load_yaml(path.read_text(encoding="utf-8"))
-        typer.echo(f"  {name:<16} {content['description']}")
+        typer.echo(f"  {name:<22} {content['description']}")
     typer.echo(f"methods    {', '.join(METHODS)}")
     typer.echo(f"networks   {', '.join(NETWORKS)}")
 

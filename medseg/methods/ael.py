@@ -35,6 +35,7 @@ from medseg.ops import mixing
 from medseg.ops.confidence_bank import ConfidenceBank, class_fractions
 from medseg.ops.donors import DonorBank
 from medseg.ops.pixel_losses import SupervisedTerms
+from medseg.ops.processes import gather_from_processes
 from medseg.ops.schedules import sigmoid_rampup
 from medseg.ops.strong_views import jitter_intensities
 from medseg.ops.teacher import AveragedTeacher
@@ -198,7 +199,8 @@ class AEL(Method):
         return share * voxels
 
     def _keep_donors(self, images: Tensor, predicted: Tensor) -> None:
-        """Keep the images in which the teacher sees enough of a class."""
+        """Keep the images, of all processes, in which the teacher sees enough of a class."""
+        images, predicted = gather_from_processes(images), gather_from_processes(predicted)
         areas = class_fractions(predicted, self.classes).cpu()
         for image, label, area in zip(images, predicted, areas, strict=True):
             for value in range(self.classes):
@@ -240,6 +242,8 @@ class AEL(Method):
         return self.labeled_donors.images[value, slot], self.labeled_donors.labels[value, slot]
 
     def _keep_labeled(self, images: Tensor, labels: Tensor) -> None:
+        """Keep the images, of all processes, that hold enough of a class which may be pasted."""
+        images, labels = gather_from_processes(images), gather_from_processes(labels)
         areas = class_fractions(labels, self.classes).cpu()
         for image, label, area in zip(images, labels, areas, strict=True):
             for value in range(self.classes):
@@ -249,7 +253,7 @@ class AEL(Method):
     @torch.no_grad()
     def _count_fractions(self, labels: Tensor) -> None:
         """Follow the share that each class has of the labelled patches that hold it."""
-        areas = class_fractions(labels, self.classes)
+        areas = class_fractions(gather_from_processes(labels), self.classes)
         holding = areas > 0
         mean = areas.sum(0) / holding.sum(0).clamp(min=1)
         moved = torch.where(self.fractions > 0, 0.9 * self.fractions + 0.1 * mean, mean)

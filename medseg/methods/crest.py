@@ -39,6 +39,7 @@ from medseg.method import ALL, IGNORE, LABELED, Batch, Clock, Method, Networks, 
 from medseg.ops import mixing
 from medseg.ops.confidence_bank import class_fractions
 from medseg.ops.pixel_losses import SupervisedTerms
+from medseg.ops.processes import gather_from_processes
 from medseg.ops.rebalancing import choose_share, class_rates, count_scores, keep_share, ordered_code
 from medseg.ops.strong_views import jitter_intensities
 from medseg.ops.teacher import AveragedTeacher
@@ -136,8 +137,8 @@ class CReST(Method):
     def _follow_shares(self, probabilities: Tensor, label: Tensor) -> None:
         """Move p_model, of the last batches, and p_data, of the labelled patches."""
         slot = int(self.seen) % SLOTS
-        self.recent[slot] = probabilities.mean((0, *range(2, probabilities.ndim)))
-        of_labels = class_fractions(label, self.classes)
+        self.recent[slot] = gather_from_processes(probabilities.mean(tuple(range(2, probabilities.ndim)))).mean(0)
+        of_labels = class_fractions(gather_from_processes(label), self.classes)
         known = of_labels.sum(1) > 0
         if bool(known.any()):
             new = of_labels[known].mean(0)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 
 from medseg.ops.losses import labeled_mask, merge_uncovered, one_hot
+from medseg.ops.processes import sum_over_processes
 
 
 class ConfidenceBank(nn.Module):
@@ -56,7 +56,7 @@ class ConfidenceBank(nn.Module):
             sums, counts = sums.sum(0), counts.sum(0)
         else:
             sums, counts = (sums / counts.clamp(min=1)).sum(0), (counts > 0).sum(0).float()
-        both = _sum_of_processes(torch.stack([sums, counts]))
+        both = sum_over_processes(torch.stack([sums, counts]))
         present = both[1] > 0
         new = both[0] / both[1].clamp(min=1e-12)
         if self.absent == "zero":
@@ -122,9 +122,3 @@ def class_fractions(label: Tensor, classes: int) -> Tensor:
     axes = tuple(range(2, label.ndim))
     known = labeled_mask(label).sum(axes).clamp(min=1)
     return one_hot(label, classes).sum(axes) / known
-
-
-def _sum_of_processes(values: Tensor) -> Tensor:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(values)
-    return values

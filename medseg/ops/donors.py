@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 
 class DonorBank(nn.Module):
-    """The last patches that hold each class. Part of the checkpoints; processes that train together share rank 0's.
+    """The last patches that hold each class; part of the checkpoints.
+
+    Processes that train together have to store the same patches in the same order.
 
     Args:
         classes: number of classes with background.

@@ -278,7 +278,7 @@ def test_many_structures_with_long_names_stay_readable():
     classes = {name: summarize(rows, []) for name in names} | {"nowhere": summarize([], [])}
     report = {
         "tolerance_mm": 2.5, "classes": classes, "mean": mean_of_classes(list(classes.values())),
-        "cases": [{}] * 2000, "failed": [], "section": None,
+        "cases": [{}] * 2000, "failed": [], "section": None, "set_iou": {"mean": 0.5, "n": 60},
     }  # fmt: skip
     lines = table(report).splitlines()
     assert max(map(cell_len, lines)) <= 80

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -94,19 +93,3 @@ def _lock(stream: IO[bytes], *, wait: bool) -> bool:
         # a disk that knows no locks holds nobody up
         return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
     return True
-
-
-@contextmanager
-def pinned(cores: tuple[int, ...]) -> Iterator[None]:
-    """Processes that are started inside the block may run on these cores only, where the system can do that."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    with suppress(OSError):  # a sandbox may forbid it
-        os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            os.sched_setaffinity(0, before)

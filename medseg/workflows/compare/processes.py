@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.atomic import make_folder
+from medseg.cores import core_numbers, pinned
 from medseg.errors import ConfigError
-from medseg.workflows.compare.folder import pinned
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 POLL_SECONDS = 0.2
@@ -57,7 +57,7 @@ def share_cores(jobs: int) -> list[tuple[int, ...]]:
     Raises:
         ConfigError: more shares than cores.
     """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cores = core_numbers()
     if jobs > len(cores):
         raise ConfigError(f"--jobs {jobs}: this process may use {len(cores)} cores, and each run needs one")
     size = len(cores) // jobs

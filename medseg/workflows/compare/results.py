@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medseg.cores import machine_cores
 from medseg.records import read_record
 from medseg.workflows.compare.folder import Folder, hold
 from medseg.workflows.compare.judge import ANSWER
@@ -125,7 +125,7 @@ class Describer:
             judged=self._judged(runs),
             effort=self._effort(),
             planned=tuple(run.key for run in runs),
-            machine=f"{_processor()}, {self.cores} of {os.cpu_count()} cores for each run",
+            machine=f"{_processor()}, {self.cores} of {machine_cores()} cores for each run",
             versions=self.versions,
             tolerance_mm=comparison.tolerance_mm,
             planar=bool(planar) and all(planar),

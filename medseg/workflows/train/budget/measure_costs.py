@@ -235,5 +235,6 @@ def _time_rule(place: Workplace, manifest: Manifest, case: Case, rule: RuleSpec,
         decided = made.decide({case.name: made.summarize(predicted)}) if made.looks_at_all else {}
         made.label(predicted, decided, 1)
         header = read_header(manifest.images(case)[0])
-        write_nifti(place.scratch / "label.nii.gz", np.zeros(header.shape, np.uint8, "F"), header.affine)
+        blank = np.zeros(header.shape, np.uint8, "F")
+        write_nifti(place.scratch / "label.nii.gz", blank, header.affine, source=header.nifti)
         return time.monotonic() - began
