@@ -65,6 +65,17 @@ def test_shapes_are_those_it_tells_and_every_parameter_learns(name: str, dims: i
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
 
 
+@pytest.mark.parametrize("halves", [lambda: UNetHalves(unet(3)), lambda: DynUNetHalves(dynunet(3)),
+                                    lambda: SegResNetHalves(segresnet(3))])  # fmt: skip
+def test_a_network_with_a_head_can_be_exported_to_torchscript(halves) -> None:
+    network = halves().eval()
+    headed = HeadedNetwork(network, Head(3, network.width, 3)).eval()
+    image = torch.randn(1, 2, 16, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(network.decode(network.encode(image)), network(image))
+        torch.testing.assert_close(torch.jit.script(headed)(image), headed(image))
+
+
 def test_one_factor_for_each_axis() -> None:
     network = UNetHalves(UNet(3, 1, 4, [4, 8, 16], [[2, 2, 1], [2, 2, 2]]))
     assert network.strides == ((2, 2, 1), (4, 4, 2), (4, 4, 2))

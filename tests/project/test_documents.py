@@ -51,7 +51,7 @@ PROMISED = {
         "segmented/p1.seg.nrrd",
         "together/consensus.dcm",
     ],
-    "docs/compare.md": ["runs/compared/report.html", "runs/compared/cases.csv", "runs/norms/table.md"],
+    "docs/compare.md": ["runs/norms/report.html", "runs/norms/cases.csv", "runs/norms/table.md"],
     "data_manifests/README.md": ["ACDC/images/patient001_frame02.nii.gz", "Pancreas-CT/images/image0003.nii.gz"],
 }
 """Files and folders that a document says are there afterwards."""

@@ -225,7 +225,7 @@ def test_a_case_that_loses_its_pseudo_label_is_what_it_was(tagged, tmp_path):
             manifest = write_round_manifest(manifest, labeller, tmp_path / f"{number}.json")
         if number == 1:
             assert {name: len(found) for name, found in streams_of(manifest).items()} == {
-                "labeled": 4, "weak": 0, "unlabeled": 0
+                "labeled": 4, "weak": 0, "unlabeled": 0, "all": 4
             }  # fmt: skip
     groups = streams_of(manifest)
     assert [case.name for case in groups["labeled"]] == ["case2"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from monai.networks.layers.factories import Conv
@@ -32,10 +32,11 @@ class EncoderDecoder(nn.Module, ABC):
     """
 
     encoder_parts: tuple[str, ...] = ()
-    spatial_dims: int
-    channels: tuple[int, ...]
-    strides: tuple[tuple[int, ...], ...]
-    width: int
+    if TYPE_CHECKING:  # TorchScript would read them, and does not know all of these types
+        spatial_dims: int
+        channels: tuple[int, ...]
+        strides: tuple[tuple[int, ...], ...]
+        width: int
 
     @abstractmethod
     def encode(self, image: Tensor) -> list[Tensor]:
@@ -77,6 +78,10 @@ class UNetHalves(EncoderDecoder):
         # the last level lies at the bottom, where nothing is halved any more
         self.strides = total_strides([*network.strides, 1], self.spatial_dims)
         self.width = network.out_channels
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image `(B, Cin, *spatial)` to `(B, width, *spatial)`, in a way that TorchScript can export."""
+        return self.activation(self.network(image))
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Image `(B, Cin, *spatial)` to a feature map for each level."""
@@ -133,6 +138,10 @@ class DynUNetHalves(EncoderDecoder):
         self.strides = total_strides(network.strides, self.spatial_dims)
         self.width = network.filters[0]
 
+    def forward(self, image: Tensor) -> Tensor:
+        """Image `(B, Cin, *spatial)` to `(B, width, *spatial)`, in a way that TorchScript can export."""
+        return self.network(image)
+
     def encode(self, image: Tensor) -> list[Tensor]:
         """Image `(B, Cin, *spatial)` to a feature map for each level."""
         features = [self.network.input_block(image)]
@@ -167,6 +176,10 @@ class SegResNetHalves(EncoderDecoder):
         self.strides = total_strides([1] + [2] * (levels - 1), self.spatial_dims)
         self.width = network.init_filters
 
+    def forward(self, image: Tensor) -> Tensor:
+        """Image `(B, Cin, *spatial)` to `(B, width, *spatial)`, in a way that TorchScript can export."""
+        return self.network(image)
+
     def encode(self, image: Tensor) -> list[Tensor]:
         """Image `(B, Cin, *spatial)` to a feature map for each level."""
         _, features = self.network.encode(image)
@@ -192,6 +205,10 @@ class VNetHalves(EncoderDecoder):
         self.channels = network.widths
         self.strides = total_strides([1, *network.steps], self.spatial_dims)
         self.width = network.widths[0]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image `(B, Cin, *spatial)` to `(B, width, *spatial)`, in a way that TorchScript can export."""
+        return self.network(image)
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Image `(B, Cin, *spatial)` to a feature map for each level."""
