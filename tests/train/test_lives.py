@@ -159,7 +159,7 @@ def ranks(request, manifest, tmp_path_factory) -> Callable[[Life], list[dict]]:
             processes.append(subprocess.Popen(command, env=environment, stdout=said, stderr=said))
     try:
         for process in processes:
-            process.wait(30 + 20 * len(names))
+            process.wait(120 + 60 * len(names))
     finally:
         for process in processes:
             process.kill()
