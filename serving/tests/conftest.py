@@ -28,7 +28,8 @@ VOLUMES = [
     "stages.0.schedule.iterations=40",
     "data.patch=[16,16,16]",
     "data.spacing_mm=[1.2,1,1.5]",
-    "data.augment.crop.probability=0",  # both structures are found after 40 steps
+    "data.augment.crop.probability=0",
+    "stages.0.network.options.norm=instance",
 ]  # both structures after 40 steps
 SLICES = [*ENOUGH, "stages.0.schedule.iterations=20", "stages.0.rounds.count=1", "data.patch=[32,32,32]"]
 BALL, DTC, PLANES = "ball_mr_segmentation", "dtc_ball", "planes_segmentation"
