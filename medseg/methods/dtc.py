@@ -56,6 +56,7 @@ class DTC(Method):
         features = networks.encoder_decoder()
         self.network = networks.headed(features, networks.head(features.width, self.classes))
         self.distance_head = networks.head(features.width, self.classes - 1)
+        self.has_background = networks.has_background
         self.beta = beta
         self.consistency = consistency
         self.steepness = steepness
@@ -97,7 +98,7 @@ class DTC(Method):
         gap = (inside - logits.softmax(1)[:, 1:]) ** 2
         weight = self.consistency * sigmoid_rampup(clock.fraction, self.rampup_steps or None)
         return {
-            "dice": losses.soft_dice(logits[:size], label, covered),
+            "dice": losses.soft_dice(logits[:size], label, covered, has_background=self.has_background),
             "cross_entropy": self._cross_entropy(logits[:size], label, covered),
             "distance": self.beta * losses.masked_mean(distance_error, distance_mask),
             "consistency": weight * losses.masked_mean(gap, mask),
