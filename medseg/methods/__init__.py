@@ -36,6 +36,9 @@ METHODS: dict[str, str] = {
     "mean_teacher": "medseg.methods.mean_teacher:MeanTeacher",
     "ael": "medseg.methods.ael:AEL",
     "crest": "medseg.methods.crest:CReST",
+    "colorization": "medseg.methods.colorization:Colorization",
+    "inpainting": "medseg.methods.inpainting:Inpainting",
+    "mix_and_match": "medseg.methods.mix_and_match:MixAndMatch",
 }
 
 RULES: dict[str, str] = {
