@@ -221,6 +221,13 @@ class Method(nn.Module, ABC):
     def after_step(self, clock: Clock) -> None:
         """Update what the optimiser does not, such as an averaged teacher."""
 
+    def watched(self) -> dict[str, Tensor]:
+        """Numbers to follow beside the loss terms, such as a bank of confidences; the log and TensorBoard have them.
+
+        Name -> `()` or `(classes,)`, or any other `(n,)`; called in the process that writes the log alone.
+        """
+        return {}
+
     def parameter_groups(self, lr: float) -> list[dict]:
         """Optimiser groups; by default one."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
