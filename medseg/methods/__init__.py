@@ -36,11 +36,15 @@ METHODS: dict[str, str] = {
     "mean_teacher": "medseg.methods.mean_teacher:MeanTeacher",
     "ael": "medseg.methods.ael:AEL",
     "crest": "medseg.methods.crest:CReST",
+    "tag_classifier": "medseg.methods.tag_classifier:TagClassifier",
+    "auxsegnet": "medseg.methods.auxsegnet:AuxSegNet",
 }
 
 RULES: dict[str, str] = {
     "dmpct": "medseg.methods.dmpct:VoteOfViews",
     "crest": "medseg.methods.crest:ClassRebalanced",
+    "tag_maps": "medseg.methods.tag_classifier:TagMaps",
+    "auxsegnet": "medseg.methods.auxsegnet:SaliencyFusion",
 }
 """Pseudo-label rules."""
 
