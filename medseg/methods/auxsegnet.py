@@ -15,7 +15,7 @@ and the saliency the manifest's, S0; later the map is A ReLU(CAM) and the salien
 Where paper and code disagree the code is followed: A is not transposed, a third dilated convolution follows the
 affinity.
 Departures: any encoder with features; rows of A are divided by their sum, without which the thresholds would mean
-something else in each stage (`normalize_rows`); the saliency is refined by PAMR in place of a dense CRF.
+something else in each stage (`affinity`); the saliency is refined by PAMR in place of a dense CRF.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from medseg.method import IGNORE, Batch, Clock, LabelAndMaps, Method, Networks, Predictions, PseudoLabels, Stream
 from medseg.ops import losses
 from medseg.ops.class_activation import SMALLEST, coarsest_within, largest_of, presence_of, tag_loss
+from medseg.ops.refinement import pamr
 from medseg.ops.saliency import saliency_of, sharpen
 from medseg.portable.networks.tag_networks import CrossTaskSegmenter, enlarge
 
@@ -46,9 +47,8 @@ class AuxSegNet(Method):
         width: channels of the branches.
         dilations: of the three convolutions of each branch; none: 2, 4, 6, in volumes 1, 2, 4.
         most_positions: of the affinity; a larger feature map is looked at on a coarser grid.
-        normalize_rows: whether rows of the affinity are divided by their sum; the paper: no.
-        cross: whether the affinity is that of both tasks; else of segmentation alone.
-        dropout: share of the feature channels that the classifier does not see in training.
+        affinity: "normalized", of both tasks with rows that sum to 1; "cross", of both as it is, which is the paper's;
+            "segmentation", of that task alone.
         tags: weight of the term of the tags.
         saliency: weight of that of the saliency.
         refined_saliency: weight of that of the refined saliency.
@@ -61,7 +61,7 @@ class AuxSegNet(Method):
     def __init__(
         self, networks: Networks, *,
         stride: int = 16, width: int = 128, dilations: Sequence[int] = (), most_positions: int = 4096,
-        normalize_rows: bool = True, cross: bool = True, dropout: float = 0.5,
+        affinity: Literal["normalized", "cross", "segmentation"] = "normalized",
         tags: float = 1.0, saliency: float = 1.0, refined_saliency: float = 1.0,
         segmentation: float = 1.0, refined_segmentation: float = 1.0,
     ) -> None:  # fmt: skip
@@ -75,7 +75,7 @@ class AuxSegNet(Method):
         network = networks.assembled(
             CrossTaskSegmenter, network=halves, classes=self.classes, level=coarsest_within(halves.strides, stride),
             width=width, dilations=list(dilations or DILATIONS[networks.spatial_dims]), most_positions=most_positions,
-            normalize_rows=normalize_rows, cross=cross, refined=refined_segmentation > 0, dropout=dropout,
+            affinity=affinity, refined=refined_segmentation > 0,
         )  # fmt: skip
         assert isinstance(network, CrossTaskSegmenter)
         self.network = network
@@ -165,7 +165,7 @@ class SaliencyFusion(PseudoLabels):
 
     def __init__(
         self, classes: int, *,
-        object_threshold: float = 0.2, salient_threshold: float = 0.06, refinement: Literal["pamr", "none"] = "none",
+        object_threshold: float = 0.2, salient_threshold: float = 0.06, refinement: Literal["pamr", "none"] = "pamr",
     ) -> None:  # fmt: skip
         super().__init__(classes)
         for name, value in (("object_threshold", object_threshold), ("salient_threshold", salient_threshold)):
@@ -201,7 +201,15 @@ class SaliencyFusion(PseudoLabels):
 
     def _refine(self, salient: Tensor, image: Tensor) -> Tensor:
         """Saliency `(X, Y, Z)` in [0, 1] that follows the edges of the image `(C, X, Y, Z)`."""
-        return sharpen(salient)
+        sharp = sharpen(salient)
+        if self.refinement == "none":
+            return sharp
+        used = [size for size in salient.shape if size > 1]
+        if len(used) < 2:  # of a single row nothing is to be refined
+            return sharp
+        shape = used if len(used) == 2 else list(salient.shape)
+        refined = pamr(image.float().reshape(1, len(image), *shape), sharp.reshape(1, 1, *shape))
+        return refined.reshape(salient.shape)
 
 
 def fuse_with_saliency(

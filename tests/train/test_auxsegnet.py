@@ -292,10 +292,10 @@ def test_classes_of_another_data_set_are_matched_by_name_in_both_heads():
 
 
 def test_the_definition_of_the_network_makes_it_again():
-    network = made(cross=False, normalize_rows=False, dilations=[1, 2, 3]).segmenter()
+    network = made(affinity="cross", dilations=[1, 2, 3]).segmenter()
     again = build_network(definition_of(network))
     assert again.state_dict().keys() == network.state_dict().keys()
-    assert (again.cross, again.fusion.normalize_rows) == (False, False)
+    assert (again.cross, again.fusion.normalize_rows) == (True, False)
 
 
 @pytest.mark.parametrize(

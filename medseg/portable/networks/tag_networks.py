@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from .encoder_decoder import EncoderDecoder
 
 
+AFFINITIES = ("normalized", "cross", "segmentation")
+
+
 def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Maps `(B, C, *spatial)` interpolated linearly to `(B, C, *size)`."""
     mode = "bilinear" if maps.ndim == 4 else "trilinear"
@@ -170,10 +173,9 @@ class CrossTaskSegmenter(TagNetwork):
         width: channels of the branches.
         dilations: of the three convolutions of each branch.
         most_positions: where a feature map has more, the branches work on a coarser grid; memory grows with its square.
-        normalize_rows: see `AffinityFusion`.
-        cross: whether the affinity is that of both tasks; else of segmentation alone.
+        affinity: "normalized", of both tasks with rows that sum to 1; "cross", of both as it is; "segmentation", of
+            that task alone.
         refined: whether `forward` gives the refined segmentation.
-        dropout: see `TagNetwork`.
 
     Shape: image `(B, Cin, *spatial)` of any size to logits `(B, classes, *spatial)`.
     """
@@ -181,16 +183,19 @@ class CrossTaskSegmenter(TagNetwork):
     def __init__(
         self, network: EncoderDecoder, classes: int, level: int = -1, width: int = 128,
         dilations: Sequence[int] = (6, 12, 18), most_positions: int = 4096,
-        normalize_rows: bool = True, cross: bool = True, refined: bool = True, dropout: float = 0.5,
+        affinity: str = "normalized", refined: bool = True,
     ) -> None:  # fmt: skip
-        super().__init__(network, classes - 1, level, dropout)
+        super().__init__(network, classes - 1, level)
+        if affinity not in AFFINITIES:
+            raise ValueError(f"affinity is {affinity!r}; accepted are {', '.join(AFFINITIES)}")
         if len(dilations) != 3:
             raise ValueError(f"dilations are {list(dilations)}; accepted are three numbers")
         dims, channels = network.spatial_dims, network.channels[level]
-        self.most_positions, self.cross, self.refined = most_positions, cross, refined
+        self.most_positions, self.refined = most_positions, refined
+        self.cross = affinity != "segmentation"
         self.segmentation = TaskBranch(dims, channels, width, classes, dilations)
         self.saliency = TaskBranch(dims, channels, width, 1, dilations)
-        self.fusion = AffinityFusion(normalize_rows)
+        self.fusion = AffinityFusion(affinity == "normalized")
 
     def outputs(self, image: Tensor) -> Outputs:
         """All that the network says of images `(B, Cin, *spatial)`."""
