@@ -172,6 +172,15 @@ class Networks(Protocol):
     def headed(self, network: EncoderDecoder, head: nn.Module) -> HeadedNetwork:
         """A segmenter of a network in halves and a head on its decoder."""
 
+    def assembled(self, kind: type[nn.Module], **arguments: Any) -> nn.Module:
+        """A module of a class of `medseg.portable.networks`, so that it can be exported.
+
+        Args:
+            kind: one of the classes that `medseg.instantiate.OURS` lists.
+            arguments: of its constructor: numbers, lists of them, and parts that `Networks` made. `classes` is the
+                number of classes with background, `structures` that without it.
+        """
+
 
 class Method(nn.Module, ABC):
     """Base of all papers.
