@@ -146,7 +146,9 @@ class Networks(Protocol):
         classes: number of classes with background.
         has_background: whether the first class is the background; else it is a class like the others.
         spatial_dims: 2 or 3.
-        in_channels: channels of the image.
+        in_channels: channels that the network takes: those of the image, of each of the slices.
+        image_channels: channels of the image itself.
+        spacing_mm: of voxels, along each axis that the network sees.
         previous: the network of the stage before, where the stage starts from one.
     """
 
@@ -154,6 +156,8 @@ class Networks(Protocol):
     has_background: bool
     spatial_dims: int
     in_channels: int
+    image_channels: int
+    spacing_mm: tuple[float, ...]
     previous: Frozen | None
 
     def segmenter(self, out_channels: int | None = None) -> nn.Module:

@@ -38,6 +38,9 @@ METHODS: dict[str, str] = {
     "ael": "medseg.methods.ael:AEL",
     "crest": "medseg.methods.crest:CReST",
     "group_wsss": "medseg.methods.group_wsss:GroupWSSS",
+    "colorization": "medseg.methods.colorization:Colorization",
+    "inpainting": "medseg.methods.inpainting:Inpainting",
+    "mix_and_match": "medseg.methods.mix_and_match:MixAndMatch",
 }
 
 RULES: dict[str, str] = {

@@ -43,6 +43,8 @@ class NetworkFactory:
         self.spec, self.data = spec, data
         self.classes, self.spatial_dims, self.in_channels = data.classes, data.spatial_dims, data.channels
         self.has_background = data.has_background
+        self.image_channels = len(data.modality)
+        self.spacing_mm = data.network_spacing_mm
         self.labels = tuple(data.labels[value] for value in data.label_values)
         self.previous = previous
         self.copied: list[Copied] = []
@@ -107,7 +109,7 @@ class NetworkFactory:
             self.previous.module,
             axes=class_axes(network, others),
             labels=self.labels,
-            earlier_labels=self.previous.labels or self.labels,
+            earlier_labels=self.previous.labels,  # none of a network in halves, whose outputs are no classes
         )
         self.copied.append(copied)
 

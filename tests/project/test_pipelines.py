@@ -16,14 +16,20 @@ from medseg.workflows.train import settings
 from medseg.workflows.train.run import train
 from medseg.workflows.train.settings import shipped
 
-SMALL = ["stages.0.schedule.iterations=2", "stages.0.network.width=4", "data.patch=[16,16,16]", "data.overlap=0.25",
-         "data.spacing_mm=[1.5,1.5,1.5]", "stages.0.schedule.workers=0"]  # fmt: skip
+SMALL_STAGE = ("schedule.iterations=2", "network.width=4", "schedule.workers=0")
+SMALL_DATA = ("data.patch=[16,16,16]", "data.overlap=0.25", "data.spacing_mm=[1.5,1.5,1.5]")
+
+
+def smaller(task: str) -> list[str]:
+    """Settings that make every stage of a pipeline small."""
+    stages = range(len(settings.load(task).stages))
+    return [*SMALL_DATA, *(f"stages.{stage}.{setting}" for stage in stages for setting in SMALL_STAGE)]
 
 
 @pytest.mark.parametrize("task", shipped())
 def test_it_runs_to_a_prediction(task, tmp_path):
     manifest = write_dataset(tmp_path / "data", validation=0, labeled=4)
-    run = train(task, manifest, tmp_path / "run", overrides=SMALL)
+    run = train(task, manifest, tmp_path / "run", overrides=smaller(task))
     report = predict(run, manifest, tmp_path / "out", section="test")
     assert not report["failed"]
     image = nib.load(tmp_path / "data" / "case6.nii.gz")

@@ -37,7 +37,9 @@ class Given:
     def __init__(self, network: nn.Module, classes: int, spatial_dims: int = 3) -> None:
         self.network = network
         self.classes, self.spatial_dims, self.in_channels = classes, spatial_dims, 1
+        self.image_channels = 1
         self.has_background = True
+        self.spacing_mm = (1.0,) * spatial_dims
         self.previous: Frozen | None = None
 
     def segmenter(self, out_channels: int | None = None) -> nn.Module:
@@ -89,7 +91,9 @@ class ByChannel:
 
     def __init__(self, classes: int, spatial_dims: int, in_channels: int) -> None:
         self.classes, self.spatial_dims, self.in_channels = classes, spatial_dims, in_channels
+        self.image_channels = in_channels
         self.has_background = True
+        self.spacing_mm = (1.0,) * spatial_dims
         self.previous: Frozen | None = None
         self._next = 0
 
