@@ -44,6 +44,8 @@ class GroupWSSS(Method):
     Args:
         networks: makes the encoder and its heads.
         group_size: K.
+        neighbor: whether the second image of a group is another of the same subject, or another slice of a volume.
+        contrast: whether the last image of a group shows none of the classes of the first.
         rounds: T; 0: an ordinary classifier with class-activation maps.
         node: what images tell each other: "classes", their class maps, as the authors have it; "features", for sets of
             few classes.
@@ -61,7 +63,7 @@ class GroupWSSS(Method):
 
     def __init__(
         self, networks: Networks, *,
-        group_size: int = GROUP_SIZE, rounds: int = 3,
+        group_size: int = GROUP_SIZE, neighbor: bool = False, contrast: bool = False, rounds: int = 3,
         node: Literal["classes", "features"] = "classes", node_channels: int = 128,
         stride: int = 8, convolutions: int = 3,
         aggregate: Aggregate = "mean",
@@ -69,7 +71,7 @@ class GroupWSSS(Method):
         single: float = 0.4, alone: float = 0.0, partners: int = 4,
     ) -> None:  # fmt: skip
         super().__init__(networks)
-        self.streams = self.streams_of({"group_size": group_size})
+        self.streams = self.streams_of({"group_size": group_size, "neighbor": neighbor, "contrast": contrast})
         structures = networks.classes - int(networks.has_background)
         channels = node_channels if node == "features" else 0
         self.nodes = Nodes(networks, structures, features=channels, stride=stride, convolutions=convolutions)
@@ -83,10 +85,13 @@ class GroupWSSS(Method):
     @classmethod
     def streams_of(cls, options: Mapping[str, Any]) -> tuple[Stream, ...]:
         """Images with tags, in groups of K that have the same."""
-        size = options.get("group_size", GROUP_SIZE)
-        if size < 1:
-            raise ValueError(f"group_size is {size}; accepted is at least 1")
-        return (Stream("weak", ("tags",), group="same_tags", group_size=size),)
+        size, neighbor = options.get("group_size", GROUP_SIZE), options.get("neighbor", False)
+        contrast = options.get("contrast", False)
+        least = 1 + neighbor + contrast
+        if size < least:
+            raise ValueError(f"group_size is {size}; accepted is at least {least}")
+        stream = Stream("weak", ("tags",), group="same_tags", group_size=size, neighbor=neighbor, contrast=contrast)
+        return (stream,)
 
     def segmenter(self) -> None:
         """There is none: the next stage trains it."""
