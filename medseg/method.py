@@ -68,6 +68,9 @@ class Stream:
             "same_tags": each case has a group in turn, whose first image is of it, and the others of other cases with
             the very same tags, as far as there are such.
         group_size: K, images in a group; the batch size of the stream is a multiple of it.
+        neighbor: of "same_tags", the second image of a group is another of the subject of the first where there is one,
+            else, where a plane cuts volumes, another slice of the same volume, 2 to 6 slices away.
+        contrast: of "same_tags", the last image of a group shows none of the tags of the first where there is such.
         optional: the data set may have no such case; the batch then lacks the stream.
     """
 
@@ -75,6 +78,8 @@ class Stream:
     keys: tuple[str, ...] = ()
     group: Literal["tags", "same_tags"] | None = None
     group_size: int = 2
+    neighbor: bool = False
+    contrast: bool = False
     optional: bool = False
 
     @property
