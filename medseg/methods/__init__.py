@@ -36,6 +36,7 @@ METHODS: dict[str, str] = {
     "mean_teacher": "medseg.methods.mean_teacher:MeanTeacher",
     "ael": "medseg.methods.ael:AEL",
     "crest": "medseg.methods.crest:CReST",
+    "wilson": "medseg.methods.wilson:Wilson",
 }
 
 RULES: dict[str, str] = {

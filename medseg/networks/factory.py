@@ -44,6 +44,7 @@ class NetworkFactory:
         self.classes, self.spatial_dims, self.in_channels = data.classes, data.spatial_dims, data.channels
         self.has_background = data.has_background
         self.labels = tuple(data.labels[value] for value in data.label_values)
+        self.modality = data.modality
         self.previous = previous
         self.copied: list[Copied] = []
         self._start = start and previous is not None

@@ -15,7 +15,6 @@ import nibabel as nib
 import numpy as np
 import yaml
 from every_method import Subject, batch_size, every_method, map_names
-from given_networks import factory
 from tiny import write_dataset
 
 from medseg.workflows.train.run import train
@@ -39,7 +38,7 @@ class Life:
     @cached_property
     def is_last(self) -> bool:
         """Whether it makes a segmenter, so that no stage has to come after it."""
-        return self.subject.build(factory(self.dims)).segmenter() is not None
+        return self.subject.make(self.dims).segmenter() is not None
 
     @property
     def stage_folder(self) -> str:
