@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -63,15 +63,17 @@ class Stream:
             "tags" `(B, structures)` uint8, for each class but the background 1 = present, 0 = absent, 255 = not known;
             "index" `(B,)` int64, the number of the case among those of the stream;
             any other: the map of that name that the manifest gives for each case, `(B, 1, *spatial)` float32.
-        group: "tags": a batch is made of groups, of images of cases that share a tag. They follow one another: with K
-            images in a group, the first K images of a batch are its first group.
+        group: a batch is made of groups of images, which follow one another: with K images in a group, the first K
+            images of a batch are its first group. "tags": each tag has a group in turn, of cases that have it.
+            "same_tags": each case has a group in turn, whose first image is of it, and the others of other cases with
+            the very same tags, as far as there are such.
         group_size: K, images in a group; the batch size of the stream is a multiple of it.
         optional: the data set may have no such case; the batch then lacks the stream.
     """
 
     name: str
     keys: tuple[str, ...] = ()
-    group: Literal["tags"] | None = None
+    group: Literal["tags", "same_tags"] | None = None
     group_size: int = 2
     optional: bool = False
 
@@ -194,10 +196,10 @@ class Method(nn.Module, ABC):
             them probabilities. The bundle says so to the method that starts from it.
     """
 
-    streams: ClassVar[tuple[Stream, ...]] = (LABELED,)
-    """What a batch must carry."""
+    streams: tuple[Stream, ...] = (LABELED,)
+    """What a batch must carry; of a method whose options decide it (`streams_of`), with the paper's options."""
 
-    asks_previous: ClassVar[bool] = False
+    asks_previous: bool = False
     """Whether it asks the network of the stage before about images: that network's kind, planes, patch and intensities
     are then taken for the new run, and there must be one."""
 
@@ -208,6 +210,20 @@ class Method(nn.Module, ABC):
         self.classes = networks.classes
         self.round_number = 0
         self.round_count = 0
+
+    @classmethod
+    def streams_of(cls, options: Mapping[str, Any]) -> tuple[Stream, ...]:
+        """What a batch must carry with some options, asked before there is a method.
+
+        A method that overrides this, because the size of its groups is an option, also sets `self.streams`.
+
+        Args:
+            options: keywords of the constructor that a pipeline gives, of the right types.
+
+        Raises:
+            ValueError: options that the method refuses.
+        """
+        return cls.streams
 
     @abstractmethod
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
@@ -242,6 +258,13 @@ class Method(nn.Module, ABC):
 
     def after_step(self, clock: Clock) -> None:
         """Update what the optimiser does not, such as an averaged teacher."""
+
+    def watched(self) -> dict[str, Tensor]:
+        """Numbers to follow beside the loss terms, such as a bank of confidences; the log and TensorBoard have them.
+
+        Name -> `()` or `(classes,)`, or any other `(n,)`; called in the process that writes the log alone.
+        """
+        return {}
 
     def parameter_groups(self, lr: float) -> list[dict]:
         """Optimiser groups; by default one."""

@@ -20,6 +20,7 @@ from medseg.config import DataSpec
 from medseg.cores import usable_cores
 from medseg.data import augment, sampling
 from medseg.data.cached_volume import CachedVolume
+from medseg.data.tag_groups import SameTagsOrder
 from medseg.errors import ConfigError, DataError
 from medseg.method import IGNORE, LABELED, STREAM_KEYS, UNLABELED, WEAK, Batch, PatchTargets, Stream
 
@@ -78,11 +79,13 @@ class PatchStreams(Dataset):
         self._orders = {stream: self._order(stream) for stream in self.volumes}
         self._check(batch)
 
-    def _order(self, stream: str) -> sampling.CaseOrder | sampling.TagOrder:
+    def _order(self, stream: str) -> sampling.CaseOrder | sampling.TagOrder | SameTagsOrder:
         cases = self.volumes[stream]
         declared = self.streams[stream]
         if declared.group == "tags":
             return sampling.TagOrder(cases, self.spec.classes, declared.group_size)
+        if declared.group == "same_tags":
+            return SameTagsOrder(cases, self.spec.classes, declared.group_size)
         return sampling.CaseOrder(cases, self.spec.sampling, self.thin)
 
     def _check(self, batch: Mapping[str, int]) -> None:

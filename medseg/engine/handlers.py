@@ -6,14 +6,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from torch import nn
+from torch import Tensor, nn
 
 from medseg.engine import checkpoint, distributed
 from medseg.engine.logs import RunLog, TrainingBar
@@ -59,11 +59,20 @@ class RunProgress:
 
 
 class LogTerms:
-    """Writes the loss terms of every tenth iteration; reading them is the only wait for a GPU."""
+    """Writes the loss terms of every tenth iteration, and what the method wants to be watched.
 
-    def __init__(self, log: RunLog, bar: TrainingBar) -> None:
+    Reading them is the only wait for a GPU.
+
+    Args:
+        log: of the run.
+        bar: progress bar.
+        classes: their names.
+    """
+
+    def __init__(self, log: RunLog, bar: TrainingBar, classes: Sequence[str]) -> None:
         self.log = log
         self.bar = bar
+        self.classes = tuple(classes)
 
     def attach(self, engine: Engine) -> None:
         """Act after each iteration."""
@@ -76,7 +85,17 @@ class LogTerms:
             terms = {name: float(value) for name, value in trainer.state.output.items()}
             rate = float(trainer.optimizer.param_groups[0]["lr"])
             self.log.add(iteration, "train", {**terms, "lr": rate})
+            watched = {name: self._numbers(value) for name, value in trainer.method.watched().items()}
+            if watched:
+                self.log.add(iteration, "watched", watched)
             self.bar.update(iteration, loss=terms["loss"])
+
+    def _numbers(self, value: Tensor) -> float | dict[str, float]:
+        """One number, or one under the name of each class."""
+        if value.ndim == 0:
+            return float(value)
+        names = self.classes if len(value) == len(self.classes) else [str(number) for number in range(len(value))]
+        return dict(zip(names, value.tolist(), strict=True))
 
 
 class Validate:

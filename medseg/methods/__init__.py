@@ -13,7 +13,7 @@ from medseg.methods._own import Given, OwnMethod, load_classes, locate_methods
 from medseg.options import typed
 
 if TYPE_CHECKING:
-    from medseg.method import Method, Networks, PseudoLabels
+    from medseg.method import Method, Networks, PseudoLabels, Stream
 
 __all__ = [
     "METHODS",
@@ -25,6 +25,7 @@ __all__ = [
     "build_rule",
     "find",
     "find_rule",
+    "find_streams",
     "locate_methods",
     "methods_in_use",
     "use_methods",
@@ -37,11 +38,13 @@ METHODS: dict[str, str] = {
     "ael": "medseg.methods.ael:AEL",
     "crest": "medseg.methods.crest:CReST",
     "wilson": "medseg.methods.wilson:Wilson",
+    "group_wsss": "medseg.methods.group_wsss:GroupWSSS",
 }
 
 RULES: dict[str, str] = {
     "dmpct": "medseg.methods.dmpct:VoteOfViews",
     "crest": "medseg.methods.crest:ClassRebalanced",
+    "group_wsss": "medseg.methods.group_wsss:SaliencyColouring",
 }
 """Pseudo-label rules."""
 
@@ -116,6 +119,17 @@ def build(name: str, networks: Networks, **options: Any) -> Method:
     return _build(find(name), f"method {name}", networks, options)
 
 
+def find_streams(name: str, options: Mapping[str, Any]) -> tuple[Stream, ...]:
+    """What the batches of a method carry with these options.
+
+    Raises:
+        ConfigError: an unknown method or option, or a value that the method refuses.
+    """
+    kind = find(name)
+    with _refusals(f"method {name}"):
+        return kind.streams_of(_checked(kind, f"method {name}", options))
+
+
 def build_rule(name: str, classes: int, **options: Any) -> PseudoLabels:
     """A pseudo-label rule; options are the keywords of its constructor.
 
@@ -127,6 +141,21 @@ def build_rule(name: str, classes: int, **options: Any) -> PseudoLabels:
 
 def _build(kind: Any, what: str, argument: Any, options: Mapping[str, Any]) -> Any:
     """An object of a class whose first argument is not an option."""
+    with _refusals(what):
+        return kind(argument, **_checked(kind, what, options))
+
+
+@contextmanager
+def _refusals(what: str) -> Iterator[None]:
+    """Of options, by the class that gets them."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{what}: {error}") from error
+
+
+def _checked(kind: Any, what: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that the constructor of a class has, of the types that it asks for."""
     _, *accepted = inspect.signature(kind).parameters
     unknown = sorted(set(options) - set(accepted))
     if unknown:
@@ -135,7 +164,4 @@ def _build(kind: Any, what: str, argument: Any, options: Mapping[str, Any]) -> A
         hints = get_type_hints(kind.__init__)
     except NameError:  # a user's own file may import types for its type checker only: it has to check values itself
         hints = {}
-    try:
-        return kind(argument, **typed(options, hints, what))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{what}: {error}") from error
+    return typed(options, hints, what)

@@ -135,6 +135,11 @@ class AEL(Method):
         ramp = sigmoid_rampup(clock.fraction / self.rampup) if self.rampup else 1.0
         return {**terms, "consistency": self.consistency * ramp * self._learn(logits[size:], targets)}
 
+    def watched(self) -> dict[str, Tensor]:
+        """The confidence bank, and the rates of the equalization sampling."""
+        rates = self.bank.rates(exponent=self.sampling, least=self.least_rate)
+        return {"confidence": self.bank.confidence(), "rate": rates}
+
     def _learn(self, logits: Tensor, targets: Tensor) -> Tensor:
         """L_u of the network's logits on mixed images and the mixed logits of the teacher."""
         confidence, pseudo = targets.softmax(1).max(1)

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from medseg.method import IGNORE, WEAK, Batch, Clock, Frozen, Method, Networks, same_structure
 from medseg.ops import incremental
+from medseg.ops.class_activation import coarsest_within, enlarge
 from medseg.ops.losses import masked_mean
 from medseg.ops.pooling import focal_penalty, ngwp
 from medseg.ops.refinement import pamr, to_grid
@@ -152,7 +153,7 @@ class Wilson(Method):
         }  # fmt: skip
         network = networks.encoder_decoder()
         self.headed = networks.headed(network, networks.head(network.width, self.classes))
-        self.level = _level_of_stride(network, stride)
+        self.level = coarsest_within(network.strides, stride)
         self.localizer = Localizer(networks.spatial_dims, network.channels[self.level], channels, self.classes)
         self.old = OldNetwork(previous, network)
         self.register_buffer("known", torch.tensor(places), persistent=False)
@@ -226,9 +227,7 @@ class Wilson(Method):
 
     def _segmentation(self, logits: Tensor, maps: Tensor, old: Tensor, tags: Tensor) -> Tensor:
         """L_SEG on the grid of the image."""
-        mode = "bilinear" if logits.ndim == 4 else "trilinear"
-        enlarged = nn.functional.interpolate(maps, logits.shape[2:], mode=mode, align_corners=False)
-        present = incremental.keep_present(enlarged.softmax(1), tags)
+        present = incremental.keep_present(enlarge(maps, logits.shape[2:]).softmax(1), tags)
         targets = incremental.soft_targets(present, old, self.known, self.alpha)
         taught = incremental.taught_classes(targets, tags, self.known)
         return incremental.soft_target_loss(logits, targets, taught)
@@ -246,14 +245,6 @@ def _shrink(maps: Tensor, like: Tensor) -> Tensor:
     """The mean of maps in each voxel of a coarser grid."""
     pool = nn.functional.adaptive_avg_pool2d if maps.ndim == 4 else nn.functional.adaptive_avg_pool3d
     return pool(maps, like.shape[2:])
-
-
-def _level_of_stride(network: EncoderDecoder, stride: int) -> int:
-    """The number of the coarsest feature map with at most this stride along every axis."""
-    fitting = [level for level, strides in enumerate(network.strides) if max(strides) <= stride]
-    if not fitting:
-        raise ValueError(f"stride {stride}: the finest features of the network have {max(network.strides[0])}")
-    return fitting[-1]
 
 
 def _checked_previous(networks: Networks) -> Frozen:

@@ -44,20 +44,22 @@ class DonorBank(nn.Module):
         return int(slots[int(torch.randint(len(slots), ()))])
 
     @torch.no_grad()
-    def store(self, value: int, image: Tensor, label: Tensor) -> None:
+    def store(self, value: int, image: Tensor, label: Tensor | None = None) -> None:
         """Keep a patch in the place of the oldest one of its class.
 
         Args:
             value: the class.
             image: `(Cin, *patch)`.
-            label: `(1, *patch)` class indices, those that the patch is kept for.
+            label: `(1, *patch)` class indices, those that the patch is kept for; None: images alone are kept.
         """
         if self.images.numel() == 0:
             self.images = image.new_zeros(self.classes, self.slots, *image.shape, dtype=torch.float32)
-            self.labels = label.new_zeros(self.classes, self.slots, *label.shape, dtype=torch.uint8)
+            if label is not None:
+                self.labels = label.new_zeros(self.classes, self.slots, *label.shape, dtype=torch.uint8)
         slot = int(self.newest[value])
         self.images[value, slot] = image.float()
-        self.labels[value, slot] = label.to(torch.uint8)
+        if label is not None:
+            self.labels[value, slot] = label.to(torch.uint8)
         self.filled[value, slot] = True
         self.newest[value] = (slot + 1) % self.slots
 

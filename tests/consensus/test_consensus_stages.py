@@ -65,6 +65,15 @@ def test_features_against_windows_in_float64(units):
         np.testing.assert_allclose(row, expected, rtol=2e-3, atol=2e-3)
 
 
+def test_images_in_either_memory_order_have_the_same_features():
+    image = np.random.default_rng(3).normal(size=(1, 20, 24, 16)).astype(np.float32)
+    turned = np.asfortranarray(image)  # what nibabel gives
+    box = (slice(4, 16), slice(5, 20), slice(4, 12))
+    voxels = np.arange(12 * 15 * 8)
+    found = [ImageFeatures(NormalisedImage(array, box, (1.0, 1.0, 4.0))).at(voxels) for array in (image, turned)]
+    np.testing.assert_array_equal(*found)
+
+
 def test_posterior_is_the_average_of_the_trees_over_the_frequencies():
     random = np.random.default_rng(0)
     n, trees, classes = 60, 4, 3

@@ -340,6 +340,14 @@ def test_steps_of_ael_fill_the_banks_and_stay_finite(dims, options):
     assert bool((method.fractions[1:] > 0).all())
 
 
+def test_the_bank_and_the_rates_are_watched():
+    method = methods.build("ael", factory(2, 3), least_rate=0.05)
+    method.bank = bank_at([0.9, 0.5, 0.1])
+    watched = method.watched()
+    assert watched["confidence"].tolist() == pytest.approx([0.9, 0.5, 0.1])
+    assert watched["rate"].tolist() == pytest.approx([1 / 9, 5 / 9, 1])
+
+
 def test_one_unlabelled_image_and_one_predicted_class_are_no_error():
     method = methods.build("ael", factory(2, 3))
     method.bank = bank_at([0.9, 0.5, 0.1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -15,6 +16,8 @@ from torch import nn
 
 from medseg.config import Schedule
 from medseg.engine import checkpoint
+from medseg.engine.handlers import LogTerms
+from medseg.engine.logs import RunLog, TrainingBar
 from medseg.engine.optimizer import lr_factor, make_optimizer, make_scheduler
 from medseg.engine.trainer import DivergenceError, MethodTrainer, Precision, StepSettings
 from medseg.engine.validation import ClassDice, case_dice
@@ -97,6 +100,23 @@ def test_resume_is_bit_for_bit(tmp_path, stop):
     assert second.method.seen == list(range(stop, 12))
     for name, value in whole.method.state_dict().items():
         assert torch.equal(value, second.method.state_dict()[name]), name
+
+
+def test_what_a_method_wants_watched_is_in_the_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        Noisy, "watched", lambda self: {"bank": torch.tensor([0.25, 0.5]), "step": torch.tensor(3.0)}, raising=False
+    )
+    log = RunLog(tmp_path)
+    bar = TrainingBar("noisy", 12, shown=False)
+    trainer, _ = make()
+    LogTerms(log, bar, ["background", "liver"]).attach(trainer)
+    trainer.run()
+    log.close()
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    watched = [record for record in records if record["kind"] == "watched"]
+    assert [record["iteration"] for record in watched] == [10, 12]
+    assert watched[0]["bank"] == {"background": 0.25, "liver": 0.5}
+    assert watched[0]["step"] == 3.0
 
 
 def test_one_bad_loss_is_left_out_and_two_stop_with_the_cases():

@@ -138,9 +138,9 @@ def _plan_stage(index: int, stage: Stage, data: DataSpec, case_counts: Mapping[s
 
 def _plan_stage_batch(index: int, stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
     """The stage with a batch size for each stream that the data set has."""
-    method = methods.find(stage.method.name)
+    streams = methods.find_streams(stage.method.name, stage.method.options)
     dims = max(each.spatial_dims for each in stage.specs(data))
-    multiples = {stream.name: stream.batch_multiple for stream in method.streams}
+    multiples = {stream.name: stream.batch_multiple for stream in streams}
     batch = stage.schedule.batch or plan_batch(multiples, case_counts, dims)
     unknown = sorted(set(batch) - set(multiples))
     if unknown:

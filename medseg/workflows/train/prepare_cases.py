@@ -42,7 +42,8 @@ def prepare_cases(
         shown: whether progress is shown.
     """
     stage, name = group
-    streams = {stream.name: stream for stream in methods.find(stage.method.name).streams}
+    declared = methods.find_streams(stage.method.name, stage.method.options)
+    streams = {stream.name: stream for stream in declared}
     maps = [key for key in streams[name].keys if key not in STREAM_KEYS] if name in streams else []
     workers = 1 if len(cases) < FEW_CASES else usable_cores()
     with show_progress(f"preprocessing {name} cases", kept="finished ones are saved", shown=shown) as progress:

@@ -228,7 +228,7 @@ class StageRun:
         steps.append(handlers.Stop(self.progress))
         steps.append(LrScheduleHandler(scheduler, epoch_level=False, print_lr=False))
         if log:
-            steps.append(handlers.LogTerms(log, bar))
+            steps.append(handlers.LogTerms(log, bar, [self.spec.labels[value] for value in self.spec.label_values]))
         if validator:
             steps.append(validator)
         if self.is_main:

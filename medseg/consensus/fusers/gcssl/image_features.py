@@ -54,7 +54,8 @@ class NormalisedImage:
             scale = scale[:1]
         crop -= median
         crop /= np.where(scale > 0, scale, 1).astype(np.float32)
-        self.values = _pad(crop, self._lacking(inside))
+        # flat indices reach the neighbours of a voxel, whatever the order of the array that was given
+        self.values = np.ascontiguousarray(_pad(crop, self._lacking(inside)))
 
     def smoothed(self, sigma: float) -> np.ndarray:
         """`(C, x, y, z)` of the box, Gaussian filtered; `sigma` in units of the smallest spacing."""

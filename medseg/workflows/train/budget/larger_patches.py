@@ -9,7 +9,7 @@ import numpy as np
 
 from medseg.config import DataSpec, Pipeline, Stage
 from medseg.manifest.manifest import Manifest
-from medseg.methods import find
+from medseg.methods import find_streams
 from medseg.networks.sizes import fit_size
 from medseg.planning.fingerprint import read_fingerprint
 
@@ -47,7 +47,8 @@ def with_larger_patches(pipeline: Pipeline, manifest: Manifest) -> Pipeline:
 
 def _can_be_halved(stage: Stage) -> bool:
     """Whether half the batch has enough patches of each stream, in whole groups."""
-    multiples = {stream.name: stream.batch_multiple for stream in find(stage.method.name).streams}
+    streams = find_streams(stage.method.name, stage.method.options)
+    multiples = {stream.name: stream.batch_multiple for stream in streams}
     for stream, size in (stage.schedule.batch or {}).items():
         if size < 2 * FEWEST_PATCHES or (size // 2) % multiples[stream]:
             return False

@@ -12,7 +12,7 @@ import nibabel as nib
 from medseg.config import DataSpec, Pipeline, Stage
 from medseg.errors import DataError, OutputError
 from medseg.manifest.manifest import Case, Manifest, streams_of
-from medseg.methods import find
+from medseg.methods import find_streams
 from medseg.portable.io.read import Header
 from medseg.portable.resample import resampled_size
 from medseg.progress import show_progress
@@ -115,7 +115,7 @@ def _needs_unlabeled(pipeline: Pipeline) -> bool:
 
 
 def _learns_from(stage: Stage, stream: str) -> bool:
-    return any(each.name == stream for each in find(stage.method.name).streams)
+    return any(each.name == stream for each in find_streams(stage.method.name, stage.method.options))
 
 
 def check_space(pipeline: Pipeline, findings: Sequence[Finding], output: Path) -> None:

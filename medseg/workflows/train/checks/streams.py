@@ -61,7 +61,7 @@ def check_streams(stage: Stage, manifest: Manifest, groups: Groups) -> None:
         ManifestError: a stream without cases, or a case without what is asked of it.
     """
     name = stage.method.name
-    for stream in methods.find(name).streams:
+    for stream in methods.find_streams(name, stage.method.options):
         if stream.name not in groups:
             raise ConfigError(f"method {name} has the stream {stream.name!r}; accepted are {', '.join(groups)}")
         cases = groups[stream.name]

@@ -1,0 +1,206 @@
+"""What a step of each method costs beside the passes of its networks, and beside a plain supervised step.
+
+    OMP_NUM_THREADS=1 python benchmarks/bench_methods.py [--tasks cutmix,ael] [--patch 64 64 40] [--width 16]
+
+Every pipeline gets the same U-Net, patch and batch: so many labelled patches, and as many of each other stream that it
+asks for. Three things take turns in one process: the method's step; the passes of that step alone (each network on the
+inputs that the method gave it, backward where the method needed gradients, and the optimiser); a supervised step on the
+labelled patches. Prints medians of seconds, the median over the rounds of step / passes ("overhead" is what exceeds 1;
+the goal is 5 %) and of step / supervised step, and how much memory the method's steps took. Batches are random numbers.
+
+Each method runs in a process of its own, so that memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medseg.config import DataSpec, NetworkSpec, Stage
+from medseg.engine.allocator import keep_freed_memory
+from medseg.engine.optimizer import make_optimizer
+from medseg.engine.trainer import MethodTrainer, Precision, StepSettings, use_channels_last
+from medseg.method import Method
+from medseg.methods import find
+from medseg.networks.factory import DEFINITION
+from medseg.workflows.train.budget.random_batch import random_batch
+from medseg.workflows.train.build import build_method
+from medseg.workflows.train.settings import load
+
+TASKS = "supervised,locally_adaptive,mean_teacher,cutmix,ael,crest,dtc"
+STEPS_BEFORE = 2
+CLASSES = 5
+
+
+@dataclass(frozen=True)
+class Call:
+    """One pass of a network.
+
+    Attributes:
+        module: the network, or a head.
+        inputs: what it was given.
+        grad: whether gradients were recorded.
+        training: the mode it was in.
+    """
+
+    module: nn.Module
+    inputs: tuple[Any, ...]
+    grad: bool
+    training: bool
+
+
+def as_timed(stage: Stage, width: int) -> Stage:
+    """The stage with the network that all methods get."""
+    network = NetworkSpec(name="unet", width=width, options={"norm": "batch"})
+    return stage.model_copy(update={"network": network})
+
+
+def data_of(patch: list[int]) -> DataSpec:
+    """Five classes, one channel; a patch whose last side is 1 makes 2D networks."""
+    labels = {value: f"class {value}" for value in range(CLASSES)}
+    view = "axial" if patch[2] == 1 else "volume"
+    return DataSpec(labels=labels, modality=("MR",), spacing_mm=(1.0, 1.0, 1.0), patch=tuple(patch), view=view)
+
+
+class Steps:
+    """Steps of one method on one random batch."""
+
+    def __init__(self, task: str, patch: list[int], width: int, patches: int) -> None:
+        stage = as_timed(load(task).stages[-1], width)
+        data = data_of(patch)
+        self.method: Method = build_method(stage, data)
+        use_channels_last(self.method, data.spatial_dims)
+        streams = find(stage.method.name).streams
+        self.batch = random_batch(data, {stream.name: patches for stream in streams}, data.network_patch, self.method)
+        self.optimizer = make_optimizer(self.method, stage.schedule)
+        self.settings = StepSettings(Precision(torch.device("cpu")), stage.schedule.grad_clip, channels_last=True)
+        self.streams = [stream.name for stream in streams]
+
+    def trainer(self) -> MethodTrainer:
+        """Of one step."""
+        return MethodTrainer(self.method, self.optimizer, [self.batch], total=1, settings=self.settings)
+
+    def step(self) -> float:
+        """Seconds of one step."""
+        trainer = self.trainer()
+        began = time.perf_counter()
+        trainer.run()
+        return time.perf_counter() - began
+
+    def record(self) -> list[Call]:
+        """The passes of one step."""
+        calls: list[Call] = []
+
+        def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            kept = tuple(_detached(each) for each in inputs)
+            calls.append(Call(module, kept, torch.is_grad_enabled(), module.training))
+
+        hooks = [
+            module.register_forward_pre_hook(note) for module in self.method.modules() if hasattr(module, DEFINITION)
+        ]
+        self.trainer().run()
+        for hook in hooks:
+            hook.remove()
+        if not calls:
+            raise SystemExit("no network was called: nothing to compare a step with")
+        return calls
+
+    def passes(self, calls: list[Call]) -> float:
+        """Seconds of the recorded passes alone, and of one step of the optimiser."""
+        began = time.perf_counter()
+        self.optimizer.zero_grad()
+        for call in calls:
+            call.module.train(call.training)
+            with torch.set_grad_enabled(call.grad):
+                total = _total(call.module(*call.inputs))
+            if call.grad and total.requires_grad:
+                total.backward()
+        self.optimizer.step()
+        return time.perf_counter() - began
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().requires_grad_(value.requires_grad)
+    if isinstance(value, list | tuple):
+        return type(value)(_detached(each) for each in value)
+    return value
+
+
+def _total(output: Any) -> Tensor:
+    """A number that every output goes into."""
+    if isinstance(output, Tensor):
+        return output.sum()
+    return torch.stack([_total(each) for each in output if each is not None]).sum()
+
+
+def measure(task: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One method, in this process."""
+    ours = Steps(task, options.patch, options.width, options.patches)
+    before = _peak_gib()
+    for _ in range(STEPS_BEFORE):
+        ours.step()
+    memory = _peak_gib() - before
+    calls = ours.record()
+    plain = Steps("supervised", options.patch, options.width, options.patches)
+    plain.step()
+    ours.passes(calls)
+    rounds = [(ours.step(), ours.passes(calls), plain.step()) for _ in range(options.rounds)]
+    whole, passes, supervised = (statistics.median(column) for column in zip(*rounds, strict=True))
+    return {
+        "task": task,
+        "streams": ours.streams,
+        "step": whole,
+        "passes": passes,
+        "supervised": supervised,
+        "to_passes": statistics.median(step / alone for step, alone, _ in rounds),
+        "to_supervised": statistics.median(step / other for step, _, other in rounds),
+        "memory": memory,
+    }
+
+
+def _peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main() -> None:
+    """Each method in a process of its own, then a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", default=TASKS)
+    parser.add_argument("--patch", type=int, nargs=3, default=[64, 64, 40], help="voxels; 1 at the end: 2D")
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--patches", type=int, default=2, help="of each stream")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        keep_freed_memory()
+        print(json.dumps(measure(options.one, options)))
+        return
+    print("| method | streams | step, s | its passes alone, s | overhead | beside supervised | GiB |")
+    print("|---|---|---|---|---|---|---|")
+    for task in options.tasks.split(","):
+        command = [sys.executable, __file__, *sys.argv[1:], "--one", task]
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+        if made.returncode:
+            raise SystemExit(f"{task}: {made.stderr}")
+        found = json.loads(made.stdout.splitlines()[-1])
+        print(
+            f"| {task} | {', '.join(found['streams'])} | {found['step']:.2f} | {found['passes']:.2f} "
+            f"| {found['to_passes'] - 1:.0%} | {found['to_supervised']:.2f} | {found['memory']:.2f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""Group-WSSS: image-level tags, several images that share them seen at once, and saliency for the outlines.
+
+X. Li, T. Zhou, J. Li, Y. Zhou, Z. Zhang: Group-Wise Semantic Mining for Weakly Supervised Semantic Segmentation, AAAI
+2021; arXiv 2012.05007.
+
+    L = (0.4 mean_i MLSM(l0_i, y_i) + mean_i MLSM(lT_i, y_i)) / 2
+
+MLSM: mean over the classes of the binary cross-entropy; y_i: tags of image i; l0, lT: means over all positions of the
+class maps before and after T rounds of messages between the K images of a group (`medseg.ops.group_graph`). Attention
+of class c is ReLU((h^T + h^0) / 2)_c, which the rule fuses with saliency S into a pseudo-mask:
+
+    score_0 = 1 - S,  score_c = attention of the present class c, between 0 and 1;   label = argmax score
+    255 where two scores are above 0.9, and where the label is 0 but S or an attention is high
+
+The text of the paper was not at hand: followed is its authors' code, whose division by 6 is that of the means above
+with K = 3. It differs in this: any K, and the messages' mean instead of their concatenation (`aggregate`); the graph
+dropout rests in evaluation, and is drawn for each node; the weights of new convolutions are drawn for their number of
+inputs, since N(0, 0.01) belongs to 512 channels; attention is not the largest of all epochs but made by the trained
+network, each image with several groups of partners that the training kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from monai.networks.layers.factories import Conv
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own name
+
+from medseg.method import IGNORE, Batch, Clock, Method, Networks, Predictions, PseudoLabels, Stream
+from medseg.ops import losses
+from medseg.ops.donors import DonorBank
+from medseg.ops.group_graph import Aggregate, GraphDropout, GroupGraph, Strength
+from medseg.ops.processes import gather_from_processes
+from medseg.portable.networks.encoder_decoder import EncoderDecoder
+
+GROUP_SIZE = 3
+
+
+class GroupWSSS(Method):
+    """The classifier of groups of images.
+
+    Args:
+        networks: makes the encoder and its heads.
+        group_size: K.
+        rounds: T; 0: an ordinary classifier with class-activation maps.
+        node: what images tell each other: "classes", their class maps, as the authors have it; "features", for sets of
+            few classes.
+        node_channels: of feature nodes.
+        convolutions: of 3x3 between the encoder and the nodes.
+        aggregate: "mean" of the messages, or "concat".
+        dropout: strength by which the graph dropout judges positions: "state", "positive" or "off".
+        dropout_threshold: theta.
+        dropout_rate: rho.
+        single: weight of the term of each image alone.
+        alone: part of the run before the images tell each other anything.
+        partners: images of each class that are kept to make the attention of other images.
+    """
+
+    def __init__(
+        self, networks: Networks, *,
+        group_size: int = GROUP_SIZE, rounds: int = 3,
+        node: Literal["classes", "features"] = "classes", node_channels: int = 128, convolutions: int = 3,
+        aggregate: Aggregate = "mean",
+        dropout: Strength = "state", dropout_threshold: float = 0.7, dropout_rate: float = 0.8,
+        single: float = 0.4, alone: float = 0.0, partners: int = 4,
+    ) -> None:  # fmt: skip
+        super().__init__(networks)
+        self.streams = self.streams_of({"group_size": group_size})
+        structures = networks.classes - int(networks.has_background)
+        self.nodes = Nodes(networks, structures, node_channels if node == "features" else 0, convolutions)
+        self.graph = GroupGraph(
+            networks.spatial_dims, self.nodes.channels, group_size=group_size, rounds=rounds, aggregate=aggregate,
+            dropout=GraphDropout(dropout_threshold, dropout_rate, dropout),
+        )  # fmt: skip
+        self.bank = DonorBank(structures, partners)
+        self.single, self.alone = single, alone
+
+    @classmethod
+    def streams_of(cls, options: Mapping[str, Any]) -> tuple[Stream, ...]:
+        """Images with tags, in groups of K that have the same."""
+        size = options.get("group_size", GROUP_SIZE)
+        if size < 1:
+            raise ValueError(f"group_size is {size}; accepted is at least 1")
+        return (Stream("weak", ("tags",), group="same_tags", group_size=size),)
+
+    def segmenter(self) -> None:
+        """There is none: the next stage trains it."""
+
+    def pretrained(self) -> nn.Module:
+        """The next stage may start from the classifier's network."""
+        return self.nodes.network
+
+    def maps(self) -> nn.Module:
+        """The attention of each class."""
+        return GroupMaps(self.nodes, self.graph, self.bank)
+
+    def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """The terms `single`, of each image alone, and `group`, after the messages."""
+        image, tags = batch["weak"]["image"], batch["weak"]["tags"]
+        states = self.nodes(image)
+        told = states if clock.fraction < self.alone else self.graph(states)
+        self._keep_partners(image, tags)
+        # neither the decoder nor, at first, the graph takes part; distributed training needs every parameter
+        parameters = [*self.nodes.parameters(), *self.graph.parameters()]
+        unused = 0 * torch.stack([parameter.sum() for parameter in parameters]).sum()
+        return {
+            "single": self.single * self._classify(states, tags) / 2,
+            "group": self._classify(told, tags) / 2 + unused,
+        }
+
+    def _classify(self, states: Tensor, tags: Tensor) -> Tensor:
+        """MLSM of nodes `(B, C, *spatial)` and tags `(B, structures)`."""
+        logits = self.nodes.classify(states).float().flatten(2).mean(2)
+        each = F.binary_cross_entropy_with_logits(logits, (tags == 1).float(), reduction="none")
+        return losses.masked_mean(each, tags != IGNORE)
+
+    @torch.no_grad()
+    def _keep_partners(self, images: Tensor, tags: Tensor) -> None:
+        """Keep the images, of all processes, for each class that they show."""
+        images, tags = gather_from_processes(images), gather_from_processes(tags)
+        for image, of_image in zip(images, tags.tolist(), strict=True):
+            for value, presence in enumerate(of_image):
+                if presence == 1:
+                    self.bank.store(value, image)
+
+
+class Nodes(nn.Module):
+    """An encoder whose deepest features become the states of the graph, and what reads the classes from them.
+
+    Args:
+        networks: makes both.
+        structures: classes that have tags.
+        features: channels of feature nodes; 0: the nodes are class maps.
+        convolutions: between the encoder and the nodes, each followed by a ReLU.
+
+    Attributes:
+        channels: of the states.
+    """
+
+    network: EncoderDecoder
+
+    def __init__(self, networks: Networks, structures: int, features: int, convolutions: int) -> None:
+        super().__init__()
+        self.network = networks.encoder_decoder()
+        width = self.network.channels[-1]
+        layers: list[nn.Module] = []
+        for _ in range(convolutions):
+            layers += [Conv[Conv.CONV, networks.spatial_dims](width, width, 3, padding=1), nn.ReLU()]
+        self.channels = features or structures
+        self.embedding = nn.Sequential(*layers, networks.head(width, self.channels))
+        self.readout = networks.head(features, structures) if features else nn.Identity()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image `(B, Cin, *spatial)` to states `(B, channels, *smaller)`."""
+        return self.embedding(self.network.encode(image)[-1])
+
+    def classify(self, states: Tensor) -> Tensor:
+        """States to class maps `(B, structures, *smaller)`."""
+        return self.readout(states)
+
+
+class GroupMaps(nn.Module):
+    """Attention of each class, each image in groups with images that show the class.
+
+    Args:
+        nodes: of the method.
+        graph: of the method.
+        bank: images of each class.
+    """
+
+    def __init__(self, nodes: Nodes, graph: GroupGraph, bank: DonorBank) -> None:
+        super().__init__()
+        self.nodes, self.graph, self.bank = nodes, graph, bank
+        self._states: dict[int, Tensor] = {}
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image `(B, Cin, *spatial)` to `(B, structures, *spatial)`, at least 0, interpolated linearly."""
+        states = self.nodes(image)
+        found = self.nodes.classify(states).clone()
+        for value in range(found.shape[1]):
+            told = self._told(states, value)
+            if told is not None:
+                found[:, value] = (found[:, value] + told) / 2
+        mode = "bilinear" if image.ndim == 4 else "trilinear"
+        return F.interpolate(found.relu(), image.shape[2:], mode=mode, align_corners=False)
+
+    def _told(self, states: Tensor, value: int) -> Tensor | None:
+        """Map of a class after the messages `(B, *smaller)`, mean over several groups; None: no partner is known."""
+        senders = self.graph.group_size - 1
+        if not senders or not self.bank.holds(value):
+            return None
+        partners = self._partner_states(value)
+        groups = max(1, len(partners) // senders)
+        total = torch.zeros_like(states[:, 0])
+        for group in range(groups):
+            chosen = [(group * senders + place) % len(partners) for place in range(senders)]
+            others = partners[chosen].expand(len(states), -1, *states.shape[1:])
+            members = torch.cat([states[:, None], others], 1).flatten(0, 1)
+            own = self.graph(members)[:: senders + 1]
+            total = total + self.nodes.classify(own)[:, value]
+        return total / groups
+
+    def _partner_states(self, value: int) -> Tensor:
+        """Of the images that show a class `(n, C, *smaller)`; made once."""
+        if value not in self._states:
+            images = self.bank.images[value][self.bank.filled[value]]
+            self._states[value] = self.nodes(images.to(self.bank.images.device))
+        return self._states[value]
+
+
+class SaliencyColouring(PseudoLabels):
+    """Saliency says where something is, the attention of the present classes says what.
+
+    Args:
+        classes: number of classes with background.
+        conflict: score above which no two classes may be.
+        hot_attention: attention above which a voxel cannot be background.
+        hot_saliency: saliency from which a voxel cannot be background.
+        least_attention: below it attention counts as 0; the authors' earlier code has 0.3.
+        least_foreground: share of the voxels that a class must be found in, or the case stays without a label.
+    """
+
+    needs = "maps"
+    inputs = ("saliency",)
+
+    def __init__(
+        self, classes: int, *, conflict: float = 0.9, hot_attention: float = 0.8, hot_saliency: float = 32 / 255,
+        least_attention: float = 0.0, least_foreground: float = 0.01,
+    ) -> None:  # fmt: skip
+        super().__init__(classes)
+        self.conflict, self.hot_attention, self.hot_saliency = conflict, hot_attention, hot_saliency
+        self.least_attention, self.least_foreground = least_attention, least_foreground
+
+    def label(self, case: Predictions, decided: Mapping[str, Any], round_number: int) -> Tensor | None:
+        """The coloured saliency; background alone where no class is present; None where nothing is known or found."""
+        assert case.maps is not None  # since `needs` asks for them
+        if case.tags is None:
+            return None
+        saliency = case.inputs["saliency"]
+        present = [index for index, there in case.tags.items() if there]
+        if not present:
+            looked_for_all = len(case.tags) == len(case.maps[0])
+            return torch.zeros(saliency.shape, dtype=torch.uint8) if looked_for_all else None
+        first = self.classes - len(case.maps[0])
+        attention = {index: case.maps[0][index - first].float() for index in present}
+        label = self.colour(saliency, attention)
+        return None if bool((label == IGNORE).all()) else label
+
+    def colour(self, saliency: Tensor, attention: Mapping[int, Tensor]) -> Tensor:
+        """Pseudo-mask of one image, see `SaliencyColouring`.
+
+        Args:
+            saliency: `(*spatial)`, 0 to 1.
+            attention: index of each class that is present -> `(*spatial)`, of any scale.
+
+        Returns:
+            `(*spatial)` uint8 class indices, 255 = ignore.
+        """
+        indices = torch.tensor([0, *attention], dtype=torch.uint8)
+        found = torch.stack([unit_range(values) for values in attention.values()])
+        found = torch.where(found < self.least_attention, 0, found)
+        scores = torch.cat([1 - saliency[None], found])
+        label = indices[scores.argmax(0)]
+        foreground = (label != 0) & ((scores > self.conflict).sum(0) <= 1)
+        hot = (saliency >= self.hot_saliency) | (found > self.hot_attention).any(0)
+        unsure = ((scores > self.conflict).sum(0) > 1) | ((label == 0) & hot)
+        label = torch.where(unsure, IGNORE, label).to(torch.uint8)
+        if float(foreground.float().mean()) < self.least_foreground:
+            label.fill_(IGNORE)
+        return label
+
+
+def unit_range(values: Tensor) -> Tensor:
+    """Values between their smallest, 0, and their largest, 1; zeros where they are all the same."""
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low).clamp_min(1e-8)
