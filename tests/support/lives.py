@@ -82,8 +82,9 @@ def write_everything(folder: Path) -> Path:
     for case in (*content["training"], *content["unlabeled"]):
         case["maps"] = {name: _write_map(folder, case["image"], name) for name in sorted(names)}
     for number, case in enumerate(content["training"]):
-        case["tags"] = ["ball", "box"] if number % 2 else {"ball": True}
-        if number >= LABELED:
+        case["tags"] = {"ball": True}
+        if number >= LABELED:  # each class is there and absent
+            case["tags"] = (["ball", "box"], {"ball": True, "box": False}, ["box"])[number % 3]
             del case["label"]
     path.write_text(json.dumps(content))
     return path
