@@ -39,6 +39,7 @@ METHODS: dict[str, str] = {
     "crest": "medseg.methods.crest:CReST",
     "tag_classifier": "medseg.methods.tag_classifier:TagClassifier",
     "auxsegnet": "medseg.methods.auxsegnet:AuxSegNet",
+    "wilson": "medseg.methods.wilson:Wilson",
     "group_wsss": "medseg.methods.group_wsss:GroupWSSS",
     "colorization": "medseg.methods.colorization:Colorization",
     "inpainting": "medseg.methods.inpainting:Inpainting",

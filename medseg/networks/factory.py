@@ -49,6 +49,7 @@ class NetworkFactory:
         self.image_channels = len(data.modality)
         self.spacing_mm = data.network_spacing_mm
         self.labels = tuple(data.labels[value] for value in data.label_values)
+        self.modality = data.modality
         self.previous = previous
         self.copied: list[Copied] = []
         self._start = start and previous is not None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.errors import ConfigError
+from medseg.method import same_structure
 from medseg.portable.networks.adapters import FirstChannels, Planar
 from medseg.portable.networks.encoder_decoder import EncoderDecoder, Head, HeadedNetwork
 
@@ -116,7 +117,7 @@ def copy_weights(
     own, other = named_tensors(network), named_tensors(earlier)
     _check_alike(own, other)
     same_classes = list(labels) == list(earlier_labels)
-    pairs = [(new, list(earlier_labels).index(name)) for new, name in enumerate(labels) if name in earlier_labels]
+    pairs = _common_classes(labels, earlier_labels)
     whole, by_class, left = 0, 0, []
     with torch.no_grad():
         for name, tensor in own.items():
@@ -133,6 +134,17 @@ def copy_weights(
     if not whole:
         raise ConfigError("the network has nothing in common with the one it should start from")
     return Copied(whole, by_class, tuple(left))
+
+
+def _common_classes(labels: Sequence[str], earlier: Sequence[str]) -> list[tuple[int, int]]:
+    """Index of a class and of the same one in the earlier network; case and blanks of names do not count."""
+    pairs = []
+    for new, name in enumerate(labels):
+        same = [old for old, other in enumerate(earlier) if same_structure(name, other)]
+        exact = [old for old in same if earlier[old] == name]
+        if same:
+            pairs.append((new, (exact or same)[0]))
+    return pairs
 
 
 def _check_alike(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
