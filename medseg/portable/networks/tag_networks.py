@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from .encoder_decoder import EncoderDecoder
 
-
 AFFINITIES = ("normalized", "cross", "segmentation")
 
 
