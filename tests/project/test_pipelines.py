@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import yaml
 from given_networks import factory
+from lives import write_everything
 from tiny import write_dataset
 
 from medseg.errors import ConfigError
-from medseg.methods import build, build_rule
+from medseg.manifest.manifest import Manifest
+from medseg.methods import build, build_rule, find
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train import settings
 from medseg.workflows.train.run import train
@@ -26,14 +28,22 @@ def smaller(task: str) -> list[str]:
     return [*SMALL_DATA, *(f"stages.{stage}.{setting}" for stage in stages for setting in SMALL_STAGE)]
 
 
+def write_data(task, folder):
+    """Cases with tags and maps too where the task learns from them."""
+    methods = [find(stage.method.name) for stage in settings.load(task).stages]
+    names = {stream.name for method in methods for stream in method.streams}
+    return write_everything(folder) if "weak" in names else write_dataset(folder, validation=0, labeled=4)
+
+
 @pytest.mark.parametrize("task", shipped())
 def test_it_runs_to_a_prediction(task, tmp_path):
-    manifest = write_dataset(tmp_path / "data", validation=0, labeled=4)
+    manifest = write_data(task, tmp_path / "data")
     run = train(task, manifest, tmp_path / "run", overrides=smaller(task))
     report = predict(run, manifest, tmp_path / "out", section="test")
     assert not report["failed"]
-    image = nib.load(tmp_path / "data" / "case6.nii.gz")
-    result = nib.load(tmp_path / "out" / "case6.nii.gz")
+    name = Manifest.load(manifest).test[0].name
+    image = nib.load(tmp_path / "data" / f"{name}.nii.gz")
+    result = nib.load(tmp_path / "out" / f"{name}.nii.gz")
     assert result.shape == image.shape
     assert np.allclose(result.affine, image.affine)
     assert set(np.unique(result.dataobj)) <= {0, 1, 2}
