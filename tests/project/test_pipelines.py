@@ -28,17 +28,29 @@ def smaller(task: str) -> list[str]:
     return [*SMALL_DATA, *(f"stages.{stage}.{setting}" for stage in stages for setting in SMALL_STAGE)]
 
 
+FOLLOWING = ["stages.0.schedule.iterations=2", "stages.0.schedule.workers=0", "stages.0.schedule.batch={weak: 2}",
+             "stages.0.method.options={tags: all, channels: 4}", "data.overlap=0.25"]  # fmt: skip
+"""Of methods that take network and patch of the run that they start from."""
+
+
+def methods_of(task):
+    return [find(stage.method.name) for stage in settings.load(task).stages]
+
+
 def write_data(task, folder):
     """Cases with tags and maps too where the task learns from them."""
-    methods = [find(stage.method.name) for stage in settings.load(task).stages]
-    names = {stream.name for method in methods for stream in method.streams}
-    return write_everything(folder) if "weak" in names else write_dataset(folder, validation=0, labeled=4)
+    streams = {stream.name for method in methods_of(task) for stream in method.streams}
+    return write_everything(folder) if "weak" in streams else write_dataset(folder, validation=0, labeled=4)
 
 
 @pytest.mark.parametrize("task", shipped())
 def test_it_runs_to_a_prediction(task, tmp_path):
     manifest = write_data(task, tmp_path / "data")
-    run = train(task, manifest, tmp_path / "run", overrides=smaller(task))
+    start, overrides = None, smaller(task)
+    if methods_of(task)[0].asks_previous:
+        start = train("supervised", manifest, tmp_path / "before", overrides=smaller("supervised"))
+        overrides = FOLLOWING
+    run = train(task, manifest, tmp_path / "run", overrides=overrides, init_from=start)
     report = predict(run, manifest, tmp_path / "out", section="test")
     assert not report["failed"]
     name = Manifest.load(manifest).test[0].name

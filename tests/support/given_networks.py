@@ -38,6 +38,7 @@ class Given:
         self.network = network
         self.classes, self.spatial_dims, self.in_channels = classes, spatial_dims, 1
         self.image_channels = 1
+        self.labels, self.modality = tuple(map(str, range(classes))), ("OT",)
         self.has_background = True
         self.spacing_mm = (1.0,) * spatial_dims
         self.previous: Frozen | None = None
@@ -92,6 +93,7 @@ class ByChannel:
     def __init__(self, classes: int, spatial_dims: int, in_channels: int) -> None:
         self.classes, self.spatial_dims, self.in_channels = classes, spatial_dims, in_channels
         self.image_channels = in_channels
+        self.labels, self.modality = tuple(map(str, range(classes))), ("OT",) * in_channels
         self.has_background = True
         self.spacing_mm = (1.0,) * spatial_dims
         self.previous: Frozen | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -20,16 +21,23 @@ WITHOUT_BACKGROUND = (("fusion", "vote"), ("fusion", "mean"))
 """Settings of fusions that treat all classes alike."""
 
 
-def check_buildable(pipeline: Pipeline, start: OpenBundle | None = None) -> None:
+Presences = Mapping[str, Sequence[Mapping[int, bool]]]
+"""Stream -> tags of each of its cases: class index -> whether it is there."""
+
+
+def check_buildable(
+    pipeline: Pipeline, start: OpenBundle | None = None, tags: Sequence[Presences] | None = None
+) -> None:
     """Build every network, method and rule once: a mistake in a later stage is found before the first is trained.
 
     Args:
         pipeline: planned.
         start: what the first stage starts from.
+        tags: of each stage; None: they are not looked at.
 
     Raises:
         ConfigError: as `build_method`; options that a rule does not have; a segmenter that cannot be exported; a last
-            stage without one.
+            stage without one; tags that teach a method nothing.
     """
     data = DataSpec(**pipeline.data)
     for index, stage in enumerate(pipeline.stages):
@@ -45,6 +53,8 @@ def check_buildable(pipeline: Pipeline, start: OpenBundle | None = None) -> None
                 elif index > 0 and stage.init == "previous":
                     previous = select_view(earlier, view_data.view if stage.views else None)
                 method = build_method(stage, view_data, previous)
+                if tags is not None:
+                    _check_tags(method, stage, tags[index])
                 product = _find_product(method, pipeline, index)
                 if product is not None:
                     check_exportable(product)
@@ -52,6 +62,17 @@ def check_buildable(pipeline: Pipeline, start: OpenBundle | None = None) -> None
                 if needs_maps(stage):
                     _check_maps(method, stage, view_data)
             earlier = made
+
+
+def _check_tags(method: Method, stage: Stage, tags: Presences) -> None:
+    presence: list[Mapping[int, bool]] = []
+    for stream in method.streams:
+        if "tags" in stream.keys:
+            presence += tags[stream.name]
+    try:
+        method.check_tags(presence)
+    except ValueError as error:
+        raise ConfigError(f"method {stage.method.name}: {error}") from error
 
 
 def _check_rules(index: int, stage: Stage, data: DataSpec) -> None:
