@@ -241,6 +241,11 @@ class DataSpec(Frozen):
         """Voxels of a patch along each axis of the network, 2 or 3 of them."""
         return tuple(size for axis, size in enumerate(self.patch) if axis != self.slice_axis)
 
+    @property
+    def network_spacing_mm(self) -> tuple[float, ...]:
+        """Distance of voxels along each axis of the network."""
+        return tuple(size for axis, size in enumerate(self.spacing_mm) if axis != self.slice_axis)
+
     def of_view(self, view: View) -> DataSpec:
         """The same data seen by one network: in a plane the patch is one voxel thick across it."""
         across = slice_axis(view)

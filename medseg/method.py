@@ -68,6 +68,9 @@ class Stream:
             "same_tags": each case has a group in turn, whose first image is of it, and the others of other cases with
             the very same tags, as far as there are such.
         group_size: K, images in a group; the batch size of the stream is a multiple of it.
+        neighbor: of "same_tags", the second image of a group is another of the subject of the first where there is one,
+            else, where a plane cuts volumes, another slice of the same volume, 2 to 6 slices away.
+        contrast: of "same_tags", the last image of a group shows none of the tags of the first where there is such.
         optional: the data set may have no such case; the batch then lacks the stream.
     """
 
@@ -75,6 +78,8 @@ class Stream:
     keys: tuple[str, ...] = ()
     group: Literal["tags", "same_tags"] | None = None
     group_size: int = 2
+    neighbor: bool = False
+    contrast: bool = False
     optional: bool = False
 
     @property
@@ -158,7 +163,9 @@ class Networks(Protocol):
         classes: number of classes with background.
         has_background: whether the first class is the background; else it is a class like the others.
         spatial_dims: 2 or 3.
-        in_channels: channels of the image.
+        in_channels: channels that the network takes: those of the image, of each of the slices.
+        image_channels: channels of the image itself.
+        spacing_mm: of voxels, along each axis that the network sees.
         previous: the network of the stage before, where the stage starts from one.
     """
 
@@ -168,6 +175,8 @@ class Networks(Protocol):
     has_background: bool
     spatial_dims: int
     in_channels: int
+    image_channels: int
+    spacing_mm: tuple[float, ...]
     previous: Frozen | None
 
     def segmenter(self, out_channels: int | None = None) -> nn.Module:
@@ -181,6 +190,15 @@ class Networks(Protocol):
 
     def headed(self, network: EncoderDecoder, head: nn.Module) -> HeadedNetwork:
         """A segmenter of a network in halves and a head on its decoder."""
+
+    def assembled(self, kind: type[nn.Module], **arguments: Any) -> nn.Module:
+        """A module of a class of `medseg.portable.networks`, so that it can be exported.
+
+        Args:
+            kind: one of the classes that `medseg.instantiate.OURS` lists.
+            arguments: of its constructor: numbers, lists of them, and parts that `Networks` made. `classes` is the
+                number of classes with background, `structures` that without it.
+        """
 
 
 class Method(nn.Module, ABC):

@@ -65,9 +65,11 @@ def named_tensors(network: nn.Module) -> dict[str, Tensor]:
     if isinstance(network, Head):
         return _named_head(network)
     inner = getattr(network, "network", None)
+    around = {k: v for k, v in network.state_dict().items() if not k.startswith("network.")}
     if isinstance(network, EncoderDecoder) and isinstance(inner, nn.Module):
-        around = {k: v for k, v in network.state_dict().items() if not k.startswith("network.")}
         return {f"around.{k}": v for k, v in around.items()} | dict(inner.state_dict())
+    if isinstance(inner, EncoderDecoder):  # with heads of its own
+        return named_tensors(inner) | around
     return dict(network.state_dict())
 
 
@@ -124,7 +126,8 @@ def copy_weights(
                 tensor.copy_(source)
                 whole += 1
             elif source is not None and pairs and _agree_elsewhere(tensor, source, axes.get(name, ())):
-                _copy_classes(tensor, source, axes[name], pairs)
+                without_background = tensor.shape[axes[name][0]] == len(labels) - 1
+                _copy_classes(tensor, source, axes[name], _structures(pairs) if without_background else pairs)
                 by_class += 1
             else:
                 left.append(name)
@@ -159,9 +162,14 @@ def _agree_elsewhere(tensor: Tensor, source: Tensor, axes: Sequence[int]) -> boo
     return all(tensor.shape[axis] == source.shape[axis] for axis in range(tensor.ndim) if axis not in axes)
 
 
+def _structures(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Pairs of classes as a classifier of tags counts them, which has no entry for the background."""
+    return [(new - 1, old - 1) for new, old in pairs if new > 0 and old > 0]
+
+
 def _copy_classes(tensor: Tensor, source: Tensor, axes: Sequence[int], pairs: Sequence[tuple[int, int]]) -> None:
     """Copy the entries of common classes, along one axis or along two that both count classes."""
-    grids = torch.tensor(list(pairs)).T
+    grids = torch.tensor(list(pairs), dtype=torch.long).view(-1, 2).T
     if len(axes) == 1:
         new, old = grids
         tensor.index_copy_(axes[0], new.to(tensor.device), source.index_select(axes[0], old).to(tensor.device))

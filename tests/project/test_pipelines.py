@@ -18,8 +18,15 @@ from medseg.workflows.train import settings
 from medseg.workflows.train.run import train
 from medseg.workflows.train.settings import shipped
 
-SMALL = ["stages.0.schedule.iterations=2", "stages.0.network.width=4", "data.patch=[16,16,16]", "data.overlap=0.25",
-         "data.spacing_mm=[1.5,1.5,1.5]", "stages.0.schedule.workers=0"]  # fmt: skip
+SMALL_STAGE = ("schedule.iterations=2", "network.width=4", "schedule.workers=0")
+SMALL_DATA = ("data.patch=[16,16,16]", "data.overlap=0.25", "data.spacing_mm=[1.5,1.5,1.5]")
+
+
+def smaller(task: str) -> list[str]:
+    """Settings that make every stage of a pipeline small."""
+    stages = range(len(settings.load(task).stages))
+    return [*SMALL_DATA, *(f"stages.{stage}.{setting}" for stage in stages for setting in SMALL_STAGE)]
+
 
 FOLLOWING = ["stages.0.schedule.iterations=2", "stages.0.schedule.workers=0", "stages.0.schedule.batch={weak: 2}",
              "stages.0.method.options={tags: all, channels: 4}", "data.overlap=0.25"]  # fmt: skip
@@ -39,9 +46,9 @@ def write_data(task, folder):
 @pytest.mark.parametrize("task", shipped())
 def test_it_runs_to_a_prediction(task, tmp_path):
     manifest = write_data(task, tmp_path / "data")
-    start, overrides = None, SMALL
+    start, overrides = None, smaller(task)
     if methods_of(task)[0].asks_previous:
-        start = train("supervised", manifest, tmp_path / "before", overrides=SMALL)
+        start = train("supervised", manifest, tmp_path / "before", overrides=smaller("supervised"))
         overrides = FOLLOWING
     run = train(task, manifest, tmp_path / "run", overrides=overrides, init_from=start)
     report = predict(run, manifest, tmp_path / "out", section="test")

@@ -33,6 +33,7 @@ SWITCHED_ON: dict[str, dict[str, Any]] = {
     "dtc": {"cross_entropy": 1.0, "exclusivity": 1.0},
     "ael": {"dice": 1.0},
     "crest": {"dice": 1.0, "threshold": 0.0},
+    "mix_and_match": {"pool": 12},
     # the networks before know all classes, and of an untrained localizer many voxels look alike
     "wilson": {
         "tags": "all",
@@ -43,7 +44,7 @@ SWITCHED_ON: dict[str, dict[str, Any]] = {
         "least": 0.0,
     },
 }
-"""Method -> options that switch on the terms whose default weight is 0."""
+"""Method -> options that switch on the terms whose default weight is 0, and make the method small."""
 
 LEFT_OUT = ("OwnNetwork", "Tagger", "Focused")
 """Small methods that show what is refused, or that hold for the data of one test only."""

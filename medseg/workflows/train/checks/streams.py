@@ -90,6 +90,14 @@ def presences(manifest: Manifest, groups: Groups) -> dict[str, list[dict[int, bo
 
 def _check_groups(name: str, stream: Stream, cases: Sequence[Case], manifest: Manifest) -> None:
     """See that at least two cases share a tag, so that a group is more than one case with itself."""
+    if stream.group_size == 1:
+        return
+    if stream.group == "same_tags" and len(cases) < stream.group_size:
+        raise ManifestError(
+            f"{name} makes groups of {stream.group_size} different {stream.name} cases, and there are {len(cases)}",
+            path=manifest.path,
+            hint=f"give more cases tags, or the method a group_size of {len(cases)}",
+        )
     having: Counter[int] = Counter()
     for case in cases:
         presence = manifest.presence(case) or {}
