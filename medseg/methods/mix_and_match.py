@@ -91,6 +91,9 @@ class MixAndMatch(Method):
         _check(resolution >= 0, "resolution", resolution, "0 or more voxels")
         _check(temperature > 0, "temperature", temperature, "a number above 0")
         _check(0 <= background_share < 1, "background_share", background_share, "0 or more, below 1")
+        _check(0 <= overlap <= 1, "overlap", overlap, "0 to 1")
+        _check(0 <= min_purity <= 1, "min_purity", min_purity, "0 to 1")
+        _check(chunk >= 0, "chunk", chunk, "0 or more patches")
         self.network = networks.encoder_decoder()
         self.dims = networks.spatial_dims
         self.background = 0 if networks.has_background else None
@@ -195,10 +198,9 @@ class MixAndMatch(Method):
 
     def shape(self, largest: Sequence[int]) -> tuple[int, ...]:
         """What all patches are brought to, for a largest one: a multiple of the encoder's strides."""
-        limit = self.resolution or RESOLUTION[self.dims]
         sides = []
         for length, stride in zip(largest, self.network.strides[-1], strict=True):
-            wanted = self.resolution or min(limit, length)
+            wanted = self.resolution or min(RESOLUTION[self.dims], length)
             sides.append(max(2, wanted // stride) * stride)  # norms need more than one voxel
         return tuple(sides)
 

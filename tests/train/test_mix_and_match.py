@@ -380,6 +380,10 @@ def test_one_class_alone_is_refused_after_some_steps():
         ({"size_mm": [40.0, 10.0]}, r"size_mm is \[40.0, 10.0\]; accepted: two rising numbers above 0"),
         ({"temperature": 0.0}, "temperature is 0.0; accepted: a number above 0"),
         ({"background_share": 1.0}, "background_share is 1.0; accepted: 0 or more, below 1"),
+        ({"overlap": 1.5}, "overlap is 1.5; accepted: 0 to 1"),
+        ({"min_purity": -0.1}, "min_purity is -0.1; accepted: 0 to 1"),
+        ({"chunk": -1}, "chunk is -1; accepted: 0 or more patches"),
+        ({"resolution": -1}, "resolution is -1; accepted: 0 or more voxels"),
         ({"balance": "voxel"}, "balance"),
     ],
 )
