@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from given_networks import factory
+from tagged import write_tagged
 from torch import nn
 
+from medseg import methods
+from medseg.bundle.bundle import open_bundle
+from medseg.errors import ConfigError, MedsegError
 from medseg.method import IGNORE, Clock, Predictions
 from medseg.methods.group_wsss import GroupWSSS, SaliencyColouring
 from medseg.ops import group_graph
 from medseg.ops.class_activation import enlarge
 from medseg.ops.group_graph import CoAttention, ConvGRU, GraphDropout, GroupGraph
+from medseg.workflows.train.run import train
 
 CLOCK = Clock(50, 100)
 
@@ -306,3 +314,71 @@ def test_classes_that_are_not_there_are_in_no_mask_and_dead_maps_do_no_harm():
     assert rule.label(case({1: False, 2: False}, maps, saliency), {}, 1).unique().tolist() == [0]
     assert rule.label(case({1: False}, maps, saliency), {}, 1) is None
     assert rule.label(case(None, maps, saliency), {}, 1) is None
+
+
+def test_the_size_of_groups_is_an_option():
+    assert methods.find_streams("group_wsss", {})[0].batch_multiple == 3
+    assert methods.find_streams("group_wsss", {"group_size": 4})[0].batch_multiple == 4
+    assert make_method(group_size=4).streams[0].batch_multiple == 4
+    refused = {
+        "group_size is 0; accepted is at least 1": {"group_size": 0},
+        "group_size is 2; accepted is at least 3": {"group_size": 2, "neighbor": True, "contrast": True},
+        "group_size of method group_wsss is 'many'": {"group_size": "many"},
+        "method group_wsss has no option 'size'": {"size": 3},
+    }
+    for message, options in refused.items():
+        with pytest.raises(ConfigError, match=message):
+            methods.find_streams("group_wsss", options)
+
+
+SMALL = ["stages.0.network.width=4", "stages.1.network.width=4", "data.patch=[16,16,1]", "data.view=axial",
+         "stages.0.schedule.iterations=2", "stages.1.schedule.iterations=2", "stages.0.schedule.workers=0",
+         "stages.1.schedule.workers=0", "stages.0.method.options.node_channels=4"]  # fmt: skip
+
+
+def refuse(folder, manifest, *overrides) -> str:
+    """What is said when a run is planned."""
+    with pytest.raises(MedsegError) as found:
+        train("group_wsss", manifest, folder / "run", overrides=[*SMALL, *overrides])
+    assert not (folder / "run").exists()
+    return str(found.value)
+
+
+def with_first(manifest, **changes):
+    """The manifest, whose first case is another; None: it lacks this."""
+    content = json.loads(manifest.read_text())
+    first = {**content["training"][0], **changes}
+    content["training"][0] = {key: value for key, value in first.items() if value is not None}
+    path = manifest.with_name(f"other_{'_'.join(changes)}.json")
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_what_cannot_be_grouped_or_coloured_is_refused_before_anything_is_trained(tmp_path):
+    manifest = write_tagged(tmp_path / "data")
+    size = "stages.0.method.options.group_size"
+    assert "makes groups of 4 different weak cases, and there are 3" in refuse(tmp_path, manifest, f"{size}=4")
+    assert "no two do" in refuse(tmp_path, with_first(manifest, tags=[]), f"{size}=2")
+    message = refuse(tmp_path, with_first(manifest, maps=None))
+    assert "rule group_wsss needs a map called 'saliency'" in message
+    assert "case0" in message
+    message = refuse(tmp_path, manifest, "stages.0.schedule.batch.weak=4")
+    assert "group_wsss makes groups of 3 images" in message
+    assert "stride 1: the network's finest feature map has" in refuse(
+        tmp_path, manifest, "stages.0.method.options.stride=1"
+    )
+
+
+def test_from_tags_and_saliency_to_a_segmenter_of_slices(tmp_path):
+    manifest = write_tagged(tmp_path / "data")
+    options = "{node: features, node_channels: 4, group_size: 2, neighbor: true}"
+    run = train(
+        "group_wsss", manifest, tmp_path / "run", device="cpu",
+        overrides=[*SMALL, f"stages.0.method.options={options}", "stages.0.schedule.batch.weak=4"],
+    )  # fmt: skip
+    made = sorted((run / "stage0").glob("**/pseudo/*.nii.gz"))
+    assert made, "the case with no structure is labelled at least"
+    for path in made:
+        values = set(np.unique(np.asarray(nib.load(path).dataobj)).tolist())
+        assert values <= {0, 1, 2, 255}
+    assert open_bundle(run / "bundle").network is not None
