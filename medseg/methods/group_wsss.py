@@ -29,11 +29,12 @@ from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from medseg.method import IGNORE, Batch, Clock, Method, Networks, Predictions, PseudoLabels, Stream
-from medseg.ops.class_activation import coarsest_within, enlarge, mean_over_positions, tag_loss
+from medseg.ops.class_activation import coarsest_within, mean_over_positions, tag_loss
 from medseg.ops.donors import DonorBank
 from medseg.ops.group_graph import Aggregate, GraphDropout, GroupGraph, Strength
 from medseg.ops.processes import gather_from_processes
 from medseg.portable.networks.encoder_decoder import EncoderDecoder
+from medseg.portable.networks.tag_networks import enlarge
 
 GROUP_SIZE = 3
 
