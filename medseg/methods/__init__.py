@@ -38,12 +38,17 @@ METHODS: dict[str, str] = {
     "ael": "medseg.methods.ael:AEL",
     "crest": "medseg.methods.crest:CReST",
     "group_wsss": "medseg.methods.group_wsss:GroupWSSS",
+    "s4l": "medseg.methods.s4l:S4L",
+    "rotation": "medseg.methods.rotation:Rotation",
+    "exemplar": "medseg.methods.exemplar:Exemplar",
 }
 
 RULES: dict[str, str] = {
     "dmpct": "medseg.methods.dmpct:VoteOfViews",
     "crest": "medseg.methods.crest:ClassRebalanced",
     "group_wsss": "medseg.methods.group_wsss:SaliencyColouring",
+    "s4l": "medseg.methods.s4l:MeanRotations",
+    "true_labels": "medseg.methods.s4l:TrueLabels",
 }
 """Pseudo-label rules."""
 

@@ -43,6 +43,9 @@ class NetworkFactory:
         self.spec, self.data = spec, data
         self.classes, self.spatial_dims, self.in_channels = data.classes, data.spatial_dims, data.channels
         self.has_background = data.has_background
+        self.patch = data.network_patch
+        self.spacing_mm = data.along_network(data.spacing_mm)
+        self.native_mm = data.along_network(data.native_mm or data.spacing_mm)
         self.labels = tuple(data.labels[value] for value in data.label_values)
         self.previous = previous
         self.copied: list[Copied] = []

@@ -32,9 +32,13 @@ CLOCK = Clock(50, 100)
 SWITCHED_ON: dict[str, dict[str, Any]] = {
     "dtc": {"cross_entropy": 1.0, "exclusivity": 1.0},
     "ael": {"dice": 1.0},
+    "s4l": {"exemplar": 1.0, "vat": 1.0, "entropy": 1.0},
     "crest": {"dice": 1.0, "threshold": 0.0},
 }
 """Method -> options that switch on the terms whose default weight is 0."""
+
+WITHOUT_LABELS = {"s4l": {"rotation", "exemplar"}}
+"""Method -> terms that learn from labelled images without their labels: what those ignore is part of the image."""
 
 LEFT_OUT = ("OwnNetwork", "Tagger", "Focused")
 """Small methods that show what is refused, or that hold for the data of one test only."""

@@ -38,6 +38,8 @@ class Given:
         self.network = network
         self.classes, self.spatial_dims, self.in_channels = classes, spatial_dims, 1
         self.has_background = True
+        self.patch = tuple(length for length in PATCHES[spatial_dims] if length > 1)
+        self.spacing_mm = self.native_mm = (1.0,) * spatial_dims
         self.previous: Frozen | None = None
 
     def segmenter(self, out_channels: int | None = None) -> nn.Module:
@@ -90,6 +92,8 @@ class ByChannel:
     def __init__(self, classes: int, spatial_dims: int, in_channels: int) -> None:
         self.classes, self.spatial_dims, self.in_channels = classes, spatial_dims, in_channels
         self.has_background = True
+        self.patch = tuple(length for length in PATCHES[spatial_dims] if length > 1)
+        self.spacing_mm = self.native_mm = (1.0,) * spatial_dims
         self.previous: Frozen | None = None
         self._next = 0
 
