@@ -125,10 +125,8 @@ class S4L(Method):
             parts.append(self.copies(batch["unlabeled"]["image"]))
         features = network.encode(torch.cat([part.image for part in parts]))
         upright = parts[0].number == 0
-        if self.copies.cuts(image.shape[2:]):
-            whole = self.headed(image).float()
-        else:
-            whole = self._decode(features, upright)
+        is_cut = self.copies.cuts(image.shape[2:])
+        whole = self.headed(image).float() if is_cut else self._decode(features, upright)
         terms = self.terms(whole, label, covered)
         terms["turned"] = self.turned * self._learn_turned(self._decode(features, ~upright), parts[0], covered)
         terms["rotation"] = self.rotation * self._rotation_loss(pooled(features), parts)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from medseg.bundle.bundle import OpenBundle
 from medseg.bundle.safe_load import read_json
 from medseg.config import NetworkSpec
 from medseg.networks.registry import NetworkEntry, find
+from medseg.workflows.train.encoder import OpenEncoder, Start
 
 
-def plan_options(spec: NetworkSpec, start: OpenBundle | None = None) -> NetworkSpec:
+def plan_options(spec: NetworkSpec, start: Start | None = None) -> NetworkSpec:
     """The network with the options that new trainings have, where the pipeline does not give them.
 
     Args:
@@ -32,10 +32,13 @@ def plan_options(spec: NetworkSpec, start: OpenBundle | None = None) -> NetworkS
     return spec.model_copy(update={"options": {**left_open, **spec.options}})
 
 
-def _trained_with(bundle: OpenBundle, entry: NetworkEntry) -> Mapping[str, Any] | None:
-    """The definition of the first network of this kind in a bundle; None: there is none."""
-    content = read_json(bundle.path / "configs" / "inference.json")
-    for definition in _definitions(content.get("network_def")):
+def _trained_with(start: Start, entry: NetworkEntry) -> Mapping[str, Any] | None:
+    """The definition of the first network of this kind in a bundle or encoder; None: there is none."""
+    if isinstance(start, OpenEncoder):
+        whole: Any = start.definition
+    else:
+        whole = read_json(start.path / "configs" / "inference.json").get("network_def")
+    for definition in _definitions(whole):
         if definition["_target_"] == entry.target:
             return definition
     return None
