@@ -246,6 +246,11 @@ class DataSpec(Frozen):
         """What is known of each axis, of the axes of the network, 2 or 3 of them."""
         return tuple(value for axis, value in enumerate(of_axes) if axis != self.slice_axis)
 
+    @property
+    def network_spacing_mm(self) -> tuple[float, ...]:
+        """Distance of voxels along each axis of the network."""
+        return self.along_network(self.spacing_mm)
+
     def of_view(self, view: View) -> DataSpec:
         """The same data seen by one network: in a plane the patch is one voxel thick across it."""
         across = slice_axis(view)

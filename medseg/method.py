@@ -68,6 +68,9 @@ class Stream:
             "same_tags": each case has a group in turn, whose first image is of it, and the others of other cases with
             the very same tags, as far as there are such.
         group_size: K, images in a group; the batch size of the stream is a multiple of it.
+        neighbor: of "same_tags", the second image of a group is another of the subject of the first where there is one,
+            else, where a plane cuts volumes, another slice of the same volume, 2 to 6 slices away.
+        contrast: of "same_tags", the last image of a group shows none of the tags of the first where there is such.
         optional: the data set may have no such case; the batch then lacks the stream.
     """
 
@@ -75,6 +78,8 @@ class Stream:
     keys: tuple[str, ...] = ()
     group: Literal["tags", "same_tags"] | None = None
     group_size: int = 2
+    neighbor: bool = False
+    contrast: bool = False
     optional: bool = False
 
     @property
@@ -119,11 +124,16 @@ class Frozen:
     Args:
         module: images `(B, Cin, *spatial)` to `(B, classes, *spatial)` logits.
         labels: names of its classes, background first.
+        modality: of the channels of its images; empty: not known.
+        independent: see `Method.independent`.
     """
 
-    def __init__(self, module: nn.Module, labels: Sequence[str] = ()) -> None:
+    def __init__(
+        self, module: nn.Module, labels: Sequence[str] = (), *, modality: Sequence[str] = (), independent: bool = False
+    ) -> None:
         self.module = module.eval().requires_grad_(False)
-        self.labels = tuple(labels)
+        self.labels, self.modality = tuple(labels), tuple(modality)
+        self.independent = independent
         self._device: torch.device | None = None
 
     def on(self, device: torch.device) -> nn.Module:
@@ -139,24 +149,35 @@ class Frozen:
             return self.on(image.device)(image)
 
 
+def same_structure(one: str, other: str) -> bool:
+    """Whether two names are the same but for case and blanks."""
+    return one.split() == other.split() or one.lower().split() == other.lower().split()
+
+
 class Networks(Protocol):
     """Makes the networks of a method and remembers how, so that they can be exported.
 
     Attributes:
+        labels: names of the classes, background first.
+        modality: of the channels of the image.
         classes: number of classes with background.
         has_background: whether the first class is the background; else it is a class like the others.
         spatial_dims: 2 or 3.
-        in_channels: channels of the image.
+        in_channels: channels that the network takes: those of the image, of each of the slices.
+        image_channels: channels of the image itself.
         patch: voxels of a training patch along each axis of the network.
-        spacing_mm: of the patch along the same axes.
-        native_mm: of the files along the same axes, the median; resampling does not change it.
+        spacing_mm: of voxels, along the same axes.
+        native_mm: of the files, along the same axes, the median; resampling does not change it.
         previous: the network of the stage before, where the stage starts from one.
     """
 
+    labels: tuple[str, ...]
+    modality: tuple[str, ...]
     classes: int
     has_background: bool
     spatial_dims: int
     in_channels: int
+    image_channels: int
     patch: tuple[int, ...]
     spacing_mm: tuple[float, ...]
     native_mm: tuple[float, ...]
@@ -174,6 +195,15 @@ class Networks(Protocol):
     def headed(self, network: EncoderDecoder, head: nn.Module) -> HeadedNetwork:
         """A segmenter of a network in halves and a head on its decoder."""
 
+    def assembled(self, kind: type[nn.Module], **arguments: Any) -> nn.Module:
+        """A module of a class of `medseg.portable.networks`, so that it can be exported.
+
+        Args:
+            kind: one of the classes that `medseg.instantiate.OURS` lists.
+            arguments: of its constructor: numbers, lists of them, and parts that `Networks` made. `classes` is the
+                number of classes with background, `structures` that without it.
+        """
+
 
 class Method(nn.Module, ABC):
     """Base of all papers.
@@ -184,10 +214,18 @@ class Method(nn.Module, ABC):
     Attributes:
         round_number: of rounds with pseudo-labels, set by the stage before the training; 0: that of the teachers.
         round_count: rounds after that one.
+        independent: whether the segmenter's logits are of each class by itself, through a sigmoid; else a softmax makes
+            them probabilities. The bundle says so to the method that starts from it.
     """
 
     streams: tuple[Stream, ...] = (LABELED,)
     """What a batch must carry; of a method whose options decide it (`streams_of`), with the paper's options."""
+
+    asks_previous: bool = False
+    """Whether it asks the network of the stage before about images: that network's kind, planes, patch and intensities
+    are then taken for the new run, and there must be one."""
+
+    independent: bool = False
 
     def __init__(self, networks: Networks) -> None:
         super().__init__()
@@ -262,6 +300,16 @@ class Method(nn.Module, ABC):
     def parameter_groups(self, lr: float) -> list[dict]:
         """Optimiser groups; by default one."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
+
+    def check_tags(self, presence: Sequence[Mapping[int, bool]]) -> None:
+        """Refuse tags from which nothing can be learnt; called when the run is planned.
+
+        Args:
+            presence: of each case of a stream with tags, class index -> whether it is there, as far as anybody knows.
+
+        Raises:
+            ValueError: what is wrong with them.
+        """
 
     def targets(self) -> PatchTargets | None:
         """Further targets to make of each labelled patch in the loader's workers."""

@@ -57,6 +57,7 @@ class OpenBundle:
         data: what the plan decided about the data.
         path: the bundle's folder.
         digest: SHA-256 of weights and configuration: equal digests predict alike.
+        independent: whether a sigmoid of each class, not a softmax, makes its logits probabilities.
     """
 
     network: nn.Module
@@ -65,6 +66,7 @@ class OpenBundle:
     data: DataSpec
     path: Path
     digest: str
+    independent: bool = False
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -84,7 +86,14 @@ def _portable_names(node: Any) -> Any:
 
 
 def write_bundle(
-    out: Path, network: nn.Module, *, network_def: Config, data: DataSpec, name: str, fusion: str = "vote"
+    out: Path,
+    network: nn.Module,
+    *,
+    network_def: Config,
+    data: DataSpec,
+    name: str,
+    fusion: str = "vote",
+    independent: bool = False,
 ) -> Path:
     """Write a bundle; the folder appears whole or not at all.
 
@@ -95,6 +104,7 @@ def write_bundle(
         data: what the plan decided about the data.
         name: of the pipeline.
         fusion: how the views of a multi-view network become one, of `portable.inference.multi_view.FUSIONS`.
+        independent: whether a sigmoid of each class, not a softmax, makes its logits probabilities.
 
     Returns:
         `out`.
@@ -111,7 +121,10 @@ def write_bundle(
         shutil.rmtree(temporary, ignore_errors=True)
         views = list(network.networks) if isinstance(network, Views) else []
         configs = _configs(definition, data, name, views, fusion)
-        _write_files(temporary, state, name, data, configs)
+        ours: Config = {"name": name, "data": data.model_dump(mode="json")}
+        if independent:
+            ours["independent"] = True
+        _write_files(temporary, state, ours, configs)
         (temporary / "docs" / "README.md").write_text(metadata.readme(data, name, views), "utf-8")
         _flush(temporary)
         if out.exists():
@@ -144,7 +157,8 @@ def _configs(definition: Config, data: DataSpec, name: str, views: list[str], fu
     return {**configs, "train.json": train_config(definition, data), "evaluate.json": evaluate_config()}
 
 
-def _write_files(folder: Path, state: dict[str, Tensor], name: str, data: DataSpec, configs: dict[str, Config]) -> None:
+def _write_files(folder: Path, state: dict[str, Tensor], said: Config, configs: dict[str, Config]) -> None:
+    """All files but the README; `said` is what only medseg reads of the bundle, beside its format and weights."""
     for part in ("configs", "models", "docs"):
         (folder / part).mkdir(parents=True)
     shutil.copytree(Path(portable.__file__).parent, folder / SCRIPTS, ignore=_no_source)
@@ -153,9 +167,9 @@ def _write_files(folder: Path, state: dict[str, Tensor], name: str, data: DataSp
     ours = {
         "format": FORMAT,
         "medseg_version": __version__,
-        "name": name,
+        "name": said["name"],
         "weights_sha256": _sha256(weights),
-        "data": data.model_dump(mode="json"),
+        **said,
     }
     for file, content in {**configs, "medseg.json": ours}.items():
         (folder / "configs" / file).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
@@ -202,7 +216,7 @@ def open_bundle(path: str | Path) -> OpenBundle:
         ((1.5, 1.5, 2.0), (16, 16, 16))
     """
     folder = _find(Path(path))
-    data, expected = _read_description(folder / "configs" / "medseg.json")
+    data, expected, independent = _read_description(folder / "configs" / "medseg.json")
     config_file = folder / "configs" / "inference.json"
     config = read_json(config_file)
     parts = {key: literal(config.get(key), key, config_file) for key in KINDS}
@@ -215,14 +229,15 @@ def open_bundle(path: str | Path) -> OpenBundle:
     network.load_state_dict(checked_weights(_load(weights, expected), network, weights))
     configuration = hashlib.sha256(config_file.read_bytes()).hexdigest()
     digest = hashlib.sha256(f"{expected} {configuration}".encode()).hexdigest()
-    return OpenBundle(network.eval(), parts["preprocessing"], inferer, data, folder, digest)
+    return OpenBundle(network.eval(), parts["preprocessing"], inferer, data, folder, digest, independent)
 
 
-def _read_description(path: Path) -> tuple[DataSpec, str]:
-    """What a bundle's `medseg.json` says of the data, and the SHA-256 of the weights."""
+def _read_description(path: Path) -> tuple[DataSpec, str, bool]:
+    """What a bundle's `medseg.json` says of the data, the SHA-256 of the weights, whether classes are independent."""
     description = read_json(path)
     try:
-        return DataSpec(**description["data"]), str(description["weights_sha256"])
+        independent = description.get("independent", False) is True
+        return DataSpec(**description["data"]), str(description["weights_sha256"]), independent
     except (KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[-1] if isinstance(error, ValueError) else f"{error} is missing"
         hint = "train again with this version of medseg"

@@ -16,7 +16,7 @@ from medseg.cli.serve import label_app, serve
 from medseg.serve.options import ServeOptions
 from medseg.workflows.compare.options import CompareOptions
 from medseg.workflows.consensus.options import ConsensusOptions
-from medseg.workflows.data.options import CheckOptions, InitOptions
+from medseg.workflows.data.options import CheckOptions, InitOptions, SaliencyOptions
 from medseg.workflows.demo.options import DemoOptions
 from medseg.workflows.evaluate.options import EvaluateOptions
 from medseg.workflows.predict.options import PredictOptions
@@ -194,6 +194,15 @@ def data_init(options: InitOptions) -> None:
     _print_next(check_command(options.output))
 
 
+def data_saliency(options: SaliencyOptions) -> None:
+    """Compute for each image where something may be, for methods that learn from tags and saliency."""
+    from medseg.workflows.data.saliency import MANIFEST, run_saliency
+
+    run_saliency(options)
+    typer.echo(f"{options.output / 'overview.png'} shows some; the manifest with the maps:", err=True)
+    typer.echo(str(options.output / MANIFEST))
+
+
 @app.command("list")
 def list_() -> None:
     """List pipelines, methods and networks."""
@@ -229,6 +238,7 @@ add_command(app, "serve", ServeOptions, serve)
 add_command(app, "demo", DemoOptions, demo)
 add_command(data_app, "check", CheckOptions, data_check)
 add_command(data_app, "init", InitOptions, data_init)
+add_command(data_app, "saliency", SaliencyOptions, data_saliency)
 app.add_typer(data_app, name="data")
 app.add_typer(label_app, name="label", hidden=True)
 

@@ -97,7 +97,9 @@ class VolumeCache:
                 raise OutputError("what was written cannot be read back", path=entry.folder, hint="check the disk")
             is_pseudo = bool(getattr(case, "pseudo", False))
             presence = manifest.presence(case)
-            volume = replace(volume, pseudo=is_pseudo, covered=entry.job.covered, presence=presence)
+            volume = replace(
+                volume, pseudo=is_pseudo, covered=entry.job.covered, presence=presence, subject=case.subject
+            )
             volumes.append(replace(volume, has_background=spec.has_background))
         return volumes
 

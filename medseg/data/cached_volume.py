@@ -66,6 +66,7 @@ class CachedVolume:
         covered: for each class whether the label tells it apart; None: all.
         presence: class, not the background's -> whether it is in the image, as far as its tags say; None: no tags.
         has_background: whether class 0 is the background; else its voxels are among `voxels_path` too.
+        subject: whose image it is, as far as the manifest says.
     """
 
     name: str
@@ -85,6 +86,7 @@ class CachedVolume:
     covered: tuple[bool, ...] | None = None
     presence: Mapping[int, bool] | None = None
     has_background: bool = True
+    subject: str | None = None
 
     @property
     def image(self) -> np.ndarray:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +17,7 @@ from medseg.config import DataSpec
 from medseg.cores import usable_cores
 from medseg.data import augment, sampling
 from medseg.data.cached_volume import CachedVolume
+from medseg.data.loader_workers import answer_no_signals
 from medseg.data.tag_groups import SameTagsOrder
 from medseg.errors import ConfigError, DataError
 from medseg.method import IGNORE, LABELED, STREAM_KEYS, UNLABELED, WEAK, Batch, PatchTargets, Stream
@@ -85,7 +83,7 @@ class PatchStreams(Dataset):
         if declared.group == "tags":
             return sampling.TagOrder(cases, self.spec.classes, declared.group_size)
         if declared.group == "same_tags":
-            return SameTagsOrder(cases, self.spec.classes, declared.group_size)
+            return SameTagsOrder(cases, self.spec.classes, declared, self.thin)
         return sampling.CaseOrder(cases, self.spec.sampling, self.thin)
 
     def _check(self, batch: Mapping[str, int]) -> None:
@@ -192,17 +190,7 @@ class PatchStreams(Dataset):
 
     def _write_sample(self, stream: str, number: int, patch: Patch) -> None:
         volume = self._volume(stream, number)
-        rng = sampling.generator(self.seed, stream, number)
-        seed = sampling.transform_seed(self.seed, stream, number)
-        draw = augment.draw(self.spec.augment, seed, self.spec.patch, volume.spacing_mm)
-        start = sampling.start_of(
-            volume,
-            draw.covered_shape(self.spec.patch),
-            rng,
-            foreground=self.spec.foreground,
-            labelled=patch.label is not None,
-            across=self.thin,
-        )
+        draw, start = self._place(stream, number, labelled=patch.label is not None)
         names = self._map_names(stream)
         maps = torch.stack([torch.from_numpy(volume.map(name)) for name in names]) if names else None
         source = augment.Source(
@@ -220,6 +208,31 @@ class PatchStreams(Dataset):
         if maps is not None:
             augment.apply_to_maps(draw, source, first, patch.maps)
 
+    def _place(self, stream: str, number: int, *, labelled: bool) -> tuple[augment.Draw, tuple[int, int, int]]:
+        """How a sample is changed, and its first voxel before it is."""
+        volume = self._volume(stream, number)
+        seed = sampling.transform_seed(self.seed, stream, number)
+        draw = augment.draw(self.spec.augment, seed, self.spec.patch, volume.spacing_mm)
+        start = sampling.start_of(
+            volume,
+            draw.covered_shape(self.spec.patch),
+            sampling.generator(self.seed, stream, number),
+            foreground=self.spec.foreground,
+            labelled=labelled,
+            across=self.thin,
+        )
+        order = self._orders[stream]
+        if not isinstance(order, SameTagsOrder) or self.thin is None:
+            return draw, start
+        slices = order.slices_beside(self.seed, stream, number)
+        if slices is None:
+            return draw, start
+        _, before = self._place(stream, number - 1, labelled=labelled)
+        moved = list(start)
+        moved[self.thin] = slice_beside(before[self.thin], slices, volume.shape[self.thin])
+        x, y, z = moved
+        return draw, (x, y, z)
+
     def _targets(self, labels: Tensor) -> dict[str, Tensor]:
         if self.targets is None:
             return {}
@@ -229,6 +242,11 @@ class PatchStreams(Dataset):
             arrays = [torch.from_numpy(of_patch[key]) for of_patch in of_patches]
             stacked[key] = torch.stack(arrays)
         return stacked
+
+
+def slice_beside(number: int, slices: int, count: int) -> int:
+    """The slice so many slices away from another, on its other side where the volume ends before."""
+    return number + slices if 0 <= number + slices < count else number - slices
 
 
 @contextmanager
@@ -261,7 +279,7 @@ def make_loader(dataset: PatchStreams, *, start: int, workers: int, device: torc
         num_workers=workers,
         prefetch_factor=_PREFETCH if workers else None,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_quiet,
+        worker_init_fn=answer_no_signals,
         generator=torch.Generator(),  # else starting a loader would draw from the random numbers of the run
     )
 
@@ -280,22 +298,3 @@ def _affordable(dataset: PatchStreams, shared: Path = Path("/dev/shm")) -> int: 
             per_voxel[name] += 5 * classes
     batch = voxels * sum(batch_size * per_voxel[stream] for stream, batch_size in dataset.batch.items())
     return int(shutil.disk_usage(shared).free / batch / (_PREFETCH + 1))
-
-
-def _quiet(worker: int) -> None:
-    """The training process alone answers signals: it finishes its step, saves, and ends the workers.
-
-    Ctrl-C reaches a whole process group; so does the TERM of torchrun and of many schedulers. The TERM by which the
-    training process ends its workers must still do so, or both would wait for each other.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # elsewhere nobody tells who sent a signal
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_by_parent, daemon=True).start()
-
-
-def _end_by_parent() -> None:
-    parent = os.getppid()
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)

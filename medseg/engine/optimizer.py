@@ -46,7 +46,7 @@ def slow_encoders(method: Method, groups: list[dict], factor: float) -> list[dic
     if not encoders:
         raise ConfigError(
             f"schedule.encoder_lr is {factor:g}, and no encoder can be told apart in the network",
-            hint="accepted is the network efficientnet_lite",
+            hint="accepted are methods that see features, and the network efficientnet_lite",
         )
     others, slow = [], []
     for group in groups:

@@ -37,15 +37,23 @@ METHODS: dict[str, str] = {
     "mean_teacher": "medseg.methods.mean_teacher:MeanTeacher",
     "ael": "medseg.methods.ael:AEL",
     "crest": "medseg.methods.crest:CReST",
+    "tag_classifier": "medseg.methods.tag_classifier:TagClassifier",
+    "auxsegnet": "medseg.methods.auxsegnet:AuxSegNet",
+    "wilson": "medseg.methods.wilson:Wilson",
     "group_wsss": "medseg.methods.group_wsss:GroupWSSS",
     "s4l": "medseg.methods.s4l:S4L",
     "rotation": "medseg.methods.rotation:Rotation",
     "exemplar": "medseg.methods.exemplar:Exemplar",
+    "colorization": "medseg.methods.colorization:Colorization",
+    "inpainting": "medseg.methods.inpainting:Inpainting",
+    "mix_and_match": "medseg.methods.mix_and_match:MixAndMatch",
 }
 
 RULES: dict[str, str] = {
     "dmpct": "medseg.methods.dmpct:VoteOfViews",
     "crest": "medseg.methods.crest:ClassRebalanced",
+    "tag_maps": "medseg.methods.tag_classifier:TagMaps",
+    "auxsegnet": "medseg.methods.auxsegnet:SaliencyFusion",
     "group_wsss": "medseg.methods.group_wsss:SaliencyColouring",
     "s4l": "medseg.methods.s4l:MeanRotations",
     "true_labels": "medseg.methods.s4l:TrueLabels",

@@ -27,10 +27,9 @@ from typing import Any, Literal
 import torch
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own name
 
 from medseg.method import IGNORE, Batch, Clock, Method, Networks, Predictions, PseudoLabels, Stream
-from medseg.ops import losses
+from medseg.ops.class_activation import coarsest_within, enlarge, mean_over_positions, tag_loss
 from medseg.ops.donors import DonorBank
 from medseg.ops.group_graph import Aggregate, GraphDropout, GroupGraph, Strength
 from medseg.ops.processes import gather_from_processes
@@ -45,10 +44,13 @@ class GroupWSSS(Method):
     Args:
         networks: makes the encoder and its heads.
         group_size: K.
+        neighbor: whether the second image of a group is another of the same subject, or another slice of a volume.
+        contrast: whether the last image of a group shows none of the classes of the first.
         rounds: T; 0: an ordinary classifier with class-activation maps.
         node: what images tell each other: "classes", their class maps, as the authors have it; "features", for sets of
             few classes.
         node_channels: of feature nodes.
+        stride: of the features that become nodes, at most: voxels of the image between theirs.
         convolutions: of 3x3 between the encoder and the nodes.
         aggregate: "mean" of the messages, or "concat".
         dropout: strength by which the graph dropout judges positions: "state", "positive" or "off".
@@ -61,16 +63,18 @@ class GroupWSSS(Method):
 
     def __init__(
         self, networks: Networks, *,
-        group_size: int = GROUP_SIZE, rounds: int = 3,
-        node: Literal["classes", "features"] = "classes", node_channels: int = 128, convolutions: int = 3,
+        group_size: int = GROUP_SIZE, neighbor: bool = False, contrast: bool = False, rounds: int = 3,
+        node: Literal["classes", "features"] = "classes", node_channels: int = 128,
+        stride: int = 8, convolutions: int = 3,
         aggregate: Aggregate = "mean",
         dropout: Strength = "state", dropout_threshold: float = 0.7, dropout_rate: float = 0.8,
         single: float = 0.4, alone: float = 0.0, partners: int = 4,
     ) -> None:  # fmt: skip
         super().__init__(networks)
-        self.streams = self.streams_of({"group_size": group_size})
+        self.streams = self.streams_of({"group_size": group_size, "neighbor": neighbor, "contrast": contrast})
         structures = networks.classes - int(networks.has_background)
-        self.nodes = Nodes(networks, structures, node_channels if node == "features" else 0, convolutions)
+        channels = node_channels if node == "features" else 0
+        self.nodes = Nodes(networks, structures, features=channels, stride=stride, convolutions=convolutions)
         self.graph = GroupGraph(
             networks.spatial_dims, self.nodes.channels, group_size=group_size, rounds=rounds, aggregate=aggregate,
             dropout=GraphDropout(dropout_threshold, dropout_rate, dropout),
@@ -81,10 +85,13 @@ class GroupWSSS(Method):
     @classmethod
     def streams_of(cls, options: Mapping[str, Any]) -> tuple[Stream, ...]:
         """Images with tags, in groups of K that have the same."""
-        size = options.get("group_size", GROUP_SIZE)
-        if size < 1:
-            raise ValueError(f"group_size is {size}; accepted is at least 1")
-        return (Stream("weak", ("tags",), group="same_tags", group_size=size),)
+        size, neighbor = options.get("group_size", GROUP_SIZE), options.get("neighbor", False)
+        contrast = options.get("contrast", False)
+        least = 1 + neighbor + contrast
+        if size < least:
+            raise ValueError(f"group_size is {size}; accepted is at least {least}")
+        stream = Stream("weak", ("tags",), group="same_tags", group_size=size, neighbor=neighbor, contrast=contrast)
+        return (stream,)
 
     def segmenter(self) -> None:
         """There is none: the next stage trains it."""
@@ -106,16 +113,11 @@ class GroupWSSS(Method):
         # neither the decoder nor, at first, the graph takes part; distributed training needs every parameter
         parameters = [*self.nodes.parameters(), *self.graph.parameters()]
         unused = 0 * torch.stack([parameter.sum() for parameter in parameters]).sum()
+        before, after = mean_over_positions(self.nodes.classify(states)), mean_over_positions(self.nodes.classify(told))
         return {
-            "single": self.single * self._classify(states, tags) / 2,
-            "group": self._classify(told, tags) / 2 + unused,
+            "single": self.single * tag_loss(before, tags) / 2,
+            "group": tag_loss(after, tags) / 2 + unused,
         }
-
-    def _classify(self, states: Tensor, tags: Tensor) -> Tensor:
-        """MLSM of nodes `(B, C, *spatial)` and tags `(B, structures)`."""
-        logits = self.nodes.classify(states).float().flatten(2).mean(2)
-        each = F.binary_cross_entropy_with_logits(logits, (tags == 1).float(), reduction="none")
-        return losses.masked_mean(each, tags != IGNORE)
 
     @torch.no_grad()
     def _keep_partners(self, images: Tensor, tags: Tensor) -> None:
@@ -128,12 +130,13 @@ class GroupWSSS(Method):
 
 
 class Nodes(nn.Module):
-    """An encoder whose deepest features become the states of the graph, and what reads the classes from them.
+    """An encoder whose features become the states of the graph, and what reads the classes from them.
 
     Args:
         networks: makes both.
         structures: classes that have tags.
         features: channels of feature nodes; 0: the nodes are class maps.
+        stride: of the features, at most.
         convolutions: between the encoder and the nodes, each followed by a ReLU.
 
     Attributes:
@@ -142,10 +145,13 @@ class Nodes(nn.Module):
 
     network: EncoderDecoder
 
-    def __init__(self, networks: Networks, structures: int, features: int, convolutions: int) -> None:
+    def __init__(
+        self, networks: Networks, structures: int, *, features: int, stride: int, convolutions: int
+    ) -> None:  # fmt: skip
         super().__init__()
         self.network = networks.encoder_decoder()
-        width = self.network.channels[-1]
+        self.level = coarsest_within(self.network.strides, stride)
+        width = self.network.channels[self.level]
         layers: list[nn.Module] = []
         for _ in range(convolutions):
             layers += [Conv[Conv.CONV, networks.spatial_dims](width, width, 3, padding=1), nn.ReLU()]
@@ -155,7 +161,7 @@ class Nodes(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Image `(B, Cin, *spatial)` to states `(B, channels, *smaller)`."""
-        return self.embedding(self.network.encode(image)[-1])
+        return self.embedding(self.network.encode(image)[self.level])
 
     def classify(self, states: Tensor) -> Tensor:
         """States to class maps `(B, structures, *smaller)`."""
@@ -175,6 +181,7 @@ class GroupMaps(nn.Module):
         super().__init__()
         self.nodes, self.graph, self.bank = nodes, graph, bank
         self._states: dict[int, Tensor] = {}
+        self.register_load_state_dict_post_hook(_forget_states)
 
     def forward(self, image: Tensor) -> Tensor:
         """Image `(B, Cin, *spatial)` to `(B, structures, *spatial)`, at least 0, interpolated linearly."""
@@ -184,8 +191,7 @@ class GroupMaps(nn.Module):
             told = self._told(states, value)
             if told is not None:
                 found[:, value] = (found[:, value] + told) / 2
-        mode = "bilinear" if image.ndim == 4 else "trilinear"
-        return F.interpolate(found.relu(), image.shape[2:], mode=mode, align_corners=False)
+        return enlarge(found.relu(), image.shape[2:])
 
     def _told(self, states: Tensor, value: int) -> Tensor | None:
         """Map of a class after the messages `(B, *smaller)`, mean over several groups; None: no partner is known."""
@@ -209,6 +215,11 @@ class GroupMaps(nn.Module):
             images = self.bank.images[value][self.bank.filled[value]]
             self._states[value] = self.nodes(images.to(self.bank.images.device))
         return self._states[value]
+
+
+def _forget_states(maps: GroupMaps, _: object) -> None:
+    """Those of former weights."""
+    maps._states.clear()
 
 
 class SaliencyColouring(PseudoLabels):
@@ -268,7 +279,7 @@ class SaliencyColouring(PseudoLabels):
         hot = (saliency >= self.hot_saliency) | (found > self.hot_attention).any(0)
         unsure = ((scores > self.conflict).sum(0) > 1) | ((label == 0) & hot)
         label = torch.where(unsure, IGNORE, label).to(torch.uint8)
-        if float(foreground.float().mean()) < self.least_foreground:
+        if int(foreground.sum()) < self.least_foreground * foreground.numel():
             label.fill_(IGNORE)
         return label
 

@@ -22,7 +22,7 @@ class Supervised(Method):
         networks: makes the network.
         dice: weight of the Dice term.
         cross_entropy: weight of the cross-entropy term, or of the loss that takes its place.
-        loss: "cross_entropy" or "locally_adaptive".
+        loss: "cross_entropy", "binary_cross_entropy", a sigmoid for each class, or "locally_adaptive".
         loss_options: keywords of that loss.
     """
 
@@ -40,6 +40,7 @@ class Supervised(Method):
             networks.spatial_dims, networks.has_background,
             dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
         )  # fmt: skip
+        self.independent = loss == "binary_cross_entropy"
         self.network = networks.segmenter()
 
     def segmenter(self) -> nn.Module:

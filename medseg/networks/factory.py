@@ -21,6 +21,9 @@ from medseg.portable.networks.encoder_decoder import EncoderDecoder, Head, Heade
 DEFINITION = "network_definition"
 """Attribute of a network: the `_target_` dictionary that it was made of. A copy of the network has it too."""
 
+COUNTS = ("classes", "structures")
+"""Arguments of assembled modules that are the number of classes, with and without the background."""
+
 ADAPTERS = "medseg.portable.networks.adapters"
 
 
@@ -43,10 +46,12 @@ class NetworkFactory:
         self.spec, self.data = spec, data
         self.classes, self.spatial_dims, self.in_channels = data.classes, data.spatial_dims, data.channels
         self.has_background = data.has_background
+        self.image_channels = len(data.modality)
         self.patch = data.network_patch
-        self.spacing_mm = data.along_network(data.spacing_mm)
+        self.spacing_mm = data.network_spacing_mm
         self.native_mm = data.along_network(data.native_mm or data.spacing_mm)
         self.labels = tuple(data.labels[value] for value in data.label_values)
+        self.modality = data.modality
         self.previous = previous
         self.copied: list[Copied] = []
         self._start = start and previous is not None
@@ -85,6 +90,21 @@ class NetworkFactory:
             self._take_over(segmenter, [HeadedNetwork(network, self.head(network.width, out + 1))])
         return segmenter
 
+    def assembled(self, kind: type[nn.Module], **arguments: Any) -> nn.Module:
+        """A module of a class of `medseg.portable.networks`, of numbers and of parts that the factory made.
+
+        It takes the weights of the previous stage's network wherever name and shape agree, those of classes by name.
+        """
+        definition: dict[str, Any] = {"_target_": f"{kind.__module__}.{kind.__qualname__}"}
+        for name, value in arguments.items():
+            definition[name] = definition_of(value) if isinstance(value, nn.Module) else value
+        module = kind(**arguments)
+        setattr(module, DEFINITION, definition)
+        if self._start:
+            counts = {name: definition[name] + 1 for name in COUNTS if name in definition}
+            self._take_over(module, [build_network({**definition, **counts})] if counts else [])
+        return module
+
     def _definition(self, out_channels: int) -> dict[str, Any]:
         return registry.network_def(
             self.spec, patch=self.data.network_patch, in_channels=self.in_channels, out_channels=out_channels
@@ -110,7 +130,7 @@ class NetworkFactory:
             self.previous.module,
             axes=class_axes(network, others),
             labels=self.labels,
-            earlier_labels=self.previous.labels or self.labels,
+            earlier_labels=self.previous.labels,  # none of a network in halves, whose outputs are no classes
         )
         self.copied.append(copied)
 

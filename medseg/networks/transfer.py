@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.errors import ConfigError
+from medseg.method import same_structure
 from medseg.portable.networks.adapters import FirstChannels, Planar
 from medseg.portable.networks.encoder_decoder import EncoderDecoder, Head, HeadedNetwork
 
@@ -84,9 +85,11 @@ def named_tensors(network: nn.Module) -> dict[str, Tensor]:
     if isinstance(network, Head):
         return _named_head(network)
     inner = getattr(network, "network", None)
+    around = {k: v for k, v in network.state_dict().items() if not k.startswith("network.")}
     if isinstance(network, EncoderDecoder) and isinstance(inner, nn.Module):
-        around = {k: v for k, v in network.state_dict().items() if not k.startswith("network.")}
         return {f"around.{k}": v for k, v in around.items()} | dict(inner.state_dict())
+    if isinstance(inner, EncoderDecoder):  # with heads of its own
+        return named_tensors(inner) | around
     return dict(network.state_dict())
 
 
@@ -134,7 +137,7 @@ def copy_weights(
     own, other = named_tensors(network), named_tensors(earlier)
     _check_alike(own, other)
     same_classes = list(labels) == list(earlier_labels)
-    pairs = [(new, list(earlier_labels).index(name)) for new, name in enumerate(labels) if name in earlier_labels]
+    pairs = _common_classes(labels, earlier_labels)
     whole, by_class, left = 0, 0, []
     with torch.no_grad():
         for name, tensor in own.items():
@@ -143,13 +146,25 @@ def copy_weights(
                 tensor.copy_(source)
                 whole += 1
             elif source is not None and pairs and _agree_elsewhere(tensor, source, axes.get(name, ())):
-                _copy_classes(tensor, source, axes[name], pairs)
+                without_background = tensor.shape[axes[name][0]] == len(labels) - 1
+                _copy_classes(tensor, source, axes[name], _structures(pairs) if without_background else pairs)
                 by_class += 1
             else:
                 left.append(name)
     if not whole:
         raise ConfigError("the network has nothing in common with the one it should start from")
     return Copied(whole, by_class, tuple(left))
+
+
+def _common_classes(labels: Sequence[str], earlier: Sequence[str]) -> list[tuple[int, int]]:
+    """Index of a class and of the same one in the earlier network; case and blanks of names do not count."""
+    pairs = []
+    for new, name in enumerate(labels):
+        same = [old for old, other in enumerate(earlier) if same_structure(name, other)]
+        exact = [old for old in same if earlier[old] == name]
+        if same:
+            pairs.append((new, (exact or same)[0]))
+    return pairs
 
 
 def _check_alike(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
@@ -167,9 +182,14 @@ def _agree_elsewhere(tensor: Tensor, source: Tensor, axes: Sequence[int]) -> boo
     return all(tensor.shape[axis] == source.shape[axis] for axis in range(tensor.ndim) if axis not in axes)
 
 
+def _structures(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Pairs of classes as a classifier of tags counts them, which has no entry for the background."""
+    return [(new - 1, old - 1) for new, old in pairs if new > 0 and old > 0]
+
+
 def _copy_classes(tensor: Tensor, source: Tensor, axes: Sequence[int], pairs: Sequence[tuple[int, int]]) -> None:
     """Copy the entries of common classes, along one axis or along two that both count classes."""
-    grids = torch.tensor(list(pairs)).T
+    grids = torch.tensor(list(pairs), dtype=torch.long).view(-1, 2).T
     if len(axes) == 1:
         new, old = grids
         tensor.index_copy_(axes[0], new.to(tensor.device), source.index_select(axes[0], old).to(tensor.device))

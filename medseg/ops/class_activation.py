@@ -7,7 +7,7 @@ same convolution before the mean gives a map of each class whose mean is the cla
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name
@@ -74,6 +74,21 @@ def keep_present(maps: Tensor, tags: Tensor) -> Tensor:
     return torch.where(present, maps, 0)
 
 
+def presence_of(tags: Mapping[int, bool], classes: int) -> tuple[Tensor, Tensor]:
+    """Which structures are in an image, and which may be, nobody having looked for them.
+
+    Args:
+        tags: class index -> whether it is there.
+        classes: with background.
+
+    Returns:
+        Present, and present or not known, both `(classes - 1,)` bool.
+    """
+    present = torch.tensor([tags.get(index, False) for index in range(1, classes)])
+    possible = torch.tensor([tags.get(index, True) for index in range(1, classes)])
+    return present, possible
+
+
 def tag_loss(logits: Tensor, tags: Tensor) -> Tensor:
     """Binary cross-entropy of each class, mean over what is known: multi-label soft margin loss.
 
@@ -86,12 +101,6 @@ def tag_loss(logits: Tensor, tags: Tensor) -> Tensor:
     """
     each = F.binary_cross_entropy_with_logits(logits.float(), (tags == PRESENT).float(), reduction="none")
     return masked_mean(each, tags != IGNORE)
-
-
-def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps `(B, C, *spatial)` interpolated linearly to `(B, C, *size)`."""
-    mode = "bilinear" if maps.ndim == 4 else "trilinear"
-    return F.interpolate(maps, tuple(size), mode=mode, align_corners=False)
 
 
 def coarsest_within(strides: Sequence[Sequence[int]], largest: int) -> int:

@@ -16,7 +16,16 @@ from torch import Tensor
 from medseg.portable import masked_losses
 from medseg.portable.masked_losses import IGNORE, labeled_mask, one_hot
 
-__all__ = ["IGNORE", "cross_entropy", "labeled_mask", "masked_mean", "merge_uncovered", "one_hot", "soft_dice"]
+__all__ = [
+    "IGNORE",
+    "binary_cross_entropy",
+    "cross_entropy",
+    "labeled_mask",
+    "masked_mean",
+    "merge_uncovered",
+    "one_hot",
+    "soft_dice",
+]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -89,3 +98,22 @@ def cross_entropy(logits: Tensor, label: Tensor, covered: Tensor | None = None) 
     """
     merged = logits if covered is None else merge_uncovered(logits, covered)
     return masked_losses.cross_entropy(merged, label)
+
+
+def binary_cross_entropy(logits: Tensor, label: Tensor, covered: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy of a sigmoid for each class, summed over classes, mean over voxels that are not ignored.
+
+    Args:
+        logits: `(B, classes, *spatial)`.
+        label: `(B, 1, *spatial)` class indices, 255 = ignore.
+        covered: `(B, classes)` bool; None: every label covers every class. A class that is not covered teaches nothing,
+            nor does the background where it may be such a class.
+    """
+    logits = logits.float()
+    target = one_hot(label, logits.shape[1])
+    each = torch.nn.functional.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
+    if covered is not None:
+        told = covered.view(*covered.shape, *[1] * (logits.ndim - 2)).expand_as(logits).clone()
+        told[:, :1] = covered.all(1).view(-1, *[1] * (logits.ndim - 1)) | (label != 0)
+        each = each * told
+    return masked_mean(each.sum(1, keepdim=True), labeled_mask(label))

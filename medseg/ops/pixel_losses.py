@@ -15,7 +15,12 @@ from medseg.options import typed
 PixelLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Logits `(B, classes, *spatial)`, label `(B, 1, *spatial)`, covered `(B, classes)` or None -> scalar."""
 
-PIXEL_LOSSES = ("cross_entropy", "locally_adaptive")
+PIXEL_LOSSES = ("cross_entropy", "binary_cross_entropy", "locally_adaptive")
+
+_PLAIN: dict[str, PixelLoss] = {
+    "cross_entropy": losses.cross_entropy,
+    "binary_cross_entropy": losses.binary_cross_entropy,
+}
 
 
 def pixel_loss(name: str, spatial_dims: int, options: Mapping[str, Any] | None = None) -> PixelLoss:
@@ -33,10 +38,10 @@ def pixel_loss(name: str, spatial_dims: int, options: Mapping[str, Any] | None =
     given = dict(options or {})
     if name not in PIXEL_LOSSES:
         raise ValueError(f"loss {name!r} is not known; one of {', '.join(PIXEL_LOSSES)}")
-    if name == "cross_entropy":
+    if name in _PLAIN:
         if given:
-            raise ValueError(f"loss cross_entropy has no options, got {', '.join(given)}")
-        return losses.cross_entropy
+            raise ValueError(f"loss {name} has no options, got {', '.join(given)}")
+        return _PLAIN[name]
     _, *accepted = inspect.signature(LocallyAdaptiveLoss).parameters
     unknown = sorted(set(given) - set(accepted))
     if unknown:

@@ -7,27 +7,55 @@ import numpy as np
 import pytest
 import yaml
 from given_networks import factory
+from lives import write_everything
 from tiny import write_dataset
 
 from medseg.errors import ConfigError
-from medseg.methods import build, build_rule
+from medseg.manifest.manifest import Manifest
+from medseg.methods import build, build_rule, find
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train import settings
 from medseg.workflows.train.run import train
 from medseg.workflows.train.settings import shipped
 
-SMALL = ["stages.0.schedule.iterations=2", "stages.0.network.width=4", "data.patch=[16,16,16]", "data.overlap=0.25",
-         "data.spacing_mm=[1.5,1.5,1.5]", "stages.0.schedule.workers=0"]  # fmt: skip
+SMALL_STAGE = ("schedule.iterations=2", "network.width=4", "schedule.workers=0")
+SMALL_DATA = ("data.patch=[16,16,16]", "data.overlap=0.25", "data.spacing_mm=[1.5,1.5,1.5]")
+
+
+def smaller(task: str) -> list[str]:
+    """Settings that make every stage of a pipeline small."""
+    stages = range(len(settings.load(task).stages))
+    return [*SMALL_DATA, *(f"stages.{stage}.{setting}" for stage in stages for setting in SMALL_STAGE)]
+
+
+FOLLOWING = ["stages.0.schedule.iterations=2", "stages.0.schedule.workers=0", "stages.0.schedule.batch={weak: 2}",
+             "stages.0.method.options={tags: all, channels: 4}", "data.overlap=0.25"]  # fmt: skip
+"""Of methods that take network and patch of the run that they start from."""
+
+
+def methods_of(task):
+    return [find(stage.method.name) for stage in settings.load(task).stages]
+
+
+def write_data(task, folder):
+    """Cases with tags and maps too where the task learns from them."""
+    streams = {stream.name for method in methods_of(task) for stream in method.streams}
+    return write_everything(folder) if "weak" in streams else write_dataset(folder, validation=0, labeled=4)
 
 
 @pytest.mark.parametrize("task", shipped())
 def test_it_runs_to_a_prediction(task, tmp_path):
-    manifest = write_dataset(tmp_path / "data", validation=0, labeled=4)
-    run = train(task, manifest, tmp_path / "run", overrides=SMALL)
+    manifest = write_data(task, tmp_path / "data")
+    start, overrides = None, smaller(task)
+    if methods_of(task)[0].asks_previous:
+        start = train("supervised", manifest, tmp_path / "before", overrides=smaller("supervised"))
+        overrides = FOLLOWING
+    run = train(task, manifest, tmp_path / "run", overrides=overrides, init_from=start)
     report = predict(run, manifest, tmp_path / "out", section="test")
     assert not report["failed"]
-    image = nib.load(tmp_path / "data" / "case6.nii.gz")
-    result = nib.load(tmp_path / "out" / "case6.nii.gz")
+    name = Manifest.load(manifest).test[0].name
+    image = nib.load(tmp_path / "data" / f"{name}.nii.gz")
+    result = nib.load(tmp_path / "out" / f"{name}.nii.gz")
     assert result.shape == image.shape
     assert np.allclose(result.affine, image.affine)
     assert set(np.unique(result.dataobj)) <= {0, 1, 2}

@@ -34,8 +34,18 @@ SWITCHED_ON: dict[str, dict[str, Any]] = {
     "ael": {"dice": 1.0},
     "s4l": {"exemplar": 1.0, "vat": 1.0, "entropy": 1.0},
     "crest": {"dice": 1.0, "threshold": 0.0},
+    "mix_and_match": {"pool": 12},
+    # the networks before know all classes, and of an untrained localizer many voxels look alike
+    "wilson": {
+        "tags": "all",
+        "channels": 8,
+        "stride": 2,
+        "share": 0.98,
+        "background_share": 0.98,
+        "least": 0.0,
+    },
 }
-"""Method -> options that switch on the terms whose default weight is 0."""
+"""Method -> options that switch on the terms whose default weight is 0, and make the method small."""
 
 WITHOUT_LABELS = {"s4l": {"rotation", "exemplar"}}
 """Method -> terms that learn from labelled images without their labels: what those ignore is part of the image."""

@@ -37,6 +37,8 @@ class Given:
     def __init__(self, network: nn.Module, classes: int, spatial_dims: int = 3) -> None:
         self.network = network
         self.classes, self.spatial_dims, self.in_channels = classes, spatial_dims, 1
+        self.image_channels = 1
+        self.labels, self.modality = tuple(map(str, range(classes))), ("OT",)
         self.has_background = True
         self.patch = tuple(length for length in PATCHES[spatial_dims] if length > 1)
         self.spacing_mm = self.native_mm = (1.0,) * spatial_dims
@@ -91,6 +93,8 @@ class ByChannel:
 
     def __init__(self, classes: int, spatial_dims: int, in_channels: int) -> None:
         self.classes, self.spatial_dims, self.in_channels = classes, spatial_dims, in_channels
+        self.image_channels = in_channels
+        self.labels, self.modality = tuple(map(str, range(classes))), ("OT",) * in_channels
         self.has_background = True
         self.patch = tuple(length for length in PATCHES[spatial_dims] if length > 1)
         self.spacing_mm = self.native_mm = (1.0,) * spatial_dims

@@ -15,7 +15,6 @@ import nibabel as nib
 import numpy as np
 import yaml
 from every_method import Subject, batch_size, every_method, map_names
-from given_networks import factory
 from tiny import write_dataset
 
 from medseg.workflows.train.run import train
@@ -39,7 +38,7 @@ class Life:
     @cached_property
     def is_last(self) -> bool:
         """Whether it makes a segmenter, so that no stage has to come after it."""
-        return self.subject.build(factory(self.dims)).segmenter() is not None
+        return self.subject.make(self.dims).segmenter() is not None
 
     @property
     def stage_folder(self) -> str:
@@ -83,8 +82,9 @@ def write_everything(folder: Path) -> Path:
     for case in (*content["training"], *content["unlabeled"]):
         case["maps"] = {name: _write_map(folder, case["image"], name) for name in sorted(names)}
     for number, case in enumerate(content["training"]):
-        case["tags"] = ["ball", "box"] if number % 2 else {"ball": True}
-        if number >= LABELED:
+        case["tags"] = {"ball": True}
+        if number >= LABELED:  # each class is there and absent
+            case["tags"] = (["ball", "box"], {"ball": True, "box": False}, ["box"])[number % 3]
             del case["label"]
     path.write_text(json.dumps(content))
     return path

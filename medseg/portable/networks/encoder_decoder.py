@@ -78,6 +78,9 @@ class UNetHalves(EncoderDecoder):
         # the last level lies at the bottom, where nothing is halved any more
         self.strides = total_strides([*network.strides, 1], self.spatial_dims)
         self.width = network.out_channels
+        depth = len(network.strides)
+        down = ["network.model" + ".1.submodule" * level + ".0" for level in range(depth)]
+        self.encoder_parts = (*down, "network.model" + ".1.submodule" * depth)
 
     def forward(self, image: Tensor) -> Tensor:
         """Image `(B, Cin, *spatial)` to `(B, width, *spatial)`, in a way that TorchScript can export."""
@@ -127,6 +130,8 @@ class DynUNetHalves(EncoderDecoder):
         network: without deep supervision.
     """
 
+    encoder_parts = ("network.input_block", "network.downsamples", "network.bottleneck")
+
     def __init__(self, network: DynUNet) -> None:
         super().__init__()
         if network.deep_supervision:
@@ -164,6 +169,8 @@ class SegResNetHalves(EncoderDecoder):
         network: with its final convolution (`use_conv_final`).
     """
 
+    encoder_parts = ("network.convInit", "network.down_layers")
+
     def __init__(self, network: SegResNet) -> None:
         super().__init__()
         if not network.use_conv_final:
@@ -196,6 +203,8 @@ class VNetHalves(EncoderDecoder):
     Args:
         network: any.
     """
+
+    encoder_parts = ("network.encoder", "network.down")
 
     def __init__(self, network: VNet) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Options of `medseg data check` and `medseg data init`."""
+"""Options of `medseg data check`, `medseg data init` and `medseg data saliency`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from medseg.errors import ConfigError
 from medseg.options import Option, check_types
 
 
@@ -37,3 +38,40 @@ class InitOptions:
 
     def __post_init__(self) -> None:
         check_types(self)
+
+
+SALIENCY_KINDS = ("dark", "bright", "contrast", "features", "model")
+
+
+@dataclass(frozen=True)
+class SaliencyOptions:
+    """Of which images to compute saliency, and from what."""
+
+    manifest: Annotated[Path, Option("Manifest of the images.", argument=True)]
+    output: Annotated[Path, Option("Folder of the maps and of a manifest that names them.", ("--output", "-o"))]
+    kind: Annotated[
+        str,
+        Option(
+            "dark, bright: than its surroundings; contrast: either; features: unlike the border, to a pre-trained "
+            "network; model: its foreground."
+        ),
+    ] = "contrast"
+    size: Annotated[float, Option("Of what is looked for by contrast, as a share of the longest side.")] = 0.1
+    weights: Annotated[Path | None, Option("Of EfficientNet-lite0 trained on photographs, for features.")] = None
+    model: Annotated[Path | None, Option("Run folder or bundle, for model.")] = None
+    masks: Annotated[
+        Path | None, Option("Manifest with labels of some of the images, opened to measure the recall alone.")
+    ] = None
+    empty: Annotated[bool, Option("Saliency of 0 for images whose tags say that no class is there.")] = True
+    device: Annotated[str, Option("auto, cpu or cuda.")] = "auto"
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.kind not in SALIENCY_KINDS:
+            raise ConfigError(f"--kind is '{self.kind}'; accepted are {', '.join(SALIENCY_KINDS)}")
+        if not 0 < self.size <= 1:
+            raise ConfigError(f"--size is {self.size:g}; accepted is more than 0 and up to 1")
+        if self.kind == "features" and self.weights is None:
+            raise ConfigError("--kind features needs --weights", hint="give the file of EfficientNet-lite0")
+        if self.kind == "model" and self.model is None:
+            raise ConfigError("--kind model needs --model", hint="give a run folder or a bundle")

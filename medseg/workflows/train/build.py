@@ -163,7 +163,8 @@ def open_previous(path: Path, view: str) -> Frozen:
         return _open_pretrained(path)
     bundle = open_bundle(path)
     names = tuple(bundle.data.labels[value] for value in bundle.data.label_values)
-    return Frozen(_of_slices(network_of_view(bundle, view)), names)
+    network = _of_slices(network_of_view(bundle, view))
+    return Frozen(network, names, modality=bundle.data.modality, independent=bundle.independent)
 
 
 def network_of_view(bundle: OpenBundle, view: str) -> nn.Module:

@@ -24,11 +24,11 @@ from medseg.workflows.train.budget.fit import fit_budget
 from medseg.workflows.train.budget.sizing import Sizing
 from medseg.workflows.train.checks.orientation import check_upright
 from medseg.workflows.train.checks.stages import Product, check_buildable
-from medseg.workflows.train.checks.streams import check_all_streams
+from medseg.workflows.train.checks.streams import check_all_streams, presences
 from medseg.workflows.train.encoder import Start
 from medseg.workflows.train.group_names import describe_groups, name_of_stage
 from medseg.workflows.train.options import PlanOptions, budget_seconds
-from medseg.workflows.train.planned_network import plan_options
+from medseg.workflows.train.planned_network import follow_previous, plan_options
 
 
 def run_plan(options: PlanOptions) -> Pipeline:
@@ -85,7 +85,7 @@ def plan_pipeline(
     """
     seconds = None if budget is None else budget_seconds(budget)
     groups = check_all_streams(pipeline, manifest)
-    pipeline = _with_planned_networks(pipeline, start)
+    pipeline = _with_planned_networks(follow_previous(pipeline, start), start)
     first = pipeline.stages[0]
     data = plan_data(
         manifest,
@@ -101,7 +101,7 @@ def plan_pipeline(
         stages.append(_plan_stage(index, stage, data, counts))
     planned = pipeline.model_copy(update={"stages": tuple(stages), "data": data.model_dump(mode="json")})
     check_upright(planned, data)
-    check_buildable(planned, start, product)
+    check_buildable(planned, start, [presences(manifest, of_stage) for of_stage in groups], product)
     if seconds is None:
         return planned
     sizing = sizing or Sizing()

@@ -1,14 +1,23 @@
-"""Options of a stage's network that its pipeline leaves open."""
+"""What a pipeline leaves open of its networks: options, or all that the network it starts from has."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from medseg import methods
+from medseg.bundle.bundle import OpenBundle
 from medseg.bundle.safe_load import read_json
-from medseg.config import NetworkSpec
-from medseg.networks.registry import NetworkEntry, find
+from medseg.config import NetworkSpec, Pipeline
+from medseg.errors import ConfigError
+from medseg.networks.registry import NETWORKS, NetworkEntry, find
 from medseg.workflows.train.encoder import OpenEncoder, Start
+
+PRESENTATION = {"spacing_mm", "view", "slices", "patch", "intensity", "resample_axes", "padding"}
+"""What a network must be shown as it was in its training, to be asked."""
+
+WIDTHS = ("width", "init_filters", "channels", "filters")
+"""Arguments of networks that are, or begin with, the channels of the first level."""
 
 
 def plan_options(spec: NetworkSpec, start: Start | None = None) -> NetworkSpec:
@@ -30,6 +39,56 @@ def plan_options(spec: NetworkSpec, start: Start | None = None) -> NetworkSpec:
     if trained is not None:
         left_open = {name: trained[name] for name in left_open if name in trained}
     return spec.model_copy(update={"options": {**left_open, **spec.options}})
+
+
+def follow_previous(pipeline: Pipeline, start: Start | None) -> Pipeline:
+    """The pipeline with the network and the presentation of the data that its method asks about images.
+
+    Args:
+        pipeline: as it was read.
+        start: model that the first stage starts from.
+
+    Returns:
+        The same for methods that ask none. What the pipeline says of `data` itself stays.
+
+    Raises:
+        ConfigError: there is nothing to start from, or several networks.
+    """
+    first = pipeline.stages[0]
+    if not methods.find(first.method.name).asks_previous:
+        return pipeline
+    if start is None or isinstance(start, OpenEncoder):
+        found = "there is none" if start is None else "an encoder knows no classes"
+        raise ConfigError(
+            f"method {first.method.name} asks the network that it starts from, and {found}",
+            hint="give --init-from RUN, the run or bundle that knows the old classes",
+        )
+    if start.views:
+        raise ConfigError(
+            f"has networks for {', '.join(start.views)}; method {first.method.name} starts from one network",
+            path=start.path,
+        )
+    stage = first.model_copy(update={"network": _network_of(start)})
+    data = start.data.model_dump(mode="json", include=PRESENTATION) | dict(pipeline.data)
+    return pipeline.model_copy(update={"stages": (stage, *pipeline.stages[1:]), "data": data})
+
+
+def _network_of(bundle: OpenBundle) -> NetworkSpec:
+    """The network of a bundle, as a pipeline would name it, with all its options.
+
+    Raises:
+        ConfigError: it is none that a pipeline can name.
+    """
+    content = read_json(bundle.path / "configs" / "inference.json")
+    targets = {entry.target.removeprefix("medseg.portable."): entry for entry in NETWORKS.values()}
+    for definition in _definitions(content.get("network_def")):
+        entry = targets.get(definition["_target_"].removeprefix("scripts."))
+        if entry is not None:
+            options = {name: value for name, value in definition.items() if name in entry.options}
+            widths = [options[name] for name in WIDTHS if name in options]
+            width = widths[0] if isinstance(widths[0], int) else widths[0][0]
+            return NetworkSpec(name=entry.name, width=width, options=options)
+    raise ConfigError(f"its network is none of {', '.join(NETWORKS)}", path=bundle.path)
 
 
 def _trained_with(start: Start, entry: NetworkEntry) -> Mapping[str, Any] | None:

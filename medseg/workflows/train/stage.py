@@ -100,7 +100,7 @@ class StageRun:
         self._run(trainer, scheduler, segmenter, validation)
         if self.is_main:
             if segmenter is not None:
-                self._export(segmenter, bundle)
+                self._export(segmenter, bundle, independent=method.independent)
             elif type(method).pretrained is not Method.pretrained:
                 save_pretrained(bundle, method.pretrained())
             if needs_maps(self.stage):
@@ -267,7 +267,7 @@ class StageRun:
             bar=bar,
         )
 
-    def _export(self, segmenter: nn.Module, bundle: Path) -> None:
+    def _export(self, segmenter: nn.Module, bundle: Path, *, independent: bool) -> None:
         """Write the bundle of the best validated weights, or of the last where nothing was validated."""
         best = self.folder / "best.pt"
         if best.exists():
@@ -281,4 +281,5 @@ class StageRun:
             network_def=definition_of(segmenter),
             data=self.spec,
             name=self.inputs.pipeline.name,
+            independent=independent,
         )

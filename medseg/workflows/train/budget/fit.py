@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from medseg import methods
 from medseg.config import Pipeline
 from medseg.cores import CoreUse
 from medseg.manifest.manifest import Manifest
@@ -60,7 +61,9 @@ def fit_budget(
     """
     begun = time.monotonic()
     spent = begun - sizing.began if sizing.output else STARTING_SECONDS
-    chosen = choose_plan(planned, manifest, device, seconds=seconds - spent, given=given)
+    chosen = planned
+    if not methods.find(planned.stages[0].method.name).asks_previous:
+        chosen = choose_plan(planned, manifest, device, seconds=seconds - spent, given=given)
     if sizing.before_preprocessing is not None:
         sizing.before_preprocessing(chosen)
     probe = min(max(PROBE_SECONDS, PROBE_SHARE * seconds), PROBE_MOST * seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -24,17 +25,28 @@ WITHOUT_BACKGROUND = (("fusion", "vote"), ("fusion", "mean"))
 """Settings of fusions that treat all classes alike."""
 
 
-def check_buildable(pipeline: Pipeline, start: Start | None = None, product: Product = "bundle") -> None:
+Presences = Mapping[str, Sequence[Mapping[int, bool]]]
+"""Stream -> tags of each of its cases: class index -> whether it is there."""
+
+
+def check_buildable(
+    pipeline: Pipeline,
+    start: Start | None = None,
+    tags: Sequence[Presences] | None = None,
+    product: Product = "bundle",
+) -> None:
     """Build every network, method and rule once: a mistake in a later stage is found before the first is trained.
 
     Args:
         pipeline: planned.
         start: what the first stage starts from.
+        tags: of each stage; None: they are not looked at.
         product: what the run leaves.
 
     Raises:
         ConfigError: as `build_method`; options that a rule does not have; a segmenter that cannot be exported; a last
-            stage without one, or with one where an encoder is wanted; an encoder of other images.
+            stage without one, or with one where an encoder is wanted; an encoder of other images; tags that teach a
+            method nothing.
     """
     data = DataSpec(**pipeline.data)
     for index, stage in enumerate(pipeline.stages):
@@ -52,6 +64,8 @@ def check_buildable(pipeline: Pipeline, start: Start | None = None, product: Pro
                 elif index > 0 and stage.init == "previous":
                     previous = select_view(earlier, view_data.view if stage.views else None)
                 method = build_method(stage, view_data, previous)
+                if tags is not None:
+                    _check_tags(method, stage, tags[index])
                 left = _find_product(method, pipeline, index, product)
                 if left is not None:
                     check_exportable(left)
@@ -59,6 +73,17 @@ def check_buildable(pipeline: Pipeline, start: Start | None = None, product: Pro
                 if needs_maps(stage):
                     _check_maps(method, stage, view_data)
             earlier = made
+
+
+def _check_tags(method: Method, stage: Stage, tags: Presences) -> None:
+    presence: list[Mapping[int, bool]] = []
+    for stream in method.streams:
+        if "tags" in stream.keys:
+            presence += tags[stream.name]
+    try:
+        method.check_tags(presence)
+    except ValueError as error:
+        raise ConfigError(f"method {stage.method.name}: {error}") from error
 
 
 def _check_rules(index: int, stage: Stage, data: DataSpec) -> None:

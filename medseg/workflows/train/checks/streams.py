@@ -79,8 +79,25 @@ def check_streams(stage: Stage, manifest: Manifest, groups: Groups) -> None:
         _check_maps(f"rule {part.rule.name}", maps, cases, "each case that it labels", manifest)
 
 
+def presences(manifest: Manifest, groups: Groups) -> dict[str, list[dict[int, bool]]]:
+    """For each stream the tags of its cases that have some: class index -> whether it is there."""
+    found = {}
+    for stream, cases in groups.items():
+        told = [manifest.presence(case) for case in cases]
+        found[stream] = [presence for presence in told if presence is not None]
+    return found
+
+
 def _check_groups(name: str, stream: Stream, cases: Sequence[Case], manifest: Manifest) -> None:
     """See that at least two cases share a tag, so that a group is more than one case with itself."""
+    if stream.group_size == 1:
+        return
+    if stream.group == "same_tags" and len(cases) < stream.group_size:
+        raise ManifestError(
+            f"{name} makes groups of {stream.group_size} different {stream.name} cases, and there are {len(cases)}",
+            path=manifest.path,
+            hint=f"give more cases tags, or the method a group_size of {len(cases)}",
+        )
     having: Counter[int] = Counter()
     for case in cases:
         presence = manifest.presence(case) or {}

@@ -1,0 +1,246 @@
+"""AuxSegNet: tags, saliency and segmentation learnt together, with an affinity that smooths both dense predictions.
+
+L. Xu, W. Ouyang, M. Bennamoun, F. Boussaid, F. Sohel, D. Xu: Leveraging Auxiliary Tasks with Affinity Learning for
+Weakly Supervised Semantic Segmentation, ICCV 2021; arXiv 2107.11787.
+
+    L = MLSM(z, y) + BCE(P_sal, S) + BCE(A P_sal, S) + CE(P_seg, G) + CE(A P_seg, G)
+
+z: logits of the tags y; P: logits of saliency and of segmentation; A: cross-task affinity, w_1 A_seg + w_2 A_sal with
+weights of each entry; S: salient pixels; G: pseudo-labels, 255 being left out.
+
+Between stages (`SaliencyFusion`): a pixel is of the class of the largest map where that is above 0.2 and the saliency
+above 0.06, background where neither is, and 255 where one is. Before the first stage the map is that of a classifier
+and the saliency the manifest's, S0; later the map is A ReLU(CAM) and the saliency (sigmoid(A P_sal) + S0) / 2, refined.
+
+Where paper and code disagree the code is followed: A is not transposed, a third dilated convolution follows the
+affinity.
+Departures: any encoder with features; rows of A are divided by their sum, without which the thresholds would mean
+something else in each stage (`affinity`); the saliency is refined by PAMR in place of a dense CRF.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name
+from torch import Tensor, nn
+
+from medseg.method import IGNORE, Batch, Clock, LabelAndMaps, Method, Networks, Predictions, PseudoLabels, Stream
+from medseg.ops import losses
+from medseg.ops.class_activation import SMALLEST, coarsest_within, largest_of, presence_of, tag_loss
+from medseg.ops.refinement import pamr
+from medseg.ops.saliency import saliency_of, sharpen
+from medseg.portable.networks.tag_networks import CrossTaskSegmenter, enlarge
+
+DILATIONS = {2: (2, 4, 6), 3: (1, 2, 4)}
+"""By the number of axes: for maps of some 16 positions along an axis; the paper's 6, 12, 18 are for 41."""
+
+
+class AuxSegNet(Method):
+    """Three tasks on one encoder, and the cross-task affinity.
+
+    Args:
+        networks: makes the encoder.
+        stride: the coarsest feature map whose strides are at most so is looked at; the paper's is 8.
+        width: channels of the branches.
+        dilations: of the three convolutions of each branch; none: 2, 4, 6, in volumes 1, 2, 4.
+        most_positions: of the affinity; a larger feature map is looked at on a coarser grid.
+        affinity: "normalized", of both tasks with rows that sum to 1; "cross", of both as it is, which is the paper's;
+            "segmentation", of that task alone.
+        tags: weight of the term of the tags.
+        saliency: weight of that of the saliency.
+        refined_saliency: weight of that of the refined saliency.
+        segmentation: weight of that of the segmentation.
+        refined_segmentation: weight of that of the refined segmentation; 0: the segmentation itself is exported.
+    """
+
+    streams = (Stream("labeled", ("label", "tags", "salient")),)
+
+    def __init__(
+        self, networks: Networks, *,
+        stride: int = 16, width: int = 128, dilations: Sequence[int] = (), most_positions: int = 4096,
+        affinity: Literal["normalized", "cross", "segmentation"] = "normalized",
+        tags: float = 1.0, saliency: float = 1.0, refined_saliency: float = 1.0,
+        segmentation: float = 1.0, refined_segmentation: float = 1.0,
+    ) -> None:  # fmt: skip
+        super().__init__(networks)
+        if not networks.has_background:
+            raise ValueError("the data set has no background, which is what is not salient")
+        for name, value in (("width", width), ("most_positions", most_positions)):
+            if value < 1:
+                raise ValueError(f"{name} {value}: must be at least 1")
+        halves = networks.encoder_decoder()
+        network = networks.assembled(
+            CrossTaskSegmenter, network=halves, classes=self.classes, level=coarsest_within(halves.strides, stride),
+            width=width, dilations=list(dilations or DILATIONS[networks.spatial_dims]), most_positions=most_positions,
+            affinity=affinity, refined=refined_segmentation > 0,
+        )  # fmt: skip
+        assert isinstance(network, CrossTaskSegmenter)
+        self.network = network
+        self.weights = {
+            "tags": tags,
+            "saliency": saliency,
+            "refined_saliency": refined_saliency,
+            "segmentation": segmentation,
+            "refined_segmentation": refined_segmentation,
+        }
+
+    def segmenter(self) -> nn.Module:
+        """The network, which gives the refined segmentation."""
+        return self.network
+
+    def maps(self) -> nn.Module:
+        """For a rule the refined maps, the maps as they are, and the refined saliency."""
+        return RefinedMaps(self.network)
+
+    def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """The five terms of L."""
+        labeled = batch["labeled"]
+        found = self.network.outputs(labeled["image"])
+        label, covered = labeled["label"], labeled.get("covered")
+        terms = {
+            "tags": tag_loss(found.tags, labeled["tags"]),
+            "saliency": _saliency_loss(found.saliency, labeled["salient"]),
+            "refined_saliency": _saliency_loss(found.refine(found.saliency), labeled["salient"]),
+            "segmentation": _segmentation_loss(found.segmentation, label, covered),
+            "refined_segmentation": _segmentation_loss(found.refine(found.segmentation), label, covered),
+        }
+        # the decoder takes no part; processes that train together need every parameter in the graph
+        unused = sum(parameter.sum() for parameter in self.network.parameters())
+        weighted = {name: self.weights[name] * term for name, term in terms.items()}
+        weighted["tags"] = weighted["tags"] + 0 * unused
+        return weighted
+
+
+def _saliency_loss(logits: Tensor, salient: Tensor) -> Tensor:
+    """Binary cross-entropy with salient > 0.5; logits `(B, 1, *positions)`, salient `(B, 1, *spatial)`."""
+    return F.binary_cross_entropy_with_logits(enlarge(logits.float(), salient.shape[2:]), (salient > 0.5).float())
+
+
+def _segmentation_loss(logits: Tensor, label: Tensor, covered: Tensor | None) -> Tensor:
+    """Cross-entropy; logits `(B, classes, *positions)`, label `(B, 1, *spatial)`."""
+    return losses.cross_entropy(enlarge(logits.float(), label.shape[2:]), label, covered)
+
+
+class RefinedMaps(nn.Module):
+    """What the rule of AuxSegNet looks at.
+
+    Args:
+        network: of the method.
+    """
+
+    def __init__(self, network: CrossTaskSegmenter) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image `(B, Cin, *spatial)` to `(B, 2 structures + 1, *spatial)`.
+
+        They are `A ReLU(CAM)`, `ReLU(CAM)`, by whose maximum over the whole image both are to be divided, and the
+        refined saliency in [0, 1].
+        """
+        found = self.network.outputs(image)
+        maps = found.maps.float().clamp_min(0)
+        salient = found.refine(found.saliency).sigmoid()
+        return enlarge(torch.cat([found.refine(maps), maps, salient], 1), image.shape[2:])
+
+
+class SaliencyFusion(PseudoLabels):
+    """Labels of class-activation maps and saliency together, with 255 where only one of them finds something.
+
+    It works on the maps of a classifier, before the first stage of AuxSegNet, and on those of AuxSegNet.
+
+    Args:
+        classes: number of classes with background.
+        object_threshold: share of its maximum above which a map says that there is an object.
+        salient_threshold: saliency above which a pixel may be of an object.
+        refinement: of the saliency of later stages: "pamr", or "none".
+    """
+
+    needs = "maps"
+    inputs = ("saliency", "image")
+    makes = ("salient",)
+
+    def __init__(
+        self, classes: int, *,
+        object_threshold: float = 0.2, salient_threshold: float = 0.06, refinement: Literal["pamr", "none"] = "pamr",
+    ) -> None:  # fmt: skip
+        super().__init__(classes)
+        for name, value in (("object_threshold", object_threshold), ("salient_threshold", salient_threshold)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} {value:g}: must be at least 0 and less than 1")
+        self.object_threshold, self.salient_threshold = object_threshold, salient_threshold
+        self.refinement = refinement
+
+    def label(self, case: Predictions, decided: Mapping[str, Any], round_number: int) -> LabelAndMaps | None:
+        """The label, and what is salient; None for a case without tags.
+
+        Raises:
+            DataError: a saliency that is none.
+        """
+        if case.tags is None or case.maps is None:
+            return None
+        maps, structures = case.maps[0].float(), self.classes - 1
+        original = saliency_of(case.inputs["saliency"], case.name)
+        if len(maps) == structures:
+            refined, plain, salient = maps.clamp_min(0), maps.clamp_min(0), original
+        else:
+            refined, plain = maps[:structures], maps[structures : 2 * structures]
+            salient = self._refine((maps[-1] + original) / 2, case.inputs["image"])
+        relative = refined / (largest_of(plain[None])[0] + SMALLEST)
+        label = fuse_with_saliency(
+            relative,
+            salient,
+            *presence_of(case.tags, self.classes),
+            object_threshold=self.object_threshold,
+            salient_threshold=self.salient_threshold,
+        )
+        return LabelAndMaps(label, {"salient": salient})
+
+    def _refine(self, salient: Tensor, image: Tensor) -> Tensor:
+        """Saliency `(X, Y, Z)` in [0, 1] that follows the edges of the image `(C, X, Y, Z)`."""
+        sharp = sharpen(salient)
+        if self.refinement == "none":
+            return sharp
+        used = [size for size in salient.shape if size > 1]
+        if len(used) < 2:  # of a single row nothing is to be refined
+            return sharp
+        shape = used if len(used) == 2 else list(salient.shape)
+        refined = pamr(image.float().reshape(1, len(image), *shape), sharp.reshape(1, 1, *shape))
+        return refined.reshape(salient.shape)
+
+
+def fuse_with_saliency(
+    maps: Tensor,
+    saliency: Tensor,
+    present: Tensor,
+    possible: Tensor,
+    *,
+    object_threshold: float = 0.2,
+    salient_threshold: float = 0.06,
+) -> Tensor:
+    """The class of the largest map where it and the saliency are high, 0 where neither is, 255 where one is.
+
+    Args:
+        maps: relative, `(structures, *spatial)`.
+        saliency: in [0, 1], `(*spatial)`.
+        present: `(structures,)` bool, classes that are in the image.
+        possible: `(structures,)` bool, these and those that nobody looked for; where a map of one of the latter is
+            high, nothing is learnt.
+        object_threshold: above which a map is high.
+        salient_threshold: above which the saliency is.
+
+    Returns:
+        `(*spatial)` uint8 class indices, 255 = ignore.
+    """
+    around = [1] * saliency.ndim
+    largest, winner = torch.where(present.view(-1, *around), maps, 0).max(0)
+    unknown = torch.where((possible & ~present).view(-1, *around), maps, 0).amax(0) > object_threshold
+    is_object, is_salient = largest > object_threshold, saliency > salient_threshold
+    label = torch.full(saliency.shape, IGNORE, dtype=torch.uint8)
+    label[~is_object & ~is_salient & ~unknown] = 0
+    found = is_object & is_salient
+    label[found] = (winner[found] + 1).to(torch.uint8)
+    return label

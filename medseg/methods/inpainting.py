@@ -1,0 +1,51 @@
+"""Inpainting: boxes of images are hidden, and the network says what was there. No label is needed.
+
+D. Pathak, P. Krähenbühl, J. Donahue, T. Darrell, A. A. Efros: Context Encoders: Feature Learning by Inpainting,
+CVPR 2016; arXiv 1604.07379.
+
+    L = sum_j m_j |f((1 - m) x + m mean(x))_j - x_j| / sum_j m_j
+
+m: 1 in hidden boxes. Of the paper's two losses this is the first, absolute instead of squared as it is usual by now;
+its adversarial one is left out. The network is the later segmenter's with a head for intensities, so that its decoder
+is trained as well. In medical images, of which most are grey, it takes the place of colorisation.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from medseg.method import ALL, Batch, Clock, Method, Networks
+from medseg.ops.hidden_boxes import check_boxes, hide_boxes, restoration_loss
+
+
+class Inpainting(Method):
+    """Pre-training of encoder and decoder on all images, with a label or without.
+
+    Args:
+        networks: makes the network.
+        boxes: hidden in each image.
+        share: of the image, that a box has; they may overlap.
+    """
+
+    streams = (ALL,)
+
+    def __init__(self, networks: Networks, *, boxes: int = 8, share: float = 0.05) -> None:
+        super().__init__(networks)
+        check_boxes(boxes, share)
+        self.boxes, self.share = boxes, share
+        self.network = networks.encoder_decoder()
+        self.head = networks.head(self.network.width, networks.in_channels)
+
+    def segmenter(self) -> None:
+        """None: the stage prepares a network."""
+        return
+
+    def pretrained(self) -> nn.Module:
+        """The network in halves, without its head."""
+        return self.network
+
+    def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """The term `inpainting`."""
+        image = batch["all"]["image"]
+        hidden_image, hidden = hide_boxes(image, self.boxes, self.share)
+        return {"inpainting": restoration_loss(self.head(self.network(hidden_image)), image, hidden)}

@@ -1,0 +1,235 @@
+"""Mix-and-Match tuning: patches of labelled images, mixed across a batch, are pulled together by class.
+
+X. Zhan, Z. Liu, P. Luo, X. Tang, C. C. Loy: Mix-and-Match Tuning for Self-Supervised Semantic Segmentation, AAAI 2018;
+arXiv 1712.00661. A stage between self-supervised pre-training and segmentation, which has no segmenter of its own.
+
+    L = 1 / (2 N) sum_i max(0, alpha + |z_i - z_p(i)|^2 - |z_i - z_n(i)|^2)
+
+z: what the encoder's deepest level says of a patch, flattened and of length 1; p(i), n(i): a patch of the class of
+patch i and one of another class, along a random graph over all patches of the batch that joins each class to one piece
+(`medseg.ops.triplet_graph`). The class of a patch is that of its centre (`medseg.ops.class_patches`).
+
+The paper says little of numbers: followed is the authors' code (Caffe), but for what are mistakes there. A patch counts
+as covered by others by the share of its own area, not of the first one's; columns are bounded by the image's width;
+images of nothing but 255 are left out, where the code makes 255 a class. Ours are 3D, millimetres, the balance of
+classes (`balance: area` is the code's), the least purity, and the supervised contrastive loss as a modern peer. In a
+case whose label covers some classes only, its background is no centre, for nobody knows what is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from medseg.errors import DataError
+from medseg.method import IGNORE, LABELED, Batch, Clock, Method, Networks
+from medseg.ops.class_patches import PatchRules, choose_patches, cut_patches
+from medseg.ops.triplet_graph import contrastive_loss, draw_triplets, normalize, triplet_loss
+
+RESOLUTION = {2: 128, 3: 48}
+"""Voxels along an axis that all patches are brought to, at most."""
+
+POOLED = {2: 4, 3: 2}
+"""Places along an axis that are left of the encoder's deepest feature map, at most."""
+
+LEAST_CLASSES = 2
+PATIENCE = 20
+"""Steps without a second class after which there is none."""
+
+
+class MixAndMatch(Method):
+    """Mix-and-Match tuning of an encoder.
+
+    Args:
+        networks: makes the network.
+        pool: N, patches of a step (of each process); an equal number is drawn of each image, what is too much is left
+            out at random. Below 64 the graph is poor.
+        smallest: side of the smallest patch, as a share of the training patch along each axis.
+        largest: of the largest.
+        size_mm: smallest and largest side in millimetres instead, about half and twice the extent of a structure.
+        resolution: voxels along an axis that all patches are brought to; 0: 128 in 2D, 48 in 3D, but no more than
+            the largest patch has.
+        background_share: of the patches of an image.
+        background_positive: whether background is pulled together too; else it is only what others are pushed from.
+        balance: "class" or "area", see `medseg.ops.class_patches.PatchRules`.
+        overlap: share of a patch that those before it may cover.
+        min_purity: share of a patch that the class of its centre fills at least; 0.3 is worth a try for lesions.
+        loss: "triplets", or "contrastive" for all pairs.
+        margin: alpha; above 2 no triplet of non-negative features is ever left out.
+        temperature: of the contrastive loss.
+        chunk: patches that are encoded at a time, to save memory; 0: all.
+    """
+
+    streams = (LABELED,)
+
+    seen: Tensor
+
+    def __init__(
+        self, networks: Networks, *,
+        pool: int = 144, smallest: float = 0.125, largest: float = 0.5,
+        size_mm: tuple[float, float] | None = None, resolution: int = 0,
+        background_share: float = 0.1, background_positive: bool = True,
+        balance: Literal["class", "area"] = "class", overlap: float = 0.6, min_purity: float = 0.0,
+        loss: Literal["triplets", "contrastive"] = "triplets", margin: float = 2.1, temperature: float = 0.1,
+        chunk: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(networks)
+        _check(pool >= LEAST_CLASSES, "pool", pool, "2 or more patches")
+        _check(0 < smallest <= largest <= 1, "smallest, largest", [smallest, largest], "0 < smallest <= largest <= 1")
+        if size_mm is not None:
+            _check(0 < size_mm[0] <= size_mm[1], "size_mm", list(size_mm), "two rising numbers above 0")
+        _check(resolution >= 0, "resolution", resolution, "0 or more voxels")
+        _check(temperature > 0, "temperature", temperature, "a number above 0")
+        _check(0 <= background_share < 1, "background_share", background_share, "0 or more, below 1")
+        self.network = networks.encoder_decoder()
+        self.dims = networks.spatial_dims
+        self.background = 0 if networks.has_background else None
+        self.spacing_mm = networks.spacing_mm if size_mm else ()
+        self.pool, self.smallest, self.largest, self.size_mm = pool, smallest, largest, size_mm
+        self.resolution, self.chunk = resolution, chunk
+        self.background_share, self.background_positive = background_share, background_positive
+        self.balance, self.overlap, self.min_purity = balance, overlap, min_purity
+        self.loss, self.margin, self.temperature = loss, margin, temperature
+        self.register_buffer("seen", torch.zeros(self.classes + 1, dtype=torch.int64))
+
+    def segmenter(self) -> None:
+        """None: the stage prepares an encoder."""
+        return
+
+    def pretrained(self) -> nn.Module:
+        """The network in halves; its decoder is as it was."""
+        return self.network
+
+    def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """The term `triplets`, or `contrastive`."""
+        self._check_classes()
+        labeled = batch["labeled"]
+        # the decoder takes no part; processes that train together need it in the graph
+        unused = 0 * sum(parameter.sum() for parameter in self.network.parameters())
+        patches, classes = self.draw(labeled["image"], labeled["label"], labeled.get("covered"))
+        self._count(classes)
+        if not len(classes):
+            return {self.loss: unused}
+        return {self.loss: self.compare(self.embed(patches), classes) + unused}
+
+    # Mix: patches of all images of the batch.
+
+    @torch.no_grad()
+    def draw(self, images: Tensor, labels: Tensor, covered: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Patches of one size and the classes of their centres.
+
+        Args:
+            images: `(B, C, *spatial)`.
+            labels: `(B, 1, *spatial)` class indices, 255 = ignore.
+            covered: `(B, classes)` bool, of labels of some classes only.
+
+        Returns:
+            `(N, C, *shape)` and `(N,)` int64 on the CPU; none where all labels are 255.
+        """
+        rules = self.rules(images.shape[2:])
+        each = -(-self.pool // len(images))
+        used, found = [], []
+        for number, label in enumerate(self._centers(labels[:, 0].cpu(), covered)):
+            patches = choose_patches(label, each, rules)
+            if patches is not None:
+                used.append(number)
+                found.append(patches)
+        if not found:
+            return images.new_zeros((0, images.shape[1], *rules.largest)), torch.zeros(0, dtype=torch.int64)
+        cut = cut_patches(images[used], found, self.shape(rules.largest))
+        classes = torch.cat([patches.classes for patches in found])
+        kept = torch.randperm(len(classes))[: self.pool]
+        return cut[kept.to(cut.device)], classes[kept]
+
+    def _centers(self, labels: Tensor, covered: Tensor | None) -> Tensor:
+        """Labels with 255 where no patch may have its centre: in the background of labels of some classes only."""
+        if covered is None or self.background is None:
+            return labels
+        partly = ~covered.all(1).cpu().reshape(-1, *[1] * self.dims)
+        return labels.masked_fill(partly & (labels == self.background), IGNORE)
+
+    def rules(self, crop: Sequence[int]) -> PatchRules:
+        """How patches are chosen from training patches of a size in voxels."""
+        if self.size_mm is None:
+            sides = [[share * length for length in crop] for share in (self.smallest, self.largest)]
+        else:
+            sides = [[side / spacing for spacing in self.spacing_mm] for side in self.size_mm]
+        smallest, largest = (tuple(max(1, round(side)) for side in each) for each in sides)
+        return PatchRules(
+            smallest=tuple(min(side, length) for side, length in zip(smallest, crop, strict=True)),
+            largest=tuple(min(side, length) for side, length in zip(largest, crop, strict=True)),
+            background=self.background,
+            background_share=self.background_share,
+            balance=self.balance,
+            overlap=self.overlap,
+            min_purity=self.min_purity,
+        )
+
+    def shape(self, largest: Sequence[int]) -> tuple[int, ...]:
+        """What all patches are brought to, for a largest one: a multiple of the encoder's strides."""
+        limit = self.resolution or RESOLUTION[self.dims]
+        sides = []
+        for length, stride in zip(largest, self.network.strides[-1], strict=True):
+            wanted = self.resolution or min(limit, length)
+            sides.append(max(2, wanted // stride) * stride)  # norms need more than one voxel
+        return tuple(sides)
+
+    # Match: vectors of the patches, and who belongs to whom.
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """Patches `(N, C, *shape)` to vectors `(N, D)` of length 1, in float32."""
+        parts = patches.split(self.chunk) if self.chunk else (patches,)
+        if len(parts) == 1:
+            return normalize(self._encode(patches))
+        vectors = [checkpoint(self._encode, part, use_reentrant=False) for part in parts]
+        return normalize(torch.cat(vectors))
+
+    def _encode(self, patches: Tensor) -> Tensor:
+        deepest = self.network.encode(patches)[-1]
+        size = [min(POOLED[self.dims], length) for length in deepest.shape[2:]]
+        pool = F.adaptive_max_pool3d if self.dims == 3 else F.adaptive_max_pool2d
+        return pool(deepest, size).flatten(1)
+
+    def compare(self, vectors: Tensor, classes: Tensor) -> Tensor:
+        """The loss of vectors `(N, D)` with their classes `(N,)`."""
+        anchors = None
+        if not self.background_positive and self.background is not None:
+            anchors = classes != self.background
+        if self.loss == "contrastive":
+            return contrastive_loss(vectors, classes, temperature=self.temperature, anchors=anchors)
+        return triplet_loss(vectors, draw_triplets(classes), margin=self.margin, anchors=anchors)
+
+    # What was seen.
+
+    def _count(self, classes: Tensor) -> None:
+        """Count patches of each class, and steps."""
+        counts = torch.bincount(classes, minlength=self.classes)[: self.classes]
+        self.seen += torch.cat([counts, torch.ones(1, dtype=torch.int64)]).to(self.seen.device)
+
+    def _check_classes(self) -> None:
+        """See that there is more than one class, when some steps are over.
+
+        Raises:
+            DataError: there is not.
+        """
+        counts = self.seen.tolist()
+        steps = counts.pop()
+        if steps != PATIENCE:
+            return
+        found = [str(index) for index, count in enumerate(counts) if count]
+        if len(found) < LEAST_CLASSES:
+            what = f"class {found[0]} alone" if found else "no class"
+            raise DataError(
+                f"mix_and_match needs patches of {LEAST_CLASSES} classes or more; {steps} steps saw {what}",
+                hint="look at the labels with `medseg data check`",
+            )
+
+
+def _check(is_good: bool, name: str, value: object, accepted: str) -> None:
+    if not is_good:
+        raise ValueError(f"{name} is {value}; accepted: {accepted}")

@@ -1,0 +1,286 @@
+"""WILSON: new classes from image-level tags, beside the old ones that an earlier network knows.
+
+F. Cermelli, D. Fontanel, A. Tavera, M. Ciccone, B. Caputo: Incremental Learning in Semantic Segmentation from Image
+Labels, CVPR 2022; arXiv 2112.01882; code github.com/fcdl94/WILSON.
+
+    L = L_CLS + L_LOC + L_ENC                        in the first eighth of the run
+    L = L_CLS + L_LOC + L_ENC + L_SSS + L_SEG        after it
+
+A localizer, three convolutions, lies on the encoder and gives class-activation maps z of all classes.
+    L_CLS  binary cross-entropy of the tags and nGWP(z) + focal penalty (`medseg.ops.pooling`), of new classes
+    L_LOC  binary cross-entropy of sigmoid(z) and the old network's probabilities, of old classes and the background
+    L_ENC  mean squared difference of the encoder's features and the old encoder's
+    L_SSS  cross-entropy of z and the sure voxels of softmax(z), refined along edges (`medseg.ops.refinement`)
+    L_SEG  binary cross-entropy of the segmenter and soft targets: the old network's for old classes, alpha hard +
+           (1 - alpha) soft maps for new ones, the smaller of both for the background (`medseg.ops.incremental`)
+
+Maps that become targets are those of the localizer in evaluation mode. The localizer is not exported.
+
+Where paper and code differ the code is followed: 1, not a small constant, in the denominator of nGWP; L_SSS and L_ENC,
+which only the supplement has, are on; the encoder is trained from the beginning; N, not all voxels, in the weights of
+L_SSS. Departures of ours: L_SEG is computed on the grid of the image, where our networks decode, and not at a
+sixteenth; L_ENC is the sum over all feature maps that the decoder reads, of which the paper's network has one;
+refinement is in float32 with a larger constant, for in float16 the black border of a scan gave NaN; a tag that nobody
+knows teaches nothing. What the old network says is a softmax or sigmoids, as it was trained; the paper's has sigmoids.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from monai.networks.layers.factories import Conv, Norm
+from torch import Tensor, nn
+
+from medseg.method import IGNORE, WEAK, Batch, Clock, Frozen, Method, Networks, same_structure
+from medseg.ops import incremental
+from medseg.ops.class_activation import coarsest_within, enlarge
+from medseg.ops.losses import masked_mean
+from medseg.ops.pooling import focal_penalty, ngwp
+from medseg.ops.refinement import pamr, to_grid
+from medseg.ops.tags import refuse_constant_tags
+from medseg.portable.networks.encoder_decoder import EncoderDecoder, FeatureMaps, HeadedNetwork
+
+
+class Localizer(nn.Sequential):
+    """Three convolutions, of which the first two have a norm and a leaky ReLU: features to maps of all classes.
+
+    Args:
+        dims: 2 or 3.
+        channels_in: of the features.
+        channels: of the first two convolutions.
+        classes: number of maps.
+    """
+
+    def __init__(self, dims: int, channels_in: int, channels: int, classes: int) -> None:
+        convolution, norm = Conv[Conv.CONV, dims], Norm[Norm.BATCH, dims]
+        super().__init__(
+            convolution(channels_in, channels, 3, padding=1, bias=False),
+            norm(channels),
+            nn.LeakyReLU(0.01),
+            convolution(channels, channels, 3, padding=1, bias=False),
+            norm(channels),
+            nn.LeakyReLU(0.01),
+            convolution(channels, classes, 1),
+        )
+
+
+class OldNetwork:
+    """What the network of the stage before says: features and the probabilities of its classes.
+
+    Args:
+        previous: that network.
+        network: a copy of the new network in halves, which began with its weights.
+    """
+
+    def __init__(self, previous: Frozen, network: EncoderDecoder) -> None:
+        self.previous = previous
+        module = previous.module
+        self.in_halves = isinstance(module, HeadedNetwork) and module.network.channels == network.channels
+        self.encoder = None if self.in_halves else Frozen(copy.deepcopy(network))
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Features, and logits `(B, old classes, *spatial)`."""
+        module = self.previous.on(image.device)
+        if self.encoder is None:
+            features = module.network.encode(image)
+            return features, module.head(module.network.decode(features))
+        encoder = self.encoder.on(image.device)
+        return encoder.encode(image), module(image)
+
+
+class Wilson(Method):
+    """Learn new classes from tags and keep the old ones.
+
+    Args:
+        networks: makes the network; its stage starts from another one.
+        tags: "new", as in the paper: tags of old classes are not looked at; "all": they are (its table 5).
+        alpha: 0 for soft targets of new classes, 1 for hard ones.
+        warmup: fraction of the run in which the localizer learns alone (5 of 40 epochs).
+        stride: the localizer lies on the coarsest features whose voxels are at most so many of the image's.
+        channels: of the localizer.
+        classification: weight of L_CLS.
+        localization: weight of L_LOC, the prior; 0: nothing tells the localizer where old classes are.
+        distillation: weight of L_ENC.
+        self_training: weight of L_SSS.
+        segmentation: weight of L_SEG.
+        share: voxels are sure of a class where its refined map is above so much of its largest value in the image.
+        background_share: the same for the background.
+        least: no voxel is sure of a class below this.
+        iterations: of the refinement.
+        dilations: of the refinement; None: 1, 2, 4, 8, 12 in images and 1, 2, 4 in volumes.
+    """
+
+    streams = (WEAK,)
+    asks_previous = True
+    independent = True
+
+    def __init__(
+        self, networks: Networks, *,
+        tags: Literal["new", "all"] = "new", alpha: float = 0.5, warmup: float = 0.125,
+        stride: int = 16, channels: int = 256,
+        classification: float = 1.0, localization: float = 1.0, distillation: float = 1.0,
+        self_training: float = 1.0, segmentation: float = 1.0,
+        share: float = 0.6, background_share: float = 0.7, least: float = 0.2,
+        iterations: int = 10, dilations: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(networks)
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha {alpha:g}: accepted is 0 (soft) to 1 (hard)")
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup {warmup:g}: accepted is a fraction of the run, 0 or more and below 1")
+        if tags not in ("new", "all"):
+            raise ValueError(f"tags {tags!r}: one of new, all")
+        previous = _checked_previous(networks)
+        places = _places_of_old(previous.labels, networks.labels)
+        self.names = {index: name for index, name in enumerate(networks.labels) if index not in places}
+        if tags == "all":
+            self.names = dict(enumerate(networks.labels[1:], start=1))
+        if not self.names:
+            raise ValueError(
+                f"the network that it starts from knows every class already ({', '.join(networks.labels)}); accepted "
+                f"is a data set with a further class, or tags: all, which learns from the tags of old ones"
+            )
+        self.alpha, self.warmup = alpha, warmup
+        self.certain = {"share": share, "background_share": background_share, "least": least}
+        self.iterations, self.dilations = iterations, dilations
+        self.weights = {
+            "classification": classification, "localization": localization, "distillation": distillation,
+            "self_training": self_training, "segmentation": segmentation,
+        }  # fmt: skip
+        network = networks.encoder_decoder()
+        self.headed = networks.headed(network, networks.head(network.width, self.classes))
+        self.level = coarsest_within(network.strides, stride)
+        self.localizer = Localizer(networks.spatial_dims, network.channels[self.level], channels, self.classes)
+        self.old = OldNetwork(previous, network)
+        self.register_buffer("known", torch.tensor(places), persistent=False)
+        looked_at = torch.zeros(self.classes - 1, dtype=torch.bool)
+        looked_at[[index - 1 for index in self.names]] = True
+        self.register_buffer("looked_at", looked_at, persistent=False)
+
+    def segmenter(self) -> nn.Module:
+        """The network, whose head has a channel for each old and new class."""
+        return self.headed
+
+    def maps(self) -> nn.Module:
+        """The localizer's logits of all classes."""
+        return FeatureMaps(self.headed.network, self.localizer, self.level)
+
+    def check_tags(self, presence: Sequence[Mapping[int, bool]]) -> None:
+        """Refuse classes that all images or none have."""
+        refuse_constant_tags(presence, self.names)
+
+    def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """The terms of L by the names of their weights."""
+        image, tags = batch["weak"]["image"], batch["weak"]["tags"]
+        network = self.headed.network
+        features = network.encode(image)
+        scores = self.localizer(features[self.level]).float()
+        old_features, old_logits = self.old(image)
+        old = incremental.old_probabilities(
+            old_logits, self.known, self.classes, independent=self.old.previous.independent
+        )
+        terms = {
+            "classification": self._classification(scores, tags),
+            "localization": incremental.localization_prior_loss(scores, _shrink(old, scores), self.known),
+            "distillation": _distillation(features, old_features),
+        }
+        logits = self.headed.head(network.decode(features))
+        # the tags of classes that are not looked at are those of absent ones: only the old network knows of them
+        tags = torch.where(self.looked_at, tags, 0)
+        maps = self._maps_of_targets(features[self.level])
+        terms["self_training"] = self._self_training(scores, maps, image, tags)
+        terms["segmentation"] = self._segmentation(logits, maps, old, tags)
+        if clock.fraction < self.warmup:
+            terms["self_training"] = 0 * terms["self_training"]
+            terms["segmentation"] = 0 * terms["segmentation"]
+        return {name: self.weights[name] * term for name, term in terms.items()}
+
+    def _classification(self, scores: Tensor, tags: Tensor) -> Tensor:
+        """L_CLS, of the tags that somebody knows."""
+        found = (ngwp(scores) + focal_penalty(scores))[:, 1:]
+        each = nn.functional.binary_cross_entropy_with_logits(found, (tags == 1).float(), reduction="none")
+        return masked_mean(each, (tags != IGNORE) & self.looked_at)
+
+    def _maps_of_targets(self, features: Tensor) -> Tensor:
+        """Logits of the localizer in evaluation mode, without gradient."""
+        was_training = self.localizer.training
+        self.localizer.eval()
+        with torch.no_grad():
+            maps = self.localizer(features).float()
+        self.localizer.train(was_training)
+        return maps
+
+    def _self_training(self, scores: Tensor, maps: Tensor, image: Tensor, tags: Tensor) -> Tensor:
+        """L_SSS of the localizer's logits in training, by those in evaluation."""
+        present = incremental.keep_present(maps.softmax(1), tags)
+        # absent classes are zero in the whole batch mostly, and stay so: averaging works on each class alone
+        used = present.flatten(2).any(2).any(0)
+        small = to_grid(image, maps.shape[2:])
+        refined = torch.zeros_like(present)
+        refined[:, used] = pamr(small, present[:, used], dilations=self.dilations, iterations=self.iterations)
+        certain = incremental.confident_labels(refined, **self.certain)
+        return incremental.balanced_cross_entropy(scores, certain, tags)
+
+    def _segmentation(self, logits: Tensor, maps: Tensor, old: Tensor, tags: Tensor) -> Tensor:
+        """L_SEG on the grid of the image."""
+        present = incremental.keep_present(enlarge(maps, logits.shape[2:]).softmax(1), tags)
+        targets = incremental.soft_targets(present, old, self.known, self.alpha)
+        taught = incremental.taught_classes(targets, tags, self.known)
+        return incremental.soft_target_loss(logits, targets, taught)
+
+
+def _distillation(features: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
+    """L_ENC."""
+    differences = [
+        nn.functional.mse_loss(ours.float(), theirs.float()) for ours, theirs in zip(features, old, strict=True)
+    ]
+    return torch.stack(differences).sum()
+
+
+def _shrink(maps: Tensor, like: Tensor) -> Tensor:
+    """The mean of maps in each voxel of a coarser grid."""
+    pool = nn.functional.adaptive_avg_pool2d if maps.ndim == 4 else nn.functional.adaptive_avg_pool3d
+    return pool(maps, like.shape[2:])
+
+
+def _checked_previous(networks: Networks) -> Frozen:
+    """The network of the stage before.
+
+    Raises:
+        ValueError: there is none, it sees other images, or there is no background.
+    """
+    previous = networks.previous
+    if previous is None:
+        raise ValueError("it starts from a network that knows the old classes: give --init-from RUN")
+    if not networks.has_background:
+        raise ValueError("it learns what is none of the classes too, and the data set has no background")
+    if previous.modality and previous.modality != networks.modality:
+        raise ValueError(
+            f"the network that it starts from sees {', '.join(previous.modality)}, the data set has "
+            f"{', '.join(networks.modality)}; accepted are images of the same kind"
+        )
+    return previous
+
+
+def _places_of_old(old: Sequence[str], labels: Sequence[str]) -> list[int]:
+    """For each old class its index among the new classes.
+
+    Raises:
+        ValueError: an old class that is none of the new ones.
+    """
+    places = []
+    for name in old or labels:
+        found = [index for index, label in enumerate(labels) if same_structure(name, label)]
+        if not found:
+            raise ValueError(
+                f"the network that it starts from knows {', '.join(old)}; the data set has {', '.join(labels)}: "
+                f"{name} is missing; accepted are all old classes under their names, in any order, and new ones"
+            )
+        places.append(found[0])
+    if places[0] != 0:
+        raise ValueError(f"the background of the network that it starts from is {old[0]}, here it is {labels[0]}")
+    return places

@@ -1,0 +1,230 @@
+"""WILSON: which parts each term trains, what stays as it is, several steps in a row, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from every_method import values_of
+from given_networks import factory
+from tiny import write_dataset
+
+from medseg import methods
+from medseg.bundle.bundle import open_bundle
+from medseg.errors import ConfigError
+from medseg.method import Clock, Frozen
+from medseg.methods.wilson import OldNetwork, Wilson
+from medseg.workflows.predict.run import predict
+from medseg.workflows.train.run import train
+
+CLOCK, EARLY = Clock(50, 100), Clock(1, 100)
+OLD_LABELS = ("background", "class2")
+
+
+def make(dims: int = 2, *, labels: tuple[str, ...] = OLD_LABELS, independent: bool = True, **options) -> Wilson:
+    """Three classes here, of which `labels` are known."""
+    torch.manual_seed(0)
+    earlier = factory(dims, len(labels)).segmenter()
+    previous = Frozen(earlier, labels, independent=independent)
+    return methods.build("wilson", factory(dims, previous=previous, start=True), **{"channels": 8, **options})
+
+
+def make_batch(dims: int = 2) -> dict:
+    shape = (32, 24) if dims == 2 else (16, 24, 8)
+    image = torch.randn(3, 2, *shape, generator=torch.Generator().manual_seed(1))
+    return {"weak": {"image": image, "tags": torch.tensor([[1, 0], [0, 0], [255, 1]], dtype=torch.uint8)}}
+
+
+def trained_by(method: Wilson, term: str) -> set[str]:
+    """The parts that a term has a gradient for."""
+    parts = {
+        "encoder": list(method.headed.network.network.encoder.parameters()),
+        "decoder": [*method.headed.network.network.decoder.parameters(), *method.headed.head.parameters()],
+        "localizer": list(method.localizer.parameters()),
+    }
+    loss = method(make_batch(), CLOCK)[term]
+    found = set()
+    for name, parameters in parts.items():
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        if any(gradient is not None and bool(gradient.any()) for gradient in gradients):
+            found.add(name)
+    return found
+
+
+def test_which_parts_each_term_trains() -> None:
+    method = make(stride=2, share=0.98, background_share=0.98, least=0.0)
+    assert trained_by(method, "classification") == {"encoder", "localizer"}
+    assert trained_by(method, "localization") == {"encoder", "localizer"}
+    assert trained_by(method, "self_training") == {"encoder", "localizer"}
+    assert trained_by(method, "distillation") == {"encoder"}
+    assert trained_by(method, "segmentation") == {"encoder", "decoder"}
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_step_starts_as_the_old_network_and_that_stays(dims: int) -> None:
+    method = make(dims)
+    image = make_batch(dims)["weak"]["image"]
+    old = method.old.previous
+    method.eval()
+    with torch.no_grad():
+        logits = method.headed(image)
+    # class2 is the old network's second channel
+    assert torch.equal(logits[:, [0, 2]], old(image))
+    assert method(make_batch(dims), CLOCK)["distillation"].item() == 0
+    method.train()
+    before = copy.deepcopy(old.module.state_dict())
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
+    for _ in range(10):
+        optimizer.zero_grad()
+        sum(method(make_batch(dims), CLOCK).values()).backward()
+        optimizer.step()
+    assert all(torch.equal(before[name], tensor) for name, tensor in old.module.state_dict().items())
+    assert not [name for name in method.state_dict() if name.startswith("old")]
+
+
+def test_features_of_an_old_network_with_a_head_come_from_one_pass() -> None:
+    network = factory(2, 2).encoder_decoder()
+    headed = factory(2, 2).headed(network, factory(2, 2).head(network.width, 2)).eval()
+    image = make_batch()["weak"]["image"]
+    with_head, without = OldNetwork(Frozen(headed), network), OldNetwork(Frozen(network), network)
+    assert (with_head.encoder, without.encoder is None) == (None, False)
+    features, logits = with_head(image)
+    with torch.no_grad():
+        assert torch.equal(logits, headed(image))
+    assert all(torch.equal(one, other) for one, other in zip(features, without(image)[0], strict=True))
+
+
+def test_the_localizer_learns_alone_at_first() -> None:
+    method = make(stride=2, share=0.98, background_share=0.98, least=0.0)
+    early = method(make_batch(), EARLY)
+    assert (early["segmentation"].item(), early["self_training"].item()) == (0, 0)
+    assert early["classification"].item() > 0
+
+
+def test_tags_of_old_classes_are_not_looked_at() -> None:
+    method = make()
+    batch = make_batch()
+    other = {"weak": {**batch["weak"], "tags": batch["weak"]["tags"].clone()}}
+    other["weak"]["tags"][:, 1] = torch.tensor([1, 255, 0])
+    assert values_of(method, batch) == values_of(method, other)
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0])
+def test_constant_images_and_no_positive(value: float) -> None:
+    method = make()
+    batch = {"weak": {"image": torch.full((2, 2, 16, 16), value), "tags": torch.zeros(2, 2, dtype=torch.uint8)}}
+    terms = method(batch, CLOCK)
+    sum(terms.values()).backward()
+    assert all(bool(torch.isfinite(term)) for term in terms.values())
+    assert all(bool(torch.isfinite(p.grad).all()) for p in method.parameters())
+
+
+def test_sure_voxels_of_an_image_with_constant_borders() -> None:
+    method = make(stride=1, least=0.0, share=0.98, background_share=0.98)
+    image = torch.zeros(2, 2, 32, 24)
+    image[..., :8, :8] = torch.randn(2, 2, 8, 8)
+    batch = {"weak": {"image": image, "tags": torch.tensor([[1, 0], [1, 0]], dtype=torch.uint8)}}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert method(batch, CLOCK)["self_training"].item() > 0
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"alpha 1\.5: accepted is 0 \(soft\) to 1 \(hard\)"):
+        make(alpha=1.5)
+    with pytest.raises(ConfigError, match="knows every class already"):
+        make(labels=("background", "class1", "class2"))
+    with pytest.raises(
+        ConfigError, match="knows background, liver; the data set has background, class1, class2: liver"
+    ):
+        make(labels=("background", "liver"))
+    with pytest.raises(ConfigError, match=r"give --init-from RUN"):
+        methods.build("wilson", factory(2))
+    of_ct = factory(2, previous=Frozen(factory(2, 2).segmenter(), OLD_LABELS, modality=("CT",)))
+    with pytest.raises(ConfigError, match=r"sees CT, the data set has MR, MR"):
+        methods.build("wilson", of_ct)
+    make(labels=("Background", " CLASS2 "))
+
+
+# The whole life: a base, a step, and another step.
+
+SMALL = ["stages.0.schedule.iterations=2", "stages.0.schedule.workers=0", "stages.0.schedule.batch={weak: 2}",
+         "stages.0.method.options.channels=4"]  # fmt: skip
+
+
+def write_steps(folder: Path) -> tuple[Path, Path, Path]:
+    """Manifests of a base with masks of the ball, a step with tags of the box, and one with tags of a rod."""
+    base = write_dataset(folder, labeled=3, unlabeled=0, validation=0)
+    content = json.loads(base.read_text())
+    images = [case["image"] for case in content["training"]]
+    labels = {"0": "background", "1": "ball"}
+    base.write_text(json.dumps({**content, "labels": labels, "ignore_index": 2}))
+    paths = [base]
+    for number, name in ((2, "box"), (3, "rod")):
+        labels = {
+            "0": "background",
+            str(number): name,
+            **{str(9 - i): old for i, old in enumerate(labels.values()) if i},
+        }
+        cases = [
+            {"image": images[0], "tags": [name]},
+            {"image": images[1], "tags": []},
+            {"image": images[2], "tags": [name]},
+        ]
+        step = {
+            "labels": labels,
+            "modality": content["modality"],
+            "training": cases,
+            "test": [content["test"][0]["image"]],
+        }
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(step))
+        paths.append(path)
+    return paths[0], paths[1], paths[2]
+
+
+REFUSED = [
+    ({"tags": ["box"]}, "method wilson: the tags of box: in 3 images present, in 0 absent"),
+    ({"tags": []}, "method wilson: the tags of box: in 0 images present, in 3 absent"),
+    ({"labels": {"0": "background", "1": "box"}}, "knows background, ball; the data set has background, box: ball is"),
+    ({"labels": {"0": "ball", "1": "background", "2": "box"}}, "the background of the network that it starts from is"),
+    ({"modality": {"0": "CT"}}, "the network that it starts from sees MR, the data set has CT"),
+]
+
+
+def changed(step: Path, change: dict) -> Path:
+    """The manifest of a step with other tags in every case, or other entries."""
+    content = json.loads(step.read_text())
+    for name, value in change.items():
+        if name == "tags":
+            content["training"] = [{**case, "tags": value} for case in content["training"]]
+        else:
+            content[name] = value
+    path = step.with_name("changed.json")
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.slow
+def test_two_steps_after_a_base(tmp_path: Path) -> None:
+    base, box, rod = write_steps(tmp_path / "data")
+    overrides = ["stages.0.network={name: vnet, width: 4}", "data.patch=[16,16,16]", "data.spacing_mm=[1.5,1.5,1.5]"]
+    fast = ["stages.0.schedule.iterations=2", "stages.0.schedule.workers=0"]
+    train("wilson_base", base, tmp_path / "base", overrides=[*overrides, *fast], device="cpu")
+    for change, message in REFUSED:
+        with pytest.raises(ConfigError, match=message):
+            train("wilson", changed(box, change), tmp_path / "no", init_from=tmp_path / "base", overrides=SMALL)
+    with pytest.raises(ConfigError, match="method wilson asks the network that it starts from, and there is none"):
+        train("wilson", box, tmp_path / "no", overrides=SMALL, device="cpu")
+    first = train("wilson", box, tmp_path / "first", init_from=tmp_path / "base", overrides=SMALL, device="cpu")
+    second = train("wilson", rod, tmp_path / "second", init_from=first, overrides=SMALL, device="cpu")
+    opened = [open_bundle(run) for run in (tmp_path / "base", first, second)]
+    assert [bundle.independent for bundle in opened] == [True, True, True]
+    assert [list(bundle.data.labels.values()) for bundle in opened] == [
+        ["background", "ball"], ["background", "box", "ball"], ["background", "rod", "ball", "box"],
+    ]  # fmt: skip
+    assert {bundle.data.patch for bundle in opened} == {(16, 16, 16)}
+    report = predict(second, rod, tmp_path / "out", section="test")
+    assert not report["failed"]
