@@ -23,7 +23,6 @@ from medseg.config import DataSpec, NetworkSpec
 from medseg.errors import BundleError, ConfigError
 from medseg.networks.pretrained import hash_file
 from medseg.networks.transfer import PartOf
-from medseg.ops.encoders import encoder_tensors
 from medseg.portable.networks.encoder_decoder import EncoderDecoder
 
 ENCODER = "encoder"
@@ -75,12 +74,19 @@ class OpenEncoder:
         made.load_state_dict(checked_weights(state, made, weights))
         return PartOf(made, self.tensors)
 
-    def check_fits(self, data: DataSpec) -> None:
-        """See that images are as the encoder knows them.
+    def check_fits(self, network: NetworkSpec, data: DataSpec) -> None:
+        """See that network and images are as the encoder knows them.
 
         Raises:
-            ConfigError: another number of axes or channels.
+            ConfigError: another network, or another number of axes or channels.
         """
+        if (self.network.name, self.network.width) != (network.name, network.width):
+            raise ConfigError(
+                f"the encoder is that of a {self.network.name} of width {self.network.width}, this network is a "
+                f"{network.name} of width {network.width}",
+                path=self.path,
+                hint=f"--set stages.0.network.name={self.network.name} --set stages.0.network.width={self.network.width}",
+            )
         if self.data.spatial_dims != data.spatial_dims:
             kinds = {2: "planes", 3: "volumes"}
             raise ConfigError(
@@ -141,15 +147,15 @@ def open_encoder(folder: Path) -> OpenEncoder:
 
 
 def describe_encoder(
-    folder: Path, network: EncoderDecoder, spec: NetworkSpec, data: DataSpec, *, name: str, images: Sequence[str]
+    folder: Path, spec: NetworkSpec, data: DataSpec, *, tensors: Sequence[str], name: str, images: Sequence[str]
 ) -> None:
     """Write what is to be known of an encoder beside its weights.
 
     Args:
         folder: with network and weights.
-        network: of which it is a part.
         spec: of the pipeline.
         data: what it has seen.
+        tensors: names of those that were trained; of inpainting the decoder's too.
         name: of the task.
         images: names of the cases that it was trained on.
     """
@@ -158,7 +164,7 @@ def describe_encoder(
         "task": name,
         "weights_sha256": hash_file(folder / WEIGHTS),
         "network": spec.model_dump(mode="json"),
-        "tensors": encoder_tensors(network, data.channels, data.network_patch),
+        "tensors": list(tensors),
         "data": data.model_dump(mode="json"),
         "images": list(images),
     }

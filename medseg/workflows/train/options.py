@@ -53,7 +53,7 @@ class PretrainOptions:
     """Options of `medseg pretrain`."""
 
     task: Annotated[str, Option("A pre-training: a name of `medseg list`, or a YAML.")]
-    data: Annotated[Path, Option("Manifest of the data set; all its training images are seen, and no label.")]
+    data: Annotated[Path, Option("Manifest of the data set; all its training images are seen; labels teach nothing.")]
     output: Annotated[Path | None, Option("Run folder; default runs/TASK-DATA.", ("--output", "-o"))] = None
     overrides: Overrides = ()
     method: Methods = ()

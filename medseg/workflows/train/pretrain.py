@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
+
+import torch
 
 from medseg import methods
 from medseg.config import DataSpec, Pipeline
 from medseg.engine import distributed
 from medseg.errors import ConfigError
-from medseg.instantiate import build_network
 from medseg.manifest.manifest import Manifest, streams_of
+from medseg.ops.encoders import encoder_tensors
 from medseg.options import api
 from medseg.portable.networks.encoder_decoder import EncoderDecoder
 from medseg.progress import say
 from medseg.stopping import report_stop
 from medseg.workflows.train import settings
-from medseg.workflows.train.build import PRETRAINED
+from medseg.workflows.train.build import build_method
 from medseg.workflows.train.encoder import ENCODER, describe_encoder
 from medseg.workflows.train.folds import TrainingRun
 from medseg.workflows.train.options import PretrainOptions
@@ -89,18 +90,24 @@ def describe_images(manifest: Manifest) -> str:
     every, labelled = streams["all"], len(streams["labeled"])
     text = f"{len(every)} images to learn from"
     if labelled:
-        text += f"; {labelled} of them have a label, which is not opened"
+        text += f"; {labelled} of them have a label, which teaches nothing here"
     return text
 
 
 def _describe(folder: Path, pipeline: Pipeline, manifest: Manifest) -> None:
-    """Complete the folder of a finished training."""
-    network = build_network(json.loads((folder / PRETRAINED).read_text(encoding="utf-8")))
-    if not isinstance(network, EncoderDecoder):
-        raise ConfigError(
-            f"{pipeline.stages[0].method.name} pre-trains a {type(network).__name__}, which has no encoder"
-        )
+    """Complete the folder of a finished training.
+
+    Raises:
+        ConfigError: what the method pre-trains is no network in halves.
+    """
     stage = pipeline.stages[0]
     (data,) = stage.specs(DataSpec(**pipeline.data))
+    with torch.random.fork_rng(devices=()):
+        network = build_method(stage, data).pretrained()
+    if not isinstance(network, EncoderDecoder):
+        raise ConfigError(f"{stage.method.name} pre-trains a {type(network).__name__}, which has no encoder")
+    tensors = list(network.state_dict())
+    if not all(parameter.requires_grad for parameter in network.parameters()):
+        tensors = encoder_tensors(network, data.channels, data.network_patch)
     images = [case.name for case in streams_of(manifest)["all"]]
-    describe_encoder(folder, network, stage.network, data, name=pipeline.name, images=images)
+    describe_encoder(folder, stage.network, data, tensors=tensors, name=pipeline.name, images=images)

@@ -59,7 +59,7 @@ def check_buildable(
                 previous = None
                 if index == 0 and start is not None:
                     if isinstance(start, OpenEncoder):
-                        start.check_fits(view_data)
+                        start.check_fits(stage.network, view_data)
                     previous = open_previous(start.path, view_data.view)
                 elif index > 0 and stage.init == "previous":
                     previous = select_view(earlier, view_data.view if stage.views else None)
