@@ -120,7 +120,9 @@ class Networks(Protocol):
         spatial_dims: 2 or 3.
         in_channels: channels that the network takes: those of the image, of each of the slices.
         image_channels: channels of the image itself.
-        spacing_mm: of voxels, along each axis that the network sees.
+        patch: voxels of a training patch along each axis of the network.
+        spacing_mm: of voxels, along the same axes.
+        native_mm: of the files, along the same axes, the median; resampling does not change it.
         previous: the network of the stage before, where the stage starts from one.
     """
 
@@ -131,7 +133,9 @@ class Networks(Protocol):
     spatial_dims: int
     in_channels: int
     image_channels: int
+    patch: tuple[int, ...]
     spacing_mm: tuple[float, ...]
+    native_mm: tuple[float, ...]
     previous: Frozen | None
 
     def segmenter(self, out_channels: int | None = None) -> nn.Module:
@@ -197,6 +201,15 @@ class Method(nn.Module, ABC):
             ValueError: options that the method refuses.
         """
         return cls.streams
+
+    @classmethod
+    def needs_upright(cls, options: Mapping[str, Any]) -> bool:
+        """Whether it asks which way up an image is, so that augmentation must not turn images far.
+
+        Args:
+            options: as in `streams_of`.
+        """
+        return False
 
     @abstractmethod
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:

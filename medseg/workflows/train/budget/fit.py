@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 import torch
 
 from medseg import methods
-from medseg.bundle.bundle import OpenBundle
 from medseg.config import Pipeline
 from medseg.cores import CoreUse
 from medseg.manifest.manifest import Manifest
@@ -22,6 +21,7 @@ from medseg.workflows.train.budget.choose import choose_plan
 from medseg.workflows.train.budget.measure_costs import Workplace, measure_costs
 from medseg.workflows.train.budget.sizing import Sizing, describe_budget, describe_losses
 from medseg.workflows.train.budget.time_plan import StageCosts, StageLength, fit_stages
+from medseg.workflows.train.encoder import Start
 
 PROBE_SECONDS = 20.0
 PROBE_SHARE = 0.03
@@ -46,7 +46,7 @@ def fit_budget(
     seconds: float,
     given: Pipeline,
     sizing: Sizing,
-    start: OpenBundle | None = None,
+    start: Start | None = None,
 ) -> Pipeline:
     """Choose what fits, and fix the number of iterations so that the command ends after about `seconds`.
 
