@@ -32,13 +32,18 @@ class Count:
         self._began = time.monotonic()
         self._printed = self._began
 
-    def line(self) -> str | None:
-        """A line of progress with the time left; None if the last one is less than half a minute old."""
+    def line(self, left: float | None = None) -> str | None:
+        """A line of progress with the time left; None if the last one is less than half a minute old.
+
+        Args:
+            left: seconds; None: by what is done until now, which must then be something.
+        """
         now = time.monotonic()
-        if now - self._printed < EVERY_SECONDS or not self.done:
+        if now - self._printed < EVERY_SECONDS or (left is None and not self.done):
             return None
         self._printed = now
-        left = (now - self._began) / self.done * (self.total - self.done)
+        if left is None:
+            left = (now - self._began) / self.done * (self.total - self.done)
         return f"{self.title}: {self.done} of {self.total} {self.unit}, {left / 60:.1f} min left"
 
     def where(self) -> str:
@@ -50,7 +55,12 @@ class Count:
 
 @contextmanager
 def show_progress(
-    title: str, *, unit: str = "cases", kept: str = "", shown: bool = True
+    title: str,
+    *,
+    unit: str = "cases",
+    kept: str = "",
+    shown: bool = True,
+    left: Callable[[], float | None] | None = None,
 ) -> Iterator[Callable[[int, int], None]]:
     """Show the progress of counted work; yields a function that takes how many are done, and of how many.
 
@@ -59,6 +69,8 @@ def show_progress(
         unit: what is counted.
         kept: what is kept of the work when it is stopped.
         shown: False on ranks that stay silent.
+        left: gives the seconds left, None while they are not known; by default they follow from what is done, which is
+            right where much is counted and none of it takes long.
 
     Raises:
         Stopped: the block was interrupted; its message has how many were done.
@@ -66,20 +78,23 @@ def show_progress(
     console = Console(stderr=True)
     count = Count(title, unit)
     live = shown and sys.stderr.isatty()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    remaining = TimeRemainingColumn() if left is None else TextColumn("{task.fields[left]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), remaining)
     with (
         report_stop(count.where, kept),
         Progress(*columns, console=console, disable=not live, transient=True) as bar,
     ):
-        task = bar.add_task(title, total=None)
+        task = bar.add_task(title, total=None, left="")
 
         def update(done: int, total: int) -> None:
             count.done = done
             count.total = total
-            bar.update(task, completed=done, total=total)
+            seconds = left() if left is not None else None
+            words = "" if seconds is None else f"{seconds / 60:.0f} min left"
+            bar.update(task, completed=done, total=total, left=words)
             if live or not shown:
                 return
-            line = count.line()
+            line = count.line(seconds)
             if line is not None:
                 say(line)
 

@@ -13,6 +13,7 @@ from medseg.workflows.compare.folder import hold
 from medseg.workflows.compare.one_run import OneRun
 from medseg.workflows.compare.processes import POLL_SECONDS, STOP_CODES, Child, end_all
 from medseg.workflows.compare.rows import RunRow
+from medseg.workflows.compare.time_left import TimeLeft
 
 LOCK = ".lock"
 
@@ -60,6 +61,7 @@ class RunQueue:
         shares: of the cores, one for each run that is made at a time.
         ended: called with each run's row when it is finished or has failed.
         tick: called while runs are made.
+        left: is told of runs that begin and end.
     """
 
     def __init__(
@@ -68,7 +70,9 @@ class RunQueue:
         shares: Sequence[tuple[int, ...]],
         ended: Callable[[RunRow], None],
         tick: Callable[[], None],
+        left: TimeLeft | None = None,
     ) -> None:
+        self._left = left or TimeLeft([run.key for run in runs], len(shares))
         self._waiting = deque(runs)
         self._free = deque(shares)
         self._ended, self._tick = ended, tick
@@ -90,6 +94,7 @@ class RunQueue:
                     row = active.advance()
                     if row is not None:
                         self._remove(active)
+                        self._left.end(active.run.key, failed=bool(row.message))
                         self._ended(row)
                 self._tick()
                 if self._active:
@@ -108,9 +113,11 @@ class RunQueue:
             if lock is None:
                 stack.close()
                 self.elsewhere.append(run)
+                self._left.leave_out(run.key)
                 continue
             active = _Active(run, self._free.popleft(), lock)
             self._active.append(active)
+            self._left.begin(run.key)
             self._locks[id(active)] = stack
 
     def _remove(self, active: _Active) -> None:

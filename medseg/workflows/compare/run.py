@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,8 @@ from medseg.workflows.compare.report.findings import Findings, describe_key
 from medseg.workflows.compare.report.page import PAGE
 from medseg.workflows.compare.results import Describer, read_results, write_results
 from medseg.workflows.compare.rows import RunRow
+from medseg.workflows.compare.time_left import TimeLeft
+from medseg.workflows.train.options import budget_seconds
 from medseg.workflows.train.run import versions
 
 GIB = 2**30
@@ -91,7 +92,8 @@ def run_comparison(options: CompareOptions) -> Compared:
     if len(pending) < len(mine):
         say(f"{len(mine) - len(pending)} of {len(mine)} runs are there already")
     _prepare(folder, comparison, pending, shares[0], device)
-    failed = _make(folder, runs, pending, shares, describe)
+    budget = None if comparison.budget is None else budget_seconds(comparison.budget)
+    failed = _make(folder, runs, pending, shares, describe, budget)
     findings = write_results(folder, runs, describe)
     return Compared(folder.path, folder.path / PAGE, findings, tuple(failed))
 
@@ -187,26 +189,38 @@ def _make(
     pending: Sequence[OneRun],
     shares: Sequence[tuple[int, ...]],
     describe: Describer,
+    first_guess: float | None,
 ) -> list[RunRow]:
     """Make the runs; after each, the tables and the page tell what there is until now.
+
+    Args:
+        folder: of the comparison.
+        runs: all of them.
+        pending: those that are to be made.
+        shares: of the cores, one for each run that is made at a time.
+        describe: of the page.
+        first_guess: seconds of a run before any has ended, if they are known.
 
     Returns:
         The rows of the runs that failed.
     """
     make_folder(folder.path)
-    failed, walls = [], []
-    began = time.monotonic()
-    with show_progress("comparing", unit="runs", kept="what is finished is kept, and trainings are saved") as progress:
+    failed: list[RunRow] = []
+    done: list[RunRow] = []
+    outlook = TimeLeft([run.key for run in pending], len(shares), first_guess)
+    kept = "what is finished is kept, and trainings are saved"
+    with show_progress("comparing", unit="runs", kept=kept, left=outlook.seconds) as progress:
 
         def ended(row: RunRow) -> None:
-            walls.append(time.monotonic() - began)
+            done.append(row)
             if row.message:
                 failed.append(row)
             findings = write_results(folder, runs, describe)
-            left = (len(pending) - len(walls)) * walls[-1] / len(walls)
-            say(f"{len(walls)} of {len(pending)} runs: {_describe(row, findings, runs)}; {left / 60:.0f} min left")
+            line = f"{len(done)} of {len(pending)} runs: {_describe(row, findings, runs)}"
+            left = outlook.seconds()
+            say(line if left is None else f"{line}; {left / 60:.0f} min left")
 
-        queue = RunQueue(pending, shares, ended, lambda: progress(len(walls), len(pending)))
+        queue = RunQueue(pending, shares, ended, lambda: progress(len(done), len(pending)), outlook)
         queue.run()
     if queue.elsewhere:
         names = "; ".join(describe_key(run.key) for run in queue.elsewhere)

@@ -178,6 +178,9 @@ def find_warnings(pipeline: Pipeline, manifest: Manifest) -> list[str]:
         warnings.append(
             "no labelled case under 'validation': the last weights are kept, and nothing will tell how good they are"
         )
+    labelled = sum(1 for case in manifest.training if case.label)
+    if labelled and not any(_learns_from(stage, name) for stage in pipeline.stages for name in ("labeled", "all")):
+        warnings.append(f"{labelled} cases have labels, from which {pipeline.stages[0].method.name} does not learn")
     for stage, groups in zip(pipeline.stages, groups_of_stages(pipeline, manifest), strict=True):
         if not groups["unlabeled"] and _learns_from(stage, "unlabeled") and not stage.rounds:
             warnings.append(f"no unlabelled case: {stage.method.name} learns from the labelled cases alone")
