@@ -7,11 +7,12 @@ from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from medseg.method import Networks
-from medseg.ops.class_activation import coarsest_within, enlarge
+from medseg.ops.class_activation import coarsest_within
 from medseg.ops.donors import DonorBank
 from medseg.ops.group_graph import GroupGraph
 from medseg.ops.refinement import pamr
 from medseg.portable.networks.encoder_decoder import EncoderDecoder
+from medseg.portable.networks.tag_networks import enlarge
 
 
 class Nodes(nn.Module):

@@ -19,9 +19,10 @@ from medseg.errors import ConfigError, MedsegError
 from medseg.method import IGNORE, Clock, Predictions
 from medseg.methods.group_wsss import GroupWSSS, SaliencyColouring
 from medseg.ops import group_graph
-from medseg.ops.class_activation import enlarge, relative_maps
+from medseg.ops.class_activation import relative_maps
 from medseg.ops.group_graph import CoAttention, ConvGRU, GraphDropout, GroupGraph
 from medseg.ops.refinement import pamr
+from medseg.portable.networks.tag_networks import enlarge
 from medseg.workflows.train.run import train
 
 CLOCK = Clock(50, 100)
