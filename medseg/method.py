@@ -63,10 +63,9 @@ class Stream:
             "tags" `(B, structures)` uint8, for each class but the background 1 = present, 0 = absent, 255 = not known;
             "index" `(B,)` int64, the number of the case among those of the stream;
             any other: the map of that name that the manifest gives for each case, `(B, 1, *spatial)` float32.
-        group: a batch is made of groups of images, which follow one another: with K images in a group, the first K
-            images of a batch are its first group. "tags": each tag has a group in turn, of cases that have it.
-            "same_tags": each case has a group in turn, whose first image is of it, and the others of other cases with
-            the very same tags, as far as there are such.
+        group: a batch is made of groups of images; the first K images of a batch are its first group. "tags": each tag
+            has a group in turn, of cases that have it. "same_tags": each case has a group in turn, whose first image is
+            of it, and the others of other cases with the very same tags, as far as there are such.
         group_size: K, images in a group; the batch size of the stream is a multiple of it.
         neighbor: of "same_tags", the second image of a group is another of the subject of the first where there is one,
             else, where a plane cuts volumes, another slice of the same volume, 2 to 6 slices away.
@@ -233,13 +232,11 @@ class Method(nn.Module, ABC):
     def streams_of(cls, options: Mapping[str, Any]) -> tuple[Stream, ...]:
         """What a batch must carry with some options, asked before there is a method.
 
-        A method that overrides this, because the size of its groups is an option, also sets `self.streams`.
+        A method that overrides this, because the size of its groups is an option, also sets `self.streams`, and raises
+        ValueError for options that it refuses.
 
         Args:
             options: keywords of the constructor that a pipeline gives, of the right types.
-
-        Raises:
-            ValueError: options that the method refuses.
         """
         return cls.streams
 

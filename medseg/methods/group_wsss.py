@@ -23,6 +23,7 @@ largest of all epochs needs images that are neither moved nor cut.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -64,6 +65,8 @@ class GroupWSSS(Method):
         refine: how often attention is averaged over neighbours that look alike (`medseg.ops.refinement`).
     """
 
+    streams = (Stream("weak", ("tags",), group="same_tags", group_size=GROUP_SIZE),)
+
     def __init__(
         self, networks: Networks, *,
         group_size: int = GROUP_SIZE, neighbor: bool = False, contrast: bool = False, rounds: int = 3,
@@ -95,13 +98,12 @@ class GroupWSSS(Method):
     @classmethod
     def streams_of(cls, options: Mapping[str, Any]) -> tuple[Stream, ...]:
         """Images with tags, in groups of K that have the same."""
-        size, neighbor = options.get("group_size", GROUP_SIZE), options.get("neighbor", False)
-        contrast = options.get("contrast", False)
+        size = options.get("group_size", GROUP_SIZE)
+        neighbor, contrast = options.get("neighbor", False), options.get("contrast", False)
         least = 1 + neighbor + contrast
         if size < least:
             raise ValueError(f"group_size is {size}; accepted is at least {least}")
-        stream = Stream("weak", ("tags",), group="same_tags", group_size=size, neighbor=neighbor, contrast=contrast)
-        return (stream,)
+        return (replace(cls.streams[0], group_size=size, neighbor=neighbor, contrast=contrast),)
 
     def segmenter(self) -> None:
         """There is none: the next stage trains it."""
