@@ -16,6 +16,7 @@ from medseg import methods
 from medseg.config import Pipeline
 from medseg.cores import CoreUse
 from medseg.manifest.manifest import Manifest
+from medseg.ops.processes import alone
 from medseg.progress import say
 from medseg.workflows.train.budget.choose import choose_plan
 from medseg.workflows.train.budget.measure_costs import Workplace, measure_costs
@@ -63,7 +64,8 @@ def fit_budget(
     spent = begun - sizing.began if sizing.output else STARTING_SECONDS
     chosen = planned
     if not methods.find(planned.stages[0].method.name).asks_previous:
-        chosen = choose_plan(planned, manifest, device, seconds=seconds - spent, given=given)
+        with alone():  # under torchrun the other processes wait for the plan
+            chosen = choose_plan(planned, manifest, device, seconds=seconds - spent, given=given)
     if sizing.before_preprocessing is not None:
         sizing.before_preprocessing(chosen)
     probe = min(max(PROBE_SECONDS, PROBE_SHARE * seconds), PROBE_MOST * seconds)
@@ -71,7 +73,8 @@ def fit_budget(
         folder = Path(scratch)
         cache = sizing.output / "cache" if sizing.output else folder / "cache"
         place = Workplace(chosen, manifest, device, cache, sizing.output, folder, start=start.path if start else None)
-        costs, use = measure_costs(place, probe)
+        with alone():
+            costs, use = measure_costs(place, probe)
     if sizing.output:
         spent = time.monotonic() - sizing.began
     left = seconds - spent - ENDING_SECONDS
