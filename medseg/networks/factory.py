@@ -48,7 +48,9 @@ class NetworkFactory:
         self.classes, self.spatial_dims, self.in_channels = data.classes, data.spatial_dims, data.channels
         self.has_background = data.has_background
         self.image_channels = len(data.modality)
+        self.patch = data.network_patch
         self.spacing_mm = data.network_spacing_mm
+        self.native_mm = data.along_network(data.native_mm or data.spacing_mm)
         self.labels = tuple(data.labels[value] for value in data.label_values)
         self.modality = data.modality
         self.previous = previous

@@ -35,16 +35,24 @@ class StagesInOrder:
         output: the run folder, which gets the bundle of the last stage.
         device: of the networks.
         fingerprint: of the run.
+        product: what the last stage leaves, and the name of its folder.
 
     Attributes:
         dice: mean, of the labels that a rule made last with those of the pass before; None where there were none.
     """
 
     def __init__(
-        self, pipeline: Pipeline, manifest: Manifest, output: Path, device: torch.device, fingerprint: str
+        self,
+        pipeline: Pipeline,
+        manifest: Manifest,
+        output: Path,
+        device: torch.device,
+        fingerprint: str,
+        *,
+        product: str = "bundle",
     ) -> None:
         self.pipeline, self.manifest, self.output = pipeline, manifest, output
-        self.device, self.fingerprint = device, fingerprint
+        self.device, self.fingerprint, self.product = device, fingerprint, product
         self.is_main = distributed.rank() == 0
         self.dice: float | None = None
 
@@ -70,7 +78,7 @@ class StagesInOrder:
                 if inputs.stage.then:
                     self._label(inputs, inputs.stage.then, result)
             index = self._next_stage(index)
-        bundle = self.output / "bundle"
+        bundle = self.output / self.product
         if result is not None and result.bundle != bundle:  # the last passes were left out
             if self.is_main:
                 copy_bundle(result.bundle, bundle)
@@ -107,7 +115,7 @@ class StagesInOrder:
         """
         stage = inputs.stage
         is_last = inputs.index == len(self.pipeline.stages) - 1
-        bundle = (self.output if is_last else inputs.folder) / "bundle"
+        bundle = self.output / self.product if is_last else inputs.folder / "bundle"
         if inputs.index > 0 and stage.init != "previous":
             previous = None
         if stage.rounds or len(stage.views) > 1:

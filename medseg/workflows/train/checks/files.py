@@ -112,11 +112,11 @@ def file_of(manifest: Manifest, problem: Problem) -> Path:
 
 def _needs_unlabeled(pipeline: Pipeline) -> bool:
     """Whether any stage uses the unlabelled cases."""
-    return any(stage.rounds or stage.then or _learns_from(stage, "unlabeled") for stage in pipeline.stages)
+    return any(stage.rounds or stage.then or _learns_from(stage, "unlabeled", "all") for stage in pipeline.stages)
 
 
-def _learns_from(stage: Stage, stream: str) -> bool:
-    return any(each.name == stream for each in find_streams(stage.method.name, stage.method.options))
+def _learns_from(stage: Stage, *streams: str) -> bool:
+    return any(each.name in streams for each in find_streams(stage.method.name, stage.method.options))
 
 
 def check_space(pipeline: Pipeline, findings: Sequence[Finding], output: Path) -> None:
