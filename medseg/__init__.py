@@ -1,6 +1,7 @@
 """medseg: medical image segmentation from scarce, weak or contradictory labels, on MONAI.
 
 medseg.train(task, data, output)              a pipeline and a manifest become a MONAI bundle in a run folder
+medseg.pretrain(task, data, output)           images without labels become an encoder to start from
 medseg.predict(model, inputs, output)         a bundle and images become label maps on the images' grids
 medseg.evaluate(prediction, reference)        label maps and references become metrics
 medseg.compare(tasks=..., data=..., output=...)   several methods or settings on the same data, and which to take
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     from medseg.workflows.compare.run import compare
     from medseg.workflows.evaluate.run import evaluate
     from medseg.workflows.predict.run import predict
+    from medseg.workflows.train.pretrain import pretrain
     from medseg.workflows.train.run import train
 
-__all__ = ["Consensus", "__version__", "compare", "evaluate", "fuse", "predict", "train"]
+__all__ = ["Consensus", "__version__", "compare", "evaluate", "fuse", "predict", "pretrain", "train"]
 
 __version__ = "0.1.0"
 
@@ -29,6 +31,7 @@ _LATER = {
     "evaluate": "medseg.workflows.evaluate.run",
     "fuse": "medseg.consensus.fuse",
     "predict": "medseg.workflows.predict.run",
+    "pretrain": "medseg.workflows.train.pretrain",
     "train": "medseg.workflows.train.run",
 }
 

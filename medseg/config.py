@@ -159,7 +159,7 @@ class Intensity(Frozen):
 class DataSpec(Frozen):
     """What the plan decided about the data; everything that a model must know of them to be used again."""
 
-    later = ("has_background",)
+    later = ("has_background", "native_mm")
     labels: dict[int, str]
     modality: tuple[str, ...]
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
@@ -175,6 +175,7 @@ class DataSpec(Frozen):
     smallest_mm: tuple[float, float, float] | None = None  # of the images of training, along each axis
     resample_axes: tuple[bool, bool, bool] = (True, True, True)  # False: keep each image's own spacing there
     has_background: bool = True  # False: the first class is one like the others
+    native_mm: tuple[float, float, float] | None = None  # median spacing of the files; None: it is `spacing_mm`
 
     @model_validator(mode="after")
     def _one_for_each_channel(self) -> DataSpec:
@@ -241,10 +242,14 @@ class DataSpec(Frozen):
         """Voxels of a patch along each axis of the network, 2 or 3 of them."""
         return tuple(size for axis, size in enumerate(self.patch) if axis != self.slice_axis)
 
+    def along_network(self, of_axes: tuple[float, float, float]) -> tuple[float, ...]:
+        """What is known of each axis, of the axes of the network, 2 or 3 of them."""
+        return tuple(value for axis, value in enumerate(of_axes) if axis != self.slice_axis)
+
     @property
     def network_spacing_mm(self) -> tuple[float, ...]:
         """Distance of voxels along each axis of the network."""
-        return tuple(size for axis, size in enumerate(self.spacing_mm) if axis != self.slice_axis)
+        return self.along_network(self.spacing_mm)
 
     def of_view(self, view: View) -> DataSpec:
         """The same data seen by one network: in a plane the patch is one voxel thick across it."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from medseg.portable.networks.encoder_decoder import EncoderDecoder, HeadedNetwork
 from medseg.pseudo_labels import LabelAndMaps, Predictions, PseudoLabels
+from medseg.stream import ALL, LABELED, STREAM_KEYS, UNLABELED, WEAK, Stream
 
 __all__ = [
     "ALL",
@@ -49,51 +50,6 @@ PatchTargets = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 IGNORE = 255
 """In labels: not to be learnt from. In tags: nobody has looked."""
-
-
-@dataclass(frozen=True)
-class Stream:
-    """What a batch carries under a name; checked when the run is planned.
-
-    Args:
-        name: "labeled", "unlabeled" or "weak": the cases of the data set with a label, with nothing, with tags only;
-            "all": every training case, whatever is known of it.
-        keys: beside "image" `(B, C, *spatial)` float32, each under its own name:
-            "label" `(B, 1, *spatial)` uint8 class indices, 255 = ignore;
-            "tags" `(B, structures)` uint8, for each class but the background 1 = present, 0 = absent, 255 = not known;
-            "index" `(B,)` int64, the number of the case among those of the stream;
-            any other: the map of that name that the manifest gives for each case, `(B, 1, *spatial)` float32.
-        group: a batch is made of groups of images; the first K images of a batch are its first group. "tags": each tag
-            has a group in turn, of cases that have it. "same_tags": each case has a group in turn, whose first image is
-            of it, and the others of other cases with the very same tags, as far as there are such.
-        group_size: K, images in a group; the batch size of the stream is a multiple of it.
-        neighbor: of "same_tags", the second image of a group is another of the subject of the first where there is one,
-            else, where a plane cuts volumes, another slice of the same volume, 2 to 6 slices away.
-        contrast: of "same_tags", the last image of a group shows none of the tags of the first where there is such.
-        optional: the data set may have no such case; the batch then lacks the stream.
-    """
-
-    name: str
-    keys: tuple[str, ...] = ()
-    group: Literal["tags", "same_tags"] | None = None
-    group_size: int = 2
-    neighbor: bool = False
-    contrast: bool = False
-    optional: bool = False
-
-    @property
-    def batch_multiple(self) -> int:
-        """What the batch size of the stream is a multiple of."""
-        return self.group_size if self.group else 1
-
-
-STREAM_KEYS = ("label", "tags", "index")
-"""Keys of a stream that are no names of maps."""
-
-LABELED = Stream("labeled", ("label",))
-UNLABELED = Stream("unlabeled")
-WEAK = Stream("weak", ("tags",))
-ALL = Stream("all")
 
 
 @dataclass(frozen=True)
@@ -164,7 +120,9 @@ class Networks(Protocol):
         spatial_dims: 2 or 3.
         in_channels: channels that the network takes: those of the image, of each of the slices.
         image_channels: channels of the image itself.
-        spacing_mm: of voxels, along each axis that the network sees.
+        patch: voxels of a training patch along each axis of the network.
+        spacing_mm: of voxels, along the same axes.
+        native_mm: of the files, along the same axes, the median; resampling does not change it.
         previous: the network of the stage before, where the stage starts from one.
     """
 
@@ -175,7 +133,9 @@ class Networks(Protocol):
     spatial_dims: int
     in_channels: int
     image_channels: int
+    patch: tuple[int, ...]
     spacing_mm: tuple[float, ...]
+    native_mm: tuple[float, ...]
     previous: Frozen | None
 
     def segmenter(self, out_channels: int | None = None) -> nn.Module:
@@ -239,6 +199,15 @@ class Method(nn.Module, ABC):
             options: keywords of the constructor that a pipeline gives, of the right types.
         """
         return cls.streams
+
+    @classmethod
+    def needs_upright(cls, options: Mapping[str, Any]) -> bool:
+        """Whether it asks which way up an image is, so that augmentation must not turn images far.
+
+        Args:
+            options: as in `streams_of`.
+        """
+        return False
 
     @abstractmethod
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from medseg.workflows.data.options import CheckOptions, InitOptions, SaliencyOpt
 from medseg.workflows.demo.options import DemoOptions
 from medseg.workflows.evaluate.options import EvaluateOptions
 from medseg.workflows.predict.options import PredictOptions
-from medseg.workflows.train.options import ALL, PlanOptions, TrainOptions
+from medseg.workflows.train.options import ALL, PlanOptions, PretrainOptions, TrainOptions
 
 app = typer.Typer(
     name="medseg",
@@ -94,6 +94,18 @@ def _tell_training(options: TrainOptions, run: Path) -> None:
     typer.echo(f"{describe_validation(run)}; the bundle:", err=True)
     typer.echo(str(run / "bundle"))
     _print_next(predict_command(run, options.data if options.folds is None else run / "manifest.json"))
+
+
+def pretrain(options: PretrainOptions) -> None:
+    """Train an encoder on all images of a data set, without labels, for `medseg train --init-from`."""
+    began = time.monotonic()
+    from medseg.cli.next_commands import start_command
+    from medseg.workflows.train.pretrain import run_pretraining
+
+    encoder = run_pretraining(options, began=began)
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(str(encoder))
+        _print_next(start_command(encoder, options.data))
 
 
 def plan(options: PlanOptions) -> None:
@@ -196,13 +208,14 @@ def list_() -> None:
     """List pipelines, methods and networks."""
     from medseg.methods import METHODS
     from medseg.networks.registry import NETWORKS
-    from medseg.workflows.train.settings import shipped
+    from medseg.workflows.train.settings import shipped, shipped_pretraining
     from medseg.yaml_values import load_yaml
 
-    typer.echo("pipelines (--task)")
-    for name, path in shipped().items():
-        content = load_yaml(path.read_text(encoding="utf-8"))
-        typer.echo(f"  {name:<22} {content['description']}")
+    for title, tasks in (("train", shipped()), ("pretrain", shipped_pretraining())):
+        typer.echo("pipelines (--task)" if title == "train" else "pre-training (medseg pretrain --task)")
+        for name, path in tasks.items():
+            content = load_yaml(path.read_text(encoding="utf-8"))
+            typer.echo(f"  {name:<22} {content['description']}")
     typer.echo(f"methods    {', '.join(METHODS)}")
     typer.echo(f"networks   {', '.join(NETWORKS)}")
 
@@ -215,6 +228,7 @@ def demo(options: DemoOptions) -> None:
 
 
 add_command(app, "train", TrainOptions, train)
+add_command(app, "pretrain", PretrainOptions, pretrain)
 add_command(app, "plan", PlanOptions, plan)
 add_command(app, "predict", PredictOptions, predict)
 add_command(app, "evaluate", EvaluateOptions, evaluate)

@@ -47,6 +47,11 @@ def _has_labels(manifest: Manifest, section: str | None) -> bool:
     return any(case.label for case in cases)
 
 
+def start_command(encoder: Path, data: Path) -> str:
+    """The command that trains a segmenter which starts from an encoder."""
+    return _command("train", "--task", "supervised", "--data", str(data), "--init-from", str(encoder))
+
+
 def train_command(plan: Path, data: Path, device: str, methods: Sequence[str] = ()) -> str:
     """The command that trains a plan; methods of the user's own have to be named again."""
     further = []

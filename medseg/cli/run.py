@@ -24,7 +24,7 @@ _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[
     2
 ]  # ClickException, which newer typers carry inside themselves
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT)
-_CONTINUABLE = ("train", "predict", "compare", "consensus")
+_CONTINUABLE = ("train", "pretrain", "predict", "compare", "consensus")
 """Commands that find what is finished when they are called again."""
 
 
@@ -110,7 +110,7 @@ def continue_command(arguments: Sequence[str]) -> str:
     if name in ("serve", "label"):
         return ""
     further = list(arguments)
-    if name == "train" and "--resume" not in further:
+    if name in ("train", "pretrain") and "--resume" not in further:
         further.append("--resume")
     if name in _CONTINUABLE and "--write-back" not in further:
         further = [word for word in further if word != "--overwrite"]  # it would do again what is done

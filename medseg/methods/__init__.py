@@ -41,6 +41,9 @@ METHODS: dict[str, str] = {
     "auxsegnet": "medseg.methods.auxsegnet:AuxSegNet",
     "wilson": "medseg.methods.wilson:Wilson",
     "group_wsss": "medseg.methods.group_wsss:GroupWSSS",
+    "s4l": "medseg.methods.s4l:S4L",
+    "rotation": "medseg.methods.rotation:Rotation",
+    "exemplar": "medseg.methods.exemplar:Exemplar",
     "colorization": "medseg.methods.colorization:Colorization",
     "inpainting": "medseg.methods.inpainting:Inpainting",
     "mix_and_match": "medseg.methods.mix_and_match:MixAndMatch",
@@ -52,6 +55,8 @@ RULES: dict[str, str] = {
     "tag_maps": "medseg.methods.tag_classifier:TagMaps",
     "auxsegnet": "medseg.methods.auxsegnet:SaliencyFusion",
     "group_wsss": "medseg.methods.group_wsss:SaliencyColouring",
+    "s4l": "medseg.methods.s4l:MeanRotations",
+    "true_labels": "medseg.methods.s4l:TrueLabels",
 }
 """Pseudo-label rules."""
 

@@ -46,6 +46,23 @@ class Copied:
         return text
 
 
+class PartOf(nn.Module):
+    """A network of which others take some tensors alone, such as those of its encoder.
+
+    Args:
+        network: any.
+        names: of the tensors, as in its `state_dict`.
+    """
+
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.names = network, frozenset(names)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """What the whole network says."""
+        return self.network(image)
+
+
 def core(network: nn.Module) -> nn.Module:
     """The network inside adapters for slices and channels."""
     while isinstance(network, (Planar, FirstChannels)):
@@ -60,6 +77,9 @@ def named_tensors(network: nn.Module) -> dict[str, Tensor]:
         network: any, with or without adapters.
     """
     network = core(network)
+    if isinstance(network, PartOf):
+        every = named_tensors(network.network)
+        return {name: tensor for name, tensor in every.items() if {name, f"network.{name}"} & network.names}
     if isinstance(network, HeadedNetwork):
         return named_tensors(network.network) | _named_head(network.head)
     if isinstance(network, Head):

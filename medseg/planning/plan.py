@@ -111,6 +111,7 @@ def plan_data(
         "patch": patch,
         "intensity": given.get("intensity") or intensity_rule(manifest, network),
         "padding": "edge",
+        "native_mm": _native_spacing(fingerprint, spacing),
         "smallest_mm": tuple((fingerprint.shape * fingerprint.spacing_mm).min(axis=0).round(1).tolist()),
     }
     return check_data_spec({**planned, **given, "augment": _plan_augment(view, given.get("augment", {}))})
@@ -122,6 +123,12 @@ def _plan_spacing(fingerprint: Fingerprint, views: Sequence[View], given: Sequen
     if len(views) > 1:
         spacing = even_spacing(spacing, given=given is not None)
     return spacing
+
+
+def _native_spacing(fingerprint: Fingerprint, spacing_mm: np.ndarray) -> tuple[float, float, float] | None:
+    """The median spacing of the files; None where the images are not resampled to another one."""
+    x, y, z = np.median(fingerprint.spacing_mm, axis=0).round(4).tolist()
+    return None if np.allclose((x, y, z), spacing_mm, rtol=0.01) else (x, y, z)
 
 
 def finer_across_slices(fingerprint: Fingerprint, spacing_mm: np.ndarray) -> np.ndarray:

@@ -26,10 +26,11 @@ from medseg.workflows.data.options import CheckOptions, InitOptions
 from medseg.workflows.demo.options import DemoOptions
 from medseg.workflows.evaluate.options import EvaluateOptions
 from medseg.workflows.predict.options import PredictOptions
-from medseg.workflows.train.options import PlanOptions, TrainOptions
+from medseg.workflows.train.options import PlanOptions, PretrainOptions, TrainOptions
 
 COMMANDS = {
     "train": TrainOptions,
+    "pretrain": PretrainOptions,
     "plan": PlanOptions,
     "predict": PredictOptions,
     "evaluate": EvaluateOptions,

@@ -25,6 +25,7 @@ LAYERS = {
     2: {"methods", "engine", "data"},
     1: {
         "method",
+        "stream",
         "pseudo_labels",
         "ops",
         "networks",

@@ -32,6 +32,7 @@ CLOCK = Clock(50, 100)
 SWITCHED_ON: dict[str, dict[str, Any]] = {
     "dtc": {"cross_entropy": 1.0, "exclusivity": 1.0},
     "ael": {"dice": 1.0},
+    "s4l": {"exemplar": 1.0, "vat": 1.0, "entropy": 1.0},
     "crest": {"dice": 1.0, "threshold": 0.0},
     "mix_and_match": {"pool": 12},
     # the networks before know all classes, and of an untrained localizer many voxels look alike
@@ -45,6 +46,9 @@ SWITCHED_ON: dict[str, dict[str, Any]] = {
     },
 }
 """Method -> options that switch on the terms whose default weight is 0, and make the method small."""
+
+WITHOUT_LABELS = {"s4l": {"rotation", "exemplar"}}
+"""Method -> terms that learn from labelled images without their labels: what those ignore is part of the image."""
 
 LEFT_OUT = ("OwnNetwork", "Tagger", "Focused")
 """Small methods that show what is refused, or that hold for the data of one test only."""

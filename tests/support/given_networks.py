@@ -40,7 +40,8 @@ class Given:
         self.image_channels = 1
         self.labels, self.modality = tuple(map(str, range(classes))), ("OT",)
         self.has_background = True
-        self.spacing_mm = (1.0,) * spatial_dims
+        self.patch = tuple(length for length in PATCHES[spatial_dims] if length > 1)
+        self.spacing_mm = self.native_mm = (1.0,) * spatial_dims
         self.previous: Frozen | None = None
 
     def segmenter(self, out_channels: int | None = None) -> nn.Module:
@@ -95,7 +96,8 @@ class ByChannel:
         self.image_channels = in_channels
         self.labels, self.modality = tuple(map(str, range(classes))), ("OT",) * in_channels
         self.has_background = True
-        self.spacing_mm = (1.0,) * spatial_dims
+        self.patch = tuple(length for length in PATCHES[spatial_dims] if length > 1)
+        self.spacing_mm = self.native_mm = (1.0,) * spatial_dims
         self.previous: Frozen | None = None
         self._next = 0
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tiny import FAST, write_dataset
 from torch import multiprocessing, nn
 
@@ -87,3 +88,23 @@ def test_ranks_validate_with_the_statistics_of_the_first(tmp_path):
     for name, buffer in first["before"].items():
         assert torch.equal(buffer, first["after"][name])
         assert torch.equal(buffer, second["after"][name])
+
+
+@pytest.mark.slow
+def test_a_budget_gives_all_ranks_one_plan(tmp_path):
+    """The first rank sizes the run alone, also of a method whose steps add up over all ranks."""
+    manifest, folder = write_dataset(tmp_path / "data", labeled=4, unlabeled=4, validation=0), tmp_path / "run"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "medseg"]
+    sizes = ["data.patch=[16,16,16]", "data.spacing_mm=[1,1,1.5]", "stages.0.network.width=4"]
+    sizes += ["stages.0.schedule.batch={labeled: 2, unlabeled: 2}", "stages.0.schedule.workers=0"]
+    method = f"{Path(__file__).parents[1] / 'support' / 'counting_method.py'}:Counting"
+    arguments = ["train", "--task", "ael", "--method", method, "--data", manifest, "-o", folder, "--device", "cpu"]
+    arguments += ["--budget", "25s", *(part for change in sizes for part in ("--set", change))]
+    done = subprocess.run(
+        [*launcher, *map(str, arguments)], env=os.environ | {"OMP_NUM_THREADS": "1", "SPY_FOLDER": str(tmp_path)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    planned = yaml.safe_load((folder / "pipeline.yaml").read_text())["stages"][0]["schedule"]["iterations"]
+    assert [int((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1)] == [planned, planned]
+    assert last(folder)["iteration"] == planned

@@ -9,7 +9,6 @@ import torch
 
 from medseg import methods
 from medseg.atomic import same_name
-from medseg.bundle.bundle import OpenBundle, open_bundle
 from medseg.config import Pipeline
 from medseg.engine import distributed
 from medseg.errors import ConfigError, MedsegError
@@ -19,6 +18,7 @@ from medseg.workflows.compare.read_arms import Arm, Comparison
 from medseg.workflows.train import settings
 from medseg.workflows.train.checks.files import check_files
 from medseg.workflows.train.checks.streams import check_all_streams
+from medseg.workflows.train.encoder import Start, open_start
 from medseg.workflows.train.plan import plan_pipeline
 
 
@@ -36,7 +36,7 @@ class ReadyArm:
     arm: Arm
     pipeline: Pipeline
     data_sets: tuple[DataSet, ...]
-    start: OpenBundle | None = None
+    start: Start | None = None
 
     def definition(self) -> dict[str, str]:
         """What the arm is, by content: its settings, what it learns from and starts from."""
@@ -114,7 +114,7 @@ def with_iterations(pipeline: Pipeline, iterations: int | None) -> Pipeline:
 def _ready_arm(comparison: Comparison, arm: Arm, device: torch.device) -> tuple[ReadyArm, list[str]]:
     own = methods.locate_methods(arm.method)
     pipeline = with_iterations(settings.load(arm.task, arm.overrides, own), comparison.iterations)
-    start = open_bundle(arm.init_from) if arm.init_from else None
+    start = open_start(arm.init_from) if arm.init_from else None
     data_sets = tuple(split_arm(comparison, arm))
     problems: list[str] = []
     with methods.use_methods(own):

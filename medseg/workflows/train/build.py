@@ -21,13 +21,14 @@ from medseg.manifest.manifest import Manifest
 from medseg.method import Frozen, Method
 from medseg.networks.factory import NetworkFactory, definition_of
 from medseg.portable.networks.adapters import Planar, Views
+from medseg.workflows.train.encoder import DESCRIPTION, NETWORK, WEIGHTS, open_encoder
 
 if TYPE_CHECKING:
     from medseg.workflows.train.maps import SavedMaps
 
 T = TypeVar("T")
 
-PRETRAINED = "network.json"
+PRETRAINED = NETWORK
 """Beside `model.pt` in the folder of a stage that makes no segmenter: how its network is made."""
 
 
@@ -149,13 +150,15 @@ def open_previous(path: Path, view: str) -> Frozen:
     """The network to start from.
 
     Args:
-        path: a bundle, or the folder of a stage that made no segmenter.
+        path: a bundle, an encoder, or the folder of a stage that made no segmenter.
         view: of a bundle with several networks the one that is wanted.
 
     Raises:
         ConfigError: the bundle has no network of this view.
         BundleError: it cannot be opened.
     """
+    if (path / DESCRIPTION).is_file():
+        return Frozen(open_encoder(path).open())
     if (path / PRETRAINED).is_file():
         return _open_pretrained(path)
     bundle = open_bundle(path)
@@ -193,13 +196,13 @@ def save_pretrained(folder: Path, network: nn.Module) -> None:
     definition = definition_of(network)
     make_folder(folder)
     try:
-        torch.save(network.state_dict(), folder / "model.pt")
+        torch.save(network.state_dict(), folder / WEIGHTS)
     except (OSError, RuntimeError) as error:
-        raise OutputError(f"cannot be written ({str(error).splitlines()[0]})", path=folder / "model.pt") from error
+        raise OutputError(f"cannot be written ({str(error).splitlines()[0]})", path=folder / WEIGHTS) from error
     write_whole(folder / PRETRAINED, json.dumps(definition, indent=1) + "\n")
 
 
 def _open_pretrained(folder: Path) -> Frozen:
     network = build_network(json.loads((folder / PRETRAINED).read_text(encoding="utf-8")))
-    network.load_state_dict(torch.load(folder / "model.pt", map_location="cpu", weights_only=True))
+    network.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
     return Frozen(network)

@@ -8,6 +8,7 @@ from pathlib import Path
 from medseg.errors import OutputError
 from medseg.manifest.manifest import Manifest
 from medseg.manifest.splits import fold_manifest
+from medseg.workflows.train.checks.stages import Product
 from medseg.workflows.train.options import ALL, TrainOptions
 from medseg.workflows.train.run_folder import RUN
 
@@ -20,11 +21,13 @@ class TrainingRun:
         folder: of the run.
         manifest: its data set; of a fold the labelled cases that are held out are its validation cases.
         split: what the run's record says of the fold; None: it is none.
+        product: what it leaves, and the name of its folder.
     """
 
     folder: Path
     manifest: Manifest
     split: dict[str, int] | None = None
+    product: Product = "bundle"
 
     @property
     def place(self) -> str:

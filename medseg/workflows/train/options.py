@@ -49,6 +49,31 @@ class PlanOptions:
 
 
 @dataclass(frozen=True)
+class PretrainOptions:
+    """Options of `medseg pretrain`."""
+
+    task: Annotated[str, Option("A pre-training: a name of `medseg list`, or a YAML.")]
+    data: Annotated[Path, Option("Manifest of the data set; all its training images are seen; labels teach nothing.")]
+    output: Annotated[Path | None, Option("Run folder; default runs/TASK-DATA.", ("--output", "-o"))] = None
+    overrides: Overrides = ()
+    method: Methods = ()
+    device: Device = "auto"
+    budget: Budget = None
+    resume: Annotated[bool, Option("Continue an interrupted run.")] = False
+    init_from: Annotated[Path | None, Option("Encoder, run or bundle whose weights to start from.")] = None
+
+    def __post_init__(self) -> None:
+        if self.budget is not None:
+            budget_seconds(self.budget)  # first: what is no text is a number without a unit
+        check_types(self)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder, which gets the encoder."""
+        return self.output or Path("runs") / f"{Path(self.task).stem}-{self.data.stem}"
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     """Options of `medseg train`."""
 
@@ -60,7 +85,9 @@ class TrainOptions:
     device: Device = "auto"
     budget: Budget = None
     resume: Annotated[bool, Option("Continue an interrupted run.")] = False
-    init_from: Annotated[Path | None, Option("Run or bundle whose weights to start from, class by class.")] = None
+    init_from: Annotated[Path | None, Option("Run, bundle or encoder whose weights to start from, class by class.")] = (
+        None
+    )
     start: Annotated[Path | None, Option("Former name of --init-from.")] = None
     folds: Annotated[int | None, Option("Cross-validation: in how many folds to split the subjects.")] = None
     fold: Annotated[str | None, Option("Which fold is the validation: 0, 1, ... or all of them.")] = None

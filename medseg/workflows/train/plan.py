@@ -12,7 +12,6 @@ from rich.table import Table
 
 from medseg import methods
 from medseg.atomic import check_writable, make_folder
-from medseg.bundle.bundle import OpenBundle
 from medseg.config import DataSpec, Intensity, NetworkSpec, Pipeline, Stage
 from medseg.engine import distributed
 from medseg.errors import ConfigError, OutputError
@@ -23,8 +22,10 @@ from medseg.planning.plan import GPU_PATCH_VOXELS, PATCH_VOXELS, plan_batch, pla
 from medseg.workflows.train import settings
 from medseg.workflows.train.budget.fit import fit_budget
 from medseg.workflows.train.budget.sizing import Sizing
-from medseg.workflows.train.checks.stages import check_buildable
+from medseg.workflows.train.checks.orientation import check_upright
+from medseg.workflows.train.checks.stages import Product, check_buildable
 from medseg.workflows.train.checks.streams import check_all_streams, describe_tag_groups, presences
+from medseg.workflows.train.encoder import Start
 from medseg.workflows.train.group_names import describe_groups, name_of_stage
 from medseg.workflows.train.options import PlanOptions, budget_seconds
 from medseg.workflows.train.planned_network import follow_previous, plan_options
@@ -62,9 +63,10 @@ def plan_pipeline(
     manifest: Manifest,
     device: torch.device,
     budget: str | None,
-    start: OpenBundle | None = None,
+    start: Start | None = None,
     *,
     sizing: Sizing | None = None,
+    product: Product = "bundle",
 ) -> Pipeline:
     """Decide what the pipeline leaves open: data, batch, and with a budget sizes and iterations.
 
@@ -75,6 +77,7 @@ def plan_pipeline(
         budget: time that training may take, such as "25m".
         start: model whose weights the first stage starts from.
         sizing: the run that is sized, and what is to be said of it; by default a plan that is trained later.
+        product: what the run leaves: a bundle, or an encoder without a segmenter.
 
     Raises:
         ConfigError: stages, methods or networks that cannot be trained.
@@ -97,14 +100,15 @@ def plan_pipeline(
         counts = {stream: len(cases) for stream, cases in of_stage.items()}
         stages.append(_plan_stage(index, stage, data, counts))
     planned = pipeline.model_copy(update={"stages": tuple(stages), "data": data.model_dump(mode="json")})
-    check_buildable(planned, start, [presences(manifest, of_stage) for of_stage in groups])
+    check_upright(planned, data)
+    check_buildable(planned, start, [presences(manifest, of_stage) for of_stage in groups], product)
     if seconds is None:
         return planned
     sizing = sizing or Sizing()
     return fit_budget(planned, manifest, device, seconds=seconds, given=pipeline, sizing=sizing, start=start)
 
 
-def _with_planned_networks(pipeline: Pipeline, start: OpenBundle | None) -> Pipeline:
+def _with_planned_networks(pipeline: Pipeline, start: Start | None) -> Pipeline:
     stages = []
     for stage in pipeline.stages:
         network = plan_options(stage.network, start)

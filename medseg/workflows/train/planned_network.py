@@ -11,6 +11,7 @@ from medseg.bundle.safe_load import read_json
 from medseg.config import NetworkSpec, Pipeline
 from medseg.errors import ConfigError
 from medseg.networks.registry import NETWORKS, NetworkEntry, find
+from medseg.workflows.train.encoder import OpenEncoder, Start
 
 PRESENTATION = {"spacing_mm", "view", "slices", "patch", "intensity", "resample_axes", "padding"}
 """What a network must be shown as it was in its training, to be asked."""
@@ -19,7 +20,7 @@ WIDTHS = ("width", "init_filters", "channels", "filters")
 """Arguments of networks that are, or begin with, the channels of the first level."""
 
 
-def plan_options(spec: NetworkSpec, start: OpenBundle | None = None) -> NetworkSpec:
+def plan_options(spec: NetworkSpec, start: Start | None = None) -> NetworkSpec:
     """The network with the options that new trainings have, where the pipeline does not give them.
 
     Args:
@@ -40,7 +41,7 @@ def plan_options(spec: NetworkSpec, start: OpenBundle | None = None) -> NetworkS
     return spec.model_copy(update={"options": {**left_open, **spec.options}})
 
 
-def follow_previous(pipeline: Pipeline, start: OpenBundle | None) -> Pipeline:
+def follow_previous(pipeline: Pipeline, start: Start | None) -> Pipeline:
     """The pipeline with the network and the presentation of the data that its method asks about images.
 
     Args:
@@ -56,9 +57,10 @@ def follow_previous(pipeline: Pipeline, start: OpenBundle | None) -> Pipeline:
     first = pipeline.stages[0]
     if not methods.find(first.method.name).asks_previous:
         return pipeline
-    if start is None:
+    if start is None or isinstance(start, OpenEncoder):
+        found = "there is none" if start is None else "an encoder knows no classes"
         raise ConfigError(
-            f"method {first.method.name} asks the network that it starts from, and there is none",
+            f"method {first.method.name} asks the network that it starts from, and {found}",
             hint="give --init-from RUN, the run or bundle that knows the old classes",
         )
     if start.views:
@@ -89,10 +91,13 @@ def _network_of(bundle: OpenBundle) -> NetworkSpec:
     raise ConfigError(f"its network is none of {', '.join(NETWORKS)}", path=bundle.path)
 
 
-def _trained_with(bundle: OpenBundle, entry: NetworkEntry) -> Mapping[str, Any] | None:
-    """The definition of the first network of this kind in a bundle; None: there is none."""
-    content = read_json(bundle.path / "configs" / "inference.json")
-    for definition in _definitions(content.get("network_def")):
+def _trained_with(start: Start, entry: NetworkEntry) -> Mapping[str, Any] | None:
+    """The definition of the first network of this kind in a bundle or encoder; None: there is none."""
+    if isinstance(start, OpenEncoder):
+        whole: Any = start.definition
+    else:
+        whole = read_json(start.path / "configs" / "inference.json").get("network_def")
+    for definition in _definitions(whole):
         if definition["_target_"] == entry.target:
             return definition
     return None

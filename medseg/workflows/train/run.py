@@ -14,7 +14,6 @@ import torch
 
 from medseg import methods
 from medseg.atomic import check_writable, make_folder, write_whole
-from medseg.bundle.bundle import OpenBundle, open_bundle
 from medseg.config import Pipeline
 from medseg.engine import distributed
 from medseg.manifest.manifest import Manifest
@@ -26,8 +25,9 @@ from medseg.workflows.train import settings
 from medseg.workflows.train.budget.sizing import Sizing
 from medseg.workflows.train.build import StageResult
 from medseg.workflows.train.checks.files import check_files, check_space, find_warnings
+from medseg.workflows.train.encoder import Start, open_start
 from medseg.workflows.train.folds import TrainingRun, list_runs
-from medseg.workflows.train.options import TrainOptions
+from medseg.workflows.train.options import PretrainOptions, TrainOptions
 from medseg.workflows.train.plan import plan_pipeline, print_plan
 from medseg.workflows.train.run_folder import RUN, claim
 from medseg.workflows.train.stage_methods import add_hashes
@@ -71,7 +71,7 @@ def run_training(options: TrainOptions, *, began: float | None = None) -> Path:
                 if run.split is not None and distributed.rank() == 0:
                     say(f"fold {run.split['fold']}: {len(run.manifest.validation)} cases held out")
                 with report_stop(run.place):
-                    _train(pipeline, run, options, device, began)
+                    train_one(pipeline, run, options, device, began)
                 began = time.monotonic()
         finally:
             distributed.finish()
@@ -81,29 +81,44 @@ def run_training(options: TrainOptions, *, began: float | None = None) -> Path:
 train = api(TrainOptions, run_training)
 
 
-def _train(pipeline: Pipeline, run: TrainingRun, options: TrainOptions, device: torch.device, began: float) -> None:
+def train_one(
+    pipeline: Pipeline, run: TrainingRun, options: TrainOptions | PretrainOptions, device: torch.device, began: float
+) -> Pipeline:
+    """One training, until its folder has what the run leaves.
+
+    Args:
+        pipeline: as it was asked for.
+        run: its folder and data.
+        options: of the command.
+        device: of the networks.
+        began: moment of `time.monotonic` from which a budget counts.
+
+    Returns:
+        The pipeline with its plan.
+    """
     output, manifest = run.folder, run.manifest
-    start = open_bundle(options.init_from) if options.init_from else None
+    start = open_start(options.init_from) if options.init_from else None
     record = _record(run, pipeline, options.budget, start.digest if start else None)
     if options.resume:
         settings.check_resumable(output)
     claim(output, record, resume=options.resume)
     with report_stop("before training began"):
         resolved = _resolve(add_hashes(pipeline), run, options, device, record, start, began)
-    stages = StagesInOrder(resolved, manifest, output, device, record.key)
+    stages = StagesInOrder(resolved, manifest, output, device, record.key, product=run.product)
     stages.train(StageResult(start.path, {"start": start.path}) if start else None, resume=options.resume)
     distributed.barrier()
     if distributed.rank() == 0:
         shutil.rmtree(output / "cache", ignore_errors=True)  # as large as the data, and quickly made again
+    return resolved
 
 
 def _resolve(
     pipeline: Pipeline,
     run: TrainingRun,
-    options: TrainOptions,
+    options: TrainOptions | PretrainOptions,
     device: torch.device,
     record: Record,
-    start: OpenBundle | None,
+    start: Start | None,
     began: float,
 ) -> Pipeline:
     """The pipeline with its plan, made once by rank 0 and then read by all and by every resumption."""
@@ -118,14 +133,14 @@ def _resolve(
             record.begin()
 
         sizing = Sizing(output, began, begin)
-        resolved = plan_pipeline(pipeline, manifest, device, options.budget, start, sizing=sizing)
+        resolved = plan_pipeline(pipeline, manifest, device, options.budget, start, sizing=sizing, product=run.product)
         if options.budget is None:
             begin(resolved)
         manifest.save(output / "manifest.json")
         write_whole(output / "versions.json", json.dumps(versions(), indent=1) + "\n")
         settings.dump(resolved, path)
         print_plan(resolved, manifest, sizing.rows)
-        for line in find_warnings(resolved, manifest):
+        for line in find_warnings(resolved, manifest) if run.product == "bundle" else ():
             say(f"warning: {line}")
     distributed.barrier()
     return settings.load(str(path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +36,30 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(pipeline_folder().glob("*.yaml"))}
 
 
-def read_task(task: str) -> tuple[dict[str, Any], str]:
+def shipped_pretraining() -> dict[str, Path]:
+    """Task name -> YAML of every shipped pre-training (`medseg pretrain`)."""
+    return {path.stem: path for path in sorted((pipeline_folder() / "pretrain").glob("*.yaml"))}
+
+
+def read_task(task: str, tasks: Mapping[str, Path] | None = None) -> tuple[dict[str, Any], str]:
     """The plain dictionary of a task, and where it came from.
 
     Args:
         task: a shipped name or the path of a YAML.
+        tasks: name -> YAML of those that are meant; by default the shipped pipelines.
 
     Raises:
         ConfigError: no such task, no readable YAML, or one with an expression in it.
     """
-    path = shipped().get(task, Path(task))
+    tasks = shipped() if tasks is None else tasks
+    path = tasks.get(task, Path(task))
     if path.is_dir():
         path = path / "pipeline.yaml"  # a run folder
     if not path.is_file():
-        raise ConfigError(f"task {task!r} is not known; one of {', '.join(shipped())}, or the path of a YAML")
+        others = {"medseg train": shipped(), "medseg pretrain": shipped_pretraining()}
+        where = next((command for command, names in others.items() if task in names), None)
+        hint = f"{where} has it" if where else None
+        raise ConfigError(f"task {task!r} is not known; one of {', '.join(tasks)}, or the path of a YAML", hint=hint)
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -193,18 +203,25 @@ def _as_written(place: tuple[int | str, ...], places: list[str]) -> tuple[int | 
     return (places[place[1]], *place[2:])
 
 
-def load(task: str, overrides: Sequence[str] = (), own: Sequence[OwnMethod] | None = None) -> Pipeline:
+def load(
+    task: str,
+    overrides: Sequence[str] = (),
+    own: Sequence[OwnMethod] | None = None,
+    *,
+    shipped_tasks: Mapping[str, Path] | None = None,
+) -> Pipeline:
     """A checked pipeline from a task and overrides; each stage's method is one of medseg or one that the user named.
 
     Args:
         task: a shipped name, the path of a YAML, or a run folder.
         overrides: `a.b=c` edits.
         own: methods that the user named; by default those that the running command was given.
+        shipped_tasks: name -> YAML of the tasks that are meant; by default the shipped pipelines.
 
     Raises:
         ConfigError: with the path of the first mistake.
     """
-    content, source = read_task(task)
+    content, source = read_task(task, shipped_tasks)
     own = methods_in_use() if own is None else own
     insert_own_methods(content, own)
     _bring_up_to_date(content, overrides, source)

@@ -16,6 +16,7 @@ from medseg.progress import say
 from medseg.stopping import report_stop
 from medseg.workflows.train.build import StageInputs, StageResult
 from medseg.workflows.train.group_names import name_of_stage
+from medseg.workflows.train.self_training.label_sheet import write_label_sheet
 from medseg.workflows.train.self_training.labelled_manifest import write_round_manifest
 from medseg.workflows.train.self_training.predict_maps import Predictors
 from medseg.workflows.train.self_training.pseudo_label_statistics import mean_dice
@@ -34,16 +35,24 @@ class StagesInOrder:
         output: the run folder, which gets the bundle of the last stage.
         device: of the networks.
         fingerprint: of the run.
+        product: what the last stage leaves, and the name of its folder.
 
     Attributes:
         dice: mean, of the labels that a rule made last with those of the pass before; None where there were none.
     """
 
     def __init__(
-        self, pipeline: Pipeline, manifest: Manifest, output: Path, device: torch.device, fingerprint: str
+        self,
+        pipeline: Pipeline,
+        manifest: Manifest,
+        output: Path,
+        device: torch.device,
+        fingerprint: str,
+        *,
+        product: str = "bundle",
     ) -> None:
         self.pipeline, self.manifest, self.output = pipeline, manifest, output
-        self.device, self.fingerprint = device, fingerprint
+        self.device, self.fingerprint, self.product = device, fingerprint, product
         self.is_main = distributed.rank() == 0
         self.dice: float | None = None
 
@@ -69,7 +78,7 @@ class StagesInOrder:
                 if inputs.stage.then:
                     self._label(inputs, inputs.stage.then, result)
             index = self._next_stage(index)
-        bundle = self.output / "bundle"
+        bundle = self.output / self.product
         if result is not None and result.bundle != bundle:  # the last passes were left out
             if self.is_main:
                 copy_bundle(result.bundle, bundle)
@@ -106,7 +115,7 @@ class StagesInOrder:
         """
         stage = inputs.stage
         is_last = inputs.index == len(self.pipeline.stages) - 1
-        bundle = (self.output if is_last else inputs.folder) / "bundle"
+        bundle = self.output / self.product if is_last else inputs.folder / "bundle"
         if inputs.index > 0 and stage.init != "previous":
             previous = None
         if stage.rounds or len(stage.views) > 1:
@@ -139,6 +148,8 @@ class StagesInOrder:
         time_left = TimeLeft({"labelling": float(len(cases))}, shown=self.is_main)
         time_left.say(f"{name_of_stage(self.pipeline, index)}: labelling {len(cases)} cases for the next stage")
         counts = labeller.run(Predictors.of_stage(result), inputs.device, time_left)
+        if self.is_main:
+            write_label_sheet(self.manifest, labeller)
         self.manifest = write_round_manifest(self.manifest, labeller, labeller.folder / "manifest.json")
         self.dice = mean_dice(list(counts.values()))
 

@@ -13,15 +13,16 @@ from tempfile import TemporaryDirectory
 import torch
 
 from medseg import methods
-from medseg.bundle.bundle import OpenBundle
 from medseg.config import Pipeline
 from medseg.cores import CoreUse
 from medseg.manifest.manifest import Manifest
+from medseg.ops.processes import alone
 from medseg.progress import say
 from medseg.workflows.train.budget.choose import choose_plan
 from medseg.workflows.train.budget.measure_costs import Workplace, measure_costs
 from medseg.workflows.train.budget.sizing import Sizing, describe_budget, describe_losses
 from medseg.workflows.train.budget.time_plan import StageCosts, StageLength, fit_stages
+from medseg.workflows.train.encoder import Start
 
 PROBE_SECONDS = 20.0
 PROBE_SHARE = 0.03
@@ -46,7 +47,7 @@ def fit_budget(
     seconds: float,
     given: Pipeline,
     sizing: Sizing,
-    start: OpenBundle | None = None,
+    start: Start | None = None,
 ) -> Pipeline:
     """Choose what fits, and fix the number of iterations so that the command ends after about `seconds`.
 
@@ -63,7 +64,8 @@ def fit_budget(
     spent = begun - sizing.began if sizing.output else STARTING_SECONDS
     chosen = planned
     if not methods.find(planned.stages[0].method.name).asks_previous:
-        chosen = choose_plan(planned, manifest, device, seconds=seconds - spent, given=given)
+        with alone():  # under torchrun the other processes wait for the plan
+            chosen = choose_plan(planned, manifest, device, seconds=seconds - spent, given=given)
     if sizing.before_preprocessing is not None:
         sizing.before_preprocessing(chosen)
     probe = min(max(PROBE_SECONDS, PROBE_SHARE * seconds), PROBE_MOST * seconds)
@@ -71,7 +73,8 @@ def fit_budget(
         folder = Path(scratch)
         cache = sizing.output / "cache" if sizing.output else folder / "cache"
         place = Workplace(chosen, manifest, device, cache, sizing.output, folder, start=start.path if start else None)
-        costs, use = measure_costs(place, probe)
+        with alone():
+            costs, use = measure_costs(place, probe)
     if sizing.output:
         spent = time.monotonic() - sizing.began
     left = seconds - spent - ENDING_SECONDS

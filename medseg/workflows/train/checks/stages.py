@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import nn
 
 from medseg import methods
-from medseg.bundle.bundle import OpenBundle
 from medseg.config import DataSpec, Pipeline, Stage
 from medseg.errors import ConfigError
 from medseg.method import Frozen, Method
 from medseg.networks.factory import check_exportable
 from medseg.workflows.train.build import build_method, open_previous, select_view
+from medseg.workflows.train.encoder import OpenEncoder, Start
 from medseg.workflows.train.maps import needs_maps, rule_of
+
+Product = Literal["bundle", "encoder"]
+"""What a run leaves."""
 
 WITHOUT_BACKGROUND = (("fusion", "vote"), ("fusion", "mean"))
 """Settings of fusions that treat all classes alike."""
@@ -26,7 +30,10 @@ Presences = Mapping[str, Sequence[Mapping[int, bool]]]
 
 
 def check_buildable(
-    pipeline: Pipeline, start: OpenBundle | None = None, tags: Sequence[Presences] | None = None
+    pipeline: Pipeline,
+    start: Start | None = None,
+    tags: Sequence[Presences] | None = None,
+    product: Product = "bundle",
 ) -> None:
     """Build every network, method and rule once: a mistake in a later stage is found before the first is trained.
 
@@ -34,10 +41,12 @@ def check_buildable(
         pipeline: planned.
         start: what the first stage starts from.
         tags: of each stage; None: they are not looked at.
+        product: what the run leaves.
 
     Raises:
         ConfigError: as `build_method`; options that a rule does not have; a segmenter that cannot be exported; a last
-            stage without one; tags that teach a method nothing.
+            stage without one, or with one where an encoder is wanted; an encoder of other images; tags that teach a
+            method nothing.
     """
     data = DataSpec(**pipeline.data)
     for index, stage in enumerate(pipeline.stages):
@@ -49,16 +58,18 @@ def check_buildable(
             for view_data in stage.specs(data):
                 previous = None
                 if index == 0 and start is not None:
+                    if isinstance(start, OpenEncoder):
+                        start.check_fits(stage.network, view_data)
                     previous = open_previous(start.path, view_data.view)
                 elif index > 0 and stage.init == "previous":
                     previous = select_view(earlier, view_data.view if stage.views else None)
                 method = build_method(stage, view_data, previous)
                 if tags is not None:
                     _check_tags(method, stage, tags[index])
-                product = _find_product(method, pipeline, index)
-                if product is not None:
-                    check_exportable(product)
-                    made[view_data.view] = Frozen(copy.deepcopy(product))
+                left = _find_product(method, pipeline, index, product)
+                if left is not None:
+                    check_exportable(left)
+                    made[view_data.view] = Frozen(copy.deepcopy(left))
                 if needs_maps(stage):
                     _check_maps(method, stage, view_data)
             earlier = made
@@ -101,15 +112,22 @@ def _check_rules(index: int, stage: Stage, data: DataSpec) -> None:
                 )
 
 
-def _find_product(method: Method, pipeline: Pipeline, index: int) -> nn.Module | None:
+def _find_product(method: Method, pipeline: Pipeline, index: int, product: Product) -> nn.Module | None:
     """What a stage would leave to the next one; None: nothing but its maps."""
     segmenter = method.segmenter()
+    stage, name = pipeline.stages[index], pipeline.stages[index].method.name
+    if product == "encoder":
+        if segmenter is not None:
+            raise ConfigError(f"{name} makes a segmenter, no encoder", hint="medseg train trains it")
+        return method.pretrained()
     if segmenter is not None:
         return segmenter
-    stage, name = pipeline.stages[index], pipeline.stages[index].method.name
     following = pipeline.stages[index + 1 : index + 2]
     if not following:
-        raise ConfigError(f"the last stage makes no segmenter: {name} only prepares weights")
+        raise ConfigError(
+            f"the last stage makes no segmenter: {name} only prepares weights",
+            hint="medseg pretrain makes an encoder of it",
+        )
     if stage.rounds or (stage.then and not needs_maps(stage)):
         raise ConfigError(f"{name} makes no segmenter, so that nothing can make pseudo-labels")
     if type(method).pretrained is not Method.pretrained:

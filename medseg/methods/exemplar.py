@@ -1,0 +1,47 @@
+"""Exemplar as pre-training: an encoder learns which views are of the same image, without any label.
+
+A. Dosovitskiy et al.: Discriminative unsupervised feature learning with exemplar convolutional neural networks, IEEE
+TPAMI 2016; arXiv 1406.6909. With triplets as S4L has it (X. Zhai et al., ICCV 2019; arXiv 1905.03670).
+
+    L = mean over views a of softplus(max d(a, views of the same image) - min d(a, views of other images))
+
+d: Euclidean distance of embeddings of length 1, a linear layer on the mean of the encoder's coarsest features. For
+images that have no upright, such as the retina or tissue, where rotation asks nothing. It makes no segmenter.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from medseg.method import ALL, Batch, Clock, Method, Networks
+from medseg.ops.encoders import freeze_decoder
+from medseg.ops.pretext import ExemplarTask, exemplar_loss
+
+
+class Exemplar(Method):
+    """Which views are of the same image; every training image is seen, labelled or not.
+
+    Args:
+        networks: makes the network, of which the encoder is trained.
+        views: of each image.
+        embedding: size of the embedding of a view.
+    """
+
+    streams = (ALL,)
+
+    def __init__(self, networks: Networks, *, views: int = 4, embedding: int = 1000) -> None:
+        super().__init__(networks)
+        self.network = networks.encoder_decoder()
+        freeze_decoder(self.network, networks.in_channels, networks.patch)
+        self.task = ExemplarTask(self.network.channels[-1], views, embedding)
+
+    def segmenter(self) -> None:
+        """There is none."""
+
+    def pretrained(self) -> nn.Module:
+        """The network, whose encoder has learnt."""
+        return self.network
+
+    def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """Term `exemplar`."""
+        return {"exemplar": exemplar_loss(self.task, self.network, [batch["all"]["image"]])}

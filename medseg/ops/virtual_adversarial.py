@@ -1,0 +1,122 @@
+"""Virtual adversarial training: the small change of an image that moves the network's prediction most.
+
+T. Miyato, S. Maeda, M. Koyama, S. Ishii: Virtual adversarial training, IEEE TPAMI 2019; arXiv 1704.03976.
+
+    d   = g / ||g||,  g = gradient with respect to d0 of KL(p(x + xi d0), p(x)),  d0 ~ N(0, 1)
+    L   = KL(p(x + r), p(x)),  r = eps d, p(x) without gradient
+
+One norm is one image's. eps is given as the root mean square of a voxel, so that it means the same for patches of any
+size: the 32 of S4L's authors for 224 x 224 x 3 is 0.08. Their xi is 1e-6 for the whole image, which float32 loses
+beside values near 1; here it is `PROBE` of a voxel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+PROBE = 1e-3
+"""Root mean square of a voxel by which the direction is sought."""
+
+SMALLEST_NORM = 1e-20
+
+Predict = Callable[[Tensor], Tensor]
+"""Images `(B, C, *spatial)` to logits `(B, K, *spatial)` or `(B, K)`."""
+
+Direction = Literal["changed", "clean"]
+"""Which prediction stands first in KL: that of the changed image (S4L's code), or that of the image itself (Miyato)."""
+
+
+def divergence(changed: Tensor, clean: Tensor, direction: Direction = "changed") -> Tensor:
+    """Mean over images and voxels of the Kullback-Leibler divergence of two predictions.
+
+    Args:
+        changed: logits `(B, K, ...)`.
+        clean: logits of the same shape.
+        direction: which stands first.
+    """
+    first, second = (changed, clean) if direction == "changed" else (clean, changed)
+    log_first, log_second = first.float().log_softmax(1), second.float().log_softmax(1)
+    return (log_first.exp() * (log_first - log_second)).sum(1).mean()
+
+
+def of_length(image: Tensor, each: float) -> Tensor:
+    """Each image scaled to a root mean square; an image of zeros stays.
+
+    Args:
+        image: `(B, ...)`.
+        each: root mean square of a voxel.
+    """
+    flat = image.flatten(1)
+    norm = flat.norm(dim=1, keepdim=True).clamp_min(SMALLEST_NORM)
+    return (flat / norm * each * flat.shape[1] ** 0.5).view_as(image)
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside the block batch norms use the statistics of the batch, and keep the running ones as they are."""
+    tracking = [each for each in module.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
+    for each in tracking:
+        each.track_running_stats = False
+    try:
+        yield
+    finally:
+        for each in tracking:
+            each.track_running_stats = True
+
+
+def adversarial_change(predict: Predict, image: Tensor, clean: Tensor, radius: float, direction: Direction) -> Tensor:
+    """The change of each image that moves its prediction most, by one power iteration.
+
+    Args:
+        predict: the network.
+        image: `(B, C, *spatial)`.
+        clean: its logits, without gradient.
+        radius: root mean square of a voxel of the change.
+        direction: of the divergence.
+    """
+    probe = of_length(torch.randn(image.shape).to(image.device), PROBE).requires_grad_()
+    with torch.enable_grad():
+        moved = divergence(predict(image.float() + probe), clean, direction)
+        (gradient,) = torch.autograd.grad(moved, probe)
+    return of_length(gradient.detach(), radius)
+
+
+def adversarial_loss(
+    module: nn.Module,
+    predict: Predict,
+    image: Tensor,
+    clean: Tensor,
+    *,
+    radius: float,
+    direction: Direction = "changed",
+) -> Tensor:
+    """The divergence of the prediction of the changed image from that of the image.
+
+    Args:
+        module: what holds the norms whose running statistics stay as they are.
+        predict: the network.
+        image: `(B, C, *spatial)`.
+        clean: its logits.
+        radius: root mean square of a voxel of the change.
+        direction: of the divergence.
+    """
+    clean = clean.detach()
+    with frozen_statistics(module):
+        change = adversarial_change(predict, image, clean, radius, direction)
+        return divergence(predict(image + change), clean, direction)
+
+
+def mean_entropy(logits: Tensor) -> Tensor:
+    """Mean over images and voxels of the entropy of the prediction.
+
+    Args:
+        logits: `(B, K, ...)`.
+    """
+    log_probability = logits.float().log_softmax(1)
+    return -(log_probability.exp() * log_probability).sum(1).mean()

@@ -1,0 +1,52 @@
+"""What a batch carries under a name: which cases a method learns from, and what it is told of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What a batch carries under a name; checked when the run is planned.
+
+    Args:
+        name: "labeled", "unlabeled" or "weak": the cases of the data set with a label, with nothing, with tags only;
+            "all": every training case, whatever is known of it.
+        keys: beside "image" `(B, C, *spatial)` float32, each under its own name:
+            "label" `(B, 1, *spatial)` uint8 class indices, 255 = ignore;
+            "tags" `(B, structures)` uint8, for each class but the background 1 = present, 0 = absent, 255 = not known;
+            "index" `(B,)` int64, the number of the case among those of the stream;
+            any other: the map of that name that the manifest gives for each case, `(B, 1, *spatial)` float32.
+        group: a batch is made of groups of images, which follow one another: with K images in a group, the first K
+            images of a batch are its first group. "tags": each tag has a group in turn, of cases that have it.
+            "same_tags": each case has a group in turn, whose first image is of it, and the others of other cases with
+            the very same tags, as far as there are such.
+        group_size: K, images in a group; the batch size of the stream is a multiple of it.
+        neighbor: of "same_tags", the second image of a group is another of the subject of the first where there is one,
+            else, where a plane cuts volumes, another slice of the same volume, 2 to 6 slices away.
+        contrast: of "same_tags", the last image of a group shows none of the tags of the first where there is such.
+        optional: the data set may have no such case; the batch then lacks the stream.
+    """
+
+    name: str
+    keys: tuple[str, ...] = ()
+    group: Literal["tags", "same_tags"] | None = None
+    group_size: int = 2
+    neighbor: bool = False
+    contrast: bool = False
+    optional: bool = False
+
+    @property
+    def batch_multiple(self) -> int:
+        """What the batch size of the stream is a multiple of."""
+        return self.group_size if self.group else 1
+
+
+STREAM_KEYS = ("label", "tags", "index")
+"""Keys of a stream that are no names of maps."""
+
+LABELED = Stream("labeled", ("label",))
+UNLABELED = Stream("unlabeled")
+WEAK = Stream("weak", ("tags",))
+ALL = Stream("all")

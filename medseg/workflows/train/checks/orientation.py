@@ -1,0 +1,50 @@
+"""Whether augmentation leaves images upright for methods that ask which way up they are."""
+
+from __future__ import annotations
+
+from medseg.config import DataSpec, Pipeline
+from medseg.errors import ConfigError
+from medseg.methods import find
+
+LARGEST_DEGREES = 15.0
+"""By which augmentation may turn an image whose quarter turns are to be told apart."""
+
+
+def check_upright(pipeline: Pipeline, data: DataSpec) -> None:
+    """See that the augmentation does not contain the turns that a method asks for.
+
+    Args:
+        pipeline: whose methods may ask.
+        data: planned.
+
+    Raises:
+        ConfigError: it contains some, with the setting to change.
+    """
+    for stage in pipeline.stages:
+        if find(stage.method.name).needs_upright(stage.method.options):
+            for each in stage.specs(data):
+                _check(stage.method.name, each)
+
+
+def _check(name: str, data: DataSpec) -> None:
+    transforms = data.augment.transforms
+    why = f"{name} asks which way up an image is, and would be told wrong"
+    axes = [axis for axis in range(3) if axis != data.slice_axis]
+    quarter = transforms["rot90"].axes  # type: ignore[attr-defined]
+    if quarter is not None and set(quarter) <= set(axes):
+        raise ConfigError(
+            f"data.augment.rot90.axes is {list(quarter)}: {why}; accepted is null",
+            hint="--set data.augment.rot90.axes=null",
+        )
+    flips = [axis for axis in data.augment.flip_axes if axis in axes]
+    if len(flips) > 1:
+        raise ConfigError(
+            f"data.augment.flip.axes has {flips}: two of them together are a half turn. {why}; accepted is one axis",
+            hint=f"--set data.augment.flip.axes=[{flips[0]}]",
+        )
+    degrees = transforms["affine"].rotate_degrees  # type: ignore[attr-defined]
+    if max(degrees) > LARGEST_DEGREES:
+        raise ConfigError(
+            f"data.augment.affine.rotate_degrees is {[f'{each:g}' for each in degrees]}: {why}; accepted are at most "
+            f"{LARGEST_DEGREES:g}"
+        )

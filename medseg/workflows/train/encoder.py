@@ -1,0 +1,171 @@
+"""The encoder that `medseg pretrain` leaves, and what a run may start from: such an encoder, or a bundle.
+
+An encoder is a folder with plain weights and two descriptions. It is opened as data, as bundles are: of its definition
+only networks of medseg are made, and its weights must be those that were written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medseg import __version__, instantiate
+from medseg.atomic import write_whole
+from medseg.bundle.bundle import OpenBundle, open_bundle
+from medseg.bundle.safe_load import checked_weights, read_json
+from medseg.config import DataSpec, NetworkSpec
+from medseg.errors import BundleError, ConfigError
+from medseg.networks.pretrained import hash_file
+from medseg.networks.transfer import PartOf
+from medseg.portable.networks.encoder_decoder import EncoderDecoder
+
+ENCODER = "encoder"
+"""Folder of a run of `medseg pretrain` with its product."""
+
+DESCRIPTION = "encoder.json"
+NETWORK = "network.json"
+WEIGHTS = "model.pt"
+PORTABLE = "medseg.portable"
+
+
+@dataclass(frozen=True)
+class OpenEncoder:
+    """A pre-trained encoder.
+
+    Attributes:
+        path: its folder.
+        digest: SHA-256 of its weights.
+        definition: `_target_` dictionary of the network that it is a part of.
+        network: its settings in the pipeline.
+        data: what it has seen.
+        tensors: names of the tensors that are its own.
+    """
+
+    path: Path
+    digest: str
+    definition: Mapping[str, Any]
+    network: NetworkSpec
+    data: DataSpec
+    tensors: tuple[str, ...]
+
+    def open(self) -> nn.Module:
+        """The network, of which others take the encoder's tensors alone.
+
+        Raises:
+            BundleError: weights that are damaged or do not fit.
+        """
+        weights = self.path / WEIGHTS
+        try:
+            made = instantiate.make(dict(self.definition), NETWORK, PORTABLE)
+        except instantiate.Refused as error:
+            raise BundleError(error.problem, path=self.path / NETWORK, hint=error.hint) from error
+        if not isinstance(made, EncoderDecoder):
+            raise BundleError("is no network with an encoder", path=self.path / NETWORK)
+        try:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever the unpickler meets in a foreign file
+            raise BundleError(f"holds no plain weights ({type(error).__name__})", path=weights) from error
+        made.load_state_dict(checked_weights(state, made, weights))
+        return PartOf(made, self.tensors)
+
+    def check_fits(self, network: NetworkSpec, data: DataSpec) -> None:
+        """See that network and images are as the encoder knows them.
+
+        Raises:
+            ConfigError: another network, or another number of axes or channels.
+        """
+        if (self.network.name, self.network.width) != (network.name, network.width):
+            raise ConfigError(
+                f"the encoder is that of a {self.network.name} of width {self.network.width}, this network is a "
+                f"{network.name} of width {network.width}",
+                path=self.path,
+                hint=f"--set stages.0.network.name={self.network.name} --set stages.0.network.width={self.network.width}",
+            )
+        if self.data.spatial_dims != data.spatial_dims:
+            kinds = {2: "planes", 3: "volumes"}
+            raise ConfigError(
+                f"the encoder was trained on {kinds[self.data.spatial_dims]}, this network sees "
+                f"{kinds[data.spatial_dims]}",
+                path=self.path,
+                hint=f"pretrain with --set data.view={data.view}",
+            )
+        if self.data.channels != data.channels:
+            raise ConfigError(
+                f"the encoder was trained on images of {self.data.channels} channels, this network sees "
+                f"{data.channels}",
+                path=self.path,
+                hint="pretrain on images of the same modalities and as many adjacent slices",
+            )
+
+
+Start = OpenBundle | OpenEncoder
+"""What a run starts from."""
+
+
+def open_start(path: Path) -> Start:
+    """An encoder, a bundle, or that of a run folder.
+
+    Raises:
+        BundleError: it is neither.
+    """
+    for folder in (path, path / ENCODER):
+        if (folder / DESCRIPTION).is_file():
+            return open_encoder(folder)
+    return open_bundle(path)
+
+
+def open_encoder(folder: Path) -> OpenEncoder:
+    """An encoder, whose weights are not read yet.
+
+    Raises:
+        BundleError: it is damaged.
+    """
+    file = folder / DESCRIPTION
+    description = read_json(file)
+    try:
+        found = OpenEncoder(
+            path=folder,
+            digest=str(description["weights_sha256"]),
+            definition=read_json(folder / NETWORK),
+            network=NetworkSpec(**description["network"]),
+            data=DataSpec(**description["data"]),
+            tensors=tuple(description["tensors"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[-1] if isinstance(error, ValueError) else f"{error} is missing"
+        raise BundleError(f"does not describe an encoder ({reason})", path=file) from error
+    weights = folder / WEIGHTS
+    if not weights.is_file() or hash_file(weights) != found.digest:
+        raise BundleError("is damaged or was exchanged: its SHA-256 is not the recorded one", path=weights)
+    return found
+
+
+def describe_encoder(
+    folder: Path, spec: NetworkSpec, data: DataSpec, *, tensors: Sequence[str], name: str, images: Sequence[str]
+) -> None:
+    """Write what is to be known of an encoder beside its weights.
+
+    Args:
+        folder: with network and weights.
+        spec: of the pipeline.
+        data: what it has seen.
+        tensors: names of those that were trained; of inpainting the decoder's too.
+        name: of the task.
+        images: names of the cases that it was trained on.
+    """
+    content = {
+        "medseg_version": __version__,
+        "task": name,
+        "weights_sha256": hash_file(folder / WEIGHTS),
+        "network": spec.model_dump(mode="json"),
+        "tensors": list(tensors),
+        "data": data.model_dump(mode="json"),
+        "images": list(images),
+    }
+    write_whole(folder / DESCRIPTION, json.dumps(content, indent=1) + "\n")

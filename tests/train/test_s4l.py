@@ -1,0 +1,417 @@
+"""S4L and its parts: rotations, triplets, virtual adversarial training, and what the card's numbers say."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from every_method import CLOCK, make_batch
+from given_networks import factory
+from torch import Tensor, nn
+
+from medseg.config import DataSpec, NetworkSpec, Pipeline
+from medseg.errors import ConfigError
+from medseg.method import Frozen
+from medseg.methods import build, build_rule
+from medseg.methods.s4l import MeanOverRotations, half_life_decay
+from medseg.networks.factory import NetworkFactory
+from medseg.networks.transfer import PartOf
+from medseg.ops import virtual_adversarial as vat
+from medseg.ops.encoders import encoder_tensors
+from medseg.ops.exemplar_views import make_views
+from medseg.ops.pretext import ExemplarTask, RotatedCopies, RotationTask, exemplar_loss
+from medseg.ops.rotations import Rotation, choose_rotations, cube_rotations, quarter_turns
+from medseg.ops.triplets import batch_hard, hardest
+from medseg.pseudo_labels import Predictions
+from medseg.workflows.train.checks.orientation import check_upright
+
+SQUARE = torch.tensor([[0, 1], [2, 3]])[None, None]
+CUBE = torch.arange(27).reshape(1, 1, 3, 3, 3)
+EQUAL = (1.0, 1.0, 1.0)
+
+
+def outputs(rotations) -> set[tuple[int, ...]]:
+    return {tuple(rotation(CUBE).flatten().tolist()) for rotation in rotations}
+
+
+# Rotations.
+
+
+def test_quarter_turns_are_counter_clockwise():
+    turned = choose_rotations("quarter4", (1.0, 1.0)).turn_all(SQUARE)
+    expected = [[[0, 1], [2, 3]], [[1, 3], [0, 2]], [[3, 2], [1, 0]], [[2, 0], [3, 1]]]
+    assert turned[:, 0].tolist() == expected
+    assert turned.dtype == SQUARE.dtype
+
+
+@pytest.mark.parametrize("pair", [(0, 1), (0, 2), (1, 2)])
+def test_quarter_turns_are_those_of_torch_and_undo_one_another(pair):
+    for count in range(4):
+        turned = quarter_turns(3, pair, count)(CUBE)
+        assert torch.equal(turned, CUBE.rot90(count, [axis + 2 for axis in pair]))
+        assert torch.equal(quarter_turns(3, pair, (4 - count) % 4)(turned), CUBE)
+
+
+def test_the_24_rotations_of_a_cube_are_a_group():
+    rotations = cube_rotations()
+    assert rotations[0] == Rotation((0, 1, 2))
+    every = outputs(rotations)
+    assert len(every) == 24
+    for one in rotations:
+        assert torch.equal(one.inverse()(one(CUBE)), CUBE)
+        for other in rotations:
+            assert tuple(one(other(CUBE)).flatten().tolist()) in every
+
+
+def test_sets_of_rotations_have_as_many_as_they_are_called_after():
+    every = outputs(cube_rotations())
+    for name, spacing, count in (
+        ("axis10", EQUAL, 10), ("axial4", (1, 1, 5), 4), ("half4", (1, 2, 3), 4), ("cube24", EQUAL, 24)
+    ):  # fmt: skip
+        found = choose_rotations(name, spacing)
+        assert len(found) == len(outputs(found.rotations)) == count
+        assert outputs(found.rotations) <= every
+        assert torch.equal(found.rotations[0](CUBE), CUBE)
+    assert len(choose_rotations("half2", (1, 2))) == 2
+
+
+@pytest.mark.parametrize(
+    ("spacing", "native", "name", "exchanged"),
+    [
+        ((1, 1.04), None, "quarter4", (0, 1)),
+        ((1, 1.06), None, "half2", ()),
+        (EQUAL, None, "axis10", (0, 1, 2)),
+        ((5, 1, 1), None, "axial4", (1, 2)),
+        (EQUAL, (1, 1, 5), "axial4", (0, 1)),  # resampled: blurred across the slices
+        ((1, 2, 3), None, "half4", ()),
+    ],
+)
+def test_the_largest_set_is_chosen_that_the_spacing_does_not_give_away(spacing, native, name, exchanged):
+    found = choose_rotations("auto", spacing, native)
+    assert (found.name, found.exchanged) == (name, exchanged)
+
+
+@pytest.mark.parametrize(
+    ("name", "spacing", "native", "message"),
+    [
+        ("quarter4", (1, 1.2), None, "exchanges the axes 0 and 1 of the network, whose spacing is 1 and 1.2 mm"),
+        ("cube24", EQUAL, (1, 1, 5), "the axes 0 and 2 of the network, whose spacing of the files is 1 and 5 mm"),
+        ("axial4", (1, 2, 3), None, "accepted is axial4 of two that are alike, or half4, or auto"),
+        ("cube24", (1, 1), None, "not known for planes; one of auto, quarter4, half2"),
+    ],
+)
+def test_a_set_that_the_spacing_gives_away_is_refused(name, spacing, native, message):
+    with pytest.raises(ValueError, match=message):
+        choose_rotations(name, spacing, native)
+
+
+# Copies.
+
+
+def test_copies_follow_one_another_and_their_labels_are_turned_with_them():
+    copies = RotatedCopies(choose_rotations("quarter4", (1.0, 1.0)), 4, "all")
+    image = torch.rand(2, 1, 4, 4)
+    label = (image > 0.5).to(torch.uint8)
+    made = copies(image, label)
+    assert made.number.tolist() == [0, 1, 2, 3] * 2
+    assert torch.equal(made.label, (made.image > 0.5).to(torch.uint8))
+    assert torch.equal(made.image[4], image[1])
+    assert torch.tensor([5, 9]).repeat_interleave(copies.count).tolist() == [5] * 4 + [9] * 4
+    assert made.number.bincount().tolist() == [2] * 4
+
+
+def test_one_copy_is_upright_and_one_is_not():
+    copies = RotatedCopies(choose_rotations("axis10", EQUAL), 4, "one")
+    made = copies(torch.rand(20, 1, 4, 4, 4))
+    assert bool((made.number[0::2] == 0).all())
+    assert bool((made.number[1::2] > 0).all())
+
+
+def test_a_patch_that_is_not_square_is_cut_for_its_copies():
+    copies = RotatedCopies(choose_rotations("quarter4", (1.0, 1.0)), 4, "all")
+    image = torch.arange(24.0).reshape(1, 1, 4, 6)
+    made = copies(image, image)
+    assert made.image.shape == (4, 1, 4, 4)
+    assert torch.equal(made.image, made.label)
+    assert any(torch.equal(made.image[0, 0], image[0, 0, :, start : start + 4]) for start in range(3))
+
+
+# Tasks.
+
+
+@pytest.mark.parametrize("count", [4, 10, 24])
+def test_a_head_of_zeros_costs_the_logarithm_of_the_number_of_rotations(count):
+    task = RotationTask(5, count)
+    nn.init.zeros_(task.head.weight)
+    nn.init.zeros_(task.head.bias)
+    loss = task.loss(task(torch.rand(3, 5)), torch.tensor([0, 1, 3]), torch.tensor([True] * 3))
+    assert loss.item() == pytest.approx(math.log(count), abs=1e-6)
+
+
+def test_an_image_of_one_grey_value_is_in_no_mean_of_the_task():
+    torch.manual_seed(0)
+    method = build("rotation", factory(2, channels=1))
+    image = torch.randn(2, 1, 32, 24)
+    image[1] = 3.0
+    alone = method({"all": {"image": image[1:]}}, CLOCK)["rotation"]
+    assert alone.item() == 0
+    assert torch.isfinite(alone)
+
+
+EMBEDDINGS = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]])
+
+
+def test_triplets_by_hand():
+    identities = torch.tensor([0, 0, 1, 1])
+    found = hardest(EMBEDDINGS, identities)
+    assert found.positive.tolist() == pytest.approx([0.6325] * 4, abs=1e-4)
+    assert found.negative.tolist() == pytest.approx([1.4142, 0.8944, 0.8944, 1.4142], abs=1e-4)
+    each = nn.functional.softplus(found.positive - found.negative)
+    assert each.tolist() == pytest.approx([0.3768, 0.5707, 0.5707, 0.3768], abs=1e-4)
+    assert batch_hard(EMBEDDINGS, identities).item() == pytest.approx(0.4738, abs=1e-4)
+    # with a margin of 0.5: 0, 0.2380, 0.2380, 0
+    assert batch_hard(EMBEDDINGS, identities, margin=0.5).item() == pytest.approx(0.1190, abs=1e-4)
+
+
+def test_equal_embeddings_cost_log_2_and_have_a_finite_gradient():
+    same = torch.ones(4, 3, requires_grad=True)
+    loss = batch_hard(same, torch.tensor([0, 0, 1, 1]))
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
+    loss.backward()
+    assert bool(torch.isfinite(same.grad).all())
+
+
+@pytest.mark.parametrize(
+    ("identities", "message"),
+    [([0, 0, 0, 0], "at least two identities in a batch"), ([0, 0, 1, 2], "at least two embeddings of each")],
+)
+def test_triplets_that_cannot_be_made(identities, message):
+    with pytest.raises(ValueError, match=message):
+        batch_hard(EMBEDDINGS, torch.tensor(identities))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_views_stay_within_the_values_of_their_image(dims):
+    torch.manual_seed(0)
+    image = torch.randn(2, 3, *(8,) * dims)
+    views = make_views(image, 5)
+    assert views.shape == (10, 3, *(8,) * dims)
+    for number, view in enumerate(views):
+        own = image[number // 5]
+        assert bool((view >= own.amin() - 1e-5).all())
+        assert bool((view <= own.amax() + 1e-5).all())
+    assert len({view.sum().item() for view in views}) == 10
+
+
+def test_the_exemplar_task_needs_two_images_and_two_views():
+    network = factory(2, channels=1).encoder_decoder()
+    task = ExemplarTask(network.channels[-1], 2, 8)
+    with pytest.raises(ValueError, match="tells images of a batch apart, and it has one"):
+        exemplar_loss(task, network, [torch.rand(1, 1, 32, 24)])
+    with pytest.raises(ConfigError, match="views is 1"):
+        build("exemplar", factory(2), views=1)
+
+
+# Virtual adversarial training.
+
+
+def test_the_divergences_of_the_card():
+    p, q = torch.tensor([[0.7, 0.3]]).log(), torch.tensor([[0.6, 0.4]]).log()
+    assert vat.divergence(p, q).item() == pytest.approx(0.02160, abs=1e-5)
+    assert vat.divergence(q, p, "clean").item() == pytest.approx(0.02160, abs=1e-5)
+    assert vat.divergence(p, q, "clean").item() == pytest.approx(0.02258, abs=1e-5)
+
+
+def test_the_adversarial_change_has_its_length_and_leaves_the_statistics():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 1))
+    image = torch.randn(2, 1, 8, 8)
+    clean = network(image)
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    with vat.frozen_statistics(network):
+        change = vat.adversarial_change(network, image, clean.detach(), 0.25, "changed")
+    assert change.flatten(1).norm(dim=1).tolist() == pytest.approx([0.25 * 8] * 2, rel=1e-5)
+    loss = vat.adversarial_loss(network, network, image, clean, radius=0.25)
+    for name, value in network.named_buffers():
+        assert torch.equal(value, before[name])
+    random = vat.of_length(torch.randn(image.shape), 0.25)
+    with vat.frozen_statistics(network):
+        assert loss.item() > vat.divergence(network(image + random), clean).item()
+    (gradient,) = torch.autograd.grad(loss, clean, allow_unused=True)
+    assert gradient is None
+    network(image)
+    assert not torch.equal(network[1].running_mean, before["1.running_mean"])
+
+
+def test_the_averaged_network_has_a_half_life():
+    assert half_life_decay(100) == pytest.approx(0.993092, abs=1e-6)
+    assert half_life_decay(100) ** 100 == pytest.approx(0.5)
+
+
+# The method.
+
+
+def test_without_the_tasks_and_copies_it_is_supervised_training():
+    torch.manual_seed(0)
+    batch = make_batch(build("s4l", factory(3)), 3)
+    torch.manual_seed(0)
+    method = build("s4l", factory(3), rotation=0.0, turned=0.0).eval()  # without dropout and statistics of batches
+    terms = method(batch, CLOCK)
+    labeled = batch["labeled"]
+    expected = method.terms(method.headed(labeled["image"]).float(), labeled["label"], None)
+    for name, term in expected.items():
+        assert terms[name].item() == pytest.approx(term.item(), rel=1e-5)
+    assert terms["rotation"].item() == terms["turned"].item() == 0
+
+
+def test_heads_of_the_tasks_are_not_in_what_predicts():
+    method = build("s4l", factory(2), exemplar=1.0)
+    names = set(method.segmenter().state_dict())
+    assert not any("task" in name for name in names)
+
+
+def test_the_mean_over_rotations_turns_each_back():
+    by_voxel = nn.Conv2d(1, 2, 1)
+    square = choose_rotations("quarter4", (1.0, 1.0))
+    image = torch.randn(1, 1, 4, 4)
+    mean = MeanOverRotations(by_voxel, square)
+    torch.testing.assert_close(mean(image), by_voxel(image).softmax(1))
+    torch.testing.assert_close(mean(image.rot90(1, (2, 3))), mean(image).rot90(1, (2, 3)))
+    oblong = torch.randn(1, 1, 4, 6)  # only half turns leave it as it is
+    torch.testing.assert_close(mean(oblong), by_voxel(oblong).softmax(1))
+
+
+def test_rules_of_moam():
+    maps = torch.zeros(3, 2, 2, 1, dtype=torch.float16)
+    maps[2, 0] = 1
+    case = Predictions([], [], maps=[maps])
+    label = build_rule("s4l", 3).label(case, {}, 1)
+    assert label.tolist() == [[[2], [2]], [[0], [0]]]
+    assert label.dtype == torch.uint8
+    assert build_rule("true_labels", 3).label(case, {}, 1) is None
+
+
+# Encoders.
+
+
+@pytest.mark.parametrize("name", ["unet", "dynunet", "segresnet", "vnet"])
+def test_the_tensors_of_an_encoder_are_those_that_its_features_depend_on(name):
+    network = factory(2, name=name).encoder_decoder()
+    found = set(encoder_tensors(network, 2, (32, 32)))
+    features = network.encode(torch.randn(2, 2, 32, 32))
+    total = sum((feature**2).sum() for feature in features)
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    used = {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
+    assert used == found & set(names)
+
+
+def make_start(name: str) -> tuple[nn.Module, list[str]]:
+    network = factory(2, name=name).encoder_decoder()
+    return network, encoder_tensors(network, 2, (32, 32))
+
+
+@pytest.mark.parametrize("name", ["unet", "dynunet", "vnet"])
+@pytest.mark.parametrize("method", ["supervised", "s4l", "ael"])
+def test_a_method_takes_the_encoder_alone(name, method):
+    network, names = make_start(name)
+    previous = Frozen(PartOf(network, names))
+    networks = factory(2, name=name, previous=previous, start=True)
+    build(method, networks)
+    taken = networks.copied[0]
+    assert taken.whole == len(names)
+    assert taken.left
+
+
+# Augmentation.
+
+
+def upright(**augment) -> None:
+    data = DataSpec(
+        labels={0: "background", 1: "a"}, modality=("MR",), spacing_mm=EQUAL, patch=(16, 16, 1), view="axial",
+        augment=augment,
+    )  # fmt: skip
+    check_upright(Pipeline(name="x", stages=({"method": {"name": "rotation"}},)), data)
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        ({"rot90": {"axes": [0, 1]}}, "data.augment.rot90.axes is .0, 1.: rotation asks which way up"),
+        ({"flip": {"axes": [0, 1]}}, "two of them together are a half turn"),
+        ({"affine": {"rotate_degrees": [0, 0, 90]}}, "accepted are at most 15"),
+    ],
+)
+def test_augmentation_must_not_contain_the_turns_that_are_asked_for(augment, message):
+    with pytest.raises(ConfigError, match=message):
+        upright(**augment)
+    upright(flip={"axes": [1, 2]}, rot90={"axes": [0, 2]})  # nothing turns out of the plane
+
+
+def test_the_control_without_the_question_may_be_turned():
+    data = DataSpec(labels={0: "b", 1: "a"}, modality=("MR",), spacing_mm=EQUAL, patch=(8, 8, 1), view="axial",
+                    augment={"rot90": {"axes": [0, 1]}})  # fmt: skip
+    for weight in (0.0, 0.1):
+        pipeline = Pipeline(name="x", stages=({"method": {"name": "s4l", "options": {"rotation": weight}}},))
+        if weight:
+            with pytest.raises(ConfigError, match="s4l asks which way up"):
+                check_upright(pipeline, data)
+        else:
+            check_upright(pipeline, data)
+
+
+@pytest.mark.parametrize(
+    ("patch", "spacing", "options", "message"),
+    [
+        ((32, 32, 1), (1.0, 1.2, 5.0), {"rotations": "quarter4"}, "exchanges the axes 0 and 1"),
+        ((32, 4, 1), (1.0, 1.0, 5.0), {}, "whose largest part with equal sides has 0"),
+    ],
+)
+def test_patches_that_cannot_be_turned_are_refused(patch, spacing, options, message):
+    data = DataSpec(labels={0: "b", 1: "a"}, modality=("MR",), spacing_mm=spacing, patch=patch, view="axial")
+    with pytest.raises(ConfigError, match=f"method rotation: rotations .*{message}"):
+        build("rotation", NetworkFactory(NetworkSpec(name="vnet", width=4), data), **options)
+
+
+# Does it learn?
+
+
+def learn(images: Tensor, steps: int) -> float:
+    """Share of rotations that are found in the last quarter of a short training on images of one channel."""
+    torch.manual_seed(0)
+    method = build("rotation", factory(2, channels=1))
+    optimizer = torch.optim.AdamW(method.parameters(), lr=0.005)
+    shares = []
+    for _ in range(steps):
+        chosen = torch.randint(len(images), (8,))
+        loss = method({"all": {"image": images[chosen]}}, CLOCK)["rotation"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        shares.append(method.watched()["rotations found"].item())
+    last = shares[-steps // 4 :]
+    return sum(last) / len(last)
+
+
+def test_it_learns_which_way_up_a_phantom_is():
+    torch.manual_seed(0)
+    shade = torch.linspace(-1, 1, 32)[:, None].expand(32, 24)
+    images = shade + 0.3 * torch.randn(64, 1, 32, 24)
+    assert learn(images, 40) > 0.95
+
+
+def test_new_noise_has_no_upright():
+    torch.manual_seed(0)
+    method = build("rotation", factory(2, channels=1))
+    optimizer = torch.optim.AdamW(method.parameters(), lr=0.005)
+    found = []
+    for _ in range(40):
+        loss = method({"all": {"image": torch.randn(8, 1, 32, 24)}}, CLOCK)["rotation"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(method.watched()["rotations found"].item())
+    share = sum(found[20:]) / 20
+    deviation = math.sqrt(0.25 * 0.75 / (20 * 32))
+    assert abs(share - 0.25) < 3 * deviation
