@@ -80,9 +80,10 @@ class GroupWSSS(Method):
     ) -> None:  # fmt: skip
         super().__init__(networks)
         self.streams = self.streams_of({"group_size": group_size, "neighbor": neighbor, "contrast": contrast})
-        first = int(networks.has_background)
-        structures = networks.classes - first
-        self.names = dict(enumerate(networks.labels[first:], start=first))
+        if not networks.has_background:
+            raise ValueError("saliency tells classes from the background, and the data set has none")
+        structures = networks.classes - 1
+        self.names = dict(enumerate(networks.labels[1:], start=1))
         channels = node_channels if node == "features" else 0
         self.nodes = Nodes(networks, structures, features=channels, stride=stride, convolutions=convolutions)
         self.graph = GroupGraph(
@@ -190,8 +191,7 @@ class SaliencyColouring(PseudoLabels):
         if not present:
             looked_for_all = len(case.tags) == len(case.maps[0])
             return torch.zeros(saliency.shape, dtype=torch.uint8) if looked_for_all else None
-        first = self.classes - len(case.maps[0])
-        attention = {index: case.maps[0][index - first].float() for index in present}
+        attention = {index: case.maps[0][index - 1].float() for index in present}
         label = self.colour(saliency, attention)
         return None if bool((label == IGNORE).all()) else label
 

@@ -383,6 +383,17 @@ def with_first(manifest, **changes):
     return path
 
 
+def test_a_set_without_a_background_and_other_settings_are_refused():
+    networks = factory(2)
+    networks.has_background = False
+    with pytest.raises(ConfigError, match="saliency tells classes from the background, and the data set has none"):
+        methods.build("group_wsss", networks)
+    refused = {"rounds is -1": {"rounds": -1}, "snapshots is 0": {"snapshots": 0}, "rate of the": {"dropout_rate": 2.0}}
+    for message, options in refused.items():
+        with pytest.raises(ConfigError, match=message):
+            methods.build("group_wsss", factory(2), **options)
+
+
 def test_what_cannot_be_grouped_or_coloured_is_refused_before_anything_is_trained(tmp_path):
     manifest = write_tagged(tmp_path / "data")
     size = "stages.0.method.options.group_size"
