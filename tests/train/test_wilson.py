@@ -14,10 +14,13 @@ from tiny import write_dataset
 
 from medseg import methods
 from medseg.bundle.bundle import open_bundle
+from medseg.config import NetworkSpec
 from medseg.errors import ConfigError
 from medseg.method import Clock, Frozen
 from medseg.methods.wilson import OldNetwork, Wilson
+from medseg.networks import registry
 from medseg.workflows.predict.run import predict
+from medseg.workflows.train.planned_network import network_of_definition
 from medseg.workflows.train.run import train
 
 CLOCK, EARLY = Clock(50, 100), Clock(1, 100)
@@ -146,6 +149,17 @@ def test_what_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"sees CT, the data set has MR, MR"):
         methods.build("wilson", of_ct)
     make(labels=("Background", " CLASS2 "))
+
+
+@pytest.mark.parametrize("name", registry.NETWORKS)
+@pytest.mark.parametrize("patch", [(32, 32), (32, 32, 16)])
+def test_a_step_has_the_network_of_the_old_run(name: str, patch: tuple[int, ...]) -> None:
+    sizes = {"patch": patch, "in_channels": 2, "out_channels": 3}
+    definition = registry.network_def(NetworkSpec(name=name, width=8), **sizes)
+    spec = network_of_definition({"_target_": "scripts.networks.adapters.Planar", "network": definition, "axis": 2})
+    assert spec is not None
+    assert (spec.name, spec.width) == (name, 8)
+    assert registry.network_def(spec, **sizes) == definition
 
 
 # The whole life: a base, a step, and another step.

@@ -74,21 +74,28 @@ def follow_previous(pipeline: Pipeline, start: Start | None) -> Pipeline:
 
 
 def _network_of(bundle: OpenBundle) -> NetworkSpec:
-    """The network of a bundle, as a pipeline would name it, with all its options.
-
-    Raises:
-        ConfigError: it is none that a pipeline can name.
-    """
     content = read_json(bundle.path / "configs" / "inference.json")
+    found = network_of_definition(content.get("network_def"))
+    if found is None:
+        raise ConfigError(f"its network is none of {', '.join(NETWORKS)}", path=bundle.path)
+    return found
+
+
+def network_of_definition(definition: Any) -> NetworkSpec | None:
+    """A network as a pipeline would name it, with all its options; None: a pipeline cannot name it.
+
+    Args:
+        definition: the `_target_` dictionary that makes it, or one that holds that.
+    """
     targets = {entry.target.removeprefix("medseg.portable."): entry for entry in NETWORKS.values()}
-    for definition in _definitions(content.get("network_def")):
-        entry = targets.get(definition["_target_"].removeprefix("scripts."))
+    for part in _definitions(definition):
+        entry = targets.get(part["_target_"].removeprefix("medseg.portable.").removeprefix("scripts."))
         if entry is not None:
-            options = {name: value for name, value in definition.items() if name in entry.options}
+            options = {name: value for name, value in part.items() if name in entry.options}
             widths = [options[name] for name in WIDTHS if name in options]
             width = widths[0] if isinstance(widths[0], int) else widths[0][0]
             return NetworkSpec(name=entry.name, width=width, options=options)
-    raise ConfigError(f"its network is none of {', '.join(NETWORKS)}", path=bundle.path)
+    return None
 
 
 def _trained_with(start: Start, entry: NetworkEntry) -> Mapping[str, Any] | None:
