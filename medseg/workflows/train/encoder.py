@@ -85,7 +85,7 @@ class OpenEncoder:
                 f"the encoder is that of a {self.network.name} of width {self.network.width}, this network is a "
                 f"{network.name} of width {network.width}",
                 path=self.path,
-                hint=f"--set stages.0.network.name={self.network.name} --set stages.0.network.width={self.network.width}",
+                hint=f"--set stages.0.network.width={self.network.width}, and the same name",
             )
         if self.data.spatial_dims != data.spatial_dims:
             kinds = {2: "planes", 3: "volumes"}
