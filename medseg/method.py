@@ -192,13 +192,11 @@ class Method(nn.Module, ABC):
     def streams_of(cls, options: Mapping[str, Any]) -> tuple[Stream, ...]:
         """What a batch must carry with some options, asked before there is a method.
 
-        A method that overrides this, because the size of its groups is an option, also sets `self.streams`.
+        A method that overrides this, because the size of its groups is an option, also sets `self.streams`, and raises
+        ValueError for options that it refuses.
 
         Args:
             options: keywords of the constructor that a pipeline gives, of the right types.
-
-        Raises:
-            ValueError: options that the method refuses.
         """
         return cls.streams
 

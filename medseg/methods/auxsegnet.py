@@ -79,6 +79,7 @@ class AuxSegNet(Method):
         )  # fmt: skip
         assert isinstance(network, CrossTaskSegmenter)
         self.network = network
+        self.row_sums: Tensor | None = None
         self.weights = {
             "tags": tags,
             "saliency": saliency,
@@ -95,10 +96,16 @@ class AuxSegNet(Method):
         """For a rule the refined maps, the maps as they are, and the refined saliency."""
         return RefinedMaps(self.network)
 
+    def watched(self) -> dict[str, Tensor]:
+        """The smallest and largest sum of a row of the last batch's affinity; 1 where rows are normalised."""
+        return {} if self.row_sums is None else {"row_sums": self.row_sums}
+
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The five terms of L."""
         labeled = batch["labeled"]
         found = self.network.outputs(labeled["image"])
+        sums = found.affinity.detach().sum(2)
+        self.row_sums = torch.stack([sums.min(), sums.max()])
         label, covered = labeled["label"], labeled.get("covered")
         terms = {
             "tags": tag_loss(found.tags, labeled["tags"]),

@@ -15,25 +15,27 @@ of class c is ReLU((h^T + h^0) / 2)_c, which the rule fuses with saliency S into
 The text of the paper was not at hand: followed is its authors' code, whose division by 6 is that of the means above
 with K = 3. It differs in this: any K, and the messages' mean instead of their concatenation (`aggregate`); the graph
 dropout rests in evaluation, and is drawn for each node; the weights of new convolutions are drawn for their number of
-inputs, since N(0, 0.01) belongs to 512 channels; attention is not the largest of all epochs but made by the trained
-network, each image with several groups of partners that the training kept.
+inputs, since N(0, 0.01) belongs to 512 channels; attention is made afterwards, by the trained network or by what it was
+at several times (`snapshots`), each image with several groups of partners that the training kept, since the authors'
+largest of all epochs needs images that are neither moved nor cut.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from medseg.method import IGNORE, Batch, Clock, Method, Networks, Predictions, PseudoLabels, Stream
-from medseg.ops.class_activation import coarsest_within, enlarge, mean_over_positions, tag_loss
+from medseg.ops.class_activation import mean_over_positions, tag_loss
 from medseg.ops.donors import DonorBank
+from medseg.ops.group_attention import GroupMaps, Nodes
 from medseg.ops.group_graph import Aggregate, GraphDropout, GroupGraph, Strength
+from medseg.ops.map_accumulation import Snapshots
 from medseg.ops.processes import gather_from_processes
-from medseg.portable.networks.encoder_decoder import EncoderDecoder
 
 GROUP_SIZE = 3
 
@@ -59,7 +61,11 @@ class GroupWSSS(Method):
         single: weight of the term of each image alone.
         alone: part of the run before the images tell each other anything.
         partners: images of each class that are kept to make the attention of other images.
+        snapshots: of how many times of the training the attention is the largest; 1: that at its end.
+        refine: how often attention is averaged over neighbours that look alike (`medseg.ops.refinement`).
     """
+
+    streams = (Stream("weak", ("tags",), group="same_tags", group_size=GROUP_SIZE),)
 
     def __init__(
         self, networks: Networks, *,
@@ -68,7 +74,8 @@ class GroupWSSS(Method):
         stride: int = 8, convolutions: int = 3,
         aggregate: Aggregate = "mean",
         dropout: Strength = "state", dropout_threshold: float = 0.7, dropout_rate: float = 0.8,
-        single: float = 0.4, alone: float = 0.0, partners: int = 4,
+        single: float = 0.4, alone: float = 0.0,
+        partners: int = 4, snapshots: int = 1, refine: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(networks)
         self.streams = self.streams_of({"group_size": group_size, "neighbor": neighbor, "contrast": contrast})
@@ -80,18 +87,23 @@ class GroupWSSS(Method):
             dropout=GraphDropout(dropout_threshold, dropout_rate, dropout),
         )  # fmt: skip
         self.bank = DonorBank(structures, partners)
-        self.single, self.alone = single, alone
+        self.single, self.alone, self.refine = single, alone, refine
+        self.snapshots: Snapshots | None = None
+        if snapshots < 1:
+            raise ValueError(f"snapshots is {snapshots}; accepted is at least 1")
+        if snapshots > 1:
+            times = [(number + 1) / snapshots for number in range(snapshots)]
+            self.snapshots = Snapshots(self._attention(), times)
 
     @classmethod
     def streams_of(cls, options: Mapping[str, Any]) -> tuple[Stream, ...]:
         """Images with tags, in groups of K that have the same."""
-        size, neighbor = options.get("group_size", GROUP_SIZE), options.get("neighbor", False)
-        contrast = options.get("contrast", False)
+        size = options.get("group_size", GROUP_SIZE)
+        neighbor, contrast = options.get("neighbor", False), options.get("contrast", False)
         least = 1 + neighbor + contrast
         if size < least:
             raise ValueError(f"group_size is {size}; accepted is at least {least}")
-        stream = Stream("weak", ("tags",), group="same_tags", group_size=size, neighbor=neighbor, contrast=contrast)
-        return (stream,)
+        return (replace(cls.streams[0], group_size=size, neighbor=neighbor, contrast=contrast),)
 
     def segmenter(self) -> None:
         """There is none: the next stage trains it."""
@@ -102,7 +114,16 @@ class GroupWSSS(Method):
 
     def maps(self) -> nn.Module:
         """The attention of each class."""
-        return GroupMaps(self.nodes, self.graph, self.bank)
+        return self._attention() if self.snapshots is None else self.snapshots
+
+    def _attention(self) -> GroupMaps:
+        """As the networks are now."""
+        return GroupMaps(self.nodes, self.graph, self.bank, self.refine)
+
+    def after_step(self, clock: Clock) -> None:
+        """Keep the networks where it is time."""
+        if self.snapshots is not None:
+            self.snapshots.follow(self._attention(), clock.iteration, clock.total)
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The terms `single`, of each image alone, and `group`, after the messages."""
@@ -127,99 +148,6 @@ class GroupWSSS(Method):
             for value, presence in enumerate(of_image):
                 if presence == 1:
                     self.bank.store(value, image)
-
-
-class Nodes(nn.Module):
-    """An encoder whose features become the states of the graph, and what reads the classes from them.
-
-    Args:
-        networks: makes both.
-        structures: classes that have tags.
-        features: channels of feature nodes; 0: the nodes are class maps.
-        stride: of the features, at most.
-        convolutions: between the encoder and the nodes, each followed by a ReLU.
-
-    Attributes:
-        channels: of the states.
-    """
-
-    network: EncoderDecoder
-
-    def __init__(
-        self, networks: Networks, structures: int, *, features: int, stride: int, convolutions: int
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.network = networks.encoder_decoder()
-        self.level = coarsest_within(self.network.strides, stride)
-        width = self.network.channels[self.level]
-        layers: list[nn.Module] = []
-        for _ in range(convolutions):
-            layers += [Conv[Conv.CONV, networks.spatial_dims](width, width, 3, padding=1), nn.ReLU()]
-        self.channels = features or structures
-        self.embedding = nn.Sequential(*layers, networks.head(width, self.channels))
-        self.readout = networks.head(features, structures) if features else nn.Identity()
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Image `(B, Cin, *spatial)` to states `(B, channels, *smaller)`."""
-        return self.embedding(self.network.encode(image)[self.level])
-
-    def classify(self, states: Tensor) -> Tensor:
-        """States to class maps `(B, structures, *smaller)`."""
-        return self.readout(states)
-
-
-class GroupMaps(nn.Module):
-    """Attention of each class, each image in groups with images that show the class.
-
-    Args:
-        nodes: of the method.
-        graph: of the method.
-        bank: images of each class.
-    """
-
-    def __init__(self, nodes: Nodes, graph: GroupGraph, bank: DonorBank) -> None:
-        super().__init__()
-        self.nodes, self.graph, self.bank = nodes, graph, bank
-        self._states: dict[int, Tensor] = {}
-        self.register_load_state_dict_post_hook(_forget_states)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Image `(B, Cin, *spatial)` to `(B, structures, *spatial)`, at least 0, interpolated linearly."""
-        states = self.nodes(image)
-        found = self.nodes.classify(states).clone()
-        for value in range(found.shape[1]):
-            told = self._told(states, value)
-            if told is not None:
-                found[:, value] = (found[:, value] + told) / 2
-        return enlarge(found.relu(), image.shape[2:])
-
-    def _told(self, states: Tensor, value: int) -> Tensor | None:
-        """Map of a class after the messages `(B, *smaller)`, mean over several groups; None: no partner is known."""
-        senders = self.graph.group_size - 1
-        if not senders or not self.bank.holds(value):
-            return None
-        partners = self._partner_states(value)
-        groups = max(1, len(partners) // senders)
-        total = torch.zeros_like(states[:, 0])
-        for group in range(groups):
-            chosen = [(group * senders + place) % len(partners) for place in range(senders)]
-            others = partners[chosen].expand(len(states), -1, *states.shape[1:])
-            members = torch.cat([states[:, None], others], 1).flatten(0, 1)
-            own = self.graph(members)[:: senders + 1]
-            total = total + self.nodes.classify(own)[:, value]
-        return total / groups
-
-    def _partner_states(self, value: int) -> Tensor:
-        """Of the images that show a class `(n, C, *smaller)`; made once."""
-        if value not in self._states:
-            images = self.bank.images[value][self.bank.filled[value]]
-            self._states[value] = self.nodes(images.to(self.bank.images.device))
-        return self._states[value]
-
-
-def _forget_states(maps: GroupMaps, _: object) -> None:
-    """Those of former weights."""
-    maps._states.clear()
 
 
 class SaliencyColouring(PseudoLabels):

@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from medseg.errors import DataError
 from medseg.method import IGNORE, LABELED, Batch, Clock, Method, Networks
 from medseg.ops.class_patches import PatchRules, choose_patches, cut_patches
-from medseg.ops.triplet_graph import contrastive_loss, draw_triplets, normalize, triplet_loss
+from medseg.ops.triplet_graph import contrastive_loss, draw_triplets, normalize, separation, triplet_loss
 
 RESOLUTION = {2: 128, 3: 48}
 """Voxels along an axis that all patches are brought to, at most."""
@@ -40,6 +40,10 @@ POOLED = {2: 4, 3: 2}
 LEAST_CLASSES = 2
 PATIENCE = 20
 """Steps without a second class after which there is none."""
+
+COUNTED = ("steps", "without_foreground", "left_out", "singletons")
+"""Steps; images without foreground, whose background takes its quota; images of nothing but 255; anchors without
+another patch of their class."""
 
 
 class MixAndMatch(Method):
@@ -68,6 +72,7 @@ class MixAndMatch(Method):
     streams = (LABELED,)
 
     seen: Tensor
+    counts: Tensor
 
     def __init__(
         self, networks: Networks, *,
@@ -86,6 +91,9 @@ class MixAndMatch(Method):
         _check(resolution >= 0, "resolution", resolution, "0 or more voxels")
         _check(temperature > 0, "temperature", temperature, "a number above 0")
         _check(0 <= background_share < 1, "background_share", background_share, "0 or more, below 1")
+        _check(0 <= overlap <= 1, "overlap", overlap, "0 to 1")
+        _check(0 <= min_purity <= 1, "min_purity", min_purity, "0 to 1")
+        _check(chunk >= 0, "chunk", chunk, "0 or more patches")
         self.network = networks.encoder_decoder()
         self.dims = networks.spatial_dims
         self.background = 0 if networks.has_background else None
@@ -95,7 +103,9 @@ class MixAndMatch(Method):
         self.background_share, self.background_positive = background_share, background_positive
         self.balance, self.overlap, self.min_purity = balance, overlap, min_purity
         self.loss, self.margin, self.temperature = loss, margin, temperature
-        self.register_buffer("seen", torch.zeros(self.classes + 1, dtype=torch.int64))
+        self.register_buffer("seen", torch.zeros(self.classes, dtype=torch.int64))
+        self.register_buffer("counts", torch.zeros(len(COUNTED), dtype=torch.int64))
+        self._last: tuple[Tensor, Tensor] | None = None
 
     def segmenter(self) -> None:
         """None: the stage prepares an encoder."""
@@ -108,14 +118,26 @@ class MixAndMatch(Method):
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The term `triplets`, or `contrastive`."""
         self._check_classes()
+        self._count("steps")
         labeled = batch["labeled"]
         # the decoder takes no part; processes that train together need it in the graph
         unused = 0 * sum(parameter.sum() for parameter in self.network.parameters())
         patches, classes = self.draw(labeled["image"], labeled["label"], labeled.get("covered"))
-        self._count(classes)
         if not len(classes):
             return {self.loss: unused}
-        return {self.loss: self.compare(self.embed(patches), classes) + unused}
+        self.seen += torch.bincount(classes, minlength=self.classes).to(self.seen.device)
+        vectors = self.embed(patches)
+        self._last = (vectors.detach(), classes)
+        return {self.loss: self.compare(vectors, classes) + unused}
+
+    def watched(self) -> dict[str, Tensor]:
+        """How well the patches of the last batch are apart by class, and what was counted so far."""
+        found = {"patches": self.seen.float()}
+        found |= {name: number.float() for name, number in zip(COUNTED[1:], self.counts[1:], strict=True)}
+        if self._last is not None:
+            quotient, nearest = separation(*self._last)
+            found |= {"within_by_between": torch.tensor(quotient), "nearest_neighbour": torch.tensor(nearest)}
+        return found
 
     # Mix: patches of all images of the batch.
 
@@ -136,9 +158,13 @@ class MixAndMatch(Method):
         used, found = [], []
         for number, label in enumerate(self._centers(labels[:, 0].cpu(), covered)):
             patches = choose_patches(label, each, rules)
-            if patches is not None:
-                used.append(number)
-                found.append(patches)
+            if patches is None:
+                self._count("left_out")
+                continue
+            used.append(number)
+            found.append(patches)
+            if self.background is not None and bool((patches.classes == self.background).all()):
+                self._count("without_foreground")
         if not found:
             return images.new_zeros((0, images.shape[1], *rules.largest)), torch.zeros(0, dtype=torch.int64)
         cut = cut_patches(images[used], found, self.shape(rules.largest))
@@ -172,10 +198,9 @@ class MixAndMatch(Method):
 
     def shape(self, largest: Sequence[int]) -> tuple[int, ...]:
         """What all patches are brought to, for a largest one: a multiple of the encoder's strides."""
-        limit = self.resolution or RESOLUTION[self.dims]
         sides = []
         for length, stride in zip(largest, self.network.strides[-1], strict=True):
-            wanted = self.resolution or min(limit, length)
+            wanted = self.resolution or min(RESOLUTION[self.dims], length)
             sides.append(max(2, wanted // stride) * stride)  # norms need more than one voxel
         return tuple(sides)
 
@@ -202,14 +227,14 @@ class MixAndMatch(Method):
             anchors = classes != self.background
         if self.loss == "contrastive":
             return contrastive_loss(vectors, classes, temperature=self.temperature, anchors=anchors)
-        return triplet_loss(vectors, draw_triplets(classes), margin=self.margin, anchors=anchors)
+        triplets = draw_triplets(classes)
+        self._count("singletons", triplets.singletons)
+        return triplet_loss(vectors, triplets, margin=self.margin, anchors=anchors)
 
     # What was seen.
 
-    def _count(self, classes: Tensor) -> None:
-        """Count patches of each class, and steps."""
-        counts = torch.bincount(classes, minlength=self.classes)[: self.classes]
-        self.seen += torch.cat([counts, torch.ones(1, dtype=torch.int64)]).to(self.seen.device)
+    def _count(self, name: str, number: int = 1) -> None:
+        self.counts[COUNTED.index(name)] += number
 
     def _check_classes(self) -> None:
         """See that there is more than one class, when some steps are over.
@@ -217,11 +242,10 @@ class MixAndMatch(Method):
         Raises:
             DataError: there is not.
         """
-        counts = self.seen.tolist()
-        steps = counts.pop()
+        steps = int(self.counts[0])
         if steps != PATIENCE:
             return
-        found = [str(index) for index, count in enumerate(counts) if count]
+        found = [str(index) for index, count in enumerate(self.seen.tolist()) if count]
         if len(found) < LEAST_CLASSES:
             what = f"class {found[0]} alone" if found else "no class"
             raise DataError(

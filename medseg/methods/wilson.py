@@ -36,12 +36,16 @@ from torch import Tensor, nn
 
 from medseg.method import IGNORE, WEAK, Batch, Clock, Frozen, Method, Networks, same_structure
 from medseg.ops import incremental
-from medseg.ops.class_activation import coarsest_within, enlarge
+from medseg.ops.class_activation import coarsest_within
 from medseg.ops.losses import masked_mean
 from medseg.ops.pooling import focal_penalty, ngwp
 from medseg.ops.refinement import pamr, to_grid
 from medseg.ops.tags import refuse_constant_tags
 from medseg.portable.networks.encoder_decoder import EncoderDecoder, FeatureMaps, HeadedNetwork
+from medseg.portable.networks.tag_networks import enlarge
+
+FOLLOWS = 0.1
+"""How fast numbers that are watched follow those of a step."""
 
 
 class Localizer(nn.Sequential):
@@ -160,6 +164,7 @@ class Wilson(Method):
         looked_at = torch.zeros(self.classes - 1, dtype=torch.bool)
         looked_at[[index - 1 for index in self.names]] = True
         self.register_buffer("looked_at", looked_at, persistent=False)
+        self.register_buffer("self_trained", torch.zeros(()))
 
     def segmenter(self) -> nn.Module:
         """The network, whose head has a channel for each old and new class."""
@@ -168,6 +173,10 @@ class Wilson(Method):
     def maps(self) -> nn.Module:
         """The localizer's logits of all classes."""
         return FeatureMaps(self.headed.network, self.localizer, self.level)
+
+    def watched(self) -> dict[str, Tensor]:
+        """Share of the images that L_SSS learns from, of late; where it stays at 0 that term is off."""
+        return {"self_trained": self.self_trained}
 
     def check_tags(self, presence: Sequence[Mapping[int, bool]]) -> None:
         """Refuse classes that all images or none have."""
@@ -223,7 +232,9 @@ class Wilson(Method):
         refined = torch.zeros_like(present)
         refined[:, used] = pamr(small, present[:, used], dilations=self.dilations, iterations=self.iterations)
         certain = incremental.confident_labels(refined, **self.certain)
-        return incremental.balanced_cross_entropy(scores, certain, tags)
+        usable = incremental.found_as_tagged(certain, tags)
+        self.self_trained.lerp_(usable.float().mean(), FOLLOWS)
+        return incremental.balanced_cross_entropy(scores, certain, usable)
 
     def _segmentation(self, logits: Tensor, maps: Tensor, old: Tensor, tags: Tensor) -> Tensor:
         """L_SEG on the grid of the image."""

@@ -17,6 +17,7 @@ from medseg.networks.pretrained import load_weights
 from medseg.networks.transfer import Copied, class_axes, copy_weights
 from medseg.portable.networks.adapters import FirstChannels, Planar
 from medseg.portable.networks.encoder_decoder import EncoderDecoder, Head, HeadedNetwork
+from medseg.portable.networks.tag_networks import TagNetwork
 
 DEFINITION = "network_definition"
 """Attribute of a network: the `_target_` dictionary that it was made of. A copy of the network has it too."""
@@ -130,9 +131,17 @@ class NetworkFactory:
             self.previous.module,
             axes=class_axes(network, others),
             labels=self.labels,
-            earlier_labels=self.previous.labels,  # none of a network in halves, whose outputs are no classes
+            earlier_labels=self._earlier_labels(self.previous),
         )
         self.copied.append(copied)
+
+    def _earlier_labels(self, previous: Frozen) -> tuple[str, ...]:
+        """Names of the classes that outputs of the network before are of; none of a network in halves.
+
+        A classifier of tags is of the stage before in the same run, and its outputs are of the same classes.
+        """
+        is_classifier = isinstance(previous.module, TagNetwork)
+        return previous.labels or (self.labels if is_classifier else ())
 
 
 def definition_of(network: nn.Module) -> dict[str, Any]:

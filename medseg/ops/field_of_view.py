@@ -31,10 +31,12 @@ class FieldOfView:
     Attributes:
         cuts: axis, first voxel and the voxel after the last one, of each axis along which the box is shorter.
         shift: how far the intensities go to those of a scan that shows this box alone, 0 to 1.
+        repeated: whether what lies outside of the box becomes its outermost voxels.
     """
 
     cuts: tuple[tuple[int, int, int], ...]
     shift: float
+    repeated: bool = True
 
 
 @random_transform("crop")
@@ -43,11 +45,13 @@ class Crop(SpatialTransform):
 
     So it is at prediction where a scan ends within a window. Where images are z-scored one by one the patch also gets
     intensities nearer to the z-score of the box: all the way if every axis is cut, else a part of it, since the scan
-    goes on along the other axes.
+    goes on along the other axes. A part of the patches keeps what lies outside of the box, and gets these intensities
+    alone.
     """
 
     probability: float = Field(default=0.0, ge=0, le=1)
     share: tuple[PositiveFloat, PositiveFloat] = (0.3, 1.0)  # of a side, what is left of it
+    repeated: float = Field(default=1.0, ge=0, le=1)  # of these patches, those that lose what lies outside of the box
 
     def draw(self, rng: np.random.Generator, patch: Sequence[int], spacing_mm: Sequence[float]) -> FieldOfView | None:
         """The box; an axis of one voxel is left alone."""
@@ -62,12 +66,17 @@ class Crop(SpatialTransform):
             if is_cut[axis] and length < patch[axis]:
                 low = int(places[axis] * (patch[axis] - length + 1))
                 cuts.append((axis, low, low + length))
-        return FieldOfView(tuple(cuts), len(cuts) / len(thick)) if cuts else None
+        if not cuts:
+            return None
+        repeated = self.repeated == 1 or bool(rng.random() < self.repeated)
+        return FieldOfView(tuple(cuts), len(cuts) / len(thick), repeated)
 
     def apply(self, tensor: Tensor, drawn: FieldOfView) -> Tensor:
         """Repeat the outermost voxels of the box in image, label or maps `(C, X, Y, Z)`."""
         import torch
 
+        if not drawn.repeated:
+            return tensor
         for axis, low, high in drawn.cuts:
             numbers = torch.arange(tensor.shape[axis + 1], device=tensor.device).clamp_(low, high - 1)
             tensor = tensor.index_select(axis + 1, numbers)

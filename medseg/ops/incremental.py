@@ -138,25 +138,35 @@ def confident_labels(maps: Tensor, *, share: float = 0.6, background_share: floa
     return certain & (certain.sum(1, keepdim=True) == 1)
 
 
-def balanced_cross_entropy(scores: Tensor, certain: Tensor, tags: Tensor) -> Tensor:
+def found_as_tagged(certain: Tensor, tags: Tensor) -> Tensor:
+    """For each image whether as many classes are found as its tags say, and the background.
+
+    Args:
+        certain: see `confident_labels`.
+        tags: `(B, classes - 1)` uint8 of the classes that may be found; 0 for those that may not; of an image with a
+            255 nobody can say.
+
+    Returns:
+        `(B,)` bool.
+    """
+    found = certain.flatten(2).any(2).sum(1)
+    return (found == (tags == 1).sum(1) + 1) & (tags != IGNORE).all(1)
+
+
+def balanced_cross_entropy(scores: Tensor, certain: Tensor, usable: Tensor) -> Tensor:
     """Cross-entropy of the voxels that are certain, rare classes weighing more, mean over all voxels of all images.
 
         w_c = (N - n_c) / (1 + N)
 
-    with n_c certain voxels of class c and N of all classes. An image in which not exactly the classes of its tags and
-    the background are found teaches nothing.
+    with n_c certain voxels of class c in the image and N of all classes.
 
     Args:
         scores: logits `(B, classes, *spatial)`.
         certain: see `confident_labels`.
-        tags: `(B, classes - 1)` uint8 of the classes that may be found; 0 for those that may not; an image with a 255
-            teaches nothing.
+        usable: `(B,)` bool, images that teach something, see `found_as_tagged`.
     """
     counts = certain.flatten(2).sum(2)
     total = counts.sum(1, keepdim=True)
-    weights = (total - counts) / (1 + total)
-    expected = (tags == 1).sum(1) + 1
-    usable = ((counts > 0).sum(1) == expected) & (tags != IGNORE).all(1)
-    weights = weights * usable[:, None]
+    weights = (total - counts) / (1 + total) * usable[:, None]
     each = -scores.float().log_softmax(1).flatten(2) * certain.flatten(2) * weights[:, :, None]
     return each.sum(1).mean()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medseg.ops.losses import masked_mean
+
 NONE = -1
 """In place of a negative: there is no other class."""
 
@@ -131,7 +133,7 @@ def separation(vectors: Tensor, classes: Tensor) -> tuple[float, float]:
     itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
     distance = torch.cdist(vectors.float(), vectors.float()).square()
     same = classes[None, :] == classes[:, None]
-    within, between = distance[same & ~itself], distance[~same]
+    within = masked_mean(distance, same & ~itself)
+    between = masked_mean(distance, ~same)
     nearest = distance.masked_fill(itself, float("inf")).argmin(1)
-    quotient = within.mean() / between.mean().clamp(min=1e-12)
-    return float(quotient), float((classes[nearest] == classes).float().mean())
+    return float(within / between.clamp(min=1e-12)), float((classes[nearest] == classes).float().mean())

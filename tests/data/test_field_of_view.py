@@ -55,6 +55,18 @@ def test_a_z_scored_patch_gets_the_z_score_of_its_box():
     np.testing.assert_allclose(halfway[0, :, 0, 0], (np.array([10, 10, 20, 20, 20]) - 7.5) / 5**0.5, atol=1e-5)
 
 
+def test_a_patch_that_keeps_its_surroundings_gets_the_intensities_of_its_box_alone():
+    source = ramp()
+    zscored = Source(source.image, source.label, source.background, zscored=(True,))
+    image, label = cut(zscored, FieldOfView(CUT.cuts, 1.0, repeated=False))
+    np.testing.assert_allclose(image[0, :, 0, 0], [-3, -1, 1, 3, 5], atol=1e-6)  # the box has 10 and 20
+    np.testing.assert_array_equal(label[0, :, 0], source.label[0, :, 0])
+    crop = Crop(probability=1.0, repeated=0.25)
+    drawn = [crop.draw(np.random.default_rng(seed), (16, 16, 12), (1, 1, 1)) for seed in range(1000)]
+    kept = [each.repeated for each in drawn if each is not None]
+    assert sum(kept) / len(kept) == pytest.approx(0.25, abs=0.05)
+
+
 def test_what_is_drawn_is_a_box_of_the_patch_as_often_as_asked():
     crop, patch = Crop(probability=0.5, share=(0.25, 0.75)), (16, 1, 12)
     drawn = [crop.draw(np.random.default_rng(seed), patch, (1, 1, 1)) for seed in range(2000)]

@@ -22,10 +22,22 @@ SMALL_STAGE = ("schedule.iterations=2", "network.width=4", "schedule.workers=0")
 SMALL_DATA = ("data.patch=[16,16,16]", "data.overlap=0.25", "data.spacing_mm=[1.5,1.5,1.5]")
 
 
+def places_of(stages: list, before: str = "stages") -> list[str]:
+    """Where the stages of a file stand, those of repeated groups too."""
+    found = []
+    for number, stage in enumerate(stages):
+        place = f"{before}.{number}"
+        found += places_of(stage["stages"], f"{place}.stages") if "repeat" in stage else [place]
+    return found
+
+
 def smaller(task: str) -> list[str]:
-    """Settings that make every stage of a pipeline small."""
-    stages = range(len(settings.load(task).stages))
-    return [*SMALL_DATA, *(f"stages.{stage}.{setting}" for stage in stages for setting in SMALL_STAGE)]
+    """Settings that make every stage of a pipeline small, and leave one pass of repeated ones."""
+    content = yaml.safe_load(shipped()[task].read_text())
+    once = [f"stages.{number}.repeat=1" for number, stage in enumerate(content["stages"]) if "repeat" in stage]
+    planar = ["data.patch=[16,16,1]"] if content.get("data", {}).get("view") == "axial" else []
+    of_stages = [f"{place}.{setting}" for place in places_of(content["stages"]) for setting in SMALL_STAGE]
+    return [*SMALL_DATA, *planar, *of_stages, *once]
 
 
 FOLLOWING = ["stages.0.schedule.iterations=2", "stages.0.schedule.workers=0", "stages.0.schedule.batch={weak: 2}",

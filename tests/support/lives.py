@@ -17,7 +17,9 @@ import yaml
 from every_method import Subject, batch_size, every_method, map_names
 from tiny import write_dataset
 
+from medseg import methods
 from medseg.workflows.train.run import train
+from medseg.workflows.train.self_training.predict_maps import IMAGE
 
 ITERATIONS = 4
 LABELED, WEAK, UNLABELED = 3, 3, 3
@@ -79,6 +81,7 @@ def write_everything(folder: Path) -> Path:
     path = write_dataset(folder, labeled=LABELED + WEAK, unlabeled=UNLABELED)
     content = json.loads(path.read_text())
     names = {name for subject in every_method() for stream in subject.kind.streams for name in map_names(stream)}
+    names |= {name for rule in methods.RULES for name in methods.find_rule(rule).inputs if name != IMAGE}
     for case in (*content["training"], *content["unlabeled"]):
         case["maps"] = {name: _write_map(folder, case["image"], name) for name in sorted(names)}
     for number, case in enumerate(content["training"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -10,13 +11,17 @@ import torch
 from given_networks import factory
 
 from medseg import methods
-from medseg.errors import ConfigError, DataError
+from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.instantiate import build_network
+from medseg.manifest.manifest import Manifest
 from medseg.method import Clock, Frozen, Predictions
 from medseg.methods.auxsegnet import SaliencyFusion, fuse_with_saliency
 from medseg.networks.factory import check_exportable, definition_of
 from medseg.ops.saliency import local_contrast, saliency_of, sharpen, stands_out, unaries
 from medseg.portable.networks.tag_networks import AffinityFusion, TaskBranch, affordable_grid, enlarge, refine
+from medseg.workflows.train import settings
+from medseg.workflows.train.checks.streams import check_all_streams
+from medseg.workflows.train.checks.tags import tag_warnings
 
 CLOCK = Clock(0, 10)
 AFFINITY = torch.tensor(
@@ -232,6 +237,7 @@ def test_outputs_of_zero_cost_3_ln_2_and_2_ln_21():
     terms = method(batch_of(label, torch.randint(0, 2, (2, 20)), torch.rand(2, 1, 32, 24)), CLOCK)
     assert sum(terms.values()).item() == pytest.approx(3 * math.log(2) + 2 * math.log(21), abs=1e-5)
     nothing = method(batch_of(torch.full_like(label, 255), torch.full((2, 20), 255), torch.rand(2, 1, 32, 24)), CLOCK)
+    torch.testing.assert_close(method.watched()["row_sums"], torch.ones(2))
     zero = {name for name, term in nothing.items() if term.item() == 0}
     assert zero == {"tags", "segmentation", "refined_segmentation"}
 
@@ -325,3 +331,39 @@ def test_one_class_and_one_channel_work():
     batch = batch_of(label, torch.tensor([[1], [0]]), torch.zeros(2, 1, 32, 24))
     batch["labeled"]["image"] = batch["labeled"]["image"][:, :1]
     assert all(bool(torch.isfinite(term)) for term in method(batch, CLOCK).values())
+
+
+# What a data set must have.
+
+
+def write_tags(folder, tags, **more):
+    cases = [{"image": f"{n}.nii.gz", "tags": each, **more} for n, each in enumerate(tags)]
+    content = {"labels": {"0": "background", "1": "ball", "2": "box"}, "modality": {"0": "MR"}, "training": cases}
+    (folder / "m.json").write_text(json.dumps(content))
+    return Manifest.load(folder / "m.json")
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ([["ball"], ["ball"], []], ["no image is tagged with box: x cannot learn it"]),
+        (
+            [["ball"], ["ball", "box"]],
+            [
+                "ball is in every image whose tags tell of it: it teaches x nothing",
+                "no image is tagged with nothing ([]): x sees no background by itself",
+            ],
+        ),
+        ([["ball"], ["box"], []], []),
+        ([{"ball": True}, {"ball": False, "box": True}, {"box": False}], []),
+    ],
+)
+def test_tags_that_teach_nothing_are_said(tmp_path, tags, said):
+    manifest = write_tags(tmp_path, tags)
+    assert list(tag_warnings(manifest, manifest.training, "x")) == said
+
+
+def test_a_case_without_saliency_is_refused_by_name(tmp_path):
+    manifest = write_tags(tmp_path, [["ball"], []])
+    with pytest.raises(ManifestError, match="needs a map called 'saliency' of each case that it labels; 2 have none"):
+        check_all_streams(settings.load("auxsegnet"), manifest)

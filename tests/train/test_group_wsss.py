@@ -19,8 +19,10 @@ from medseg.errors import ConfigError, MedsegError
 from medseg.method import IGNORE, Clock, Predictions
 from medseg.methods.group_wsss import GroupWSSS, SaliencyColouring
 from medseg.ops import group_graph
-from medseg.ops.class_activation import enlarge
+from medseg.ops.class_activation import relative_maps
 from medseg.ops.group_graph import CoAttention, ConvGRU, GraphDropout, GroupGraph
+from medseg.ops.refinement import pamr
+from medseg.portable.networks.tag_networks import enlarge
 from medseg.workflows.train.run import train
 
 CLOCK = Clock(50, 100)
@@ -261,6 +263,30 @@ def test_attention_is_that_of_groups_with_images_of_the_class(dims, group_size):
         expected = enlarge(torch.stack([(before[0] + after) / 2, before[1]]).relu()[None], image.shape[2:])
     torch.testing.assert_close(found, expected)
     assert found.shape == (1, 2, *image.shape[2:])
+
+
+def test_the_largest_attention_of_several_times_is_kept():
+    method = make_method(snapshots=2, dropout="off")
+    batch = {"weak": {"image": images(), "tags": torch.ones(3, 2, dtype=torch.uint8)}}
+    said = []
+    for step in range(4):
+        method(batch, Clock(step, 4))
+        for parameter in method.nodes.embedding.parameters():
+            parameter.data.normal_(generator=torch.Generator().manual_seed(step))
+        method.after_step(Clock(step, 4))
+        with torch.no_grad():
+            said.append(relative_maps(method._attention().eval()(images())))
+    found = method.maps()(images())
+    torch.testing.assert_close(found, torch.maximum(said[1], said[3]))
+    assert not torch.equal(said[1], said[3])
+
+
+def test_refined_attention_ends_at_edges():
+    method = make_method(refine=3).eval()
+    image = images()
+    with torch.no_grad():
+        plain = make_method().eval().maps().eval()(image)
+        torch.testing.assert_close(method.maps().eval()(image), pamr(image, plain, iterations=3))
 
 
 def test_partners_change_the_attention_and_travel_with_the_maps():

@@ -94,9 +94,10 @@ def test_sure_voxels_and_their_loss() -> None:
     assert sure[0, :, 0].tolist() == [[True, False, False, False], [False, False, True, True]]
     zeros = torch.zeros(1, 2, 1, 4)
     there, absent = torch.ones(1, 1, dtype=torch.uint8), torch.zeros(1, 1, dtype=torch.uint8)
-    assert float(step.balanced_cross_entropy(zeros, sure, there)) == pytest.approx(0.173287, abs=1e-6)
-    assert float(step.balanced_cross_entropy(zeros, sure, absent)) == 0
-    assert float(step.balanced_cross_entropy(zeros, sure, there * 255)) == 0
+    usable = [step.found_as_tagged(sure, tags) for tags in (there, absent, there * 255)]
+    assert [found.tolist() for found in usable] == [[True], [False], [False]]
+    assert float(step.balanced_cross_entropy(zeros, sure, usable[0])) == pytest.approx(0.173287, abs=1e-6)
+    assert float(step.balanced_cross_entropy(zeros, sure, usable[1])) == 0
 
 
 def test_a_voxel_of_two_classes_is_not_sure() -> None:

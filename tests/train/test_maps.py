@@ -115,6 +115,7 @@ def test_a_classifier_of_tags_labels_for_a_segmenter(tagged, tmp_path, capsys):
     assert "have tags only, from which" not in said
     assert (run / "bundle" / "models" / "model.pt").exists()
     assert not (run / "stage0" / "bundle").exists(), "a stage without a segmenter leaves its maps alone"
+    assert (run / "stage0" / "labels" / "overview.png").read_bytes().startswith(b"\x89PNG")
     made = Manifest.load(run / "stage0" / "labels" / "manifest.json")
     groups = streams_of(made)
     assert [case.name for case in groups["labeled"]] == ["case0", "case1", "case2"]

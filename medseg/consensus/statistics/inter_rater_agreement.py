@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from medseg.consensus.boxes import Box, box_size, intersect, relative_box
+from medseg.consensus.fusers.pair_dice import dice_of_pairs, mean_dice_of_pairs
 from medseg.consensus.fusers.vote_patterns import VotePatterns, find_patterns
 from medseg.consensus.study import Study
 
@@ -89,32 +90,14 @@ def pairwise_dice(patterns: VotePatterns, names: tuple[str, ...]) -> Facts:
         `classes`: for each class but the background an R x R matrix, None where neither has the class or they
         share no voxel; `mean`: the mean over the classes that have a value; `compared`: over how many.
     """
-    raters, classes = patterns.table.shape[1], patterns.classes
-    dice = np.full((classes - 1, raters, raters), np.nan)
-    for i in range(raters):
-        for j in range(i, raters):
-            of_pair = _dice_of_pair(patterns, i, j)
-            dice[:, i, j] = of_pair
-            dice[:, j, i] = of_pair
+    dice = dice_of_pairs(patterns)
     compared = np.isfinite(dice).sum(0)
-    total = np.nansum(dice, axis=0)
-    mean = np.where(compared > 0, total / np.maximum(compared, 1), np.nan)
+    mean = mean_dice_of_pairs(dice)
     return {
         "classes": {name: _none_for_nan(matrix) for name, matrix in zip(names[1:], dice, strict=True)},
         "mean": _none_for_nan(mean),
         "compared": compared.tolist(),
     }
-
-
-def _dice_of_pair(patterns: VotePatterns, i: int, j: int) -> np.ndarray:
-    """`(K - 1,)` Dice of raters i and j for each class but the background; NaN where neither has the class."""
-    classes = patterns.classes
-    voxels = np.zeros((classes + 1, classes + 1))
-    np.add.at(voxels, (patterns.table[:, i], patterns.table[:, j]), patterns.counts)
-    voxels = voxels[:classes, :classes]
-    sums = voxels.sum(0) + voxels.sum(1)
-    dice = 2 * np.diag(voxels) / np.maximum(sums, 1)
-    return np.where(sums > 0, dice, np.nan)[1:]
 
 
 def _none_for_nan(values: np.ndarray) -> list[Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from medseg import __version__
 from medseg.consensus.boxes import labelled_box
 from medseg.consensus.fusers.fusion_log import empty_rater_warning
+from medseg.consensus.statistics.odd_raters import find_oddities
 from medseg.consensus.study import MISSING, Fused, Study
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "PyMaxflow", "SimpleITK")
@@ -56,6 +57,7 @@ def summarise(study: Study, fused: Fused, notes: list[str] | None = None) -> dic
         "spacing_mm": list(study.spacing_mm),
         **fused.facts,
         "raters": rows,
+        "oddities": find_oddities(study),
         "versions": versions(),
         "warnings": list(dict.fromkeys(warnings)),
     }

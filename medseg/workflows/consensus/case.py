@@ -64,8 +64,17 @@ def fuse_item(item: Item, folder: Path, options: ConsensusOptions) -> dict[str, 
     refuse_another(item, options.series, folder)  # again: fusing takes its time, and another command may have begun
     record.begin()
     labels = _write(folder, item, result, options)
-    notes = {"labels": labels.name, "warnings": result.report["warnings"]}
+    notes = {"labels": labels.name, "warnings": result.report["warnings"], "summary": _summarise(result.report)}
     return {"case": item.name, "status": "done", **record.finish(notes)}
+
+
+def _summarise(report: dict[str, Any]) -> str:
+    """How far the raters agree, and who is odd, in a few words."""
+    dice = report["agreement"]["pairwise_dice"]["mean"]
+    pairs = [value for r, row in enumerate(dice) for value in row[r + 1 :] if value is not None]
+    agree = f"mean Dice between raters {np.mean(pairs):.2f}" if pairs else "no two raters can be compared"
+    odd = [f"{', '.join(entry['raters'])} ({entry['kind']})" for entry in report["oddities"]]
+    return f"{agree}; odd: {'; '.join(odd)}" if odd else f"{agree}; nobody is odd"
 
 
 def fuse_one_of_many(item: Item, options: ConsensusOptions) -> dict[str, Any]:

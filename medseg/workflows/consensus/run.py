@@ -175,7 +175,12 @@ def _tell_one(entry: Mapping[str, Any], output: Path) -> None:
     for line in entry["warnings"]:
         say(f"warning: {line}")
     what = "is there already" if entry["status"] == "skipped" else "is done"
-    say(f"{output / entry['labels']} {what}")
+    told = f"{output / entry['labels']} {what}"
+    if "summary" in entry:
+        told += f": {entry['summary']}"
+    if (output / "report.html").is_file():
+        told += f"; see {output / 'report.html'}"
+    say(told)
 
 
 def _tell(report: Mapping[str, Any], output: Path) -> None:

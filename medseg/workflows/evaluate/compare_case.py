@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -54,7 +54,8 @@ class Compared:
     """What came of one case; without a usable prediction the metrics are those of an empty one.
 
     `background` are the voxels of the background; None: there is none, or the label does not cover all classes, so that
-    what it calls background may be something else.
+    what it calls background may be something else. Of pseudo-labels, `labelled` are the overlaps where they say
+    something, and `known` how many voxels that are, and how many there are in all.
     """
 
     pairing: Pairing
@@ -63,6 +64,8 @@ class Compared:
     warnings: tuple[str, ...] = ()
     metrics: Mapping[int, dict[str, Value]] = field(default_factory=dict)
     background: Overlap | None = None
+    labelled: Mapping[str, Overlap] = field(default_factory=dict)
+    known: tuple[int, int] = (0, 0)
 
     @property
     def mean_dice(self) -> float | None:
@@ -94,6 +97,7 @@ class Scale:
         tolerance_mm: of the surface Dice.
         ignore: value in reference files that nobody annotated.
         background_name: of the background.
+        pseudo_labels: whether predictions too may hold the ignore value.
     """
 
     labels: Mapping[int, str]
@@ -101,6 +105,7 @@ class Scale:
     tolerance_mm: float = 1.0
     ignore: int = IGNORE
     background_name: str = "background"
+    pseudo_labels: bool = False
 
     @classmethod
     def of_manifest(cls, manifest: Manifest, tolerance_mm: float = 1.0) -> Scale:
@@ -126,13 +131,30 @@ def compare(pairing: Pairing, scale: Scale) -> Compared:
         message = f"no prediction: {pairing.name}.nii.gz is not there"
         return Compared(pairing, "no prediction", message, metrics=_measure(pairing, nothing, reference, grid, scale))
     try:
-        prediction, warnings = onto(grid, *read_labels(pairing.prediction, scale, may_ignore=False))
+        read = read_labels(pairing.prediction, scale, may_ignore=scale.pseudo_labels)
+        prediction, warnings = onto(grid, *read)
     except DataError as error:
         metrics = _measure(pairing, nothing, reference, grid, scale)
         return Compared(pairing, "unusable prediction", str(error), metrics=metrics)
     metrics = _measure(pairing, prediction, reference, grid, scale)
     background = _count_background(pairing, prediction, reference, scale)
-    return Compared(pairing, "compared", warnings=warnings, metrics=metrics, background=background)
+    found = Compared(pairing, "compared", warnings=warnings, metrics=metrics, background=background)
+    return _with_labelled(found, prediction, reference, scale) if scale.pseudo_labels else found
+
+
+def _with_labelled(case: Compared, prediction: np.ndarray, reference: np.ndarray, scale: Scale) -> Compared:
+    """The case with the overlaps of the voxels that the prediction labels."""
+    annotated = reference != IGNORE
+    known = annotated & (prediction != IGNORE)
+    values = {scale.labels[value]: value for value in case.metrics}
+    if case.background is not None and scale.background is not None:
+        values = {scale.background_name: scale.background, **values}
+    overlaps = {}
+    for name, value in values.items():
+        one, other = known & (prediction == value), known & (reference == value)
+        overlaps[name] = Overlap(*(int(np.count_nonzero(mask)) for mask in (one & other, one, other)))
+    counts = (int(np.count_nonzero(known)), int(np.count_nonzero(annotated)))
+    return replace(case, labelled=overlaps, known=counts)
 
 
 def _count_background(pairing: Pairing, prediction: np.ndarray, reference: np.ndarray, scale: Scale) -> Overlap | None:

@@ -101,7 +101,7 @@ def _choose_cases(cases: Sequence[Compared]) -> dict[str, Compared]:
 def _read_case(pairing: Pairing, scale: Scale) -> ShownCase:
     assert pairing.prediction is not None
     reference, grid = read_labels(pairing.reference, scale, may_ignore=True)
-    labels, header = read_labels(pairing.prediction, scale, may_ignore=False)
+    labels, header = read_labels(pairing.prediction, scale, may_ignore=scale.pseudo_labels)
     prediction, _ = onto(grid, labels, header)
     image = _read_image(pairing, grid)
     (reference, prediction), spacing_mm = turn_to_ras(grid, reference, prediction)

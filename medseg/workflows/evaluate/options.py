@@ -21,6 +21,9 @@ class EvaluateOptions:
         str | None, Option("List of the manifest; default the first of test, validation, training with labels.")
     ] = None
     tolerance_mm: Annotated[float, Option("Of the surface Dice, in mm.")] = 1.0
+    pseudo_labels: Annotated[
+        bool, Option("Predictions leave voxels out by the ignore value; measured with these wrong, and without them.")
+    ] = False
     pictures: Annotated[bool, Option("Draw the worst, median and best case.")] = True
 
     def __post_init__(self) -> None:

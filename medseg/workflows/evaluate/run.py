@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
 
     Returns:
         What `metrics.json` holds: `classes` (statistics per class), `mean` (over classes), `set_iou` (of all cases
-        together, see `medseg.metrics.aggregate.iou_of_set`), `cases`, `failed` (names of cases without a usable
-        prediction or reference), `unmatched` files.
+        together, see `medseg.metrics.aggregate.iou_of_set`), of pseudo-labels `labelled` (share of voxels with a label)
+        and `set_iou_labelled` (without the others, which are wrong elsewhere), `cases`, `failed` (names of cases
+        without a usable prediction or reference), `unmatched` files.
 
     Raises:
         DataError: no folder of predictions, or not one case that could be compared.
@@ -59,6 +61,7 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     prediction, reference, folder = options.prediction, options.reference, options.folder
     files = _predictions(prediction)
     pairings, scale, used = _pair(reference, files, options.section, options.tolerance_mm)
+    scale = replace(scale, pseudo_labels=options.pseudo_labels)
     matched = {pairing.prediction for pairing in pairings}
     if matched == {None}:
         raise DataError(
@@ -181,8 +184,18 @@ def _summary(done: Sequence[Compared], scale: Scale) -> dict[str, Any]:
         "mean": mean_of_classes(list(classes.values())),
         "classes": classes,
         "set_iou": iou_of_set([case.overlaps(scale) for case in compared]),
+        **(_of_labelled(compared) if scale.pseudo_labels else {}),
         "cases": [_case(case, scale) for case in done],
         "failed": [case.pairing.name for case in done if case.status != "compared"],
+    }
+
+
+def _of_labelled(compared: Sequence[Compared]) -> dict[str, Any]:
+    """Of pseudo-labels the share of voxels that they label, and the overlaps of the whole set there."""
+    known, voxels = (sum(case.known[place] for case in compared) for place in (0, 1))
+    return {
+        "labelled": known / voxels if voxels else None,
+        "set_iou_labelled": iou_of_set([case.labelled for case in compared]),
     }
 
 

@@ -67,6 +67,7 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
         f"{compared} of {cases} cases{section} compared.",
         f"mIoU of the whole set: {number('jaccard', of_set['mean'])}, mean of {of_set['n']} classes, each over all",
         "voxels of these cases at once.",
+        *_of_labelled(report),
         "Mean ± standard deviation over the cases in which the prediction or the",
         "reference has the structure; HD95 where both have it. Missed: cases in which",
         "the reference alone has it.",
@@ -75,6 +76,14 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
         dice = number("dice", report["mean"]["dice_with_failures"]["mean"])
         lines.append(f"Where a case without a usable prediction counts as 0, the mean Dice is {dice}.")
     return lines
+
+
+def _of_labelled(report: Mapping[str, Any]) -> list[str]:
+    """Of pseudo-labels: how many voxels they label, and how well these."""
+    if report.get("labelled") is None:
+        return []
+    of_set = number("jaccard", report["set_iou_labelled"]["mean"])
+    return [f"There voxels without a label are wrong. {report['labelled']:.1%} have one; of these alone: {of_set}."]
 
 
 def problems(report: Mapping[str, Any]) -> list[str]:

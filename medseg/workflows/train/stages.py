@@ -16,6 +16,7 @@ from medseg.progress import say
 from medseg.stopping import report_stop
 from medseg.workflows.train.build import StageInputs, StageResult
 from medseg.workflows.train.group_names import name_of_stage
+from medseg.workflows.train.self_training.label_sheet import write_label_sheet
 from medseg.workflows.train.self_training.labelled_manifest import write_round_manifest
 from medseg.workflows.train.self_training.predict_maps import Predictors
 from medseg.workflows.train.self_training.pseudo_label_statistics import mean_dice
@@ -147,6 +148,8 @@ class StagesInOrder:
         time_left = TimeLeft({"labelling": float(len(cases))}, shown=self.is_main)
         time_left.say(f"{name_of_stage(self.pipeline, index)}: labelling {len(cases)} cases for the next stage")
         counts = labeller.run(Predictors.of_stage(result), inputs.device, time_left)
+        if self.is_main:
+            write_label_sheet(self.manifest, labeller)
         self.manifest = write_round_manifest(self.manifest, labeller, labeller.folder / "manifest.json")
         self.dice = mean_dice(list(counts.values()))
 

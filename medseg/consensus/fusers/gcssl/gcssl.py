@@ -9,7 +9,8 @@ self-consistency, and v_xy large between alike neighbours, the labels L of the d
 The abstract states the parts: a self-consistency score from low-level image features, semi-supervised prediction of
 missing annotations, and a second-order random field whose penalty is the score, solved by graph cut. What it does not
 state is ours: the features, one shared forest in place of one per rater, log-odds weights and their guard (which
-weakens the smoothing likewise), the care for thin structures, and all constants.
+weakens the smoothing likewise), agreement as a part of the weights, omissions counted as STAPLE counts them
+(`gross_errors`), the care for thin structures, and all constants.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medseg.consensus.boxes import relative_spacing
-from medseg.consensus.fusers.fusion_log import FusionLog, Row
+from medseg.consensus.fusers.fusion_log import FusionLog
 from medseg.consensus.fusers.gcssl.energy import Energy, find_pairs, neighbour_offsets, thickness_factor
 from medseg.consensus.fusers.gcssl.graph_cut import minimise
+from medseg.consensus.fusers.gcssl.gross_errors import weigh_omissions
 from medseg.consensus.fusers.gcssl.image_features import NormalisedImage
 from medseg.consensus.fusers.gcssl.missing_votes import WeightedVotes, add_predicted_votes, count_votes
 from medseg.consensus.fusers.gcssl.rater_scores import (
@@ -33,7 +35,10 @@ from medseg.consensus.fusers.gcssl.rater_scores import (
     score_raters,
 )
 from medseg.consensus.fusers.gcssl.region import Region, find_region
-from medseg.consensus.study import MISSING, Fused, Study
+from medseg.consensus.fusers.gcssl.study_facts import describe_study, find_unannotated, rater_rows
+from medseg.consensus.fusers.pair_dice import agreement_of_raters
+from medseg.consensus.fusers.vote_patterns import VotePatterns, find_patterns
+from medseg.consensus.study import MISSING, Fused, Rater, Study
 from medseg.errors import ConfigError, DataError
 
 SIGMA_PAIRS = 0.7
@@ -45,7 +50,10 @@ class GcsslOptions:
     """Options of GC-SSL.
 
     Args:
-        weights: "logodds", "sc" (the score itself), "uniform", or one number >= 0 per rater.
+        weights: "logodds" (log odds of the self-consistency times the agreement with the other raters), "consistency"
+            (without the agreement), "sc" (the score itself), "uniform", or one number >= 0 per rater.
+        omissions: where somebody overlooked a structure, count omissions as STAPLE does, as far as the votes show that
+            they are independent (`gross_errors`); False: votes decide everywhere.
         ssl: raters vote also where they annotated nothing, as they would label what looks alike; False: they do not.
         neighbours: 4 or 8 (default) in a 2D image; 6 (default), 18 or 26 in a volume.
         smoothness: total cost of a voxel that differs from all its neighbours where the image has no edge; 0 gives
@@ -60,6 +68,7 @@ class GcsslOptions:
     """
 
     weights: str | Sequence[float] = "logodds"
+    omissions: bool = True
     ssl: bool = True
     neighbours: int | None = None
     smoothness: float = 2.0
@@ -118,17 +127,20 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
         kept = annotating if annotating.any() else np.ones_like(annotating)
         reduced = replace(study, raters=tuple(study.raters[r] for r in np.flatnonzero(kept)))
         region = find_region([rater.labels for rater in reduced.raters], study.spacing_mm)
-    _describe(study, annotating, region, log)
+    describe_study(study, annotating, region, log)
     options = options.for_raters(kept)
     if region is None or (len(reduced.raters) > 1 and not region.disputed.any()):
         labels, confidence = _undisputed_maps(reduced, region)
         no_scores = np.ones(len(reduced.raters))
         weights = compute_weights(no_scores, max(len(study.classes), 2), options.weights, 0.0)
-        return Fused(labels, confidence, _rows(study, kept, weights, None), log.facts)
+        return Fused(labels, confidence, rater_rows(study, kept, weights, None), log.facts)
     assert reduced.image is not None  # as `check_study` has seen
     with log.stage("features"):
         image = NormalisedImage(reduced.image, region.box, region.units)
-    scores = score_raters(region, image, len(study.classes), options.weights, options.seed, log)
+    with log.stage("patterns"):
+        patterns = _find_patterns(reduced, region)
+    agreement = agreement_of_raters(patterns)
+    scores = score_raters(region, image, len(study.classes), options.weights, agreement, options.seed, log)
     log.facts["rho"] = scores.rho
     if image.constant:
         log.warn("the image is constant: nothing is learned from it, and all raters count alike")
@@ -140,11 +152,21 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
             voxels = np.flatnonzero(region.disputed)
             strength = scores.predicted_vote_strength()
             log.facts["soft_votes"] = add_predicted_votes(votes, given, voxels, strength, scores.posterior)
+    if options.omissions:
+        with log.stage("omissions"):
+            votes, found = weigh_omissions(votes, region, patterns)
+            log.facts |= found
     if not image.constant:
         # the edges of an image that says nothing are noise, and boundaries along them worse than the plain vote
         options = replace(options, smoothness=options.smoothness * scores.rho)
     labels, confidence = _decide(reduced, region, votes, image, options, log)
-    return Fused(labels, confidence, _rows(study, kept, scores.weights, scores), log.facts)
+    return Fused(labels, confidence, rater_rows(study, kept, scores.weights, scores), log.facts)
+
+
+def _find_patterns(study: Study, region: Region) -> VotePatterns:
+    """Distinct votes in the box of all labels and its margin."""
+    cropped = tuple(Rater(rater.name, rater.labels[region.outer_box]) for rater in study.raters)
+    return find_patterns(Study(cropped, study.classes, study.spacing_mm), crop=False)
 
 
 def _count_votes(
@@ -232,62 +254,7 @@ def _undisputed_maps(study: Study, region: Region | None) -> tuple[np.ndarray, n
     """Labels and confidence where nothing is disputed; what nobody annotated has no confidence."""
     labels = np.zeros(study.shape, np.uint8)
     confidence = np.ones(study.shape, np.float32)
-    confidence[_find_unannotated(study)] = 0
+    confidence[find_unannotated(study)] = 0
     if region is not None:
         labels[region.outer_box] = np.where(region.agreed == MISSING, 0, region.agreed)
     return labels, confidence
-
-
-def _find_unannotated(study: Study) -> np.ndarray:
-    """`(X, Y, Z)` bool; a broadcast False where one rater is complete."""
-    nobody = np.broadcast_to(np.True_, study.shape)
-    for rater in study.raters:
-        if not nobody.any() or rater.labels.max() != MISSING:
-            return np.broadcast_to(np.False_, study.shape)
-        nobody = nobody & (rater.labels == MISSING)
-    return nobody
-
-
-def _describe(study: Study, annotating: np.ndarray, region: Region | None, log: FusionLog) -> None:
-    """Enter the facts that hold before anything is decided, and what they are for a study without dispute."""
-    dropped = [study.raters[r].name for r in np.flatnonzero(~annotating)]
-    for name in dropped:
-        log.warn(f"{name} annotated no voxel and is left out")
-    if annotating.sum() < 2:
-        log.warn("no consensus possible: fewer than two raters annotated anything")
-    if region is None:
-        some = annotating.any()
-        log.warn("no rater labelled anything: the consensus is empty" if some else "nothing is annotated")
-    unannotated = _find_unannotated(study)
-    all_unannotated = int(np.count_nonzero(unannotated))
-    box: list[list[int]] | None = None
-    in_box = disputed = 0
-    if region is not None:
-        box = [[side.start, side.stop] for side in region.outer_box]
-        in_box = int(np.count_nonzero(unannotated[region.outer_box]))
-        disputed = int(np.count_nonzero(region.disputed))
-    log.facts |= {
-        **{"energy": 0.0, "energy_of_votes": 0.0, "nodes": 0, "edges": 0, "cuts": 0, "soft_votes": 0},
-        **{"lambda": None, "beta": None, "rho": None, "overruled_voxels": 0},
-        # outside of the box there are no votes to count, the answer is background
-        "uncovered_voxels": all_unannotated - in_box,
-        "unannotated_voxels": all_unannotated,
-        "dropped": dropped,
-        "box": box,
-        "disputed_voxels": disputed,
-    }
-
-
-def _rows(study: Study, kept: np.ndarray, weights: np.ndarray, scores: RaterScores | None) -> list[Row]:
-    """One row per rater of the study; who was left out has weight 0 and no scores."""
-    rows = []
-    place = np.cumsum(kept) - 1
-    for rater, is_kept, k in zip(study.raters, kept, place, strict=True):
-        row: Row = {"name": rater.name, "weight": 0.0, "self_consistency": None, "kappa": None}
-        if is_kept:
-            row["weight"] = float(weights[k])
-        if is_kept and scores is not None:
-            row["self_consistency"] = float(scores.self_consistency[k])
-            row["kappa"] = float(scores.kappa[k])
-        rows.append(row)
-    return rows

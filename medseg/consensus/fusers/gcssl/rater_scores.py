@@ -26,7 +26,7 @@ from medseg.errors import ConfigError
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-WEIGHT_MODES = ("logodds", "sc", "uniform")
+WEIGHT_MODES = ("logodds", "consistency", "sc", "uniform")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,13 @@ class RaterScores:
 
 
 def score_raters(
-    region: Region, image: NormalisedImage, classes: int, weights: str | Sequence[float], seed: int, log: FusionLog
+    region: Region,
+    image: NormalisedImage,
+    classes: int,
+    weights: str | Sequence[float],
+    agreement: np.ndarray,
+    seed: int,
+    log: FusionLog,
 ) -> RaterScores:
     """Draw voxels from the band, train the forest, and score every rater.
 
@@ -78,6 +84,7 @@ def score_raters(
         image: around the region's box.
         classes: K.
         weights: one of `WEIGHT_MODES`, or the weights themselves.
+        agreement: `(R,)` in (0, 1], of each rater with the others.
         seed: of the sample and the trees.
         log: gets the seconds.
     """
@@ -103,7 +110,7 @@ def score_raters(
             posterior = RaterPosterior(features, forest, histograms, histograms.rates(everything)[0])
     corrected = kappa(scores, classes)
     rho = informativeness(corrected)
-    return RaterScores(scores, corrected, rho, compute_weights(scores, classes, weights, rho), posterior)
+    return RaterScores(scores, corrected, rho, compute_weights(scores, classes, weights, rho, agreement), posterior)
 
 
 class LeafHistograms:
@@ -206,7 +213,9 @@ def informativeness(corrected: np.ndarray) -> float:
     return float(np.clip((np.median(corrected) - 0.1) / 0.4, 0, 1))
 
 
-def compute_weights(scores: np.ndarray, classes: int, mode: str | Sequence[float], rho: float) -> np.ndarray:
+def compute_weights(
+    scores: np.ndarray, classes: int, mode: str | Sequence[float], rho: float, agreement: np.ndarray | None = None
+) -> np.ndarray:
     """`(R,)` weights that sum to 1.
 
     Args:
@@ -214,6 +223,7 @@ def compute_weights(scores: np.ndarray, classes: int, mode: str | Sequence[float
         classes: K.
         mode: one of `WEIGHT_MODES`, or the weights themselves, which rho leaves alone.
         rho: informativeness; so much of the weights comes from the scores, the rest is equal for all.
+        agreement: `(R,)` in (0, 1], by which the weights of mode "logodds" are multiplied; None: all alike.
 
     Raises:
         ConfigError: given weights are unusable.
@@ -221,7 +231,11 @@ def compute_weights(scores: np.ndarray, classes: int, mode: str | Sequence[float
     if not isinstance(mode, str):
         return check_given_weights(mode, scores.size)
     raw = score_weights(scores, classes, mode)
-    return rho * raw / raw.sum() + (1 - rho) / scores.size
+    weights = rho * raw / raw.sum() + (1 - rho) / scores.size
+    if mode == "logodds" and agreement is not None:
+        weights = weights * agreement
+        return weights / weights.sum()
+    return weights
 
 
 def check_given_weights(weights: Sequence[float], raters: int) -> np.ndarray:
@@ -237,7 +251,7 @@ def check_given_weights(weights: Sequence[float], raters: int) -> np.ndarray:
 
 
 def score_weights(scores: np.ndarray, classes: int, mode: str) -> np.ndarray:
-    """Weights of the scores, not normalised: `logodds` are the best for independent errors, `sc` the scores."""
+    """Weights of the scores, not normalised: `logodds` and `consistency` are the best for independent errors."""
     if mode not in WEIGHT_MODES:
         raise ValueError(f"{mode!r} is none of {', '.join(WEIGHT_MODES)}")
     if mode == "sc":

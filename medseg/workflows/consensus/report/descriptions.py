@@ -1,4 +1,4 @@
-"""What the report says in words about a method, a rater, and a coefficient of agreement."""
+"""What the report says in words about a method and about a rater."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 METHODS = {
     "gcssl": (
-        "Raters count by how consistently their outlines follow the image. Where a rater left something out, "
+        "Raters count by how consistently their outlines follow the image and how far they agree with the others. What "
+        "several drew and another overlooked counts for more than votes against it, as far as such omissions are "
+        "independent of one another. Where a rater left something out, "
         "the same rater's labels on similar tissue stand in. Voxels on which all agree are kept; the contradicted ones "
         "are decided together, so that boundaries are short and prefer edges of the image."
     ),
@@ -18,20 +20,8 @@ METHODS = {
     "sba": "The outlines were averaged as distances to the boundary; nobody counts more than another.",
 }
 
-SAME_SIZE = 3.0
-"""Per cent by which a volume may differ and still count as the same."""
-
 FULLY_ANNOTATED = 0.995
 """Share of the region from which on an annotation counts as complete."""
-
-LANDIS_AND_KOCH = (
-    (0.0, "no better than chance"),
-    (0.2, "slight"),
-    (0.4, "fair"),
-    (0.6, "moderate"),
-    (0.8, "substantial"),
-)
-"""The largest kappa of each degree of agreement; above the last it is almost perfect."""
 
 
 def describe_method(method: str) -> str:
@@ -39,23 +29,19 @@ def describe_method(method: str) -> str:
     return METHODS.get(method, "")
 
 
-def describe_rater(rater: dict[str, Any], metrics: dict[str, Any], weights: Sequence[float], annotated: float) -> str:
-    """One sentence on a rater: weight, consistency with the image, size of the annotation, and completeness.
+def describe_rater(rater: dict[str, Any], weights: Sequence[float], annotated: float) -> str:
+    """One sentence on a rater: weight, consistency with the image, and completeness.
 
     Args:
         rater: entry of `raters` in the report.
-        metrics: entry of `against_consensus` in the report.
         weights: of all raters.
         annotated: share of the labelled region that the rater annotated.
     """
     parts = [_describe_weight(float(rater["weight"]), weights)]
     if rater.get("kappa") is not None:
         parts.append(_describe_consistency(float(rater["kappa"])))
-    difference = size_difference(metrics["overall"])
     if rater.get("empty"):
         parts.append("found nothing, which counts as a vote against every structure")
-    elif difference is not None:
-        parts.append(_describe_size(difference))
     if annotated < FULLY_ANNOTATED:
         parts.append(f"annotated {annotated:.0%} of the region")
     return "; ".join(parts) + "."
@@ -90,20 +76,3 @@ def _describe_consistency(kappa: float) -> str:
     if kappa >= 0.2:
         return "the outlines follow the image only loosely"
     return "the outlines have little to do with what the image shows"
-
-
-def _describe_size(difference: float) -> str:
-    if abs(difference) <= SAME_SIZE:
-        return "outlined as much as the consensus"
-    direction = "more" if difference > 0 else "less"
-    return f"outlined {abs(difference):.0f} % {direction} than the consensus"
-
-
-def describe_agreement(value: float | None) -> str:
-    """The usual words for kappa and alpha (Landis and Koch 1977), which are a convention and no more."""
-    if value is None:
-        return "cannot be computed"
-    for limit, words in LANDIS_AND_KOCH:
-        if value <= limit:
-            return words
-    return "almost perfect"

@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 
 from medseg.consensus.study import MISSING
 from medseg.workflows.consensus.report.crop import is_photograph
-from medseg.workflows.consensus.report.descriptions import describe_agreement, describe_rater, size_difference
+from medseg.workflows.consensus.report.descriptions import describe_rater, size_difference
 from medseg.workflows.consensus.report.figures import rater_colors
 from medseg.workflows.consensus.result import Result
 from medseg.workflows.reports.formatting import format_number
@@ -89,10 +89,10 @@ class Agreement:
 
 @dataclass(frozen=True)
 class StructureRow:
-    """Metrics of one structure of one rater against the consensus, as text."""
+    """One structure: its size in the consensus, and the Dice of each rater with the consensus, as text."""
 
     structure: str
-    mark: Mark
+    size: str
     cells: Sequence[str]
 
 
@@ -182,6 +182,16 @@ def findings(result: Result) -> list[str]:
     return sentences
 
 
+def oddities(result: Result) -> list[str]:
+    """Sentences on what is odd about raters; that there are two only is odd enough to be told first."""
+    sentences = [entry["text"] for entry in result.report["oddities"]]
+    if len(result.study.raters) == 2:
+        sentences.append(
+            "There are two raters only: where they contradict one another there is no majority, and the image decides."
+        )
+    return sentences
+
+
 def rater_rows(result: Result) -> list[RaterRow]:
     """Each rater's weight, and what it is compared with the consensus."""
     report, mark_of = result.report, marks(result)
@@ -199,7 +209,7 @@ def rater_rows(result: Result) -> list[RaterRow]:
             surface_dice=overall["surface_dice"],
             size_difference=size_difference(overall),
             annotated=annotated,
-            description=describe_rater(rater, metrics, weights, annotated),
+            description=describe_rater(rater, weights, annotated),
         )
         rows.append(row)
     return rows
@@ -222,21 +232,21 @@ def agreement(result: Result) -> Agreement | None:
 def _describe_coefficient(name: str, overall: dict[str, Any]) -> str:
     value, low, high = overall["value"], overall["low"], overall["high"]
     interval = "" if low is None else f" (95 % interval {low:.2f} to {high:.2f})"
-    return f"{name}: {format_number(value, 3)}{interval}, {describe_agreement(value)}."
+    return f"{name}: {format_number(value, 3)}{interval}."
 
 
 def structure_rows(result: Result) -> list[StructureRow]:
-    """Each rater against the consensus, structure by structure."""
-    per_ml, mark_of = units(result).per_ml, marks(result)
+    """Dice of each rater with the consensus, structure by structure, those of most disagreement first."""
+    per_ml, entries = units(result).per_ml, result.report["against_consensus"]
     rows = []
     for structure in result.structures:
-        for entry in result.report["against_consensus"]:
-            metrics = entry["classes"][structure]
-            cells = [format_number(metrics[key], 3) for key in ("sensitivity", "precision", "dice")]
-            cells.append(format_number(metrics["hd95_mm"], 1))
-            cells += [format_size(metrics[key] * per_ml) for key in ("rater_ml", "consensus_ml")]
-            rows.append(StructureRow(structure, mark_of[entry["rater"]], cells))
-    return rows
+        metrics = [entry["classes"][structure] for entry in entries]
+        known = [row["dice"] for row in metrics if row["dice"] is not None]
+        mean = float(np.mean(known)) if known else 1.0
+        size = format_size(result.report["volumes_ml"][structure] * per_ml)
+        rows.append((mean, StructureRow(structure, size, [format_number(row["dice"], 3) for row in metrics])))
+    rows.sort(key=lambda entry: entry[0])
+    return [row for _, row in rows]
 
 
 def comparison(report: dict[str, Any]) -> Comparison | None:

@@ -55,6 +55,7 @@ def render_report(result: Result, *, viewer: bool = True) -> str:
         method=report["method"],
         method_description=describe_method(report["method"]),
         structures=result.structures,
+        oddities=page_data.oddities(result),
         findings=page_data.findings(result),
         warnings=report["warnings"],
         raters=raters,

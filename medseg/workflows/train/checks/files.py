@@ -19,6 +19,7 @@ from medseg.progress import show_progress
 from medseg.workflows.data.check_case import Finding, check_case
 from medseg.workflows.data.problems import Problem
 from medseg.workflows.train.checks.streams import groups_of_stages
+from medseg.workflows.train.checks.tags import tag_warnings
 
 GIB = 2**30
 IMAGE_BYTES = 2
@@ -187,4 +188,7 @@ def find_warnings(pipeline: Pipeline, manifest: Manifest) -> list[str]:
         if groups["weak"] and not _learns_from(stage, "weak") and not (stage.then or stage.rounds):
             count = len(groups["weak"])
             warnings.append(f"{count} cases have tags only, from which {stage.method.name} does not learn")
-    return warnings
+        for stream in find_streams(stage.method.name, stage.method.options):
+            if stream.name == "weak" and "tags" in stream.keys:
+                warnings += tag_warnings(manifest, groups["weak"], stage.method.name)
+    return list(dict.fromkeys(warnings))

@@ -1,0 +1,73 @@
+"""What each two raters of a panel drew together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medseg.consensus.fusers.pair_dice import mean_dice_of_pairs
+from medseg.consensus.fusers.vote_patterns import find_patterns
+from medseg.consensus.study import Study
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """What the raters drew in the box of all labels.
+
+    Args:
+        names: of the raters.
+        classes: names of the K classes, background first.
+        overlap: `(R, R, K, K)` voxels that the first rater gave the first class and the second rater the second, where
+            both annotated.
+        identical: `(R, R)` bool: alike in every voxel.
+    """
+
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    overlap: np.ndarray
+    identical: np.ndarray
+
+    @classmethod
+    def of(cls, study: Study) -> Panel:
+        """The panel of a study."""
+        patterns = find_patterns(study)
+        raters, classes = len(study.raters), len(study.classes)
+        overlap = np.zeros((raters, raters, classes, classes), np.int64)
+        identical = np.ones((raters, raters), bool)
+        for r in range(raters):
+            for s in range(raters):
+                votes, others = patterns.table[:, r], patterns.table[:, s]
+                table = np.zeros((classes + 1, classes + 1), np.int64)
+                np.add.at(table, (votes, others), patterns.counts)
+                overlap[r, s] = table[:classes, :classes]
+                identical[r, s] = np.array_equal(votes, others)
+        return cls(tuple(rater.name for rater in study.raters), study.classes, overlap, identical)
+
+    def dice(self, r: int, s: int) -> np.ndarray:
+        """`(K, K)` Dice of each class of rater r with each class of rater s; 0 where both are empty."""
+        table = self.overlap[r, s]
+        total = table.sum(axis=1)[:, None] + table.sum(axis=0)[None]
+        return 2 * table / np.maximum(total, 1)
+
+    def mean_dice(self) -> np.ndarray:
+        """`(R, R)` mean Dice over the classes but the background that either of two raters has; NaN without any."""
+        raters, classes = len(self.names), len(self.classes)
+        dice = np.full((classes - 1, raters, raters), np.nan)
+        for r in range(raters):
+            for s in range(raters):
+                table = self.overlap[r, s]
+                either = (table.sum(axis=1) + table.sum(axis=0))[1:] > 0
+                dice[either, r, s] = np.diagonal(self.dice(r, s))[1:][either]
+        return mean_dice_of_pairs(dice)
+
+    def sizes(self) -> np.ndarray:
+        """`(R, K)` voxels of each class of each rater."""
+        return np.stack([np.diagonal(self.overlap[r, r]) for r in range(len(self.names))])
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Names in a row, the last after "and"."""
+    listed = [str(name) for name in names]
+    return listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} and {listed[-1]}"

@@ -1,0 +1,160 @@
+"""Gross disagreement: what somebody overlooked, what another invented, and what a rater weighs who agrees with nobody."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from medseg.consensus.fuse import run
+from medseg.consensus.fusers.gcssl.gross_errors import (
+    GROSS_BOUNDS,
+    NEAR_BOUNDS,
+    correlation_of_votes,
+    find_gross_errors,
+    trust_in_posterior,
+)
+from medseg.consensus.fusers.gcssl.region import find_region
+from medseg.consensus.fusers.pair_dice import agreement_of_raters, dice_of_pairs
+from medseg.consensus.fusers.vote_patterns import find_patterns
+from medseg.consensus.study import MISSING, Rater, Study
+
+LINE = 60
+"""Voxels of the line that raters annotate."""
+
+
+def line(*spans: tuple[int, int], value: int = 1) -> np.ndarray:
+    """A rater's labels on a line: `value` from the first to before the second of each pair."""
+    labels = np.zeros((LINE, 1, 1), np.uint8)
+    for start, stop in spans:
+        labels[start:stop] = value
+    return labels
+
+
+def study_of(labels: list[np.ndarray], classes: int = 2, image: np.ndarray | None = None) -> Study:
+    raters = tuple(Rater(f"r{n}", array) for n, array in enumerate(labels))
+    return Study(raters, tuple(f"class{c}" for c in range(classes)), (1.0, 1.0, 1.0), image)
+
+
+def gross_of(labels: list[np.ndarray], classes: int = 2) -> tuple[list[int], list[list[int]]]:
+    """Positions of G on the line, and rater and class of each structure that lies apart."""
+    region = find_region(labels, (1.0, 1.0, 1.0))
+    found = find_gross_errors(region, find_patterns(study_of(labels, classes)))
+    positions = np.flatnonzero(region.disputed) + region.box[0].start
+    return positions[found.voxels].tolist(), np.argwhere(found.apart).tolist()
+
+
+def test_an_overlooked_structure_is_gross_and_a_moved_outline_is_not():
+    seen = line((10, 30))
+    assert gross_of([seen, seen, seen, line()]) == (list(range(10, 30)), [])
+    # voxels 12 to 14 are at most 3 from the start of the last rater's outline, 10 and 11 are 5 and 4 away
+    assert gross_of([seen, seen, seen, line((15, 30))]) == ([10, 11], [])
+    assert gross_of([seen, seen, seen, line((13, 30))]) == ([], [])
+
+
+def test_what_one_rater_alone_has_is_not_overlooked_by_the_others():
+    seen = line((10, 30))
+    # 5 of 25 voxels are away from everybody else's structure: another one, and no evidence of anything
+    assert gross_of([line((10, 30), (40, 45)), seen, seen, seen]) == ([], [[0, 1]])
+    # with a second rater's it is a find that the other two overlooked
+    both = line((10, 30), (40, 45))
+    assert gross_of([both, both, seen, seen]) == ([40, 41, 42, 43, 44], [])
+
+
+def test_a_rater_who_drew_elsewhere_says_nothing_about_what_the_others_drew():
+    seen = line((10, 30))
+    assert gross_of([seen, seen, line((11, 30)), line((40, 60))]) == ([], [[3, 1]])
+
+
+def test_not_annotated_is_not_overlooked():
+    seen, part = line((10, 30)), line((10, 30))
+    part[:20] = MISSING
+    assert gross_of([seen, seen, part, line((12, 30))]) == ([], [])
+
+
+def test_where_more_raters_pass_by_than_have_it_the_outline_is_in_question():
+    # 25 and 26 are within 3 of two outlines that end at 24, two have them, one overlooked the right half
+    wide, narrow, half = line((10, 27)), line((10, 24)), line((10, 18))
+    assert gross_of([wide, wide, narrow, half])[0] == list(range(21, 27))
+    assert gross_of([wide, wide, narrow, narrow, narrow, half])[0] == [21, 22, 23]
+
+
+def test_correlations_by_hand():
+    counts = np.array([1, 1, 1, 1])
+    first, second = np.array([1, 1, 0, 0]), np.array([1, 0, 1, 0])
+    assert correlation_of_votes(np.stack([first, second], 1), counts) == pytest.approx(0)
+    assert correlation_of_votes(np.stack([first, first], 1), counts) == pytest.approx(1)
+    assert correlation_of_votes(np.stack([first, 1 - first], 1), counts) == pytest.approx(-1)
+    # means 1/2 and 3/4, both 1 in half of the voxels: (1/2 - 3/8) / sqrt(1/4 * 3/16) = 1 / sqrt(3)
+    third = np.array([1, 1, 1, 0])
+    assert correlation_of_votes(np.stack([first, third], 1), counts) == pytest.approx(1 / math.sqrt(3))
+    assert math.isnan(correlation_of_votes(np.stack([first, np.ones(4, int)], 1), counts))
+    # where the second annotated nothing in the last voxel, three are left: means 2/3 and 2/3, both in one third
+    gap = np.array([1, 0, 1, 2])
+    assert correlation_of_votes(np.stack([first, gap], 1), counts) == pytest.approx((1 / 3 - 4 / 9) / (2 / 9))
+
+
+def test_trust_falls_between_its_bounds():
+    assert [trust_in_posterior(value, GROSS_BOUNDS) for value in (-0.1, 0.12, 0.18, 0.5)] == [1, 1, 0, 0]
+    assert trust_in_posterior(0.15, GROSS_BOUNDS) == pytest.approx(0.5)
+    assert trust_in_posterior(0.12, NEAR_BOUNDS) == pytest.approx(0.5)
+    assert trust_in_posterior(math.nan, GROSS_BOUNDS) == 1
+
+
+def test_agreement_by_hand():
+    # Dice 2 * 5 / 20 of the third with either of the first two, 1 of these: pairs 1, 0.5, 0.5, median 0.5
+    labels = [line((10, 20)), line((10, 20)), line((15, 25))]
+    patterns = find_patterns(study_of(labels))
+    np.testing.assert_allclose(dice_of_pairs(patterns)[0], [[1, 1, 0.5], [1, 1, 0.5], [0.5, 0.5, 1]])
+    np.testing.assert_allclose(agreement_of_raters(patterns), [1, 1, 1])
+    # with a fourth like the first the pairs are 1, 1, 1, 0.5, 0.5, 0.5: median 0.75, the odd one has 0.5 / 0.75
+    patterns = find_patterns(study_of([*labels, line((10, 20))]))
+    np.testing.assert_allclose(agreement_of_raters(patterns), [1, 1, 2 / 3, 1])
+    # who meets nobody keeps a twentieth, and where nobody meets anybody all are alike
+    patterns = find_patterns(study_of([line((10, 20))] * 3 + [line((40, 50))]))
+    np.testing.assert_allclose(agreement_of_raters(patterns), [1, 1, 1, 0.05])
+    patterns = find_patterns(study_of([line((10, 20)), line((30, 40)), line((50, 60))]))
+    np.testing.assert_allclose(agreement_of_raters(patterns), [1, 1, 1])
+
+
+def panel_of_different_protocols() -> tuple[Study, np.ndarray]:
+    """A disc that five raters drew, and a second one that two of them looked for."""
+    x, y = np.mgrid[:64, :64]
+    truth = np.zeros((64, 64, 1), np.uint8)
+    truth[(x - 20) ** 2 + (y - 20) ** 2 < 100, 0] = 1
+    truth[(x - 44) ** 2 + (y - 44) ** 2 < 100, 0] = 2
+    image = truth[None] + np.random.default_rng(0).normal(0, 0.1, truth.shape).astype(np.float32)
+    first_only = np.where(truth == 1, 1, 0).astype(np.uint8)
+    return study_of([truth, truth, first_only, first_only, first_only], 3, image.astype(np.float32)), truth
+
+
+def test_what_two_of_five_looked_for_is_kept():
+    study, truth = panel_of_different_protocols()
+    fused = run(study)
+    np.testing.assert_array_equal(fused.labels, truth)
+    assert fused.facts["gross_voxels"] == np.count_nonzero(truth == 2)
+    by_votes = run(study, omissions=False)
+    assert not (by_votes.labels == 2).any()
+    assert "gross_voxels" not in by_votes.facts
+
+
+def test_with_two_raters_nothing_is_known_of_omissions():
+    study, _ = panel_of_different_protocols()
+    fused = run(Study(study.raters[1:3], study.classes, study.spacing_mm, study.image))
+    assert fused.facts["trust_in_posterior"] == 0
+    assert fused.facts["gross_voxels"] == 0
+
+
+def test_raters_and_sides_in_any_order():
+    study, _ = panel_of_different_protocols()
+    turned = Study(study.raters[::-1], study.classes, study.spacing_mm, study.image)
+    np.testing.assert_array_equal(run(turned).labels, run(study).labels)
+
+
+def test_the_weights_of_before_are_there_still():
+    study, _ = panel_of_different_protocols()
+    before, now = (run(study, weights=mode) for mode in ("consistency", "logodds"))
+    agreement = agreement_of_raters(find_patterns(study))
+    expected = np.array([row["weight"] for row in before.raters]) * agreement
+    np.testing.assert_allclose([row["weight"] for row in now.raters], expected / expected.sum())

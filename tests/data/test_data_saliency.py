@@ -1,0 +1,130 @@
+"""`medseg data saliency`: maps on the images' grids, a manifest that names them, and how much they find."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from medseg.errors import ConfigError, ManifestError
+from medseg.manifest.manifest import Manifest
+from medseg.workflows.data.check import check_manifest
+from medseg.workflows.data.saliency import compute_saliency
+from medseg.workflows.data.saliency_check import summarize_saliency
+from medseg.workflows.data.saliency_sources import body_of
+
+SPOTS = {"a": (12, 20), "b": (30, 14), "c": None}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Three ultrasound-like pictures, two of them with a dark spot, and a manifest with their masks."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:48, :40]
+    tagged, masked = [], []
+    for name, centre in SPOTS.items():
+        picture = 140 + rng.normal(0, 4, (48, 40))
+        mask = np.zeros((48, 40), np.uint8)
+        if centre is not None:
+            mask[(y - centre[0]) ** 2 + (x - centre[1]) ** 2 < 16] = 1
+        picture[mask == 1] -= 90
+        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / f"{name}.png")
+        Image.fromarray(mask).save(folder / f"{name}_mask.png")
+        tagged.append({"image": f"{name}.png", "tags": ["cyst"] if centre else []})
+        masked.append({"image": f"{name}.png", "label": f"{name}_mask.png"})
+    common = {"labels": {"0": "background", "1": "cyst"}, "modality": {"0": "US"}}
+    (folder / "tags.json").write_text(json.dumps({**common, "training": tagged}))
+    (folder / "masks.json").write_text(json.dumps({**common, "test": masked}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(pictures, tmp_path_factory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("made")
+    return folder, compute_saliency(pictures / "tags.json", folder, kind="dark", masks=pictures / "masks.json")
+
+
+def test_dark_spots_are_found_and_images_of_no_class_have_none(pictures, made):
+    folder, found = made
+    for name, centre in SPOTS.items():
+        saliency = np.asarray(nib.load(folder / f"{name}.nii.gz").dataobj)
+        assert saliency.shape == (40, 48)
+        if centre is None:
+            assert not saliency.any()
+        else:
+            assert saliency[centre[1], centre[0]] > 200
+            assert saliency[2, 2] < 60
+    assert found["labelled"] == 3
+    assert found["recall"] > 0.95
+    assert found["empty"] == pytest.approx(1 / 3)
+    assert json.loads((folder / "saliency.json").read_text())["recall"] == found["recall"]
+    assert (folder / "overview.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_new_manifest_names_the_maps_and_passes_the_check(made):
+    folder, _ = made
+    manifest = Manifest.load(folder / "manifest.json")
+    assert all(manifest.resolve(case.maps["saliency"]).is_file() for case in manifest.training)
+    assert [case.tags for case in manifest.training] == [("cyst",), ("cyst",), ()]
+    assert check_manifest(folder / "manifest.json").ok
+
+
+def test_what_is_done_is_not_done_again(pictures, made, monkeypatch):
+    folder, found = made
+    times = {file.name: file.stat().st_mtime_ns for file in folder.glob("*.nii.gz")}
+    again = compute_saliency(pictures / "tags.json", folder, kind="dark", masks=pictures / "masks.json")
+    assert again == found
+    assert {file.name: file.stat().st_mtime_ns for file in folder.glob("*.nii.gz")} == times
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kind": "darkness"}, "--kind is 'darkness'; accepted are dark, bright, contrast, features, model"),
+        ({"size": 0.0}, "--size is 0; accepted is more than 0 and up to 1"),
+        ({"kind": "features"}, "--kind features needs --weights"),
+        ({"kind": "model"}, "--kind model needs --model"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(pictures, tmp_path, options, said):
+    with pytest.raises(ConfigError, match=said):
+        compute_saliency(pictures / "tags.json", tmp_path, **options)
+
+
+def test_the_given_manifest_is_not_overwritten(pictures, tmp_path):
+    (tmp_path / "manifest.json").write_text((pictures / "tags.json").read_text())
+    with pytest.raises(ConfigError, match="would overwrite the given one"):
+        compute_saliency(tmp_path / "manifest.json", tmp_path)
+
+
+def test_masks_of_other_images_are_refused(pictures, tmp_path):
+    content = json.loads((pictures / "masks.json").read_text())
+    content["test"] = [{"image": str(pictures / "other.png"), "label": str(pictures / "a_mask.png")}]
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    with pytest.raises(ManifestError, match="has no label of any image of the other manifest"):
+        compute_saliency(pictures / "tags.json", tmp_path / "out", masks=tmp_path / "other.json")
+
+
+def test_shares_over_all_cases_by_hand():
+    one = {"voxels": 10, "salient": 4, "true": 4, "found": 3, "both": 2, "certain": 3, "either": 5}
+    found = summarize_saliency([one, {"voxels": 10, "salient": 0}])
+    assert (found["cases"], found["labelled"], found["empty"], found["salient"]) == (2, 1, 0.5, 0.2)
+    assert (found["recall"], found["precision"], found["iou"]) == (0.75, 2 / 3, 0.4)
+    assert summarize_saliency([{"voxels": 10, "salient": 1}])["recall"] is None
+
+
+def test_the_body_is_the_largest_part_that_is_no_air_with_its_holes():
+    scan = np.full((20, 20, 6), -1000.0)
+    scan[4:16, 4:16] = 40
+    scan[8:11, 8:11, 2:4] = -900  # gas inside
+    scan[0:2, 0:2] = 300  # a cable
+    body = body_of(scan, "CT")
+    assert body[9, 9, 3]
+    assert not body[0, 0, 0]
+    assert body.sum() == 12 * 12 * 6
+    assert body_of(scan, "US").all()
