@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from medseg.networks.pretrained import hash_file
 from medseg.networks.transfer import PartOf
 from medseg.portable.networks.encoder_decoder import EncoderDecoder
 
-ENCODER = "encoder"
+ENCODER: Final = "encoder"
 """Folder of a run of `medseg pretrain` with its product."""
 
 DESCRIPTION = "encoder.json"
