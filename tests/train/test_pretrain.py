@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 import medseg
 from medseg.cli.app import app
-from medseg.errors import BundleError, ConfigError, MedsegError
+from medseg.errors import BundleError, ConfigError, ManifestError, MedsegError
+from medseg.manifest.manifest import Manifest
 from medseg.workflows.train.encoder import open_encoder, open_start
-from medseg.workflows.train.pretrain import load_pretraining, pretrain
+from medseg.workflows.train.pretrain import load_pretraining, pretrain, without_unplaced
 from medseg.workflows.train.run import train
 from medseg.workflows.train.settings import shipped_pretraining
 
@@ -47,6 +48,27 @@ def test_all_training_images_are_seen_and_labels_teach_nothing(manifest, encoder
     assert other == tmp_path / "run" / "encoder"
     one, same = (torch.load(folder / "model.pt", weights_only=True) for folder in (encoder, other))
     assert all(torch.equal(tensor, same[name]) for name, tensor in one.items())
+
+
+def test_images_without_an_orientation_are_left_out(manifest, tmp_path, capfd):
+    shutil.copytree(manifest.parent, tmp_path / "data")
+    found = Manifest.load(tmp_path / "data" / "m.json")
+    assert without_unplaced(found) is found
+    for name in ("case0", "case3"):
+        path = tmp_path / "data" / f"{name}.nii.gz"
+        image = nib.load(path)
+        header = image.header.copy()
+        header.set_sform(None, 0)
+        header.set_qform(None, 0)
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, header), path)
+    left = without_unplaced(found)
+    assert [case.name for case in (*left.training, *left.unlabeled)] == ["case1", "case2"]
+    assert len(left.validation) == len(found.validation)
+    assert "2 images have no orientation in their header and are left out: case0" in capfd.readouterr().err
+    for case in (*left.training, *left.unlabeled):
+        shutil.copy(tmp_path / "data" / "case0.nii.gz", left.images(case)[0])
+    with pytest.raises(ManifestError, match="no training image has an orientation in its header"):
+        without_unplaced(found)
 
 
 def test_another_training_takes_the_encoder_alone(manifest, encoder, tmp_path, capfd):

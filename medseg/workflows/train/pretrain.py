@@ -10,10 +10,11 @@ import torch
 from medseg import methods
 from medseg.config import DataSpec, Pipeline
 from medseg.engine import distributed
-from medseg.errors import ConfigError
-from medseg.manifest.manifest import Manifest, streams_of
+from medseg.errors import ConfigError, ManifestError
+from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.ops.encoders import encoder_tensors
 from medseg.options import api
+from medseg.portable.io.read import read_header
 from medseg.portable.networks.encoder_decoder import EncoderDecoder
 from medseg.progress import say
 from medseg.stopping import report_stop
@@ -23,6 +24,9 @@ from medseg.workflows.train.encoder import ENCODER, describe_encoder
 from medseg.workflows.train.folds import TrainingRun
 from medseg.workflows.train.options import PretrainOptions
 from medseg.workflows.train.run import train_one
+
+UNPLACED = "it has neither sform nor qform"
+"""How the warning of a NIfTI header begins that does not say where its voxels lie."""
 
 
 def run_pretraining(options: PretrainOptions, *, began: float | None = None) -> Path:
@@ -50,6 +54,10 @@ def run_pretraining(options: PretrainOptions, *, began: float | None = None) -> 
     own = methods.locate_methods(options.method)
     pipeline = load_pretraining(options.task, options.overrides, own)
     manifest = Manifest.load(options.data)
+    with methods.use_methods(own):
+        stage = pipeline.stages[0]
+        if methods.find(stage.method.name).needs_upright(stage.method.options):
+            manifest = without_unplaced(manifest)
     run = TrainingRun(options.folder, manifest, product=ENCODER)
     with methods.use_methods(own):
         device = distributed.setup(options.device)
@@ -82,6 +90,38 @@ def load_pretraining(
     if len(pipeline.stages) > 1 or len(stage.views) > 1 or stage.rounds or stage.then:
         raise ConfigError(f"task {task!r} has several stages, views or rounds; pre-training has one network")
     return pipeline
+
+
+def without_unplaced(manifest: Manifest) -> Manifest:
+    """The data set without training images whose header does not say which way up they are.
+
+    Raises:
+        ManifestError: none is left.
+        DataError: a file that cannot be read.
+    """
+    kept: dict[str, tuple[Case, ...]] = {}
+    left_out = []
+    for section in ("training", "unlabeled"):
+        cases = getattr(manifest, section)
+        unplaced = [case.name for case in cases if _is_unplaced(manifest, case)]
+        kept[section] = tuple(case for case in cases if case.name not in unplaced)
+        left_out += unplaced
+    if not left_out:
+        return manifest
+    if not any(kept.values()):
+        raise ManifestError(
+            "no training image has an orientation in its header, and the task asks which way up they are",
+            path=manifest.path,
+            hint="medseg pretrain --task exemplar or inpainting asks something else",
+        )
+    if distributed.rank() == 0:
+        say(f"warning: {len(left_out)} images have no orientation in their header and are left out: {left_out[0]}, ...")
+    return manifest.model_copy(update=kept)
+
+
+def _is_unplaced(manifest: Manifest, case: Case) -> bool:
+    warnings = [text for path in manifest.images(case) for text in read_header(path).warnings]
+    return any(text.startswith(UNPLACED) for text in warnings)
 
 
 def describe_images(manifest: Manifest) -> str:
