@@ -29,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from medseg.errors import DataError
 from medseg.method import IGNORE, LABELED, Batch, Clock, Method, Networks
 from medseg.ops.class_patches import PatchRules, choose_patches, cut_patches
+from medseg.ops.encoders import freeze_decoder
 from medseg.ops.triplet_graph import contrastive_loss, draw_triplets, normalize, separation, triplet_loss
 
 RESOLUTION = {2: 128, 3: 48}
@@ -95,6 +96,7 @@ class MixAndMatch(Method):
         _check(0 <= min_purity <= 1, "min_purity", min_purity, "0 to 1")
         _check(chunk >= 0, "chunk", chunk, "0 or more patches")
         self.network = networks.encoder_decoder()
+        freeze_decoder(self.network, networks.in_channels, networks.patch)
         self.dims = networks.spatial_dims
         self.background = 0 if networks.has_background else None
         self.spacing_mm = networks.spacing_mm if size_mm else ()
@@ -120,8 +122,8 @@ class MixAndMatch(Method):
         self._check_classes()
         self._count("steps")
         labeled = batch["labeled"]
-        # the decoder takes no part; processes that train together need it in the graph
-        unused = 0 * sum(parameter.sum() for parameter in self.network.parameters())
+        # processes that train together need every parameter in the graph, those without a patch too
+        unused = 0 * sum(parameter.sum() for parameter in self.network.parameters() if parameter.requires_grad)
         patches, classes = self.draw(labeled["image"], labeled["label"], labeled.get("covered"))
         if not len(classes):
             return {self.loss: unused}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from given_networks import ByChannel, factory
+from given_networks import factory
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -297,7 +297,7 @@ def test_the_state_has_the_names_that_the_next_stage_expects(dims):
 
 
 def test_centres_avoid_255_and_the_background_of_labels_of_some_classes():
-    method = methods.build("mix_and_match", ByChannel(3, 2, 2), pool=30)
+    method = methods.build("mix_and_match", factory(2), pool=30)
     labeled = batch_of(2)["labeled"]
     covered = torch.tensor([[True, True, False]] * 3)
     for seed in range(5):
