@@ -87,9 +87,11 @@ class StepSettings:
 
 
 def use_channels_last(module: nn.Module, dims: int) -> None:
-    """Lay a network's weights out channels-last, for 2 or 3 spatial dimensions."""
+    """Lay a network's weights out channels-last, for 2 or 3 spatial dimensions; those of other convolutions stay."""
     layout = torch.channels_last_3d if dims == 3 else torch.channels_last
-    module.to(memory_format=layout)  # type: ignore[call-overload]
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == dims + 2 and tensor.is_floating_point():
+            tensor.data = tensor.data.to(memory_format=layout)
 
 
 def to_device(batch: Batch, device: torch.device, channels_last: bool) -> dict[str, dict[str, Tensor]]:
