@@ -30,15 +30,19 @@ import torch
 from torch import Tensor, nn
 
 from medseg.method import IGNORE, Batch, Clock, Method, Networks, Predictions, PseudoLabels, Stream
-from medseg.ops.class_activation import mean_over_positions, tag_loss
+from medseg.ops.class_activation import PRESENT, mean_over_positions, tag_loss
 from medseg.ops.donors import DonorBank
 from medseg.ops.group_attention import GroupMaps, Nodes
 from medseg.ops.group_graph import Aggregate, GraphDropout, GroupGraph, Strength
 from medseg.ops.map_accumulation import Snapshots
 from medseg.ops.processes import gather_from_processes
+from medseg.ops.saliency import saliency_of
 from medseg.ops.tags import refuse_constant_tags
 
 GROUP_SIZE = 3
+
+WATCHED_SHARE = 0.1
+"""How fast numbers that are watched follow those of a step."""
 
 
 class GroupWSSS(Method):
@@ -66,6 +70,7 @@ class GroupWSSS(Method):
         refine: how often attention is averaged over neighbours that look alike (`medseg.ops.refinement`).
     """
 
+    present: Tensor
     streams = (Stream("weak", ("tags",), group="same_tags", group_size=GROUP_SIZE),)
 
     def __init__(
@@ -92,6 +97,7 @@ class GroupWSSS(Method):
         )  # fmt: skip
         self.bank = DonorBank(structures, partners)
         self.single, self.alone, self.refine = single, alone, refine
+        self.register_buffer("present", torch.full((2,), 0.5))
         self.snapshots: Snapshots | None = None
         if snapshots < 1:
             raise ValueError(f"snapshots is {snapshots}; accepted is at least 1")
@@ -139,14 +145,27 @@ class GroupWSSS(Method):
         states = self.nodes(image)
         told = states if clock.fraction < self.alone else self.graph(states)
         self._keep_partners(image, tags)
+        before, after = mean_over_positions(self.nodes.classify(states)), mean_over_positions(self.nodes.classify(told))
+        self._follow(torch.stack([before, after]), tags)
         # neither the decoder nor, at first, the graph takes part; distributed training needs every parameter
         parameters = [*self.nodes.parameters(), *self.graph.parameters()]
         unused = 0 * torch.stack([parameter.sum() for parameter in parameters]).sum()
-        before, after = mean_over_positions(self.nodes.classify(states)), mean_over_positions(self.nodes.classify(told))
         return {
             "single": self.single * tag_loss(before, tags) / 2,
             "group": tag_loss(after, tags) / 2 + unused,
         }
+
+    @torch.no_grad()
+    def _follow(self, logits: Tensor, tags: Tensor) -> None:
+        """Follow how sure the classifier is of what is there, by logits `(2, B, structures)`."""
+        present = tags == PRESENT
+        if bool(present.any()):
+            sure = logits.float().sigmoid()[:, present].mean(1)
+            self.present.lerp_(sure, WATCHED_SHARE)
+
+    def watched(self) -> dict[str, Tensor]:
+        """Mean probability of the classes that are present, before and after the messages."""
+        return {"present": self.present}
 
     @torch.no_grad()
     def _keep_partners(self, images: Tensor, tags: Tensor) -> None:
@@ -154,7 +173,7 @@ class GroupWSSS(Method):
         images, tags = gather_from_processes(images), gather_from_processes(tags)
         for image, of_image in zip(images, tags.tolist(), strict=True):
             for value, presence in enumerate(of_image):
-                if presence == 1:
+                if presence == PRESENT:
                     self.bank.store(value, image)
 
 
@@ -182,11 +201,15 @@ class SaliencyColouring(PseudoLabels):
         self.least_attention, self.least_foreground = least_attention, least_foreground
 
     def label(self, case: Predictions, decided: Mapping[str, Any], round_number: int) -> Tensor | None:
-        """The coloured saliency; background alone where no class is present; None where nothing is known or found."""
+        """The coloured saliency; background alone where no class is present; None where nothing is known or found.
+
+        Raises:
+            DataError: a saliency that is none.
+        """
         assert case.maps is not None  # since `needs` asks for them
         if case.tags is None:
             return None
-        saliency = case.inputs["saliency"]
+        saliency = saliency_of(case.inputs["saliency"], case.name)
         present = [index for index, there in case.tags.items() if there]
         if not present:
             looked_for_all = len(case.tags) == len(case.maps[0])

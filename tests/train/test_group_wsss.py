@@ -232,6 +232,18 @@ def test_the_loss_of_logits_of_zero_is_the_worked_one(node):
     assert sum(terms.values()).item() == pytest.approx((0.4 * 3 + 3) * math.log(2) / 6)
 
 
+def test_how_sure_it_is_of_what_is_there_is_watched():
+    method = make_method(rounds=0)
+    batch = {"weak": {"image": images(), "tags": torch.tensor([[1, 0], [0, 1], [255, 0]], dtype=torch.uint8)}}
+    method(batch, CLOCK)
+    logits = method.nodes.classify(method.nodes(images())).flatten(2).mean(2)
+    sure = (logits[0, 0].sigmoid() + logits[1, 1].sigmoid()) / 2
+    torch.testing.assert_close(method.watched()["present"], (0.9 * 0.5 + 0.1 * sure).expand(2))
+    batch["weak"]["tags"].zero_()
+    method(batch, CLOCK)
+    torch.testing.assert_close(method.watched()["present"], (0.9 * 0.5 + 0.1 * sure).expand(2))
+
+
 def test_alone_until_it_is_time():
     method = make_method(alone=0.6, dropout="off")
     batch = {"weak": {"image": images(), "tags": torch.ones(3, 2, dtype=torch.uint8)}}
@@ -409,6 +421,16 @@ def test_what_cannot_be_grouped_or_coloured_is_refused_before_anything_is_traine
     assert "stride 1: the network's finest feature map has" in refuse(
         tmp_path, manifest, "stages.0.method.options.stride=1"
     )
+
+
+def test_saliency_of_8_bits_is_the_same_and_any_other_range_is_refused():
+    rule, saliency = SaliencyColouring(3), torch.zeros(4, 4, 1)
+    saliency[:2], saliency[2] = 1, 0.2
+    maps = torch.rand(2, 4, 4, 1)
+    label = rule.label(case({1: True}, maps, saliency), {}, 1)
+    assert torch.equal(label, rule.label(case({1: True}, maps, saliency * 255), {}, 1))
+    with pytest.raises(MedsegError, match="saliency from 0 to 1000; accepted are 0 to 1, or 0 to 255 in 8 bits"):
+        rule.label(case({1: True}, maps, saliency * 1000), {}, 1)
 
 
 @pytest.mark.parametrize(
