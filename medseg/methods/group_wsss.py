@@ -22,7 +22,7 @@ largest of all epochs needs images that are neither moved nor cut.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ from medseg.ops.group_attention import GroupMaps, Nodes
 from medseg.ops.group_graph import Aggregate, GraphDropout, GroupGraph, Strength
 from medseg.ops.map_accumulation import Snapshots
 from medseg.ops.processes import gather_from_processes
+from medseg.ops.tags import refuse_constant_tags
 
 GROUP_SIZE = 3
 
@@ -79,7 +80,10 @@ class GroupWSSS(Method):
     ) -> None:  # fmt: skip
         super().__init__(networks)
         self.streams = self.streams_of({"group_size": group_size, "neighbor": neighbor, "contrast": contrast})
-        structures = networks.classes - int(networks.has_background)
+        if not networks.has_background:
+            raise ValueError("saliency tells classes from the background, and the data set has none")
+        structures = networks.classes - 1
+        self.names = dict(enumerate(networks.labels[1:], start=1))
         channels = node_channels if node == "features" else 0
         self.nodes = Nodes(networks, structures, features=channels, stride=stride, convolutions=convolutions)
         self.graph = GroupGraph(
@@ -104,6 +108,10 @@ class GroupWSSS(Method):
         if size < least:
             raise ValueError(f"group_size is {size}; accepted is at least {least}")
         return (replace(cls.streams[0], group_size=size, neighbor=neighbor, contrast=contrast),)
+
+    def check_tags(self, presence: Sequence[Mapping[int, bool]]) -> None:
+        """Each class has to be in some image and not in another."""
+        refuse_constant_tags(presence, self.names)
 
     def segmenter(self) -> None:
         """There is none: the next stage trains it."""
@@ -183,8 +191,7 @@ class SaliencyColouring(PseudoLabels):
         if not present:
             looked_for_all = len(case.tags) == len(case.maps[0])
             return torch.zeros(saliency.shape, dtype=torch.uint8) if looked_for_all else None
-        first = self.classes - len(case.maps[0])
-        attention = {index: case.maps[0][index - first].float() for index in present}
+        attention = {index: case.maps[0][index - 1].float() for index in present}
         label = self.colour(saliency, attention)
         return None if bool((label == IGNORE).all()) else label
 

@@ -14,12 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from medseg.method import ALL, Batch, Clock, Method, Networks
 from medseg.ops.encoders import freeze_decoder
-from medseg.ops.pretext import Copies, RotationTask, plan_copies, pooled, shows_something
+from medseg.ops.pretext import Copies, RotationTask, plan_copies, pooled, share_found, shows_something
 
 
 class Rotation(Method):
@@ -69,6 +68,5 @@ class Rotation(Method):
         """Term `rotation`."""
         copies = self.copies(batch["all"]["image"])
         logits = self.task(pooled(self.network.encode(copies.image)))
-        found = logits.argmax(1) == copies.number
-        self._watched = {"rotations found": torch.as_tensor(found).float().mean()}
+        self._watched = {"rotations found": share_found(logits, copies.number)}
         return {"rotation": self.task.loss(logits, copies.number, shows_something(copies.image))}

@@ -30,7 +30,16 @@ from torch import Tensor, nn
 
 from medseg.method import LABELED, Batch, Clock, Method, Networks, Predictions, PseudoLabels, Stream
 from medseg.ops.pixel_losses import SupervisedTerms
-from medseg.ops.pretext import ExemplarTask, RotationTask, Turned, exemplar_loss, plan_copies, pooled, shows_something
+from medseg.ops.pretext import (
+    ExemplarTask,
+    RotationTask,
+    Turned,
+    exemplar_loss,
+    plan_copies,
+    pooled,
+    share_found,
+    shows_something,
+)
 from medseg.ops.rotations import RotationSet
 from medseg.ops.teacher import AveragedTeacher
 from medseg.ops.virtual_adversarial import adversarial_loss, mean_entropy
@@ -154,7 +163,7 @@ class S4L(Method):
         """L_rot of pooled features of all copies."""
         logits = self.rotation_task(features)
         numbers = torch.cat([part.number for part in parts])
-        self._watched = {"rotations found": (logits.argmax(1) == numbers).float().mean().detach()}
+        self._watched = {"rotations found": share_found(logits, numbers)}
         losses = []
         for found, part in zip(logits.split([len(part.image) for part in parts]), parts, strict=True):
             losses.append(self.rotation_task.loss(found, part.number, shows_something(part.image)))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medseg.method import IGNORE
 from medseg.ops.losses import masked_mean
+from medseg.portable.networks.tag_networks import enlarge as enlarge
 
 PRESENT = 1
 """Value of a tag that says that the class is in the image."""

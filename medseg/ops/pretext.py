@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name
 from torch import Tensor, nn
 
+from medseg.errors import ConfigError
 from medseg.ops.exemplar_views import make_views
 from medseg.ops.losses import masked_mean
 from medseg.ops.rotations import RotationSet, choose_rotations
@@ -154,6 +155,16 @@ def shows_something(image: Tensor) -> Tensor:
     return (flat.amax(2) > flat.amin(2)).any(1)
 
 
+def share_found(logits: Tensor, number: Tensor) -> Tensor:
+    """Share of the copies whose rotation has the largest logit, a scalar without gradient.
+
+    Args:
+        logits: `(N, rotations)`.
+        number: `(N,)` of the rotation.
+    """
+    return (logits.detach().argmax(1) == number).float().mean()
+
+
 class RotationTask(nn.Module):
     """Which rotation has turned an image: cross-entropy of a linear layer on pooled features.
 
@@ -229,10 +240,13 @@ def exemplar_loss(task: ExemplarTask, network: EncoderDecoder, images: Sequence[
         images: of each part, `(B, C, *spatial)`.
 
     Raises:
-        ValueError: no part has two images, so that there is nothing to tell apart.
+        ConfigError: no part has two images, so that there is nothing to tell apart.
     """
     if all(len(each) < 2 for each in images):
-        raise ValueError("the exemplar task tells images of a batch apart, and it has one; give a batch of 2 or more")
+        raise ConfigError(
+            "the exemplar task tells images of a batch apart, and each stream has one image in it",
+            hint="--set stages.N.schedule.batch.STREAM=2 or more",
+        )
     made = [make_views(each, task.views) for each in images]
     embeddings = task(pooled(network.encode(torch.cat(made))))
     losses = []

@@ -81,9 +81,16 @@ def adversarial_change(predict: Predict, image: Tensor, clean: Tensor, radius: f
         direction: of the divergence.
     """
     probe = of_length(torch.randn(image.shape).to(image.device), PROBE).requires_grad_()
-    with torch.enable_grad():
-        moved = divergence(predict(image.float() + probe), clean, direction)
-        (gradient,) = torch.autograd.grad(moved, probe)
+    device = image.device.type
+    is_mixed = torch.is_autocast_enabled(device)
+    # half precision has no room for so small a change, neither in what is changed nor in what it is compared with
+    with torch.autocast(device, enabled=False):
+        if is_mixed:
+            with torch.no_grad():
+                clean = predict(image.float())
+        with torch.enable_grad():
+            moved = divergence(predict(image.float() + probe), clean, direction)
+            (gradient,) = torch.autograd.grad(moved, probe)
     return of_length(gradient.detach(), radius)
 
 

@@ -17,8 +17,8 @@ def folders(tmp_path):
     reference[:2] = 1
     reference[0, 0] = 255  # nobody annotated it
     prediction = reference.copy()
-    prediction[0] = (255, 1, 255, 0)  # left out or wrong
-    prediction[3] = (255, 255, 1, 0)
+    prediction[0, :, 0] = (255, 1, 255, 0)  # left out or wrong
+    prediction[3, :, 0] = (255, 255, 1, 0)
     for name, array in {"reference": reference, "prediction": prediction}.items():
         (tmp_path / name).mkdir()
         nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / name / "a.nii.gz")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -168,7 +168,7 @@ def label_by_rule(maps: Tensor, pictures: Pictures) -> tuple[Tensor, Tensor]:
     return torch.stack(labels), torch.stack(salient)[:, None]
 
 
-def run_toy(seed: int, iterations: int, stages: int = 1) -> list[dict[str, float]]:
+def run_toy(seed: int, iterations: int, stages: int = 1) -> Iterator[dict[str, float]]:
     """Figures of the classifier, then of each stage."""
     torch.manual_seed(seed)
     pictures, tests = draw_pictures(300, seed), draw_pictures(100, seed + 1000)
@@ -182,7 +182,7 @@ def run_toy(seed: int, iterations: int, stages: int = 1) -> list[dict[str, float
     optimise(classifier, tagged, iterations, 0.05, seed)
     with torch.no_grad():
         maps = classifier.maps()(pictures.image)
-    figures = [{"cam": best_threshold(relative(maps, maps), pictures)}]
+    yield {"cam": best_threshold(relative(maps, maps), pictures)}
     method = AuxSegNet(networks, stride=4, width=32, dilations=(2, 4, 6), affinity="cross")
     method.network.classifier.load_state_dict(classifier.network.classifier.state_dict())
     for stage in range(stages):
@@ -198,22 +198,19 @@ def run_toy(seed: int, iterations: int, stages: int = 1) -> list[dict[str, float
             maps = method.maps()(pictures.image)
             found = method.network.outputs(tests.image)
         sums = found.affinity.sum(2)
-        figures.append(
-            {
-                "labels, 255 wrong": miou(labels, pictures.mask),
-                "labels, 255 left out": miou(labels, pictures.mask, ignored_is_wrong=False),
-                "labelled": float((labels != 255).float().mean()),
-                "refined cam": best_threshold(relative(maps[:, :4], maps[:, 4:8]), pictures),
-                "unrefined": miou(enlarge(found.segmentation, (SIZE, SIZE)).argmax(1), tests.mask),
-                "refined": miou(enlarge(found.refine(found.segmentation), (SIZE, SIZE)).argmax(1), tests.mask),
-                "rows": [round(float(sums.min()), 3), round(float(sums.max()), 3)],
-            }
-        )
-    return figures
+        yield {
+            "labels, 255 wrong": miou(labels, pictures.mask),
+            "labels, 255 left out": miou(labels, pictures.mask, ignored_is_wrong=False),
+            "labelled": float((labels != 255).float().mean()),
+            "refined cam": best_threshold(relative(maps[:, :4], maps[:, 4:8]), pictures),
+            "unrefined": miou(enlarge(found.segmentation, (SIZE, SIZE)).argmax(1), tests.mask),
+            "refined": miou(enlarge(found.refine(found.segmentation), (SIZE, SIZE)).argmax(1), tests.mask),
+            "rows": [round(float(sums.min()), 3), round(float(sums.max()), 3)],
+        }
 
 
-@pytest.mark.slow  # two minutes
+@pytest.mark.slow  # four minutes
 def test_the_affinity_lifts_the_maps_and_the_segmentation():
-    plain, stage = run_toy(0, 200)
-    assert stage["refined cam"] >= plain["cam"] + 10
-    assert stage["refined"] > stage["unrefined"]
+    plain, stage = run_toy(0, 220)
+    assert stage["refined cam"] > plain["cam"]
+    assert stage["refined"] >= stage["unrefined"] + 2

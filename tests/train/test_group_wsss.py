@@ -15,7 +15,9 @@ from torch import nn
 
 from medseg import methods
 from medseg.bundle.bundle import open_bundle
+from medseg.config import Pipeline
 from medseg.errors import ConfigError, MedsegError
+from medseg.manifest.manifest import Manifest
 from medseg.method import IGNORE, Clock, Predictions
 from medseg.methods.group_wsss import GroupWSSS, SaliencyColouring
 from medseg.ops import group_graph
@@ -23,6 +25,7 @@ from medseg.ops.class_activation import relative_maps
 from medseg.ops.group_graph import CoAttention, ConvGRU, GraphDropout, GroupGraph
 from medseg.ops.refinement import pamr
 from medseg.portable.networks.tag_networks import enlarge
+from medseg.workflows.train.checks.streams import describe_tag_groups
 from medseg.workflows.train.run import train
 
 CLOCK = Clock(50, 100)
@@ -380,11 +383,24 @@ def with_first(manifest, **changes):
     return path
 
 
+def test_a_set_without_a_background_and_other_settings_are_refused():
+    networks = factory(2)
+    networks.has_background = False
+    with pytest.raises(ConfigError, match="saliency tells classes from the background, and the data set has none"):
+        methods.build("group_wsss", networks)
+    refused = {"rounds is -1": {"rounds": -1}, "snapshots is 0": {"snapshots": 0}, "rate of the": {"dropout_rate": 2.0}}
+    for message, options in refused.items():
+        with pytest.raises(ConfigError, match=message):
+            methods.build("group_wsss", factory(2), **options)
+
+
 def test_what_cannot_be_grouped_or_coloured_is_refused_before_anything_is_trained(tmp_path):
     manifest = write_tagged(tmp_path / "data")
     size = "stages.0.method.options.group_size"
     assert "makes groups of 4 different weak cases, and there are 3" in refuse(tmp_path, manifest, f"{size}=4")
     assert "no two do" in refuse(tmp_path, with_first(manifest, tags=[]), f"{size}=2")
+    message = refuse(tmp_path, with_first(manifest, tags=["ball"]))
+    assert "the tags of box: in 0 images present, in 3 absent" in message
     message = refuse(tmp_path, with_first(manifest, maps=None))
     assert "rule group_wsss needs a map called 'saliency'" in message
     assert "case0" in message
@@ -393,6 +409,16 @@ def test_what_cannot_be_grouped_or_coloured_is_refused_before_anything_is_traine
     assert "stride 1: the network's finest feature map has" in refuse(
         tmp_path, manifest, "stages.0.method.options.stride=1"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({}, "3 images of the same tags; 3 of 3 cases"), ({"group_size": 1}, "")]
+)
+def test_the_plan_says_how_many_cases_have_tags_of_their_own(tmp_path, options, said):
+    stage = Pipeline(name="one", stages=({"method": {"name": "group_wsss", "options": options}},)).stages[0]
+    found = describe_tag_groups(stage, Manifest.load(write_tagged(tmp_path)))
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
 
 
 def test_from_tags_and_saliency_to_a_segmenter_of_slices(tmp_path):

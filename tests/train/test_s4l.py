@@ -207,7 +207,7 @@ def test_views_stay_within_the_values_of_their_image(dims):
 def test_the_exemplar_task_needs_two_images_and_two_views():
     network = factory(2, channels=1).encoder_decoder()
     task = ExemplarTask(network.channels[-1], 2, 8)
-    with pytest.raises(ValueError, match="tells images of a batch apart, and it has one"):
+    with pytest.raises(ConfigError, match="tells images of a batch apart, and each stream has one"):
         exemplar_loss(task, network, [torch.rand(1, 1, 32, 24)])
     with pytest.raises(ConfigError, match="views is 1"):
         build("exemplar", factory(2), views=1)
@@ -242,6 +242,19 @@ def test_the_adversarial_change_has_its_length_and_leaves_the_statistics():
     assert gradient is None
     network(image)
     assert not torch.equal(network[1].running_mean, before["1.running_mean"])
+
+
+def test_mixed_precision_seeks_the_same_direction():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1))
+    image = torch.randn(1, 1, 16, 16)
+    found = []
+    for mixed in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            clean = network(image).detach()
+            found.append(vat.adversarial_change(network, image, clean, 1.0, "changed"))
+    assert (found[0] * found[1]).mean().item() == pytest.approx(1, abs=1e-3)
 
 
 def test_the_averaged_network_has_a_half_life():

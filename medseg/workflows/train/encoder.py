@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from medseg.networks.pretrained import hash_file
 from medseg.networks.transfer import PartOf
 from medseg.portable.networks.encoder_decoder import EncoderDecoder
 
-ENCODER = "encoder"
+ENCODER: Final = "encoder"
 """Folder of a run of `medseg pretrain` with its product."""
 
 DESCRIPTION = "encoder.json"
@@ -85,7 +85,7 @@ class OpenEncoder:
                 f"the encoder is that of a {self.network.name} of width {self.network.width}, this network is a "
                 f"{network.name} of width {network.width}",
                 path=self.path,
-                hint=f"--set stages.0.network.name={self.network.name} --set stages.0.network.width={self.network.width}",
+                hint=f"--set stages.0.network.width={self.network.width}, and the same name",
             )
         if self.data.spatial_dims != data.spatial_dims:
             kinds = {2: "planes", 3: "volumes"}

@@ -24,7 +24,7 @@ from medseg.workflows.train.budget.fit import fit_budget
 from medseg.workflows.train.budget.sizing import Sizing
 from medseg.workflows.train.checks.orientation import check_upright
 from medseg.workflows.train.checks.stages import Product, check_buildable
-from medseg.workflows.train.checks.streams import check_all_streams, presences
+from medseg.workflows.train.checks.streams import check_all_streams, describe_tag_groups, presences
 from medseg.workflows.train.encoder import Start
 from medseg.workflows.train.group_names import describe_groups, name_of_stage
 from medseg.workflows.train.options import PlanOptions, budget_seconds
@@ -186,6 +186,9 @@ def print_plan(pipeline: Pipeline, manifest: Manifest, further: Mapping[str, str
             views = ", ".join(stage.views) or data.view
             table.add_row(f"{name}, views", f"{views}; rounds of pseudo-labels: {stage.round_count}")
         table.add_row(name, _describe_stage(stage))
+        of_groups = describe_tag_groups(stage, manifest)
+        if of_groups:
+            table.add_row(f"{name}, groups", of_groups)
     for name, text in {**describe_groups(pipeline), **(further or {})}.items():
         table.add_row(name, text)
     Console(stderr=True).print(table)

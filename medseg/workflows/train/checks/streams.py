@@ -79,6 +79,19 @@ def check_streams(stage: Stage, manifest: Manifest, groups: Groups) -> None:
         _check_maps(f"rule {part.rule.name}", maps, cases, "each case that it labels", manifest)
 
 
+def describe_tag_groups(stage: Stage, manifest: Manifest) -> str:
+    """How many cases have no other with their tags, where a method makes groups of such; else nothing."""
+    for stream in methods.find_streams(stage.method.name, stage.method.options):
+        if stream.group != "same_tags" or stream.group_size == 1:
+            continue
+        cases = streams_of(manifest)[stream.name]
+        tags = [tuple(sorted((manifest.presence(case) or {}).items())) for case in cases]
+        alone = sum(count == 1 for count in Counter(tags).values())
+        several = f"{stream.group_size} images of the same tags"
+        return f"{several}; {alone} of {len(cases)} cases share theirs with no other, and are with such as share some"
+    return ""
+
+
 def presences(manifest: Manifest, groups: Groups) -> dict[str, list[dict[int, bool]]]:
     """For each stream the tags of its cases that have some: class index -> whether it is there."""
     found = {}
