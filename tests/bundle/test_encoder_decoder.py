@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from given_networks import factory
 from monai.networks.nets import DynUNet, SegResNet, UNet
 from monai.networks.nets.efficientnet import EfficientNet
 from torch import nn
 
+from medseg.networks import registry
 from medseg.portable.networks.efficientnet_lite import EfficientNetLite, pretrained_keys
 from medseg.portable.networks.encoder_decoder import (
     DynUNetHalves,
@@ -63,6 +65,16 @@ def test_shapes_are_those_it_tells_and_every_parameter_learns(name: str, dims: i
     assert list(decoded.shape) == [2, network.width, *size]
     decoded.square().mean().backward()
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("name", [name for name, entry in registry.NETWORKS.items() if entry.halves])
+def test_the_parts_of_the_encoder_are_those_that_features_need(name: str) -> None:
+    network = factory(2, name=name).encoder_decoder()
+    features = network.encode(torch.randn(2, 2, 32, 24))
+    torch.stack([feature.square().sum() for feature in features]).sum().backward()
+    reached = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
+    prefixes = tuple(f"{part}." for part in network.encoder_parts)
+    assert {name for name, _ in network.named_parameters() if name.startswith(prefixes)} == reached
 
 
 @pytest.mark.parametrize("halves", [lambda: UNetHalves(unet(3)), lambda: DynUNetHalves(dynunet(3)),

@@ -31,12 +31,14 @@ class EncoderDecoder(nn.Module, ABC):
         encoder_parts: names of the modules that are the encoder; empty: nothing tells them from the decoder's.
     """
 
-    encoder_parts: tuple[str, ...] = ()
     if TYPE_CHECKING:  # TorchScript would read them, and does not know all of these types
+        encoder_parts: tuple[str, ...]
         spatial_dims: int
         channels: tuple[int, ...]
         strides: tuple[tuple[int, ...], ...]
         width: int
+    else:
+        encoder_parts = ()
 
     @abstractmethod
     def encode(self, image: Tensor) -> list[Tensor]:
