@@ -9,6 +9,10 @@ Simulated raters work on each structure's signed distance, in mm (for vessels in
     smooth    corners rounded (the distance blurred by 2 voxels), jitter 0.4
     part      jitter 0.8, and the lower third of the slices not annotated
     lapse     jitter 0.8, every seventh slice overlooked (drawn empty) and, of several structures, one forgotten
+    ends      jitter 0.8, and a tenth of the slices (at least one) overlooked at either end
+    third     jitter 0.8, and only every third slice annotated
+    set       jitter 0.8, and a random half of the structures not looked for (drawn as background); of one, none
+    swapped   jitter 0.8, and the two largest structures exchanged
     outlier   everything shifted by a tenth of the box of all labels, and 1.6 too wide
 
 Dice is the mean over the structures of the truth. A cell says the mean over cases and seeds, the standard deviation
@@ -21,6 +25,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import edt
 import nibabel as nib
@@ -38,9 +43,19 @@ PANELS = {
     "careful": ("jitter", "smooth", "under", "lapse", "part"),
     "three": ("jitter", "over", "lapse"),
     "biased": ("over", "over", "over", "jitter", "under"),
+    "outlier": ("over", "over", "jitter", "under", "outlier"),
+    "ends": ("jitter", "ends", "ends", "smooth", "ends"),
+    "third": ("third", "third", "third", "jitter", "under"),
+    "sets": ("set", "set", "set", "set", "jitter"),
+    "swapped": ("jitter", "smooth", "swapped", "under", "over"),
 }
 METHODS = ("majority", "staple", "ml-staple", "simple", "sba", "gcssl")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "gcssl, votes alone": {"weights": "consistency", "omissions": False},
+    "gcssl, smoothness 1": {"smoothness": 1.0},
+}
 THIN = "gcssl, smoothness 1"
+LESS_JITTER = ("part", "lapse", "ends", "third", "set", "swapped")
 REACH = 12
 """Voxels round a structure in which raters may draw it."""
 
@@ -62,10 +77,42 @@ def distances(truth: np.ndarray, spacing: tuple[float, ...]) -> Iterator[tuple[i
             yield c, box, np.maximum(out - half, 0) - np.maximum(inside - half, 0)
 
 
+def leave_slices_out(kind: str, labels: np.ndarray, everything: tuple[slice, ...], random: np.random.Generator) -> None:
+    """Slices, or columns of a picture, that a rater did not annotate or overlooked; changes `labels`."""
+    axis = 2 if labels.shape[2] > 1 else 1
+    slices, along = everything[axis], np.moveaxis(labels, axis, 0)
+    length = slices.stop - slices.start
+    if kind == "part":
+        along[: slices.start + length // 3] = MISSING
+    if kind == "ends":
+        missed = max(1, length // 10)
+        along[: slices.start + missed] = 0
+        along[slices.stop - missed :] = 0
+    if kind == "third":
+        annotated = np.zeros(len(along), bool)
+        annotated[int(random.integers(3)) :: 3] = True
+        along[~annotated] = MISSING
+    if kind == "lapse":
+        along[slices.start + int(random.integers(7)) : slices.stop : 7] = 0
+
+
+def mistake_structures(kind: str, labels: np.ndarray, truth: np.ndarray, random: np.random.Generator) -> None:
+    """Structures that a rater forgot, did not look for, or exchanged; changes `labels`."""
+    present = np.unique(truth[truth > 0])
+    if kind == "lapse" and present.size > 1:
+        labels[labels == random.choice(present)] = 0
+    if kind == "set":
+        labels[np.isin(labels, random.choice(present, present.size // 2, replace=False))] = 0
+    if kind == "swapped" and present.size > 1:
+        second, first = np.argsort(np.bincount(truth[truth > 0]), kind="stable")[-2:]
+        is_first, is_second = labels == first, labels == second
+        labels[is_first], labels[is_second] = second, first
+
+
 def rater(kind: str, truth: np.ndarray, spacing: tuple[float, ...], random: np.random.Generator) -> np.ndarray:
     """One rater's labels."""
     unit = 0.5 if truth.shape[2] == 1 else 1.0
-    deviation = unit * {"jitter": 1.2, "part": 0.8, "lapse": 0.8, "outlier": 0.0}.get(kind, 0.4)
+    deviation = unit * {"jitter": 1.2, "outlier": 0.0, **dict.fromkeys(LESS_JITTER, 0.8)}.get(kind, 0.4)
     wider = unit * {"over": 1.2, "under": -1.2, "outlier": 1.6}.get(kind, 0.0)
     labels, depth = np.zeros(truth.shape, np.uint8), np.zeros(truth.shape, np.float32)
     for c, box, distance in distances(truth, spacing):
@@ -78,16 +125,8 @@ def rater(kind: str, truth: np.ndarray, spacing: tuple[float, ...], random: np.r
     if kind == "outlier":
         aside = [round(0.1 * (s.stop - s.start)) if n > 1 else 0 for s, n in zip(everything, truth.shape, strict=True)]
         labels = np.roll(labels, aside, (0, 1, 2))
-    slices = everything[2] if truth.shape[2] > 1 else everything[1]
-    axis = 2 if truth.shape[2] > 1 else 1
-    along = np.moveaxis(labels, axis, 0)
-    if kind == "part":
-        along[: slices.start + (slices.stop - slices.start) // 3] = MISSING
-    if kind == "lapse":
-        along[slices.start + int(random.integers(7)) : slices.stop : 7] = 0
-        present = np.unique(truth[truth > 0])
-        if present.size > 1:
-            labels[labels == random.choice(present)] = 0
+    leave_slices_out(kind, labels, everything, random)
+    mistake_structures(kind, labels, truth, random)
     return labels
 
 
@@ -123,14 +162,15 @@ def pairs(folder: Path, cases: int) -> Iterator[Study]:
 
 def score(studies: list[tuple[int, Study, np.ndarray]]) -> str:
     """The table's row of a panel: `(seed, study, truth)`."""
-    dice: dict[str, dict[int, list[float]]] = {name: {} for name in (*METHODS, THIN)}
+    dice: dict[str, dict[int, list[float]]] = {name: {} for name in (*METHODS, *VARIANTS)}
     seconds: dict[str, list[float]] = {name: [] for name in METHODS}
     for seed, study, truth in studies:
-        known = {THIN: run(study, "gcssl", smoothness=1.0)}
-        for row in compare(study, (*METHODS, THIN), truth, known):
+        for row in compare(study, METHODS, truth):
             dice[row["method"]].setdefault(seed, []).append(row["dice_to_reference"]["mean"])
-            if row["method"] in seconds:
-                seconds[row["method"]].append(row["cpu_seconds"])
+            seconds[row["method"]].append(row["cpu_seconds"])
+        for name, options in VARIANTS.items():
+            (row,) = compare(study, ("gcssl",), truth, {"gcssl": run(study, "gcssl", **options)})
+            dice[name].setdefault(seed, []).append(row["dice_to_reference"]["mean"])
     cells = []
     for name, by_seed in dice.items():
         means = [np.mean(values) for values in by_seed.values()]
@@ -150,7 +190,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=5)
     asked = parser.parse_args()
-    names = (*METHODS, THIN)
+    names = (*METHODS, *VARIANTS)
     print(f"| data | raters | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}", flush=True)
     for data in asked.sets:
         read = pictures if data == "drive" else volumes

@@ -1,4 +1,4 @@
-"""Gross disagreement: what somebody overlooked, what another invented, and what a rater weighs who agrees with nobody."""
+"""Gross disagreement: what somebody overlooked or invented, and what a rater weighs who agrees with nobody."""
 
 from __future__ import annotations
 

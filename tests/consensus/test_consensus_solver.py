@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.consensus.fusers.gcssl.energy import Energy, find_pairs, neighbour_offsets
-from medseg.consensus.fusers.gcssl.graph_cut import alpha_expansion, cut_two_labels, expansion_move, minimise
+from medseg.consensus.fusers.gcssl.graph_cut import (
+    able_to_take,
+    alpha_expansion,
+    cut_two_labels,
+    expansion_move,
+    minimise,
+)
 from medseg.consensus.fusers.gcssl.missing_votes import count_votes
 from medseg.consensus.fusers.gcssl.rater_scores import compute_weights
 from medseg.consensus.study import MISSING
@@ -90,6 +96,31 @@ def test_swapped_labels_and_added_constants(seed):
     again, found = cut_two_labels(lifted)
     np.testing.assert_array_equal(again, labels)
     assert found.flow == pytest.approx(energy.of(labels) + shift.sum(), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nodes_left_out_of_a_move_would_not_take_part_in_it(seed):
+    random = np.random.default_rng(seed)
+    grid = random.random((4, 5, 5))
+    energy = Energy(grid.reshape(4, -1), *grid_pairs(5, random))
+    labels = random.integers(0, 4, 25).astype(np.uint8)
+    for alpha in range(4):
+        able = able_to_take(energy, labels, alpha, energy.total_weights())
+        _, of_all = expansion_move(energy, labels, alpha)
+        taken, of_some = expansion_move(energy, labels, alpha, able)
+        moved = labels.copy()
+        moved[taken] = alpha
+        assert of_some == pytest.approx(of_all, abs=1e-9)
+        assert energy.of(moved) == pytest.approx(of_all, abs=1e-9)
+        assert np.count_nonzero(able) < 25
+
+
+def grid_pairs(side: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Neighbours along both axes of a square, and random weights."""
+    number = np.arange(side * side, dtype=np.int32).reshape(side, side)
+    first = np.concatenate([number[:-1].ravel(), number[:, :-1].ravel()])
+    second = np.concatenate([number[1:].ravel(), number[:, 1:].ravel()])
+    return first, second, random.random(first.size) * 0.4
 
 
 def test_expansion_reaches_the_energy_of_another_library():

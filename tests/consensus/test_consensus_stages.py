@@ -184,7 +184,8 @@ def test_colours_tell_what_brightness_does_not():
     colour = np.stack([red, 1 - red * 0.299 / 0.587, np.zeros_like(red)])  # equally bright
     colour += 0.1 * np.random.default_rng(0).standard_normal(colour.shape).astype(np.float32)
     grey = np.tensordot([0.299, 0.587, 0.114], colour, 1)[None].astype(np.float32)
-    seen, unseen = gcssl(replace(study, image=colour)), gcssl(replace(study, image=grey))
+    by_image = {"weights": "consistency", "omissions": False}
+    seen, unseen = (gcssl(replace(study, image=image), **by_image) for image in (colour, grey))
     assert seen.facts["rho"] == 1 > unseen.facts["rho"] + 0.5
     wrong, more = ((fused.labels != truth).sum() for fused in (seen, unseen))
     assert wrong < 0.8 * more

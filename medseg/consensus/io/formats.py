@@ -41,6 +41,7 @@ class Reading:
     probabilities: bool = False
     channel: int | Literal["all"] | None = None
     partial: tuple[tuple[str, str], ...] = ()
+    find_partial: bool = False
     regions: Mapping[str, Path] = field(default_factory=dict)
     labels: Mapping[int, str] = field(default_factory=dict)
     closed: bool = False

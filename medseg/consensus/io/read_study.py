@@ -16,6 +16,7 @@ from medseg.consensus.io.formats import Form, Reading
 from medseg.consensus.io.partial_annotations import limit_to_protocol, limit_to_region, tidy_probabilities
 from medseg.consensus.io.read_image import read_image
 from medseg.consensus.io.segment_table import Segment, merge_segments
+from medseg.consensus.statistics.odd_raters import classes_not_looked_for
 from medseg.consensus.study import MISSING, Rater, Study
 from medseg.dicom.series import Series, open_series
 from medseg.errors import ConfigError, DataError
@@ -216,4 +217,18 @@ def _apply_protocols(
         others = [labels for n, labels in enumerate(labels_before) if n != place[name]]
         rater, of_protocol = limit_to_protocol(raters[place[name]], others, wanted, segments)
         raters[place[name]] = rater
+        notes += of_protocol
+    if options.find_partial:
+        _find_protocols(raters, segments, grid, notes)
+
+
+def _find_protocols(raters: list[Rater], segments: Sequence[Segment], grid: Header, notes: list[str]) -> None:
+    """Limit raters to what they seem to have looked for, in place."""
+    classes = ("background", *(segment.title for segment in segments))
+    found = classes_not_looked_for(Study(tuple(raters), classes, grid.spacing_mm))
+    place = {rater.name: n for n, rater in enumerate(raters)}
+    labels_before = [rater.labels for rater in raters]
+    for name, wanted in found:
+        others = [labels for n, labels in enumerate(labels_before) if n != place[name]]
+        raters[place[name]], of_protocol = limit_to_protocol(raters[place[name]], others, wanted, segments)
         notes += of_protocol

@@ -6,6 +6,7 @@ differs from, and none says who is right.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -91,6 +92,14 @@ def _identical(panel: Panel) -> list[Oddity]:
     return found
 
 
+def classes_not_looked_for(study: Study) -> list[tuple[str, str]]:
+    """Names of rater and class where it seems that the rater did not look for the class."""
+    found = []
+    for oddity in _not_looked_for(Panel.of(study)):
+        found.append((oddity.raters[0], oddity.classes[0]))
+    return found
+
+
 def _not_looked_for(panel: Panel) -> list[Oddity]:
     """Classes that a rater never drew although two others did, in most of their extent annotated by this rater."""
     sizes, found = panel.sizes(), []
@@ -107,9 +116,10 @@ def _not_looked_for(panel: Panel) -> list[Oddity]:
                     others.append(other)
             if len(others) >= 2:
                 title = panel.classes[c]
+                asked = shlex.quote(f"{name}:{title}")  # to be copied into a shell
                 text = (
                     f"{name} never drew {title}, which {join_names(others)} did. Not looked for? Then give "
-                    f"--partial-protocol {name}:{title}, so that it is no vote against it."
+                    f"--partial-protocol {asked} (or auto), so that it is no vote against it."
                 )
                 found.append(Oddity("not looked for", (name,), (title,), text))
     return found

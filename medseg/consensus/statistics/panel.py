@@ -52,15 +52,17 @@ class Panel:
         return 2 * table / np.maximum(total, 1)
 
     def mean_dice(self) -> np.ndarray:
-        """`(R, R)` mean Dice over the classes but the background that either of two raters has; NaN without any."""
+        """`(R, R)` mean Dice over the classes that both raters drew, 0 where there is none; NaN if one drew nothing."""
         raters, classes = len(self.names), len(self.classes)
         dice = np.full((classes - 1, raters, raters), np.nan)
         for r in range(raters):
             for s in range(raters):
                 table = self.overlap[r, s]
-                either = (table.sum(axis=1) + table.sum(axis=0))[1:] > 0
-                dice[either, r, s] = np.diagonal(self.dice(r, s))[1:][either]
-        return mean_dice_of_pairs(dice)
+                both = (table.sum(axis=1) > 0)[1:] & (table.sum(axis=0) > 0)[1:]
+                dice[both, r, s] = np.diagonal(self.dice(r, s))[1:][both]
+        mean = mean_dice_of_pairs(dice)
+        drew = self.sizes()[:, 1:].any(axis=1)
+        return np.where(np.isnan(mean) & drew[:, None] & drew[None], 0.0, mean)
 
     def sizes(self) -> np.ndarray:
         """`(R, K)` voxels of each class of each rater."""

@@ -13,6 +13,7 @@ from medseg.options import Option, check_types, plain
 from medseg.yaml_values import load_yaml
 
 SOFT = ("uint8", "float16")
+AUTO = "auto"
 STUDIES, METHOD, FILES, RESULTS, WORK = "Studies", "Method", "How files are read", "Results", "Many studies"
 METHOD_OPTIONS = ("weights", "smoothness", "neighbours", "ssl", "tie", "seed")
 OF_A_RESULT = ("method", *METHOD_OPTIONS, "settings", "series", "missing_value", "region", "partial", "label",
@@ -59,7 +60,8 @@ class ConsensusOptions:
     missing_value: Annotated[str, Option("Label value of what was not annotated, or none.", group=FILES)] = "255"
     region: Annotated[tuple[str, ...], Option("NAME=FILE: mask of what the rater annotated.", group=FILES)] = ()
     partial: Annotated[
-        tuple[str, ...], Option("NAME:CLASS: the rater did not look for it.", ("--partial-protocol",), FILES)
+        tuple[str, ...],
+        Option("NAME:CLASS: the rater did not look for it; auto: find such.", ("--partial-protocol",), FILES),
     ] = ()
     label: Annotated[tuple[str, ...], Option("VALUE=NAME of a class.", group=FILES)] = ()
     probabilities: Annotated[bool, Option("Files of fractions or several channels are probabilities.", group=FILES)] = (
@@ -159,7 +161,8 @@ class ConsensusOptions:
         return {
             "missing": _missing_value(self.missing_value),
             "regions": {name: Path(file) for name, file in _pairs("--region", self.region, "=")},
-            "partial": tuple(_pairs("--partial-protocol", self.partial, ":")),
+            "partial": tuple(_pairs("--partial-protocol", [text for text in self.partial if text != AUTO], ":")),
+            "find_partial": AUTO in self.partial,
             "labels": _class_names(self.label),
             "channel": _channel(self.channel),
             "probabilities": self.probabilities,

@@ -70,7 +70,7 @@ def alpha_expansion(energy: Energy, start: np.ndarray | None = None, cycles: int
     """Expansion moves until none lowers the energy, and how many cuts that took.
 
     The first moves are confined to nodes that are likely to take a label, which is several times as fast; then follow
-    moves of all nodes, so that the answer is one that no expansion improves.
+    moves of all nodes that can take part in one that pays, so that the answer is one that no expansion improves.
 
     Args:
         energy: to be lowered.
@@ -84,19 +84,18 @@ def alpha_expansion(energy: Energy, start: np.ndarray | None = None, cycles: int
 
 
 def _expand_until_settled(energy: Energy, labels: np.ndarray, cycles: int, *, confined: bool) -> tuple[np.ndarray, int]:
-    count, value = len(energy.unary), energy.of(labels)
+    count = len(energy.unary)
     total_weights = energy.total_weights()
+    choose = _likely_to_take if confined else able_to_take
     failed = cuts = 0
     while failed < count and cuts < cycles * count:
         alpha = cuts % count
-        among = _likely_to_take(energy, labels, alpha, total_weights) if confined else None
-        taken, _ = expansion_move(energy, labels, alpha, among)
+        move = _best_move(energy, labels, alpha, choose(energy, labels, alpha, total_weights))
         cuts += 1
-        moved = labels.copy()
-        moved[taken] = alpha
-        lower = energy.of(moved) if taken.size else value
-        if lower < value - _LEAST_DROP:
-            labels, value, failed = moved, lower, 0
+        if move.drop > _LEAST_DROP:
+            labels = labels.copy()
+            labels[move.taken] = alpha
+            failed = 0
         else:
             failed += 1  # since the last success nothing has changed: each label needs one failure only
     return labels, cuts
@@ -104,12 +103,49 @@ def _expand_until_settled(energy: Energy, labels: np.ndarray, cycles: int, *, co
 
 def _likely_to_take(energy: Energy, labels: np.ndarray, alpha: int, total_weights: np.ndarray) -> np.ndarray:
     """`(n,)` bool: nodes that take `alpha` if a quarter of their neighbours' weight is for it, and their neighbours."""
-    loss = energy.unary[alpha] - energy.unary[labels, np.arange(labels.size)]
-    likely = loss < total_weights / 4
+    likely = _loss(energy, labels, alpha) < total_weights / 4
     touched = likely[energy.first] | likely[energy.second]
     likely[energy.first[touched]] = True
     likely[energy.second[touched]] = True
     return likely
+
+
+def _loss(energy: Energy, labels: np.ndarray, alpha: int) -> np.ndarray:
+    return energy.unary[alpha] - energy.unary[labels, np.arange(labels.size)]
+
+
+def able_to_take(energy: Energy, labels: np.ndarray, alpha: int, total_weights: np.ndarray) -> np.ndarray:
+    """`(n,)` bool: nodes without which no move to `alpha` can be as good; all others may be left out of the graph.
+
+    A node of the best move costs less with it than without it. Taking alpha it loses by its own costs and wins, from
+    each neighbour, at most w where that one takes alpha as well, and `w [l_i != l_j] - w [l_j != alpha]` where it does
+    not. Nodes that lose more than they can win are left out, which takes from their neighbours, until nothing changes.
+    """
+    loss = _loss(energy, labels, alpha)
+    able = (labels != alpha) & (loss < total_weights)
+    edges = np.flatnonzero(able[energy.first] | able[energy.second])
+    while True:
+        first, second = energy.first[edges], energy.second[edges]
+        weight = energy.weight[edges].astype(np.float64)
+        differ = labels[first] != labels[second]
+        won = np.zeros(labels.size)
+        for own, other in ((first, second), (second, first)):
+            alone = weight * (differ.astype(np.float64) - (labels[other] != alpha))
+            won += np.bincount(own, np.where(able[other], weight, alone), labels.size)
+        still = able & (loss < won + _LEAST_DROP)
+        if np.count_nonzero(still) == np.count_nonzero(able):
+            return able
+        able = still
+        edges = edges[able[first] | able[second]]
+
+
+class Move(NamedTuple):
+    """Numbers of the nodes that take a label, the drop of the energy, and which nodes could move, at what cost."""
+
+    taken: np.ndarray
+    drop: float
+    cost: float
+    movable: np.ndarray
 
 
 def expansion_move(
@@ -117,16 +153,23 @@ def expansion_move(
 ) -> tuple[np.ndarray, float]:
     """The nodes that take `alpha` in the best move, and the energy after it.
 
-    A pair of weight w costs `A = w [l_i != l_j]` if both stay, w if one of them takes alpha, 0 if both do. That is
-    A, plus `w - A` if i takes, minus w if j takes, plus `2w - A >= 0` if j alone takes. Nodes that cannot move are no
-    part of the graph: one that has alpha already charges w to a neighbour that stays, one that keeps another label
-    charges w to a neighbour that takes alpha.
-
     Args:
         energy: to be lowered.
         labels: `(n,)` labels before the move.
         alpha: the label to take.
         among: `(n,)` bool, the nodes that may; None: all.
+    """
+    move = _best_move(energy, labels, alpha, among)
+    return move.taken, move.cost + _energy_of_fixed_nodes(energy, labels, move.movable)
+
+
+def _best_move(energy: Energy, labels: np.ndarray, alpha: int, among: np.ndarray | None = None) -> Move:
+    """The move to `alpha` after which the energy is least.
+
+    A pair of weight w costs `A = w [l_i != l_j]` if both stay, w if one of them takes alpha, 0 if both do. That is
+    A, plus `w - A` if i takes, minus w if j takes, plus `2w - A >= 0` if j alone takes. Nodes that cannot move are no
+    part of the graph: one that has alpha already charges w to a neighbour that stays, one that keeps another label
+    charges w to a neighbour that takes alpha.
     """
     movable = labels != alpha
     if among is not None:
@@ -154,8 +197,8 @@ def expansion_move(
     w, kept = weight[both], kept[both]
     take += np.bincount(i, w - kept, free.size) - np.bincount(j, w, free.size)
     found = minimum_cut(stay, take, Arcs(i, j, 2 * w - kept, np.zeros_like(w)))
-    value = found.flow + kept.sum() + _energy_of_fixed_nodes(energy, labels, movable)
-    return free[found.taken], float(value)
+    drop = float(stay.sum() - found.flow)  # pairs of which neither moves cost the same before and after
+    return Move(free[found.taken], drop, float(found.flow + kept.sum()), movable)
 
 
 def _energy_of_fixed_nodes(energy: Energy, labels: np.ndarray, movable: np.ndarray) -> float:

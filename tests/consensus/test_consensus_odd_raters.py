@@ -1,0 +1,125 @@
+"""What is odd about raters, in words: on a grid small enough to count by hand, and on the page and the screen."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from raters import ball, image_of, save
+
+from medseg.consensus.statistics.odd_raters import classes_not_looked_for, find_oddities
+from medseg.consensus.study import MISSING, Rater, Study
+from medseg.workflows.consensus.options import ConsensusOptions
+from medseg.workflows.consensus.run import consensus
+
+NAMES = ("anna", "bob", "cleo", "dora")
+
+
+def grid(*rows: str) -> np.ndarray:
+    """Labels of a picture from its rows; m is not annotated."""
+    table = {"m": MISSING}
+    return np.array([[table.get(sign, 0) or int(sign) for sign in row] for row in rows], np.uint8)[..., None]
+
+
+def oddities(*labels: np.ndarray, classes: tuple[str, ...] = ("background", "liver", "spleen")):
+    raters = tuple(Rater(name, array) for name, array in zip(NAMES, labels, strict=False))
+    return find_oddities(Study(raters, classes, (1.0, 1.0, 1.0)))
+
+
+def kinds(*labels: np.ndarray, **more) -> list[tuple[str, list[str]]]:
+    return [(entry["kind"], entry["raters"]) for entry in oddities(*labels, **more)]
+
+
+# three careful raters, no two alike
+ANNA = grid("0000000000", "0111100220", "0111100220", "0000000000")
+BOB = grid("0000000000", "0111000220", "0111100220", "0000000000")
+CLEO = grid("0000000000", "0111100220", "0111100200", "0000000000")
+
+
+def test_careful_raters_are_not_odd():
+    assert oddities(ANNA, BOB, CLEO) == []
+    assert oddities(ANNA) == []
+    assert oddities(np.zeros_like(ANNA), np.zeros_like(ANNA)) == []
+
+
+def test_exchanged_values():
+    turned = np.array([0, 2, 1], np.uint8)[CLEO]
+    (found,) = oddities(ANNA, BOB, turned)
+    assert (found["kind"], found["raters"], found["classes"]) == ("exchanged", ["cleo"], ["liver", "spleen"])
+    # with anna liver 1 and spleen 2 * 3 / 7, with bob liver 2 * 7 / 15 and spleen 6 / 7; nothing as given
+    mean = (1 + 6 / 7 + 14 / 15 + 6 / 7) / 4
+    assert f"0.00 as given and {mean:.2f} exchanged" in found["text"]
+    # where two of three have it the other way round the third stands against both, and the sentence says so
+    (found,) = oddities(ANNA, np.array([0, 2, 1], np.uint8)[BOB], turned)
+    assert found["raters"] == ["anna"]
+    assert "with bob and cleo" in found["text"]
+
+
+def test_a_class_that_was_not_looked_for():
+    without = np.where(CLEO == 2, 0, CLEO).astype(np.uint8)
+    (found,) = oddities(ANNA, BOB, without)
+    assert (found["kind"], found["raters"], found["classes"]) == ("not looked for", ["cleo"], ["spleen"])
+    assert "anna and bob did" in found["text"]
+    assert "--partial-protocol cleo:spleen (or auto)" in found["text"]
+    # one other is no protocol, and what was not annotated was not left empty
+    assert kinds(ANNA, without) == []
+    part = without.copy()
+    part[:, 5:] = MISSING
+    assert kinds(ANNA, BOB, part) == []
+
+
+def test_two_names_of_one_structure():
+    renamed = np.where(CLEO == 2, 3, CLEO).astype(np.uint8)
+    found = oddities(ANNA, BOB, renamed, classes=("background", "liver", "spleen", "milz"))
+    same = next(entry for entry in found if entry["kind"] == "same structure")
+    assert same["classes"] == ["spleen", "milz"]
+    # Dice 2 * 3 / 7 with anna and with bob
+    assert "Dice 0.86" in same["text"]
+
+
+def test_one_annotation_twice():
+    assert kinds(ANNA, BOB, ANNA) == [("identical", ["anna", "cleo"])]
+    assert kinds(ANNA, np.zeros_like(ANNA), np.zeros_like(ANNA)) == []
+
+
+def test_inverted_mirrored_and_elsewhere():
+    one = ("background", "liver")
+    seen = [np.minimum(labels, 1) * (np.arange(10)[None, :, None] < 5) for labels in (ANNA, BOB)]
+    seen = [labels.astype(np.uint8) for labels in seen]
+    assert kinds(*seen, (1 - seen[0]).astype(np.uint8), classes=one) == [("inverted", ["cleo"])]
+    assert kinds(*seen, np.flip(seen[0], 1), classes=one) == [("mirrored", ["cleo"])]
+    assert kinds(*seen, np.roll(seen[0], 2, 0), classes=one) == [("elsewhere", ["cleo"])]
+    # nothing of the third's row is anybody else's; the others have 7 of 8 and 7 voxels in common: 14 / 15
+    (found,) = oddities(*seen, grid("0111111000", "0000000000", "0000000000", "0000000000"), classes=one)
+    assert (found["kind"], found["raters"]) == ("elsewhere", ["cleo"])
+    assert "is 0.00, while they have 0.93" in found["text"]
+
+
+def test_no_class_in_common():
+    other = np.where(ANNA > 0, 3, 0).astype(np.uint8)
+    found = kinds(ANNA, BOB, other, classes=("background", "liver", "spleen", "body"))
+    assert ("nothing in common", ["cleo"]) in found
+
+
+def test_what_seems_not_looked_for_is_copied_by_auto(tmp_path):
+    truth = ball()
+    both = truth.copy()
+    both[2:6, 2:6, 4:8] = 2
+    drawn = [both, both, truth, truth, truth]
+    files = [save(tmp_path / f"r{n}.nii.gz", labels) for n, labels in enumerate(drawn)]
+    image = save(tmp_path / "image.nii.gz", image_of(both))
+    study = Study(tuple(Rater(f"r{n}", labels) for n, labels in enumerate(drawn)), ("b", "1", "2"), (1.0, 1.0, 2.0))
+    assert classes_not_looked_for(study) == [("r2", "2"), ("r3", "2"), ("r4", "2")]
+    found = consensus(ConsensusOptions(tmp_path / "told", [image], files, method="majority"))
+    report = json.loads((tmp_path / "told" / "report.json").read_text())
+    assert [entry["kind"] for entry in report["oddities"]].count("not looked for") == 3
+    assert "odd: r2 (not looked for); r3 (not looked for)" in found["cases"][0]["summary"]
+    page = (tmp_path / "told" / "report.html").read_text()
+    assert page.index("Look at this first") < page.index("Who was trusted")
+    assert "r2:label 2&#39; (or auto)" in page
+    consensus(ConsensusOptions(tmp_path / "auto", [image], files, method="majority", partial=("auto",)))
+    report = json.loads((tmp_path / "auto" / "report.json").read_text())
+    assert not [entry for entry in report["oddities"] if entry["kind"] == "not looked for"]
+    # 64 voxels of the second structure, by the votes of those who looked for it
+    assert report["volumes_ml"]["label 2"] == 64 * 2 / 1000
+    assert any("did not look for label 2: 64 voxels" in line for line in report["warnings"])
