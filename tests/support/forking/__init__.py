@@ -3,7 +3,8 @@
 `python()` is a program that tests call in place of `sys.executable`, by `subprocess` as ever. It asks the fork server
 of this test process (`server.py`) for a copy that runs the command, passes on its signals and ends as it does. What has
 to be a process from its first instruction is called by `sys.executable`: start-up and what is imported then, memory
-settings of the C library, torchrun, servers, groups of processes, use of time and memory as the system counts them.
+settings of the C library, torchrun, servers, groups of processes, use of time and memory as the system counts them, and
+what is killed and must be gone at once: the server ends the copy a moment later, though before it makes another.
 """
 
 from __future__ import annotations
@@ -33,7 +34,12 @@ _running: list[subprocess.Popen[bytes]] = []
 
 @cache
 def folder() -> Path:
-    """Has the programs `python` and `medseg`; the server behind them runs until this process ends."""
+    """Has the programs `python` and `medseg`; the server behind them runs until this process ends.
+
+    Where the system cannot do that (it needs Linux) they are those of this environment.
+    """
+    if not hasattr(os, "pidfd_open"):
+        return Path(sys.executable).parent
     place = Path(tempfile.mkdtemp(prefix="medseg-fork-"))
     real = {"python": [sys.executable], "medseg": [sys.executable, str(Path(sys.executable).with_name("medseg"))]}
     for name, words in real.items():
@@ -47,7 +53,7 @@ def folder() -> Path:
 
 def python() -> str:
     """The program to call in place of `sys.executable`."""
-    return str(folder() / "python")
+    return str(folder() / "python") if hasattr(os, "pidfd_open") else sys.executable
 
 
 def _start_server(place: Path) -> None:

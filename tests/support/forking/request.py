@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[3]
 READ_AT_START = ("LD_", "MALLOC_", "GLIBC_", "PYTHON", "KMP_", "GOMP_", "MKL_", "TORCH", "PYTORCH", "CUDA", "MPL")
 """Variables, by their beginnings, that a process reads as it starts or imports: a copy cannot follow them later."""
 
-FOLLOWED = ("MKL_NUM_THREADS", "PYTHONPATH")
-"""Of these, those that it can follow."""
+FOLLOWED = ("MKL_NUM_THREADS", "PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR")
+"""Of these, those that it can follow; torch sets the last one itself, also in a process that runs tests."""
 
 LIMITS = tuple(sorted(name for name in dir(resource) if name.startswith("RLIMIT_")))
 _LENGTH = struct.Struct("!I")
