@@ -10,18 +10,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from forking import python
 from tiny import write_dataset
 
 from medseg.cli.app import main
 
-MEDSEG = [sys.executable, "-m", "medseg"]
 
-
-def run(*arguments: object, **options: object) -> subprocess.CompletedProcess:
+def run(*arguments: object, program: str = "", **options: object) -> subprocess.CompletedProcess:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     return subprocess.run(
-        [*MEDSEG, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=120, **options
-    )
+        [program or python(), "-m", "medseg", *map(str, arguments)], env=environment, capture_output=True, text=True,
+        timeout=120, **options,
+    )  # fmt: skip
 
 
 def command(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
@@ -100,7 +100,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, tmp_path, capfd
 def test_a_mistake_of_a_real_process_is_one_line_too(tmp_path):
     """With all that it imports, up to MONAI and ignite, which may have things to say."""
     manifest = write_dataset(tmp_path / "data", validation=0)
-    done = run("train", "--task", "dtc", "--data", manifest, "--device", "gpu", cwd=tmp_path)
+    done = run("train", "--task", "dtc", "--data", manifest, "--device", "gpu", program=sys.executable, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     is_one_line(done.stderr, "device 'gpu' is not known")

@@ -15,6 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from forking import python
 from raters import ball, fields_of, image_of, save, seg_nrrd, write_study
 
 from medseg.cli import app
@@ -243,7 +244,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, tmp_path, capfd
 def test_a_real_process_ends_with_one_line_and_2(tmp_path):
     write_study(tmp_path)
     save(tmp_path / "wide.nii.gz", ball(), np.diag([-1, -1, 3.0, 1]))
-    command = [sys.executable, "-m", "medseg", "consensus", "-i", "image.nii.gz", "-a", "wide.nii.gz", "-o", "out"]
+    command = [python(), "-m", "medseg", "consensus", "-i", "image.nii.gz", "-a", "wide.nii.gz", "-o", "out"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

@@ -8,13 +8,13 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from forking import python
 from models import data_spec, make_bundle, make_image
 from tiny import FAST, write_dataset
 
@@ -37,7 +37,7 @@ OPTIONS = "stages.0.network.options"
 
 def medseg(folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "medseg", *map(str, arguments)], cwd=folder, capture_output=True, text=True,
+        [python(), "-m", "medseg", *map(str, arguments)], cwd=folder, capture_output=True, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACKAGE.parent)} | environment, timeout=120,
     )  # fmt: skip
 
@@ -132,7 +132,7 @@ def test_the_label_server_executes_nothing_of_a_run(world, tmp_path, change):
     assert not training.can_learn(model), "it is served all the same"
     assert model.bundle.network
     done = subprocess.run(
-        [sys.executable, "-c", LEARN], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
+        [python(), "-c", LEARN], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.stdout.startswith("False"), done.stderr
@@ -267,7 +267,7 @@ def test_no_bundle_begins_a_download(tmp_path, proxy):
     one_line(done, "b/configs/inference.json: network_def wants to make 'monai.networks.nets.EfficientNetBN'")
     assert not proxy.wanted
     code = "from monai.networks.nets import EfficientNetBN as N; N('efficientnet-b0', pretrained=True)"
-    subprocess.run([sys.executable, "-c", code], env=os.environ | proxy.environment, capture_output=True, timeout=120)
+    subprocess.run([python(), "-c", code], env=os.environ | proxy.environment, capture_output=True, timeout=120)
     assert proxy.wanted, "the proxy would have seen it"
 
 

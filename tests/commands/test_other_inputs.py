@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicoms import read_all, write_series
+from forking import python
 from models import labels_of, make_bundle, make_image
 from monai.data import MetaTensor
 from raters import ball, save, write_study
@@ -202,7 +203,7 @@ def test_a_disk_without_second_names_for_files(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_processes_that_predict_images_of_one_name_together(model, scans, tmp_path):
-    command = [sys.executable, "-m", "medseg", "predict", "-m", model, "-o", tmp_path / "out", "-i"]
+    command = [python(), "-m", "medseg", "predict", "-m", model, "-o", tmp_path / "out", "-i"]
     started = [subprocess.Popen([*command, scan], stderr=subprocess.PIPE, text=True) for scan in scans]
     said = [process.communicate(timeout=200)[1] for process in started]
     codes = [process.returncode for process in started]

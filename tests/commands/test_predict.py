@@ -14,6 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from forking import python
 from limits import full_disk
 from models import data_spec, labels_of, make_bundle, make_image
 
@@ -283,7 +284,7 @@ with replacing(Path(sys.argv[1])):
 
 
 def test_what_a_killed_process_left_of_a_small_file_is_removed_too(tmp_path):
-    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "report.json")], check=False)
+    subprocess.run([python(), "-c", KILLED, str(tmp_path / "report.json")], check=False)
     assert len(hidden(tmp_path)) == 1
     remove_leftovers(tmp_path)
     assert not hidden(tmp_path)
@@ -305,7 +306,7 @@ def test_ctrl_c_leaves_whole_files_and_a_report(model, tmp_path):
     make_image(tmp_path / "in" / "a.nii.gz")
     make_image(tmp_path / "in" / "b.nii.gz", (120, 120, 60))
     out = tmp_path / "out"
-    command = [sys.executable, "-c", INTERRUPTED, str(model), str(tmp_path / "in"), str(out)]
+    command = [python(), "-c", INTERRUPTED, str(model), str(tmp_path / "in"), str(out)]
     second = hashlib.sha256(b"b.nii.gz scratch").hexdigest()[:12]  # its scratch file: the first case is entered by then
     with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
         deadline = time.monotonic() + 90

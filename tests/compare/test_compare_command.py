@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forking import python
 from tiny import FAST, write_dataset
 
 import medseg
@@ -31,16 +32,19 @@ def data(tmp_path_factory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data"), labeled=3, unlabeled=2, validation=0, test=2)
 
 
-def command(*arguments: object) -> subprocess.Popen:
-    """`medseg compare` as a process of its own; interrupts reach it, whatever the shell of the tests does."""
+def command(*arguments: object, program: str = "") -> subprocess.Popen:
+    """`medseg compare` as a process of its own; interrupts reach it, whatever the shell of the tests does.
+
+    What it starts is started by the same program.
+    """
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import medseg.cli as c; c.main()"
-    words = [sys.executable, "-c", code, "compare", *map(str, arguments), "--device", "cpu"]
+    words = [program or python(), "-c", code, "compare", *map(str, arguments), "--device", "cpu"]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def called(*arguments: object) -> tuple[int, str, str]:
+def called(*arguments: object, program: str = "") -> tuple[int, str, str]:
     """Exit code, standard output and standard error."""
-    process = command(*arguments)
+    process = command(*arguments, program=program)
     out, error = process.communicate(timeout=400)
     return process.returncode, out, error
 
@@ -51,9 +55,10 @@ def settings(*more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def compared(data, tmp_path_factory) -> tuple[Path, str, str]:
-    """Two arms of one seed: the folder, and what was said."""
+    """Two arms of one seed, by processes whose time and memory the system counts: the folder, and what was said."""
     folder = tmp_path_factory.mktemp("compared") / "out"
-    code, out, error = called("--tasks", "supervised,dtc", "--data", data, "-o", folder, *settings())
+    words = ("--tasks", "supervised,dtc", "--data", data, "-o", folder, *settings())
+    code, out, error = called(*words, program=sys.executable)
     assert code == 0, error
     return folder, out, error
 
@@ -161,7 +166,7 @@ def test_stopped_and_continued_it_comes_out_as_if_it_had_not_been(data, tmp_path
     plain = tmp_path / "plain"
     words = ["--task", tmp_path / "out" / "plans" / "a.yaml", "--data", data, "--set", "seed=0", "-o", plain]
     threads = dict.fromkeys(THREADS, str(len(share_cores(1)[0])))  # sums depend on their number
-    train = [sys.executable, "-m", "medseg", "train", *map(str, words), "--device", "cpu"]
+    train = [python(), "-m", "medseg", "train", *map(str, words), "--device", "cpu"]
     subprocess.run(train, check=True, capture_output=True, env=os.environ | threads)
     weights = "bundle/models/model.pt"
     assert (plain / weights).read_bytes() == (tmp_path / "out/runs/a-seed0/training" / weights).read_bytes()
@@ -182,7 +187,8 @@ def test_shards_share_the_runs_and_a_last_command_collects_them(data, tmp_path):
     assert "With 2 labelled subjects" in (tmp_path / "out" / "table.md").read_text()
 
 
-def test_folds_judge_every_labelled_case_out_of_its_fold(data, tmp_path):
+def test_folds_judge_every_labelled_case_out_of_its_fold(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", python())
     compared = medseg.compare(
         tasks="supervised", data=data, folds=3, iterations=1, overrides=SMALL, output=tmp_path / "out", device="cpu"
     )

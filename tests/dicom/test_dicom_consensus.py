@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicoms import STRAIGHT, affine_of, by_dcmqi, contour, enhanced, turned, write_contours, write_series
+from forking import python
 from pydicom.data import get_testdata_file
 from raters import ball, fields_of, image_of, save, seg_nrrd
 from skimage.draw import polygon
@@ -269,7 +270,7 @@ def test_the_command_from_dicom_to_dicom(tmp_path):
         seg_nrrd(tmp_path / "cleo.seg.nrrd", c[None], fields_of(("liver", 1, 0, "1 0 0")), affine_of()),
     ]
     given = [part for path in paths for part in ("-a", str(path))]
-    command = [sys.executable, "-m", "medseg", "consensus", "-i", "ct.dcm", *given, "-o", "out", "-m", "majority"]
+    command = [python(), "-m", "medseg", "consensus", "-i", "ct.dcm", *given, "-o", "out", "-m", "majority"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     majority = ((a + b + c) >= 2).astype(np.uint8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicoms import STRAIGHT, affine_of, by_dcmqi, enhanced, header, read_all, turned, write_series
+from forking import python
 from models import data_spec, labels_of, make_bundle
 from scipy import ndimage
 
@@ -250,7 +250,7 @@ def test_models_of_several_channels_and_folders_without_images_are_refused(tmp_p
 
 def test_the_command(model, tmp_path):
     write_series(tmp_path / "p1", scan(), spacing=SPACING)
-    command = [sys.executable, "-m", "medseg", "predict", "-m", str(model), "-i", "p1", "-o", "out"]
+    command = [python(), "-m", "medseg", "predict", "-m", str(model), "-i", "p1", "-o", "out"]
     run = subprocess.run([*command, "--format", "dicom-seg"], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0
     assert run.stderr == "1 predicted, 0 already there, 0 failed: out\n"

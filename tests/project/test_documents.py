@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,8 @@ from documents import (
     replace,
     told,
 )
+from forking import folder as folder_of_programs
+from forking import python
 
 from medseg.manifest.manifest import Manifest
 
@@ -69,7 +70,7 @@ def desk(tmp_path_factory) -> Path:
 
 def go_through(document: str, folder: Path) -> None:
     """Do every block of a document in its order, in one terminal."""
-    terminal = Terminal(folder)
+    terminal = Terminal(folder, programs=folder_of_programs())
     for block in blocks_of(document):
         if not block.runs_here:
             continue
@@ -155,7 +156,7 @@ def test_options_named_in_the_text_are_there():
     assert "predict" in named
     for command, options in named.items():
         done = subprocess.run(
-            [sys.executable, "-m", "medseg", *command.split(), "--help"], capture_output=True, text=True, timeout=100
+            [python(), "-m", "medseg", *command.split(), "--help"], capture_output=True, text=True, timeout=100
         )
         assert done.returncode == 0, f"medseg {command} is in the documents: {done.stderr}"
         assert not options - set(re.findall(r"--?[a-z][\w-]*", done.stdout)), command

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from forking import python
 
 ROOT = Path(__file__).parents[2]
 
 
 def run(name: str, folder: Path) -> str:
     done = subprocess.run(
-        [sys.executable, ROOT / "examples" / name, folder],
+        [python(), ROOT / "examples" / name, folder],
         capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

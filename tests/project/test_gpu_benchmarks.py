@@ -13,6 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from forking import python
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu"
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
@@ -127,7 +128,7 @@ def test_paces_of_part_1_count_on_the_same_device_only(tmp_path, monkeypatch):
 
 
 def run(tmp_path: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-    places = {"OUT": str(tmp_path / "out"), "WORK": str(tmp_path / "work"), "PYTHON": sys.executable}
+    places = {"OUT": str(tmp_path / "out"), "WORK": str(tmp_path / "work"), "PYTHON": python()}
     return subprocess.Popen(
         ["bash", FOLDER / "run.sh", *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"} | places | variables,

@@ -138,10 +138,13 @@ class Terminal:
     Args:
         folder: where it is opened.
         variables: of the environment, beside those of this process.
+        programs: folder with the programs `python` and `medseg`, in place of those of this environment.
     """
 
-    def __init__(self, folder: Path, variables: Mapping[str, str] | None = None) -> None:
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    def __init__(self, folder: Path, variables: Mapping[str, str] | None = None, programs: Path | None = None) -> None:
+        self.python = str((programs or Path(sys.executable).parent) / "python")
+        places = [str(place) for place in (programs, Path(sys.executable).parent) if place]
+        path = os.pathsep.join([*places, os.environ.get("PATH", "")])
         modules = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self.folder = folder
         self.environment = {**os.environ, "PATH": path, "PYTHONPATH": modules, **(variables or {})}
@@ -184,10 +187,10 @@ class Terminal:
         script = self.folder / (named[1] if named else f"snippet_{block.line}.py")
         script.write_text(text, encoding="utf-8")
         try:
-            self._finish([sys.executable, script.name], script.name, block)
+            self._finish([self.python, script.name], script.name, block)
             if "train(" in text:
                 code = f"import runpy; runpy.run_path({script.name!r}, run_name='__mp_main__')"
-                self._finish([sys.executable, "-c", code], f"the processes that {script.name} starts", block)
+                self._finish([self.python, "-c", code], f"the processes that {script.name} starts", block)
         finally:
             if not named:
                 script.unlink()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from forking import python
 from tiny import write_dataset
 
 from medseg import cores
@@ -215,7 +215,7 @@ train("supervised", sys.argv[1], sys.argv[2], overrides=sys.argv[3:])
 def test_pinned_to_one_core_preprocessing_has_one_process(tmp_path):
     manifest = write_dataset(tmp_path / "data", labeled=25, unlabeled=0, shape=(16, 16, 16))
     short = [*WIDE, "stages.0.schedule.iterations=2"]
-    command = [sys.executable, "-c", PINNED, str(manifest), str(tmp_path / "run"), *short]
+    command = [python(), "-c", PINNED, str(manifest), str(tmp_path / "run"), *short]
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())

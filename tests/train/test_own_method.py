@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from forking import python
 from given_networks import factory
 from tiny import FAST, write_dataset
 
@@ -69,7 +70,7 @@ def mine(tmp_path) -> Path:
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "medseg", *map(str, arguments)]
+    return [python(), "-m", "medseg", *map(str, arguments)]
 
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:

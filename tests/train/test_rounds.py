@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from forking import python
 from limits import full_disk
 from tiny import write_dataset
 
@@ -283,7 +283,7 @@ def test_time_left_is_what_like_pieces_took():
 def test_killed_anywhere_and_resumed_is_the_same(run, manifest, tmp_path):
     folder = tmp_path / "broken"
     sets = [part for change in FAST for part in ("--set", change)]
-    command = [sys.executable, "-m", "medseg", "train", "--task", "dmpct", "--data", str(manifest), "-o", str(folder),
+    command = [python(), "-m", "medseg", "train", "--task", "dmpct", "--data", str(manifest), "-o", str(folder),
                "--resume", *sets]  # fmt: skip
     points = ("round0/coronal/last.pt", "round1/pseudo/case2.json", "round2/axial/last.pt")
     for point in points:

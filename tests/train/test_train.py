@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forking import python
 from tiny import FAST, write_dataset
 
 from medseg.errors import ConfigError, DataError, ManifestError, OutputError
@@ -25,8 +26,8 @@ def manifest(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("data"))
 
 
-def command(*arguments: object, launcher: tuple[str, ...] = ("-m", "medseg")) -> list[str]:
-    return [sys.executable, *launcher, *map(str, arguments)]
+def command(*arguments: object) -> list[str]:
+    return [python(), "-m", "medseg", *map(str, arguments)]
 
 
 def sets(*changes: str) -> list[str]:
@@ -97,7 +98,7 @@ def wait_for(path: Path, seconds: float = 60) -> None:
 
 @pytest.mark.slow
 def test_two_processes_agree(manifest, tmp_path):
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29531", "-m", "medseg")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29531"]
     changes = sets(
         *FAST,
         "stages.0.schedule.batch={labeled: 1, unlabeled: 1}",
@@ -106,7 +107,7 @@ def test_two_processes_agree(manifest, tmp_path):
     spy = f"{Path(__file__).parents[1] / 'support' / 'spy_method.py'}:Spy"
     arguments = ["train", "--task", "dtc", "--method", spy, "--data", manifest, "-o", tmp_path / "run", *changes]
     done = subprocess.run(
-        command(*arguments, launcher=launcher), env=ENVIRONMENT | {"SPY_FOLDER": str(tmp_path)},
+        [*launcher, "-m", "medseg", *map(str, arguments)], env=ENVIRONMENT | {"SPY_FOLDER": str(tmp_path)},
         capture_output=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
