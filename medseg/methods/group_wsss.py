@@ -71,7 +71,7 @@ class GroupWSSS(Method):
     """
 
     present: Tensor
-    streams = (Stream("weak", ("tags",), group="same_tags", group_size=GROUP_SIZE),)
+    streams: tuple[Stream, ...] = (Stream("weak", ("tags",), group="same_tags", group_size=GROUP_SIZE),)
 
     def __init__(
         self, networks: Networks, *,

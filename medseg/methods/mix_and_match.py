@@ -123,7 +123,7 @@ class MixAndMatch(Method):
         self._count("steps")
         labeled = batch["labeled"]
         # processes that train together need every parameter in the graph, those without a patch too
-        unused = 0 * sum(parameter.sum() for parameter in self.network.parameters() if parameter.requires_grad)
+        unused = torch.stack([each.sum() for each in self.network.parameters() if each.requires_grad]).sum() * 0
         patches, classes = self.draw(labeled["image"], labeled["label"], labeled.get("covered"))
         if not len(classes):
             return {self.loss: unused}

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from monai.networks.layers.factories import Conv, Norm
@@ -42,7 +42,7 @@ from medseg.ops.pooling import focal_penalty, ngwp
 from medseg.ops.refinement import pamr, to_grid
 from medseg.ops.tags import refuse_constant_tags
 from medseg.portable.networks.encoder_decoder import EncoderDecoder, FeatureMaps, HeadedNetwork
-from medseg.portable.networks.tag_networks import enlarge
+from medseg.portable.networks.tag_networks import cell_means, enlarge
 
 FOLLOWS = 0.1
 """How fast numbers that are watched follow those of a step."""
@@ -88,11 +88,11 @@ class OldNetwork:
     @torch.no_grad()
     def __call__(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """Features, and logits `(B, old classes, *spatial)`."""
-        module = self.previous.on(image.device)
+        module: Any = self.previous.on(image.device)
         if self.encoder is None:
             features = module.network.encode(image)
             return features, module.head(module.network.decode(features))
-        encoder = self.encoder.on(image.device)
+        encoder: Any = self.encoder.on(image.device)
         return encoder.encode(image), module(image)
 
 
@@ -121,6 +121,11 @@ class Wilson(Method):
     streams = (WEAK,)
     asks_previous = True
     independent = True
+
+    headed: HeadedNetwork
+    known: Tensor
+    looked_at: Tensor
+    self_trained: Tensor
 
     def __init__(
         self, networks: Networks, *,
@@ -194,7 +199,7 @@ class Wilson(Method):
         )
         terms = {
             "classification": self._classification(scores, tags),
-            "localization": incremental.localization_prior_loss(scores, _shrink(old, scores), self.known),
+            "localization": incremental.localization_prior_loss(scores, cell_means(old, scores.shape[2:]), self.known),
             "distillation": _distillation(features, old_features),
         }
         logits = self.headed.head(network.decode(features))
@@ -250,12 +255,6 @@ def _distillation(features: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
         nn.functional.mse_loss(ours.float(), theirs.float()) for ours, theirs in zip(features, old, strict=True)
     ]
     return torch.stack(differences).sum()
-
-
-def _shrink(maps: Tensor, like: Tensor) -> Tensor:
-    """The mean of maps in each voxel of a coarser grid."""
-    pool = nn.functional.adaptive_avg_pool2d if maps.ndim == 4 else nn.functional.adaptive_avg_pool3d
-    return pool(maps, like.shape[2:])
 
 
 def _checked_previous(networks: Networks) -> Frozen:

@@ -18,6 +18,8 @@ from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name
 
+from medseg.portable.networks.tag_networks import cell_means
+
 MOST_POSITIONS = 4096
 """Of an image that sends a message; of larger feature maps the means of neighbouring positions are sent."""
 
@@ -78,7 +80,7 @@ def shrink(state: Tensor, most: int) -> Tensor:
         return state
     factor = ceil((positions / most) ** (1 / len(sizes)))
     smaller = [max(1, size // factor) for size in sizes]
-    return F.adaptive_avg_pool2d(state, smaller) if len(sizes) == 2 else F.adaptive_avg_pool3d(state, smaller)
+    return cell_means(state, smaller)
 
 
 class ConvGRU(nn.Module):

@@ -58,10 +58,10 @@ class Panel:
         for r in range(raters):
             for s in range(raters):
                 table = self.overlap[r, s]
-                both = (table.sum(axis=1) > 0)[1:] & (table.sum(axis=0) > 0)[1:]
+                both = (table.sum(axis=1)[1:] > 0) & (table.sum(axis=0)[1:] > 0)
                 dice[both, r, s] = np.diagonal(self.dice(r, s))[1:][both]
         mean = mean_dice_of_pairs(dice)
-        drew = self.sizes()[:, 1:].any(axis=1)
+        drew = np.asarray(self.sizes()[:, 1:].any(axis=1))
         return np.where(np.isnan(mean) & drew[:, None] & drew[None], 0.0, mean)
 
     def sizes(self) -> np.ndarray:

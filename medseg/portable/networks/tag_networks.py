@@ -200,11 +200,11 @@ class CrossTaskSegmenter(TagNetwork):
         """All that the network says of images `(B, Cin, *spatial)`."""
         features = self.features(image)
         grid = affordable_grid(features.shape[2:], self.most_positions)
-        logits, affinity = self.segmentation(_pooled(self.segmentation.before(features), grid))
-        salient, of_saliency = self.saliency(_pooled(self.saliency.before(features), grid))
+        logits, affinity = self.segmentation(cell_means(self.segmentation.before(features), grid))
+        salient, of_saliency = self.saliency(cell_means(self.saliency.before(features), grid))
         if self.cross:
             affinity = self.fusion(affinity, of_saliency)
-        maps = _pooled(self.classifier(features), grid)
+        maps = cell_means(self.classifier(features), grid)
         return Outputs(self.logits(features), maps, logits, salient, affinity)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -228,9 +228,10 @@ def affordable_grid(shape: Sequence[int], most: int) -> tuple[int, ...]:
     return tuple(grid)
 
 
-def _pooled(values: Tensor, grid: Sequence[int]) -> Tensor:
+def cell_means(values: Tensor, grid: Sequence[int]) -> Tensor:
     """Values `(B, C, *positions)` as means over the cells of another grid."""
     if tuple(values.shape[2:]) == tuple(grid):
         return values
-    pool = nn.functional.adaptive_avg_pool2d if len(grid) == 2 else nn.functional.adaptive_avg_pool3d
-    return pool(values, tuple(grid))
+    if len(grid) == 2:
+        return nn.functional.adaptive_avg_pool2d(values, (grid[0], grid[1]))
+    return nn.functional.adaptive_avg_pool3d(values, (grid[0], grid[1], grid[2]))

@@ -83,7 +83,7 @@ def label_files(manifest: Manifest, masks: Path | None) -> dict[str, tuple[Manif
     Raises:
         ManifestError: `masks` has no label of any of the images.
     """
-    found = {}
+    found: dict[str, tuple[Manifest, Case]] = {}
     images = {str(manifest.images(case)[0].resolve()) for case in manifest.cases}
     for each in [manifest] + ([] if masks is None else [Manifest.load(masks)]):
         before = len(found)
@@ -102,7 +102,7 @@ def _compute(manifest: Manifest, case: Case, file: Path, options: SaliencyOption
     presence = manifest.presence(case)
     is_negative = options.empty and presence is not None and len(presence) == _structures(manifest)
     is_negative = is_negative and not any((presence or {}).values())
-    inputs = {"images": [digest_of(path) for path in images]}
+    inputs: dict[str, Any] = {"images": [digest_of(path) for path in images]}
     for name in ("weights", "model"):
         path = getattr(options, name)
         if path is not None and options.kind == {"weights": "features"}.get(name, name):

@@ -216,7 +216,8 @@ def find_gross_errors(region: Region, patterns: VotePatterns) -> GrossErrors:
             lacking += lacks & close
             overlooking += lacks & ~close
         voxels[chosen] = (overlooking > 0) & (having >= CONFIRMED) & (having >= lacking)
-    near_outlines = (structure > 0) & ~voxels & ~apart.any(axis=0)[structure]
+    anybody_apart = np.any(apart, axis=0)
+    near_outlines = (structure > 0) & ~voxels & ~np.asarray(anybody_apart)[structure]
     return GrossErrors(voxels, near_outlines, apart)
 
 

@@ -99,5 +99,6 @@ def _add_legend(figure: Figure, structures: Sequence[str]) -> None:
     colors = class_colors(len(structures))
     patches = [Patch(color=color, label=name) for name, color in zip(structures, colors, strict=True)]
     patches.append(Patch(color=LEFT_OUT, label="nothing is learnt"))
-    place = {"loc": "outside lower center", "ncols": 8, "frameon": False}
-    figure.legend(handles=patches, fontsize=7, labelcolor=FOREGROUND, **place)
+    figure.legend(
+        handles=patches, loc="outside lower center", ncols=8, frameon=False, fontsize=7, labelcolor=FOREGROUND
+    )
