@@ -142,7 +142,7 @@ class Terminal:
     """
 
     def __init__(self, folder: Path, variables: Mapping[str, str] | None = None, programs: Path | None = None) -> None:
-        self.python = str((programs or Path(sys.executable).parent) / "python")
+        self.interpreter = str((programs or Path(sys.executable).parent) / "python")
         places = [str(place) for place in (programs, Path(sys.executable).parent) if place]
         path = os.pathsep.join([*places, os.environ.get("PATH", "")])
         modules = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -187,10 +187,10 @@ class Terminal:
         script = self.folder / (named[1] if named else f"snippet_{block.line}.py")
         script.write_text(text, encoding="utf-8")
         try:
-            self._finish([self.python, script.name], script.name, block)
+            self._finish([self.interpreter, script.name], script.name, block)
             if "train(" in text:
                 code = f"import runpy; runpy.run_path({script.name!r}, run_name='__mp_main__')"
-                self._finish([self.python, "-c", code], f"the processes that {script.name} starts", block)
+                self._finish([self.interpreter, "-c", code], f"the processes that {script.name} starts", block)
         finally:
             if not named:
                 script.unlink()
