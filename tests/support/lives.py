@@ -18,6 +18,7 @@ from every_method import Subject, batch_size, every_method, map_names
 from tiny import write_dataset
 
 from medseg import methods
+from medseg.atomic import write_whole
 from medseg.workflows.train.run import train
 from medseg.workflows.train.self_training.predict_maps import IMAGE
 
@@ -60,7 +61,8 @@ class Life:
             stage["network"] = {"name": "vnet", "width": 4, "options": {"norm": "batch"}}
         stages[1]["init"] = "previous"
         data = {"patch": PATCHES[self.dims], "view": VIEWS[self.dims]}
-        path.write_text(yaml.safe_dump({"name": str(self), "stages": stages, "data": data}))
+        # whole or not at all: the other of two processes may be reading it
+        write_whole(path, yaml.safe_dump({"name": str(self), "stages": stages, "data": data}))
         return path
 
     def train(self, manifest: Path, folder: Path, *, resume: bool = False) -> Path:

@@ -242,7 +242,9 @@ def test_bad_options_are_named(options, words):
 
 
 def test_an_unknown_loss_is_answered_with_the_known_ones():
-    with pytest.raises(ConfigError, match="loss 'focal' is not known; one of cross_entropy, locally_adaptive"):
+    with pytest.raises(
+        ConfigError, match="loss 'focal' is not known; one of cross_entropy, binary_cross_entropy, locally_adaptive"
+    ):
         methods.build("supervised", factory(2, 3), loss="focal")
     with pytest.raises(ConfigError, match="loss cross_entropy has no options, got kernel"):
         methods.build("supervised", factory(2, 3), loss_options={"kernel": 3})

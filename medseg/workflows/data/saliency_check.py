@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from medseg.manifest.manifest import Case, Manifest
 from medseg.portable.geometry import along
 from medseg.portable.io.read import read_header, read_volume
-from medseg.workflows.reports.overlay import encode_png
+from medseg.workflows.reports.overlay import encode_png, show_stored
 
 SALIENT = 0.06
 """Above it something may be an object: AuxSegNet's threshold."""
@@ -100,9 +100,9 @@ def draw_sheet(manifest: Manifest, cases: Sequence[Case], folder: Path) -> bytes
     for number, case in enumerate(chosen):
         row, column = divmod(number, COLUMNS)
         image, saliency = _slice_of(manifest, case, folder)
-        axes[row, 2 * column].imshow(image, cmap="gray")
+        show_stored(axes[row, 2 * column], image)
         axes[row, 2 * column].set_title(case.name[:18], fontsize=6)
-        axes[row, 2 * column + 1].imshow(saliency, cmap="inferno", vmin=0, vmax=1)
+        show_stored(axes[row, 2 * column + 1], saliency, heat=True)
     return encode_png(figure)
 
 

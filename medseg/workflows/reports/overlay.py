@@ -186,6 +186,20 @@ class SliceAxes:
         self.ax.text(x, y, text, transform=self.ax.transAxes, color=FOREGROUND, fontsize=9, path_effects=rim, **style)
 
 
+def show_stored(ax: Axes, rows: np.ndarray, *, heat: bool = False) -> None:
+    """Show pixels as they are stored, without the patient's directions.
+
+    Args:
+        ax: a panel of a sheet.
+        rows: `(rows, columns)`, or `(rows, columns, 3 or 4)` in colour.
+        heat: of a map from 0 to 1, on black.
+    """
+    if heat:
+        ax.imshow(rows, cmap="inferno", vmin=0, vmax=1)
+    else:
+        ax.imshow(rows, cmap="gray")
+
+
 def encode_png(figure: Figure) -> bytes:
     """A figure as a PNG file."""
     stream = io.BytesIO()

@@ -49,9 +49,9 @@ def run_plan(options: PlanOptions) -> Pipeline:
         device = distributed.setup(options.device)
         sizing = Sizing()
         resolved = plan_pipeline(pipeline, manifest, device, options.budget, sizing=sizing)
-    make_folder(output.parent)
-    settings.dump(resolved, output, manifest=manifest.path)
-    print_plan(resolved, manifest, sizing.rows)
+        make_folder(output.parent)
+        settings.dump(resolved, output, manifest=manifest.path)
+        print_plan(resolved, manifest, sizing.rows)
     return resolved
 
 

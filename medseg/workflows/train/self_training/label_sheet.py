@@ -15,7 +15,7 @@ from medseg.manifest.manifest import Case, Manifest
 from medseg.methods import find_rule
 from medseg.portable.geometry import along
 from medseg.portable.io.read import Header, read_header, read_volume
-from medseg.workflows.reports.overlay import BACKGROUND, FOREGROUND, class_colors, encode_png
+from medseg.workflows.reports.overlay import BACKGROUND, FOREGROUND, class_colors, encode_png, show_stored
 from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller
 
 SHEET = "overview.png"
@@ -64,12 +64,12 @@ def _draw_case(
     structures = np.isin(label, list(manifest.structures))
     place = int(structures.sum((0, 1)).argmax())
     picture = _as_picture(channels[..., place])
-    axes[0].imshow(picture, cmap="gray", origin="upper")
+    show_stored(axes[0], picture)
     axes[0].set_title(case.name[:20], fontsize=6, color=FOREGROUND)
-    axes[1].imshow(picture, cmap="gray", origin="upper")
-    axes[1].imshow(_colour(label[..., place].T, manifest), origin="upper")
+    show_stored(axes[1], picture)
+    show_stored(axes[1], _colour(label[..., place].T, manifest))
     for ax, name in zip(axes[2:], names, strict=True):
-        ax.imshow(_on_grid(labeller.made_map(case, name), grid)[..., place].T, cmap="inferno", vmin=0, vmax=1)
+        show_stored(ax, _on_grid(labeller.made_map(case, name), grid)[..., place].T, heat=True)
         ax.set_title(name, fontsize=6, color=FOREGROUND)
 
 
