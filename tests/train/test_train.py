@@ -239,7 +239,7 @@ def test_wrong_settings_are_named(manifest, tmp_path, change, words):
 
 
 def test_unknown_task_lists_the_known_ones(manifest, tmp_path):
-    with pytest.raises(ConfigError, match="ael, ael_paper, auxsegnet, .*, cutmix, dmpct, dtc, dtc_la"):
+    with pytest.raises(ConfigError, match=r"ael, ael_paper, auxsegnet, .*, cutmix, dmpct, dtc, dtc_la"):
         train("dct", manifest, tmp_path / "run")
 
 
