@@ -14,7 +14,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from forking import python
 
 from medseg import portable
 from medseg.config import DataSpec, Intensity
@@ -354,7 +353,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
         "except t.OutputError as e: print(e)\n"
     )
     arguments = [str(tmp_path), str(Path(__file__).parent), str(tmp_path / "m.json")]
-    run = subprocess.run([python(), "-c", code, *arguments], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     assert "cannot keep the preprocessed c0" in run.stdout
     assert run.stdout.count("\n") == 1
     assert not list((tmp_path / "cache").iterdir())
