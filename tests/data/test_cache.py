@@ -194,7 +194,6 @@ def test_leftovers_of_killed_processes_are_cleared(tmp_path):
     m = manifest(tmp_path)
     code = (
         "import os, sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
-        "sys.path.insert(0, str(Path(sys.argv[2]).parent / 'support'))\n"
         "import test_cache as t; from medseg.data import cached_volume as volume\n"
         "write = volume.write\n"
         "def stuck(folder, *a, **k):\n"
