@@ -64,7 +64,7 @@ def test_a_run_leaves_all_that_repeats_it(manifest, tmp_path, task):
 
 @pytest.mark.slow
 def test_killed_and_resumed_is_bit_for_bit(manifest, tmp_path):
-    changes = sets(*FAST, "stages.0.schedule.iterations=30", "stages.0.schedule.validate_every=7")
+    changes = sets(*FAST, "stages.0.schedule.iterations=60", "stages.0.schedule.validate_every=7")
     arguments = ["train", "--task", "dtc", "--data", manifest, *changes]
     subprocess.run(command(*arguments, "-o", tmp_path / "whole"), check=True, env=ENVIRONMENT, capture_output=True)
 
@@ -76,17 +76,25 @@ def test_killed_and_resumed_is_bit_for_bit(manifest, tmp_path):
     assert stopped.returncode == 130, said
     assert b"Traceback" not in said
     assert said.splitlines()[-1].startswith(b"stopped at ")
-    assert b" of 30 iterations, saved; continue with: " in said.splitlines()[-1]
-    assert torch.load(folder / "last.pt", weights_only=True)["iteration"] < 30
+    assert b" of 60 iterations, saved; continue with: " in said.splitlines()[-1]
+    assert torch.load(folder / "last.pt", weights_only=True)["iteration"] < 60
 
+    validated = count_validations(folder)
     killed = subprocess.Popen(command(*arguments, "-o", folder, "--resume"), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    time.sleep(6)
+    deadline = time.monotonic() + 60
+    while count_validations(folder) <= validated:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
     killed.kill()
-    killed.wait()
+    assert killed.wait() == -signal.SIGKILL, "it was not done yet"
     subprocess.run(command(*arguments, "-o", folder, "--resume"), check=True, env=ENVIRONMENT, capture_output=True)
     assert equal(weights(tmp_path / "whole"), weights(folder))
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "broken")]
     assert lines[0] == lines[1]
+
+
+def count_validations(folder: Path) -> int:
+    return (folder / "metrics.jsonl").read_text().count('"validation"')
 
 
 def wait_for(path: Path, seconds: float = 60) -> None:
