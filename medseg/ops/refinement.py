@@ -165,7 +165,9 @@ def _neighbours(values: Tensor, offsets: Sequence[Offset]) -> Iterator[Tensor]:
     """For each offset the values there, `(B, C, *spatial)`, repeated beyond the border."""
     shape = values.shape[2:]
     reach = [max(abs(offset[axis]) for offset in offsets) for axis in range(len(shape))]
-    padding = [size for size in reversed(reach) for _ in range(2)]
+    padding: list[int] = []
+    for size in reversed(reach):
+        padding += [size, size]  # before and after, the last axis first
     padded = functional.pad(values, padding, mode="replicate")
     for offset in offsets:
         start = [far + step for far, step in zip(reach, offset, strict=True)]
