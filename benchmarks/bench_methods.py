@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg.config import DataSpec, NetworkSpec, Stage
+from medseg.config.pipeline import DataSpec, NetworkSpec, Stage
 from medseg.engine.allocator import keep_freed_memory
 from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, Precision, StepSettings, use_channels_last
@@ -34,8 +34,8 @@ from medseg.method import Method
 from medseg.methods import find
 from medseg.networks.factory import DEFINITION
 from medseg.workflows.train.budget.random_batch import random_batch
-from medseg.workflows.train.build import build_method
 from medseg.workflows.train.settings import load
+from medseg.workflows.train.stages.build import build_method
 
 TASKS = "supervised,locally_adaptive,mean_teacher,cutmix,ael,crest,dtc"
 STEPS_BEFORE = 2

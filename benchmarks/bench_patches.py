@@ -28,7 +28,7 @@ from monai.transforms import (
 )
 from scipy.ndimage import gaussian_filter
 
-from medseg.config import Augment, DataSpec
+from medseg.config.pipeline import Augment, DataSpec
 from medseg.data import cached_volume
 from medseg.data.cached_volume import CachedVolume, Content
 from medseg.data.streams import PatchStreams

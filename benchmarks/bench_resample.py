@@ -31,7 +31,7 @@ from monai.transforms import (
 from rounds import compare
 from scipy.ndimage import gaussian_filter, zoom
 
-from medseg.config import DataSpec, Intensity
+from medseg.config.pipeline import DataSpec, Intensity
 from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.portable.resample import Resampled
 

@@ -26,9 +26,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from medseg.bundle.bundle import write_bundle
-from medseg.config import DataSpec, Intensity, NetworkSpec
+from medseg.config.instantiate import build_network
+from medseg.config.pipeline import DataSpec, Intensity, NetworkSpec
 from medseg.engine.allocator import keep_freed_memory
-from medseg.instantiate import build_network
 from medseg.networks import registry
 from medseg.serve.models import Model
 from medseg.serve.prediction import predict_study

@@ -31,7 +31,7 @@ from monai.transforms import (
 )
 from rounds import compare
 
-from medseg.config import Augment, DataSpec, View
+from medseg.config.pipeline import Augment, DataSpec, View
 from medseg.data.cache import VolumeCache
 from medseg.data.streams import PatchStreams, make_loader
 from medseg.manifest.manifest import Manifest

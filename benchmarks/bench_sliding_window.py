@@ -27,7 +27,7 @@ from rounds import compare
 from torch import nn
 
 from medseg.bundle.bundle import write_bundle
-from medseg.config import DataSpec, Intensity
+from medseg.config.pipeline import DataSpec, Intensity
 from medseg.engine.allocator import keep_freed_memory
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.inference.windows import (

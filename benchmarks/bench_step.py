@@ -26,7 +26,7 @@ from scipy.ndimage import distance_transform_edt
 from skimage.segmentation import find_boundaries
 
 from medseg import methods
-from medseg.config import DataSpec, NetworkSpec, Schedule
+from medseg.config.pipeline import DataSpec, NetworkSpec, Schedule
 from medseg.data.cache import VolumeCache
 from medseg.data.streams import PatchStreams, make_loader
 from medseg.engine.allocator import keep_freed_memory
@@ -34,7 +34,7 @@ from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, Precision, StepSettings
 from medseg.manifest.manifest import Manifest
 from medseg.networks.factory import NetworkFactory
-from medseg.ops import losses
+from medseg.ops.losses import segmentation as losses
 from medseg.ops.schedules import sigmoid_rampup
 
 BATCH_SIZE = {"labeled": 2, "unlabeled": 2}

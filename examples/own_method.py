@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import medseg
 from medseg.method import LABELED, Batch, Clock, Method, Networks, Stream
-from medseg.ops import losses
+from medseg.ops.losses import segmentation as losses
 from medseg.ops.schedules import sigmoid_rampup
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import medseg
 from medseg.method import IGNORE, Batch, Clock, Method, Networks, Predictions, PseudoLabels, Stream
-from medseg.ops import losses
+from medseg.ops.losses import segmentation as losses
 from medseg.portable.networks.encoder_decoder import FeatureMaps
 
 PIPELINE = """

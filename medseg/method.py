@@ -5,7 +5,7 @@ and `DistributedDataParallel(method)` cover every network, head and bank that th
 keyword of the constructor whose default is the paper's: the signature is the configuration.
 
 A pseudo-label rule turns the predictions of one run into labels for the next. Rounds, warm starts and the fusion of
-several views belong to the stage (`medseg.config.Stage`), since they are the same for every paper.
+several views belong to the stage (`medseg.config.pipeline.Stage`), since they are the same for every paper.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class Networks(Protocol):
         """A module of a class of `medseg.portable.networks`, so that it can be exported.
 
         Args:
-            kind: one of the classes that `medseg.instantiate.OURS` lists.
+            kind: one of the classes that `medseg.config.instantiate.OURS` lists.
             arguments: of its constructor: numbers, lists of them, and parts that `Networks` made. `classes` is the
                 number of classes with background, `structures` that without it.
         """

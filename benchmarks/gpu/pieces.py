@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from medseg import __version__, methods
-from medseg.config import DataSpec, Stage
+from medseg.config.pipeline import DataSpec, Stage
 from medseg.data.cache import CachedVolume, VolumeCache
 from medseg.data.streams import PatchStreams, make_loader
 from medseg.engine.optimizer import make_optimizer

@@ -31,7 +31,7 @@ from medseg.bundle.configs import (
     train_config,
 )
 from medseg.bundle.safe_load import checked_weights, literal, read_json
-from medseg.config import DataSpec
+from medseg.config.pipeline import DataSpec
 from medseg.errors import BundleError, MedsegError, OutputError
 from medseg.portable.inference.multi_view import ViewsInferer
 from medseg.portable.inference.sliding_window import SlabInferer

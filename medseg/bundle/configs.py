@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from medseg.config import DataSpec
+from medseg.config.pipeline import DataSpec
 from medseg.data.preprocessing_config import preprocessing
 
 SCRIPTS = "scripts"

@@ -12,9 +12,9 @@ from torch import nn
 from medseg.bundle.bundle import open_bundle, write_bundle
 from medseg.bundle.configs import SCRIPTS
 from medseg.bundle.safe_load import read_json
-from medseg.config import DataSpec
+from medseg.config.instantiate import current_names
+from medseg.config.pipeline import DataSpec
 from medseg.errors import BundleError, OutputError
-from medseg.instantiate import current_names
 from medseg.portable.networks.adapters import Views
 from medseg.records import Record, digest_of
 

@@ -11,7 +11,7 @@ import torch
 
 from medseg import __version__
 from medseg.bundle.configs import Config, fill, load_template
-from medseg.config import DataSpec
+from medseg.config.pipeline import DataSpec
 
 
 def metadata(data: DataSpec, name: str, views: Sequence[str] = ()) -> Config:

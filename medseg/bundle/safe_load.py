@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg import instantiate
 from medseg.bundle.configs import SCRIPTS
+from medseg.config import instantiate
 from medseg.errors import BundleError
 
 LARGEST_JSON = 2**22  # bytes

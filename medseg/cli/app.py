@@ -206,10 +206,10 @@ def data_saliency(options: SaliencyOptions) -> None:
 @app.command("list")
 def list_() -> None:
     """List pipelines, methods and networks."""
+    from medseg.config.yaml_values import load_yaml
     from medseg.methods import METHODS
     from medseg.networks.registry import NETWORKS
     from medseg.workflows.train.settings import shipped, shipped_pretraining
-    from medseg.yaml_values import load_yaml
 
     for title, tasks in (("train", shipped()), ("pretrain", shipped_pretraining())):
         typer.echo("pipelines (--task)" if title == "train" else "pre-training (medseg pretrain --task)")

@@ -4,7 +4,7 @@ Crop, rotation and zoom are one map from patch to volume: what is interpolated i
 and zoom a patch is an exact copy; so are flips and quarter turns. What lies outside of a volume is what prediction
 sees there (`DataSpec.padding`): its outermost voxels again, in image, label and maps alike, or the background of the
 image, the minimum of each channel, and label 0, or 255 where no class is the background. The transforms themselves are
-in `medseg.ops.augmentation`.
+in `medseg.ops.augmentation.transforms`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseg.config import Augment, DataSpec
+from medseg.config.pipeline import Augment, DataSpec
 from medseg.data.affine_sampling import box, gather, source_box
 from medseg.method import IGNORE
-from medseg.ops.augmentation import IntensityTransform, RandomTransform, SpatialTransform, stream_of
-from medseg.ops.field_of_view import Crop
-from medseg.ops.photographs import Resize
+from medseg.ops.augmentation.field_of_view import Crop
+from medseg.ops.augmentation.photographs import Resize
+from medseg.ops.augmentation.transforms import IntensityTransform, RandomTransform, SpatialTransform, stream_of
 
 AFFINE = "affine"
 RESIZE = Resize.name

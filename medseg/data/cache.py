@@ -24,7 +24,7 @@ import monai
 import torch
 
 from medseg import portable
-from medseg.config import DataSpec
+from medseg.config.pipeline import DataSpec
 from medseg.data import cached_volume, preprocess
 from medseg.data.cached_volume import CachedVolume
 from medseg.data.preprocess import Job

@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from medseg.config import DataSpec
+from medseg.config.pipeline import DataSpec
 from medseg.data.cached_volume import Content
 from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.errors import DataError

@@ -11,8 +11,8 @@ from typing import Any
 
 from monai.transforms import Compose
 
-from medseg import instantiate as parts
-from medseg.config import DataSpec, Intensity
+from medseg.config import instantiate as parts
+from medseg.config.pipeline import DataSpec, Intensity
 
 PACKAGE = "medseg.portable"
 

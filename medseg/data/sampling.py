@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from medseg.config import Sampling
+from medseg.config.pipeline import Sampling
 from medseg.data.body_slices import slice_weights
 from medseg.data.cached_volume import CachedVolume
 from medseg.errors import DataError

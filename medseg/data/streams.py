@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from medseg.config import DataSpec
+from medseg.config.pipeline import DataSpec
 from medseg.cores import usable_cores
 from medseg.data import augment, sampling
 from medseg.data.cached_volume import CachedVolume

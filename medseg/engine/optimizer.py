@@ -6,7 +6,7 @@ from math import cos, pi
 
 import torch
 
-from medseg.config import Schedule
+from medseg.config.pipeline import Schedule
 from medseg.errors import ConfigError
 from medseg.method import Method
 from medseg.portable.networks.encoder_decoder import EncoderDecoder

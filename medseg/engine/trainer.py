@@ -14,7 +14,7 @@ import torch
 from monai.engines import Trainer
 from torch import Tensor, nn
 
-from medseg.config import Schedule
+from medseg.config.pipeline import Schedule
 from medseg.engine.accumulation import more_parts, split_batch
 from medseg.errors import MedsegError
 from medseg.method import Batch, Clock, Method

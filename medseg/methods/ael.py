@@ -31,14 +31,14 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name
 from torch import Tensor, nn
 
 from medseg.method import LABELED, UNLABELED, Batch, Clock, Method, Networks
-from medseg.ops import mixing
-from medseg.ops.confidence_bank import ConfidenceBank, class_fractions
-from medseg.ops.donors import DonorBank
-from medseg.ops.pixel_losses import SupervisedTerms
+from medseg.ops.augmentation.strong_views import jitter_intensities
+from medseg.ops.losses.pixel_losses import SupervisedTerms
 from medseg.ops.processes import gather_from_processes
 from medseg.ops.schedules import sigmoid_rampup
-from medseg.ops.strong_views import jitter_intensities
-from medseg.ops.teacher import AveragedTeacher
+from medseg.ops.semi_supervised import mixing
+from medseg.ops.semi_supervised.confidence_bank import ConfidenceBank, class_fractions
+from medseg.ops.semi_supervised.donors import DonorBank
+from medseg.ops.semi_supervised.teacher import AveragedTeacher
 
 PASTE_PROBABILITY = 0.5
 """Of each labelled image, to have something pasted in."""
@@ -57,7 +57,7 @@ class AEL(Method):
         decay: of the teacher, in the end.
         momentum: of the confidence bank; the paper's 0.999 belongs to 18 000 steps.
         pooled: confidence over all voxels of a class in the batch (the code) or the mean of images (the paper).
-        absent: "skip" or "zero", see `medseg.ops.confidence_bank.ConfidenceBank`.
+        absent: "skip" or "zero", see `medseg.ops.semi_supervised.confidence_bank.ConfidenceBank`.
         reweight: gamma, exponent of the teacher's confidence; 0 switches the re-weighting off.
         sampling: beta, exponent of the rates of voxels; 0 switches the equalization sampling off.
         least_rate: smallest rate of a class.

@@ -28,10 +28,10 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name
 from torch import Tensor, nn
 
 from medseg.method import IGNORE, Batch, Clock, LabelAndMaps, Method, Networks, Predictions, PseudoLabels, Stream
-from medseg.ops import losses
-from medseg.ops.class_activation import SMALLEST, coarsest_within, largest_of, presence_of, tag_loss
-from medseg.ops.refinement import pamr
-from medseg.ops.saliency import saliency_of, sharpen
+from medseg.ops.losses import segmentation as losses
+from medseg.ops.tags.class_activation import SMALLEST, coarsest_within, largest_of, presence_of, tag_loss
+from medseg.ops.tags.refinement import pamr
+from medseg.ops.tags.saliency import saliency_of, sharpen
 from medseg.portable.networks.tag_networks import CrossTaskSegmenter, enlarge
 
 DILATIONS = {2: (2, 4, 6), 3: (1, 2, 4)}

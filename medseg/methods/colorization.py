@@ -20,7 +20,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name
 from torch import Tensor, nn
 
 from medseg.method import ALL, Batch, Clock, Method, Networks
-from medseg.ops.hidden_boxes import check_boxes, hide_boxes, restoration_loss
+from medseg.ops.pretext.hidden_boxes import check_boxes, hide_boxes, restoration_loss
 
 
 class Colorization(Method):

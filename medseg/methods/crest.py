@@ -36,13 +36,13 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from medseg.method import ALL, IGNORE, LABELED, Batch, Clock, Method, Networks, Predictions, PseudoLabels
-from medseg.ops import mixing
-from medseg.ops.confidence_bank import class_fractions
-from medseg.ops.pixel_losses import SupervisedTerms
+from medseg.ops.augmentation.strong_views import jitter_intensities
+from medseg.ops.losses.pixel_losses import SupervisedTerms
 from medseg.ops.processes import gather_from_processes
-from medseg.ops.rebalancing import choose_share, class_rates, count_scores, keep_share, ordered_code
-from medseg.ops.strong_views import jitter_intensities
-from medseg.ops.teacher import AveragedTeacher
+from medseg.ops.semi_supervised import mixing
+from medseg.ops.semi_supervised.confidence_bank import class_fractions
+from medseg.ops.semi_supervised.rebalancing import choose_share, class_rates, count_scores, keep_share, ordered_code
+from medseg.ops.semi_supervised.teacher import AveragedTeacher
 
 SLOTS = 128
 """Batches that the moving average of predicted class shares covers."""

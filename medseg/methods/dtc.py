@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from medseg.method import LABELED, Batch, Clock, Method, Networks, PatchTargets, Stream
-from medseg.ops import losses
 from medseg.ops.distance import DistanceTargets
+from medseg.ops.losses import segmentation as losses
 from medseg.ops.schedules import sigmoid_rampup
 
 

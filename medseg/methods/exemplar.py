@@ -14,8 +14,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from medseg.method import ALL, Batch, Clock, Method, Networks
-from medseg.ops.encoders import freeze_decoder
-from medseg.ops.pretext import ExemplarTask, exemplar_loss
+from medseg.ops.pretext.encoders import freeze_decoder
+from medseg.ops.pretext.tasks import ExemplarTask, exemplar_loss
 
 
 class Exemplar(Method):

@@ -6,8 +6,8 @@ X. Li, T. Zhou, J. Li, Y. Zhou, Z. Zhang: Group-Wise Semantic Mining for Weakly 
     L = (0.4 mean_i MLSM(l0_i, y_i) + mean_i MLSM(lT_i, y_i)) / 2
 
 MLSM: mean over the classes of the binary cross-entropy; y_i: tags of image i; l0, lT: means over all positions of the
-class maps before and after T rounds of messages between the K images of a group (`medseg.ops.group_graph`). Attention
-of class c is ReLU((h^T + h^0) / 2)_c, which the rule fuses with saliency S into a pseudo-mask:
+class maps before and after T rounds of messages between the K images of a group (`medseg.ops.tags.group_graph`).
+Attention of class c is ReLU((h^T + h^0) / 2)_c, which the rule fuses with saliency S into a pseudo-mask:
 
     score_0 = 1 - S,  score_c = attention of the present class c, between 0 and 1;   label = argmax score
     255 where two scores are above 0.9, and where the label is 0 but S or an attention is high
@@ -30,14 +30,14 @@ import torch
 from torch import Tensor, nn
 
 from medseg.method import IGNORE, Batch, Clock, Method, Networks, Predictions, PseudoLabels, Stream
-from medseg.ops.class_activation import PRESENT, mean_over_positions, tag_loss
-from medseg.ops.donors import DonorBank
-from medseg.ops.group_attention import GroupMaps, Nodes
-from medseg.ops.group_graph import Aggregate, GraphDropout, GroupGraph, Strength
-from medseg.ops.map_accumulation import Snapshots
 from medseg.ops.processes import gather_from_processes
-from medseg.ops.saliency import saliency_of
-from medseg.ops.tags import refuse_constant_tags
+from medseg.ops.semi_supervised.donors import DonorBank
+from medseg.ops.tags.class_activation import PRESENT, mean_over_positions, tag_loss
+from medseg.ops.tags.constant_tags import refuse_constant_tags
+from medseg.ops.tags.group_attention import GroupMaps, Nodes
+from medseg.ops.tags.group_graph import Aggregate, GraphDropout, GroupGraph, Strength
+from medseg.ops.tags.map_accumulation import Snapshots
+from medseg.ops.tags.saliency import saliency_of
 
 GROUP_SIZE = 3
 
@@ -67,7 +67,7 @@ class GroupWSSS(Method):
         alone: part of the run before the images tell each other anything.
         partners: images of each class that are kept to make the attention of other images.
         snapshots: of how many times of the training the attention is the largest; 1: that at its end.
-        refine: how often attention is averaged over neighbours that look alike (`medseg.ops.refinement`).
+        refine: how often attention is averaged over neighbours that look alike (`medseg.ops.tags.refinement`).
     """
 
     present: Tensor

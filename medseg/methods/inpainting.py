@@ -15,7 +15,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from medseg.method import ALL, Batch, Clock, Method, Networks
-from medseg.ops.hidden_boxes import check_boxes, hide_boxes, restoration_loss
+from medseg.ops.pretext.hidden_boxes import check_boxes, hide_boxes, restoration_loss
 
 
 class Inpainting(Method):

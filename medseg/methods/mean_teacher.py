@@ -24,11 +24,12 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name
 from torch import Tensor, nn
 
 from medseg.method import LABELED, UNLABELED, Batch, Clock, Method, Networks
-from medseg.ops import losses, mixing
-from medseg.ops.pixel_losses import SupervisedTerms
+from medseg.ops.augmentation.strong_views import jitter_intensities
+from medseg.ops.losses import segmentation as losses
+from medseg.ops.losses.pixel_losses import SupervisedTerms
 from medseg.ops.schedules import sigmoid_rampup
-from medseg.ops.strong_views import jitter_intensities
-from medseg.ops.teacher import AveragedTeacher
+from medseg.ops.semi_supervised import mixing
+from medseg.ops.semi_supervised.teacher import AveragedTeacher
 
 
 class MeanTeacher(Method):
@@ -40,7 +41,7 @@ class MeanTeacher(Method):
         target: what the teacher's output becomes.
         threshold: probability below which a pseudo-label is not learnt.
         mix: whether boxes of other images are pasted in.
-        jitter: strength of the changes of intensities, see `medseg.ops.strong_views.jitter_intensities`.
+        jitter: strength of the changes of intensities, see `medseg.ops.augmentation.strong_views.jitter_intensities`.
         decay: of the teacher, in the end.
         rampup: part of the run in which w rises; 0: it is constant.
         dice: weight of the Dice term of L_s.

@@ -7,7 +7,7 @@ arXiv 1712.00661. A stage between self-supervised pre-training and segmentation,
 
 z: what the encoder's deepest level says of a patch, flattened and of length 1; p(i), n(i): a patch of the class of
 patch i and one of another class, along a random graph over all patches of the batch that joins each class to one piece
-(`medseg.ops.triplet_graph`). The class of a patch is that of its centre (`medseg.ops.class_patches`).
+(`medseg.ops.losses.triplet_graph`). The class of a patch is that of its centre (`medseg.ops.pretext.class_patches`).
 
 The paper says little of numbers: followed is the authors' code (Caffe), but for what are mistakes there. A patch counts
 as covered by others by the share of its own area, not of the first one's; columns are bounded by the image's width;
@@ -28,9 +28,9 @@ from torch.utils.checkpoint import checkpoint
 
 from medseg.errors import DataError
 from medseg.method import IGNORE, LABELED, Batch, Clock, Method, Networks
-from medseg.ops.class_patches import PatchRules, choose_patches, cut_patches
-from medseg.ops.encoders import freeze_decoder
-from medseg.ops.triplet_graph import contrastive_loss, draw_triplets, normalize, separation, triplet_loss
+from medseg.ops.losses.triplet_graph import contrastive_loss, draw_triplets, normalize, separation, triplet_loss
+from medseg.ops.pretext.class_patches import PatchRules, choose_patches, cut_patches
+from medseg.ops.pretext.encoders import freeze_decoder
 
 RESOLUTION = {2: 128, 3: 48}
 """Voxels along an axis that all patches are brought to, at most."""
@@ -61,7 +61,7 @@ class MixAndMatch(Method):
             the largest patch has.
         background_share: of the patches of an image.
         background_positive: whether background is pulled together too; else it is only what others are pushed from.
-        balance: "class" or "area", see `medseg.ops.class_patches.PatchRules`.
+        balance: "class" or "area", see `medseg.ops.pretext.class_patches.PatchRules`.
         overlap: share of a patch that those before it may cover.
         min_purity: share of a patch that the class of its centre fills at least; 0.3 is worth a try for lesions.
         loss: "triplets", or "contrastive" for all pairs.

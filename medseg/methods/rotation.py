@@ -17,8 +17,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from medseg.method import ALL, Batch, Clock, Method, Networks
-from medseg.ops.encoders import freeze_decoder
-from medseg.ops.pretext import Copies, RotationTask, plan_copies, pooled, share_found, shows_something
+from medseg.ops.pretext.encoders import freeze_decoder
+from medseg.ops.pretext.tasks import Copies, RotationTask, plan_copies, pooled, share_found, shows_something
 
 
 class Rotation(Method):

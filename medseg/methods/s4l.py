@@ -14,8 +14,8 @@ rotation, t = w = 0.1, except that h reads the encoder and not the segmentation.
 
 Where the paper and its code differ, the code is followed: VAT sees unlabelled images only, and its divergence has the
 changed image first (`vat_direction`). The rotations are those that the spacing does not give away
-(`medseg.ops.rotations`). A patch whose exchanged axes are not equally long is cut to a random part that has them so,
-for the copies alone; the labelled patch is still learnt whole. What predicts has no h.
+(`medseg.ops.pretext.rotations`). A patch whose exchanged axes are not equally long is cut to a random part that
+has them so, for the copies alone; the labelled patch is still learnt whole. What predicts has no h.
 
 `rotation: 0` is the control: the same copies, which are augmentation, without the question.
 """
@@ -29,8 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from medseg.method import LABELED, Batch, Clock, Method, Networks, Predictions, PseudoLabels, Stream
-from medseg.ops.pixel_losses import SupervisedTerms
-from medseg.ops.pretext import (
+from medseg.ops.losses.pixel_losses import SupervisedTerms
+from medseg.ops.losses.virtual_adversarial import adversarial_loss, mean_entropy
+from medseg.ops.pretext.rotations import RotationSet
+from medseg.ops.pretext.tasks import (
     ExemplarTask,
     RotationTask,
     Turned,
@@ -40,9 +42,7 @@ from medseg.ops.pretext import (
     share_found,
     shows_something,
 )
-from medseg.ops.rotations import RotationSet
-from medseg.ops.teacher import AveragedTeacher
-from medseg.ops.virtual_adversarial import adversarial_loss, mean_entropy
+from medseg.ops.semi_supervised.teacher import AveragedTeacher
 
 ROTATION = 0.1
 """Default weight of the rotation task."""

@@ -1,7 +1,7 @@
 """Supervised training, the template of a method: L = dice (1 - soft Dice) + cross_entropy CE.
 
 Milletari, Navab, Ahmadi: V-Net, 3DV 2016 (Dice); Isensee et al.: nnU-Net, Nature Methods 2021 (their sum). In place of
-the cross-entropy CE another loss can be named, see `medseg.ops.pixel_losses`.
+the cross-entropy CE another loss can be named, see `medseg.ops.losses.pixel_losses`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from medseg.method import Batch, Clock, Method, Networks
-from medseg.ops.pixel_losses import SupervisedTerms
+from medseg.ops.losses.pixel_losses import SupervisedTerms
 
 
 class Supervised(Method):

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from medseg.method import IGNORE, Batch, Clock, Method, Networks, Predictions, PseudoLabels, Stream
-from medseg.ops.class_activation import coarsest_within, presence_of, relative_maps, tag_loss
-from medseg.ops.map_accumulation import Snapshots
+from medseg.ops.tags.class_activation import coarsest_within, presence_of, relative_maps, tag_loss
+from medseg.ops.tags.map_accumulation import Snapshots
 from medseg.portable.networks.tag_networks import TagNetwork
 
 

@@ -7,12 +7,12 @@ Labels, CVPR 2022; arXiv 2112.01882; code github.com/fcdl94/WILSON.
     L = L_CLS + L_LOC + L_ENC + L_SSS + L_SEG        after it
 
 A localizer, three convolutions, lies on the encoder and gives class-activation maps z of all classes.
-    L_CLS  binary cross-entropy of the tags and nGWP(z) + focal penalty (`medseg.ops.pooling`), of new classes
+    L_CLS  binary cross-entropy of the tags and nGWP(z) + focal penalty (`medseg.ops.tags.pooling`), of new classes
     L_LOC  binary cross-entropy of sigmoid(z) and the old network's probabilities, of old classes and the background
     L_ENC  mean squared difference of the encoder's features and the old encoder's
-    L_SSS  cross-entropy of z and the sure voxels of softmax(z), refined along edges (`medseg.ops.refinement`)
+    L_SSS  cross-entropy of z and the sure voxels of softmax(z), refined along edges (`medseg.ops.tags.refinement`)
     L_SEG  binary cross-entropy of the segmenter and soft targets: the old network's for old classes, alpha hard +
-           (1 - alpha) soft maps for new ones, the smaller of both for the background (`medseg.ops.incremental`)
+           (1 - alpha) soft maps for new ones, the smaller of both for the background (`medseg.ops.tags.incremental`)
 
 Maps that become targets are those of the localizer in evaluation mode. The localizer is not exported.
 
@@ -35,12 +35,12 @@ from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
 from medseg.method import IGNORE, WEAK, Batch, Clock, Frozen, Method, Networks, same_structure
-from medseg.ops import incremental
-from medseg.ops.class_activation import coarsest_within
-from medseg.ops.losses import masked_mean
-from medseg.ops.pooling import focal_penalty, ngwp
-from medseg.ops.refinement import pamr, to_grid
-from medseg.ops.tags import refuse_constant_tags
+from medseg.ops.losses.segmentation import masked_mean
+from medseg.ops.tags import incremental
+from medseg.ops.tags.class_activation import coarsest_within
+from medseg.ops.tags.constant_tags import refuse_constant_tags
+from medseg.ops.tags.pooling import focal_penalty, ngwp
+from medseg.ops.tags.refinement import pamr, to_grid
 from medseg.portable.networks.encoder_decoder import EncoderDecoder, FeatureMaps, HeadedNetwork
 from medseg.portable.networks.tag_networks import cell_means, enlarge
 

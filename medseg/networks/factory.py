@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from medseg.config import DataSpec, NetworkSpec
+from medseg.config.instantiate import build_network
+from medseg.config.pipeline import DataSpec, NetworkSpec
 from medseg.errors import ConfigError
-from medseg.instantiate import build_network
 from medseg.method import Frozen
 from medseg.networks import registry
 from medseg.networks.pretrained import load_weights

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg.config import Weights
+from medseg.config.pipeline import Weights
 from medseg.errors import ConfigError
 from medseg.networks.transfer import Copied, named_tensors
 from medseg.portable.networks.efficientnet_lite import EfficientNetLite, pretrained_keys

@@ -2,7 +2,7 @@
 
 An entry says which class the network is, by the name that travels in bundles, and which of its arguments a pipeline may
 give; the function gives the others, from the size of the patch. Pipelines, `medseg list`, training, bundles and the
-classes that may be made of a bundle (`medseg.instantiate`) all follow from the entry.
+classes that may be made of a bundle (`medseg.config.instantiate`) all follow from the entry.
 
 The module imports neither torch nor NumPy when it is imported: pipelines are checked before anything heavy is loaded.
 """
@@ -19,7 +19,7 @@ from medseg.errors import ConfigError
 from medseg.networks.sizes import Size, plan_strides
 
 if TYPE_CHECKING:
-    from medseg.config import NetworkSpec
+    from medseg.config.pipeline import NetworkSpec
 
 PORTABLE = "medseg.portable"
 HALVES = f"{PORTABLE}.networks.encoder_decoder"

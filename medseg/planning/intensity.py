@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medseg.config import Intensity, NetworkSpec
+from medseg.config.pipeline import Intensity, NetworkSpec
 from medseg.errors import DataError
 from medseg.manifest.manifest import Case, Manifest
 from medseg.networks import registry

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from medseg.config import DataSpec, NetworkSpec, View
+from medseg.config.literals import begins_expression
+from medseg.config.pipeline import DataSpec, NetworkSpec, View
 from medseg.errors import ConfigError, ManifestError
-from medseg.literals import begins_expression
 from medseg.manifest.manifest import Manifest
 from medseg.networks.sizes import fit_size, plan_strides
-from medseg.ops.augmentation_settings import nested_augment
+from medseg.ops.augmentation.settings import nested_augment
 from medseg.planning.fingerprint import Fingerprint, read_fingerprint
 from medseg.planning.intensity import intensity_rule
 from medseg.planning.planes import THICK_RATIO, check_views, even_spacing, plan_slices

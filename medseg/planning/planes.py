@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medseg.config import View
+from medseg.config.pipeline import View
 from medseg.errors import DataError
 from medseg.planning.fingerprint import Fingerprint
 from medseg.portable.planes import AXES, PLANES, slice_axis

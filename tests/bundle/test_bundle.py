@@ -18,7 +18,7 @@ from medseg import __version__
 from medseg.bundle.bundle import open_bundle, write_bundle
 from medseg.bundle.configs import fill, inference_config, inferer_config, train_config
 from medseg.bundle.metadata import metadata
-from medseg.config import Intensity
+from medseg.config.pipeline import Intensity
 from medseg.errors import BundleError, OutputError
 from medseg.portable.masked_losses import KnownOneHotd
 from medseg.workflows.predict.run import predict

@@ -13,10 +13,10 @@ from models import data_spec, make_bundle
 from pydantic import TypeAdapter, ValidationError
 from tiny import FAST, write_dataset
 
-from medseg import instantiate
 from medseg.bundle.bundle import open_bundle
 from medseg.cli import main
-from medseg.config import NetworkSpec
+from medseg.config import instantiate
+from medseg.config.pipeline import NetworkSpec
 from medseg.errors import BundleError, ConfigError
 from medseg.networks.registry import NETWORKS, NetworkEntry, network, network_def
 from medseg.networks.sizes import Size, plan_strides

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 from medseg.bundle.bundle import open_bundle, write_bundle
 from medseg.bundle.join import join_bundles
 from medseg.cli.app import app
-from medseg.config import NetworkSpec
+from medseg.config.instantiate import FORMER
+from medseg.config.pipeline import NetworkSpec
 from medseg.errors import BundleError, ConfigError
-from medseg.instantiate import FORMER
 from medseg.networks import registry
 from medseg.portable.inference.multi_view import ViewsInferer
 from medseg.portable.inference.sliding_window import SlabInferer

@@ -14,7 +14,7 @@ from models import data_spec, labels_of, make_bundle, make_image
 from raters import ball, image_of, save
 from stock import elsewhere
 
-from medseg.config import Intensity
+from medseg.config.pipeline import Intensity
 from medseg.errors import DataError, ManifestError
 from medseg.manifest.manifest import Case, Manifest
 from medseg.portable.io.channel_names import doubtful_channels, group_channels, shown_by_labels

@@ -19,9 +19,9 @@ from models import data_spec, make_bundle, make_image
 from tiny import FAST, write_dataset
 
 from medseg.bundle.bundle import open_bundle, write_bundle
-from medseg.config import NetworkSpec
+from medseg.config.instantiate import build_network
+from medseg.config.pipeline import NetworkSpec
 from medseg.errors import ConfigError, ManifestError
-from medseg.instantiate import build_network
 from medseg.networks import registry
 from medseg.serve.models import Model
 from medseg.serve.training import learn as training
@@ -295,7 +295,13 @@ def test_what_medseg_writes_it_opens(tmp_path, name, options):
     assert weights.keys() == network.state_dict().keys()
 
 
-IMPORTERS = {"methods/__init__.py", "consensus/fuse.py", "__init__.py", "serve/standins/__init__.py", "instantiate.py"}
+IMPORTERS = {
+    "methods/__init__.py",
+    "consensus/fuse.py",
+    "__init__.py",
+    "serve/standins/__init__.py",
+    "config/instantiate.py",
+}
 """What imports by a name imports names of tables in the code."""
 EXECUTOR = "methods/_own.py"
 """Executes the file that the user named."""

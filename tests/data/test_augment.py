@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from medseg.config import Augment
+from medseg.config.pipeline import Augment
 from medseg.data.affine_sampling import box
 from medseg.data.augment import Draw, Source, apply, draw
-from medseg.ops import augmentation
-from medseg.ops.augmentation import IntensityTransform
+from medseg.ops.augmentation import transforms as augmentation
+from medseg.ops.augmentation.transforms import IntensityTransform
 
 SHAPE = (20, 24, 16)
 INTENSITY = ("contrast", "gamma", "noise")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from medseg import portable
-from medseg.config import DataSpec, Intensity
+from medseg.config.pipeline import DataSpec, Intensity
 from medseg.data.cache import VolumeCache
 from medseg.data.cached_volume import MOST_VOXELS, some_voxels
 from medseg.errors import DataError, MedsegError, OutputError

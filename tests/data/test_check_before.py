@@ -12,7 +12,7 @@ import yaml
 from tiny import FAST, write_dataset
 
 from medseg.atomic import check_writable
-from medseg.config import DataSpec, Pipeline
+from medseg.config.pipeline import DataSpec, Pipeline
 from medseg.data.cache import VolumeCache
 from medseg.errors import ConfigError, DataError, OutputError
 from medseg.manifest.manifest import Manifest

@@ -11,10 +11,10 @@ from tiny import FAST, write_dataset
 
 from medseg.bundle.bundle import open_bundle
 from medseg.bundle.configs import inferer_config, train_config
-from medseg.config import Augment
+from medseg.config.pipeline import Augment
 from medseg.data.affine_sampling import box
 from medseg.data.augment import Draw, Source, apply, apply_to_maps, repeated_axes
-from medseg.ops.field_of_view import Crop, FieldOfView
+from medseg.ops.augmentation.field_of_view import Crop, FieldOfView
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.plan import write_plan
 from medseg.workflows.train.run import train
@@ -161,8 +161,8 @@ def test_new_networks_have_the_planned_norm_and_those_from_a_bundle_its_own(tmp_
 
 def make_bundle_with_norm(folder, norm: str | None):
     from medseg.bundle.bundle import write_bundle
-    from medseg.config import NetworkSpec
-    from medseg.instantiate import build_network
+    from medseg.config.instantiate import build_network
+    from medseg.config.pipeline import NetworkSpec
     from medseg.networks.registry import network_def
 
     spec = data_spec(labels={0: "background", 1: "ball", 2: "box"}, modality=("MR",), spacing_mm=(1.0, 1.0, 1.5))

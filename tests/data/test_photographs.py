@@ -8,14 +8,14 @@ import torch
 from support.given_networks import factory
 
 from medseg import methods
-from medseg.config import Augment, DataSpec, Intensity, NetworkSpec, Schedule, Weights
+from medseg.config.pipeline import Augment, DataSpec, Intensity, NetworkSpec, Schedule, Weights
 from medseg.data import augment
 from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.engine.optimizer import make_optimizer
 from medseg.errors import ConfigError
 from medseg.manifest.manifest import Manifest
-from medseg.ops.augmentation import stream_of
-from medseg.ops.photographs import ColorJitter, Resize
+from medseg.ops.augmentation.photographs import ColorJitter, Resize
+from medseg.ops.augmentation.transforms import stream_of
 from medseg.planning.intensity import intensity_rule
 from medseg.portable.networks.efficientnet_lite import EfficientNetLite
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import write_dataset
 
-from medseg.config import DataSpec, NetworkSpec
+from medseg.config.pipeline import DataSpec, NetworkSpec
 from medseg.data.preprocess import Job, prepare
 from medseg.errors import ConfigError, DataError
 from medseg.manifest.manifest import Manifest

@@ -13,7 +13,7 @@ import torch
 from test_streams import PLAIN, cached, some_case, spec
 from tiny import write_dataset
 
-from medseg.config import Augment, DataSpec, NetworkSpec, Stage
+from medseg.config.pipeline import Augment, DataSpec, NetworkSpec, Stage
 from medseg.data import sampling
 from medseg.data.body_slices import EMPTY_SHARE, body_slices, slice_weights
 from medseg.data.cache import VolumeCache

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.config import Augment, DataSpec
+from medseg.config.pipeline import Augment, DataSpec
 from medseg.data import cached_volume, sampling
 from medseg.data.cached_volume import Content
 from medseg.data.sampling import TagOrder

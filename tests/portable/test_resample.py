@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, NormalizeIntensityd, Orientationd, ScaleIntensityRanged
 
-from medseg.config import DataSpec, Intensity
+from medseg.config.pipeline import DataSpec, Intensity
 from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.portable.resample import (
     Resampled,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medseg.config import DataSpec, NetworkSpec
+from medseg.config.pipeline import DataSpec, NetworkSpec
 from medseg.method import Frozen
 from medseg.networks.factory import NetworkFactory
 from medseg.portable.networks.encoder_decoder import EncoderDecoder, Head, HeadedNetwork

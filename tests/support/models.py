@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from medseg.bundle.bundle import write_bundle
-from medseg.config import DataSpec, Intensity, NetworkSpec
-from medseg.instantiate import build_network
+from medseg.config.instantiate import build_network
+from medseg.config.pipeline import DataSpec, Intensity, NetworkSpec
 from medseg.networks import registry
 
 LABELS = {0: "background", 1: "liver", 7: "spleen"}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from medseg.method import IGNORE, LABELED, LabelAndMaps, Method, PseudoLabels, Stream
-from medseg.ops import losses
+from medseg.ops.losses import segmentation as losses
 from medseg.portable.networks.encoder_decoder import FeatureMaps
 
 

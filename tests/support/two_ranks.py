@@ -22,7 +22,7 @@ from lives import ITERATIONS, Life, every_life
 from torch import Tensor
 
 from medseg.method import Clock, Method
-from medseg.workflows.train.stage import StageRun
+from medseg.workflows.train.stages.stage import StageRun
 
 
 def digest(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:

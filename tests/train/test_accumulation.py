@@ -8,7 +8,7 @@ from given_networks import Given
 from ignite.engine import Events
 from torch import nn
 
-from medseg.config import Schedule
+from medseg.config.pipeline import Schedule
 from medseg.engine import checkpoint
 from medseg.engine.accumulation import BatchTooLargeError, more_parts, split_batch
 from medseg.engine.optimizer import make_optimizer, make_scheduler

@@ -12,11 +12,11 @@ from medseg import methods
 from medseg.errors import ConfigError
 from medseg.method import Clock
 from medseg.methods.ael import weighted_mean
-from medseg.ops import mixing
-from medseg.ops.confidence_bank import ConfidenceBank
-from medseg.ops.donors import DonorBank
-from medseg.ops.strong_views import jitter_intensities
-from medseg.ops.teacher import AveragedTeacher, teacher_decay
+from medseg.ops.augmentation.strong_views import jitter_intensities
+from medseg.ops.semi_supervised import mixing
+from medseg.ops.semi_supervised.confidence_bank import ConfidenceBank
+from medseg.ops.semi_supervised.donors import DonorBank
+from medseg.ops.semi_supervised.teacher import AveragedTeacher, teacher_decay
 
 SIZE = {2: (24, 32), 3: (16, 16, 24)}
 

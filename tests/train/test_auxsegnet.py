@@ -11,13 +11,13 @@ import torch
 from given_networks import factory
 
 from medseg import methods
+from medseg.config.instantiate import build_network
 from medseg.errors import ConfigError, DataError, ManifestError
-from medseg.instantiate import build_network
 from medseg.manifest.manifest import Manifest
 from medseg.method import Clock, Frozen, Predictions
 from medseg.methods.auxsegnet import SaliencyFusion, fuse_with_saliency
 from medseg.networks.factory import check_exportable, definition_of
-from medseg.ops.saliency import local_contrast, saliency_of, sharpen, stands_out, unaries
+from medseg.ops.tags.saliency import local_contrast, saliency_of, sharpen, stands_out, unaries
 from medseg.portable.networks.tag_networks import AffinityFusion, TaskBranch, affordable_grid, enlarge, refine
 from medseg.workflows.train import settings
 from medseg.workflows.train.checks.streams import check_all_streams

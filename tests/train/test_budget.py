@@ -14,7 +14,7 @@ from forking import python
 from tiny import write_dataset
 
 from medseg import cores
-from medseg.config import Pipeline
+from medseg.config.pipeline import Pipeline
 from medseg.cores import CoreUse
 from medseg.manifest.manifest import Manifest
 from medseg.workflows.train import settings
@@ -23,9 +23,9 @@ from medseg.workflows.train.budget.larger_patches import shown_part, with_larger
 from medseg.workflows.train.budget.sizing import describe_budget, describe_losses
 from medseg.workflows.train.budget.step_probe import StageProbe
 from medseg.workflows.train.budget.time_plan import StageCosts, count_validations, fit_stage, fit_stages
-from medseg.workflows.train.build import StageInputs
 from medseg.workflows.train.plan import plan_pipeline, write_plan
 from medseg.workflows.train.run import train
+from medseg.workflows.train.stages.build import StageInputs
 
 
 @pytest.mark.parametrize(

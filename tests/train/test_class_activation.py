@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from medseg.ops.class_activation import (
+from medseg.ops.tags.class_activation import (
     activation_maps,
     coarsest_within,
     keep_present,
@@ -16,7 +16,7 @@ from medseg.ops.class_activation import (
     relative_maps,
     tag_loss,
 )
-from medseg.ops.map_accumulation import MapBank, Snapshots, as_bytes
+from medseg.ops.tags.map_accumulation import MapBank, Snapshots, as_bytes
 
 
 def test_one_hot_features_give_the_weight_there_and_its_share_as_logit():

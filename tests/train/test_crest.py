@@ -16,7 +16,7 @@ from medseg import methods
 from medseg.errors import ConfigError
 from medseg.method import Clock, Predictions
 from medseg.methods.crest import SLOTS, align, alignment_exponent, alignment_target
-from medseg.ops.rebalancing import choose_share, class_rates, count_scores, keep_share, ordered_code
+from medseg.ops.semi_supervised.rebalancing import choose_share, class_rates, count_scores, keep_share, ordered_code
 from medseg.portable.inference.label_sink import top_log_odds
 from medseg.workflows.train.run import train
 

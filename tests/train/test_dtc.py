@@ -12,17 +12,17 @@ from given_networks import Given, factory
 from models import data_spec
 
 from medseg.bundle.bundle import open_bundle, write_bundle
-from medseg.config import NetworkSpec
+from medseg.config.instantiate import build_network
+from medseg.config.pipeline import NetworkSpec
 from medseg.engine import checkpoint
 from medseg.errors import CheckpointError
-from medseg.instantiate import build_network
 from medseg.method import Clock
 from medseg.methods.dtc import DTC
 from medseg.methods.supervised import Supervised
 from medseg.networks.factory import check_exportable, definition_of
 from medseg.networks.registry import network_def
 from medseg.networks.transfer import named_tensors
-from medseg.ops import losses
+from medseg.ops.losses import segmentation as losses
 from medseg.ops.schedules import sigmoid_rampup
 from medseg.portable.networks.encoder_decoder import EncoderDecoder, HeadedNetwork
 

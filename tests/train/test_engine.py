@@ -14,7 +14,7 @@ from given_networks import Given
 from ignite.engine import Events
 from torch import nn
 
-from medseg.config import Schedule
+from medseg.config.pipeline import Schedule
 from medseg.engine import checkpoint
 from medseg.engine.handlers import LogTerms
 from medseg.engine.logs import RunLog, TrainingBar

@@ -28,7 +28,7 @@ from every_method import (
 from given_networks import ByChannel
 
 from medseg import methods
-from medseg.config import Pipeline
+from medseg.config.pipeline import Pipeline
 from medseg.errors import ConfigError, ManifestError
 from medseg.manifest.manifest import Manifest
 from medseg.method import Method

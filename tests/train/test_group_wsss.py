@@ -15,15 +15,15 @@ from torch import nn
 
 from medseg import methods
 from medseg.bundle.bundle import open_bundle
-from medseg.config import Pipeline
+from medseg.config.pipeline import Pipeline
 from medseg.errors import ConfigError, MedsegError
 from medseg.manifest.manifest import Manifest
 from medseg.method import IGNORE, Clock, Predictions
 from medseg.methods.group_wsss import GroupWSSS, SaliencyColouring
-from medseg.ops import group_graph
-from medseg.ops.class_activation import relative_maps
-from medseg.ops.group_graph import CoAttention, ConvGRU, GraphDropout, GroupGraph
-from medseg.ops.refinement import pamr
+from medseg.ops.tags import group_graph
+from medseg.ops.tags.class_activation import relative_maps
+from medseg.ops.tags.group_graph import CoAttention, ConvGRU, GraphDropout, GroupGraph
+from medseg.ops.tags.refinement import pamr
 from medseg.portable.networks.tag_networks import enlarge
 from medseg.workflows.train.checks.streams import describe_tag_groups
 from medseg.workflows.train.run import train

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from medseg.ops import incremental as step
-from medseg.ops.losses import binary_cross_entropy
-from medseg.ops.tags import refuse_constant_tags
+from medseg.ops.losses.segmentation import binary_cross_entropy
+from medseg.ops.tags import incremental as step
+from medseg.ops.tags.constant_tags import refuse_constant_tags
 
 KNOWN = torch.tensor([0, 1])
 MAPS = torch.tensor([0.10, 0.55, 0.30, 0.05]).view(1, 4, 1, 1)  # background, an old class, two new ones

@@ -13,9 +13,9 @@ from given_networks import factory
 from medseg import methods
 from medseg.errors import ConfigError
 from medseg.method import Clock
-from medseg.ops import losses
-from medseg.ops.locally_adaptive import LocallyAdaptiveLoss, default_sigma, minkowski_mean
-from medseg.ops.pixel_losses import pixel_loss
+from medseg.ops.losses import segmentation as losses
+from medseg.ops.losses.locally_adaptive import LocallyAdaptiveLoss, default_sigma, minkowski_mean
+from medseg.ops.losses.pixel_losses import pixel_loss
 
 ROW = torch.tensor([[[[2.0, 0.0, 0.0]], [[0.0, 0.0, 3.0]]]], dtype=torch.float64)
 ROW_LABEL = torch.tensor([[[[0, 0, 1]]]], dtype=torch.uint8)

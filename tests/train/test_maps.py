@@ -15,7 +15,7 @@ import yaml
 from tagged import write_tagged
 
 from medseg import methods
-from medseg.config import DataSpec
+from medseg.config.pipeline import DataSpec
 from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.errors import ConfigError, ManifestError
 from medseg.manifest.labelling import cases_to_label, is_pseudo
@@ -23,10 +23,10 @@ from medseg.manifest.manifest import Manifest, streams_of
 from medseg.method import IGNORE, Method, Predictions, PseudoLabels
 from medseg.workflows.data.check import check_manifest
 from medseg.workflows.train import settings
-from medseg.workflows.train.maps import SavedMaps
 from medseg.workflows.train.run import train
 from medseg.workflows.train.self_training.predict_maps import MapPredictor
 from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller
+from medseg.workflows.train.stages.maps import SavedMaps
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tags_only.py"
 SCHEDULE = {"iterations": 2, "lr": 0.01, "workers": 0}
@@ -84,8 +84,8 @@ def test_maps_lie_on_the_grid_of_the_file(tmp_path, plane):
     with methods.use_methods(methods.locate_methods(small.Tagger)):
         of_stage = settings.load(task).stages[0]
         torch.manual_seed(0)
-        from medseg.workflows.train.build import build_method
-        from medseg.workflows.train.maps import save_maps
+        from medseg.workflows.train.stages.build import build_method
+        from medseg.workflows.train.stages.maps import save_maps
 
         method = build_method(of_stage, data)
         save_maps(tmp_path / "maps.pt", method)

@@ -7,9 +7,9 @@ import torch
 from given_networks import factory
 
 from medseg import methods
-from medseg.config import NetworkSpec
+from medseg.config.instantiate import build_network
+from medseg.config.pipeline import NetworkSpec
 from medseg.errors import ConfigError
-from medseg.instantiate import build_network
 from medseg.networks.registry import NETWORKS, network_def
 
 

@@ -12,8 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from medseg import methods
 from medseg.errors import ConfigError, DataError
 from medseg.method import Clock
-from medseg.ops.class_patches import Patches, PatchRules, _spread, choose_patches, cut_patches, purities
-from medseg.ops.triplet_graph import (
+from medseg.ops.losses.triplet_graph import (
     NONE,
     Triplets,
     contrastive_loss,
@@ -22,6 +21,7 @@ from medseg.ops.triplet_graph import (
     separation,
     triplet_loss,
 )
+from medseg.ops.pretext.class_patches import Patches, PatchRules, _spread, choose_patches, cut_patches, purities
 
 CLOCK = Clock(0, 10)
 SIZE = {2: (32, 24), 3: (16, 24, 8)}

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from support.given_networks import factory
 
-from medseg.config import DataSpec
+from medseg.config.pipeline import DataSpec
 from medseg.data import augment
 from medseg.data.cache import VolumeCache
 from medseg.data.streams import PatchStreams
 from medseg.engine.validation import ClassDice
 from medseg.errors import ConfigError, ManifestError
 from medseg.manifest.manifest import Manifest
-from medseg.ops import losses
+from medseg.ops.losses import segmentation as losses
 from medseg.portable.masked_losses import DiceAndCrossEntropy
 from medseg.workflows.data.check_case import check_case
 from medseg.workflows.evaluate.run import evaluate
@@ -46,7 +46,7 @@ def write_set(folder, *, background=None, **more):
 
 
 def spec_of(manifest, **more):
-    from medseg.config import NetworkSpec
+    from medseg.config.pipeline import NetworkSpec
 
     return plan_data(manifest, network=NetworkSpec(name="unet"), memory_bytes=1e9, overrides=more)
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from medseg.ops import losses
+from medseg.ops.losses import segmentation as losses
 
 
 def slow_probabilities(logits: torch.Tensor, covered: list[bool]) -> list[float]:

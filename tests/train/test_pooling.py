@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from medseg.ops.pooling import focal_penalty, ngwp
+from medseg.ops.tags.pooling import focal_penalty, ngwp
 
 LOGITS = torch.tensor([[[[0.0, 0.0]], [[0.0, 2.0]]]])  # background (0, 0), a class (0, 2) at two places
 

@@ -10,7 +10,7 @@ from medseg import methods
 from medseg.errors import ConfigError
 from medseg.method import Clock, Frozen
 from medseg.networks.transfer import named_tensors
-from medseg.ops.hidden_boxes import hide_boxes, restoration_loss
+from medseg.ops.pretext.hidden_boxes import hide_boxes, restoration_loss
 
 CLOCK = Clock(0, 10)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medseg.ops.refinement import likeness, neighbour_offsets, pamr, to_grid
+from medseg.ops.tags.refinement import likeness, neighbour_offsets, pamr, to_grid
 
 
 def slow_pamr(image: Tensor, maps: Tensor, dilations: tuple[int, ...]) -> Tensor:

@@ -18,13 +18,13 @@ import yaml
 from tagged import write_tagged
 from tiny import write_dataset
 
+from medseg.config.repeated_stages import write_out
 from medseg.errors import ConfigError
 from medseg.manifest.labelling import is_pseudo
 from medseg.manifest.manifest import Manifest, streams_of
-from medseg.repeated_stages import write_out
 from medseg.workflows.train import settings
 from medseg.workflows.train.run import train
-from medseg.workflows.train.stage import StageRun
+from medseg.workflows.train.stages.stage import StageRun
 
 SCHEDULE = {"iterations": 2, "lr": 0.01, "workers": 0}
 NETWORK = {"name": "unet", "width": 4}

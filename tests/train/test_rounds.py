@@ -19,7 +19,7 @@ from forking import python
 from limits import full_disk
 from tiny import write_dataset
 
-from medseg.between_runs import RuleSpec
+from medseg.config.between_runs import RuleSpec
 from medseg.errors import ConfigError, OutputError
 from medseg.manifest.manifest import Manifest
 from medseg.methods.dmpct import VoteOfViews

@@ -10,19 +10,19 @@ from every_method import CLOCK, make_batch
 from given_networks import factory
 from torch import Tensor, nn
 
-from medseg.config import DataSpec, NetworkSpec, Pipeline
+from medseg.config.pipeline import DataSpec, NetworkSpec, Pipeline
 from medseg.errors import ConfigError
 from medseg.method import Frozen
 from medseg.methods import build, build_rule
 from medseg.methods.s4l import MeanOverRotations, half_life_decay
 from medseg.networks.factory import NetworkFactory
 from medseg.networks.transfer import PartOf
-from medseg.ops import virtual_adversarial as vat
-from medseg.ops.encoders import encoder_tensors
-from medseg.ops.exemplar_views import make_views
-from medseg.ops.pretext import ExemplarTask, RotatedCopies, RotationTask, exemplar_loss
-from medseg.ops.rotations import Rotation, choose_rotations, cube_rotations, quarter_turns
-from medseg.ops.triplets import batch_hard, hardest
+from medseg.ops.losses import virtual_adversarial as vat
+from medseg.ops.losses.triplets import batch_hard, hardest
+from medseg.ops.pretext.encoders import encoder_tensors
+from medseg.ops.pretext.exemplar_views import make_views
+from medseg.ops.pretext.rotations import Rotation, choose_rotations, cube_rotations, quarter_turns
+from medseg.ops.pretext.tasks import ExemplarTask, RotatedCopies, RotationTask, exemplar_loss
 from medseg.pseudo_labels import Predictions
 from medseg.workflows.train.checks.orientation import check_upright
 

@@ -14,7 +14,7 @@ from tiny import write_dataset
 
 from medseg import methods
 from medseg.bundle.bundle import open_bundle
-from medseg.config import NetworkSpec
+from medseg.config.pipeline import NetworkSpec
 from medseg.errors import ConfigError
 from medseg.method import Clock, Frozen
 from medseg.methods.wilson import OldNetwork, Wilson

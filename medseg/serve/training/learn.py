@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from medseg.atomic import make_folder, write_whole
-from medseg.config import Pipeline
+from medseg.config.pipeline import Pipeline
 from medseg.errors import ConfigError, MedsegError
 from medseg.serve.models import Model
 from medseg.serve.training.manifest import HELD_OUT, Gathered, Studies, gather

@@ -9,7 +9,7 @@ import torch
 
 from medseg import methods
 from medseg.atomic import same_name
-from medseg.config import Pipeline
+from medseg.config.pipeline import Pipeline
 from medseg.engine import distributed
 from medseg.errors import ConfigError, MedsegError
 from medseg.records import digest_of, hash_of

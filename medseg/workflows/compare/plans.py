@@ -11,7 +11,7 @@ import torch
 
 from medseg import methods
 from medseg.atomic import make_folder
-from medseg.config import DataSpec, Pipeline
+from medseg.config.pipeline import DataSpec, Pipeline
 from medseg.errors import ConfigError
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.progress import say
@@ -21,9 +21,9 @@ from medseg.workflows.compare.data_sets import DataSet
 from medseg.workflows.compare.folder import Folder, data_name, hold
 from medseg.workflows.compare.processes import POLL_SECONDS, Child, end_all
 from medseg.workflows.train import settings
-from medseg.workflows.train.build import count_trainings
 from medseg.workflows.train.plan import plan_pipeline
-from medseg.workflows.train.stage_methods import add_hashes
+from medseg.workflows.train.stages.build import count_trainings
+from medseg.workflows.train.stages.methods import add_hashes
 
 
 def freeze_plans(

@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
+from medseg.config.yaml_values import load_yaml
 from medseg.errors import ConfigError
 from medseg.options import Option, check_types, plain
-from medseg.yaml_values import load_yaml
 
 SOFT = ("uint8", "float16")
 AUTO = "auto"

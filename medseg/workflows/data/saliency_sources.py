@@ -14,13 +14,13 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from torch import Tensor
 
-from medseg.config import NetworkSpec, Weights
+from medseg.config.instantiate import build_network
+from medseg.config.pipeline import NetworkSpec, Weights
 from medseg.errors import DataError
-from medseg.instantiate import build_network
 from medseg.manifest.manifest import Manifest
 from medseg.networks.pretrained import load_weights
 from medseg.networks.registry import NETWORKS, halves_def
-from medseg.ops.saliency import Polarity, local_contrast, stands_out
+from medseg.ops.tags.saliency import Polarity, local_contrast, stands_out
 from medseg.portable.io.read import Header, read_header, read_volume
 from medseg.portable.networks.efficientnet_lite import EfficientNetLite
 from medseg.portable.networks.tag_networks import enlarge

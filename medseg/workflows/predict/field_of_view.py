@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medseg.config import DataSpec
+from medseg.config.pipeline import DataSpec
 from medseg.planning.fingerprint import along_ras_axes
 from medseg.portable.io.header import Header
 

@@ -15,11 +15,12 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from medseg import __version__, instantiate
+from medseg import __version__
 from medseg.atomic import write_whole
 from medseg.bundle.bundle import OpenBundle, open_bundle
 from medseg.bundle.safe_load import checked_weights, read_json
-from medseg.config import DataSpec, NetworkSpec
+from medseg.config import instantiate
+from medseg.config.pipeline import DataSpec, NetworkSpec
 from medseg.errors import BundleError, ConfigError
 from medseg.networks.pretrained import hash_file
 from medseg.networks.transfer import PartOf

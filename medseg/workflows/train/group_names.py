@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medseg.config import Pipeline
+from medseg.config.pipeline import Pipeline
 
 
 def name_of_stage(pipeline: Pipeline, index: int) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from medseg import methods
 from medseg.atomic import check_writable, make_folder
-from medseg.config import DataSpec, Intensity, NetworkSpec, Pipeline, Stage
+from medseg.config.pipeline import DataSpec, Intensity, NetworkSpec, Pipeline, Stage
 from medseg.engine import distributed
 from medseg.errors import ConfigError, OutputError
 from medseg.manifest.manifest import Manifest, streams_of

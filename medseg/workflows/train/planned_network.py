@@ -8,7 +8,7 @@ from typing import Any
 from medseg import methods
 from medseg.bundle.bundle import OpenBundle
 from medseg.bundle.safe_load import read_json
-from medseg.config import NetworkSpec, Pipeline
+from medseg.config.pipeline import NetworkSpec, Pipeline
 from medseg.errors import ConfigError
 from medseg.networks.registry import NETWORKS, NetworkEntry, find
 from medseg.workflows.train.encoder import OpenEncoder, Start

@@ -8,22 +8,22 @@ from pathlib import Path
 import torch
 
 from medseg import methods
-from medseg.config import DataSpec, Pipeline
+from medseg.config.pipeline import DataSpec, Pipeline
 from medseg.engine import distributed
 from medseg.errors import ConfigError, ManifestError
 from medseg.manifest.manifest import Case, Manifest, streams_of
-from medseg.ops.encoders import encoder_tensors
+from medseg.ops.pretext.encoders import encoder_tensors
 from medseg.options import api
 from medseg.portable.io.read import read_header
 from medseg.portable.networks.encoder_decoder import EncoderDecoder
 from medseg.progress import say
 from medseg.stopping import report_stop
 from medseg.workflows.train import settings
-from medseg.workflows.train.build import build_method
 from medseg.workflows.train.encoder import ENCODER, describe_encoder
 from medseg.workflows.train.folds import TrainingRun
 from medseg.workflows.train.options import PretrainOptions
 from medseg.workflows.train.run import train_one
+from medseg.workflows.train.stages.build import build_method
 
 UNPLACED = "it has neither sform nor qform"
 """How the warning of a NIfTI header begins that does not say where its voxels lie."""

@@ -14,7 +14,7 @@ import torch
 
 from medseg import methods
 from medseg.atomic import check_writable, make_folder, write_whole
-from medseg.config import Pipeline
+from medseg.config.pipeline import Pipeline
 from medseg.engine import distributed
 from medseg.manifest.manifest import Manifest
 from medseg.options import api
@@ -23,15 +23,15 @@ from medseg.records import Record
 from medseg.stopping import report_stop
 from medseg.workflows.train import settings
 from medseg.workflows.train.budget.sizing import Sizing
-from medseg.workflows.train.build import StageResult
 from medseg.workflows.train.checks.files import check_files, check_space, find_warnings
 from medseg.workflows.train.encoder import Start, open_start
 from medseg.workflows.train.folds import TrainingRun, list_runs
 from medseg.workflows.train.options import PretrainOptions, TrainOptions
 from medseg.workflows.train.plan import plan_pipeline, print_plan
 from medseg.workflows.train.run_folder import RUN, claim
-from medseg.workflows.train.stage_methods import add_hashes
-from medseg.workflows.train.stages import StagesInOrder
+from medseg.workflows.train.stages.build import StageResult
+from medseg.workflows.train.stages.methods import add_hashes
+from medseg.workflows.train.stages.run_stages import StagesInOrder
 
 PACKAGES = ("medseg", "torch", "monai", "numpy", "nibabel", "pytorch-ignite", "edt", "SimpleITK")
 

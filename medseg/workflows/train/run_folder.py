@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medseg.config.former_pipelines import is_former
 from medseg.engine import distributed
 from medseg.errors import ConfigError, OutputError
-from medseg.former_pipelines import is_former
 from medseg.progress import say
 from medseg.records import Record, read_record
 from medseg.workflows.train import settings

@@ -12,14 +12,14 @@ from pydantic import ValidationError
 
 import medseg
 from medseg.atomic import write_whole
-from medseg.config import Pipeline
+from medseg.config.former_pipelines import as_now
+from medseg.config.literals import Place, begins_expression, is_expression, is_instruction, named, texts
+from medseg.config.pipeline import Pipeline
+from medseg.config.repeated_stages import write_out
+from medseg.config.yaml_values import load_yaml
 from medseg.errors import ConfigError
-from medseg.former_pipelines import as_now
-from medseg.literals import Place, begins_expression, is_expression, is_instruction, named, texts
 from medseg.methods import OwnMethod, methods_in_use
-from medseg.repeated_stages import write_out
-from medseg.workflows.train.stage_methods import check_methods, insert_own_methods
-from medseg.yaml_values import load_yaml
+from medseg.workflows.train.stages.methods import check_methods, insert_own_methods
 
 NAMES = (("data", "labels"), ("data", "modality"))
 _HERE = Path(medseg.__file__).resolve().parent

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from ignite.engine import Events
 
-from medseg.config import DataSpec, NetworkSpec, Pipeline, Stage
+from medseg.config.pipeline import DataSpec, NetworkSpec, Pipeline, Stage
 from medseg.cores import CoreWatch
 from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.engine.optimizer import make_optimizer
@@ -34,7 +34,7 @@ from medseg.planning.plan import with_strides
 from medseg.workflows.train.budget.larger_patches import with_larger_patches
 from medseg.workflows.train.budget.random_batch import random_batch
 from medseg.workflows.train.budget.workload import Workload
-from medseg.workflows.train.build import build_method
+from medseg.workflows.train.stages.build import build_method
 
 ENOUGH = 1000
 """Iterations, beyond which time goes into a finer plan."""

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from medseg import methods
-from medseg.config import Pipeline
+from medseg.config.pipeline import Pipeline
 from medseg.cores import CoreUse
 from medseg.manifest.manifest import Manifest
 from medseg.ops.processes import alone

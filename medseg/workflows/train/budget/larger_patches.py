@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from medseg.config import DataSpec, Pipeline, Stage
+from medseg.config.pipeline import DataSpec, Pipeline, Stage
 from medseg.manifest.manifest import Manifest
 from medseg.methods import find_streams
 from medseg.networks.sizes import fit_size

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from medseg import methods
-from medseg.between_runs import RuleSpec
 from medseg.bundle.join import write_joint_bundle
-from medseg.config import Pipeline
+from medseg.config.between_runs import RuleSpec
+from medseg.config.pipeline import Pipeline
 from medseg.cores import CoreUse, usable_cores
 from medseg.engine import checkpoint, distributed
 from medseg.manifest.labelling import cases_to_label
@@ -23,14 +23,14 @@ from medseg.portable.io.write import write_nifti
 from medseg.workflows.train.budget.stand_in_labels import with_stand_ins
 from medseg.workflows.train.budget.step_probe import NetworkCosts, StageProbe
 from medseg.workflows.train.budget.time_plan import StageCosts
-from medseg.workflows.train.build import StageInputs, StageResult, count_trainings
 from medseg.workflows.train.checks.streams import groups_of_stages
-from medseg.workflows.train.maps import SavedMaps
-from medseg.workflows.train.prepare_cases import FEW_CASES
 from medseg.workflows.train.self_training.check_data import check_rounds
 from medseg.workflows.train.self_training.predict_maps import Predictors
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.prediction_store import PredictionStore
+from medseg.workflows.train.stages.build import StageInputs, StageResult, count_trainings
+from medseg.workflows.train.stages.maps import SavedMaps
+from medseg.workflows.train.stages.prepare_cases import FEW_CASES
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medseg.config import DataSpec
+from medseg.config.pipeline import DataSpec
 from medseg.method import Method, PatchTargets
 
 

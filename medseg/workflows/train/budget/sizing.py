@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medseg.config import DataSpec, Pipeline
+from medseg.config.pipeline import DataSpec, Pipeline
 from medseg.workflows.reports.formatting import format_duration
 
 

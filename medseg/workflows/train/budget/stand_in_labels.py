@@ -11,7 +11,7 @@ import numpy as np
 
 from medseg import methods
 from medseg.atomic import make_folder
-from medseg.config import Pipeline
+from medseg.config.pipeline import Pipeline
 from medseg.manifest.case import Case
 from medseg.manifest.labelling import cases_to_label
 from medseg.manifest.manifest import Manifest, streams_of

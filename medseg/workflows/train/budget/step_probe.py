@@ -16,7 +16,7 @@ from torch import nn
 
 from medseg.atomic import make_folder
 from medseg.bundle.bundle import write_bundle
-from medseg.config import View
+from medseg.config.pipeline import View
 from medseg.cores import CoreUse, CoreWatch
 from medseg.data.cache import CachedVolume
 from medseg.engine import checkpoint
@@ -25,10 +25,10 @@ from medseg.manifest.manifest import Case
 from medseg.method import Method
 from medseg.networks.factory import definition_of
 from medseg.portable.inference.sliding_window import SlabInferer
-from medseg.workflows.train.build import StageInputs, save_pretrained
-from medseg.workflows.train.maps import SavedMaps, needs_maps, save_maps
-from medseg.workflows.train.prepare_cases import case_groups
-from medseg.workflows.train.stage import StageRun
+from medseg.workflows.train.stages.build import StageInputs, save_pretrained
+from medseg.workflows.train.stages.maps import SavedMaps, needs_maps, save_maps
+from medseg.workflows.train.stages.prepare_cases import case_groups
+from medseg.workflows.train.stages.stage import StageRun
 
 FEWEST_STEPS = 3
 """Timed at each place of the run, however long they take."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medseg.config import Stage
+from medseg.config.pipeline import Stage
 from medseg.manifest.labelling import cases_to_label
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.planning.fingerprint import read_fingerprint
-from medseg.workflows.train.build import count_trainings
+from medseg.workflows.train.stages.build import count_trainings
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nibabel as nib
 
-from medseg.config import DataSpec, Pipeline, Stage
+from medseg.config.pipeline import DataSpec, Pipeline, Stage
 from medseg.errors import DataError, OutputError
 from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.methods import find_streams

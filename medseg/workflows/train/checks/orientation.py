@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medseg.config import DataSpec, Pipeline
+from medseg.config.pipeline import DataSpec, Pipeline
 from medseg.errors import ConfigError
 from medseg.methods import find
 

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from medseg import methods
-from medseg.config import DataSpec, Pipeline, Stage
+from medseg.config.pipeline import DataSpec, Pipeline, Stage
 from medseg.errors import ConfigError
 from medseg.method import Frozen, Method
 from medseg.networks.factory import check_exportable
-from medseg.workflows.train.build import build_method, open_previous, select_view
 from medseg.workflows.train.encoder import OpenEncoder, Start
-from medseg.workflows.train.maps import needs_maps, rule_of
+from medseg.workflows.train.stages.build import build_method, open_previous, select_view
+from medseg.workflows.train.stages.maps import needs_maps, rule_of
 
 Product = Literal["bundle", "encoder"]
 """What a run leaves."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from medseg import methods
-from medseg.config import Pipeline, Stage
+from medseg.config.pipeline import Pipeline, Stage
 from medseg.errors import ConfigError, ManifestError
 from medseg.manifest.labelling import Groups, cases_to_label, groups_after
 from medseg.manifest.manifest import Case, Manifest, streams_of

@@ -20,8 +20,8 @@ from medseg.portable.inference.label_sink import ProbabilityFile
 from medseg.portable.inference.sliding_window import MapInferer
 from medseg.portable.io.read import read_header, read_volume
 from medseg.records import digest_of, hash_of
-from medseg.workflows.train.build import StageResult
-from medseg.workflows.train.maps import SavedMaps
+from medseg.workflows.train.stages.build import StageResult
+from medseg.workflows.train.stages.maps import SavedMaps
 
 IMAGE = "image"
 """Name by which a rule asks for the image itself."""

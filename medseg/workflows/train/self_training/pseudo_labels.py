@@ -18,7 +18,7 @@ from torch import Tensor
 
 from medseg import methods
 from medseg.atomic import make_folder
-from medseg.between_runs import RuleSpec
+from medseg.config.between_runs import RuleSpec
 from medseg.engine import distributed
 from medseg.errors import ConfigError, OutputError
 from medseg.manifest.manifest import Case, Manifest

@@ -18,15 +18,13 @@ from typing import Any
 
 from medseg.atomic import make_folder
 from medseg.bundle.join import copy_bundle, write_joint_bundle
-from medseg.config import Stage, View
+from medseg.config.pipeline import Stage, View
 from medseg.engine import distributed
 from medseg.manifest.labelling import cases_to_label
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.progress import say
 from medseg.records import RECORD, Record, digest_of
 from medseg.stopping import report_stop
-from medseg.workflows.train.build import WARM_SHARE, StageInputs, StageResult, count_trainings
-from medseg.workflows.train.maps import MAPS, SavedMaps, needs_maps
 from medseg.workflows.train.self_training.check_data import check_rounds, files_of
 from medseg.workflows.train.self_training.labelled_manifest import write_round_manifest
 from medseg.workflows.train.self_training.predict_maps import Predictors
@@ -36,7 +34,9 @@ from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller
 from medseg.workflows.train.self_training.report import Round, RunDescription, write_summary
 from medseg.workflows.train.self_training.time_left import TimeLeft
 from medseg.workflows.train.self_training.validation_scores import mean_volumes_ml, score_round
-from medseg.workflows.train.stage import StageRun
+from medseg.workflows.train.stages.build import WARM_SHARE, StageInputs, StageResult, count_trainings
+from medseg.workflows.train.stages.maps import MAPS, SavedMaps, needs_maps
+from medseg.workflows.train.stages.stage import StageRun
 
 SAVED = "what is finished is saved"
 

@@ -1,0 +1,1 @@
+"""Random changes of training patches: one class for each transform, and their settings."""

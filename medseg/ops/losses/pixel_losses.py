@@ -1,0 +1,87 @@
+"""The supervised terms that all methods share: Dice, and cross-entropy or what a paper puts in its place."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from torch import Tensor
+
+from medseg.ops.losses import segmentation as losses
+from medseg.ops.losses.locally_adaptive import LocallyAdaptiveLoss
+from medseg.options import typed
+
+PixelLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Logits `(B, classes, *spatial)`, label `(B, 1, *spatial)`, covered `(B, classes)` or None -> scalar."""
+
+PIXEL_LOSSES = ("cross_entropy", "binary_cross_entropy", "locally_adaptive")
+
+_PLAIN: dict[str, PixelLoss] = {
+    "cross_entropy": losses.cross_entropy,
+    "binary_cross_entropy": losses.binary_cross_entropy,
+}
+
+
+def pixel_loss(name: str, spatial_dims: int, options: Mapping[str, Any] | None = None) -> PixelLoss:
+    """A loss by its name.
+
+    Args:
+        name: one of `PIXEL_LOSSES`.
+        spatial_dims: 2 or 3.
+        options: keywords of `medseg.ops.losses.locally_adaptive.LocallyAdaptiveLoss`.
+
+    Raises:
+        ConfigError: an option of another type.
+        ValueError: an unknown loss or option, or a value that it refuses.
+    """
+    given = dict(options or {})
+    if name not in PIXEL_LOSSES:
+        raise ValueError(f"loss {name!r} is not known; one of {', '.join(PIXEL_LOSSES)}")
+    if name in _PLAIN:
+        if given:
+            raise ValueError(f"loss {name} has no options, got {', '.join(given)}")
+        return _PLAIN[name]
+    _, *accepted = inspect.signature(LocallyAdaptiveLoss).parameters
+    unknown = sorted(set(given) - set(accepted))
+    if unknown:
+        raise ValueError(f"loss {name} has no option {unknown[0]!r}; it has {', '.join(accepted)}")
+    hints = get_type_hints(LocallyAdaptiveLoss.__init__)
+    return LocallyAdaptiveLoss(spatial_dims, **typed(given, hints, f"loss {name}"))
+
+
+class SupervisedTerms:
+    """Dice and a pixel loss of labelled images, with their weights.
+
+    Args:
+        spatial_dims: 2 or 3.
+        has_background: whether the first class is the background, which has no Dice term.
+        dice: weight of the Dice term.
+        cross_entropy: weight of the cross-entropy, or of the loss that takes its place.
+        loss: one of `PIXEL_LOSSES`.
+        loss_options: keywords of that loss.
+
+    Raises:
+        ConfigError, ValueError: as `pixel_loss`.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        has_background: bool = True,
+        *,
+        dice: float,
+        cross_entropy: float,
+        loss: str,
+        loss_options: Mapping[str, Any] | None,
+    ) -> None:
+        self.has_background = has_background
+        self.dice, self.cross_entropy, self.name = dice, cross_entropy, loss
+        self.loss = pixel_loss(loss, spatial_dims, loss_options)
+
+    def __call__(self, logits: Tensor, label: Tensor, covered: Tensor | None = None) -> dict[str, Tensor]:
+        """Terms `dice`, and `cross_entropy` or the name of the loss in its place; shapes as in `PixelLoss`."""
+        return {
+            "dice": self.dice * losses.soft_dice(logits, label, covered, has_background=self.has_background),
+            self.name: self.cross_entropy * self.loss(logits, label, covered),
+        }

@@ -1,0 +1,122 @@
+"""Rates by which rare classes keep more than frequent ones, and how exactly that share of a whole data set is found.
+
+A score is a float16 number, the larger the more confident. As there are 65,536 such numbers, the scores of a class in
+all cases are counted without loss, case by case; with the counts of all cases the share that is kept is exact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from math import floor
+from typing import Literal
+
+import numpy as np
+
+Counted = Mapping[str, Sequence[int]]
+"""Scores of a class in one case: `score`, as ordered integers, rising, and `count` of each."""
+
+
+def class_rates(
+    counts: Sequence[int], *, alpha: float, rate: Literal["rank", "inverse"] = "rank", least: float = 0.0
+) -> list[float]:
+    """Share of each class that is kept.
+
+    rank: `(N_(L+1-l) / N_1)^alpha` for the class of rank l, the mean over classes of the same size; inverse:
+    `(N_min / N_c)^alpha`. N_min is the smallest size above 0.
+
+    Args:
+        counts: N, labelled samples of each class.
+        alpha: exponent; 0 keeps everything.
+        rate: by rank or by size.
+        least: smallest rate of a class that is labelled.
+
+    Returns:
+        Rates in [0, 1]; 0 for a class without a label.
+
+    Examples:
+        >>> from medseg.ops.semi_supervised.rebalancing import class_rates
+        >>> [round(rate, 5) for rate in class_rates([10, 100, 1], alpha=1 / 3)]
+        [0.46416, 0.21544, 1.0]
+    """
+    sizes = np.array(counts, float)
+    used = sizes > 0
+    rates = np.zeros(len(sizes))
+    if not used.any():
+        return rates.tolist()
+    if rate == "inverse":
+        rates[used] = (sizes[used].min() / sizes[used]) ** alpha
+    else:
+        falling = np.sort(sizes[used])[::-1]
+        of_rank = (falling[::-1] / falling[0]) ** alpha
+        for size in np.unique(falling):
+            rates[sizes == size] = of_rank[falling == size].mean()
+    rates[used] = np.clip(rates[used], least, 1)
+    return rates.tolist()
+
+
+def ordered_code(scores: np.ndarray) -> np.ndarray:
+    """float16 scores as integers in the same order, `int32`."""
+    bits = np.ascontiguousarray(scores, np.float16).view(np.int16).astype(np.int32)
+    return np.where(bits < 0, -(bits & 0x7FFF), bits)
+
+
+def count_scores(codes: np.ndarray) -> dict[str, list[int]]:
+    """How often each code occurs, see `Counted`."""
+    values, counts = np.unique(codes, return_counts=True)
+    return {"score": values.tolist(), "count": counts.tolist()}
+
+
+def choose_share(cases: Mapping[str, Counted], rate: float, seed: int) -> tuple[int, dict[str, int]]:
+    """Where to cut so that exactly `floor(rate n)` of the n samples of all cases are kept, the most confident ones.
+
+    Args:
+        cases: name -> scores of one class.
+        rate: share to keep.
+        seed: decides which of equally confident samples are kept.
+
+    Returns:
+        The code of which only some are kept, all above being kept, and case -> how many of that code it keeps.
+    """
+    totals: dict[int, int] = {}
+    for counted in cases.values():
+        for score, count in zip(counted["score"], counted["count"], strict=True):
+            totals[score] = totals.get(score, 0) + count
+    left = floor(rate * sum(totals.values()) + 1e-9)  # 0.3 of 10 are 3 in floating point too
+    cut = max(totals, default=0) + 1
+    for score in sorted(totals, reverse=True):
+        cut = score
+        if totals[score] > left:
+            break
+        left -= totals[score]
+        cut = score - 1  # all of this score are kept
+    names = sorted(cases)
+    there = []
+    for name in names:
+        of_case = dict(zip(cases[name]["score"], cases[name]["count"], strict=True))
+        there.append(of_case.get(cut, 0))
+    if left <= 0 or sum(there) == 0:
+        return cut, dict.fromkeys(names, 0)
+    drawn = np.random.default_rng(seed).multivariate_hypergeometric(there, min(left, sum(there)), method="marginals")
+    return cut, {name: int(count) for name, count in zip(names, drawn, strict=True)}
+
+
+def keep_share(codes: np.ndarray, cut: int, quota: int, *, seed: int, name: str) -> np.ndarray:
+    """Which samples of a case are kept: all above the cut, and so many of those at it.
+
+    Args:
+        codes: `(n,)` of the samples of one class.
+        cut: as `choose_share` gives it.
+        quota: how many with the code `cut` are kept.
+        seed: of the draw among them.
+        name: of the case, so that cases draw differently.
+
+    Returns:
+        `(n,)` bool.
+    """
+    kept = codes > cut
+    if quota > 0:
+        at_cut = np.flatnonzero(codes == cut)
+        own = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8])
+        kept[np.random.default_rng(own).permutation(at_cut)[:quota]] = True
+    return kept

@@ -1,0 +1,64 @@
+"""The validation cases of a training, as its evaluator takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from medseg.config.pipeline import DataSpec
+from medseg.data.cache import CachedVolume
+from medseg.engine import distributed
+from medseg.engine.validation import validate
+from medseg.portable.inference.sliding_window import SlabInferer
+
+
+class ValidationVolumes(Dataset):
+    """Whole cached volumes with their labels, for the evaluator."""
+
+    def __init__(self, volumes: list[CachedVolume], classes: int) -> None:
+        self.volumes, self.classes = volumes, classes
+
+    def __len__(self) -> int:
+        """How many cases."""
+        return len(self.volumes)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Image `(C, X, Y, Z)` float32, label `(1, X, Y, Z)` of class indices, and `(classes,)` which it covers."""
+        volume = self.volumes[index]
+        image = torch.from_numpy(volume.image.astype("float32"))
+        covered = torch.tensor(volume.covered or (True,) * self.classes)
+        return {"image": image, "label": torch.from_numpy(volume.label[None].copy()), "covered": covered}
+
+
+def score_volumes(
+    segmenter: nn.Module, volumes: list[CachedVolume], spec: DataSpec, device: torch.device
+) -> dict[str, Any]:
+    """Dice of whole validation volumes, this rank's share of them and then all ranks' mean.
+
+    Args:
+        segmenter: volumes `(B, C, X, Y, Z)` to logits.
+        volumes: with their labels.
+        spec: patch, overlap and classes.
+        device: of the segmenter.
+
+    Returns:
+        `mean`, and `classes`: structure -> Dice, or None.
+    """
+    distributed.share_buffers(segmenter)  # all ranks judge the network that rank 0 exports
+    share = ValidationVolumes(volumes[distributed.rank() :: distributed.world()], spec.classes)
+    inferer = SlabInferer(
+        spec.patch,
+        spec.overlap,
+        restore=False,
+        context=spec.context,
+        padding=spec.padding,
+    )
+    loader = DataLoader(share, batch_size=1)
+    scores = validate(
+        segmenter, loader, inferer, classes=spec.classes, device=device, has_background=spec.has_background
+    )
+    structures = spec.structures.values()
+    return {"mean": scores["mean"], "classes": dict(zip(structures, scores["classes"], strict=True))}
