@@ -36,12 +36,14 @@ class Content:
         label: `(X, Y, Z)` uint8 class indices, 255 = ignore; None: no label.
         affine: (4, 4), voxels to millimetres in RAS+.
         maps: name -> `(X, Y, Z)` float16.
+        notes: kind of oddity -> what was odd about the files, and what was made of it.
     """
 
     image: np.ndarray
     label: np.ndarray | None
     affine: np.ndarray
     maps: Mapping[str, np.ndarray] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,7 @@ class CachedVolume:
         presence: class, not the background's -> whether it is in the image, as far as its tags say; None: no tags.
         has_background: whether class 0 is the background; else its voxels are among `voxels_path` too.
         subject: whose image it is, as far as the manifest says.
+        notes: kind of oddity -> what was odd about the files, and what was made of it.
     """
 
     name: str
@@ -87,6 +90,7 @@ class CachedVolume:
     presence: Mapping[int, bool] | None = None
     has_background: bool = True
     subject: str | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def image(self) -> np.ndarray:
@@ -220,6 +224,7 @@ def write(folder: Path, content: Content, seed: int, has_background: bool = True
         "voxel_ranges": ranges,
         "body": body_slices(content.image, content.label),
         "maps": list(content.maps),
+        "notes": dict(content.notes),
         "bytes": {file.name: file.stat().st_size for file in sorted(folder.glob("*.npy"))},
     }
     with open(folder / "entry.json", "w", encoding="utf-8") as file:
@@ -262,6 +267,7 @@ def read(folder: Path, name: str, source: Path, labelled: bool) -> CachedVolume 
             voxel_ranges=ranges,
             maps={str(name): folder / f"map_{name}.npy" for name in entry["maps"]},
             body=(across_x, across_y, across_z),
+            notes=dict(entry.get("notes", {})),
         )
         images_fit = volume.image.shape == (volume.channels, *volume.shape)
         slices_fit = tuple(len(b) for b in volume.body) == volume.shape

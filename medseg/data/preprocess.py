@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,12 @@ from medseg.data.cached_volume import Content
 from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.errors import DataError
 from medseg.method import IGNORE
-from medseg.portable.io.header import corners_mm
+from medseg.portable.geometry import check_offset
+from medseg.portable.io.header import Header, checked_spacing
+from medseg.portable.io.labels import refuse_grey_levels, refuse_lossy, whole_numbers
 
-LARGEST_SHIFT = 0.5
-"""Voxels by which a label's corners may lie off those of its image; beyond, they do not belong together."""
+ROUNDED, SHIFTED = "rounded", "shifted"
+"""Kinds of notes."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +70,22 @@ def prepare(job: Job) -> Content:
             f"has {image.shape[0]} channels, the manifest's modality names {len(job.spec.modality)}",
             path=job.images[0],
         )
+    notes: dict[str, str] = {}
     if job.label is not None:
-        item["label"] = _indices(item["label"], job)
+        item["label"], notes[ROUNDED] = _indices(item["label"], job, job.label)
     item = orient(item)
     others = [("label", job.label)] if job.label is not None else []
     for name, file in (*others, *job.maps):
-        _check_geometry(item["image"], item[name], job.images[0], file)
+        notes[SHIFTED] = _check_geometry(item["image"], item[name], job.images[0], file) or notes.get(SHIFTED, "")
         item[name].affine = item["image"].affine  # so that all are resampled to the same voxels
     for transform in rest:
         item = transform(item)
-    return _content(item, job)
+    return replace(_content(item, job), notes={kind: text for kind, text in notes.items() if text})
 
 
-def _indices(label: MetaTensor, job: Job) -> MetaTensor:
-    """Label values to class indices `(1, X, Y, Z)` uint8, 255 = ignore."""
+def _indices(label: MetaTensor, job: Job, file: Path) -> tuple[MetaTensor, str]:
+    """Label values to class indices `(1, X, Y, Z)` uint8, 255 = ignore, and a note on what was odd."""
+    refuse_lossy(file)
     accepted = f"accepted are {_listed(job.spec.label_values)} and {job.ignore} to ignore"
     if label.shape[0] != 1:
         raise DataError(
@@ -89,15 +93,9 @@ def _indices(label: MetaTensor, job: Job) -> MetaTensor:
             path=job.label,
             hint="save one class map per file",
         )
-    values = label.as_tensor().float()
-    broken = values != values.round()
-    if bool(broken.any()):
-        some = _listed(values[broken].unique()[:4].tolist())
-        raise DataError(
-            f"{int(broken.sum())} voxels hold no whole number ({some}); {accepted}",
-            path=job.label,
-            hint="save the label with an integer type",
-        )
+    whole, note = whole_numbers(label.as_tensor().numpy(), file)
+    refuse_grey_levels(whole, file)
+    values = torch.from_numpy(whole).float()
     accepted_values = {*job.spec.label_values, job.ignore}
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= IGNORE:  # one pass, as nearly always
@@ -120,27 +118,20 @@ def _indices(label: MetaTensor, job: Job) -> MetaTensor:
         is_covered = job.covered is None or job.covered[index]
         table[value] = index if is_covered else 0
     small = values.masked_fill(values == job.ignore, IGNORE).byte()
-    return MetaTensor(table[small.int()], meta=label.meta, applied_operations=label.applied_operations)
+    indices = MetaTensor(table[small.int()], meta=label.meta, applied_operations=label.applied_operations)
+    return indices, f"{file}: {note}" if note else ""
 
 
-def _check_geometry(image: MetaTensor, label: MetaTensor, image_file: Path, file: Path) -> None:
-    """Refuse a label or map of another grid; both are in RAS+ order already."""
-    shape, other = tuple(image.shape[1:]), tuple(label.shape[1:])
-    if shape != other:
-        raise DataError(
-            f"has {_by(other)} voxels (in RAS order), its image {image_file} has {_by(shape)}",
-            path=file,
-            hint="resample the label to its image",
-        )
-    affine = image.affine.double().numpy()
-    shift = corners_mm(affine, shape) - corners_mm(label.affine.double().numpy(), other)
-    voxels = float(np.linalg.norm(np.linalg.solve(affine[:3, :3], shift.T), axis=0).max())
-    if voxels > LARGEST_SHIFT:
-        raise DataError(
-            f"lies up to {voxels:.3g} voxels off its image {image_file}; accepted is {LARGEST_SHIFT}",
-            path=file,
-            hint="copy the image's header or resample the label",
-        )
+def _check_geometry(image: MetaTensor, label: MetaTensor, image_file: Path, file: Path) -> str:
+    """Refuse a label or map of another grid, both in RAS+ order already; a note on one that lies slightly off."""
+    note = check_offset(_placed(image, image_file), _placed(label, file))
+    return f"{file}: {note}" if note else ""
+
+
+def _placed(volume: MetaTensor, file: Path) -> Header:
+    affine = volume.affine.double().numpy()
+    dtype = np.dtype(np.float32)  # not asked for
+    return Header(file, tuple(volume.shape[1:]), volume.shape[0], affine, checked_spacing(affine), dtype)
 
 
 def _content(item: dict, job: Job) -> Content:
@@ -169,7 +160,3 @@ def _content(item: dict, job: Job) -> Content:
 
 def _listed(values: Sequence[float]) -> str:
     return ", ".join(str(v if isinstance(v, int) else np.float32(v)) for v in values)
-
-
-def _by(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))

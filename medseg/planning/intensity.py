@@ -8,6 +8,7 @@ from medseg.config.pipeline import Intensity, NetworkSpec
 from medseg.errors import DataError
 from medseg.manifest.manifest import Case, Manifest
 from medseg.networks import registry
+from medseg.portable.io.labels import read_labels
 from medseg.portable.io.read import read_volume
 
 INTENSITY_CASES = 20
@@ -72,7 +73,7 @@ def _foreground(manifest: Manifest, case: Case, channel: int, most: int = 20_000
             f"has {len(channels)} channels, the manifest's modality names {len(manifest.modalities)}", path=path
         )
     image = channels[index]
-    labels = read_volume(label)[0][0] if label else None
+    labels = read_labels(label)[0][0] if label else None
     if labels is None or labels.shape != image.shape:
         raise DataError(f"image has shape {image.shape}, its label {getattr(labels, 'shape', None)}", path=label)
     values = image[np.isin(labels, list(manifest.structures))]

@@ -129,6 +129,11 @@ def test_a_cropped_segmentation_is_background_beyond_its_extent(tmp_path):
     assert any("shows 12x12x8 of the 24x20x12 voxels: the rest is background" in note for note in form.notes)
     part[:3, 3] += [0.2, 0, 0]
     seg_nrrd(a, ball()[None, 6:18, 4:16, 2:10], fields_of(("x", 1, 0, "1 0 0")), part)
+    study, form = read_study(image, [a])
+    np.testing.assert_array_equal(study.raters[0].labels, ball())
+    assert any("a.seg.nrrd lies up to 0.2 mm (0.2 voxels) off i.nrrd" in note for note in form.notes)
+    part[:3, 3] += [0.2, 0.4, 0]  # in all 0.57 voxels
+    seg_nrrd(a, ball()[None, 6:18, 4:16, 2:10], fields_of(("x", 1, 0, "1 0 0")), part)
     assert "has voxels between those of" in (line := refusal(image, [a]))
     assert "--resample" in line
     study, form = read_study(image, [a], resample="nearest")
@@ -180,7 +185,7 @@ def test_float_files_only_if_they_hold_whole_numbers(tmp_path):
     study, _ = read_study(None, [almost])
     assert study.classes == ("background", "label 3")
     broken = save(tmp_path / "b.nii.gz", ball().astype(np.float64) * 0.5)
-    assert "holds 0.5; a label map holds whole numbers" in refusal(None, [broken])
+    assert "256 voxels are no whole numbers, such as 0.5; labels are whole numbers" in refusal(None, [broken])
 
 
 def test_values_beyond_a_byte_and_gaps_come_back(tmp_path):
@@ -224,17 +229,22 @@ def test_grids_are_checked_and_never_silently_mended(tmp_path):
     assert "24x20x11" in line
     assert "24x20x12" in line
     moved = AFFINE.copy()
-    moved[0, 3] = 0.01
+    moved[0, 3] = 0.6
     shifted = save(tmp_path / "shifted.nii.gz", ball(), moved)
-    assert "0.01 voxels off" in refusal(image, [shifted])
-    assert "spacing" in refusal(image, [save(tmp_path / "wide.nii.gz", ball(), np.diag([-1, -1, 2.01, 1]))])
-    moved[0, 3] = 0.0005
-    read_study(image, [save(shifted, ball(), moved)])
+    assert "0.6 mm (0.6 voxels) off" in refusal(image, [shifted])
+    assert "spacing" in refusal(image, [save(tmp_path / "wide.nii.gz", ball(), np.diag([-1, -1, 2.1, 1]))])
+    moved[0, 3] = 0.3
+    notes = read_study(image, [save(shifted, ball(), moved)])[1].notes
+    assert notes == (
+        "shifted: shifted.nii.gz lies up to 0.3 mm (0.3 voxels) off image.nii.gz: taken as if it lay on it",
+    )
+    moved[0, 3] = 0.009
+    assert read_study(image, [save(shifted, ball(), moved)])[1].notes == ()
     turned = nib.as_closest_canonical(nib.load(drawn[0])).as_reoriented(np.array([[2, 1], [0, -1], [1, 1]]))
     nib.save(turned, tmp_path / "turned.nii.gz")
     study, form = read_study(image, [tmp_path / "turned.nii.gz"])
     np.testing.assert_array_equal(study.raters[0].labels, ball())
-    assert any("turned to the image's" in note for note in form.notes)
+    assert form.notes == ()  # nothing is changed by it
 
 
 @pytest.mark.parametrize("way", ["nearest", "linear"])
@@ -289,7 +299,9 @@ def test_several_files_are_channels_of_one_image(tmp_path):
     image, drawn = write_study(tmp_path)
     other = save(tmp_path / "t2.nii.gz", image_of(ball(), 5))
     assert read_study([image, other], drawn)[0].image.shape[0] == 2
-    assert "share one" in refusal([image, save(tmp_path / "x.nii.gz", image_of(ball((9, 9, 9))))], drawn)
+    assert "9x9x9 voxels, the first channel" in refusal(
+        [image, save(tmp_path / "x.nii.gz", image_of(ball((9, 9, 9))))], drawn
+    )
 
 
 def test_what_is_reserved_cannot_be_a_class(tmp_path):

@@ -288,7 +288,7 @@ def bad_label(change):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (bad_label(lambda a: a.__setitem__((0, 0, 0), 0.9999)), r"1 voxels hold no whole number \(0\.9999"),
+        (bad_label(lambda a: a.__setitem__((0, 0, 0), 0.9989)), r"1 voxels are no whole numbers, such as 0\.9989;"),
         (bad_label(lambda a: a.__setitem__((0, 0, 0), 4)), r"holds 4, which.*accepted are 0, 3, 7 and 255"),
         (bad_label(lambda a: a.__setitem__((0, 0, 0), -3)), r"holds -3, which.*name them"),
         (bad_label(lambda a: a.__setitem__((0, 0, 0), 70000)), r"holds 70000, which"),
@@ -307,7 +307,7 @@ def test_bad_labels_are_refused_by_name(tmp_path, labels, message):
 def test_labels_elsewhere_are_refused(tmp_path, shift):
     moved = AFFINE.copy()
     moved[:3, 3] += shift
-    with pytest.raises(DataError, match=r"labels/c1.nii.gz: lies up to .* voxels off its image"):
+    with pytest.raises(DataError, match=r"labels/c1.nii.gz: lies up to .* mm \(.* voxels\) off its image"):
         prepare(tmp_path, manifest(tmp_path, affine=moved))
 
 

@@ -148,7 +148,7 @@ def label_of(*numbers, dtype="u1"):
     ("array", "severity", "code", "words"),
     [
         (label_of(1, 2, 7, 7), "error", "unknown_values", "2 voxels have unknown values 7; known are 0 background"),
-        (label_of(1, 0.9999, dtype="f4"), "error", "non_integer", "1 voxels are no whole numbers, such as 0.99"),
+        (label_of(1, 0.9989, dtype="f4"), "error", "non_integer", "1 voxels are no whole numbers, such as 0.9989"),
         (label_of(1, np.nan, dtype="f4"), "error", "non_integer", "such as nan"),
         (label_of(1, -1, dtype="i2"), "error", "unknown_values", "unknown values -1"),
         (label_of(1, 1e30, dtype="f4"), "error", "non_integer", "no whole numbers"),

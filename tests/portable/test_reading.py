@@ -502,7 +502,7 @@ def test_channels_on_other_grids_are_refused(tmp_path):
     moved = OBLIQUE.copy()
     moved[0, 3] += 1
     for other, word in (
-        (save(tmp_path / "b.nii", voxels(), moved), "1 mm away"),
+        (save(tmp_path / "b.nii", voxels(), moved), r"1 mm \(0.833 voxels\) off the first channel"),
         (save(tmp_path / "c.nii", voxels((7, 6, 4))), "shape"),
     ):
         with pytest.raises(VolumeError, match=word):

@@ -16,11 +16,8 @@ from scipy import ndimage
 from medseg.consensus.io.file_names import is_dicom
 from medseg.consensus.study import MISSING
 from medseg.errors import DataError
-from medseg.portable.geometry import along, times
+from medseg.portable.geometry import LARGEST_VOXELS, SAME_VOXELS, Offset, along, offset, times
 from medseg.portable.io.header import Header
-
-SAME_VOXELS = 1e-3
-"""How far corners may lie apart on one grid: rounding."""
 
 Interpolation = Literal["nearest", "linear"]
 """How labels are resampled: the nearest one, or the class with the largest share by linear interpolation."""
@@ -60,16 +57,19 @@ def bring_to_grid(
     name = placed.header.path.name
     is_labels = placed.array.ndim == 3
     channels_last = placed.array if is_labels else np.moveaxis(placed.array, 0, -1)
-    moved, off, turned = along(grid, placed.header, channels_last)
-    if off <= SAME_VOXELS:
-        on_grid = moved if is_labels else np.moveaxis(moved, -1, 0)
-        return on_grid, [f"{name} is stored along other axes than the image: turned to the image's"] if turned else []
-    if np.isinf(off) and is_labels and placed.outside == 0:
-        extended = extend_to_grid(placed.array, placed.header, grid, tolerance=SAME_VOXELS)
+    found = offset(grid, placed.header)
+    if found.is_none or (found.is_taken and interpolation is None):
+        moved = along(grid, placed.header, channels_last)[0]
+        note = found.note(grid.path.name)
+        return moved if is_labels else np.moveaxis(moved, -1, 0), [f"{name} {note}"] if note else []
+    if np.isinf(found.voxels) and is_labels and placed.outside == 0:
+        tolerance = LARGEST_VOXELS if interpolation is None else SAME_VOXELS
+        extended = extend_to_grid(placed.array, placed.header, grid, tolerance=tolerance)
         if extended is not None:
             return extended
     if interpolation is None:
-        raise DataError(_difference(placed, grid, off), path=placed.header.path, hint="--resample brings it over")
+        problem = _difference(placed, grid, found)
+        raise DataError(problem, path=placed.header.path, hint="--resample brings it over")
     used = interpolation if is_labels else "linear"
     note = (
         f"{name} was resampled ({used}) from {times(placed.header.shape)} voxels of "
@@ -82,19 +82,20 @@ def bring_to_grid(
     return _resample_nearest(placed, grid), [note]
 
 
-def _difference(placed: Placed, grid: Header, off: float) -> str:
+def _difference(placed: Placed, grid: Header, found: Offset) -> str:
     """What is different about the grid of an annotation, in words."""
     header = placed.header
     is_cropped = placed.outside == 0
-    if np.isinf(off) and not is_cropped:
+    if np.isinf(found.voxels) and not is_cropped:
         return f"has {times(header.shape)} voxels, {grid.path} has {times(grid.shape)}"
     spacing, spacing_of_grid = np.sort(header.spacing_mm), np.sort(grid.spacing_mm)
     off_by_spacing = np.abs(spacing - spacing_of_grid).max() * max(grid.shape)
-    if off_by_spacing > SAME_VOXELS * spacing_of_grid.min():
+    if off_by_spacing > LARGEST_VOXELS * spacing_of_grid.min():
         return f"has a spacing of {times(header.spacing_mm)} mm, {grid.path} one of {times(grid.spacing_mm)} mm"
-    if np.isinf(off):
+    if np.isinf(found.voxels):
         return f"has voxels between those of {grid.path} (origin or direction differ)"
-    return f"lies up to {off:.3g} voxels off {grid.path} (origin or direction differ); accepted is {SAME_VOXELS}"
+    accepted = f"accepted is {LARGEST_VOXELS:g} voxels"
+    return f"lies up to {found} off {grid.path} (origin or direction differ); {accepted}"
 
 
 def _resample(array: np.ndarray, placed: Placed, grid: Header, *, order: int, outside: float) -> np.ndarray:
@@ -154,7 +155,9 @@ def extend_to_grid(
     turned = _turn_to_grid(array, header, grid, tolerance)
     if turned is None:
         return None
-    labels, start = turned
+    labels, start, off = turned
+    note = off.note(grid.path.name)
+    notes = [f"{header.path.name} {note}"] if note else []
     target, source = [], []  # the same voxels, in the grid and in the file
     for first, length, size in zip(start, labels.shape, grid.shape, strict=True):
         low, high = max(first, 0), min(first + length, size)
@@ -168,15 +171,15 @@ def extend_to_grid(
     if kept.size:
         whole[tuple(target)] = kept
     if is_dicom(header.path):  # frames without a voxel are always left out of it
-        return whole, []
+        return whole, notes
     part = f"{times(array.shape)} of the {times(grid.shape)} voxels"
-    return whole, [f"{header.path.name} shows {part}: the rest is background"]
+    return whole, [*notes, f"{header.path.name} shows {part}: the rest is background"]
 
 
 def _turn_to_grid(
     array: np.ndarray, header: Header, grid: Header, tolerance: float
-) -> tuple[np.ndarray, list[int]] | None:
-    """Labels along the grid's axes, and the grid's voxel where they begin; None if the voxels are not the grid's."""
+) -> tuple[np.ndarray, list[int], Offset] | None:
+    """Labels along the grid's axes, the grid's voxel where they begin, and how far off; None if they lie elsewhere."""
     between = np.linalg.solve(grid.affine, header.affine)
     turns = np.round(between[:3, :3])
     axes_used = np.abs(turns)
@@ -187,6 +190,8 @@ def _turn_to_grid(
     start = (between @ orientations.inv_ornt_aff(order, array.shape))[:3, 3]
     off_at_the_end = np.abs(between[:3, :3] - turns) @ np.array(array.shape)
     off_at_the_start = np.abs(start - np.round(start))
-    if max(off_at_the_end.max(), off_at_the_start.max()) > tolerance:
+    off = np.maximum(off_at_the_end, off_at_the_start)
+    if np.linalg.norm(off) > tolerance:
         return None
-    return turned, [int(first) for first in np.round(start)]
+    found = Offset(float(np.linalg.norm(off)), float(np.linalg.norm(grid.affine[:3, :3] @ off)))
+    return turned, [int(first) for first in np.round(start)], found

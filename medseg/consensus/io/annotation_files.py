@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name everyone knows
 
-from medseg.consensus.io.align import SAME_VOXELS
 from medseg.consensus.io.file_names import DICOM, is_dicom, is_series
 from medseg.consensus.io.segment_table import MOST, Segment, read_segments
 from medseg.consensus.study import MISSING
 from medseg.dicom.structures import overlap_notes
 from medseg.errors import DataError
 from medseg.manifest.fields import stem
-from medseg.portable.geometry import along, times, values_in
+from medseg.portable.geometry import along, check_offset, values_in
 from medseg.portable.io.header import Header
+from medseg.portable.io.labels import refuse_grey_levels, refuse_lossy, whole_numbers
 from medseg.portable.io.nifti.header import count_dimensions
 from medseg.portable.io.read import read_volume
 
-WHOLE = 1e-6
-"""How far a floating-point label may lie from a whole number."""
-
 LARGEST = 65535
-LOSSY = (".jpg", ".jpeg")
 
 
 @dataclass(eq=False)
@@ -88,19 +84,17 @@ def read_annotation_files(
     if table:
         labels, notes = _merge_layers(array, table, missing, path)
         return _annotation(labels, header, table, (*header.warnings, *notes), cropped=True)
-    is_whole = _is_whole(array)
-    if probabilities and (len(array) > 1 or not is_whole):
+    array, note, broken = _as_whole(array)
+    header = replace(header, warnings=(*header.warnings, *note))
+    if probabilities and (len(array) > 1 or broken):
         return _annotation(np.ascontiguousarray(array, np.float32), header, (), header.warnings)
     if len(array) > 1:
         raise DataError(
             f"has {len(array)} channels; a label map has one", path=path,
             hint="--probabilities if they are class probabilities",
         )  # fmt: skip
-    if not is_whole:
-        raise DataError(
-            f"holds {_first_fraction(array):g}; a label map holds whole numbers", path=path,
-            hint="--probabilities if it holds the probability of the structure",
-        )  # fmt: skip
+    if broken:
+        raise DataError(broken, path=path, hint="--probabilities if it holds the probability of the structure")
     values = _list_values(array[0], missing, path)
     if closed:
         _refuse_unknown(values, known, path)
@@ -113,13 +107,6 @@ def _refuse_unknown(values: Sequence[int], known: Sequence[Segment], path: Path)
     unknown = [value for value in values if value not in known_values]
     if unknown:
         raise DataError(f"holds {unknown[0]}, which is no label of the manifest", path=path)
-
-
-def _first_fraction(array: np.ndarray) -> float:
-    """The first number that is not whole; NaN where there are NaN or infinity."""
-    if not np.isfinite(array).all():
-        return float("nan")
-    return float(array[np.abs(array - np.round(array)) > WHOLE][0])
 
 
 def suffix_of(path: Path, image: Path | None = None) -> str:
@@ -170,23 +157,22 @@ def palette_of(path: Path) -> bytes | None:
 
 
 def _read(path: Path) -> tuple[np.ndarray, Header]:
-    if path.name.lower().endswith(LOSSY):
-        raise DataError("is a JPEG, which does not keep label values", path=path, hint="save it as PNG")
+    refuse_lossy(path)
     return read_volume(path)
 
 
-def _is_whole(array: np.ndarray) -> bool:
-    """Whether all numbers of `(C, X, Y, Z)` are whole, up to rounding."""
-    if array.dtype.kind in "iu":
-        return True
-    for channel in array:
-        if not np.isfinite(channel).all() or (np.abs(channel - np.round(channel)) > WHOLE).any():
-            return False
-    return True
+def _as_whole(array: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], str]:
+    """The array with rounded label values, a note on the rounding, and why it holds no label values (else empty)."""
+    try:
+        labels, note = whole_numbers(array)
+    except DataError as error:
+        return array, (), error.reason
+    return labels, (note,) if note else (), ""
 
 
 def _list_values(labels: np.ndarray, missing: int | None, path: Path) -> list[int]:
     """The values of structures in a label map."""
+    refuse_grey_levels(labels, path)
     found = sorted({round(float(value)) for value in values_in(labels)} - {0, missing})
     if found and not 0 < found[0] <= found[-1] <= LARGEST:
         wrong = found[0] if found[0] < 0 else found[-1]
@@ -255,28 +241,31 @@ def _read_masks(files: Sequence[Path], missing: int | None) -> FileAnnotation:
     grid: Header | None = None
     labels = np.empty(0, np.uint8)
     overlapping = 0
+    notes: list[str] = []
     for place, path in enumerate(files, start=1):
         mask, header = _read_mask(path, missing)
+        notes += header.warnings
         if grid is None:
             grid, labels = header, np.zeros(header.shape, np.uint8)
-        moved, off, _ = along(grid, header, mask)
-        if off > SAME_VOXELS:
-            raise DataError(
-                f"has {times(header.shape)} voxels and not the grid of {grid.path} ({times(grid.shape)})", path=path
-            )
+        note = check_offset(grid, header, "the first mask")
+        if note:
+            notes.append(f"{path.name} {note}")
+        moved = along(grid, header, mask)[0]
         inside = moved == 1
         overlapping += int(np.count_nonzero(labels[inside]))
         labels[inside & (labels != MISSING)] = place
         labels[moved == MISSING] = MISSING
     assert grid is not None
     segments = [Segment(place, stem(path.name)) for place, path in enumerate(files, start=1)]
-    return _annotation(labels, grid, segments, overlap_notes(overlapping))
+    return _annotation(labels, grid, segments, [*notes, *overlap_notes(overlapping)])
 
 
 def _read_mask(path: Path, missing: int | None) -> tuple[np.ndarray, Header]:
     """A file of one structure: 1 inside, `MISSING` where nothing was annotated."""
-    array, header = _read(path)
-    is_label_map = len(array) == 1 and _is_whole(array)
+    stored, header = _read(path)
+    array, note, broken = _as_whole(stored)
+    header = replace(header, warnings=(*header.warnings, *note))
+    is_label_map = len(array) == 1 and not broken
     values = _list_values(array[0], missing, path) if is_label_map else []
     if not is_label_map or len(values) > 1:
         raise DataError("is no mask: of one file per class, each holds 0 and one value", path=path)

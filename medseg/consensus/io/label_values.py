@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,9 +10,8 @@ import numpy as np
 
 from medseg.consensus.study import MISSING
 from medseg.errors import ConfigError, DataError
+from medseg.portable.io.labels import whole_numbers
 
-_WHOLE = 1e-6
-"""Floating-point labels may be so far from an integer."""
 _CHUNK, _TABLE = 1 << 20, 1 << 16
 
 
@@ -58,13 +58,14 @@ def as_integers(array: np.ndarray, name: str) -> np.ndarray:
         return array
     if array.dtype.kind != "f":
         raise DataError(f"{name} holds {array.dtype}; integers, or probabilities (K, ...), are wanted")
-    rounded = np.rint(array)
-    with np.errstate(invalid="ignore"):
-        is_integer = np.abs(array - rounded) <= _WHOLE  # neither NaN nor infinity is
-    if not is_integer.all():
+    try:
+        labels, note = whole_numbers(array)
+    except DataError as error:
         hint = "probabilities have one channel per class in front, the background first"
-        raise DataError(f"{name} holds numbers that are no integers", hint=hint)
-    return rounded.astype(np.int64)
+        raise DataError(f"{name} holds numbers that are no integers ({error.problem})", hint=hint) from error
+    if note:
+        warnings.warn(f"{name} {note}", stacklevel=2)
+    return labels.astype(np.int64)
 
 
 def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:

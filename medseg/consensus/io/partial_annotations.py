@@ -13,7 +13,7 @@ from medseg.consensus.io.segment_table import Segment
 from medseg.consensus.study import MISSING, Rater
 from medseg.errors import ConfigError, DataError
 from medseg.portable.io.header import Header
-from medseg.portable.io.read import read_volume
+from medseg.portable.io.labels import read_labels
 
 NOTHING = 1e-6
 """Probabilities that sum to less say that nothing was annotated."""
@@ -41,7 +41,7 @@ def limit_to_region(
     rater: Rater, file: Path, grid: Header, interpolation: Interpolation | None
 ) -> tuple[Rater, list[str]]:
     """A rater who annotated only where a mask is not 0, and a note."""
-    array, header = read_volume(file)
+    array, header = read_labels(file)
     if len(array) != 1:
         raise DataError(f"has {len(array)} channels; a region has one", path=file)
     region = Placed((array[0] != 0).astype(np.uint8), header, outside=0)

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.consensus.io.align import SAME_VOXELS
 from medseg.consensus.io.formats import Reading
 from medseg.dicom.series import Series
 from medseg.errors import DataError
-from medseg.portable.geometry import along, times
+from medseg.portable.geometry import along, check_offset, times
 from medseg.portable.io.header import Header
 from medseg.portable.io.read import read_volume
 
@@ -40,9 +39,10 @@ def read_image(
         notes += [f"{path.name}: {warning}" for warning in header.warnings]
         channels = _select_channels(array, path, reading)
         finite = _make_finite(channels, path, reading, notes)
-        moved, off, _ = along(grid, header, np.moveaxis(finite, 0, -1))
-        if off > SAME_VOXELS:
-            raise DataError(f"is not on the grid of {paths[0]}; the channels of an image share one", path=path)
+        note = check_offset(grid, header, "the first channel")
+        if note:
+            notes.append(f"{path.name} {note}")
+        moved = along(grid, header, np.moveaxis(finite, 0, -1))[0]
         parts.append(np.ascontiguousarray(np.moveaxis(moved, -1, 0)))
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 

@@ -15,14 +15,12 @@ from monai.data import ImageReader
 from monai.utils import ensure_tuple
 from monai.utils.enums import MetaKeys, SpaceKeys
 
+from ..geometry import offset, same_order
 from .read import SUFFIXES, Header, VolumeError, read_volume
 
 # LoadImage makes every reader it knows, and where pydicom is installed one of them complains of a decoder for GPUs
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
-
-SAME_GRID_VOXELS = 1e-3
-"""Channels of one image must share their grid to this part of a voxel at every corner."""
 
 
 class VerifiedReader(ImageReader):
@@ -121,6 +119,8 @@ def _refuse_other_grid(header: Header, first: Header) -> None:
     if header.shape != first.shape:
         found = f"has the shape {header.shape}, {other} has {first.shape}"
         raise VolumeError(found, path=header.path, hint=hint)
-    apart = np.linalg.norm(header.corners_mm - first.corners_mm, axis=1).max()
-    if apart > SAME_GRID_VOXELS * min(first.spacing_mm):
-        raise VolumeError(f"lies {apart:.3g} mm away from {other}", path=header.path, hint=hint)
+    if not same_order(first, header):
+        raise VolumeError(f"is stored in another order than {other}", path=header.path, hint=hint)
+    found = offset(first, header)
+    if not found.is_taken:
+        raise VolumeError(f"lies up to {found} off {other}", path=header.path, hint=hint)

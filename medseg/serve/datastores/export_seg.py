@@ -13,11 +13,11 @@ import numpy as np
 from medseg.dicom.series import open_series
 from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
 from medseg.errors import DataError
-from medseg.portable.geometry import along
-from medseg.portable.io.read import VolumeError, read_volume
+from medseg.portable.geometry import along, offset
+from medseg.portable.io.labels import read_labels
+from medseg.portable.io.read import VolumeError
 from medseg.serve.models import Model
 
-LARGEST_SHIFT = 0.5  # voxels
 MADE_BY: ContextVar[Author | None] = ContextVar("MADE_BY", default=None)
 """What made the label of a request; MONAI Label's functions in between do not pass it on. None: a person."""
 
@@ -74,12 +74,12 @@ def seg_writer(names: Mapping[int, str]) -> Callable[..., str]:
         """The DICOM SEG of a label file on the slices of a series; the caller removes it."""
         series = open_series(Path(series_dir))
         try:
-            array, header = read_volume(label)
+            array, header = read_labels(label)
         except VolumeError as error:
             raise DataError(f"the label cannot be read: {error.reason}") from error
-        labels, off, _turned = along(series.header, header, array[0])
-        if off > LARGEST_SHIFT:
+        if not offset(series.header, header).is_taken:
             raise DataError("the label does not lie on the images of the study", hint="save it from the viewer")
+        labels = along(series.header, header, array[0])[0]
         values = [int(value) for value in np.unique(labels) if value]
         if not values:
             hint = "annotate something, or do not save it"

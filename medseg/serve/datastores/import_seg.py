@@ -11,12 +11,10 @@ import numpy as np
 from medseg.consensus.io.align import extend_to_grid
 from medseg.dicom.annotation import read_annotation
 from medseg.errors import DataError
+from medseg.portable.geometry import LARGEST_VOXELS
 from medseg.portable.io.read import read_header
 from medseg.portable.io.write import write_nifti
 from medseg.serve.models import Model
-
-TOLERANCE = 0.05
-"""Voxels by which a segmentation may lie off its image: what decimal numbers of two programs round differently."""
 
 
 def find_known_names(models: Iterable[Model]) -> dict[str, int]:
@@ -51,7 +49,7 @@ def label_map(segmentation: Path, image: Path, known: Mapping[str, int], result:
     grid = read_header(image)
     found = read_annotation(segmentation, grid)
     values = np.array([0, *_values(found.names, known, segmentation)], np.uint8)
-    placed = extend_to_grid(values[found.labels], found.header, grid, tolerance=TOLERANCE)
+    placed = extend_to_grid(values[found.labels], found.header, grid, tolerance=LARGEST_VOXELS)
     if placed is None:
         raise DataError(
             "has voxels between those of its image (spacing, axes or origin differ)", path=segmentation,

@@ -8,7 +8,7 @@ import numpy as np
 
 from medseg.errors import DataError
 from medseg.metrics import segmentation_metrics
-from medseg.portable.io.read import read_volume
+from medseg.portable.io.labels import read_labels
 
 
 def dice_of(one: Path, other: Path) -> dict[str, float]:
@@ -18,7 +18,7 @@ def dice_of(one: Path, other: Path) -> dict[str, float]:
         DataError: a file that cannot be read or is no label map, or different sizes.
     """
     try:
-        (first, header), (second, _) = read_volume(one), read_volume(other)
+        (first, header), (second, _) = read_labels(one), read_labels(other)
         values = _values_in(first, second)
         metrics = segmentation_metrics(first[0], second[0], label_values=values, spacing_mm=header.spacing_mm)
     except ValueError as error:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isinf
 from pathlib import PurePath
 
 import numpy as np
 
 from medseg.manifest.fields import stem
 from medseg.manifest.manifest import Annotation, Case, Manifest
+from medseg.portable.geometry import LARGEST_VOXELS, RESAMPLE, offset, same_order
 from medseg.portable.io.channel_names import doubtful_channels, listed
+from medseg.portable.io.labels import LOSSY, NO_LOSS, grey_levels, is_smeared
 from medseg.portable.io.read import Header, VolumeError, read_header, read_volume
 from medseg.workflows.data.problems import Problem, Severity
 from medseg.workflows.data.voxel_statistics import Intensities, Values, intensities, values
@@ -29,6 +32,7 @@ class Finding:
     header: Header | None = None  # of the first image
     intensities: list[Intensities] = field(default_factory=list)
     label_values: set[int] = field(default_factory=set)
+    rounded: list[tuple[str, float]] = field(default_factory=list)  # label files, and a number that is none
 
 
 def check_case(manifest: Manifest, section: str, case: Case, *, headers_only: bool) -> Finding:
@@ -107,11 +111,16 @@ class _Checker:
         self.report(self.case.image[0], severity, "channel_names", f"{files} {doubt}; {remedy}")
 
     def same_grid(self, file: str, header: Header, first: Header) -> None:
-        """Channels are stacked as stored, so even a rounding warning of labels is too much for them."""
-        differing = header is not first and difference(header, first)
-        if differing or header.shape != first.shape:
-            what = differing[2] if differing else "is stored in another order than the first channel"
-            self.report(file, "error", "channel_grid", what)
+        """Channels are stacked as stored, so that they must be stored in the same order too."""
+        if header is first:
+            return
+        if difference(header, first) is None and not same_order(header, first):
+            self.report(file, "error", "channel_grid", "is stored in another order than the first channel")
+            return
+        differing = difference(header, first)
+        if differing:
+            severity, _, message = differing
+            self.report(file, severity, "channel_grid", message.replace("the image's", "the first channel's"))
 
     def intensities(self, file: str, array: np.ndarray) -> None:
         found = intensities(array)
@@ -148,7 +157,7 @@ class _Checker:
             return None
         differing = difference(header, self.found.header) if self.found.header is not None else None
         if differing:
-            self.report(file, *differing)  # type: ignore[arg-type]
+            self.report(file, *differing)
         return self.values(file, array) if array is not None else None
 
     def map(self, name: str, file: str) -> None:
@@ -164,7 +173,7 @@ class _Checker:
         differing = difference(header, self.found.header) if self.found.header is not None else None
         if differing:
             severity, code, message = differing
-            self.report(file, severity, code, f"{what}: {message}")  # type: ignore[arg-type]
+            self.report(file, severity, code, f"{what}: {message}")
         if array is None:
             return
         found = intensities(array)
@@ -177,8 +186,12 @@ class _Checker:
     def values(self, file: str, array: np.ndarray) -> Values:
         found = values(array)
         if found.fractional:
-            what = f"{found.fractional} voxels are no whole numbers, such as {found.example!r}"
+            what = f"{found.fractional} voxels are no whole numbers, such as {found.example:.7g}"
             self.report(file, "error", "non_integer", f"{what}; save labels as whole numbers")
+        if found.rounded is not None:
+            self.found.rounded.append((file, found.rounded))
+        if self.grey_levels(file, found):
+            return found
         unknown = [value for value in found.counts if value not in self.accepted]
         if unknown:
             voxels = sum(found.counts[value] for value in unknown)
@@ -190,6 +203,17 @@ class _Checker:
             self.report(file, "error", "unknown_values", what)
         self.emptiness(file, found)
         return found
+
+    def grey_levels(self, file: str, found: Values) -> bool:
+        """Whether a label has grey levels of a mask in place of label values, which is told."""
+        if file.lower().endswith(LOSSY):
+            what = f"is a JPEG, which does not keep label values: it holds {len(found.counts)}"
+        elif is_smeared(found.counts):
+            what = grey_levels(len(found.counts))
+        else:
+            return False
+        self.report(file, "error", "grey_levels", f"{what}; {NO_LOSS}")
+        return True
 
     @property
     def ignored(self) -> str:
@@ -231,39 +255,28 @@ class _Checker:
         return ", ".join(self.manifest.labels[v] for v in found)
 
 
-FINE_VOXELS = 1e-3
-"""Rounding: nobody has to look at it."""
-
-REFUSED_VOXELS = 0.5
-"""From here on voxels face other voxels than those they were annotated on."""
-
-
-def corner_distance_mm(one: Header, other: Header) -> float:
-    """Largest distance of a corner of one grid to the nearest corner of the other."""
-    between = np.linalg.norm(one.corners_mm[:, None] - other.corners_mm[None], axis=2)
-    return float(max(between.min(axis=0).max(), between.min(axis=1).max()))
-
-
-def difference(label: Header, image: Header) -> tuple[str, str, str] | None:
-    """How a label's grid differs from its image's.
+def difference(label: Header, image: Header) -> tuple[Severity, str, str] | None:
+    """How a file's grid differs from its image's.
 
     Returns:
         (severity, code, message), or None where they are the same within rounding.
     """
-    if sorted(label.shape) != sorted(image.shape):
+    found = offset(image, label)
+    if isinf(found.voxels):
         message = f"its shape is {_times(label.shape)}, the image's is {_times(image.shape)}"
         return "error", "shape", message + "; resample it to the image"
-    apart = corner_distance_mm(label, image)
-    voxels = apart / min(image.spacing_mm)
-    if voxels <= FINE_VOXELS:
+    if found.is_none:
         return None
-    severity = "warning" if voxels <= REFUSED_VOXELS else "error"
-    spacings = sorted(label.spacing_mm), sorted(image.spacing_mm)
-    code = "affine" if np.allclose(*spacings, rtol=1e-2) else "spacing"
-    what = f"its corners lie up to {apart:.3g} mm ({voxels:.3g} voxels) from the image's"
+    code = "affine" if np.allclose(sorted(label.spacing_mm), sorted(image.spacing_mm), rtol=1e-2) else "spacing"
+    if found.is_taken:
+        return "warning", code, f"{OFF_GRID} up to {found} from the image's: taken as if they lay on it"
+    what = f"{OFF_GRID} up to {found} from the image's"
     if code == "spacing":
         what += f": its spacing is {_times(label.spacing_mm)} mm, the image's {_times(image.spacing_mm)} mm"
-    return severity, code, f"{what}; accepted is {REFUSED_VOXELS} voxels at most"
+    return "error", code, f"{what}; accepted is {LARGEST_VOXELS:g} voxels at most; {RESAMPLE}"
+
+
+OFF_GRID = "its corners lie"
 
 
 def _times(numbers: tuple) -> str:

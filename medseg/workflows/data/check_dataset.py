@@ -10,8 +10,10 @@ from typing import Any
 
 from medseg.atomic import same_name
 from medseg.errors import ManifestError
+from medseg.manifest.learnable import nothing_to_tell_apart
 from medseg.manifest.manifest import SECTIONS, Annotation, Case, Manifest
 from medseg.manifest.splits import split_folds
+from medseg.portable.io.labels import rounding_note
 from medseg.workflows.data.check_case import Finding
 from medseg.workflows.data.problems import Problem, Severity
 
@@ -49,7 +51,7 @@ def check_set(manifest: Manifest, findings: Sequence[Finding]) -> list[Problem]:
     """
     problems = [*_same_files(manifest), *_same_voxels(findings), *_subjects(manifest), *_keys(manifest)]
     problems += [*_folds(manifest), *_same_names(manifest)]
-    problems += [*_counts(manifest), *_slices(findings), *_intensities(manifest, findings)]
+    problems += [*_counts(manifest), *_slices(findings), *_intensities(manifest, findings), *_rounded(findings)]
     return problems + list(_absent_classes(manifest, findings))
 
 
@@ -190,10 +192,25 @@ def _intensities(manifest: Manifest, findings: Sequence[Finding]) -> Iterator[Pr
             yield _whole("warning", "modality", f"{what}; is this CT?")
 
 
+def _rounded(findings: Sequence[Finding]) -> Iterator[Problem]:
+    """Label values that rounding made fractions of: said once for the whole set."""
+    files = [each for found in findings for each in found.rounded]
+    if files:
+        file, example = files[0]
+        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        what = f"{file}{more}: {rounding_note(example)}"
+        yield _whole("warning", "rounded", what)
+
+
 def _absent_classes(manifest: Manifest, findings: Sequence[Finding]) -> Iterator[Problem]:
     labelled = [found.label_values for found in findings if found.section == "training" and found.label_values]
     if not labelled:
         return
-    absent = [name for value, name in manifest.structures.items() if value not in set().union(*labelled)]
+    present = set().union(*labelled)
+    nothing = nothing_to_tell_apart(manifest, present)
+    if nothing:
+        yield _whole("error", "nothing_to_learn", nothing)
+        return
+    absent = [name for value, name in manifest.structures.items() if value not in present]
     if absent:
         yield _whole("warning", "class_absent", f"no training label has {', '.join(absent)}: it cannot be learnt")

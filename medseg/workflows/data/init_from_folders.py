@@ -145,7 +145,7 @@ def found_labels(files: Iterable[Path]) -> dict[str, str]:
         strange = [v for v in found.counts if not 0 <= v <= 255]
         if found.fractional or strange:
             example = found.example if found.fractional else strange[0]
-            raise DataError(f"is no label: it holds {example}", path=file, hint="accepted are 0 to 254 and 255")
+            raise DataError(f"is no label: it holds {example:.7g}", path=file, hint="accepted are 0 to 254 and 255")
         present |= set(found.counts)
     classes = sorted(present - {0, 255})
     if not classes:

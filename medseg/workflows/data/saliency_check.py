@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from medseg.manifest.manifest import Case, Manifest
 from medseg.portable.geometry import along
+from medseg.portable.io.labels import read_labels
 from medseg.portable.io.read import read_header, read_volume
 from medseg.workflows.reports.overlay import encode_png, show_stored
 
@@ -48,7 +49,7 @@ def measure(manifest: Manifest, case: Case, file: Path, known: tuple[Manifest, C
     of, labelled = known
     path = of.label(labelled)
     assert path is not None
-    label, grid = read_volume(path)
+    label, grid = read_labels(path)
     saliency = along(grid, header, saliency)[0]
     valid = label[0] != of.ignore_index
     true = valid & (label[0] != 0) if of.has_background else valid

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medseg.portable.io.labels import LARGEST, ROUNDED
+
 BLOCK = 1 << 20  # voxels at a time
 MOST_VALUES = 1 << 16  # a label image has few; more are only counted
 
@@ -26,11 +28,19 @@ class Intensities:
 
 @dataclass(frozen=True)
 class Values:
-    """What a label image holds: voxels of each whole value; how many are no whole number, and one of them."""
+    """What a label image holds.
+
+    Attributes:
+        counts: voxels of each whole value, in rising order of the values.
+        fractional: how many voxels are no whole number, see `medseg.portable.io.labels`.
+        example: one of them.
+        rounded: a number that rounding made of a whole one; None: there is none.
+    """
 
     counts: dict[int, int]
     fractional: int
     example: float
+    rounded: float | None = None
 
 
 def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -58,18 +68,21 @@ def intensities(array: np.ndarray) -> Intensities:
 def values(array: np.ndarray) -> Values:
     """How often each whole number occurs in a label image of any real type."""
     counts: Counter[int] = Counter()
-    fractional, example = 0, float("nan")
+    fractional, example, rounded = 0, float("nan"), None
     for block in _blocks(array):
         if block.dtype.kind == "f":
             with np.errstate(invalid="ignore"):
-                whole = np.isfinite(block) & (block == np.rint(block)) & (np.abs(block) < 2**53)
+                nearest = np.rint(block)
+                off = np.abs(block - nearest)
+                whole = (off <= ROUNDED) & (np.abs(block) <= LARGEST)
             if not whole.all():
                 fractional += int(block.size - np.count_nonzero(whole))
                 example = float(block[~whole][0])
-                block = block[whole]
-            block = block.astype(np.int64)
+            if off[whole].any():
+                rounded = float(block[whole][off[whole].argmax()])
+            block = nearest[whole].astype(np.int64)
         _count(block, counts)
-    return Values(dict(sorted(counts.items())), fractional, example)
+    return Values(dict(sorted(counts.items())), fractional, example, rounded)
 
 
 def _count(block: np.ndarray, counts: Counter[int]) -> None:

@@ -13,17 +13,13 @@ from medseg.errors import DataError
 from medseg.manifest.manifest import Manifest
 from medseg.metrics import Value, segmentation_metrics
 from medseg.metrics.aggregate import Overlap
-from medseg.portable.geometry import along, times, values_in
+from medseg.portable.geometry import along, check_offset, values_in
 from medseg.portable.io.header import Header
-from medseg.portable.io.read import read_volume
+from medseg.portable.io.labels import read_labels as read_labels_of_file
 
 IGNORE = 255
 NO_CLASS = 255
 """In a prediction that is missing, where a data set has no background."""
-NO_CLASS = 255
-"""In a prediction that is missing, where a data set has no background."""
-FINE, LARGEST = 1e-3, 0.5
-"""Voxels by which corners of a prediction may lie off the reference's: silently, and with a warning."""
 
 Status = Literal["compared", "no prediction", "unusable prediction", "unusable reference"]
 
@@ -131,13 +127,15 @@ def compare(pairing: Pairing, scale: Scale) -> Compared:
         message = f"no prediction: {pairing.name}.nii.gz is not there"
         return Compared(pairing, "no prediction", message, metrics=_measure(pairing, nothing, reference, grid, scale))
     try:
-        read = read_labels(pairing.prediction, scale, may_ignore=scale.pseudo_labels)
-        prediction, warnings = onto(grid, *read)
+        labels, header = read_labels(pairing.prediction, scale, may_ignore=scale.pseudo_labels)
+        prediction, warnings = onto(grid, labels, header)
     except DataError as error:
         metrics = _measure(pairing, nothing, reference, grid, scale)
         return Compared(pairing, "unusable prediction", str(error), metrics=metrics)
     metrics = _measure(pairing, prediction, reference, grid, scale)
     background = _count_background(pairing, prediction, reference, scale)
+    of_files = [f"{each.path}: {warning}" for each in (grid, header) for warning in each.warnings]
+    warnings = (*of_files, *warnings)
     found = Compared(pairing, "compared", warnings=warnings, metrics=metrics, background=background)
     return _with_labelled(found, prediction, reference, scale) if scale.pseudo_labels else found
 
@@ -190,13 +188,10 @@ def read_labels(path: Path, scale: Scale, *, may_ignore: bool) -> tuple[np.ndarr
     Raises:
         DataError: not readable, several channels, values that are no whole numbers or not accepted.
     """
-    array, header = read_volume(path)
+    array, header = read_labels_of_file(path)
     if array.shape[0] != 1:
         raise DataError(f"has {array.shape[0]} channels; a label map has one", path=path)
     found = values_in(array[0])
-    if not np.array_equal(found, np.round(found)) or not np.isfinite(found).all():
-        broken = found[~np.isfinite(found) | (found != np.round(found))]
-        raise DataError(f"holds {_listed(broken)}; a label map holds whole numbers", path=path)
     accepted = set(scale.values) if scale.labels else set(range(IGNORE))
     if may_ignore:
         accepted.add(scale.ignore)
@@ -229,18 +224,6 @@ def onto(grid: Header, array: np.ndarray, header: Header) -> tuple[np.ndarray, t
     Raises:
         DataError: it is not the same grid.
     """
-    moved, off, _ = along(grid, header, array)
-    if moved.shape != grid.shape:
-        raise DataError(
-            f"has {times(header.shape)} voxels, its reference {grid.path} has {times(grid.shape)}",
-            path=header.path,
-            hint="predict on the reference's own grid",
-        )
-    if off > LARGEST:
-        raise DataError(
-            f"lies up to {off:.3g} voxels off its reference {grid.path}; accepted is {LARGEST}",
-            path=header.path,
-            hint="keep the header of the image that was segmented",
-        )
-    warning = f"{header.path.name} lies up to {off:.2g} voxels off its reference"
-    return np.ascontiguousarray(moved), (warning,) if off > FINE else ()
+    note = check_offset(grid, header, "its reference")
+    moved = along(grid, header, array)[0]
+    return np.ascontiguousarray(moved), (f"{header.path.name} {note}",) if note else ()

@@ -105,7 +105,15 @@ def problems(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _few(warnings: Sequence[str]) -> Iterator[str]:
+def _few(texts: Sequence[str]) -> Iterator[str]:
+    """The first warnings; of what is the same in many files, such as a rounded label value, one."""
+    alike: dict[str, list[str]] = {}
+    for text in texts:
+        _, _, what = text.rpartition(": ")
+        alike.setdefault(what, []).append(text)
+    warnings = []
+    for same in alike.values():
+        warnings.append(same[0] + (f" (and {len(same) - 1} more like this)" if len(same) > 1 else ""))
     yield from (f"warning: {text}" for text in warnings[:SHOWN])
     if len(warnings) > SHOWN:
         yield f"warning: and {len(warnings) - SHOWN} more, see metrics.md"

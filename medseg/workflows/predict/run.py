@@ -23,6 +23,7 @@ from medseg.bundle.runner import GIB
 from medseg.engine import distributed
 from medseg.errors import ConfigError, MedsegError, OutputError
 from medseg.options import api
+from medseg.portable.geometry import offset
 from medseg.portable.inference.multi_view import FUSIONS, ViewsInferer
 from medseg.portable.io.write import remove_leftovers
 from medseg.progress import Count, say
@@ -239,6 +240,9 @@ class _Run:
         for header in headers:
             for warning in header.warnings:
                 self.listener.say(f"{header.path}: {warning}")
+            found = offset(headers[0], header)
+            if found.is_taken and (note := found.note(f"the first channel {headers[0].path.name}")):
+                self.listener.say(f"{header.path}: {note}")
         if less := shows_less(headers[0], self.predictor.bundle.data):
             self.listener.say(f"{headers[0].path}: {less}")
         needed = self.predictor.runner.check_memory(headers, item.images[0])

@@ -23,7 +23,7 @@ from medseg.records import Record
 from medseg.stopping import report_stop
 from medseg.workflows.train import settings
 from medseg.workflows.train.budget.sizing import Sizing
-from medseg.workflows.train.checks.files import check_files, check_space, find_warnings
+from medseg.workflows.train.checks.files import channel_warnings, check_files, check_space, find_warnings
 from medseg.workflows.train.encoder import Start, open_start
 from medseg.workflows.train.folds import TrainingRun, list_runs
 from medseg.workflows.train.options import PretrainOptions, TrainOptions
@@ -140,7 +140,10 @@ def _resolve(
         write_whole(output / "versions.json", json.dumps(versions(), indent=1) + "\n")
         settings.dump(resolved, path)
         print_plan(resolved, manifest, sizing.rows)
-        for line in find_warnings(resolved, manifest) if run.product == "bundle" else ():
+        warnings = channel_warnings(findings)
+        if run.product == "bundle":
+            warnings += find_warnings(resolved, manifest)
+        for line in warnings:
             say(f"warning: {line}")
     distributed.barrier()
     return settings.load(str(path))

@@ -28,9 +28,6 @@ IMAGE_BYTES = 2
 LABEL_BYTES = 1
 """Of a voxel in the cache."""
 
-OFF_GRID = ("affine", "spacing")
-"""Findings whose measure is not the one by which training refuses a label; it looks again."""
-
 
 def check_files(pipeline: Pipeline, manifest: Manifest) -> list[Finding]:
     """Open the header of every file that training will read.
@@ -51,13 +48,22 @@ def check_files(pipeline: Pipeline, manifest: Manifest) -> list[Finding]:
     findings = open_cases(manifest, sections, "looking at the files", headers_only=True)
     errors = []
     for finding in findings:
-        errors += [p for p in finding.problems if p.severity == "error" and p.code not in OFF_GRID]
+        errors += [problem for problem in finding.problems if problem.severity == "error"]
     if errors:
         first = errors[0]
         more = f" (and {len(errors) - 1} more like this)" if len(errors) > 1 else ""
         hint = f"medseg data check {manifest.path} lists all"
         raise DataError(f"{place_of(first)}{first.message}{more}", path=file_of(manifest, first), hint=hint)
     return findings
+
+
+def channel_warnings(findings: Sequence[Finding]) -> list[str]:
+    """One line on channels of images that lie a little off the others; empty where none does."""
+    off = [p for found in findings for p in found.problems if p.code == "channel_grid" and p.severity == "warning"]
+    if not off:
+        return []
+    more = f" (and {len(off) - 1} more like this)" if len(off) > 1 else ""
+    return [f"{off[0].file}: {off[0].message}{more}"]
 
 
 def cases_of_training(manifest: Manifest) -> dict[str, list[Case]]:

@@ -15,7 +15,7 @@ from medseg.bundle.runner import prediction_errors, read_image
 from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.errors import DataError, OutputError
 from medseg.manifest.manifest import Case, Manifest
-from medseg.portable.geometry import along, times
+from medseg.portable.geometry import along, check_offset
 from medseg.portable.inference.label_sink import ProbabilityFile
 from medseg.portable.inference.sliding_window import MapInferer
 from medseg.portable.io.read import read_header, read_volume
@@ -25,9 +25,6 @@ from medseg.workflows.train.stages.maps import SavedMaps
 
 IMAGE = "image"
 """Name by which a rule asks for the image itself."""
-
-LARGEST_SHIFT = 0.5
-"""Voxels by which a map may lie off its image."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +119,7 @@ def read_inputs(manifest: Manifest, case: Case, names: Sequence[str]) -> Mapping
         if len(stored) != 1:
             raise DataError(f"has {len(stored)} channels; a map has one", path=path)
         grid = read_header(images[0])
-        moved, off, _ = along(grid, header, stored[0])
-        if moved.shape != grid.shape or off > LARGEST_SHIFT:
-            raise DataError(
-                f"has {times(header.shape)} voxels that are not those of its image {images[0]}, {times(grid.shape)}",
-                path=path,
-                hint="resample the map to its image",
-            )
+        check_offset(grid, header)
+        moved = along(grid, header, stored[0])[0]
         found[name] = torch.from_numpy(np.ascontiguousarray(moved, np.float32))
     return found

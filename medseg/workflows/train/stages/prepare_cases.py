@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from medseg import methods
 from medseg.config.pipeline import DataSpec, Stage
 from medseg.cores import usable_cores
 from medseg.data.cache import CachedVolume, VolumeCache
+from medseg.data.cached_volume import ANNOTATED
+from medseg.errors import DataError
+from medseg.manifest.learnable import nothing_to_tell_apart
 from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.method import STREAM_KEYS
-from medseg.progress import show_progress
+from medseg.progress import say, show_progress
 
 FEW_CASES = 24
 """Fewer are preprocessed sooner in this process: a worker process takes seconds to start."""
@@ -47,4 +52,46 @@ def prepare_cases(
     maps = [key for key in streams[name].keys if key not in STREAM_KEYS] if name in streams else []
     workers = 1 if len(cases) < FEW_CASES else usable_cores()
     with show_progress(f"preprocessing {name} cases", kept="finished ones are saved", shown=shown) as progress:
-        return cache.prepare(manifest, cases, spec, maps=maps, workers=workers, progress=progress)
+        volumes = cache.prepare(manifest, cases, spec, maps=maps, workers=workers, progress=progress)
+    if shown:
+        _tell_oddities(volumes)
+    if name == "labeled":
+        _refuse_one_class(manifest, volumes)
+    return volumes
+
+
+def _tell_oddities(volumes: Sequence[CachedVolume]) -> None:
+    """One line for each kind of oddity of the files, and none for what was told before."""
+    found: dict[str, list[str]] = {}
+    for volume in volumes:
+        for kind, note in volume.notes.items():
+            if note not in _TOLD:
+                found.setdefault(kind, []).append(note)
+    for notes in found.values():
+        _TOLD.update(notes)
+        more = f" (and {len(notes) - 1} more like this)" if len(notes) > 1 else ""
+        say(f"warning: {notes[0]}{more}")
+
+
+_TOLD: set[str] = set()
+"""Files are the same for every stage, view and round of a run."""
+
+
+def _refuse_one_class(manifest: Manifest, volumes: Sequence[CachedVolume]) -> None:
+    """Refuse labels that teach nothing.
+
+    Raises:
+        DataError: all of them together hold one class, or no structure.
+    """
+    given = [volume for volume in volumes if volume.label_path is not None]
+    if not given:
+        return
+    present: set[int] = set()
+    for volume in given:
+        present |= {manifest.label_values[int(group)] for group in volume.voxel_ranges if group != ANNOTATED}
+    if len(present) == 1 and manifest.has_background and any((volume.label == 0).any() for volume in given):
+        present.add(manifest.label_values[0])
+    nothing = nothing_to_tell_apart(manifest, present)
+    if nothing:
+        hint = f"see medseg data check {manifest.path}"
+        raise DataError(nothing, path=manifest.path, hint=hint)
