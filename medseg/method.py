@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from medseg.portable.networks.encoder_decoder import EncoderDecoder, HeadedNetwork
 from medseg.pseudo_labels import LabelAndMaps, Predictions, PseudoLabels
 from medseg.stream import ALL, LABELED, STREAM_KEYS, UNLABELED, WEAK, Stream
+from medseg.structure_names import same_structure as same_structure
 
 __all__ = [
     "ALL",
@@ -102,11 +103,6 @@ class Frozen:
         """Logits `(B, classes, *spatial)`, without gradient."""
         with torch.no_grad():
             return self.on(image.device)(image)
-
-
-def same_structure(one: str, other: str) -> bool:
-    """Whether two names are the same but for case and blanks."""
-    return one.split() == other.split() or one.lower().split() == other.lower().split()
 
 
 class Networks(Protocol):

@@ -10,6 +10,7 @@ import numpy as np
 
 from medseg.errors import DataError
 from medseg.portable.io.header import Header
+from medseg.structure_names import structure_key
 
 MOST = 254  # structures that fit into bytes beside 0 and the mark of what is missing
 
@@ -40,16 +41,16 @@ def choose_structures(names: Sequence[str], only: Sequence[str], path: Path) -> 
 
     Args:
         names: of all structures of a file.
-        only: names of those to take, in capitals or not; none: all.
+        only: names of those to take; capitals and blanks make no difference; none: all.
         path: of the file, for messages.
 
     Raises:
         DataError: none is wanted, or there are too many.
     """
-    wanted = {name.casefold() for name in only}
+    wanted = {structure_key(name) for name in only}
     taken, left_out = [], []
     for place, name in enumerate(names):
-        if not wanted or name.casefold() in wanted:
+        if not wanted or structure_key(name) in wanted:
             taken.append(place)
         else:
             left_out.append(name)

@@ -26,6 +26,7 @@ from medseg.manifest.case import Annotation, Case, Item
 from medseg.manifest.contradictions import contradictions
 from medseg.manifest.fields import Background, Labels, Modality, dicom_modality, first_of, readable
 from medseg.manifest.json_file import read_json, write_json
+from medseg.structure_names import named_twice
 
 __all__ = ["SECTIONS", "Annotation", "Case", "Manifest", "schema"]
 
@@ -62,8 +63,8 @@ class Manifest(Item):
                 raise ValueError(f"is {labels}; accepted are at least two classes where there is no background")
         elif 0 not in labels or len(labels) < 2:
             raise ValueError(f"is {labels}; accepted is 0 for the background and at least one class")
-        if len(set(labels.values())) < len(labels) or not all(labels.values()):
-            raise ValueError(f"has an empty name or the same name twice: {list(labels.values())}")
+        if named_twice(labels.values()) or not all(name.strip() for name in labels.values()):
+            raise ValueError(f"has an empty name or the same name twice, but for capitals: {list(labels.values())}")
         return dict(sorted(labels.items()))
 
     @field_validator("modality")

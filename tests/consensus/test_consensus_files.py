@@ -353,3 +353,20 @@ def test_places_that_cannot_be_written(tmp_path):
     study, form = read_study(None, drawn)
     with pytest.raises(OutputError, match="cannot be written"):
         write_labels(tmp_path / "nowhere", "c", study.raters[0].labels, form)
+
+
+def test_capitals_and_blanks_make_no_second_structure(tmp_path):
+    """Three raters of one ball of 256 voxels: with three classes of one vote each the consensus would be empty."""
+    files = []
+    for number, name in enumerate(("Left Liver", "left liver", " LEFT  LIVER ")):
+        fields = fields_of((name, 1, 0, "1 0 0"))
+        files.append(seg_nrrd(tmp_path / f"r{number}.seg.nrrd", ball()[None], fields))
+    study, form = read_study(None, files)
+    assert study.classes == ("background", "Left Liver")
+    assert [int((rater.labels == 1).sum()) for rater in study.raters] == [256] * 3
+    assert form.notes == ()
+    partial = read_study(None, files, partial=(("r2", "LEFT LIVER"),))[1]
+    assert "did not look for Left Liver" in partial.notes[0]
+    named = read_study(None, [*files, save(tmp_path / "m.nii.gz", 3 * ball())], labels={3: "LEFT liver"})[0]
+    assert named.classes == ("background", "LEFT liver")
+    assert "twice" in refusal(None, files, ConfigError, labels={1: "liver", 2: "Liver"})

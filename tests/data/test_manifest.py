@@ -382,3 +382,9 @@ def test_maps_move_with_the_manifest(tmp_path):
     )
     saved = manifest.save(tmp_path / "m.json")
     assert json.loads(saved.read_text())["training"][0]["maps"] == {"saliency": "here/s/a.png"}
+
+
+def test_names_that_differ_in_capitals_and_blanks_are_one_name():
+    content = {"labels": {"0": "background", "1": "Liver", "2": "liver "}, "training": [{"image": "a", "label": "b"}]}
+    with pytest.raises(ManifestError, match="the same name twice, but for capitals"):
+        Manifest.build(content, Path("m.json"))

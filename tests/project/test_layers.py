@@ -41,7 +41,7 @@ LAYERS = {
         "records",
         "progress",
     },
-    0: {"errors", "stopping", ""},
+    0: {"errors", "stopping", "structure_names", ""},
 }
 SIBLINGS = LAYERS[2]
 LOWEST = "medseg.portable.errors"

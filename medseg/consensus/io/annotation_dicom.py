@@ -13,6 +13,7 @@ from medseg.consensus.io.segment_table import Segment
 from medseg.dicom.annotation import read_annotation
 from medseg.errors import DataError
 from medseg.portable.io.header import Header
+from medseg.structure_names import structure_key
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ def read_dicom_annotation(path: Path, known: Sequence[Segment], image: Annotated
     """
     if not image.is_image:
         raise DataError("is DICOM and refers to images", path=path, hint="give the series as --image FOLDER")
-    spelled = {segment.name.casefold(): segment.name for segment in known if segment.name}
+    spelled = {structure_key(segment.name): segment.name for segment in known if segment.name}
     found = read_annotation(path, image.grid, image.frame, list(spelled.values()))
     segments = []
     for place, (name, color) in enumerate(zip(found.names, found.colors, strict=True), start=1):
-        segments.append(Segment(place, spelled.get(name.casefold(), name), color))
+        segments.append(Segment(place, spelled.get(structure_key(name), name), color))
     return FileAnnotation(
         array=found.labels,
         header=found.header,

@@ -16,6 +16,7 @@ from medseg.consensus.study import MISSING
 from medseg.dicom.series import Series
 from medseg.errors import ConfigError
 from medseg.portable.io.header import Header
+from medseg.structure_names import named_twice
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ class Reading:
             raise ConfigError(f"--resample {self.resample}: accepted are nearest and linear")
         if self.nan not in (None, "zero"):
             raise ConfigError(f"--nan {self.nan}: accepted is zero")
+        twice = named_twice(self.labels.values())
+        if twice:
+            raise ConfigError(f"--label names '{twice[0]}' twice; capitals and blanks make no difference")
         if self.missing is not None and not -32768 <= self.missing <= LARGEST:
             raise ConfigError(f"--missing-value {self.missing}: accepted are -32768 to {LARGEST}, or none")
         if self.missing is not None and (self.missing in self.labels or self.missing == 0):

@@ -14,6 +14,7 @@ from medseg.consensus.study import MISSING, Rater
 from medseg.errors import ConfigError, DataError
 from medseg.portable.io.header import Header
 from medseg.portable.io.labels import read_labels
+from medseg.structure_names import same_structure
 
 NOTHING = 1e-6
 """Probabilities that sum to less say that nothing was annotated."""
@@ -78,7 +79,7 @@ def limit_to_protocol(
 def _find_class(wanted: str, segments: Sequence[Segment]) -> int:
     """Class index of a name or a label value."""
     for index, segment in enumerate(segments, start=1):
-        if wanted in (segment.title, str(segment.value)):
+        if wanted == str(segment.value) or same_structure(wanted, segment.title):
             return index
     titles = ", ".join(segment.title for segment in segments)
     raise ConfigError(f"there is no class called {wanted}; there are {titles}")

@@ -10,6 +10,7 @@ from pathlib import Path
 import SimpleITK as sitk  # noqa: N813 - the name everyone knows
 
 from medseg.errors import DataError
+from medseg.structure_names import structure_key
 
 MOST = 254
 """Classes besides the background that fit into bytes beside the mark of what is missing."""
@@ -138,7 +139,8 @@ def _names_of_values(tables: Sequence[Sequence[Segment]]) -> dict[int, str]:
 
 def _key(segment: Segment, names: dict[int, str]) -> str | int:
     """What is one class; a file without names beside one with names means the same by the same numbers."""
-    return segment.name or names.get(segment.value) or segment.value
+    name = segment.name or names.get(segment.value)
+    return structure_key(name) if name else segment.value
 
 
 def _separate_values(merged: dict[str | int, Segment]) -> list[str]:

@@ -15,17 +15,18 @@ from medseg.portable.geometry import LARGEST_VOXELS
 from medseg.portable.io.read import read_header
 from medseg.portable.io.write import write_nifti
 from medseg.serve.models import Model
+from medseg.structure_names import structure_key
 
 
 def find_known_names(models: Iterable[Model]) -> dict[str, int]:
-    """Name of a structure in small letters -> its value in labels.
+    """Name of a structure (see `medseg.structure_names`) -> its value in labels.
 
     Left out is what models number differently, a name with two values or a value with two names: a label map is one
     for all of them, and would teach one of the models another structure.
     """
     pairs: set[tuple[str, int]] = set()
     for model in models:
-        pairs.update((name.casefold(), value) for name, value in model.labels.items())
+        pairs.update((structure_key(name), value) for name, value in model.labels.items())
     names = Counter(name for name, _ in pairs)
     values = Counter(value for _, value in pairs)
     return {name: value for name, value in sorted(pairs) if names[name] == 1 and values[value] == 1}
@@ -39,7 +40,7 @@ def label_map(segmentation: Path, image: Path, known: Mapping[str, int], result:
     Args:
         segmentation: DICOM SEG.
         image: file of the image that it refers to.
-        known: name of a structure in small letters -> value.
+        known: name of a structure, as `find_known_names` gives it -> value.
         result: `.nii.gz` to write.
 
     Raises:
@@ -59,10 +60,10 @@ def label_map(segmentation: Path, image: Path, known: Mapping[str, int], result:
 
 
 def _values(names: Sequence[str], known: Mapping[str, int], segmentation: Path) -> list[int]:
-    unknown = [name for name in names if name.casefold() not in known]
+    unknown = [name for name in names if structure_key(name) not in known]
     if unknown:
         raise DataError(
             f"has segments of no known value: {', '.join(unknown)}; known are {', '.join(known)}", path=segmentation,
             hint="name segments as the models' labels; models of one server must number structures alike",
         )  # fmt: skip
-    return [known[name.casefold()] for name in names]
+    return [known[structure_key(name)] for name in names]
