@@ -19,6 +19,9 @@ from medseg.method import IGNORE
 from medseg.portable.geometry import check_offset
 from medseg.portable.io.header import Header, checked_spacing
 from medseg.portable.io.labels import refuse_grey_levels, refuse_lossy, whole_numbers
+from medseg.portable.io.read import read_volume
+
+PICTURES = (".png", ".tif", ".tiff")
 
 ROUNDED, SHIFTED = "rounded", "shifted"
 """Kinds of notes."""
@@ -86,6 +89,9 @@ def prepare(job: Job) -> Content:
 def _indices(label: MetaTensor, job: Job, file: Path) -> tuple[MetaTensor, str]:
     """Label values to class indices `(1, X, Y, Z)` uint8, 255 = ignore, and a note on what was odd."""
     refuse_lossy(file)
+    if str(file).lower().endswith(PICTURES):  # the first transform reads colours, and knows of no labels
+        array, _ = read_volume(file, indices=True)
+        label = MetaTensor(torch.from_numpy(array), meta=label.meta, applied_operations=label.applied_operations)
     accepted = f"accepted are {_listed(job.spec.label_values)} and {job.ignore} to ignore"
     if label.shape[0] != 1:
         raise DataError(

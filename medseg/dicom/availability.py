@@ -35,6 +35,12 @@ def check_dicom_installed(path: Path) -> None:
         )  # fmt: skip
 
 
+def has_mark(path: Path) -> bool:
+    """Whether a file has the mark of DICOM behind its preamble."""
+    with path.open("rb") as stream:
+        return stream.read(PREAMBLE + len(MARK))[PREAMBLE:] == MARK
+
+
 def is_dicom_file(path: Path) -> bool:
     """Whether a file has the mark of DICOM, or begins as DICOM without a preamble does.
 

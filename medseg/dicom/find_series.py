@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from medseg.dicom.availability import (
     check_dicom_installed,
     files_below,
+    has_mark,
     is_dicom_file,
     reason_of,
     without_pydicom_warnings,
@@ -93,9 +95,32 @@ def read_tags(path: Path) -> Any | None:
         raise DataError(f"is a damaged DICOM file ({reason_of(error)})", path=path, hint=COPY_AGAIN) from error
     with without_pydicom_warnings():
         kind = UID(str(header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or ""))
-    if "Image Storage" in kind.name and "Rows" not in header:
-        raise DataError(f"is a damaged DICOM file ({kind.name} without rows: cut off?)", path=path, hint=COPY_AGAIN)
-    return header if kind and kind != DIRECTORY else None
+    if kind == DIRECTORY:
+        return None
+    if not kind and not has_mark(path):
+        return None
+    _refuse_cut(header, kind, path)
+    return header
+
+
+def _refuse_cut(header: Any, kind: Any, path: Path) -> None:
+    """Refuse a file that has lost what says which image it is: it would be missed in its series by nobody.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    is_known = kind.name != str(kind)
+    if not is_known:
+        what = f"the kind '{kind}' is unknown" if kind else "it does not say of what kind it is"
+    elif "Image Storage" in kind.name and "Rows" not in header:
+        what = f"{kind.name} without rows"
+    elif not _series_uid(header):
+        what = "it names no series"
+    elif "Rows" in header and str(header.get("Modality") or "") == "":
+        what = "it names no modality"
+    else:
+        return
+    raise DataError(f"is a damaged DICOM file ({what}: cut off?)", path=path, hint=COPY_AGAIN)
 
 
 def full_header(path: Path, tags: list[str] | None = None) -> Any:
@@ -131,19 +156,40 @@ def find_series(place: Path) -> list[FoundSeries]:
     if not place.exists():
         raise DataError("no such file or folder", path=place, hint="check the path")
     groups: dict[str, list[tuple[Path, Any]]] = {}
+    others: list[Path] = []
     for path in files_below(place) if place.is_dir() else [place]:
-        if not is_dicom_file(path):
-            if path.suffix.lower() == ".dcm":  # the end of a series would be missed by nobody
-                size = path.stat().st_size
-                raise DataError(f"is called .dcm and has no header of DICOM ({size} bytes)", path=path, hint=COPY_AGAIN)
-            continue
-        header = read_tags(path)
+        header = read_tags(path) if is_dicom_file(path) else None
         if header is not None:
             groups.setdefault(_series_uid(header), []).append((path, header))
+        elif path.suffix.lower() == ".dcm" or not is_dicom_file(path):
+            others.append(path)
+    _refuse_broken([path for series in groups.values() for path, _ in series], others)
     if not groups:
         raise DataError("holds no DICOM file", path=place, hint="give the folder of a series")
     found = [FoundSeries(uid, tuple(files)) for uid, files in groups.items()]
     return sorted(found, key=lambda series: (-series.images, series.uid))
+
+
+def _refuse_broken(images: Sequence[Path], others: Sequence[Path]) -> None:
+    """Refuse files among slices that are called as slices are, and are none: nobody would miss the end of a series.
+
+    Raises:
+        DataError: there is one.
+    """
+    like_slices = {(path.parent, _shape_of_name(path)) for path in images}
+    for path in others:
+        if path.suffix.lower() == ".dcm":
+            what = "is called .dcm and has no header of DICOM"
+        elif (path.parent, _shape_of_name(path)) in like_slices and any(letter.isdigit() for letter in path.stem):
+            what = "is called like the slices beside it and has no header of DICOM"
+        else:
+            continue
+        raise DataError(f"{what} ({path.stat().st_size} bytes)", path=path, hint=COPY_AGAIN)
+
+
+def _shape_of_name(path: Path) -> str:
+    """A name with any number in the place of its numbers: of `IM0007.ima` and `IM12.ima` it is the same."""
+    return re.sub(r"[0-9]+", "0", path.name.lower())
 
 
 def first_series(folder: Path) -> str:

@@ -19,6 +19,9 @@ MOMENTS = (
 )  # fmt: skip
 """Attributes that tell several images at one position apart, the most telling first."""
 
+RADIOGRAPHS = ("DX", "CR", "MG", "IO", "PX", "RG", "RF", "XA")
+"""Modalities of projections."""
+
 
 @dataclass(frozen=True, eq=False)
 class Slice:
@@ -77,6 +80,7 @@ def read_slices(files: Sequence[tuple[Path, Any]]) -> list[Slice]:
 
 def _slices_of_file(path: Path, header: Any) -> list[Slice]:
     """The slice of a file, or the frames of a multi-frame file."""
+    _refuse_pictures(path, header)
     if int(header.get("SamplesPerPixel") or 1) != 1:
         raise DataError("is a colour image; accepted are images of one value per voxel", path=path)
     if header.get("ModalityLUTSequence"):
@@ -95,6 +99,25 @@ def _slices_of_file(path: Path, header: Any) -> list[Slice]:
     for number, own in enumerate(frames):
         slices.append(_slice(path, number, header, [*_first_items(own), *of_all_frames, header]))
     return slices
+
+
+def _refuse_pictures(path: Path, header: Any) -> None:
+    """Refuse what looks like a slice and is none: radiographs, and the mosaics of Siemens' scanners.
+
+    Raises:
+        DataError: it is one of them.
+    """
+    modality = str(header.get("Modality") or "")
+    if modality in RADIOGRAPHS and "ImagePositionPatient" not in header:
+        raise DataError(
+            f"is a radiograph ({modality}), a picture without a place in space; accepted are series of slices",
+            path=path, hint="save it as PNG or TIFF, and give it to a model of such pictures",
+        )  # fmt: skip
+    if "MOSAIC" in [str(word).upper() for word in header.get("ImageType") or ()]:
+        raise DataError(
+            "is a mosaic: the slices of a volume side by side in one image",
+            path=path, hint="convert the series by dcm2niix and give the result",
+        )  # fmt: skip
 
 
 def _first_item(header: Any, name: str) -> Any | None:

@@ -66,7 +66,7 @@ def value_to_name(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     if any(isinstance(v, list | tuple) for v in value.values()):
-        raise ValueError("has regions (lists of values); accepted is one value per class")
+        raise ValueError("has regions (lists of values); the label files hold one value per voxel: name these values")
     if not value or not all(type(v) is int for v in value.values()):
         if len({str(k).strip().lstrip("+0") for k in value}) < len(value):
             raise ValueError(f"names one value twice: {list(value)}")
@@ -75,6 +75,13 @@ def value_to_name(value: Any) -> Any:
     if len(names) < len(value):
         raise ValueError(f"gives one value to two classes: {dict(value)}")
     return names
+
+
+def with_known_names(content: Any) -> Any:
+    """A data list of MONAI, whose test cases are called "testing", by the names of a manifest."""
+    if isinstance(content, Mapping) and "testing" in content and not content.get("test"):
+        return {("test" if key == "testing" else key): value for key, value in content.items() if key != "test"}
+    return content
 
 
 def numbered(value: Any) -> Any:
@@ -95,6 +102,8 @@ def readable(error: Mapping[str, Any]) -> str:
     for part in error["loc"]:
         where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
     what = error["msg"].removeprefix("Value error, ").replace("valid tuple", "list").replace("valid dict", "dict")
+    if error["type"] == "missing" and error["loc"] == ("labels",):
+        what = "is missing: names of the label values; 'medseg data init' finds the values in the label files"
     found = error.get("input")
     if error["type"] not in ("value_error", "missing") and isinstance(found, str | int | float | list):
         what += f", found {found!r:.60}"

@@ -24,7 +24,7 @@ from pydantic import (
 from medseg.errors import ManifestError
 from medseg.manifest.case import Annotation, Case, Item
 from medseg.manifest.contradictions import contradictions
-from medseg.manifest.fields import Background, Labels, Modality, dicom_modality, first_of, readable
+from medseg.manifest.fields import Background, Labels, Modality, dicom_modality, first_of, readable, with_known_names
 from medseg.manifest.json_file import read_json, write_json
 from medseg.structure_names import named_twice
 
@@ -118,8 +118,7 @@ class Manifest(Item):
     @property
     def structures(self) -> dict[int, str]:
         """Value in label files -> name of every class but the background."""
-        first = int(self.has_background)
-        return dict(list(self.labels.items())[first:])
+        return dict(list(self.labels.items())[int(self.has_background) :])
 
     @property
     def label_values(self) -> tuple[int, ...]:
@@ -177,7 +176,7 @@ class Manifest(Item):
             ManifestError: naming the fields that are wrong.
         """
         try:
-            manifest = cls.model_validate(content)
+            manifest = cls.model_validate(with_known_names(content))
         except ValidationError as e:
             problems = [readable(p) for p in e.errors(include_url=False)]
             raise ManifestError(first_of(problems), path=path) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from dicoms import affine_of, enhanced, voxels, write_contours, write_series
 from raters import ball
@@ -58,3 +59,60 @@ def test_what_is_called_dicom_and_is_none_is_not_passed_over(tmp_path):
     paths[-1].write_bytes(b"")
     with pytest.raises(DataError, match=r"is called .dcm and has no header of DICOM \(0 bytes\); copy it again"):
         open_series(tmp_path)
+
+
+def last_of(paths: list[Path]) -> Path:
+    """The slice farthest along z."""
+    return max(paths, key=lambda path: float(pydicom.dcmread(path).ImagePositionPatient[2]))
+
+
+@pytest.mark.parametrize("ending", [".dcm", "", ".ima"])
+def test_a_last_slice_cut_anywhere_is_missed(ending, tmp_path):
+    """Four slices, of which the last one is cut: a volume of three must never come of it without a word."""
+    paths = write_series(tmp_path, voxels(SHAPE))
+    for path in paths:
+        path.rename(path.with_suffix(ending))
+    last = last_of([path.with_suffix(ending) for path in paths])
+    good = last.read_bytes()
+    for end in [0, 1, 131, 132, 140, *range(150, len(good), 37)]:
+        last.write_bytes(good[:end])
+        with pytest.raises(DataError, match=last.name):
+            open_series(tmp_path).voxels()
+
+
+@pytest.mark.parametrize("name", ["SeriesInstanceUID", "Modality", "SOPClassUID"])
+def test_a_slice_that_lost_what_says_where_it_belongs(name, tmp_path):
+    paths = write_series(tmp_path, voxels(SHAPE))
+    last = last_of(paths)
+    data = pydicom.dcmread(last)
+    setattr(data, name, "")
+    if name == "SOPClassUID":
+        data.file_meta.MediaStorageSOPClassUID = "1.2.3.4.5"
+    data.save_as(last, enforce_file_format=False)
+    with pytest.raises(DataError, match=r"is a damaged DICOM file"):
+        open_series(tmp_path)
+
+
+def test_notes_beside_slices_are_no_slices(tmp_path):
+    write_series(tmp_path, voxels(SHAPE))
+    (tmp_path / "README").write_text("scanned twice")
+    (tmp_path / "IM0001.txt").write_text("notes")
+    assert open_series(tmp_path).header.shape == SHAPE
+
+
+def test_mosaics_and_radiographs_are_told_what_they_are(tmp_path):
+    def mosaic(data, z):
+        data.ImageType = ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]
+        data.Modality = "MR"
+
+    def radiograph(data, z):
+        data.Modality = "DX"
+        del data.ImagePositionPatient, data.ImageOrientationPatient
+
+    for count in (1, 2):
+        write_series(tmp_path / f"mosaic{count}", voxels((8, 7, count)), change=mosaic)
+        with pytest.raises(DataError, match=r"is a mosaic: the slices of a volume side by side .* dcm2niix"):
+            open_series(tmp_path / f"mosaic{count}")
+    write_series(tmp_path / "dx", voxels((8, 7, 1)), change=radiograph)
+    with pytest.raises(DataError, match=r"is a radiograph \(DX\), a picture without a place in space; .* as PNG"):
+        open_series(tmp_path / "dx")

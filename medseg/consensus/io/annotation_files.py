@@ -158,7 +158,7 @@ def palette_of(path: Path) -> bytes | None:
 
 def _read(path: Path) -> tuple[np.ndarray, Header]:
     refuse_lossy(path)
-    return read_volume(path)
+    return read_volume(path, indices=True)
 
 
 def _as_whole(array: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], str]:

@@ -21,6 +21,10 @@ CHUNK = 1 << 17  # stays in the processor's cache on its way from the inflater t
 MAX_RATIO = 1032  # deflate cannot expand a byte to more than this
 
 
+CONVERT = "convert it, as by 'dcm2niix -z y -o OUTPUT FOLDER', and name the .nii.gz"
+MOST_LOOKED_AT = 100
+
+
 def regular_size(path: Path) -> int:
     """Bytes of a file that is certain to be an ordinary one; opening a pipe would wait for ever.
 
@@ -34,12 +38,22 @@ def regular_size(path: Path) -> int:
     except (OSError, ValueError) as e:
         raise VolumeError(f"cannot be opened: {getattr(e, 'strerror', None) or e}", path=path) from e
     if stat.S_ISDIR(state.st_mode):
+        if any(_is_dicom(file) for file in sorted(path.rglob("*"))[:MOST_LOOKED_AT]):
+            raise VolumeError("is a DICOM series, an image file is needed", path=path, hint=CONVERT)
         raise VolumeError("is a folder, an image file is needed", path=path)
     if not stat.S_ISREG(state.st_mode):
         raise VolumeError("is not an ordinary file (a pipe or a device)", path=path)
     if state.st_size == 0:
         raise VolumeError("is empty (0 bytes)", path=path, hint=COPY_AGAIN)
     return state.st_size
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a file has the mark of DICOM behind its preamble."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def _inflater(file: IO[bytes]) -> tuple[IO[bytes], Any]:

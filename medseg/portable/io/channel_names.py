@@ -134,6 +134,15 @@ def alike(case: str, names: Collection[str]) -> list[str]:
     return found
 
 
+LABEL_MARK = re.compile(r"[-_. ](seg|segmentation|label|mask|gt)s?$", re.IGNORECASE)
+"""What names of labels end in beside those of their images: `case1_seg`, `case1-label`."""
+
+
+def without_mark(name: str) -> str:
+    """The name of a label as its image may have it."""
+    return LABEL_MARK.sub("", name)
+
+
 def listed(names: Sequence[str]) -> str:
     """The first few of many names, for a message."""
     text = ", ".join(names[:SHOWN])

@@ -43,7 +43,9 @@ def find_cases(folder: str | Path, channels: int = 1) -> list[dict[str, str | li
         return [_item(_name_among_others(place, channels), [str(place)])]
     files = images_in(place)
     if not files:
-        raise ValueError(f"has no image; accepted endings are {', '.join(SUFFIXES)}")
+        others = passed_over(place)
+        found = f"has no image ({others})" if others else "has no image"
+        raise ValueError(f"{found}; accepted endings are {', '.join(SUFFIXES)}")
     named = by_name(files)
     items = []
     for case, names in group_channels(named, (channels,), raw=is_raw(place)).items():
@@ -60,6 +62,40 @@ def is_raw(folder: Path) -> bool:
 def images_in(folder: Path) -> list[Path]:
     """Image files of a folder by name, without hidden ones."""
     return sorted(path for path in folder.iterdir() if _is_image(path))
+
+
+DOCUMENTS = (
+    "", ".txt", ".md", ".rst", ".json", ".yaml", ".yml", ".csv", ".tsv", ".xml", ".html", ".pdf", ".log",
+    ".bval", ".bvec", ".py", ".sh", ".sha256", ".md5", ".tmp", ".dcm", ".ima",
+)  # fmt: skip
+"""Endings of what lies beside images and is none, and of DICOM, which is looked for by its content."""
+
+
+def passed_over(folder: Path) -> str:
+    """What is said of a folder's files whose ending is unknown; empty where there is none.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> for name in ("a.png", "b.bmp", "c.bmp", "d.mgz", "read.me.txt"):
+        ...     _ = Path(name).write_bytes(b"")
+        >>> passed_over(Path("."))
+        '3 files of unknown endings are passed over: 2 .bmp (b.bmp, ...), 1 .mgz (d.mgz); convert them to NIfTI or PNG'
+    """
+    by_ending: dict[str, list[str]] = {}
+    for path in sorted(folder.iterdir()):
+        ending = path.suffix.lower()
+        is_unknown = not _is_image(path) and ending not in DOCUMENTS
+        if is_unknown and path.is_file() and not path.name.startswith("."):
+            by_ending.setdefault(ending, []).append(path.name)
+    if not by_ending:
+        return ""
+    listed = []
+    for ending, names in by_ending.items():
+        more = ", ..." if len(names) > 1 else ""
+        listed.append(f"{len(names)} {ending} ({names[0]}{more})")
+    count = sum(len(names) for names in by_ending.values())
+    files = "files of unknown endings are" if count > 1 else "file of an unknown ending is"
+    return f"{count} {files} passed over: {', '.join(listed)}; convert them to NIfTI or PNG"
 
 
 def by_name(files: Iterable[Path]) -> dict[str, Path]:

@@ -9,20 +9,22 @@ from typing import Any
 import numpy as np
 
 from .header import Header, VolumeError, check_memory
+from .png import check_png
 
 PLAIN = {"1": np.uint8, "L": np.uint8, "P": np.uint8, "I;16": np.uint16, "I": np.int32, "F": np.float32}
-"""Pillow's names of one number per pixel; a palette image is read as its indices, as masks use it."""
+"""Pillow's names of one number per pixel; of a palette image these are its indices, as masks use it."""
 
 CHANNELS = {"RGB": 3, "LA": 1, "RGBA": 3}
 """Modes with several numbers per pixel, and how many of them are colours."""
 
 
-def read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
+def read(path: Path, *, voxels: bool, indices: bool = False) -> tuple[np.ndarray | None, Header]:
     """Read a PNG, JPEG or TIFF file.
 
     Args:
         path: the file.
         voxels: False stops after the header.
+        indices: of an image with a palette, read which entry each pixel has, as label maps mean it, and not its colour.
 
     Returns:
         array `(C, X, Y, 1)` (None without voxels), and the header with an identity affine.
@@ -38,8 +40,11 @@ def read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                header = _header(image, path)
-                pixels = _pixels(image) if voxels else None
+                if voxels and image.format == "PNG":
+                    check_png(path)
+                shown = image if indices or image.mode != "P" else _in_colour(image)
+                header = _header(shown, image, path)
+                pixels = _pixels(shown) if voxels else None
                 return pixels, header
     except (VolumeError, MemoryError):
         raise
@@ -48,17 +53,25 @@ def read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
         raise VolumeError(f"is no readable 2D image: {reason}", hint="copy it again, or convert it to PNG") from e
 
 
-def _header(image: Any, path: Path) -> Header:
+def _in_colour(image: Any) -> Any:
+    """An image with a palette as the colours that it shows, or as grey if they all are."""
+    colours = image.convert("RGBA")
+    if colours.getextrema()[3] != (255, 255):
+        raise VolumeError("is partly transparent", hint="flatten it first")
+    red, green, blue, _ = colours.split()
+    is_grey = red.tobytes() == green.tobytes() == blue.tobytes()
+    return red if is_grey else colours.convert("RGB")
+
+
+def _header(image: Any, stored: Any, path: Path) -> Header:
     mode = "I;16" if image.mode.startswith("I;16") else image.mode
     if mode not in PLAIN and mode not in CHANNELS:
         raise VolumeError(f"has the colour mode {mode}; accepted are grey, RGB and palette", hint="convert it")
-    if getattr(image, "n_frames", 1) > 1:
-        raise VolumeError(f"has {image.n_frames} pages", hint="save each page, or the stack as .nii.gz")
-    _refuse_deep_colour(image, path)
+    if getattr(stored, "n_frames", 1) > 1:
+        raise VolumeError(f"has {stored.n_frames} pages", hint="save each page, or the stack as .nii.gz")
+    _refuse_deep_colour(stored, path)
     notes = []
-    if mode == "P":
-        notes.append("it is a palette image: its indices are read, not its colours")
-    if image.getexif().get(0x0112, 1) != 1:
+    if stored.getexif().get(0x0112, 1) != 1:
         notes.append("it has an EXIF rotation: the pixels are read as stored")
     dtype = np.dtype(PLAIN.get(mode, np.uint8))
     channels = CHANNELS.get(mode, 1)

@@ -44,7 +44,7 @@ def read_labels(path: str | Path) -> tuple[np.ndarray, Header]:
     """
     path = Path(path)
     refuse_lossy(path)
-    array, header = read_volume(path)
+    array, header = read_volume(path, indices=True)
     labels, note = whole_numbers(array, path)
     refuse_grey_levels(labels, path)
     if note:

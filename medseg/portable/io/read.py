@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from . import image_files, itk_formats
-from .byte_stream import regular_size
+from .byte_stream import CONVERT, regular_size
 from .header import Header, VolumeError, naming
 from .nifti import reader as nifti
 
@@ -32,23 +32,25 @@ SUFFIXES = tuple(READERS)
 HALVES = (".hdr", ".img", ".hdr.gz", ".img.gz")
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: str | Path, *, indices: bool = False) -> Header:
     """Shape, spacing, placement and type of a file without its voxels.
 
     Args:
         path: a file of one of `SUFFIXES`.
+        indices: as in `read_volume`.
 
     Raises:
         VolumeError: when the file is missing, is not what its suffix says, or contradicts itself.
     """
-    return _read(Path(path), voxels=False)[1]
+    return _read(Path(path), voxels=False, indices=indices)[1]
 
 
-def read_volume(path: str | Path) -> tuple[np.ndarray, Header]:
+def read_volume(path: str | Path, *, indices: bool = False) -> tuple[np.ndarray, Header]:
     """Voxels and header of a file.
 
     Args:
         path: a file of one of `SUFFIXES`.
+        indices: of a picture with a palette, the entry of each pixel and not its colour; label maps mean that.
 
     Returns:
         array `(C, X, Y, Z)` along the stored axes (Z = 1 for a 2D image), in the stored type, or
@@ -58,15 +60,18 @@ def read_volume(path: str | Path) -> tuple[np.ndarray, Header]:
     Raises:
         VolumeError: as `read_header`, and for voxels that are missing, superfluous or fail their checksum.
     """
-    array, header = _read(Path(path), voxels=True)
+    array, header = _read(Path(path), voxels=True, indices=indices)
     assert array is not None
     return array, header
 
 
-def _read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
+def _read(path: Path, *, voxels: bool, indices: bool) -> tuple[np.ndarray | None, Header]:
     try:
         with naming(path):
-            return _reader(path)(path, voxels=voxels)
+            reader = _reader(path)
+            if reader is image_files.read:
+                return reader(path, voxels=voxels, indices=indices)
+            return reader(path, voxels=voxels)
     except MemoryError as e:
         raise VolumeError("does not fit into memory", path=path, hint="use a larger machine") from e
 
@@ -79,4 +84,6 @@ def _reader(path: Path) -> Reader:
     for suffix in sorted(READERS, key=len, reverse=True):
         if name.endswith(suffix):
             return READERS[suffix]
+    if name.endswith((".dcm", ".ima")):
+        raise VolumeError("is DICOM, an image file is needed", hint=CONVERT)
     raise VolumeError(f"has an unknown suffix; accepted are {', '.join(SUFFIXES)}")

@@ -20,7 +20,8 @@ from medseg.consensus.io.file_names import (
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.manifest.manifest import SECTIONS, Annotation, Case, Manifest
 from medseg.portable.io.channel_names import alike, group_channels, shown_by_labels
-from medseg.portable.io.find_cases import is_raw
+from medseg.portable.io.find_cases import is_raw, passed_over
+from medseg.progress import say
 
 NOT_RATERS = ("final", "original")
 """MONAI Label's tags for what was accepted and for what a model proposed."""
@@ -65,6 +66,9 @@ def _collect_from_folders(folder: Path, annotations: Sequence[Path], raters: Seq
     files = [path for path in annotations if not path.is_dir()]
     if files:
         raise ConfigError(f"{folder} is a folder of images and {files[0]} no folder; give one folder per rater")
+    for place in (folder, *annotations):
+        if others := passed_over(place):
+            say(f"warning: {place}: {others}")
     items = []
     names_in_folder = _names_in(folder)
     for case, images in _cases(folder, annotations).items():

@@ -67,12 +67,15 @@ class _Checker:
         found = self.found
         found.problems.append(Problem(found.name, file, found.section, severity, code, message))
 
-    def open(self, file: str) -> tuple[np.ndarray | None, Header] | None:
+    def open(self, file: str, *, indices: bool = False) -> tuple[np.ndarray | None, Header] | None:
         """Header, and voxels unless they are left unread; None for a file that cannot be used."""
         path = self.manifest.resolve(file)
         self.found.files += 1
         try:
-            read = (None, read_header(path)) if self.headers_only else read_volume(path)
+            if self.headers_only:
+                read: tuple[np.ndarray | None, Header] = (None, read_header(path, indices=indices))
+            else:
+                read = read_volume(path, indices=indices)
         except VolumeError as e:
             self.report(file, "error", "unreadable" if path.exists() else "missing", e.reason)
             return None
@@ -147,7 +150,7 @@ class _Checker:
         if self.manifest.resolve(file) in self.manifest.images(self.case):
             self.report(file, "error", "label_is_image", "the image itself is given as its label")
             return None
-        read = self.open(file)
+        read = self.open(file, indices=True)
         if read is None:
             return None
         array, header = read

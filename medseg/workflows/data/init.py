@@ -11,9 +11,10 @@ from medseg.manifest.json_file import read_json
 from medseg.manifest.manifest import SECTIONS, Case, Manifest
 from medseg.manifest.splits import draw_lot
 from medseg.options import api
-from medseg.workflows.data.init_from_folders import from_folders
-from medseg.workflows.data.init_from_nnunet import from_nnunet, is_nnunet
+from medseg.workflows.data.init_from_folders import found_labels, from_folders
+from medseg.workflows.data.init_from_nnunet import from_nnunet, is_nnunet, with_numbered_channels
 from medseg.workflows.data.options import InitOptions
+from medseg.workflows.data.patterns import Layout
 
 KINDS = ("auto", "decathlon", "nnunet", "folders")
 
@@ -37,10 +38,11 @@ def run_init(options: InitOptions) -> Manifest:
     source, output = options.source.absolute(), options.output.absolute()
     if not 0 <= options.validation < 1:
         raise ConfigError(f"--validation is {options.validation}; accepted is 0 to below 1")
-    kind = _kind(source, options.kind)
+    kind = "folders" if options.image_pattern else _kind(source, options.kind)
     if output in (source, source / "dataset.json"):
         raise ConfigError("the manifest would overwrite its own source", path=output, hint="name another file")
-    content = _content(source, kind, options.modality)
+    copies = output.parent / f"{output.stem}_labels"
+    content = _content(source, kind, options, copies)
     if options.name is not None:
         content["name"] = options.name
     base = source if source.is_file() else source / "dataset.json"
@@ -85,15 +87,42 @@ def _kind(source: Path, kind: str) -> str:
     return kind
 
 
-def _content(source: Path, kind: str, modality: str | None) -> dict[str, Any]:
+def _content(source: Path, kind: str, options: InitOptions, copies: Path) -> dict[str, Any]:
+    modality = options.modality
     if kind == "nnunet":
         return from_nnunet(source, modality)
     if kind == "folders":
-        return from_folders(source, modality)
-    content = read_json(source if source.is_file() else source / "dataset.json")
+        if not source.is_dir():
+            raise DataError("is no folder", path=source, hint="patterns of paths take one")
+        return from_folders(source, modality, layout=_layout(options), copies=copies)
+    file = source if source.is_file() else source / "dataset.json"
+    content = read_json(file)
     if modality is not None:
         content["modality"] = [part.strip() for part in modality.split(",")]
-    return content
+    if "labels" not in content:
+        content["labels"] = found_labels(_label_files(content, file))
+    return with_numbered_channels(content, file.parent)
+
+
+def _layout(options: InitOptions) -> Layout | None:
+    """The user's patterns."""
+    if options.image_pattern is None or options.label_pattern is None:
+        return None
+    images = tuple(part.strip() for part in options.image_pattern.split(","))
+    return Layout("", images, options.label_pattern)
+
+
+def _label_files(content: dict[str, Any], file: Path) -> list[Path]:
+    """The label files of a data list that does not name its classes, as MONAI's Auto3DSeg writes them.
+
+    Raises:
+        ManifestError: no case has a label.
+    """
+    cases = [case for name in SECTIONS for case in content.get(name) or () if isinstance(case, dict)]
+    labels = [file.parent / str(case["label"]) for case in cases if case.get("label")]
+    if not labels:
+        raise ManifestError("names no labels, and no case has a label file to find them in", path=file)
+    return labels
 
 
 def _subject(case: Case) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from medseg.errors import DataError
 from medseg.manifest.fields import SUFFIX, stem
-from medseg.manifest.manifest import Case
-from medseg.portable.io.channel_names import alike, group_channels, listed, shown_by_labels
-from medseg.portable.io.find_cases import is_raw
-from medseg.portable.io.read import read_header, read_volume
-from medseg.workflows.data.voxel_statistics import values
+from medseg.manifest.manifest import Case, Manifest
+from medseg.portable.io.channel_names import alike, group_channels, listed, shown_by_labels, without_mark
+from medseg.portable.io.find_cases import is_raw, passed_over
+from medseg.portable.io.read import read_header
+from medseg.progress import say
+from medseg.workflows.data.converted_labels import FoundValues, codes_of, write_copies
+from medseg.workflows.data.patterns import Layout, by_patterns, known_layout
 
 FOLDERS = {
     "training": (("images", "imagesTr", "image", "imgs"), ("labels", "labelsTr", "label", "masks")),
@@ -23,21 +24,54 @@ FOLDERS = {
 }
 """List of the manifest -> names of its folder of images and of its folder of labels."""
 
-LABEL_MARK = re.compile(r"[-_.](seg|label|mask|gt)s?$", re.IGNORECASE)
+LARGEST = 65535
+"""Of a value in labels of which copies can be made."""
 
 Sections = dict[str, list[dict[str, Any]]]
 
 
-def from_folders(source: Path, modality: str | None) -> dict[str, Any]:
+def from_folders(
+    source: Path, modality: str | None, *, layout: Layout | None = None, copies: Path | None = None
+) -> dict[str, Any]:
     """What a manifest of such a folder says; images without a label become `unlabeled`.
 
     Args:
-        source: a folder with images/ and labels/, or imagesTr/ and labelsTr/ and so on.
+        source: a folder with images/ and labels/, or imagesTr/ and labelsTr/ and so on, or a public data set.
         modality: CT, MR, ...; several channels divided by commas.
+        layout: patterns of the paths, in place of such folders.
+        copies: folder for copies of labels that cannot be used as they are; None: such labels are refused.
 
     Raises:
         DataError: when nothing is found, or when the labels are no labels.
     """
+    if layout is None:
+        sections = _of_folders(source, modality)
+        layout = known_layout(source) if not any(sections.values()) else None
+    if layout is not None:
+        sections = by_patterns(source, layout)
+        if layout.name:
+            say(f"found as the data set {layout.name}")
+    cases = [case for section in sections.values() for case in section]
+    if not cases:
+        accepted = ", ".join("/".join(image_folders) for image_folders, _ in FOLDERS.values())
+        hint = f"accepted are folders called {accepted}, with labels/labelsTr/masks beside them, or --image-pattern"
+        raise DataError("has no folder with images" if layout is None else "has no such image", path=source, hint=hint)
+    label_files = [source / case["label"] for case in cases if "label" in case]
+    if not label_files:
+        hint = "put label files of the same names into a folder 'labels', or give --label-pattern"
+        raise DataError("has images but no label for any of them", path=source, hint=hint)
+    content: dict[str, Any] = {"name": source.name}
+    named = ",".join(layout.modality) if layout is not None and modality is None else modality
+    content["modality"] = _modality([source / p for p in cases[0]["image"]], named or None)
+    content["labels"] = found_labels(label_files, found := FoundValues())
+    codes = codes_of(found) if copies is not None else None
+    if copies is not None and codes is not None:
+        content["labels"] = _use_copies(cases, codes, source, copies)
+    return content | {name: section for name, section in sections.items() if section}
+
+
+def _of_folders(source: Path, modality: str | None) -> Sections:
+    """Cases of folders that are called as in `FOLDERS`."""
     sections: Sections = {name: [] for name in FOLDERS}
     images, labels = {}, {}
     for section, (image_folders, label_folders) in FOLDERS.items():
@@ -49,26 +83,31 @@ def from_folders(source: Path, modality: str | None) -> dict[str, Any]:
             counts |= shown_by_labels(images[section], _labels_by_name(labels[section]))
     for section in FOLDERS:
         _pair(images[section], labels[section], section, sections, counts)
-    cases = [case for section in sections.values() for case in section]
-    if not cases:
-        accepted = ", ".join("/".join(image_folders) for image_folders, _ in FOLDERS.values())
-        hint = f"accepted are folders called {accepted}, with labels/labelsTr/masks beside them"
-        raise DataError("has no folder with images", path=source, hint=hint)
-    label_files = [source / case["label"] for case in cases if "label" in case]
-    if not label_files:
-        hint = "put label files of the same names into a folder 'labels'"
-        raise DataError("has images but no label for any of them", path=source, hint=hint)
-    content: dict[str, Any] = {"name": source.name}
-    content["modality"] = _modality([source / p for p in cases[0]["image"]], modality)
-    content["labels"] = found_labels(label_files)
-    return content | {name: section for name, section in sections.items() if section}
+    return sections
+
+
+def _use_copies(cases: Sequence[dict[str, Any]], codes: dict[int, int], source: Path, folder: Path) -> dict[str, str]:
+    """Let cases have copies of their labels; names of the values that these hold."""
+    labelled = [case for case in cases if "label" in case]
+    written = write_copies([source / case["label"] for case in labelled], codes, source, folder)
+    for case in labelled:
+        case.setdefault("case", Case.model_validate(case).name)
+        case["label"] = Manifest.relative(written[source / case["label"]], source)
+    say(f"labels were written anew, with values from 0 to {max(codes.values())}, into {folder}")
+    if set(codes.values()) == {0, 1}:
+        return {"0": "background", "1": "foreground"}
+    return {"0": "background", **{str(code): f"class {value}" for value, code in codes.items() if code}}
 
 
 def files_in(source: Path, names: Iterable[str]) -> list[Path]:
-    """The image files of the first of these folders that exists, in the order of their names."""
-    folder = next((source / name for name in names if (source / name).is_dir()), None)
+    """The image files of the first of these folders that exists, in capitals or not, in the order of their names."""
+    there = {path.name.casefold(): path for path in sorted(source.iterdir(), reverse=True) if path.is_dir()}
+    folder = next((there[name.casefold()] for name in names if name.casefold() in there), None)
     if folder is None:
         return []
+    others = passed_over(folder)
+    if others:
+        say(f"warning: {folder}: {others}")
     return sorted(p for p in folder.iterdir() if SUFFIX.search(p.name) and not p.name.startswith("."))
 
 
@@ -89,7 +128,7 @@ def _named(files: Sequence[Path]) -> dict[str, Path]:
 
 def _labels_by_name(labels: Sequence[Path]) -> dict[str, Path]:
     """Labels by the names that their images may have."""
-    return {LABEL_MARK.sub("", stem(p.name)): p for p in labels} | _named(labels)
+    return {without_mark(stem(p.name)): p for p in labels} | _named(labels)
 
 
 def _pair(
@@ -115,7 +154,7 @@ def _pair(
 
 def _numbered(label: Path, images: Collection[str]) -> str:
     """Which images are called as a label but for a number; empty where there are none."""
-    found = alike(LABEL_MARK.sub("", stem(label.name)), images)
+    found = alike(without_mark(stem(label.name)), images)
     return f" (there are {listed(found)}; channels are numbered from 0000 without a gap)" if found else ""
 
 
@@ -133,23 +172,28 @@ def _modality(images: Sequence[Path], modality: str | None) -> dict[str, str]:
     return {str(n): names[n % len(names)] for n in range(count)}
 
 
-def found_labels(files: Iterable[Path]) -> dict[str, str]:
+def found_labels(files: Iterable[Path], found: FoundValues | None = None) -> dict[str, str]:
     """Names for every value that occurs in label files; 255 is to be ignored and gets none.
+
+    Args:
+        files: of labels.
+        found: gets what they hold, where copies may be made of them; None: they must be labels as they are.
 
     Raises:
         DataError: for a file that cannot be read or holds no whole numbers from 0 to 255.
     """
-    present: set[int] = set()
+    may_copy = found is not None
+    found = found if found is not None else FoundValues()
     for file in files:
-        found = values(read_volume(file)[0])
-        strange = [v for v in found.counts if not 0 <= v <= 255]
-        if found.fractional or strange:
-            example = found.example if found.fractional else strange[0]
-            raise DataError(f"is no label: it holds {example:.7g}", path=file, hint="accepted are 0 to 254 and 255")
-        present |= set(found.counts)
+        found.add(file)
+        strange = sorted(value for value in found.counts if not 0 <= value <= (LARGEST if may_copy else 255))
+        if strange or (found.is_grey and not may_copy):
+            what = f"{strange[0]}" if strange else "grey levels of a mask"
+            raise DataError(f"is no label: it holds {what}", path=file, hint="accepted are 0 to 254 and 255")
+    present = set(found.counts)
     classes = sorted(present - {0, 255})
-    if not classes:
+    if not classes and not (may_copy and 255 in present):
         hint = "save masks as 0 and 1: 255 means 'ignore'" if 255 in present else "draw something"
         raise DataError(f"the labels hold only {sorted(present)}", path=file.parent, hint=hint)
-    names = {v: f"class {v}" for v in classes} if len(classes) > 1 else {classes[0]: "foreground"}
+    names = {v: f"class {v}" for v in classes} if len(classes) > 1 else dict.fromkeys(classes, "foreground")
     return {"0": "background", **{str(v): name for v, name in names.items()}}

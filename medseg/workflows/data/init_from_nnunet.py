@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from medseg.errors import ManifestError
+from medseg.manifest.fields import stem
 from medseg.manifest.json_file import read_json
 from medseg.manifest.manifest import Manifest
 from medseg.portable.io.channel_names import FIRST, alike, group_channels, listed, split_number
@@ -52,10 +53,46 @@ def _labels(values: dict[str, Any], file: Path) -> tuple[dict[str, str], int | N
     """Value -> name, and the value that is to be ignored; nnU-Net lists names with their values."""
     regions = [name for name, value in values.items() if not isinstance(value, int)]
     if regions:
-        what = f"its labels {', '.join(regions)} are regions; accepted is one value per class"
-        raise ManifestError(what, path=file, hint="save the regions as classes that do not overlap")
+        raise ManifestError(f"its labels {', '.join(regions)} are regions", path=file, hint=_without_regions(values))
     ignored = values.get("ignore")
     return {str(value): name for name, value in values.items() if name != "ignore"}, ignored
+
+
+def _without_regions(values: dict[str, Any]) -> str:
+    """What to write in place of regions: the label files hold one value per voxel, of which regions are unions."""
+    of_regions: dict[int, list[str]] = {}
+    for name, value in values.items():
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, int) and each:
+                of_regions.setdefault(each, []).append(name)
+    parts = [f'"{" and ".join(names)}": {value}' for value, names in sorted(of_regions.items())]
+    return (
+        "the label files hold one value per voxel, and can be used as they are: name the values in a copy of "
+        f'dataset.json, such as {{"background": 0, {", ".join(parts)}}}'
+    )
+
+
+def with_numbered_channels(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A dataset.json of nnU-Net's version 1, which lists `case.nii.gz` where the files are `case_0000.nii.gz`.
+
+    Args:
+        content: of the file, as Decathlon's.
+        folder: that paths are relative to.
+    """
+    count = len(content.get("modality") or {}) or 1
+    for name in ("training", "test", "testing"):
+        cases = content.get(name)
+        for place, case in enumerate(cases if isinstance(cases, list) else ()):
+            image = case.get("image") if isinstance(case, dict) else case
+            if not isinstance(image, str) or (folder / image).exists():
+                continue
+            path = PurePath(image)
+            bare = stem(path.name)
+            numbered = [str(path.with_name(f"{bare}_{n:04d}{path.name[len(bare) :]}")) for n in range(count)]
+            if all((folder / file).exists() for file in numbered):
+                whole = case if isinstance(case, dict) else {}
+                cases[place] = {**whole, "image": numbered, "case": bare}
+    return content
 
 
 def _cases(source: Path, described: dict[str, Any], file: Path) -> dict[str, list[dict[str, Any]]]:

@@ -35,9 +35,16 @@ class InitOptions:
     kind: Annotated[str, Option("auto, decathlon, nnunet or folders.")] = "auto"
     name: Annotated[str | None, Option("Name of the data set.")] = None
     modality: Annotated[str | None, Option("CT, MR, ... where the source does not say.")] = None
+    image_pattern: Annotated[
+        str | None,
+        Option("Where the images are, such as images/{case}.nii.gz; one pattern for each channel, divided by commas."),
+    ] = None
+    label_pattern: Annotated[str | None, Option("Where the labels are, such as labels/{case}_seg.nii.gz.")] = None
 
     def __post_init__(self) -> None:
         check_types(self)
+        if (self.image_pattern is None) != (self.label_pattern is None):
+            raise ConfigError("--image-pattern and --label-pattern are given together or not at all")
 
 
 SALIENCY_KINDS = ("dark", "bright", "contrast", "features", "model")

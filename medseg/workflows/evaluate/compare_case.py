@@ -88,12 +88,15 @@ class Scale:
     """By what to measure.
 
     Args:
-        labels: value -> name of the classes to measure, background left out.
+        labels: label -> name of the classes to measure, background left out; a label is the value in files, or as
+            `stored` says.
         background: value of the background; None: there is none.
         tolerance_mm: of the surface Dice.
         ignore: value in reference files that nobody annotated.
         background_name: of the background.
         pseudo_labels: whether predictions too may hold the ignore value.
+        stored: label as it is measured -> value in files, where they differ.
+        aliases: further value in files -> the value that means the same.
     """
 
     labels: Mapping[int, str]
@@ -102,6 +105,18 @@ class Scale:
     ignore: int = IGNORE
     background_name: str = "background"
     pseudo_labels: bool = False
+    stored: Mapping[int, int] = field(default_factory=dict)
+    aliases: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def codes(self) -> dict[int, int]:
+        """Value in files -> label as it is measured."""
+        codes = {self.value_of(label): label for label in self.values}
+        return codes | {other: codes[value] for other, value in self.aliases.items()}
+
+    def value_of(self, label: int) -> int:
+        """What files hold for a label as it is measured."""
+        return self.stored.get(label, label)
 
     @classmethod
     def of_manifest(cls, manifest: Manifest, tolerance_mm: float = 1.0) -> Scale:
@@ -178,31 +193,44 @@ def _measure(
 
 
 def read_labels(path: Path, scale: Scale, *, may_ignore: bool) -> tuple[np.ndarray, Header]:
-    """A label map `(X, Y, Z)` uint8 of accepted values, as stored, and its header.
+    """A label map `(X, Y, Z)` uint8 of what is measured, as stored, and its header.
 
     Args:
         path: the file.
-        scale: names the values; one without any takes all from 0 to 254.
+        scale: names the values.
         may_ignore: whether the ignore value may occur; it becomes 255.
 
+    Returns:
+        The labels; voxels of values that are none are 255, and the header's warnings say so.
+
     Raises:
-        DataError: not readable, several channels, values that are no whole numbers or not accepted.
+        DataError: not readable, several channels, values that are no whole numbers, or none that is measured.
     """
     array, header = read_labels_of_file(path)
     if array.shape[0] != 1:
         raise DataError(f"has {array.shape[0]} channels; a label map has one", path=path)
-    found = values_in(array[0])
-    accepted = set(scale.values) if scale.labels else set(range(IGNORE))
+    found = [int(value) for value in values_in(array[0])]
+    counted = dict(scale.codes)
     if may_ignore:
-        accepted.add(scale.ignore)
-    strange = [value for value in found if value not in accepted]
+        counted.setdefault(scale.ignore, IGNORE)
+    strange = [value for value in found if value not in counted]
+    measured = [value for value in found if counted.get(value) in scale.labels]
+    if strange and not measured:
+        accepted = _listed(sorted(counted))
+        raise DataError(f"holds {_listed(strange)}, which is no label; accepted are {accepted}", path=path)
+    notes = [
+        f"its {value} is taken for the {scale.aliases[value]} of others" for value in found if value in scale.aliases
+    ]
     if strange:
-        words = _listed(sorted(accepted)) if scale.labels else f"0 to {IGNORE - 1}"
-        raise DataError(f"holds {_listed(strange)}, which is no label; accepted are {words}", path=path)
-    label = array[0].astype(np.uint8)
-    if may_ignore and scale.ignore != IGNORE:
-        label[array[0] == scale.ignore] = IGNORE
-    return label, header
+        what = "left out" if may_ignore else "counted as no structure"
+        voxels = int(np.count_nonzero(np.isin(array[0], strange)))
+        notes.append(f"holds {_listed(strange)}, which is no label, in {voxels} voxels: {what}")
+    header = replace(header, warnings=(*header.warnings, *notes))
+    if all(counted.get(value) == value for value in found):
+        return array[0].astype(np.uint8), header
+    places = np.searchsorted(found, array[0])
+    codes = np.array([counted.get(value, IGNORE) for value in found], np.uint8)
+    return codes[places], header
 
 
 def _listed(values: object) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import ConfigError, DataError
-from medseg.portable.io.channel_names import group_channels
-from medseg.portable.io.find_cases import by_name, images_in
+from medseg.portable.io.channel_names import group_channels, without_mark
+from medseg.portable.io.find_cases import by_name, images_in, passed_over
+from medseg.progress import say
 from medseg.records import differing, read_record
 
 TABLES = ("metrics.json", "metrics.csv", "metrics.md", "montage.png")
@@ -21,6 +22,9 @@ def files_by_name(folder: Path) -> dict[str, Path]:
     Raises:
         DataError: two files differ in their endings only.
     """
+    others = passed_over(folder)
+    if others:
+        say(f"warning: {folder}: {others}")
     try:
         return by_name(images_in(folder))
     except ValueError as error:
@@ -28,9 +32,19 @@ def files_by_name(folder: Path) -> dict[str, Path]:
 
 
 def by_reference(files: Mapping[str, Path], references: Collection[str]) -> dict[str, Path]:
-    """Predictions by the names of their references, which may lack the `_0000` of nnU-Net's images."""
+    """Predictions by the names of their references, which may lack the `_0000` of nnU-Net's images.
+
+    Either may have a mark of labels, such as `_seg` or `_gt`, that the other lacks, where only one file is meant then.
+    """
     groups = group_channels(files, (1,), labels=references)
-    return {case: files[name] for case, (name,) in groups.items()}
+    found = {case: files[name] for case, (name,) in groups.items()}
+    free = [name for name in found if name not in references]
+    for reference in references:
+        alike = [name for name in free if without_mark(name) == without_mark(reference)]
+        others = [name for name in references if without_mark(name) == without_mark(reference)]
+        if reference not in found and len(alike) == len(others) == 1:
+            found[reference] = found[alike[0]]
+    return found
 
 
 def refuse_another(folder: Path, source: Mapping[str, Any]) -> None:

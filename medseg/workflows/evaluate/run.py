@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from medseg.manifest.manifest import SECTIONS, Case, Manifest
 from medseg.metrics import METRICS
 from medseg.metrics.aggregate import iou_of_set, mean_of_classes, summarize
 from medseg.options import api
-from medseg.portable.geometry import values_in
 from medseg.portable.io.read import SUFFIXES
 from medseg.progress import show_progress
-from medseg.workflows.evaluate.compare_case import IGNORE, Compared, Pairing, Scale, compare, read_labels
+from medseg.workflows.evaluate.compare_case import Compared, Pairing, Scale, compare
+from medseg.workflows.evaluate.found_classes import scale_of_files
 from medseg.workflows.evaluate.options import EvaluateOptions
 from medseg.workflows.evaluate.pair_files import by_reference, files_by_name, refuse_another
 from medseg.workflows.evaluate.tables import write_tables
@@ -155,19 +154,7 @@ def _from_folder(folder: Path, files: dict[str, Path], tolerance_mm: float) -> t
         raise DataError(f"holds no label file; accepted are {', '.join(SUFFIXES)}", path=folder)
     files = by_reference(files, labels)
     pairings = [Pairing(name, path, files.get(name)) for name, path in labels.items()]
-    anything = Scale({}, tolerance_mm=tolerance_mm)
-    values = _values([pairing.reference for pairing in pairings], anything)
-    if not values:
-        raise DataError("not one label file holds anything but background (0)", path=folder)
-    return pairings, Scale({value: f"label {value}" for value in values}, tolerance_mm=tolerance_mm)
-
-
-def _values(paths: Sequence[Path], scale: Scale) -> list[int]:
-    found: set[int] = set()
-    for path in paths:
-        with suppress(DataError):  # the case will say so
-            found.update(values_in(read_labels(path, scale, may_ignore=True)[0]).tolist())
-    return sorted(found - {scale.background, IGNORE})
+    return pairings, scale_of_files(list(labels.values()), folder, tolerance_mm)
 
 
 def _summary(done: Sequence[Compared], scale: Scale) -> dict[str, Any]:
@@ -177,7 +164,7 @@ def _summary(done: Sequence[Compared], scale: Scale) -> dict[str, Any]:
     for value, name in scale.labels.items():
         found = [case.metrics[value] for case in compared if value in case.metrics]
         missed = [case.metrics[value] for case in failed if value in case.metrics]
-        classes[name] = {"value": value, **summarize(found, missed)}
+        classes[name] = {"value": scale.value_of(value), **summarize(found, missed)}
     return {
         "tolerance_mm": scale.tolerance_mm,
         "definitions": {name: entry.definition for name, entry in METRICS.items() if entry.averaged},

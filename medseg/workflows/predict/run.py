@@ -25,6 +25,7 @@ from medseg.errors import ConfigError, MedsegError, OutputError
 from medseg.options import api
 from medseg.portable.geometry import offset
 from medseg.portable.inference.multi_view import FUSIONS, ViewsInferer
+from medseg.portable.io.find_cases import passed_over
 from medseg.portable.io.write import remove_leftovers
 from medseg.progress import Count, say
 from medseg.records import hash_of
@@ -71,6 +72,8 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
         options.inputs, output, channels=len(bundle.data.modality), section=options.section, uid=options.series,
         suffix=suffix_of(options.format),
     )  # fmt: skip
+    if options.inputs.is_dir() and (others := passed_over(options.inputs)):
+        say(f"warning: {options.inputs}: {others}")
     items = share(items, options.shard, options.num_shards)
     earlier = EarlierResults(output)
     earlier.refuse_all(items, probabilities=options.probabilities)
