@@ -137,6 +137,8 @@ def test_maps_of_many_classes_are_none():
     assert not is_smeared(dict.fromkeys(range(151), 100))  # ADE20K
     assert not is_smeared({**dict.fromkeys(range(21), 500), 255: 300})  # VOC with borders
     assert not is_smeared(dict.fromkeys(range(256), 7))  # an atlas
+    organs = dict.fromkeys(range(1, 118), 50)
+    assert not is_smeared({0: 90000, **organs, 255: 90000})  # TotalSegmentator, half of it not annotated
     assert is_smeared({0: 9000, 2: 40, 60: 9, 128: 10, 190: 8, 250: 30, 253: 20, 255: 900})
 
 

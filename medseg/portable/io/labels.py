@@ -119,19 +119,21 @@ def rounding_note(example: float) -> str:
 def is_smeared(counts: Mapping[int, int]) -> bool:
     """Whether a label map is a mask of 0 and 255 after JPEG or interpolation.
 
-    Such a mask has many grey levels, few pixels that are neither dark nor bright, and more bright than grey ones. A map
-    of many classes has either no value near 255 or many voxels of those in between.
+    Such a mask has many grey levels, some of them near 255, few pixels that are neither dark nor bright, and more
+    bright than grey ones. A map of many classes has either no value near 255 or many voxels of those in between.
 
     Args:
         counts: value -> voxels.
 
     Examples:
-        >>> edge = {value: 3 for value in range(20, 240, 10)}
+        >>> edge = {value: 3 for value in range(20, 250, 10)}
         >>> is_smeared({0: 5000, 255: 2000, **edge}), is_smeared({0: 5000, 1: 2000, 255: 100})
         (True, False)
     """
     values = list(counts)
     if len(values) < 8 or min(values) < 0 or max(values) > 255:
+        return False
+    if not any(BRIGHT <= value < 255 for value in values):  # 255 itself may be what nobody annotated
         return False
     bright = sum(count for value, count in counts.items() if value >= BRIGHT)
     grey = [count for value, count in counts.items() if DARK < value < BRIGHT]

@@ -117,11 +117,10 @@ class _Checker:
         """Channels are stacked as stored, so that they must be stored in the same order too."""
         if header is first:
             return
-        if difference(header, first) is None and not same_order(header, first):
-            self.report(file, "error", "channel_grid", "is stored in another order than the first channel")
-            return
         differing = difference(header, first)
-        if differing:
+        if not same_order(header, first) and (differing is None or differing[0] == "warning"):
+            self.report(file, "error", "channel_grid", "is stored in another order than the first channel")
+        elif differing:
             severity, _, message = differing
             self.report(file, severity, "channel_grid", message.replace("the image's", "the first channel's"))
 
