@@ -150,6 +150,13 @@ def test_copies_hold_the_same_structures(tmp_path, capfd):
     assert [int((array == value).sum()) for value in (1, 2)] == [2 * 18 * 16, 512]
 
 
+def test_a_part_of_a_set_is_known_too(tmp_path, capfd):
+    """Its folder "label" is one that plain folders have, and there is no folder "images" beside it."""
+    btcv(tmp_path)
+    code, said = called(capfd, "data", "init", tmp_path / "RawData/Training", "-o", tmp_path / "m.json")
+    assert (code, "found as the data set BTCV" in said, "2 training" in said) == (0, True, True), said
+
+
 def test_patterns(tmp_path, capfd):
     for n in (0, 1):
         volume(tmp_path / f"deep/scan{n}/ct.nii.gz")

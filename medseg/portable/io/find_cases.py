@@ -76,9 +76,11 @@ def passed_over(folder: Path) -> str:
 
     Examples:
         >>> from pathlib import Path
+        >>> folder = Path("mixed")
+        >>> folder.mkdir()
         >>> for name in ("a.png", "b.bmp", "c.bmp", "d.mgz", "read.me.txt"):
-        ...     _ = Path(name).write_bytes(b"")
-        >>> passed_over(Path("."))
+        ...     _ = (folder / name).write_bytes(b"")
+        >>> passed_over(folder)
         '3 files of unknown endings are passed over: 2 .bmp (b.bmp, ...), 1 .mgz (d.mgz); convert them to NIfTI or PNG'
     """
     by_ending: dict[str, list[str]] = {}

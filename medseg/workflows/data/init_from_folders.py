@@ -63,8 +63,9 @@ def from_folders(
     content: dict[str, Any] = {"name": source.name}
     named = ",".join(layout.modality) if layout is not None and modality is None else modality
     content["modality"] = _modality([source / p for p in cases[0]["image"]], named or None)
-    content["labels"] = found_labels(label_files, found := FoundValues())
-    codes = codes_of(found) if copies is not None else None
+    found = FoundValues()
+    content["labels"] = found_labels(label_files, None if copies is None else found)
+    codes = None if copies is None else codes_of(found)
     if copies is not None and codes is not None:
         content["labels"] = _use_copies(cases, codes, source, copies)
     return content | {name: section for name, section in sections.items() if section}
@@ -77,6 +78,8 @@ def _of_folders(source: Path, modality: str | None) -> Sections:
     for section, (image_folders, label_folders) in FOLDERS.items():
         images[section] = _named(files_in(source, image_folders))
         labels[section] = files_in(source, label_folders)
+    if not any(images.values()):
+        return sections
     counts = {len((modality or "").split(","))}
     if counts == {1}:  # one name may be that of every channel
         for section in FOLDERS:

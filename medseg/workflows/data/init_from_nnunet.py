@@ -79,7 +79,8 @@ def with_numbered_channels(content: dict[str, Any], folder: Path) -> dict[str, A
         content: of the file, as Decathlon's.
         folder: that paths are relative to.
     """
-    count = len(content.get("modality") or {}) or 1
+    modality = content.get("modality")
+    count = len(modality) if isinstance(modality, dict | list) and modality else 1
     for name in ("training", "test", "testing"):
         cases = content.get(name)
         for place, case in enumerate(cases if isinstance(cases, list) else ()):

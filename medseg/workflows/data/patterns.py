@@ -71,6 +71,7 @@ def by_patterns(source: Path, layout: Layout) -> dict[str, list[dict[str, Any]]]
     taken = set(labels.values())
     channels = [_matching([file for file in files if file not in taken], each, source) for each in layout.images]
     sections: dict[str, list[dict[str, Any]]] = {"training": [], "test": [], "unlabeled": []}
+    named: list[tuple[str, dict[str, Any]]] = []
     for name in sorted(set().union(*channels)):
         missing = [pattern for pattern, found in zip(layout.images, channels, strict=True) if name not in found]
         if missing:
@@ -82,10 +83,19 @@ def by_patterns(source: Path, layout: Layout) -> dict[str, list[dict[str, Any]]]
         section = "training" if name in labels else "unlabeled"
         if TEST_FOLDER.search(images[0]):
             section = "test"
-        if Case.model_validate(case).name == "imaging" or len(images) > 1:
-            case["case"] = name
         sections[section].append(case)
+        named.append((name, case))
+    _name(named)
     return {section: cases for section, cases in sections.items() if cases}
+
+
+def _name(named: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """Call cases as the pattern says where the names of their files would not tell them apart."""
+    usual = [Case.model_validate(case).name for _, case in named]
+    same_for_all = len(set(usual)) < len(usual)
+    for (name, case), file_name in zip(named, usual, strict=True):
+        if same_for_all or len(case["image"]) > 1 or file_name == "imaging":
+            case["case"] = name
 
 
 def known_layout(source: Path) -> Layout | None:
