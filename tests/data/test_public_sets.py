@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from medseg.workflows.predict.collect_cases import collect
 
 
 def volume(path: Path) -> None:
-    save(path, cube(100, "i2") + np.arange(16, dtype="i2"))
+    """An image that is no other's, by its path."""
+    noise = np.random.default_rng(crc32(str(path).encode())).normal(0, 10, cube().shape)
+    save(path, (noise + 60 * cube()).astype("i2"))
 
 
 def picture(path: Path, array: np.ndarray, **how) -> None:
