@@ -38,6 +38,7 @@ __all__ = [
     "Networks",
     "PatchTargets",
     "Predictions",
+    "PretrainingMethod",
     "PseudoLabels",
     "Stream",
 ]
@@ -267,3 +268,20 @@ class Method(nn.Module, ABC):
     def targets(self) -> PatchTargets | None:
         """Further targets to make of each labelled patch in the loader's workers."""
         return None
+
+
+class PretrainingMethod(Method):
+    """Base of papers that only prepare a network for the next stage, or for `medseg pretrain`, and have no segmenter.
+
+    Attributes:
+        network: which is prepared; set by the constructor.
+    """
+
+    network: EncoderDecoder
+
+    def segmenter(self) -> None:
+        """There is none."""
+
+    def pretrained(self) -> EncoderDecoder:
+        """The network, without heads that the preparation needs."""
+        return self.network

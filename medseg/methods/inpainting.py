@@ -12,13 +12,13 @@ is trained as well. In medical images, of which most are grey, it takes the plac
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from medseg.method import ALL, Batch, Clock, Method, Networks
-from medseg.ops.pretext.hidden_boxes import check_boxes, hide_boxes, restoration_loss
+from medseg.method import ALL, Batch, Clock, Networks, PretrainingMethod
+from medseg.ops.pretext.hidden_boxes import check_boxes, inpainting_loss
 
 
-class Inpainting(Method):
+class Inpainting(PretrainingMethod):
     """Pre-training of encoder and decoder on all images, with a label or without.
 
     Args:
@@ -36,16 +36,7 @@ class Inpainting(Method):
         self.network = networks.encoder_decoder()
         self.head = networks.head(self.network.width, networks.in_channels)
 
-    def segmenter(self) -> None:
-        """None: the stage prepares a network."""
-        return
-
-    def pretrained(self) -> nn.Module:
-        """The network in halves, without its head."""
-        return self.network
-
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The term `inpainting`."""
         image = batch["all"]["image"]
-        hidden_image, hidden = hide_boxes(image, self.boxes, self.share)
-        return {"inpainting": restoration_loss(self.head(self.network(hidden_image)), image, hidden)}
+        return {"inpainting": inpainting_loss(self.network, self.head, image, self.boxes, self.share)}

@@ -17,12 +17,14 @@ from medseg.methods import build, build_rule
 from medseg.methods.s4l import MeanOverRotations, half_life_decay
 from medseg.networks.factory import NetworkFactory
 from medseg.networks.transfer import PartOf
+from medseg.ops.batch_statistics import frozen_statistics
 from medseg.ops.losses import virtual_adversarial as vat
 from medseg.ops.losses.triplets import batch_hard, hardest
 from medseg.ops.pretext.encoders import encoder_tensors
 from medseg.ops.pretext.exemplar_views import make_views
+from medseg.ops.pretext.rotated_copies import RotatedCopies, plan_copies
 from medseg.ops.pretext.rotations import Rotation, choose_rotations, cube_rotations, quarter_turns
-from medseg.ops.pretext.tasks import ExemplarTask, RotatedCopies, RotationTask, exemplar_loss
+from medseg.ops.pretext.tasks import ExemplarTask, RotationTask, exemplar_loss
 from medseg.pseudo_labels import Predictions
 from medseg.workflows.train.checks.orientation import check_upright
 
@@ -39,7 +41,7 @@ def outputs(rotations) -> set[tuple[int, ...]]:
 
 
 def test_quarter_turns_are_counter_clockwise():
-    turned = choose_rotations("quarter4", (1.0, 1.0)).turn_all(SQUARE)
+    turned = choose_rotations("quarter4", (1.0, 1.0)).turn(SQUARE.expand(4, 1, 2, 2), range(4))
     expected = [[[0, 1], [2, 3]], [[1, 3], [0, 2]], [[3, 2], [1, 0]], [[2, 0], [3, 1]]]
     assert turned[:, 0].tolist() == expected
     assert turned.dtype == SQUARE.dtype
@@ -206,7 +208,7 @@ def test_views_stay_within_the_values_of_their_image(dims):
 
 def test_the_exemplar_task_needs_two_images_and_two_views():
     network = factory(2, channels=1).encoder_decoder()
-    task = ExemplarTask(network.channels[-1], 2, 8)
+    task = ExemplarTask(network.channels[-1], 2, 2, 8)
     with pytest.raises(ConfigError, match="tells images of a batch apart, and each stream has one"):
         exemplar_loss(task, network, [torch.rand(1, 1, 32, 24)])
     with pytest.raises(ConfigError, match="views is 1"):
@@ -229,14 +231,14 @@ def test_the_adversarial_change_has_its_length_and_leaves_the_statistics():
     image = torch.randn(2, 1, 8, 8)
     clean = network(image)
     before = {name: value.clone() for name, value in network.named_buffers()}
-    with vat.frozen_statistics(network):
+    with frozen_statistics(network):
         change = vat.adversarial_change(network, image, clean.detach(), 0.25, "changed")
     assert change.flatten(1).norm(dim=1).tolist() == pytest.approx([0.25 * 8] * 2, rel=1e-5)
-    loss = vat.adversarial_loss(network, network, image, clean, radius=0.25)
+    loss = vat.adversarial_loss(network, image, clean, radius=0.25)
     for name, value in network.named_buffers():
         assert torch.equal(value, before[name])
     random = vat.of_length(torch.randn(image.shape), 0.25)
-    with vat.frozen_statistics(network):
+    with frozen_statistics(network):
         assert loss.item() > vat.divergence(network(image + random), clean).item()
     (gradient,) = torch.autograd.grad(loss, clean, allow_unused=True)
     assert gradient is None
@@ -378,13 +380,30 @@ def test_the_control_without_the_question_may_be_turned():
     ("patch", "spacing", "options", "message"),
     [
         ((32, 32, 1), (1.0, 1.2, 5.0), {"rotations": "quarter4"}, "exchanges the axes 0 and 1"),
-        ((32, 4, 1), (1.0, 1.0, 5.0), {}, "whose largest part with equal sides has 0"),
+        ((32, 4, 1), (1.0, 1.0, 5.0), {"rotations": "quarter4"}, "whose largest part with equal sides has 0"),
     ],
 )
 def test_patches_that_cannot_be_turned_are_refused(patch, spacing, options, message):
     data = DataSpec(labels={0: "b", 1: "a"}, modality=("MR",), spacing_mm=spacing, patch=patch, view="axial")
     with pytest.raises(ConfigError, match=f"method rotation: rotations .*{message}"):
         build("rotation", NetworkFactory(NetworkSpec(name="vnet", width=4), data), **options)
+
+
+@pytest.mark.parametrize(
+    ("patch", "name", "exchanged", "side"),
+    [
+        ((32, 24), "quarter4", (0, 1), 24),
+        ((32, 4), "half2", (), 0),
+        ((32, 24, 16), "axis10", (0, 1, 2), 16),
+        ((4, 32, 24), "axial4", (1, 2), 24),  # the first axis is too short to be exchanged
+        ((4, 32, 1), "half4", (), 0),
+    ],
+)
+def test_auto_exchanges_no_axis_that_is_too_short(patch, name, exchanged, side):
+    network = factory(len(patch)).encoder_decoder()
+    equal = (1.0,) * len(patch)
+    copies = plan_copies("auto", network, patch, equal, equal)
+    assert (copies.rotations.name, copies.rotations.exchanged, copies.side) == (name, exchanged, side)
 
 
 # Does it learn?

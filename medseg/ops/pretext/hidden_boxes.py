@@ -7,7 +7,7 @@ CVPR 2016; arXiv 1604.07379.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medseg.ops.losses.segmentation import masked_mean
 from medseg.ops.semi_supervised import mixing
@@ -42,6 +42,20 @@ def restoration_loss(restored: Tensor, images: Tensor, hidden: Tensor) -> Tensor
     """
     difference = (restored.float() - images.float()).abs()
     return masked_mean(difference, hidden.expand_as(difference))
+
+
+def inpainting_loss(network: nn.Module, head: nn.Module, images: Tensor, count: int, share: float) -> Tensor:
+    """Hide boxes of images, let a network say what was there, and compare.
+
+    Args:
+        network: images `(B, C, *spatial)` to features.
+        head: features to intensities `(B, C, *spatial)`.
+        images: what it shall say; it sees them with boxes hidden.
+        count: boxes in each image.
+        share: of the image, that a box has.
+    """
+    seen, hidden = hide_boxes(images, count, share)
+    return restoration_loss(head(network(seen)), images, hidden)
 
 
 def check_boxes(boxes: int, share: float) -> None:
