@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medseg.errors import DataError
 from medseg.method import IGNORE, LABELED, Batch, Clock, Networks, PretrainingMethod
-from medseg.ops.batch_statistics import frozen_statistics
+from medseg.ops.batch_statistics import repeated_pass
 from medseg.ops.losses.triplet_graph import contrastive_loss, draw_triplets, normalize, separation, triplet_loss
 from medseg.ops.pretext.class_patches import PatchRules, choose_patches, cut_patches
 from medseg.ops.pretext.encoders import freeze_decoder
@@ -214,7 +214,7 @@ class MixAndMatch(PretrainingMethod):
 
     def _contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
         """Of a part that is encoded, and encoded again for its gradient, which counts in no running statistics."""
-        return nullcontext(), frozen_statistics(self.network)
+        return nullcontext(), repeated_pass(self.network)
 
     def _encode(self, patches: Tensor) -> Tensor:
         deepest = self.network.encode(patches)[-1]

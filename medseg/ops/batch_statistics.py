@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -20,3 +21,22 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for each in tracking:
             each.track_running_stats = True
+
+
+@contextmanager
+def repeated_pass(module: nn.Module) -> Iterator[None]:
+    """Inside the block, where a pass is computed again for its gradient, it counts in no running statistics.
+
+    Torch's checkpoints want the very operations of the first pass: norms go on tracking, with momentum 0.
+    """
+    tracking = [each for each in module.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
+    before = [(each.momentum, each.num_batches_tracked.clone()) for each in tracking]
+    for each in tracking:
+        each.momentum = 0.0
+    try:
+        yield
+    finally:
+        for each, (momentum, count) in zip(tracking, before, strict=True):
+            each.momentum = momentum
+            with torch.no_grad():
+                each.num_batches_tracked.copy_(count)

@@ -16,6 +16,8 @@ import medseg
 from medseg.cli.app import app
 from medseg.errors import BundleError, ConfigError, ManifestError, MedsegError
 from medseg.manifest.manifest import Manifest
+from medseg.workflows.train import settings
+from medseg.workflows.train.checks.files import find_warnings
 from medseg.workflows.train.encoder import open_encoder, open_start
 from medseg.workflows.train.pretrain import load_pretraining, pretrain, without_unplaced
 from medseg.workflows.train.run import train
@@ -65,6 +67,13 @@ def test_images_without_an_orientation_are_left_out(manifest, tmp_path, capfd):
     assert [case.name for case in (*left.training, *left.unlabeled)] == ["case1", "case2"]
     assert len(left.validation) == len(found.validation)
     assert "2 images have no orientation in their header and are left out: case0" in capfd.readouterr().err
+    asked = (
+        "2 of 4 training images have no orientation in their header (case0, ...), and s4l asks which way up they are"
+    )
+    assert asked in find_warnings(settings.load("s4l"), found)
+    control = settings.load("s4l", ("stages.0.method.options.rotation=0",))
+    for pipeline in (control, settings.load("supervised")):
+        assert not any("orientation" in line for line in find_warnings(pipeline, found))
     for case in (*left.training, *left.unlabeled):
         shutil.copy(tmp_path / "data" / "case0.nii.gz", left.images(case)[0])
     with pytest.raises(ManifestError, match="no training image has an orientation in its header"):
