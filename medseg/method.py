@@ -251,6 +251,14 @@ class Method(nn.Module, ABC):
         """
         return {}
 
+    def pictures(self) -> dict[str, Tensor]:
+        """Pictures of the last batch, such as patches or mixed images, for TensorBoard; see `medseg.ops.contact_sheet`.
+
+        Name -> `(1, height, width)` grey or `(3, height, width)` in [0, 1]; called now and then in the process that
+        writes the log alone. No random number may be drawn.
+        """
+        return {}
+
     def parameter_groups(self, lr: float) -> list[dict]:
         """Optimiser groups; by default one."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]

@@ -20,7 +20,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name
 from torch import Tensor
 
 from medseg.method import ALL, Batch, Clock, Networks, PretrainingMethod
-from medseg.ops.pretext.hidden_boxes import check_boxes, inpainting_loss
+from medseg.ops.pretext.hidden_boxes import InpaintingTask
 
 
 class Colorization(PretrainingMethod):
@@ -44,8 +44,8 @@ class Colorization(PretrainingMethod):
             raise ValueError(f"bins is {bins}; accepted: 2 or more")
         if limit <= 0:
             raise ValueError(f"limit is {limit}; accepted: a number above 0")
-        check_boxes(boxes, share)
-        self.bins, self.limit, self.boxes, self.share = bins, limit, boxes, share
+        self.bins, self.limit = bins, limit
+        self.inpainting = InpaintingTask(boxes, share)
         self.colors = networks.image_channels
         self.slices = networks.in_channels // networks.image_channels
         self.network = networks.encoder_decoder()
@@ -56,11 +56,15 @@ class Colorization(PretrainingMethod):
         """The term `colorization`; `inpainting` of images of one channel."""
         image = batch["all"]["image"]
         if self.colors == 1:
-            return {"inpainting": inpainting_loss(self.network, self.head, image, self.boxes, self.share)}
+            return {"inpainting": self.inpainting.loss(self.network, self.head, image)}
         grey, target = self.split(image)
         logits = self.head(self.network(grey)).float()
         logits = logits.reshape(len(image), self.bins, self.colors - 1, *image.shape[2:])
         return {"colorization": F.cross_entropy(logits, target)}
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Of images of one channel those of the last batch hidden, restored and true."""
+        return self.inpainting.pictures()
 
     @torch.no_grad()
     def split(self, image: Tensor) -> tuple[Tensor, Tensor]:

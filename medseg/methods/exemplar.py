@@ -39,6 +39,10 @@ class Exemplar(PretrainingMethod):
         """Mean distances of the hardest triplets of the last batch."""
         return self.task.watched
 
+    def pictures(self) -> dict[str, Tensor]:
+        """Views of the last batch."""
+        return self.task.pictures()
+
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Term `exemplar`."""
         return {"exemplar": exemplar_loss(self.task, self.network, [batch["all"]["image"]])}

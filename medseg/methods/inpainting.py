@@ -15,7 +15,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from medseg.method import ALL, Batch, Clock, Networks, PretrainingMethod
-from medseg.ops.pretext.hidden_boxes import check_boxes, inpainting_loss
+from medseg.ops.pretext.hidden_boxes import InpaintingTask
 
 
 class Inpainting(PretrainingMethod):
@@ -31,12 +31,14 @@ class Inpainting(PretrainingMethod):
 
     def __init__(self, networks: Networks, *, boxes: int = 8, share: float = 0.05) -> None:
         super().__init__(networks)
-        check_boxes(boxes, share)
-        self.boxes, self.share = boxes, share
+        self.task = InpaintingTask(boxes, share)
         self.network = networks.encoder_decoder()
         self.head = networks.head(self.network.width, networks.in_channels)
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The term `inpainting`."""
-        image = batch["all"]["image"]
-        return {"inpainting": inpainting_loss(self.network, self.head, image, self.boxes, self.share)}
+        return {"inpainting": self.task.loss(self.network, self.head, batch["all"]["image"])}
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Hidden, restored and true images of the last batch."""
+        return self.task.pictures()

@@ -30,6 +30,7 @@ from torch.utils.checkpoint import checkpoint
 from medseg.errors import DataError
 from medseg.method import IGNORE, LABELED, Batch, Clock, Networks, PretrainingMethod
 from medseg.ops.batch_statistics import repeated_pass
+from medseg.ops.contact_sheet import contact_sheet, middle_slices
 from medseg.ops.losses.triplet_graph import contrastive_loss, draw_triplets, normalize, separation, triplet_loss
 from medseg.ops.pretext.class_patches import PatchRules, choose_patches, cut_patches
 from medseg.ops.pretext.encoders import freeze_decoder
@@ -40,6 +41,9 @@ RESOLUTION = {2: 128, 3: 48}
 
 POOLED = {2: 4, 3: 2}
 """Places along an axis that are left of the encoder's deepest feature map, at most."""
+
+SHOWN = 8
+"""Patches of each class in a picture."""
 
 LEAST_CLASSES = 2
 PATIENCE = 20
@@ -112,6 +116,7 @@ class MixAndMatch(PretrainingMethod):
         self.register_buffer("counts", torch.zeros(1 + len(COUNTED), dtype=torch.int64))
         self._counted = dict.fromkeys(COUNTED, 0)
         self._last: tuple[Tensor, Tensor] | None = None
+        self._shown: Tensor | None = None
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The term `triplets`, or `contrastive`."""
@@ -124,6 +129,7 @@ class MixAndMatch(PretrainingMethod):
         if len(classes):
             vectors = self.embed(patches)
             self._last = (vectors.detach(), classes)
+            self._shown = middle_slices(patches, self.pool)
             loss = self.compare(vectors, classes) + unused
         self._add_counts(classes)
         return {self.loss: loss}
@@ -136,6 +142,14 @@ class MixAndMatch(PretrainingMethod):
             quotient, nearest = separation(*self._last)
             found |= {"within_by_between": torch.tensor(quotient), "nearest_neighbour": torch.tensor(nearest)}
         return found
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Patches of the last batch, those of a class in a row."""
+        if self._last is None or self._shown is None:
+            return {}
+        classes = self._last[1].to(self._shown.device)
+        rows = [self._shown[classes == value][:SHOWN] for value in classes.unique().tolist()]
+        return {"patches": contact_sheet(rows)}
 
     # Mix: patches of all images of the batch.
 

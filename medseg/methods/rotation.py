@@ -46,7 +46,7 @@ class Rotation(PretrainingMethod):
         self.copies = plan_copies(
             rotations, self.network, networks.patch, networks.spacing_mm, networks.native_mm, wanted
         )  # fmt: skip
-        self.task = RotationTask(self.network.channels[-1], len(self.copies.rotations))
+        self.task = RotationTask(self.network.channels[-1], self.copies.rotations)
         self._watched: dict[str, Tensor] = {}
 
     @classmethod
@@ -58,10 +58,15 @@ class Rotation(PretrainingMethod):
         """Share of the copies whose rotation was found, in the last batch."""
         return self._watched
 
+    def pictures(self) -> dict[str, Tensor]:
+        """Copies of the last batch, and turned back by the rotations found."""
+        return self.task.pictures()
+
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Term `rotation`."""
         copies = self.copies(batch["all"]["image"])
         logits = self.task(pooled(self.network.encode(copies.image)))
+        self.task.show(copies.image, logits)
         counted = shows_something(copies.image)
         self._watched = {"rotations found": share_found(logits, copies.number, counted)}
         return {"rotation": self.task.loss(logits, copies.number, counted)}

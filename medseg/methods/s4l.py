@@ -96,7 +96,7 @@ class S4L(Method):
             rotations, network, networks.patch, networks.spacing_mm, networks.native_mm, copies
         )  # fmt: skip
         features = network.channels[-1]
-        self.rotation_task = RotationTask(features, len(self.copies.rotations))
+        self.rotation_task = RotationTask(features, self.copies.rotations)
         self.exemplar_task = ExemplarTask(features, networks.spatial_dims, views, embedding) if exemplar else None
         self.teacher = AveragedTeacher(self.headed, decay=half_life_decay(half_life)) if half_life else None
         self.rotation, self.turned, self.exemplar = rotation, turned, exemplar
@@ -126,6 +126,11 @@ class S4L(Method):
         """Share of the copies whose rotation was found, and distances of the exemplar task, in the last batch."""
         distances = {} if self.exemplar_task is None else self.exemplar_task.watched
         return self._watched | distances
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Labelled copies of the last batch, and turned back by the rotations found; views of the exemplar task."""
+        views = {} if self.exemplar_task is None else self.exemplar_task.pictures()
+        return self.rotation_task.pictures() | views
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Terms of L_s, `turned`, `rotation`, and those that are switched on."""
@@ -164,6 +169,7 @@ class S4L(Method):
     def _rotation_loss(self, features: Tensor, parts: Sequence[Turned]) -> Tensor:
         """L_rot of pooled features of all copies."""
         logits = self.rotation_task(features)
+        self.rotation_task.show(parts[0].image, logits)
         numbers = [part.number for part in parts]
         counted = [shows_something(part.image) for part in parts]
         self._watched = {"rotations found": share_found(logits, torch.cat(numbers), torch.cat(counted))}

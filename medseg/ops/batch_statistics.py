@@ -30,13 +30,16 @@ def repeated_pass(module: nn.Module) -> Iterator[None]:
     Torch's checkpoints want the very operations of the first pass: norms go on tracking, with momentum 0.
     """
     tracking = [each for each in module.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
-    before = [(each.momentum, each.num_batches_tracked.clone()) for each in tracking]
+    momenta = [each.momentum for each in tracking]
+    counts = [each.num_batches_tracked for each in tracking if each.num_batches_tracked is not None]
+    before = [count.clone() for count in counts]
     for each in tracking:
         each.momentum = 0.0
     try:
         yield
     finally:
-        for each, (momentum, count) in zip(tracking, before, strict=True):
+        for each, momentum in zip(tracking, momenta, strict=True):
             each.momentum = momentum
-            with torch.no_grad():
-                each.num_batches_tracked.copy_(count)
+        with torch.no_grad():
+            for count, value in zip(counts, before, strict=True):
+                count.copy_(value)

@@ -339,6 +339,17 @@ def test_images_of_255_alone_are_left_out_and_counted():
     assert 0 <= float(watched["nearest_neighbour"]) <= 1
 
 
+def test_a_picture_has_the_patches_of_a_class_in_a_row():
+    method = methods.build("mix_and_match", factory(2), pool=30)
+    assert method.pictures() == {}
+    method(batch_of(2), CLOCK)
+    sheet = method.pictures()["patches"]
+    height, width = method.shape(method.rules(SIZE[2]).largest)
+    assert sheet.shape == (1, 3 * height, 8 * width)
+    first = sheet[0, :height].reshape(height, 8, width)
+    assert (first.amax((0, 2)) > 0).tolist() == [True] * 3 + [False] * 5  # one patch of background in each of 3 images
+
+
 def test_patches_and_counts_are_those_of_all_processes(monkeypatch):
     monkeypatch.setattr(mix_and_match, "sum_over_processes", lambda values: values * 2)  # two that see the same
     method = methods.build("mix_and_match", factory(2), pool=9)

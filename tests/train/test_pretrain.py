@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import write_dataset
 from typer.testing import CliRunner
 
@@ -50,6 +51,13 @@ def test_all_training_images_are_seen_and_labels_teach_nothing(manifest, encoder
     assert other == tmp_path / "run" / "encoder"
     one, same = (torch.load(folder / "model.pt", weights_only=True) for folder in (encoder, other))
     assert all(torch.equal(tensor, same[name]) for name, tensor in one.items())
+
+
+def test_tensorboard_has_pictures(encoder):
+    (file,) = encoder.parent.rglob("events.out.*")
+    events = EventAccumulator(str(file)).Reload()
+    assert events.Tags()["images"] == ["pictures/rotations"]
+    assert [event.step for event in events.Images("pictures/rotations")] == [3]
 
 
 def test_images_without_an_orientation_are_left_out(manifest, tmp_path, capfd):

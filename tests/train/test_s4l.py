@@ -144,11 +144,33 @@ def test_a_patch_that_is_not_square_is_cut_for_its_copies():
 
 @pytest.mark.parametrize("count", [4, 10, 24])
 def test_a_head_of_zeros_costs_the_logarithm_of_the_number_of_rotations(count):
-    task = RotationTask(5, count)
+    task = RotationTask(5, choose_rotations({4: "axial4", 10: "axis10", 24: "cube24"}[count], EQUAL))
     nn.init.zeros_(task.head.weight)
     nn.init.zeros_(task.head.bias)
     loss = task.loss(task(torch.rand(3, 5)), torch.tensor([0, 1, 3]), torch.tensor([True] * 3))
     assert loss.item() == pytest.approx(math.log(count), abs=1e-6)
+
+
+def test_a_picture_has_copies_turned_back_by_the_rotation_found():
+    rotations = choose_rotations("quarter4", (1.0, 1.0))
+    task = RotationTask(5, rotations)
+    copies = rotations.turn(SQUARE.float().expand(4, 1, 2, 2), range(4))
+    found = torch.tensor([0, 1, 2, 0])  # the last one is wrong
+    task.show(copies, nn.functional.one_hot(found, 4).float())
+    sheet = task.pictures()["rotations"] * 3
+    assert sheet[0, :2].tolist() == [[0, 1, 1, 3, 3, 2, 2, 0], [2, 3, 0, 2, 1, 0, 3, 1]]
+    assert sheet[0, 2:].tolist() == [[0, 1, 0, 1, 0, 1, 2, 0], [2, 3, 2, 3, 2, 3, 3, 1]]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_there_are_pictures_of_both_tasks(dims):
+    method = build("s4l", factory(dims), exemplar=1.0)
+    assert method.pictures() == {}
+    method(make_batch(method, dims), CLOCK)
+    pictures = method.pictures()
+    assert list(pictures) == ["rotations", "exemplar"]
+    views = {2: 8, 3: 4}[dims]
+    assert pictures["exemplar"].shape == (1, 2 * (32, 16)[dims - 2], views * 24)  # two images
 
 
 def test_an_image_of_one_grey_value_is_in_no_mean_of_the_task():

@@ -13,10 +13,15 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name
 from torch import Tensor, nn
 
 from medseg.errors import ConfigError
+from medseg.ops.contact_sheet import contact_sheet, middle_slices
 from medseg.ops.losses.segmentation import masked_mean
 from medseg.ops.losses.triplets import hardest, hardest_loss
 from medseg.ops.pretext.exemplar_views import make_views
+from medseg.ops.pretext.rotations import RotationSet
 from medseg.portable.networks.encoder_decoder import EncoderDecoder
+
+SHOWN = 4
+"""Copies, or images, in a picture."""
 
 VIEWS = {2: 8, 3: 4}
 """Of each image for the exemplar task: in planes as many as S4L's authors make, in volumes fewer, for their memory."""
@@ -50,12 +55,14 @@ class RotationTask(nn.Module):
 
     Args:
         channels: of the features.
-        rotations: how many there are.
+        rotations: that there are.
     """
 
-    def __init__(self, channels: int, rotations: int) -> None:
+    def __init__(self, channels: int, rotations: RotationSet) -> None:
         super().__init__()
-        self.head = nn.Linear(channels, rotations)
+        self.rotations = rotations
+        self.head = nn.Linear(channels, len(rotations))
+        self._shown: tuple[Tensor, Tensor] | None = None
 
     def forward(self, features: Tensor) -> Tensor:
         """Pooled features `(N, channels)` to logits `(N, rotations)`."""
@@ -70,6 +77,19 @@ class RotationTask(nn.Module):
             counted: `(N,)` bool; what is not, is not in the mean.
         """
         return masked_mean(F.cross_entropy(logits.float(), number, reduction="none"), counted)
+
+    def show(self, copies: Tensor, logits: Tensor) -> None:
+        """Keep the first copies `(N, C, *spatial)` of a batch, and the rotations found, for `pictures`."""
+        self._shown = copies[:SHOWN].detach().clone(), logits[:SHOWN].detach().argmax(1)
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Copies of the last batch, and below turned back by the rotation found: what is upright there was right."""
+        if self._shown is None:
+            return {}
+        copies, found = self._shown
+        back = [self.rotations.rotations[k].inverse()(one[None]) for k, one in zip(found.tolist(), copies, strict=True)]
+        rows = [middle_slices(copies, SHOWN), middle_slices(torch.cat(back), SHOWN)]
+        return {"rotations": contact_sheet(rows)}
 
 
 class ExemplarTask(nn.Module):
@@ -97,6 +117,7 @@ class ExemplarTask(nn.Module):
         self.views = VIEWS[spatial_dims] if views is None else views
         self.head = nn.Linear(channels, size)
         self.watched: dict[str, Tensor] = {}
+        self._shown: Tensor | None = None
 
     def forward(self, features: Tensor) -> Tensor:
         """Pooled features `(N, channels)` to embeddings `(N, size)` of length 1."""
@@ -120,6 +141,14 @@ class ExemplarTask(nn.Module):
         }
         return hardest_loss(found)
 
+    def show(self, views: Tensor) -> None:
+        """Keep for `pictures` the first of the views `(N, C, *spatial)`, which are one image's after the other's."""
+        self._shown = middle_slices(views, SHOWN * self.views)
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Views of the last batch, those of an image in a row."""
+        return {} if self._shown is None else {"exemplar": contact_sheet(self._shown.split(self.views))}
+
 
 def exemplar_loss(task: ExemplarTask, network: EncoderDecoder, images: Sequence[Tensor]) -> Tensor:
     """The mean over parts of a batch, whose images are numbered apart, for one may be in several.
@@ -139,6 +168,7 @@ def exemplar_loss(task: ExemplarTask, network: EncoderDecoder, images: Sequence[
             hint="--set stages.N.schedule.batch.STREAM=2 or more",
         )
     made = [make_views(each, task.views) for each in parts]
+    task.show(made[0])
     embeddings = task(pooled(network.encode(torch.cat(made))))
     losses = []
     for found, each in zip(embeddings.split([len(views) for views in made]), parts, strict=True):
