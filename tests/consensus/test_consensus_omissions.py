@@ -123,7 +123,7 @@ def test_correlations_by_hand():
 def test_trust_falls_between_its_bounds():
     assert [trust_in_posterior(value, GROSS_BOUNDS) for value in (-0.1, 0.12, 0.18, 0.5)] == [1, 1, 0, 0]
     assert trust_in_posterior(0.15, GROSS_BOUNDS) == pytest.approx(0.5)
-    assert trust_in_posterior(0.12, NEAR_BOUNDS) == pytest.approx(0.5)
+    assert trust_in_posterior(0.11, NEAR_BOUNDS) == pytest.approx(0.5)
     assert trust_in_posterior(math.nan, GROSS_BOUNDS) == 1
 
 

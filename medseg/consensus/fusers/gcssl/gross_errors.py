@@ -39,7 +39,7 @@ TAU = 3.0
 SPREADS = 3.0
 """Median distances of two outlines up to which they are drawn differently: a fine grid has many voxels in a
 millimetre."""
-GROSS_BOUNDS, NEAR_BOUNDS = (0.12, 0.18), (0.10, 0.14)
+GROSS_BOUNDS, NEAR_BOUNDS = (0.12, 0.18), (0.10, 0.12)
 """Correlations of votes up to which errors count as independent, and from which as shared: on G, and elsewhere."""
 FLOOR = 0.02
 """Added to shares and posterior before they are multiplied, so that neither alone rules a label out."""
