@@ -366,6 +366,13 @@ def test_with_weight_0_it_learns_what_supervised_training_of_the_copies_does():
         torch.testing.assert_close(method.headed.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["s4l", "mean_teacher", "ael", "crest"])
+def test_a_loss_of_a_sigmoid_is_refused_where_a_softmax_predicts(name):
+    message = f"method {name}: loss binary_cross_entropy is for a sigmoid .* softmax: cross_entropy, locally_adaptive"
+    with pytest.raises(ConfigError, match=message):
+        build(name, factory(2), loss="binary_cross_entropy")
+
+
 def test_heads_of_the_tasks_are_not_in_what_predicts():
     method = build("s4l", factory(2), exemplar=1.0)
     names = set(method.segmenter().state_dict())
