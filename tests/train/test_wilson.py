@@ -10,6 +10,7 @@ import pytest
 import torch
 from every_method import values_of
 from given_networks import factory
+from models import data_spec, make_bundle
 from tiny import write_dataset
 
 from medseg import methods
@@ -20,8 +21,10 @@ from medseg.method import Clock, Frozen
 from medseg.methods.wilson import OldNetwork, Wilson
 from medseg.networks import registry
 from medseg.workflows.predict.run import predict
+from medseg.workflows.train.plan import write_plan
 from medseg.workflows.train.planned_network import network_of_definition
 from medseg.workflows.train.run import train
+from medseg.workflows.train.settings import load
 
 CLOCK, EARLY = Clock(50, 100), Clock(1, 100)
 OLD_LABELS = ("background", "class2")
@@ -219,6 +222,18 @@ def changed(step: Path, change: dict) -> Path:
     path = step.with_name("changed.json")
     path.write_text(json.dumps(content))
     return path
+
+
+def test_a_step_is_planned_with_the_run_that_it_starts_from(tmp_path: Path) -> None:
+    _, box, _ = write_steps(tmp_path / "data")
+    known = data_spec(labels={0: "background", 1: "ball"}, modality=("MR",), patch=(16, 16, 8))
+    make_bundle(tmp_path / "base", known)
+    with pytest.raises(ConfigError, match="method wilson asks the network that it starts from, and there is none"):
+        write_plan("wilson", box, tmp_path / "plan.yaml", overrides=SMALL, device="cpu")
+    planned = write_plan("wilson", box, tmp_path / "plan.yaml", SMALL, device="cpu", init_from=tmp_path / "base")
+    assert (planned.stages[0].network.name, planned.stages[0].network.width) == ("unet", 4)
+    assert tuple(planned.data["patch"]) == (16, 16, 8)
+    assert load(str(tmp_path / "plan.yaml")) == planned
 
 
 @pytest.mark.slow
