@@ -293,6 +293,8 @@ def test_two_steps_after_a_base(tmp_path: Path) -> None:
         train("wilson", box, tmp_path / "no", overrides=SMALL, device="cpu")
     first = train("wilson", box, tmp_path / "first", init_from=tmp_path / "base", overrides=SMALL, device="cpu")
     second = train("wilson", rod, tmp_path / "second", init_from=first, overrides=SMALL, device="cpu")
+    for run, drawn in ((tmp_path / "base", False), (first, True), (second, True)):
+        assert (run / "maps.png").is_file() == drawn
     opened = [open_bundle(run) for run in (tmp_path / "base", first, second)]
     assert [bundle.independent for bundle in opened] == [True, True, True]
     assert [list(bundle.data.labels.values()) for bundle in opened] == [
