@@ -181,7 +181,9 @@ def test_stopped_between_the_passes_maps_are_not_made_again(tagged, tmp_path, mo
     monkeypatch.setattr(MapPredictor, "__call__", counted)
     task = three_stages(tmp_path)
     whole = train(task, tagged, tmp_path / "whole", method=OWN, device="cpu")
-    assert sorted(predicted) == sorted(2 * ["case0.nii.gz", "case1.nii.gz", "case2.nii.gz"]), "once for each rule"
+    each = ["case0.nii.gz", "case1.nii.gz", "case2.nii.gz"]
+    assert sorted(predicted) == sorted(3 * each), "once for each rule, and for the sheet of the last stage"
+    assert [(whole / f"stage{number}" / "maps.png").exists() for number in range(3)] == [False, False, True]
     predicted.clear()
 
     def stopped(*_):
@@ -193,7 +195,7 @@ def test_stopped_between_the_passes_maps_are_not_made_again(tagged, tmp_path, mo
             train(task, tagged, tmp_path / "broken", method=OWN, device="cpu")
     assert (tmp_path / "broken" / "stage0" / "labels" / "predictions" / "case0" / "maps0.bin").exists()
     again = train(task, tagged, tmp_path / "broken", method=OWN, device="cpu", resume=True)
-    assert len(predicted) == 6, "those of the first stage were kept"
+    assert len(predicted) == 9, "those of the first stage were kept"
     for number in (0, 1):
         for file in (whole / f"stage{number}" / "labels" / "pseudo").glob("*.nii.gz"):
             other = again / f"stage{number}" / "labels" / "pseudo" / file.name
