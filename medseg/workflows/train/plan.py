@@ -25,7 +25,7 @@ from medseg.workflows.train.budget.sizing import Sizing
 from medseg.workflows.train.checks.orientation import check_upright
 from medseg.workflows.train.checks.stages import Product, check_buildable
 from medseg.workflows.train.checks.streams import check_all_streams, describe_tag_groups, presences
-from medseg.workflows.train.encoder import Start
+from medseg.workflows.train.encoder import Start, open_start
 from medseg.workflows.train.group_names import describe_groups, name_of_stage
 from medseg.workflows.train.options import PlanOptions, budget_seconds
 from medseg.workflows.train.planned_network import follow_previous, plan_options
@@ -33,6 +33,8 @@ from medseg.workflows.train.planned_network import follow_previous, plan_options
 
 def run_plan(options: PlanOptions) -> Pipeline:
     """Plan as `train` would and write the resolved pipeline to a YAML, without training.
+
+    A run that starts from another is planned with the same `init_from` that it is trained with.
 
     Raises:
         MedsegError: nothing can be planned, or `output` is something else than an earlier plan for this manifest.
@@ -47,8 +49,9 @@ def run_plan(options: PlanOptions) -> Pipeline:
     check_writable(output.parent)
     with methods.use_methods(own):
         device = distributed.setup(options.device)
+        start = open_start(options.init_from) if options.init_from else None
         sizing = Sizing()
-        resolved = plan_pipeline(pipeline, manifest, device, options.budget, sizing=sizing)
+        resolved = plan_pipeline(pipeline, manifest, device, options.budget, start, sizing=sizing)
         make_folder(output.parent)
         settings.dump(resolved, output, manifest=manifest.path)
         print_plan(resolved, manifest, sizing.rows)
