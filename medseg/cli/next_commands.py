@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from medseg.manifest.classification import says_classes_only
 from medseg.manifest.manifest import SECTIONS, Case, Manifest
 
 
@@ -44,7 +45,7 @@ def _has_labels(manifest: Manifest, section: str | None) -> bool:
     cases: list[Case] = []
     for name in sections:
         cases += getattr(manifest, name)
-    return any(case.label for case in cases)
+    return any(case.label for case in cases) or says_classes_only(cases)
 
 
 def start_command(encoder: Path, data: Path) -> str:

@@ -114,6 +114,7 @@ class VolumeCache:
             manifest.ignore_index,
             covered=manifest.covered(case) if label is not None else None,
             maps=tuple((name, manifest.resolve(case.maps[name])) for name in maps),
+            image_class=manifest.class_index(case),
         )
 
     def _entry(self, job: Job) -> _Entry:
@@ -179,7 +180,7 @@ class _Entry:
     def open(self) -> CachedVolume | None:
         """The case; None where it is absent or damaged."""
         job = self.job
-        return cached_volume.read(self.folder, job.name, job.images[0], job.label is not None)
+        return cached_volume.read(self.folder, job.name, job.images[0], job.is_labelled)
 
 
 def _record(job: Job) -> Record:
@@ -202,6 +203,8 @@ def _record(job: Job) -> Record:
     }
     if not job.spec.has_background:
         settings["background"] = None
+    if job.image_class is not None:
+        settings["image_class"] = job.image_class
     return Record(Path(RECORD), inputs={"files": files}, settings=settings)
 
 

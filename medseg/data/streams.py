@@ -84,6 +84,8 @@ class PatchStreams(Dataset):
             return sampling.TagOrder(cases, self.spec.classes, declared.group_size)
         if declared.group == "same_tags":
             return SameTagsOrder(cases, self.spec.classes, declared, self.thin)
+        if self.spec.sampling == "classes" and "label" in declared.keys:
+            return sampling.TagOrder(cases, self.spec.classes, 1)
         return sampling.CaseOrder(cases, self.spec.sampling, self.thin)
 
     def _check(self, batch: Mapping[str, int]) -> None:

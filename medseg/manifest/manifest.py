@@ -225,6 +225,10 @@ class Manifest(Item):
         """The label file of a case."""
         return self.resolve(case.label) if case.label is not None else None
 
+    def class_index(self, case: Case) -> int | None:
+        """The index of the one class of the whole image, where images are classified; None: there is none."""
+        return None if case.image_class is None else self.label_values.index(case.image_class)
+
     def index_of(self, named: int | str) -> int:
         """The class index of a class that is given by its name or its value.
 
@@ -289,11 +293,11 @@ def streams_of(manifest: Manifest) -> dict[str, list[Case]]:
     """Training cases by what is known of them.
 
     Returns:
-        `labeled`: with a label; `weak`: with tags alone; `unlabeled`: with neither; `all`: every one of these.
+        `labeled`: with a label, or the one class of the whole image; `weak`: with tags alone; `unlabeled`: with neither; `all`: every one of these.
     """
-    without = [case for case in manifest.training if not case.label]
+    without = [case for case in manifest.training if not case.is_labelled]
     return {
-        "labeled": [case for case in manifest.training if case.label],
+        "labeled": [case for case in manifest.training if case.is_labelled],
         "weak": [case for case in without if case.tags is not None],
         "unlabeled": [*(case for case in without if case.tags is None), *manifest.unlabeled],
         "all": [*manifest.training, *manifest.unlabeled],

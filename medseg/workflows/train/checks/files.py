@@ -65,7 +65,7 @@ def cases_of_training(manifest: Manifest) -> dict[str, list[Case]]:
     streams = streams_of(manifest)
     return {
         "training": streams["labeled"],
-        "validation": [case for case in manifest.validation if case.label],
+        "validation": [case for case in manifest.validation if case.is_labelled],
         "unlabeled": streams["unlabeled"],
     }
 
@@ -175,11 +175,11 @@ def _count_voxels(header: Header, data: DataSpec) -> int:
 def find_warnings(pipeline: Pipeline, manifest: Manifest) -> list[str]:
     """Warnings that a user would want to read before the run."""
     warnings = []
-    if not any(case.label for case in manifest.validation):
+    if not any(case.is_labelled for case in manifest.validation):
         warnings.append(
             "no labelled case under 'validation': the last weights are kept, and nothing will tell how good they are"
         )
-    labelled = sum(1 for case in manifest.training if case.label)
+    labelled = sum(1 for case in manifest.training if case.is_labelled)
     if labelled and not any(_learns_from(stage, name) for stage in pipeline.stages for name in ("labeled", "all")):
         warnings.append(f"{labelled} cases have labels, from which {pipeline.stages[0].method.name} does not learn")
     for stage, groups in zip(pipeline.stages, groups_of_stages(pipeline, manifest), strict=True):
