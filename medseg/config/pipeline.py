@@ -7,7 +7,6 @@ fractions of the run.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from pydantic import (
 from medseg.config.between_runs import Frozen, Labelling, MethodSpec, Repeat, Rounds
 from medseg.config.former_pipelines import as_now
 from medseg.config.literals import not_plain
+from medseg.config.sides import have_sides
 from medseg.networks import registry as networks
 from medseg.ops.augmentation.settings import Augment
 from medseg.portable.planes import slice_axis
@@ -37,9 +37,6 @@ slices of all cases, in volumes as `cases`. `half`: half of the patches from ann
 
 Target = Literal["voxels", "images"]
 """What has a class: each voxel by itself, or an image as a whole, which its only tag names."""
-
-
-_OTHER_SIDE = {"left": "right", "l": "r", "lt": "rt"}
 
 
 class Weights(Frozen):
@@ -214,12 +211,7 @@ class DataSpec(Frozen):
     @property
     def has_sides(self) -> bool:
         """Whether there are structures of which one lies on the left and one on the right."""
-        names = [tuple(re.split(r"[^a-z]+", name.lower())) for name in self.labels.values()]
-        for words in names:
-            mirrored = tuple(_OTHER_SIDE.get(word, word) for word in words)
-            if mirrored != words and mirrored in names:
-                return True
-        return False
+        return have_sides(self.labels.values())
 
     @property
     def slice_axis(self) -> int | None:

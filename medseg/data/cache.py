@@ -30,6 +30,7 @@ from medseg.data.cached_volume import CachedVolume
 from medseg.data.preprocess import Job
 from medseg.data.preprocessing_config import preprocessing
 from medseg.errors import DataError, OutputError
+from medseg.manifest.classification import class_index
 from medseg.manifest.manifest import Case, Manifest
 from medseg.portable.io.itk_formats import files_of_image
 from medseg.records import RECORD, Record
@@ -114,7 +115,7 @@ class VolumeCache:
             manifest.ignore_index,
             covered=manifest.covered(case) if label is not None else None,
             maps=tuple((name, manifest.resolve(case.maps[name])) for name in maps),
-            image_class=manifest.class_index(case),
+            image_class=class_index(manifest, case),
         )
 
     def _entry(self, job: Job) -> _Entry:

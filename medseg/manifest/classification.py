@@ -49,6 +49,11 @@ def classified(manifest: Manifest) -> Manifest:
     return manifest.model_copy(update={**lists, "labels": structures, "background": None})
 
 
+def class_index(manifest: Manifest, case: Case) -> int | None:
+    """The index of the class of a whole image of a set that `classified` gave; None: the case has none."""
+    return None if case.image_class is None else manifest.label_values.index(case.image_class)
+
+
 def value_of(manifest: Manifest, case: Case) -> int | None:
     """The value of the class that is the only tag of a case; None where it has several or none."""
     tagged = _tagged(manifest, case)

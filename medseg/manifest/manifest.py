@@ -225,10 +225,6 @@ class Manifest(Item):
         """The label file of a case."""
         return self.resolve(case.label) if case.label is not None else None
 
-    def class_index(self, case: Case) -> int | None:
-        """The index of the one class of the whole image, where images are classified; None: there is none."""
-        return None if case.image_class is None else self.label_values.index(case.image_class)
-
     def index_of(self, named: int | str) -> int:
         """The class index of a class that is given by its name or its value.
 
@@ -293,7 +289,7 @@ def streams_of(manifest: Manifest) -> dict[str, list[Case]]:
     """Training cases by what is known of them.
 
     Returns:
-        `labeled`: with a label, or the one class of the whole image; `weak`: with tags alone; `unlabeled`: with neither; `all`: every one of these.
+        `labeled`: with a label or image class; `weak`: with tags alone; `unlabeled`: with neither; `all`: every one.
     """
     without = [case for case in manifest.training if not case.is_labelled]
     return {

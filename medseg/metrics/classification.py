@@ -18,6 +18,35 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class ImageMetric:
+    """A score of the classes of images, as tables show it.
+
+    Args:
+        name: of the score of one class.
+        definition: a phrase.
+        heading: of the column with its mean over the classes.
+    """
+
+    name: str
+    definition: str
+    heading: str
+
+    def text(self, value: float | None) -> str:
+        """A value with three digits."""
+        return "-" if value is None else f"{value:.3f}"
+
+
+IMAGE_METRICS = {
+    "recall": ImageMetric(
+        "recall", "mean over the classes of the share of its images that are found", "balanced accuracy"
+    ),
+    "precision": ImageMetric(
+        "precision", "mean over the classes of the share of the images given it that are of it", "mean precision"
+    ),
+}
+
+
+@dataclass(frozen=True)
 class ClassScores:
     """Scores of a set of images.
 

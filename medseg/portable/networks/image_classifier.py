@@ -1,7 +1,7 @@
 """Classifiers of whole images in the form of segmenters: one set of logits for each image, spread over its pixels.
 
-So a classifier is trained, validated, put into a bundle and asked by what does the same for segmenters: each pixel of an
-image gets the image's class. Plain torch, as a bundle needs it.
+So a classifier is trained, validated, put into a bundle and asked by what does the same for segmenters: each pixel of
+an image gets the image's class. Plain torch, as a bundle needs it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ImageClassifier(HeadedNetwork):
         super().__init__(network, head)
 
     def segment(self, features: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-        """What `network.encode` gave of images of a shape to `(B, classes, *shape)`, alike at all pixels of an image."""
+        """What `network.encode` gave of images of a shape to logits `(B, classes, *shape)`, alike at all pixels."""
         return spread(super().segment(features, shape), shape)
 
     def forward(self, image: Tensor) -> Tensor:

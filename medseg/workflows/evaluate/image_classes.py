@@ -1,4 +1,4 @@
-"""Predictions against the only tag of each image: one vote for each image, a table, accuracy and recall of each class."""
+"""Predictions against the only tag of each image: one vote for each, accuracy, and recall of each class."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from medseg.progress import show_progress
 from medseg.workflows.data.check_case import Finding, check_case
 from medseg.workflows.data.problems import Problem
 from medseg.workflows.train.checks.streams import groups_of_stages
-from medseg.workflows.train.checks.tags import tag_warnings
+from medseg.workflows.train.checks.tags import class_warnings, tag_warnings
 
 GIB = 2**30
 IMAGE_BYTES = 2
@@ -182,6 +182,7 @@ def find_warnings(pipeline: Pipeline, manifest: Manifest) -> list[str]:
     labelled = sum(1 for case in manifest.training if case.is_labelled)
     if labelled and not any(_learns_from(stage, name) for stage in pipeline.stages for name in ("labeled", "all")):
         warnings.append(f"{labelled} cases have labels, from which {pipeline.stages[0].method.name} does not learn")
+    warnings += class_warnings(manifest, streams_of(manifest)["labeled"])
     for stage, groups in zip(pipeline.stages, groups_of_stages(pipeline, manifest), strict=True):
         if not groups["unlabeled"] and _learns_from(stage, "unlabeled") and not stage.rounds:
             warnings.append(f"no unlabelled case: {stage.method.name} learns from the labelled cases alone")

@@ -10,6 +10,7 @@ import torch
 
 from medseg.engine import distributed
 from medseg.engine.validation import ClassDice, ImageClasses
+from medseg.manifest.classification import class_index
 from medseg.manifest.labelling import is_pseudo
 from medseg.manifest.manifest import Case, Manifest
 from medseg.method import IGNORE
@@ -30,7 +31,8 @@ def score_round(voter: Voter, manifest: Manifest, views: Sequence[str]) -> dict[
 
     Returns:
         `dice`: view, and "fused" -> mean over the structures that occur, empty without a labelled validation case;
-        `classes`: structure -> Dice of the fused labels, or None; of classified images balanced accuracy and recalls; `silent`: views that found nothing at all.
+        `classes`: structure -> Dice of the fused labels, or None; of classified images balanced accuracy
+        and recalls; `silent`: views that found nothing at all.
     """
     cases = [case for case in manifest.validation if case.is_labelled]
     if not cases:
@@ -72,7 +74,7 @@ def read_reference(manifest: Manifest, case: Case) -> np.ndarray:
     scale = Scale.of_manifest(manifest)
     header = read_header(manifest.images(case)[0])
     if path is None:
-        return np.full(header.shape, manifest.class_index(case), np.uint8)
+        return np.full(header.shape, class_index(manifest, case), np.uint8)
     stored, _ = onto(header, *read_labels(path, scale, may_ignore=True))
     reference = np.full(stored.shape, IGNORE, np.uint8)
     for index, value in enumerate(manifest.label_values):
@@ -133,7 +135,7 @@ def count_labelled_images(manifest: Manifest) -> list[int]:
     for case in manifest.training:
         if not case.is_labelled or is_pseudo(case):
             continue
-        index = manifest.class_index(case)
+        index = class_index(manifest, case)
         if index is None:
             reference = read_reference(manifest, case)
             index = int(np.bincount(reference[reference != IGNORE]).argmax())
