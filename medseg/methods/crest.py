@@ -219,6 +219,8 @@ class ClassRebalanced(PseudoLabels):
         for value, rate in enumerate(rates):
             of_class = {name: summary[str(value)] for name, summary in summaries.items()}
             cut, quotas = choose_share(of_class, rate, self.seed + value)
+            if self.unit == "image":  # of thousands of images hardly any lies at the cut, and each record has them all
+                quotas = {name: quota for name, quota in quotas.items() if quota}
             decided[str(value)] = {"rate": rate, "cut": cut, "quotas": quotas}
         return decided
 
@@ -230,7 +232,7 @@ class ClassRebalanced(PseudoLabels):
             found, places = self._samples(labels, codes, value)
             of_class = decided[str(value)]
             chosen = keep_share(
-                found, of_class["cut"], of_class["quotas"][case.name], seed=self.seed + value, name=case.name
+                found, of_class["cut"], of_class["quotas"].get(case.name, 0), seed=self.seed + value, name=case.name
             )
             kept[self._voxels(places, chosen, labels.shape)] = value
         if self.unit == "image" and (kept == IGNORE).all():

@@ -12,7 +12,7 @@ LEVELS = {"dark": 40, "grey": 128, "bright": 220}
 
 
 def write_pictures(folder: Path, *, labelled: int = 4, validation: int = 1, test: int = 2, unlabelled: int = 3) -> Path:
-    """So many pictures of each class, 16 x 16 with a stripe beside which they are dark or bright; gives the manifest."""
+    """So many pictures of each class, 16 x 16, with stripes beside which they are dark or bright; the manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     content: dict = {"labels": {"0": "background", "1": "dark", "2": "grey", "3": "bright"}, "modality": {"0": "OT"}}

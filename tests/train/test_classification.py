@@ -24,6 +24,11 @@ from medseg.manifest.splits import cut_labels, fold_manifest
 from medseg.method import Clock, Predictions
 from medseg.networks.factory import NetworkFactory, check_exportable
 from medseg.planning.plan import plan_data
+from medseg.workflows.compare.judge import class_rows
+from medseg.workflows.compare.report.differences import compare_arms
+from medseg.workflows.compare.report.statistics import summarize
+from medseg.workflows.compare.rows import RunKey
+from medseg.workflows.evaluate.image_classes import class_table
 from medseg.workflows.evaluate.run import evaluate
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.run import train
@@ -241,3 +246,65 @@ def test_generations_on_images_resume_with_the_same_labels(tmp_path):
     (tmp_path / "model.pt").write_bytes(before)
     first = torch.load(tmp_path / "model.pt", weights_only=True)
     assert all(torch.equal(again[name], first[name]) for name in first)
+
+
+def votes_of(folder, given):
+    """Predictions of the two test pictures of each class: class names in the order dark, grey, bright, or None."""
+    values = {"background": 0, "dark": 1, "grey": 2, "bright": 3}
+    folder.mkdir()
+    cases = [f"test_{name}{number}" for name in ("dark", "grey", "bright") for number in range(2)]
+    for case, name in zip(cases, given, strict=True):
+        if name is not None:
+            label = np.full((16, 16), values[name], np.uint8)
+            nib.save(nib.Nifti1Image(label, np.eye(4)), folder / f"{case}.nii.gz")
+    return folder
+
+
+def test_evaluation_by_hand_counts_missing_predictions_as_wrong(tmp_path):
+    """Recalls 1, 1/2 and 0: balanced accuracy 0.5; of three times dark two are, of grey one of one, bright never."""
+    data = write_pictures(tmp_path / "data")
+    predictions = votes_of(tmp_path / "p", ["dark", "dark", "grey", "dark", None, "background"])
+    report = evaluate(predictions, data)
+    assert report["balanced_accuracy"] == 0.5
+    assert report["accuracy"] == 0.5
+    assert report["classes"]["dark"] == {"images": 2, "predicted": 3, "recall": 1.0, "precision": pytest.approx(2 / 3)}
+    assert report["classes"]["bright"] == {"images": 2, "predicted": 0, "recall": 0.0, "precision": None}
+    assert report["failed"] == ["test_bright0"]
+    text = class_table(report)
+    assert "Balanced accuracy 0.500, the mean of the recalls of 3 classes; accuracy 0.500 of 6 images" in text
+    assert "1 images without a usable prediction count as not found." in text
+    assert "| bright | 0 | 0 | 2 |" in (predictions / "evaluation" / "metrics.md").read_text()
+
+
+def test_evaluation_names_an_image_with_two_tags(tmp_path):
+    data = write_pictures(tmp_path / "data")
+    content = json.loads(data.read_text())
+    content["test"][1]["tags"] = ["dark", "grey"]
+    data.write_text(json.dumps(content))
+    with pytest.raises(
+        ManifestError, match=r"test\[1\]: test_dark1 has the tags dark, grey; each image has exactly one"
+    ):
+        evaluate(votes_of(tmp_path / "p", ["dark"] * 6), data)
+
+
+def test_results_of_a_comparison_by_hand(tmp_path):
+    """Two seeds: balanced accuracy 0.5, as above, and 1; the second arm finds all with both."""
+    data = write_pictures(tmp_path / "data")
+    manifest = Manifest.load(data)
+    right = ["dark", "dark", "grey", "grey", "bright", "bright"]
+    given = {("first", 0): ["dark", "dark", "grey", "dark", None, "background"], ("first", 1): right}
+    given |= {("second", 0): right, ("second", 1): right}
+    rows = []
+    for (arm, seed), names in given.items():
+        report = evaluate(votes_of(tmp_path / f"{arm}{seed}", names), data)
+        rows += class_rows(report, manifest, RunKey(arm, seed))
+    first, second = summarize(rows)
+    assert first.over_all["recall"].spread.values == (0.5, 1.0)
+    assert first.accuracy.values == (0.5, 1.0)
+    assert first.structures["dark"]["precision"].spread.values == pytest.approx((2 / 3, 1.0))
+    assert first.over_all["recall"].undefined == 0
+    assert second.over_all["recall"].spread.mean == 1.0
+    (difference,) = compare_arms(rows, "first", draws=100)
+    assert difference.metric == "recall"
+    assert difference.mean == pytest.approx(0.25)  # half of the images with one seed of two
+    assert difference.subjects == 6
