@@ -179,10 +179,10 @@ def _sentences(report: Mapping[str, Any]) -> list[str]:
         f"accuracy {number(report['accuracy'])} of {len(report['cases'])} images, one vote for each.",
     ]
     if failed:
-        lines.append(f"{failed} images without a usable prediction count as not found.")
+        lines.append(f"Images without a usable prediction, which count as not found: {failed}.")
     mixed = sum(1 for case in report["cases"] if case["share"] is not None and case["share"] < 1)
     if mixed:
-        lines.append(f"In {mixed} predictions there are several classes; that of most voxels is the vote.")
+        lines.append(f"Predictions that hold several classes, of which that of most voxels is the vote: {mixed}.")
     return lines
 
 
