@@ -182,7 +182,7 @@ def _describe(values: np.ndarray, of: tuple[str, str, int | None, str], draws: i
         return Difference(*of, None, None, None, 0, 0)
     of_subjects = np.nanmean(values, axis=1)
     low, high = bootstrap_interval(values, draws=draws, seed=seed) or (None, None)
-    is_tested = of[-1] == measures_of(of).tested
+    is_tested = of[-1] == measures_of(of[-1:]).tested
     p = signed_rank_p(of_subjects.tolist()) if is_tested else None
     return Difference(*of, float(of_subjects.mean()), low, high, subjects, seeds, p)
 
