@@ -11,6 +11,7 @@ import pytest
 import torch
 from classes import write_pictures
 from stock import elsewhere
+from tiny import write_dataset
 
 from medseg import methods
 from medseg.config.pipeline import DataSpec, NetworkSpec
@@ -176,7 +177,7 @@ def test_an_image_without_exactly_one_class_is_named(tmp_path, section, tags, wo
 
 
 def test_the_rule_of_images_is_refused_where_voxels_have_classes(tmp_path):
-    data = write_pictures(tmp_path / "data")
+    data = write_dataset(tmp_path / "data", labeled=1, unlabeled=1)
     with pytest.raises(ConfigError, match=r"rule crest takes whole images as samples, and data\.target is voxels"):
         train("crest_images", data, tmp_path / "run", overrides=["data.target=voxels"])
 
@@ -226,23 +227,22 @@ def test_from_tags_to_votes_with_medseg_and_without(tmp_path):
 
 
 def test_generations_on_images_resume_with_the_same_labels(tmp_path):
-    data = write_pictures(tmp_path / "data", validation=0)
-    changes = [*SHORT, "stages.0.schedule.batch={labeled: 4, all: 4}", "stages.0.rounds.count=2"]
+    data = write_pictures(tmp_path / "data", labelled=2, validation=0, unlabelled=2)
+    changes = [*SHORT, "stages.0.schedule.batch={labeled: 4, all: 4}", "stages.0.rounds.count=1"]
     changes[0] = "stages.0.schedule.iterations=5"
     run = train("crest_images", data, tmp_path / "run", overrides=changes)
-    manifest = Manifest.load(run / "round2" / "manifest.json")
+    manifest = Manifest.load(run / "round1" / "manifest.json")
     added = [case for case in manifest.training if case.label]
     assert added
-    assert len(manifest.training) + len(manifest.unlabeled) == 21
+    assert len(manifest.training) + len(manifest.unlabeled) == 12
     for case in added:
         label = np.asarray(nib.load(manifest.label(case)).dataobj)
         assert label.min() == label.max() in (1, 2, 3)
     before = (run / "bundle" / "models" / "model.pt").read_bytes()
     shutil.rmtree(run / "bundle")
-    shutil.rmtree(run / "round2" / "axial")
+    shutil.rmtree(run / "round1" / "axial")
     train("crest_images", data, tmp_path / "run", overrides=changes, resume=True)
     again = torch.load(run / "bundle" / "models" / "model.pt", weights_only=True)
-    shutil.rmtree(run / "round2" / "pseudo", ignore_errors=True)
     (tmp_path / "model.pt").write_bytes(before)
     first = torch.load(tmp_path / "model.pt", weights_only=True)
     assert all(torch.equal(again[name], first[name]) for name in first)
