@@ -105,7 +105,8 @@ class Validate:
     """Scores the segmenter every so often, on all ranks, and keeps the best weights.
 
     Args:
-        score: gives `{"mean": Dice, "classes": {name: Dice or None}}`.
+        score: gives `{"mean": Dice, "classes": {name: Dice or None}}`; of images that are classified balanced accuracy
+            and recalls, and their `accuracy`.
         segmenter: whose weights are kept in `best.pt`.
         folder: of the run.
         progress: shared.
@@ -154,8 +155,10 @@ class Validate:
     def _validate(self, iteration: int) -> None:
         score = self.score()
         if self.log:
-            self.log.add(iteration, "validation", {"dice": score["mean"], "classes": score["classes"]})
-            self.bar.update(iteration, dice=score["mean"])
+            name = "balanced_accuracy" if "accuracy" in score else "dice"
+            others = {key: value for key, value in score.items() if key != "mean"}
+            self.log.add(iteration, "validation", {name: score["mean"], **others})
+            self.bar.update(iteration, **{name: score["mean"]})
             weights = self.segmenter.state_dict()
             if score["mean"] > self.progress.best and checkpoint.all_finite(weights):
                 checkpoint.save_atomic(weights, self.best_weights)

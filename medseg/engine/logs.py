@@ -115,7 +115,7 @@ class TrainingBar:
         self._live = shown and sys.stderr.isatty()
         self._began = time.monotonic()
         self._printed = self._began
-        self._dice = "-"
+        self._score = "Dice -"
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -128,13 +128,22 @@ class TrainingBar:
         if self._live:
             self._progress.start()
 
-    def update(self, iteration: int, *, loss: float | None = None, dice: float | None = None) -> None:
-        """Show an iteration, its loss, and the last Dice."""
+    def update(
+        self,
+        iteration: int,
+        *,
+        loss: float | None = None,
+        dice: float | None = None,
+        balanced_accuracy: float | None = None,
+    ) -> None:
+        """Show an iteration, its loss, and the last score of the validation cases."""
         if dice is not None:
-            self._dice = f"{dice:.3f}"
+            self._score = f"Dice {dice:.3f}"
+        if balanced_accuracy is not None:
+            self._score = f"balanced accuracy {balanced_accuracy:.3f}"
         taken = time.monotonic() - self._began
         left = taken / max(iteration - self.start, 1) * (self.total - iteration)
-        text = f"Dice {self._dice}"
+        text = self._score
         if loss is not None:
             text += f"  loss {loss:.4f}"
         note = f"  {self.note(left, taken)}" if self.note else ""

@@ -142,9 +142,10 @@ class S4L(Method):
         features = network.encode(torch.cat([part.image for part in parts]))
         upright = parts[0].number == 0
         is_cut = self.copies.cuts(image.shape[2:])
-        whole = self.headed(image).float() if is_cut else self._decode(features, upright)
+        shape = parts[0].image.shape[2:]
+        whole = self.headed(image).float() if is_cut else self._decode(features, upright, shape)
         terms = self.terms(whole, label, covered)
-        terms["turned"] = self.turned * self._learn_turned(self._decode(features, ~upright), parts[0], covered)
+        terms["turned"] = self.turned * self._learn_turned(self._decode(features, ~upright, shape), parts[0], covered)
         terms["rotation"] = self.rotation * self._rotation_loss(pooled(features), parts)
         if self.exemplar_task is not None:
             images = [each["image"] for each in batch.values()]
@@ -153,10 +154,10 @@ class S4L(Method):
             terms |= self._learn_unlabelled(batch)
         return terms
 
-    def _decode(self, features: Sequence[Tensor], chosen: Tensor) -> Tensor:
-        """Logits of the chosen ones of the labelled copies, which are the first of all."""
+    def _decode(self, features: Sequence[Tensor], chosen: Tensor, shape: Sequence[int]) -> Tensor:
+        """Logits of the chosen ones of the labelled copies, which are the first of all and have this shape."""
         rows = chosen.nonzero()[:, 0]
-        return self.headed.head(self.headed.network.decode([each[rows] for each in features])).float()
+        return self.headed.segment([each[rows] for each in features], shape).float()
 
     def _learn_turned(self, logits: Tensor, part: Turned, covered: Tensor | None) -> Tensor:
         """L_s of the labelled copies that are not upright."""

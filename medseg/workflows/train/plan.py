@@ -15,6 +15,7 @@ from medseg.atomic import check_writable, make_folder
 from medseg.config.pipeline import DataSpec, Intensity, NetworkSpec, Pipeline, Stage
 from medseg.engine import distributed
 from medseg.errors import ConfigError, OutputError
+from medseg.manifest.classification import classified
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.networks.pretrained import hash_file
 from medseg.options import api
@@ -42,6 +43,8 @@ def run_plan(options: PlanOptions) -> Pipeline:
     own = methods.locate_methods(options.method)
     pipeline = settings.load(options.task, options.overrides, own)
     manifest = Manifest.load(options.data)
+    if pipeline.classifies:
+        manifest = classified(manifest)
     output = options.output
     if output.is_dir():
         raise OutputError("is a folder; a plan is a file", path=output, hint="give a name that ends in .yaml")
@@ -211,6 +214,7 @@ def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
     return {
         "cases": f"{training}, {others}",
         "classes": classes if data.has_background else f"{classes}; no background",
+        **({"target": "the class of each image as a whole"} if data.target == "images" else {}),
         "intensity": "; ".join(dict.fromkeys(rules)),
         "view": data.view if data.view == "volume" else f"{data.view} slices",
         "spacing, mm": " x ".join(f"{mm:g}" for mm in data.spacing_mm),

@@ -40,7 +40,7 @@ from medseg.workflows.train.self_training.prediction_store import PredictionStor
 from medseg.workflows.train.self_training.pseudo_label_statistics import Counts, count_case
 from medseg.workflows.train.self_training.report_figures import keep_slices
 from medseg.workflows.train.self_training.time_left import TimeLeft
-from medseg.workflows.train.self_training.validation_scores import count_labelled_voxels
+from medseg.workflows.train.self_training.validation_scores import count_labelled_images, count_labelled_voxels
 
 PSEUDO = "pseudo"
 SUMMARIES = "summaries"
@@ -102,7 +102,8 @@ class PseudoLabeller:
         make_folder(self.folder / PSEUDO)
         rule = methods.build_rule(self.rule.name, len(self.manifest.labels), **self.rule.options)
         if rule.counts_labels:
-            rule.class_counts = count_labelled_voxels(self.manifest)
+            counted = count_labelled_images if rule.counts_images else count_labelled_voxels
+            rule.class_counts = counted(self.manifest)
         with PredictionStore(networks, device, rule, self.folder / "predictions") as store:
             decided = self._decide(rule, store, networks) if rule.looks_at_all else {}
             records = {case.name: self._record(case, networks, decided) for case in self.cases}
