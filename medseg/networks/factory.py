@@ -63,8 +63,8 @@ class NetworkFactory:
         """Image `(B, Cin, *spatial)` to `(B, out_channels, *spatial)`; by default one channel for each class."""
         wanted = self.classes if out_channels is None else out_channels
         if self.data.target == "images":
-            network = self.encoder_decoder()
-            return self.headed(network, self.head(network.width, wanted))
+            halves = self.encoder_decoder()
+            return self.headed(halves, self.head(halves.width, wanted))
         network = self._made(self._definition(wanted))
         self._load_pretrained(network)
         if self._start:
@@ -93,7 +93,7 @@ class NetworkFactory:
 
         The head takes the weights of the previous stage's head if that too was a network with a head.
         """
-        kind = ImageClassifier if isinstance(network, PooledEncoder) else HeadedNetwork
+        kind: type[HeadedNetwork] = ImageClassifier if isinstance(network, PooledEncoder) else HeadedNetwork
         segmenter = kind(network, head)
         if self._start and isinstance(head, Head):
             out = head.convolution.out_channels

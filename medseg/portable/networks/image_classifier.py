@@ -48,11 +48,11 @@ class ImageClassifier(HeadedNetwork):
     """A pooled encoder with a linear head: a classifier of images.
 
     Args:
-        network: gives one vector for each image.
+        network: a `PooledEncoder`, which gives one vector for each image.
         head: on its `width` channels.
     """
 
-    def __init__(self, network: PooledEncoder, head: nn.Module) -> None:
+    def __init__(self, network: EncoderDecoder, head: nn.Module) -> None:
         super().__init__(network, head)
 
     def segment(self, features: Sequence[Tensor], shape: Sequence[int]) -> Tensor:

@@ -120,7 +120,7 @@ def read_votes(manifest: Manifest, section: str, files: Mapping[str, Path]) -> l
             raise ManifestError(f"{section}[{number}]: {case.name} {problem}", path=manifest.path, hint=hint)
     by_name = by_reference(files, [case.name for case in cases])
     scale = Scale.of_manifest(manifest)
-    votes = []
+    votes: list[Vote] = []
     with show_progress("comparing", kept="nothing is written") as progress:
         for case in cases:
             progress(len(votes), len(cases))

@@ -72,7 +72,7 @@ def read_map_slice(path: Path) -> np.ndarray:
         return kept["maps"] / np.float32(255)
 
 
-def colour_maps(shown: np.ndarray, colors: Sequence[object]) -> np.ndarray:
+def colour_maps(shown: np.ndarray, colors: Sequence[str | tuple[float, float, float]]) -> np.ndarray:
     """The largest map at each pixel in its class's colour, the more opaque the larger it is.
 
     Args:
