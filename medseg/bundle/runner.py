@@ -31,6 +31,7 @@ from medseg.portable.resample import resampled_size
 
 GIB = 2**30
 VIEW_BYTES = 3  # label and confidence that are kept of a voxel until the views are fused
+COMPONENT_BYTES = 16  # of a voxel where components are looked for: label, masks, number of the component, counting
 
 Progress = Callable[[int, int], None]
 """Called with the windows done and all windows."""
@@ -139,6 +140,7 @@ class BundleRunner:
         """
         inferer = copy(self.bundle.inferer)
         inferer.label_values = None  # class indices
+        inferer.components = {}  # what networks say, for rules and pseudo-labels
         if isinstance(inferer, SlabInferer):
             if log_odds:
                 inferer.confidence_of = top_log_odds
@@ -229,7 +231,8 @@ class BundleRunner:
         if len(rings) > 1:
             kept_of_views = stored_voxels * (1 + VIEW_BYTES * len(rings))
         predicting = channels * voxels * 4 + stored_voxels + kept_of_views + max(rings) * (data.classes + 2) * 4
-        return max(reading, predicting)
+        looking_for_components = stored_voxels * COMPONENT_BYTES if self.bundle.inferer.components else 0
+        return max(reading, predicting, looking_for_components)
 
 
 def read_image(preprocessing: Compose, images: Sequence[Path], reader: VerifiedReader | None = None) -> MetaTensor:

@@ -28,6 +28,7 @@ class PredictOptions:
     fusion: Annotated[str | None, Option("Of several views: vote, any (that sees it), or mean.", group=MODEL)] = None
     mirror: Annotated[bool, Option("Average over mirrored images (slower).", group=MODEL)] = False
     overlap: Annotated[float | None, Option("Overlap of windows, 0 to below 1.", group=MODEL)] = None
+    postprocessing: Annotated[bool, Option("Keep only the components that the model's rules keep.", group=MODEL)] = True
     device: Annotated[str, Option("auto, cpu, cuda, cuda:N or mps.", group=MODEL)] = "auto"
 
     overwrite: Annotated[bool, Option("Do finished cases again.", group=WORK)] = False

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from medseg import __version__
 from medseg.atomic import check_writable, make_folder, write_whole
 from medseg.bundle.bundle import OpenBundle, open_bundle
+from medseg.bundle.components import describe
 from medseg.bundle.runner import GIB
 from medseg.engine import distributed
 from medseg.errors import ConfigError, MedsegError, OutputError
@@ -128,6 +129,12 @@ def _configure(bundle: OpenBundle, options: PredictOptions, listener: Listener) 
     settings = {"overlap": inferer.overlap, "mirror_axes": mirrored, "probabilities": options.probabilities}
     if isinstance(inferer, ViewsInferer):
         settings |= {"views": list(views), "fusion": inferer.fusion}
+    if not options.postprocessing:
+        inferer.components = {}
+    if inferer.components:
+        settings["components"] = {str(value): rule for value, rule in inferer.components.items()}
+        kept = "; ".join(f"{bundle.data.labels[value]}: {describe(rule)}" for value, rule in inferer.components.items())
+        listener.show(f"post-processing of the model: {kept} (--no-postprocessing leaves it out)")
     return settings
 
 
