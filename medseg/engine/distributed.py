@@ -80,6 +80,13 @@ def any_process(flag: bool) -> bool:
     return bool(idist.all_reduce(int(flag), "MAX"))
 
 
+def gather_texts(text: str) -> list[str]:
+    """The text of every process, in the order of their numbers; every process has to call it."""
+    if world() == 1:
+        return [text]
+    return [str(each) for each in idist.all_gather(text)]
+
+
 def share_buffers(module: nn.Module) -> None:
     """Give every process the buffers that rank 0 has; every process has to call it.
 
