@@ -80,6 +80,7 @@ class BundleRunner:
     def __init__(self, bundle: OpenBundle, device: torch.device) -> None:
         self.bundle, self.device = bundle, device
         self.network = bundle.network.to(device)
+        self.bundles = (bundle,)
 
     def read(self, images: Sequence[Path], reader: VerifiedReader | None = None) -> MetaTensor:
         """Read and preprocess an image.
@@ -118,6 +119,32 @@ class BundleRunner:
         labels = inferer(image, self.network)
         assert isinstance(labels, MetaTensor)
         return Prediction(labels.numpy()[0, 0], labels.affine.numpy(), probabilities.array if probabilities else None)
+
+    def predict_files(
+        self,
+        images: Sequence[Path],
+        reader: VerifiedReader | None,
+        *,
+        scratch: Path,
+        probabilities: bool,
+        progress: Progress | None = None,
+    ) -> Prediction:
+        """Read and predict an image.
+
+        Args:
+            images: see `read`.
+            reader: see `read`.
+            scratch: a name for a temporary file or folder, which the caller removes when the result is not needed any
+                more.
+            probabilities: whether those of all classes are wanted.
+            progress: called after each batch of windows.
+
+        Raises:
+            DataError, ValueError, MemoryError, RuntimeError: see `read` and `predict`.
+            OSError: there is no room for probabilities.
+        """
+        image = self.read(images, reader)
+        return self.predict(image, probability_file=scratch if probabilities else None, progress=progress)
 
     def predict_views(
         self, image: MetaTensor, *, probability_folder: Path | None = None, log_odds: bool = False
