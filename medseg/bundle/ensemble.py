@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from medseg.bundle.bundle import OpenBundle
+from medseg.bundle.memory import check_memory
 from medseg.bundle.runner import BundleRunner, Prediction, Progress
 from medseg.portable.inference.components import Rules, keep_components
 from medseg.portable.inference.label_sink import mapped_array
@@ -40,7 +41,7 @@ class Ensemble:
 
     def check_memory(self, headers: Sequence[Header], image: Path) -> int:
         """Refuse an image that this machine cannot hold; see `BundleRunner.check_memory`."""
-        return max(runners[0].check_memory(headers, image) for runners in self._runners)
+        return max(check_memory(bundle, headers, image) for bundle in self.bundles)
 
     def predict_files(
         self,

@@ -116,6 +116,9 @@ def test_next_commands_fit_the_data(tmp_path):
     assert evaluate_command(tmp_path / "both", Path("out"), None) is None
     held_out = write_dataset(tmp_path / "held out", test=0)
     assert f"--input '{held_out}' --section validation" in predict_command(Path("r"), held_out)
+    assert "--input IMAGES --output" in predict_command(
+        Path("r"), held_out, held_out=False
+    )  # every fold but one saw it
     neither = write_dataset(tmp_path / "neither", test=0, validation=0)
     assert "--input IMAGES --output" in predict_command(Path("r"), neither)
 

@@ -19,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from medseg import __version__
 from medseg.atomic import check_writable, make_folder, write_whole
 from medseg.bundle.ensemble import Ensemble
-from medseg.bundle.runner import GIB, BundleRunner
+from medseg.bundle.memory import GIB
+from medseg.bundle.runner import BundleRunner
 from medseg.engine import distributed
 from medseg.errors import MedsegError, OutputError
 from medseg.options import api
