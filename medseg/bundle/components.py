@@ -11,10 +11,13 @@ from typing import Any
 
 from medseg.atomic import write_whole
 from medseg.bundle import metadata
+from medseg.bundle.configs import SCRIPTS
 from medseg.bundle.safe_load import read_json
 from medseg.config.pipeline import DataSpec
 from medseg.errors import OutputError
 from medseg.portable.inference.components import LARGEST, Rule, Rules, checked_rules
+
+_TARGET = f"{SCRIPTS}.inference.components.with_components"
 
 NEEDS = ("scikit-image", "0.22")
 """What MONAI needs for it, and from which version on."""
@@ -66,17 +69,19 @@ def _edit(bundle: Path, rules: Rules, gains: Sequence[Mapping[str, Any]]) -> Non
     configs = bundle / "configs"
     inference, described, ours = (read_json(configs / f"{name}.json") for name in ("inference", "metadata", "medseg"))
     package, version = NEEDS
+    inferer = inference["inferer"].get("inferer", inference["inferer"])
+    inference["inferer"] = inferer
     if rules:
-        inference["inferer"]["components"] = {str(value): rule for value, rule in sorted(rules.items())}
+        of_labels = {str(value): rule for value, rule in sorted(rules.items())}
+        inference["inferer"] = {"_target_": _TARGET, "inferer": inferer, "components": of_labels}
         described["required_packages_version"][package] = version
         ours["postprocessing"] = list(gains)
     else:
-        inference["inferer"].pop("components", None)
         described["required_packages_version"].pop(package, None)
         ours.pop("postprocessing", None)
     for name, content in (("inference", inference), ("metadata", described), ("medseg", ours)):
         write_whole(configs / f"{name}.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     data = DataSpec(**ours["data"])
     kept = {data.labels[value]: describe(rule) for value, rule in sorted(rules.items())}
-    page = metadata.readme(data, ours["name"], inference["inferer"].get("views", ()), kept)
+    page = metadata.readme(data, ours["name"], inferer.get("views", ()), kept)
     write_whole(bundle / "docs" / "README.md", page)

@@ -95,7 +95,8 @@ def readme(data: DataSpec, name: str, views: Sequence[str] = (), kept: Mapping[s
         extras += ",skimage"
     if views:
         of_views = f"\nIt is a network for each of the views {', '.join(views)}; their label maps are fused."
-        one_view = f"""\nA single view is asked with `--inferer#views "['{views[0]}']"`.\n"""
+        inferer = "inferer#inferer" if kept else "inferer"
+        one_view = f"""\nA single view is asked with `--{inferer}#views "['{views[0]}']"`.\n"""
         training = _NO_TRAIN
     return f"""# {name}
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import labels_of, make_bundle, make_image
+from models import data_spec, labels_of, make_bundle, make_image
 from skimage.measure import label as components
 from stock import elsewhere
 
 from medseg.bundle.bundle import open_bundle
 from medseg.bundle.components import components_of, set_components
+from medseg.bundle.join import join_bundles
 from medseg.errors import BundleError
 from medseg.workflows.predict.run import predict
 
@@ -84,3 +85,21 @@ def test_a_rule_that_is_none_is_refused_with_its_place(world, tmp_path):
     file.write_text(json.dumps(content))
     with pytest.raises(BundleError, match=r"components of the label 1 is \{'keep': 'both'\}; accepted are"):
         open_bundle(damaged)
+
+
+def test_a_bundle_of_views_keeps_its_inferer_inside(tmp_path):
+    whole = data_spec()
+    for view, name in (("axial", "unet"), ("volume", "vnet")):
+        make_bundle(tmp_path / view, whole.of_view(view), name)
+    parts = {view: tmp_path / view for view in ("axial", "volume")}
+    bundle = join_bundles(tmp_path / "all", parts, data=whole, name="tiny")
+    before = (bundle / "configs" / "inference.json").read_text()
+    for rules in ({1: {"keep": "largest"}}, RULES):
+        set_components(bundle, rules, GAINS)
+        assert components_of(bundle) == open_bundle(bundle).inferer.components == rules
+    assert open_bundle(bundle).inferer.views == ("axial", "volume")
+    page = (bundle / "docs" / "README.md").read_text()
+    assert "--inferer#inferer#views" in page
+    assert '--inferer#components "{}"' in page
+    set_components(bundle, {}, [])
+    assert (bundle / "configs" / "inference.json").read_text() == before

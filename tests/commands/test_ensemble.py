@@ -19,7 +19,7 @@ from medseg.bundle.components import set_components
 from medseg.bundle.ensemble import Ensemble
 from medseg.bundle.join import join_bundles
 from medseg.bundle.runner import BundleRunner
-from medseg.cli import app
+from medseg.cli.app import app
 from medseg.errors import BundleError, ConfigError
 from medseg.portable.inference import view_fusion
 from medseg.portable.inference.view_fusion import fuse_mean

@@ -8,7 +8,7 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
-from medseg.portable.inference.components import checked_rules, keep_components
+from medseg.portable.inference.components import checked_rules, keep_components, with_components
 from medseg.portable.inference.multi_view import ViewsInferer
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.networks.adapters import Planar, Views
@@ -84,7 +84,7 @@ def test_other_rules_are_refused(rule):
 
 def test_a_label_is_a_number_and_a_volume_needs_the_size_of_a_voxel():
     with pytest.raises(ValueError, match="has the key 'liver'; accepted are label values"):
-        SlabInferer((4, 4, 4), components={"liver": LARGEST})
+        with_components(SlabInferer((4, 4, 4)), {"liver": LARGEST})
     with pytest.raises(ValueError, match="the size of its voxels"):
         keep_components(drawn(), {1: {"smallest_mm3": 2}})
 
@@ -111,12 +111,13 @@ def two_pieces() -> MetaTensor:
 
 @pytest.mark.parametrize(
     ("rules", "voxels"),
-    [(None, 10), ({"1": LARGEST}, 8), ({"1": {"smallest_mm3": 4}}, 8), ({"1": {"smallest_mm3": 1}}, 10)],
+    [({}, 10), ({"1": LARGEST}, 8), ({"1": {"smallest_mm3": 4}}, 8), ({"1": {"smallest_mm3": 1}}, 10)],
 )
 def test_both_inferers_apply_them_on_the_files_grid(rules, voxels):
-    slabs = SlabInferer((8, 8, 8), components=rules)(two_pieces(), Threshold())
+    slabs = with_components(SlabInferer((8, 8, 8)), rules)(two_pieces(), Threshold())
     networks = Views({"axial": Planar(Threshold(), 2), "coronal": Planar(Threshold(), 1)})
-    views = ViewsInferer((8, 8, 8), ("axial", "coronal"), components=rules)(two_pieces(), networks)
+    inferer = ViewsInferer((8, 8, 8), ("axial", "coronal"))
+    views = with_components(inferer, rules)(two_pieces(), networks)
     for labels in (slabs, views):
         assert int((labels == 1).sum()) == voxels
         assert bool((labels[0, 0, 8:10, 2:4, 2:4] == 1).all())  # backwards, as on disk
@@ -129,8 +130,8 @@ def test_probabilities_stay_as_they_are():
         kept.append(np.zeros(shape, np.uint8))
         return kept[-1]
 
-    for rules in (None, {"1": LARGEST}):
-        inferer = SlabInferer((8, 8, 8), components=rules)
+    for rules in ({}, {"1": LARGEST}):
+        inferer = with_components(SlabInferer((8, 8, 8)), rules)
         inferer.probabilities = make
         inferer(two_pieces(), Threshold())
     assert (kept[0].argmax(0) == 1).sum() == 10

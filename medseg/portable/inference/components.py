@@ -9,14 +9,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from math import ceil, isfinite
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.inferers import Inferer
 from monai.transforms import get_largest_connected_component_mask, remove_small_objects
 from torch import Tensor
 
+Inferred = TypeVar("Inferred", bound=Inferer)
 Rule = dict[str, Any]
 Rules = dict[int, Rule]
 """Label value -> which of its components stay."""
@@ -24,6 +26,25 @@ Rules = dict[int, Rule]
 LARGEST: Rule = {"keep": "largest"}
 _CONNECTIVITY = 3  # of `skimage.measure.label`: by faces, edges and corners
 _ROUNDING = 1e-6  # of a number of voxels: a component of just the smallest volume stays
+
+
+def with_components(inferer: Inferred, components: Mapping[Any, Any]) -> Inferred:
+    """An inferer of this package that leaves of some labels certain components; what a bundle's configuration names.
+
+    Args:
+        inferer: gets the rules; its probabilities stay as they are.
+        components: see `checked_rules`.
+
+    Returns:
+        `inferer`.
+
+    Raises:
+        ValueError: see `checked_rules`; or an inferer that has no use for them.
+    """
+    if not hasattr(inferer, "components"):
+        raise ValueError(f"components are asked of a {type(inferer).__name__}, which keeps all of them")
+    setattr(inferer, "components", checked_rules(components))  # noqa: B010 - not of every `Inferer`
+    return inferer
 
 
 def checked_rules(components: Mapping[Any, Any] | None) -> Rules:

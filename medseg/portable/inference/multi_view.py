@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from math import prod
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..networks.adapters import context_of
 from ..planes import AXES, PLANES, slice_axis
-from .components import Rule, checked_rules, keep_components_of_result
+from .components import Rules, keep_components_of_result
 from .label_sink import ConfidenceArray, Maker, ProbabilityFile
 from .sliding_window import SlabInferer
 from .view_fusion import fuse_mean, fuse_votes
@@ -46,12 +46,12 @@ class ViewsInferer(Inferer):
         label_values: label value of each class.
         fusion: of `FUSIONS`; see `fusion`.
         padding: see `SlabInferer`.
-        components: see `SlabInferer`; of the one label map of all views.
 
     Attributes:
         probabilities: as of `SlabInferer`, for a single view.
         sink: gets the result of each view before they are fused.
         progress: called with the windows done and the windows of all views.
+        components: see `SlabInferer`; of the one label map of all views.
     """
 
     def __init__(
@@ -64,7 +64,6 @@ class ViewsInferer(Inferer):
         label_values: Sequence[int] | None = None,
         fusion: str = "vote",
         padding: str = "minimum",
-        components: Mapping[str, Rule] | None = None,
     ) -> None:
         SlabInferer(roi_size, overlap, padding=padding)  # refuses what no view could be asked with
         if fusion not in FUSIONS:
@@ -74,7 +73,7 @@ class ViewsInferer(Inferer):
         self.roi_size, self.views, self.overlap = tuple(roi_size), tuple(views), overlap
         self.sw_batch_size, self.mirror_axes = sw_batch_size, tuple(mirror_axes)
         self.label_values, self.fusion, self.padding = label_values, fusion, padding
-        self.components = checked_rules(components)
+        self.components: Rules = {}
         self.probabilities: Maker | None = None
         self.sink: PlaneSink | None = None
         self.progress: Progress | None = None

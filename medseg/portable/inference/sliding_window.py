@@ -9,7 +9,7 @@ and an argmax; with `padding="edge"` also where the image is smaller than the wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -19,7 +19,7 @@ from monai.data.utils import collate_meta_tensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from .components import Rule, checked_rules, keep_components_of_result
+from .components import Rules, keep_components_of_result
 from .label_sink import LabelSink, Maker, MapSink, top_probability
 from .out_of_memory import Attempt, with_less_memory
 from .restore_grid import AxisMap, grid_maps, identity_maps
@@ -63,8 +63,6 @@ class SlabInferer(Inferer):
             beyond the edges of the image its outermost voxels are repeated.
         padding: of `PADDINGS`, what a window holds beyond the edges of an image that is smaller than it. Bundles from
             before version 0.2 do not name it: their networks were trained with the minimum.
-        components: label value -> which connected components of it stay in the labels, see
-            `components.checked_rules`; the others become the first label value. Probabilities stay as they are.
 
     Attributes:
         probabilities: given a shape `(K, X', Y', Z')`, makes the uint8 array into which probabilities x 255
@@ -75,6 +73,8 @@ class SlabInferer(Inferer):
         confidence_of: what is written there, of logits `(K, *spatial)`: the probability of the label or, say,
             `label_sink.top_log_odds`.
         progress: called with the windows done and the windows in all.
+        components: label value -> which of its connected components stay in the labels, see
+            `components.with_components`; the others become the first label value.
     """
 
     def __init__(
@@ -87,7 +87,6 @@ class SlabInferer(Inferer):
         label_values: Sequence[int] | None = None,
         context: Sequence[int] = (0, 0, 0),
         padding: str = "minimum",
-        components: Mapping[str, Rule] | None = None,
     ) -> None:
         if len(roi_size) != 3 or min(roi_size) < 1:
             raise ValueError(f"roi_size must be three positive numbers, got {list(roi_size)}")
@@ -99,7 +98,8 @@ class SlabInferer(Inferer):
         self.overlap, self.sw_batch_size, self.mirror_axes = overlap, sw_batch_size, tuple(mirror_axes)
         self.restore, self.label_values = restore, label_values
         self.context = (int(context[0]), int(context[1]), int(context[2]))
-        self.padding, self.components = padding, checked_rules(components)
+        self.padding = padding
+        self.components: Rules = {}
         self.probabilities: Maker | None = None
         self.confidence: Maker | None = None
         self.confidence_of: Callable[[Tensor], Tensor] = top_probability
