@@ -21,6 +21,7 @@ from medseg.engine.trainer import MethodTrainer
 from medseg.stopping import Stopped, describe_stop
 
 LOG_EVERY = 10
+PICTURES_EVERY = 500
 SAVE_EVERY_SECONDS = 120.0
 
 
@@ -59,7 +60,7 @@ class RunProgress:
 
 
 class LogTerms:
-    """Writes the loss terms of every tenth iteration, and what the method wants to be watched.
+    """Writes the loss terms of every tenth iteration, what the method wants to be watched, and now and then pictures.
 
     Reading them is the only wait for a GPU.
 
@@ -88,6 +89,8 @@ class LogTerms:
             watched = {name: self._numbers(value) for name, value in trainer.method.watched().items()}
             if watched:
                 self.log.add(iteration, "watched", watched)
+            if iteration == LOG_EVERY or iteration % PICTURES_EVERY == 0 or iteration == trainer.total:
+                self.log.add_pictures(iteration, trainer.method.pictures())
             self.bar.update(iteration, loss=terms["loss"])
 
     def _numbers(self, value: Tensor) -> float | dict[str, float]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from medseg.progress import EVERY_SECONDS
@@ -66,6 +67,11 @@ class RunLog:
         self._stream.flush()
         for name, value in values.items():
             self._add_scalars(f"{kind}/{name}", value, iteration)
+
+    def add_pictures(self, iteration: int, pictures: Mapping[str, Tensor]) -> None:
+        """Show pictures in TensorBoard, name -> `(1 or 3, height, width)` in [0, 1]."""
+        for name, picture in pictures.items():
+            self._board.add_image(f"pictures/{name}", picture.cpu(), iteration)
 
     def _add_scalars(self, name: str, value: Any, iteration: int) -> None:
         if isinstance(value, float):

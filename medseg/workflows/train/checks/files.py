@@ -18,6 +18,7 @@ from medseg.portable.resample import resampled_size
 from medseg.progress import show_progress
 from medseg.workflows.data.check_case import Finding, check_case
 from medseg.workflows.data.problems import Problem
+from medseg.workflows.train.checks.orientation import orientation_warnings
 from medseg.workflows.train.checks.streams import groups_of_stages
 from medseg.workflows.train.checks.tags import tag_warnings
 
@@ -191,4 +192,5 @@ def find_warnings(pipeline: Pipeline, manifest: Manifest) -> list[str]:
         for stream in find_streams(stage.method.name, stage.method.options):
             if stream.name == "weak" and "tags" in stream.keys:
                 warnings += tag_warnings(manifest, groups["weak"], stage.method.name)
+    warnings += orientation_warnings(pipeline, manifest)
     return list(dict.fromkeys(warnings))
