@@ -270,6 +270,8 @@ def _find(path: Path) -> Path:
     hint = "give a run folder or its bundle"
     if (path / "run.json").exists() or (path / "last.pt").exists():
         hint = "its training did not finish; continue it with --resume"
+    elif (path / "fold0").is_dir():
+        hint = f"it holds the runs of folds; give one of them, such as {path / 'fold0'}"
     raise BundleError("holds no bundle", path=path, hint=hint)
 
 

@@ -10,11 +10,17 @@ from medseg.manifest.classification import value_of
 from medseg.manifest.manifest import SECTIONS, Case, Manifest
 
 
-def predict_command(run: Path, data: Path) -> str:
-    """The command that uses a model: on the test cases of its data set, else the validation cases, else any image."""
+def predict_command(run: Path, data: Path, *, held_out: bool = True) -> str:
+    """The command that uses a model: on the test cases of its data set, else the validation cases, else any image.
+
+    Args:
+        run: folder of the run, or of the runs of all folds.
+        data: manifest.
+        held_out: whether the model was not trained on the validation cases, as those of all folds together are.
+    """
     manifest = Manifest.load(data)
     inputs = ["--input", str(data)]
-    if not manifest.test and manifest.validation:
+    if not manifest.test and manifest.validation and held_out:
         inputs += ["--section", "validation"]
     elif not manifest.test:
         inputs = ["--input", "IMAGES"]

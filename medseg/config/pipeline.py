@@ -262,13 +262,14 @@ class Pipeline(Frozen):
     `repeats` says which are passes of what.
     """
 
-    later = ("repeats",)
+    later = ("repeats", "postprocessing")
     name: str
     description: str = ""
     seed: int = 0
     stages: tuple[Stage, ...] = Field(min_length=1)
     repeats: tuple[Repeat, ...] = ()
     data: Mapping[str, Any] = Field(default_factory=dict)
+    postprocessing: Literal["auto", "none"] | None = None  # which components stay; None: the plan says auto
 
     @model_validator(mode="after")
     def _next_stage(self) -> Pipeline:

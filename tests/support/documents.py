@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (
     "README.md",
     "docs/manifest.md",
+    "docs/predicting.md",
     "docs/consensus.md",
     "docs/compare.md",
     "docs/own_method.md",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..networks.adapters import context_of
 from ..planes import AXES, PLANES, slice_axis
+from .components import Rules, keep_components_of_result
 from .label_sink import ConfidenceArray, Maker, ProbabilityFile, largest_sigmoid
 from .sliding_window import SlabInferer
 from .view_fusion import fuse_mean, fuse_votes
@@ -51,6 +52,7 @@ class ViewsInferer(Inferer):
         independent: as of `SlabInferer`.
         sink: gets the result of each view before they are fused.
         progress: called with the windows done and the windows of all views.
+        components: see `SlabInferer`; of the one label map of all views.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class ViewsInferer(Inferer):
         self.roi_size, self.views, self.overlap = tuple(roi_size), tuple(views), overlap
         self.sw_batch_size, self.mirror_axes = sw_batch_size, tuple(mirror_axes)
         self.label_values, self.fusion, self.padding = label_values, fusion, padding
+        self.components: Rules = {}
         self.probabilities: Maker | None = None
         self.independent = False
         self.sink: PlaneSink | None = None
@@ -111,7 +114,12 @@ class ViewsInferer(Inferer):
                 if self.sink is not None:
                     self.sink(view, answer.plain_labels, answer.plain_confidence)
                 answers.append(answer)
-            return self._fused(answers)
+            fused = self._fused(answers)
+        return keep_components_of_result(fused, self.components, self._background)
+
+    @property
+    def _background(self) -> int:
+        return int(self.label_values[0]) if self.label_values is not None else 0
 
     def _check_planes(self, size: Sequence[int]) -> None:
         """Refuse lines in place of slices."""
@@ -185,11 +193,10 @@ class ViewsInferer(Inferer):
             if self.label_values is not None:
                 fused = torch.tensor(list(self.label_values), dtype=torch.uint8)[fused.int()]
         else:
-            background = int(self.label_values[0]) if self.label_values is not None else 0
             fused = fuse_votes(
                 [answer.plain_labels for answer in answers],
                 [answer.plain_confidence for answer in answers],
-                background if self.fusion == "any" else None,
+                self._background if self.fusion == "any" else None,
             )
         fused = fused.to(first.device)[None, None]
         if not isinstance(first, MetaTensor):

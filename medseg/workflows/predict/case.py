@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from medseg import __version__
-from medseg.bundle.bundle import OpenBundle
+from medseg.bundle.ensemble import Ensemble
 from medseg.bundle.runner import BundleRunner, Progress, prediction_errors
 from medseg.errors import DataError, OutputError
 from medseg.portable.inference.label_sink import LEVELS
@@ -63,22 +62,22 @@ class SeriesReader(VerifiedReader):
 
 
 class CasePredictor:
-    """Predicts cases with one bundle.
+    """Predicts cases with one bundle, or with several whose class probabilities are averaged.
 
     Args:
-        bundle: opened.
-        device: of the network.
+        runner: of the bundle, or of all.
         output: folder of the results.
         probabilities: also write class probabilities.
     """
 
-    def __init__(self, bundle: OpenBundle, device: torch.device, output: Path, *, probabilities: bool) -> None:
-        self.bundle, self.output, self.probabilities = bundle, output, probabilities
-        self.runner = BundleRunner(bundle, device)
-        folder = bundle.path.resolve()
-        if folder.name == "bundle":
-            folder = folder.parent
-        self.model = Model(folder.name, bundle.data.structures)
+    def __init__(self, runner: BundleRunner | Ensemble, output: Path, *, probabilities: bool) -> None:
+        self.runner, self.output, self.probabilities = runner, output, probabilities
+        self.data = runner.bundles[0].data
+        names = []
+        for bundle in runner.bundles:
+            folder = bundle.path.resolve()
+            names.append(folder.parent.name if folder.name == "bundle" else folder.name)
+        self.model = Model(" + ".join(dict.fromkeys(names)), self.data.structures)
 
     def headers(self, item: Item) -> list[Header]:
         """Headers of a case's files, of which the channels are as many as the model's.
@@ -95,7 +94,7 @@ class CasePredictor:
         return headers
 
     def _check_channels(self, item: Item, found: int) -> None:
-        wanted = self.bundle.data.modality
+        wanted = self.data.modality
         if found == len(wanted):
             return
         hint = None
@@ -141,10 +140,10 @@ class CasePredictor:
         files = ResultFiles(self.targets(item), line)
         labels_file, probabilities_file = self.output / item.result, self.output / PROBABILITIES / item.probabilities
         reader = SeriesReader(item.series) if item.dicom else None
-        with temporary(probabilities_file, "scratch") as scratch:
-            image = self.runner.read(item.images, reader)
-            wanted = scratch if self.probabilities else None
-            prediction = self.runner.predict(image, probability_file=wanted, progress=progress)
+        with _scratch(probabilities_file if self.probabilities else labels_file) as scratch:
+            prediction = self.runner.predict_files(
+                item.images, reader, scratch=scratch, probabilities=self.probabilities, progress=progress
+            )
             labels, affine = prediction.labels, prediction.affine
             if prediction.probabilities is not None:
                 classes_last = prediction.probabilities.transpose(1, 2, 3, 0)
@@ -161,9 +160,19 @@ class CasePredictor:
             counts += np.bincount(plane.ravel(order="K"), minlength=256)
         voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
         volumes = {}
-        for value, name in self.bundle.data.structures.items():
+        for value, name in self.data.structures.items():
             volumes[name] = round(float(counts[value] * voxel_ml), 3)
         return volumes
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """The name of a file or a folder beside `path` that is gone afterwards."""
+    with temporary(path, "scratch") as scratch:
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)  # does nothing to a file
 
 
 class ResultFiles:

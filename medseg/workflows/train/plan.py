@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -105,13 +106,26 @@ def plan_pipeline(
     for index, (stage, of_stage) in enumerate(zip(pipeline.stages, groups, strict=True)):
         counts = {stream: len(cases) for stream, cases in of_stage.items()}
         stages.append(_plan_stage(index, stage, data, counts))
-    planned = pipeline.model_copy(update={"stages": tuple(stages), "data": data.model_dump(mode="json")})
+    planned = pipeline.model_copy(
+        update={
+            "stages": tuple(stages),
+            "data": data.model_dump(mode="json"),
+            "postprocessing": _plan_postprocessing(pipeline, data, product),
+        }
+    )
     check_upright(planned, data)
     check_buildable(planned, start, [presences(manifest, of_stage) for of_stage in groups], product)
     if seconds is None:
         return planned
     sizing = sizing or Sizing()
     return fit_budget(planned, manifest, device, seconds=seconds, given=pipeline, sizing=sizing, start=start)
+
+
+def _plan_postprocessing(pipeline: Pipeline, data: DataSpec, product: Product) -> Literal["auto", "none"]:
+    """Whether to choose which components stay: of an encoder there are none, and what is removed is background."""
+    if product != "bundle" or not data.has_background:
+        return "none"
+    return pipeline.postprocessing or "auto"
 
 
 def _with_planned_networks(pipeline: Pipeline, start: Start | None) -> Pipeline:

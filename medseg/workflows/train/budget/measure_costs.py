@@ -157,10 +157,20 @@ def _other_seconds(place: Workplace, index: int, found: Sequence[NetworkCosts], 
     if stage.rounds or len(stage.views) > 1:
         total += _check_seconds(place, index)
         total += _round_seconds(place, index, case_seconds, result)
+    total += _choosing_seconds(place, index, result)
     if stage.then is not None:
         each = _label_seconds(place, index, stage.then.rule, result) + case_seconds
         total += len(_cases_of_rule(place, index)) * each / distributed.world()
     return total
+
+
+def _choosing_seconds(place: Workplace, index: int, result: StageResult) -> float:
+    """Predictions of the validation cases after the last stage, by which post-processing is chosen."""
+    validation = [case for case in place.manifest.validation if case.label]
+    is_last = index == len(place.pipeline.stages) - 1
+    if place.pipeline.postprocessing != "auto" or not is_last or not validation:
+        return 0.0
+    return len(validation) * _score_seconds(place, validation, result) / distributed.world()
 
 
 def _preprocessing_seconds(each: float, cases: int) -> float:
