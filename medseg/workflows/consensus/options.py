@@ -13,6 +13,8 @@ from medseg.errors import ConfigError
 from medseg.options import Option, check_types, plain
 
 SOFT = ("uint8", "float16")
+FORMATS = {"nifti": ".nii.gz", "nrrd": ".seg.nrrd", "dicom-seg": ".dcm"}
+"""What `--format` takes, and the ending of each."""
 AUTO = "auto"
 STUDIES, METHOD, FILES, RESULTS, WORK = "Studies", "Method", "How files are read", "Results", "Many studies"
 METHOD_OPTIONS = ("weights", "smoothness", "neighbours", "ssl", "tie", "seed")
@@ -82,6 +84,9 @@ class ConsensusOptions:
         str | None, Option("uint8 or float16: also write each class's share of votes.", group=RESULTS)
     ] = None
     tolerance_mm: Annotated[float, Option("Of the surface Dice, in mm.", group=RESULTS)] = 1.0
+    format: Annotated[
+        str | None, Option("nifti, nrrd (with names), or dicom-seg; default as the annotations.", group=RESULTS)
+    ] = None
     report: Annotated[bool, Option("Write report.html.", group=RESULTS)] = True
     viewer: Annotated[bool, Option("With an interactive viewer in it (2.5 MB).", group=RESULTS)] = True
 
@@ -117,6 +122,8 @@ class ConsensusOptions:
     def _check_results(self) -> None:
         if self.export_soft not in (None, *SOFT):
             raise ConfigError(f"--export-soft {self.export_soft}: accepted are {' and '.join(SOFT)}")
+        if self.format not in (None, *FORMATS):
+            raise ConfigError(f"--format {self.format}: accepted are {', '.join(FORMATS)}")
         if not self.tolerance_mm > 0:
             raise ConfigError(f"--tolerance-mm {self.tolerance_mm}: a length > 0 is wanted")
 
@@ -180,7 +187,10 @@ class ConsensusOptions:
     def of_a_result(self) -> dict[str, Any]:
         """The options that the results of one study depend on, as values for JSON."""
         every = plain(self)
-        return {name: every[name] for name in OF_A_RESULT}
+        chosen = {name: every[name] for name in OF_A_RESULT}
+        if self.format is not None:  # results from before there was a choice are known again
+            chosen["format"] = self.format
+        return chosen
 
 
 def _weights(given: str) -> str | list[float]:

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from medseg.portable.io.record import DIGITS, image_of, image_record
 from medseg.portable.io.record import fingerprint as of_files
 from medseg.portable.io.write import temporary, write_nifti
 from medseg.workflows.predict.collect_cases import LONGEST_NAME, PROBABILITIES, Item, targets
-from medseg.workflows.predict.formats import Model, recorded, source_of_item, write_result
+from medseg.workflows.predict.formats import FORMATS, Model, check_dicom_seg, recorded, source_of_item, write_result
 
 if TYPE_CHECKING:
     from medseg.dicom.series import Series
@@ -108,6 +109,21 @@ class CasePredictor:
     def is_done(self, item: Item, line: str) -> bool:
         """Whether the result of the same image, model and settings is there."""
         return all(recorded(path) == line for path in self.targets(item))
+
+    def in_a_format_that_holds(self, item: Item, line: str) -> tuple[Item, DataError | None]:
+        """The case, as NIfTI where a DICOM SEG of it cannot be written, and then also why not.
+
+        Args:
+            item: the case.
+            line: its record.
+        """
+        if item.suffix != FORMATS["dicom-seg"]:
+            return item, None
+        try:
+            check_dicom_seg(item, line, self.model)
+        except DataError as error:
+            return replace(item, suffix=FORMATS["nifti"]), error
+        return item, None
 
     def targets(self, item: Item) -> list[Path]:
         """Files that a case's results are written to."""
