@@ -16,6 +16,11 @@ from typing import BinaryIO
 from medseg.errors import OutputError
 
 
+def real_path(path: str | Path) -> Path:
+    """Where a path leads, links followed; `Path.resolve` raises an error of its own for links that lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def make_folder(path: Path) -> Path:
     """The folder, made if need be.
 

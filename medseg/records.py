@@ -77,7 +77,7 @@ def read_record(file: Path) -> dict[str, Any]:
     """What a JSON file says; nothing where there is none or no usable one, which is as good as no record."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -30,7 +30,7 @@ from medseg.bundle.configs import (
     read_template,
     train_config,
 )
-from medseg.bundle.safe_load import checked_weights, literal, read_json
+from medseg.bundle.safe_load import checked_weights, literal, read_json, reason_of
 from medseg.config.pipeline import DataSpec
 from medseg.errors import BundleError, MedsegError, OutputError
 from medseg.portable.inference.multi_view import ViewsInferer
@@ -239,7 +239,7 @@ def _read_description(path: Path) -> tuple[DataSpec, str, bool]:
         independent = description.get("independent", False) is True
         return DataSpec(**description["data"]), str(description["weights_sha256"]), independent
     except (KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[-1] if isinstance(error, ValueError) else f"{error} is missing"
+        reason = reason_of(error)
         hint = "train again with this version of medseg"
         raise BundleError(f"does not describe a model ({reason})", path=path, hint=hint) from error
 

@@ -85,7 +85,7 @@ def _check_form(name: str, text: Any) -> None:
     if isinstance(text, str) and text:
         try:
             fits = isinstance(json.loads(text), dict)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             fits = False
         if not fits:
             raise HTTPException(400, f'{name} is no JSON object ({text[:100]!r}); give {{"name": value}}')

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
+from yaml import YAMLError
+
 from medseg.config.yaml_values import load_yaml
 from medseg.errors import ConfigError
 from medseg.options import Option, check_types, plain
@@ -20,7 +22,7 @@ STUDIES, METHOD, FILES, RESULTS, WORK = "Studies", "Method", "How files are read
 METHOD_OPTIONS = ("weights", "smoothness", "neighbours", "ssl", "tie", "seed")
 OF_A_RESULT = ("method", *METHOD_OPTIONS, "settings", "series", "missing_value", "region", "partial", "label",
                "probabilities", "channel", "resample", "nan", "compare", "reference", "export_soft", "tolerance_mm",
-               "report", "viewer")  # fmt: skip
+               "report", "viewer", "format")  # fmt: skip
 """The options that the results of one study depend on."""
 
 
@@ -155,7 +157,10 @@ class ConsensusOptions:
                 raise ConfigError(f"--set {text}: accepted is NAME=VALUE, an option of the method")
             if name in chosen:
                 raise ConfigError(f"--set {text}: {name} is given twice")
-            chosen[name] = load_yaml(value)
+            try:
+                chosen[name] = load_yaml(value)
+            except YAMLError as error:
+                raise ConfigError(f"--set {text[:100]}: {value[:60]!r} is no YAML value") from error
         return chosen
 
     @cached_property
@@ -188,8 +193,8 @@ class ConsensusOptions:
         """The options that the results of one study depend on, as values for JSON."""
         every = plain(self)
         chosen = {name: every[name] for name in OF_A_RESULT}
-        if self.format is not None:  # results from before there was a choice are known again
-            chosen["format"] = self.format
+        if self.format is None:  # results from before there was a choice are known again
+            del chosen["format"]
         return chosen
 
 

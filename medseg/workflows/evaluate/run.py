@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg import __version__
-from medseg.atomic import check_writable, make_folder
+from medseg.atomic import check_writable, make_folder, real_path
 from medseg.errors import DataError, ManifestError
 from medseg.manifest.manifest import SECTIONS, Case, Manifest
 from medseg.metrics import METRICS
@@ -69,7 +69,7 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
             path=prediction,
             hint=f"files are named like {pairings[0].name}.nii.gz",
         )
-    source = {"prediction": str(prediction.resolve()), "reference": str(reference.resolve()), "section": used or ""}
+    source = {"prediction": str(real_path(prediction)), "reference": str(real_path(reference)), "section": used or ""}
     # the default folder moves with its predictions
     refuse_another(folder, source if options.output else {**source, "prediction": None})
     check_writable(folder)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from medseg import __version__
+from medseg.atomic import real_path
 from medseg.bundle.bundle import OpenBundle
 from medseg.bundle.runner import BundleRunner, Progress, prediction_errors
 from medseg.errors import DataError, OutputError
@@ -76,7 +77,7 @@ class CasePredictor:
     def __init__(self, bundle: OpenBundle, device: torch.device, output: Path, *, probabilities: bool) -> None:
         self.bundle, self.output, self.probabilities = bundle, output, probabilities
         self.runner = BundleRunner(bundle, device)
-        folder = bundle.path.resolve()
+        folder = real_path(bundle.path)
         if folder.name == "bundle":
             folder = folder.parent
         self.model = Model(folder.name, bundle.data.structures)

@@ -18,7 +18,7 @@ from torch import nn
 from medseg import __version__
 from medseg.atomic import write_whole
 from medseg.bundle.bundle import OpenBundle, open_bundle
-from medseg.bundle.safe_load import checked_weights, read_json
+from medseg.bundle.safe_load import checked_weights, read_json, reason_of
 from medseg.config import instantiate
 from medseg.config.pipeline import DataSpec, NetworkSpec
 from medseg.errors import BundleError, ConfigError
@@ -139,7 +139,7 @@ def open_encoder(folder: Path) -> OpenEncoder:
             tensors=tuple(description["tensors"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[-1] if isinstance(error, ValueError) else f"{error} is missing"
+        reason = reason_of(error)
         raise BundleError(f"does not describe an encoder ({reason})", path=file) from error
     weights = folder / WEIGHTS
     if not weights.is_file() or hash_file(weights) != found.digest:
