@@ -32,7 +32,8 @@ from medseg.bundle.configs import (
 )
 from medseg.bundle.safe_load import checked_weights, literal, read_json, reason_of
 from medseg.config.pipeline import DataSpec
-from medseg.errors import BundleError, MedsegError, OutputError
+from medseg.errors import BundleError, OutputError
+from medseg.networks.weight_files import UnreadableWeights, load_tensors
 from medseg.portable.inference.multi_view import ViewsInferer
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.networks.adapters import Views
@@ -287,9 +288,6 @@ def _load(path: Path, expected: str) -> Any:
             hint=again,
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except MedsegError:
-        raise
-    except Exception as error:  # whatever the unpickler meets in a foreign file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BundleError(f"holds no plain weights ({reason})", path=path, hint=again) from error
+        return load_tensors(path)
+    except UnreadableWeights as error:
+        raise BundleError(f"holds no plain weights ({error})", path=path, hint=again) from error

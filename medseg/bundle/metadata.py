@@ -79,7 +79,11 @@ MONAI's trainer trains one network on one kind of patch. Train again with medseg
 
 def readme(data: DataSpec, name: str, views: Sequence[str] = ()) -> str:
     """`docs/README.md`: what the model finds and how to run it without medseg."""
-    table = "\n".join(f"| {value} | {data.labels[value]} |" for value in data.label_values)
+    rows = []
+    for value in data.label_values:
+        text = " ".join(data.labels[value].split()).replace("|", "\\|")
+        rows.append(f"| {value} | {text} |")
+    table = "\n".join(rows)
     spacing = " x ".join(f"{mm:g}" for mm in data.spacing_mm)
     window = " x ".join(str(length) for length in data.patch)
     of_views = one_view = ""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from medseg import __version__
-from medseg.atomic import real_path
+from medseg.atomic import problem_of_name, real_path
 from medseg.bundle.bundle import OpenBundle
 from medseg.bundle.runner import BundleRunner, Progress, prediction_errors
 from medseg.errors import DataError, OutputError
@@ -90,6 +90,9 @@ class CasePredictor:
         """
         if len(os.fsencode(item.result)) > LONGEST_NAME:
             raise DataError(f"the result's name would be longer than {LONGEST_NAME} bytes", path=item.images[0])
+        problem = problem_of_name(item.name)
+        if problem is not None:
+            raise DataError(problem, path=item.images[0], hint="rename it")
         headers = [item.series.header] if item.dicom else [read_header(path) for path in item.images]
         if item.dicom and item.reads(self.output / item.result):
             raise DataError(f"the result {item.result} would overwrite a slice", path=item.images[0])

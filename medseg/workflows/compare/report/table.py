@@ -17,6 +17,7 @@ from medseg.workflows.compare.report.sentences import (
 )
 from medseg.workflows.compare.report.statistics import SHOWN_METRICS, ArmResult, Score, Spread
 from medseg.workflows.compare.rows import RunRow
+from medseg.workflows.reports.cells import markdown_cell
 from medseg.workflows.reports.pages import Table
 
 GIB = 2**30
@@ -217,7 +218,7 @@ def _section(findings: Findings, labels: int | None) -> Iterator[str]:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(plain(cell).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(markdown_cell, cells)) + " |"
 
 
 def _result_row(findings: Findings, labels: int | None, arm: str) -> list[str]:
