@@ -36,6 +36,7 @@ from medseg.errors import BundleError, OutputError
 from medseg.networks.weight_files import UnreadableWeights, load_tensors
 from medseg.portable.inference.multi_view import ViewsInferer
 from medseg.portable.inference.sliding_window import SlabInferer
+from medseg.portable.io.write import temporary_name
 from medseg.portable.networks.adapters import Views
 
 FORMAT = 1
@@ -117,7 +118,7 @@ def write_bundle(
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     definition = _portable_names(network_def)
     checked_weights(state, literal(definition, "network_def", out), out)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(out)
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         views = list(network.networks) if isinstance(network, Views) else []
