@@ -148,10 +148,11 @@ class VolumeCache:
                 future.result()
                 yield futures[future]
         except BrokenProcessPool as error:
-            problem = "a process that preprocessed images has ended; out of memory?"
-            raise DataError(
-                problem, path=self.folder, hint="free some memory, or give the command fewer cores"
-            ) from error
+            problem, hint = (
+                "a process that preprocessed images has ended",
+                "out of memory? Give it fewer cores",
+            )
+            raise DataError(problem, path=self.folder, hint=hint) from error
         except (KeyboardInterrupt, GeneratorExit):
             # who stops the command does not wait for the cases that they are at: what is left of them is cleared away
             for worker in set(active_children()) - others:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,9 @@ from medseg.atomic import problem_of_name, real_path
 from medseg.cli.app import main
 from medseg.errors import ManifestError, OutputError
 from medseg.manifest.manifest import Manifest
+from medseg.portable.io.write import temporary_name
 from medseg.records import RECORD, Record
+from medseg.workflows.train.run_folder import remove_unfinished
 
 NAMES = {
     "..": "folder's name", ".": "folder's name", "": "empty", "a/b": "separator", "..\\a": "separator",
@@ -79,6 +84,23 @@ def test_what_a_record_speaks_of_is_emptied_for_other_work(tmp_path):
     assert (folder / "last.pt").exists(), "the same work goes on"
     record_of(folder, above=2).begin(folder)
     assert not (folder / "last.pt").exists()
+
+
+def test_what_killed_runs_left_is_removed_and_nothing_else(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as dead:
+        dead.wait()
+    mine = temporary_name(tmp_path / "round0" / "axial" / "bundle").name
+    of_dead = mine.replace(f"-{os.getpid()}-", f"-{dead.pid}-")
+    elsewhere = of_dead.replace(mine.split("-")[1], "00000000")
+    folder = tmp_path / "round0" / "axial"
+    for name in (mine, of_dead, elsewhere):
+        (folder / name / "models").mkdir(parents=True)
+        (folder / name / "models" / "model.pt").write_text("half")
+    (tmp_path / of_dead).write_text("half of run.json")
+    (folder / "user.tmp").write_text("notes")
+    remove_unfinished(tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([mine, elsewhere, "user.tmp"])
+    assert [path.name for path in tmp_path.iterdir()] == ["round0"]
 
 
 def test_links_that_lead_in_a_circle_lead_somewhere(tmp_path, capsys):

@@ -24,6 +24,7 @@ DOCUMENTS = (
     "docs/own_method.md",
     "docs/serving.md",
     "docs/architecture.md",
+    "docs/security.md",
     "docs/results.md",
     "pipelines/README.md",
     "comparisons/README.md",

@@ -17,6 +17,7 @@ from medseg.metrics.aggregate import iou_of_set, mean_of_classes, summarize
 from medseg.options import api
 from medseg.portable.geometry import values_in
 from medseg.portable.io.read import SUFFIXES
+from medseg.portable.io.write import remove_leftovers
 from medseg.progress import show_progress
 from medseg.workflows.evaluate.compare_case import IGNORE, Compared, Pairing, Scale, compare, read_labels
 from medseg.workflows.evaluate.options import EvaluateOptions
@@ -73,6 +74,7 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     # the default folder moves with its predictions
     refuse_another(folder, source if options.output else {**source, "prediction": None})
     check_writable(folder)
+    remove_leftovers(folder)
     done = _compared(pairings, scale)
     if not any(case.status == "compared" for case in done):
         bad = next(case for case in done if case.status != "no prediction")
