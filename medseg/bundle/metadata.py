@@ -30,7 +30,7 @@ def metadata(data: DataSpec, name: str, views: Sequence[str] = ()) -> Config:
         pytorch_version=torch.__version__.partition("+")[0],
         numpy_version=np.__version__,
         name=name,
-        task=f"Segmentation of {structures} in {modality}",
+        task=f"{_task(data)} of {structures} in {modality}",
         description=f"Trained by medseg {__version__}, pipeline {name}.{of_views} Not for diagnostic use.",
     )
     tensors = config["network_data_format"]
@@ -50,6 +50,10 @@ def metadata(data: DataSpec, name: str, views: Sequence[str] = ()) -> Config:
         channel_def={str(index): data.labels[value] for index, value in enumerate(data.label_values)},
     )
     return config
+
+
+def _task(data: DataSpec) -> str:
+    return "Classification" if data.target == "images" else "Segmentation"
 
 
 def _tensor_sizes(data: DataSpec, views: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -94,10 +98,10 @@ def readme(data: DataSpec, name: str, views: Sequence[str] = ()) -> str:
         training = _NO_TRAIN
     return f"""# {name}
 
-A segmentation model for {", ".join(data.modality)}, trained by medseg {__version__} at {spacing} mm
+A {_task(data).lower()} model for {", ".join(data.modality)}, trained by medseg {__version__} at {spacing} mm
 with windows of {window} voxels.{of_views} Not for diagnostic use.
 
-| value in the result | structure |
+{_of_images(data)}| value in the result | structure |
 | --- | --- |
 {table}
 
@@ -111,6 +115,15 @@ The result of another image of the same name is not replaced.{one_view}
 {training}
 `pip install "monai[nibabel,ignite,fire]"` is all that is needed; `deflate` and `isal` read compressed files faster.
 """
+
+
+def _of_images(data: DataSpec) -> str:
+    """What a result says of a whole image."""
+    if data.target != "images":
+        return ""
+    return (
+        "An image has one class, which is the value of every voxel of its result, or of most where windows differ.\n\n"
+    )
 
 
 def _files(channels: int) -> str:

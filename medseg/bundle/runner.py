@@ -19,7 +19,13 @@ from torch import Tensor
 
 from medseg.bundle.bundle import OpenBundle
 from medseg.errors import DataError
-from medseg.portable.inference.label_sink import ConfidenceArray, ProbabilityFile, top_log_odds
+from medseg.portable.inference.label_sink import (
+    ConfidenceArray,
+    ProbabilityFile,
+    largest_logit,
+    largest_sigmoid,
+    top_log_odds,
+)
 from medseg.portable.inference.multi_view import ViewsInferer
 from medseg.portable.inference.out_of_memory import out_of_memory
 from medseg.portable.inference.sliding_window import SlabInferer
@@ -111,7 +117,7 @@ class BundleRunner:
             OSError: there is no room for `probability_file`.
         """
         probabilities = ProbabilityFile(probability_file) if probability_file else None
-        inferer = copy(self.bundle.inferer)
+        inferer = self._inferer()
         inferer.progress = progress
         inferer.probabilities = probabilities.make if probabilities else None
         labels = inferer(image, self.network)
@@ -137,11 +143,11 @@ class BundleRunner:
             ValueError, MemoryError, RuntimeError: see `prediction_errors`.
             OSError: there is no room for files.
         """
-        inferer = copy(self.bundle.inferer)
+        inferer = self._inferer()
         inferer.label_values = None  # class indices
         if isinstance(inferer, SlabInferer):
             if log_odds:
-                inferer.confidence_of = top_log_odds
+                inferer.confidence_of = largest_logit if self.bundle.independent else top_log_odds
             prediction = self._predict_single_view(inferer, image, probability_folder)
             return [prediction], prediction.labels
         if probability_folder is not None:
@@ -154,6 +160,14 @@ class BundleRunner:
         inferer.sink = keep
         fused = _plain_labels(inferer(image, self.network))
         return predictions, fused
+
+    def _inferer(self) -> SlabInferer | ViewsInferer:
+        """The bundle's, to be changed for one prediction, which makes logits the probabilities that they are."""
+        inferer = copy(self.bundle.inferer)
+        inferer.independent = self.bundle.independent
+        if inferer.independent and isinstance(inferer, SlabInferer):
+            inferer.confidence_of = largest_sigmoid
+        return inferer
 
     def _predict_single_view(self, inferer: SlabInferer, image: MetaTensor, folder: Path | None) -> ViewPrediction:
         """The one view of a bundle that has no more."""

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from medseg.manifest.classification import value_of
 from medseg.manifest.manifest import SECTIONS, Case, Manifest
 
 
@@ -44,7 +45,9 @@ def _has_labels(manifest: Manifest, section: str | None) -> bool:
     cases: list[Case] = []
     for name in sections:
         cases += getattr(manifest, name)
-    return any(case.label for case in cases)
+    if any(case.label for case in cases):
+        return True
+    return bool(cases) and all(value_of(manifest, case) is not None for case in cases)
 
 
 def start_command(encoder: Path, data: Path) -> str:

@@ -77,12 +77,13 @@ class PatchStreams(Dataset):
         self._check(batch)
 
     def _order(self, stream: str) -> sampling.CaseOrder | sampling.TagOrder | SameTagsOrder:
-        cases = self.volumes[stream]
-        declared = self.streams[stream]
+        cases, declared = self.volumes[stream], self.streams[stream]
         if declared.group == "tags":
             return sampling.TagOrder(cases, self.spec.classes, declared.group_size)
         if declared.group == "same_tags":
             return SameTagsOrder(cases, self.spec.classes, declared, self.thin)
+        if self.spec.sampling == "classes" and "label" in declared.keys:
+            return sampling.TagOrder(cases, self.spec.classes, 1)
         return sampling.CaseOrder(cases, self.spec.sampling, self.thin)
 
     def _check(self, batch: Mapping[str, int]) -> None:
@@ -229,8 +230,7 @@ class PatchStreams(Dataset):
         _, before = self._place(stream, number - 1, labelled=labelled)
         moved = list(start)
         moved[self.thin] = slice_beside(before[self.thin], slices, volume.shape[self.thin])
-        x, y, z = moved
-        return draw, (x, y, z)
+        return draw, (moved[0], moved[1], moved[2])
 
     def _targets(self, labels: Tensor) -> dict[str, Tensor]:
         if self.targets is None:

@@ -16,6 +16,7 @@ from medseg.networks.transfer import Copied, named_tensors
 from medseg.networks.weight_files import UnreadableWeights, load_tensors
 from medseg.portable.networks.efficientnet_lite import EfficientNetLite, pretrained_keys
 from medseg.portable.networks.encoder_decoder import HeadedNetwork
+from medseg.portable.networks.image_classifier import PooledEncoder
 
 
 def load_weights(network: nn.Module, weights: Weights) -> Copied:
@@ -44,6 +45,7 @@ def load_weights(network: nn.Module, weights: Weights) -> Copied:
         )
     state = _read_tensors(path)
     inner = network.network if isinstance(network, HeadedNetwork) else network
+    inner = inner.network if isinstance(inner, PooledEncoder) else inner
     if isinstance(inner, EfficientNetLite) and "_conv_stem.weight" in state:
         state = pretrained_keys(state)
     own = named_tensors(network)

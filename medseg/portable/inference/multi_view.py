@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..networks.adapters import context_of
 from ..planes import AXES, PLANES, slice_axis
-from .label_sink import ConfidenceArray, Maker, ProbabilityFile
+from .label_sink import ConfidenceArray, Maker, ProbabilityFile, largest_sigmoid
 from .sliding_window import SlabInferer
 from .view_fusion import fuse_mean, fuse_votes
 from .windows import Predictor, window_starts
@@ -48,6 +48,7 @@ class ViewsInferer(Inferer):
 
     Attributes:
         probabilities: as of `SlabInferer`, for a single view.
+        independent: as of `SlabInferer`.
         sink: gets the result of each view before they are fused.
         progress: called with the windows done and the windows of all views.
     """
@@ -72,6 +73,7 @@ class ViewsInferer(Inferer):
         self.sw_batch_size, self.mirror_axes = sw_batch_size, tuple(mirror_axes)
         self.label_values, self.fusion, self.padding = label_values, fusion, padding
         self.probabilities: Maker | None = None
+        self.independent = False
         self.sink: PlaneSink | None = None
         self.progress: Progress | None = None
 
@@ -148,6 +150,8 @@ class ViewsInferer(Inferer):
             context=context_of(network),
             padding=self.padding,
         )
+        if self.independent:
+            inferer.independent, inferer.confidence_of = True, largest_sigmoid
         if self.progress is not None:
             inferer.progress = self._progress_of_view(view, size, self.progress)
         return inferer

@@ -70,6 +70,7 @@ class SlabInferer(Inferer):
             is written. None: not wanted.
         confidence_of: what is written there, of logits `(K, *spatial)`: the probability of the label or, say,
             `label_sink.top_log_odds`.
+        independent: whether a sigmoid of each class makes the network's logits probabilities; else a softmax of all.
         progress: called with the windows done and the windows in all.
     """
 
@@ -98,6 +99,7 @@ class SlabInferer(Inferer):
         self.probabilities: Maker | None = None
         self.confidence: Maker | None = None
         self.confidence_of: Callable[[Tensor], Tensor] = top_probability
+        self.independent = False
         self.progress: Callable[[int, int], None] | None = None
 
     @property
@@ -174,7 +176,16 @@ class SlabInferer(Inferer):
 
     def _make_sink(self, maps: Sequence[AxisMap], axis: int, device: torch.device) -> LabelSink | MapSink:
         """Takes what the network gives, on the file's grid."""
-        return LabelSink(maps, axis, self.label_values, device, self.probabilities, self.confidence, self.confidence_of)
+        return LabelSink(
+            maps,
+            axis,
+            self.label_values,
+            device,
+            self.probabilities,
+            self.confidence,
+            self.confidence_of,
+            self.independent,
+        )
 
 
 class MapInferer(SlabInferer):

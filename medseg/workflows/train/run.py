@@ -16,6 +16,7 @@ from medseg import methods
 from medseg.atomic import check_writable, make_folder, write_whole
 from medseg.config.pipeline import Pipeline
 from medseg.engine import distributed
+from medseg.manifest.classification import classified
 from medseg.manifest.manifest import Manifest
 from medseg.options import api
 from medseg.progress import say
@@ -63,7 +64,8 @@ def run_training(options: TrainOptions, *, began: float | None = None) -> Path:
     began = time.monotonic() if began is None else began
     own = methods.locate_methods(options.method)
     pipeline = settings.load(options.task, options.overrides, own)
-    runs = list_runs(options, Manifest.load(options.data))
+    manifest = Manifest.load(options.data)
+    runs = list_runs(options, classified(manifest) if pipeline.classifies else manifest)
     with methods.use_methods(own):
         device = distributed.setup(options.device)
         try:

@@ -116,7 +116,7 @@ def _measure_networks(
 def _stage_costs(place: Workplace, index: int, found: Sequence[NetworkCosts], result: StageResult) -> StageCosts:
     stage = place.pipeline.stages[index]
     processes = distributed.world()
-    validation = sum(1 for case in place.manifest.validation if case.label)
+    validation = sum(1 for case in place.manifest.validation if case.is_labelled)
     to_label = len(_cases_of_rule(place, index))
     rounds = stage.round_count if to_label else 0
     return StageCosts(
@@ -152,7 +152,7 @@ def _other_seconds(place: Workplace, index: int, found: Sequence[NetworkCosts], 
     if place.output is None:
         used = {*(stage.schedule.batch or {})}
         cases = sum(len(group) for name, group in groups.items() if name in used)
-        cases += sum(1 for case in place.manifest.validation if case.label)
+        cases += sum(1 for case in place.manifest.validation if case.is_labelled)
         total += _preprocessing_seconds(case_seconds, cases)
     if stage.rounds or len(stage.views) > 1:
         total += _check_seconds(place, index)
@@ -183,7 +183,7 @@ def _round_seconds(place: Workplace, index: int, case_seconds: float, result: St
     """Pseudo-labels and scores of all rounds."""
     stage = place.pipeline.stages[index]
     to_label = len(_cases_of_rule(place, index))
-    validation = [case for case in place.manifest.validation if case.label]
+    validation = [case for case in place.manifest.validation if case.is_labelled]
     rounds = stage.round_count if to_label else 0
     processes = distributed.world()
     total = 0.0

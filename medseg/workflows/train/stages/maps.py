@@ -74,6 +74,30 @@ class SavedMaps:
             module = build_method(self.stage, self.data, previous).maps()
         assert module is not None
         read_weights(self.path, module)
-        module.eval()
-        axis = self.data.slice_axis
-        return module if axis is None else Planar(module, axis, self.data.slices).eval()
+        return _of_volumes(module, self.data)
+
+
+@dataclass(frozen=True)
+class TrainedMaps:
+    """The maps of a method that has just been trained, which need no file.
+
+    Args:
+        method: after its training.
+        data: what the network was trained on, with its view.
+    """
+
+    method: Method
+    data: DataSpec
+
+    def open(self) -> nn.Module:
+        """Volumes `(B, C, X, Y, Z)` to maps `(B, K, X, Y, Z)`."""
+        module = self.method.maps()
+        assert module is not None, "who makes this has looked"
+        return _of_volumes(module, self.data)
+
+
+def _of_volumes(module: nn.Module, data: DataSpec) -> nn.Module:
+    """Maps of volumes, whose slices a planar module sees one by one; in evaluation mode."""
+    module.eval()
+    axis = data.slice_axis
+    return module if axis is None else Planar(module, axis, data.slices).eval()
