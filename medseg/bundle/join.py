@@ -15,6 +15,7 @@ from medseg.bundle.safe_load import read_json
 from medseg.config.instantiate import current_names
 from medseg.config.pipeline import DataSpec
 from medseg.errors import BundleError, OutputError
+from medseg.portable.io.write import temporary_name
 from medseg.portable.networks.adapters import Views
 from medseg.records import Record, digest_of
 
@@ -100,7 +101,7 @@ def copy_bundle(source: Path, target: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    temporary = target.with_name(f".{target.name}.copy.tmp")
+    temporary = temporary_name(target, "copy")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(source, temporary)

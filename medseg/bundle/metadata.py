@@ -90,7 +90,11 @@ def readme(data: DataSpec, name: str, views: Sequence[str] = (), kept: Mapping[s
         views: that have a network each.
         kept: structure -> which of its components stay, as a phrase.
     """
-    table = "\n".join(f"| {value} | {data.labels[value]} |" for value in data.label_values)
+    rows = []
+    for value in data.label_values:
+        text = " ".join(data.labels[value].split()).replace("|", "\\|")
+        rows.append(f"| {value} | {text} |")
+    table = "\n".join(rows)
     spacing = " x ".join(f"{mm:g}" for mm in data.spacing_mm)
     window = " x ".join(str(length) for length in data.patch)
     of_views = one_view = ""

@@ -15,6 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, replace
 from multiprocessing import active_children, get_context
@@ -148,6 +149,12 @@ class VolumeCache:
             for future in as_completed(futures):
                 future.result()
                 yield futures[future]
+        except BrokenProcessPool as error:
+            problem, hint = (
+                "a process that preprocessed images has ended",
+                "out of memory? Give it fewer cores",
+            )
+            raise DataError(problem, path=self.folder, hint=hint) from error
         except (KeyboardInterrupt, GeneratorExit):
             # who stops the command does not wait for the cases that they are at: what is left of them is cleared away
             for worker in set(active_children()) - others:

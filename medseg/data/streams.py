@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from medseg.config.pipeline import DataSpec
 from medseg.cores import usable_cores
 from medseg.data import augment, sampling
 from medseg.data.cached_volume import CachedVolume
-from medseg.data.loader_workers import answer_no_signals
+from medseg.data.loader_workers import TIMEOUT_SECONDS, affordable_workers, answer_no_signals
 from medseg.data.tag_groups import SameTagsOrder
 from medseg.errors import ConfigError, DataError
 from medseg.method import IGNORE, LABELED, STREAM_KEYS, UNLABELED, WEAK, Batch, PatchTargets, Stream
@@ -279,15 +278,14 @@ def make_loader(dataset: PatchStreams, *, start: int, workers: int, device: torc
         num_workers=workers,
         prefetch_factor=_PREFETCH if workers else None,
         pin_memory=device.type == "cuda",
+        timeout=TIMEOUT_SECONDS if workers else 0,
         worker_init_fn=answer_no_signals,
         generator=torch.Generator(),  # else starting a loader would draw from the random numbers of the run
     )
 
 
 def _affordable(dataset: PatchStreams, shared: Path = Path("/dev/shm")) -> int:  # noqa: S108
-    """Workers whose batches fit into shared memory: beyond it they would be killed by a bus error."""
-    if not shared.is_dir():
-        return 1024
+    """Workers whose batches fit into shared memory, and into the largest file that this process may write."""
     voxels = torch.Size(dataset.spec.patch).numel()
     classes = dataset.spec.classes if dataset.targets else 0
     per_voxel = {}
@@ -297,4 +295,4 @@ def _affordable(dataset: PatchStreams, shared: Path = Path("/dev/shm")) -> int: 
         if "label" in keys:
             per_voxel[name] += 5 * classes
     batch = voxels * sum(batch_size * per_voxel[stream] for stream, batch_size in dataset.batch.items())
-    return int(shutil.disk_usage(shared).free / batch / (_PREFETCH + 1))
+    return affordable_workers(batch, shared, _PREFETCH + 1)

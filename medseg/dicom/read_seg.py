@@ -76,10 +76,14 @@ def _read_volume(seg: Any, chosen: Mapping[int, str]) -> tuple[np.ndarray, np.nd
 
 
 def _color(described: Any) -> Color | None:
+    """The colour to show a segment in, the nearest that a screen has; None where the file has none or an odd value."""
     import highdicom as hd
 
-    value = described.get("RecommendedDisplayCIELabValue")
-    if value is None:
+    try:
+        value = described.get("RecommendedDisplayCIELabValue")
+        if not value:
+            return None
+        red, green, blue = hd.color.CIELabColor.from_dicom_value(list(value)).to_rgb(clip=True)
+    except (TypeError, ValueError):  # a colour never stops a label
         return None
-    red, green, blue = hd.color.CIELabColor.from_dicom_value(list(value)).to_rgb()
     return red / 255, green / 255, blue / 255

@@ -140,8 +140,12 @@ def _find_slice(points: np.ndarray, axis: int, title: str, path: Path, grid: Hea
 
 
 def _color(outline: Mapping[str, Any] | None) -> Color | None:
-    value = None if outline is None else outline.get("ROIDisplayColor")
-    if value is None or len(value) != 3:
+    """The colour to show a structure in; None where the file has none, or something else there."""
+    try:
+        value = None if outline is None else outline.get("ROIDisplayColor")
+        if value is None or len(value) != 3:
+            return None
+        red, green, blue = (min(max(float(part) / 255, 0), 1) for part in value)
+    except (TypeError, ValueError):  # a colour never stops a label
         return None
-    red, green, blue = (min(max(float(part) / 255, 0), 1) for part in value)
     return red, green, blue

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_serializer, model_validator
 
+from medseg.atomic import problem_of_name
 from medseg.manifest.fields import STRING_OR_LIST, FilePath, ImagePaths, stem
 from medseg.portable.io.channel_names import FIRST, RAW_FOLDERS, group_channels
 
@@ -87,6 +88,13 @@ class Case(Item):
     @field_serializer("image")
     def _one_or_many(self, image: tuple[str, ...]) -> str | list[str]:
         return image[0] if len(image) == 1 else list(image)
+
+    @model_validator(mode="after")
+    def _named_as_a_file_may_be(self) -> Case:
+        problem = problem_of_name(self.name)
+        if problem is not None:
+            raise ValueError(f'{problem}; give the case another one: "case": "NAME"')
+        return self
 
     @property
     def image_class(self) -> int | None:

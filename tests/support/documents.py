@@ -25,6 +25,7 @@ DOCUMENTS = (
     "docs/own_method.md",
     "docs/serving.md",
     "docs/architecture.md",
+    "docs/security.md",
     "docs/results.md",
     "pipelines/README.md",
     "comparisons/README.md",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg import __version__
-from medseg.atomic import check_writable, make_folder
+from medseg.atomic import check_writable, make_folder, real_path
 from medseg.errors import DataError, ManifestError
 from medseg.manifest.classification import says_classes_only
 from medseg.manifest.manifest import SECTIONS, Case, Manifest
@@ -18,6 +18,7 @@ from medseg.metrics.aggregate import iou_of_set, mean_of_classes, summarize
 from medseg.options import api
 from medseg.portable.geometry import values_in
 from medseg.portable.io.read import SUFFIXES
+from medseg.portable.io.write import remove_leftovers
 from medseg.progress import show_progress
 from medseg.workflows.evaluate.compare_case import IGNORE, Compared, Pairing, Scale, compare, read_labels
 from medseg.workflows.evaluate.image_classes import evaluate_classes, write_class_tables
@@ -75,10 +76,11 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
             path=prediction,
             hint=f"files are named like {pairings[0].name}.nii.gz",
         )
-    source = {"prediction": str(prediction.resolve()), "reference": str(reference.resolve()), "section": used or ""}
+    source = {"prediction": str(real_path(prediction)), "reference": str(real_path(reference)), "section": used or ""}
     # the default folder moves with its predictions
     refuse_another(folder, source if options.output else {**source, "prediction": None})
     check_writable(folder)
+    remove_leftovers(folder)
     done = _compared(pairings, scale)
     if not any(case.status == "compared" for case in done):
         bad = next(case for case in done if case.status != "no prediction")

@@ -6,12 +6,14 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medseg import __version__
+from medseg.atomic import problem_of_name, real_path
 from medseg.bundle.ensemble import Ensemble
 from medseg.bundle.runner import BundleRunner, Progress, prediction_errors
 from medseg.errors import DataError, OutputError
@@ -23,7 +25,7 @@ from medseg.portable.io.record import DIGITS, image_of, image_record
 from medseg.portable.io.record import fingerprint as of_files
 from medseg.portable.io.write import temporary, write_nifti
 from medseg.workflows.predict.collect_cases import LONGEST_NAME, PROBABILITIES, Item, targets
-from medseg.workflows.predict.formats import Model, recorded, source_of_item, write_result
+from medseg.workflows.predict.formats import FORMATS, Model, check_dicom_seg, recorded, source_of_item, write_result
 
 if TYPE_CHECKING:
     from medseg.dicom.series import Series
@@ -75,7 +77,7 @@ class CasePredictor:
         self.data = runner.bundles[0].data
         names = []
         for bundle in runner.bundles:
-            folder = bundle.path.resolve()
+            folder = real_path(bundle.path)
             names.append(folder.parent.name if folder.name == "bundle" else folder.name)
         self.model = Model(" + ".join(dict.fromkeys(names)), self.data.structures)
 
@@ -87,6 +89,9 @@ class CasePredictor:
         """
         if len(os.fsencode(item.result)) > LONGEST_NAME:
             raise DataError(f"the result's name would be longer than {LONGEST_NAME} bytes", path=item.images[0])
+        problem = problem_of_name(item.name)
+        if problem is not None:
+            raise DataError(problem, path=item.images[0], hint="rename it")
         headers = [item.series.header] if item.dicom else [read_header(path) for path in item.images]
         if item.dicom and item.reads(self.output / item.result):
             raise DataError(f"the result {item.result} would overwrite a slice", path=item.images[0])
@@ -107,6 +112,21 @@ class CasePredictor:
     def is_done(self, item: Item, line: str) -> bool:
         """Whether the result of the same image, model and settings is there."""
         return all(recorded(path) == line for path in self.targets(item))
+
+    def in_a_format_that_holds(self, item: Item, line: str) -> tuple[Item, DataError | None]:
+        """The case, as NIfTI where a DICOM SEG of it cannot be written, and then also why not.
+
+        Args:
+            item: the case.
+            line: its record.
+        """
+        if item.suffix != FORMATS["dicom-seg"]:
+            return item, None
+        try:
+            check_dicom_seg(item, line, self.model)
+        except DataError as error:
+            return replace(item, suffix=FORMATS["nifti"]), error
+        return item, None
 
     def targets(self, item: Item) -> list[Path]:
         """Files that a case's results are written to."""

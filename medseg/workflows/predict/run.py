@@ -177,6 +177,9 @@ class _Run:
             if self.strict:
                 raise
             self.listener.show(f"failed: {error}")  # now: the next hundred may fail of the same
+        if instead := entry.pop("instead", None):  # of the format that was asked for
+            self.report["failed"].append({"case": item.name, "error": instead})
+            self.listener.show(f"failed: {instead}")
         entry["seconds"] = round(time.perf_counter() - started, 3)
         entry["warnings"] = list(self.listener.lines)
         self.report["cases"].append(entry)
@@ -188,6 +191,13 @@ class _Run:
         entry = {"result": item.result, "input": item.identity, "image_sha256": digest}
         if not self.overwrite and self.predictor.is_done(item, line):
             return {"status": "skipped", **entry}
+        item, problem = self.predictor.in_a_format_that_holds(item, line)
+        if problem is not None:
+            if self.strict:
+                raise problem
+            entry["result"], entry["instead"] = item.result, f"{problem}; its labels are in {item.result}"
+            if not self.overwrite and self.predictor.is_done(item, line):
+                return {"status": "skipped", **entry}
         self.earlier.refuse(item, probabilities=self.probabilities)
         for header in headers:
             for warning in header.warnings:

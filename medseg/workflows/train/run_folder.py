@@ -10,6 +10,7 @@ from typing import Any
 from medseg.config.former_pipelines import is_former
 from medseg.engine import distributed
 from medseg.errors import ConfigError, OutputError
+from medseg.portable.io.write import remove_leftovers
 from medseg.progress import say
 from medseg.records import Record, read_record
 from medseg.workflows.train import settings
@@ -38,6 +39,7 @@ def claim(output: Path, record: Record, *, resume: bool) -> None:
         file = record.file
         if output.exists() and not output.is_dir():
             raise OutputError("is a file; a run needs a folder", path=output)
+        remove_unfinished(output)
         if not file.exists() and output.is_dir() and not all(_is_round(path) for path in output.iterdir()):
             raise OutputError("is not empty and holds no run", path=output, hint="choose another --output")
         begun = (output / "bundle").exists() or any(output.glob("**/last.pt"))
@@ -62,6 +64,12 @@ def claim(output: Path, record: Record, *, resume: bool) -> None:
                 hint="resume with the same command, or choose another --output",
             )
     distributed.barrier()
+
+
+def remove_unfinished(output: Path) -> None:
+    """Remove what killed commands left half written, anywhere in a run's folder."""
+    for folder in {left.parent for left in output.rglob(".medseg-*.tmp")}:
+        remove_leftovers(folder)
 
 
 def _is_round(path: Path) -> bool:

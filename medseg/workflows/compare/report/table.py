@@ -16,6 +16,7 @@ from medseg.workflows.compare.report.sentences import (
 )
 from medseg.workflows.compare.report.statistics import ArmResult, Score, Spread
 from medseg.workflows.compare.rows import RunRow
+from medseg.workflows.reports.cells import markdown_cell
 from medseg.workflows.reports.pages import Table
 
 GIB = 2**30
@@ -226,7 +227,7 @@ def _section(findings: Findings, labels: int | None) -> Iterator[str]:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(plain(cell).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(markdown_cell, cells)) + " |"
 
 
 def _result_row(findings: Findings, labels: int | None, arm: str) -> list[str]:

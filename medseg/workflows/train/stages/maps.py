@@ -15,7 +15,7 @@ from torch import nn
 from medseg import methods
 from medseg.config.between_runs import RuleSpec
 from medseg.config.pipeline import DataSpec, Stage
-from medseg.errors import OutputError
+from medseg.engine.checkpoint import read_weights, save_atomic
 from medseg.method import Method
 from medseg.portable.networks.adapters import Planar
 from medseg.workflows.train.stages.build import build_method, open_previous
@@ -44,12 +44,7 @@ def save_maps(path: Path, method: Method) -> None:
     """
     module = method.maps()
     assert module is not None, "seen when the run was planned"
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        torch.save({name: value.detach().cpu() for name, value in module.state_dict().items()}, temporary)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        raise OutputError(f"cannot be written ({str(error).splitlines()[0]})", path=path) from error
+    save_atomic({name: value.detach().cpu() for name, value in module.state_dict().items()}, path)
 
 
 @dataclass(frozen=True)
@@ -72,16 +67,13 @@ class SavedMaps:
         """Volumes `(B, C, X, Y, Z)` to maps `(B, K, X, Y, Z)`.
 
         Raises:
-            OutputError: the file is not what the training wrote.
+            CheckpointError: the file is not what the training wrote.
         """
         previous = open_previous(self.previous, self.data.view) if self.previous else None
         with torch.random.fork_rng(devices=()):
             module = build_method(self.stage, self.data, previous).maps()
         assert module is not None
-        try:
-            module.load_state_dict(torch.load(self.path, map_location="cpu", weights_only=True))
-        except (RuntimeError, OSError) as error:
-            raise OutputError(f"cannot be read back ({str(error).splitlines()[0]})", path=self.path) from error
+        read_weights(self.path, module)
         return _of_volumes(module, self.data)
 
 

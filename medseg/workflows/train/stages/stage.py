@@ -16,12 +16,12 @@ from medseg.atomic import make_folder
 from medseg.bundle.bundle import write_bundle
 from medseg.config.pipeline import View
 from medseg.data.cache import CachedVolume, VolumeCache
+from medseg.data.loader_workers import lost_workers
 from medseg.data.streams import PatchStreams, make_loader
 from medseg.engine import checkpoint, distributed, handlers
 from medseg.engine.logs import RunLog, TrainingBar
 from medseg.engine.optimizer import make_optimizer, make_scheduler
 from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
-from medseg.errors import OutputError
 from medseg.manifest.manifest import Case
 from medseg.method import Method
 from medseg.networks.factory import definition_of
@@ -250,7 +250,7 @@ class StageRun:
         for handler in steps:
             handler.attach(trainer)
         try:
-            with handlers.stop_on_signal(trainer, self.progress):
+            with lost_workers(), handlers.stop_on_signal(trainer, self.progress):
                 if validator:
                     validator.catch_up(trainer)
                 if start < total:
@@ -285,10 +285,7 @@ class StageRun:
         """Write the bundle of the best validated weights, or of the last where nothing was validated."""
         best = self.folder / "best.pt"
         if best.exists():
-            try:
-                segmenter.load_state_dict(torch.load(best, map_location=self.device, weights_only=True))
-            except (RuntimeError, OSError) as error:
-                raise OutputError(f"cannot be read back ({str(error).splitlines()[0]})", path=best) from error
+            checkpoint.read_weights(best, segmenter)
         write_bundle(
             bundle,
             segmenter,
