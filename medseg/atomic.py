@@ -16,6 +16,17 @@ from typing import BinaryIO
 from medseg.errors import OutputError
 
 
+def real_path(path: str | Path) -> Path:
+    """Where a path leads, links followed; `Path.resolve` raises an error of its own for links that lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
+DEVICES = frozenset(
+    {"CON", "PRN", "AUX", "NUL", *(f"COM{n}" for n in range(1, 10)), *(f"LPT{n}" for n in range(1, 10))}
+)
+"""What no file may be called on a disk that Windows reads, whatever the ending."""
+
+
 def make_folder(path: Path) -> Path:
     """The folder, made if need be.
 
@@ -45,6 +56,25 @@ def check_writable(folder: Path) -> None:
         for path in missing:
             with suppress(OSError):  # it could not be made, or somebody else uses it by now
                 path.rmdir()
+
+
+def problem_of_name(name: str) -> str | None:
+    """Why a name that a file or a key gave cannot be that of a file in a folder of results; None where it can.
+
+    Examples:
+        >>> from medseg.atomic import problem_of_name
+        >>> problem_of_name("case 1"), problem_of_name("..")
+        (None, "'..' is a folder's name")
+    """
+    if name in ("", ".", ".."):
+        return f"{name!r} is a folder's name" if name else "the name is empty"
+    if "/" in name or "\\" in name:
+        return f"{name[:60]!r} has a separator of folders in it"
+    if not name.isprintable():
+        return f"{name[:60]!r} has a line break or another character that cannot be seen in it"
+    if name.partition(".")[0].strip().upper() in DEVICES:
+        return f"{name[:60]!r} is the name of a device of Windows"
+    return None
 
 
 def same_name(name: str) -> str:

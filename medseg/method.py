@@ -39,6 +39,7 @@ __all__ = [
     "Networks",
     "PatchTargets",
     "Predictions",
+    "PretrainingMethod",
     "PseudoLabels",
     "Stream",
 ]
@@ -246,6 +247,14 @@ class Method(nn.Module, ABC):
         """
         return {}
 
+    def pictures(self) -> dict[str, Tensor]:
+        """Pictures of the last batch, such as patches or mixed images, for TensorBoard; see `medseg.ops.contact_sheet`.
+
+        Name -> `(1, height, width)` grey or `(3, height, width)` in [0, 1]; called now and then in the process that
+        writes the log alone. No random number may be drawn.
+        """
+        return {}
+
     def parameter_groups(self, lr: float) -> list[dict]:
         """Optimiser groups; by default one."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
@@ -263,3 +272,20 @@ class Method(nn.Module, ABC):
     def targets(self) -> PatchTargets | None:
         """Further targets to make of each labelled patch in the loader's workers."""
         return None
+
+
+class PretrainingMethod(Method):
+    """Base of papers that only prepare a network for the next stage, or for `medseg pretrain`, and have no segmenter.
+
+    Attributes:
+        network: which is prepared; set by the constructor.
+    """
+
+    network: EncoderDecoder
+
+    def segmenter(self) -> None:
+        """There is none."""
+
+    def pretrained(self) -> EncoderDecoder:
+        """The network, without heads that the preparation needs."""
+        return self.network

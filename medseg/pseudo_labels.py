@@ -66,6 +66,7 @@ class PseudoLabels(ABC):
     Attributes:
         class_counts: voxels of each class in the labels that people made, before the first pass; of a rule that says
             so by `counts_labels`.
+        counts_images: whether `class_counts` are to be images of each class instead, each with one class.
     """
 
     needs: Literal["labels", "probabilities", "maps", "log_odds"] = "labels"
@@ -84,6 +85,7 @@ class PseudoLabels(ABC):
     def __init__(self, classes: int) -> None:
         self.classes = classes
         self.class_counts: Sequence[int] = ()
+        self.counts_images = False
 
     @property
     def looks_at_all(self) -> bool:

@@ -26,7 +26,7 @@ from typing import Any
 
 from medseg import __version__
 from medseg.atomic import make_folder, write_whole
-from medseg.errors import DataError
+from medseg.errors import DataError, OutputError
 from medseg.portable.io.itk_formats import files_of_image
 
 RECORD = "record.json"
@@ -77,7 +77,7 @@ def read_record(file: Path) -> dict[str, Any]:
     """What a JSON file says; nothing where there is none or no usable one, which is as good as no record."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -158,15 +158,28 @@ class Record:
 
         Args:
             folder: what else of the work may be there; emptied, unless this very work was interrupted.
+
+        Raises:
+            OutputError: a folder that would be emptied holds files of which no record says that they are ours.
         """
         self._began = time.monotonic()
         if not self.begun:
+            self._refuse_foreign([*self.products, *([] if folder is None else [folder])])
             for path in self.products:
                 _remove(path)
             if folder is not None:
                 _remove(folder)
         make_folder(self.file.parent)
         self._write({})
+
+    def _refuse_foreign(self, places: Sequence[Path]) -> None:
+        former = self.file.with_name(_FORMER_RECORD)
+        if self.file.exists() or former.exists():
+            return
+        for place in places:
+            if place.is_dir() and any(place.iterdir()):
+                problem = "holds files, and no record says that medseg made them"
+                raise OutputError(problem, path=place, hint="move them, or choose another --output")
 
     def finish(self, notes: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Note that the products are there.

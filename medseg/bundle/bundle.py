@@ -30,11 +30,13 @@ from medseg.bundle.configs import (
     read_template,
     train_config,
 )
-from medseg.bundle.safe_load import checked_weights, literal, read_json
+from medseg.bundle.safe_load import checked_weights, literal, read_json, reason_of
 from medseg.config.pipeline import DataSpec
-from medseg.errors import BundleError, MedsegError, OutputError
+from medseg.errors import BundleError, OutputError
+from medseg.networks.weight_files import UnreadableWeights, load_tensors
 from medseg.portable.inference.multi_view import ViewsInferer
 from medseg.portable.inference.sliding_window import SlabInferer
+from medseg.portable.io.write import temporary_name
 from medseg.portable.networks.adapters import Views
 
 FORMAT = 1
@@ -116,7 +118,7 @@ def write_bundle(
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     definition = _portable_names(network_def)
     checked_weights(state, literal(definition, "network_def", out), out)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(out)
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         views = list(network.networks) if isinstance(network, Views) else []
@@ -239,7 +241,7 @@ def _read_description(path: Path) -> tuple[DataSpec, str, bool]:
         independent = description.get("independent", False) is True
         return DataSpec(**description["data"]), str(description["weights_sha256"]), independent
     except (KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[-1] if isinstance(error, ValueError) else f"{error} is missing"
+        reason = reason_of(error)
         hint = "train again with this version of medseg"
         raise BundleError(f"does not describe a model ({reason})", path=path, hint=hint) from error
 
@@ -270,6 +272,8 @@ def _find(path: Path) -> Path:
     hint = "give a run folder or its bundle"
     if (path / "run.json").exists() or (path / "last.pt").exists():
         hint = "its training did not finish; continue it with --resume"
+    elif (path / "fold0").is_dir():
+        hint = f"it holds the runs of folds; give one of them, such as {path / 'fold0'}"
     raise BundleError("holds no bundle", path=path, hint=hint)
 
 
@@ -287,9 +291,6 @@ def _load(path: Path, expected: str) -> Any:
             hint=again,
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except MedsegError:
-        raise
-    except Exception as error:  # whatever the unpickler meets in a foreign file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BundleError(f"holds no plain weights ({reason})", path=path, hint=again) from error
+        return load_tensors(path)
+    except UnreadableWeights as error:
+        raise BundleError(f"holds no plain weights ({error})", path=path, hint=again) from error

@@ -15,6 +15,7 @@ from medseg.bundle.safe_load import read_json
 from medseg.config.instantiate import current_names
 from medseg.config.pipeline import DataSpec
 from medseg.errors import BundleError, OutputError
+from medseg.portable.io.write import temporary_name
 from medseg.portable.networks.adapters import Views
 from medseg.records import Record, digest_of
 
@@ -38,6 +39,7 @@ def join_bundles(out: Path, parts: Mapping[str, Path], *, data: DataSpec, name: 
     """
     networks: dict[str, nn.Module] = {}
     definitions: dict[str, Any] = {}
+    independent = []
     for view, path in parts.items():
         bundle = open_bundle(path)
         if bundle.views or bundle.data.view != view:
@@ -46,9 +48,18 @@ def join_bundles(out: Path, parts: Mapping[str, Path], *, data: DataSpec, name: 
         if (bundle.data.spacing_mm, bundle.data.labels) != (data.spacing_mm, data.labels):
             raise BundleError("has another spacing or other labels than the other views", path=bundle.path)
         networks[view] = bundle.network
+        independent.append(bundle.independent)
         definitions[view] = _network_def(bundle.path)
     definition = {"_target_": "medseg.portable.networks.adapters.Views", "networks": definitions}
-    return write_bundle(out, Views(networks), network_def=definition, data=data, name=name, fusion=fusion)
+    return write_bundle(
+        out,
+        Views(networks),
+        network_def=definition,
+        data=data,
+        name=name,
+        fusion=fusion,
+        independent=all(independent),
+    )
 
 
 def _network_def(bundle: Path) -> Any:
@@ -90,7 +101,7 @@ def copy_bundle(source: Path, target: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    temporary = target.with_name(f".{target.name}.copy.tmp")
+    temporary = temporary_name(target, "copy")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(source, temporary)

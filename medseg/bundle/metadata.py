@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import gcd
 
 import monai
@@ -30,7 +30,7 @@ def metadata(data: DataSpec, name: str, views: Sequence[str] = ()) -> Config:
         pytorch_version=torch.__version__.partition("+")[0],
         numpy_version=np.__version__,
         name=name,
-        task=f"Segmentation of {structures} in {modality}",
+        task=f"{_task(data)} of {structures} in {modality}",
         description=f"Trained by medseg {__version__}, pipeline {name}.{of_views} Not for diagnostic use.",
     )
     tensors = config["network_data_format"]
@@ -50,6 +50,10 @@ def metadata(data: DataSpec, name: str, views: Sequence[str] = ()) -> Config:
         channel_def={str(index): data.labels[value] for index, value in enumerate(data.label_values)},
     )
     return config
+
+
+def _task(data: DataSpec) -> str:
+    return "Classification" if data.target == "images" else "Segmentation"
 
 
 def _tensor_sizes(data: DataSpec, views: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -77,23 +81,37 @@ MONAI's trainer trains one network on one kind of patch. Train again with medseg
 """
 
 
-def readme(data: DataSpec, name: str, views: Sequence[str] = ()) -> str:
-    """`docs/README.md`: what the model finds and how to run it without medseg."""
-    table = "\n".join(f"| {value} | {data.labels[value]} |" for value in data.label_values)
+def readme(data: DataSpec, name: str, views: Sequence[str] = (), kept: Mapping[str, str] | None = None) -> str:
+    """`docs/README.md`: what the model finds and how to run it without medseg.
+
+    Args:
+        data: what the plan decided about the data.
+        name: of the pipeline.
+        views: that have a network each.
+        kept: structure -> which of its components stay, as a phrase.
+    """
+    rows = []
+    for value in data.label_values:
+        text = " ".join(data.labels[value].split()).replace("|", "\\|")
+        rows.append(f"| {value} | {text} |")
+    table = "\n".join(rows)
     spacing = " x ".join(f"{mm:g}" for mm in data.spacing_mm)
     window = " x ".join(str(length) for length in data.patch)
     of_views = one_view = ""
-    training = _TRAIN
+    training, extras = _TRAIN, "nibabel,ignite,fire"
+    if kept:
+        extras += ",skimage"
     if views:
         of_views = f"\nIt is a network for each of the views {', '.join(views)}; their label maps are fused."
-        one_view = f"""\nA single view is asked with `--inferer#views "['{views[0]}']"`.\n"""
+        inferer = "inferer#inferer" if kept else "inferer"
+        one_view = f"""\nA single view is asked with `--{inferer}#views "['{views[0]}']"`.\n"""
         training = _NO_TRAIN
     return f"""# {name}
 
-A segmentation model for {", ".join(data.modality)}, trained by medseg {__version__} at {spacing} mm
+A {_task(data).lower()} model for {", ".join(data.modality)}, trained by medseg {__version__} at {spacing} mm
 with windows of {window} voxels.{of_views} Not for diagnostic use.
 
-| value in the result | structure |
+{_of_images(data)}| value in the result | structure |
 | --- | --- |
 {table}
 
@@ -103,10 +121,30 @@ Predict every image of a folder, from this folder, with MONAI alone:
         --dataset_dir IMAGES --output_dir RESULTS
 
 Each result `<case>.nii.gz` lies on its image's own grid. {_files(len(data.modality))}
-The result of another image of the same name is not replaced.{one_view}
+The result of another image of the same name is not replaced.{one_view}{_kept_components(kept or {})}
 {training}
-`pip install "monai[nibabel,ignite,fire]"` is all that is needed; `deflate` and `isal` read compressed files faster.
+`pip install "monai[{extras}]"` is all that is needed; `deflate` and `isal` read compressed files faster.
 """
+
+
+def _kept_components(kept: Mapping[str, str]) -> str:
+    """What is removed of a result, and how not to."""
+    if not kept:
+        return ""
+    rules = "; ".join(f"{structure}: {rule}" for structure, rule in kept.items())
+    return f"""
+Of these structures a result keeps only, as it was best on the validation cases of the training: {rules}.
+Everything stays with `--inferer#components "{{}}"`.
+"""
+
+
+def _of_images(data: DataSpec) -> str:
+    """What a result says of a whole image."""
+    if data.target != "images":
+        return ""
+    return (
+        "An image has one class, which is the value of every voxel of its result, or of most where windows differ.\n\n"
+    )
 
 
 def _files(channels: int) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +16,21 @@ from monai.transforms import Compose
 from torch import Tensor
 
 from medseg.bundle.bundle import OpenBundle
+from medseg.bundle.memory import check_memory
 from medseg.errors import DataError
-from medseg.portable.inference.label_sink import ConfidenceArray, ProbabilityFile, top_log_odds
+from medseg.portable.inference.label_sink import (
+    ConfidenceArray,
+    ProbabilityFile,
+    largest_logit,
+    largest_sigmoid,
+    top_log_odds,
+)
 from medseg.portable.inference.multi_view import ViewsInferer
 from medseg.portable.inference.out_of_memory import out_of_memory
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.inference.view_fusion import fuse_mean
-from medseg.portable.inference.windows import slab_axis
 from medseg.portable.io.header import Header
 from medseg.portable.io.monai_reader import VerifiedReader
-from medseg.portable.resample import resampled_size
-
-GIB = 2**30
-VIEW_BYTES = 3  # label and confidence that are kept of a voxel until the views are fused
 
 Progress = Callable[[int, int], None]
 """Called with the windows done and all windows."""
@@ -79,6 +79,7 @@ class BundleRunner:
     def __init__(self, bundle: OpenBundle, device: torch.device) -> None:
         self.bundle, self.device = bundle, device
         self.network = bundle.network.to(device)
+        self.bundles = (bundle,)
 
     def read(self, images: Sequence[Path], reader: VerifiedReader | None = None) -> MetaTensor:
         """Read and preprocess an image.
@@ -111,12 +112,38 @@ class BundleRunner:
             OSError: there is no room for `probability_file`.
         """
         probabilities = ProbabilityFile(probability_file) if probability_file else None
-        inferer = copy(self.bundle.inferer)
+        inferer = self._inferer()
         inferer.progress = progress
         inferer.probabilities = probabilities.make if probabilities else None
         labels = inferer(image, self.network)
         assert isinstance(labels, MetaTensor)
         return Prediction(labels.numpy()[0, 0], labels.affine.numpy(), probabilities.array if probabilities else None)
+
+    def predict_files(
+        self,
+        images: Sequence[Path],
+        reader: VerifiedReader | None,
+        *,
+        scratch: Path,
+        probabilities: bool,
+        progress: Progress | None = None,
+    ) -> Prediction:
+        """Read and predict an image.
+
+        Args:
+            images: see `read`.
+            reader: see `read`.
+            scratch: a name for a temporary file or folder, which the caller removes when the result is not needed any
+                more.
+            probabilities: whether those of all classes are wanted.
+            progress: called after each batch of windows.
+
+        Raises:
+            DataError, ValueError, MemoryError, RuntimeError: see `read` and `predict`.
+            OSError: there is no room for probabilities.
+        """
+        image = self.read(images, reader)
+        return self.predict(image, probability_file=scratch if probabilities else None, progress=progress)
 
     def predict_views(
         self, image: MetaTensor, *, probability_folder: Path | None = None, log_odds: bool = False
@@ -137,11 +164,12 @@ class BundleRunner:
             ValueError, MemoryError, RuntimeError: see `prediction_errors`.
             OSError: there is no room for files.
         """
-        inferer = copy(self.bundle.inferer)
+        inferer = self._inferer()
         inferer.label_values = None  # class indices
+        inferer.components = {}  # what networks say, for rules and pseudo-labels
         if isinstance(inferer, SlabInferer):
             if log_odds:
-                inferer.confidence_of = top_log_odds
+                inferer.confidence_of = largest_logit if self.bundle.independent else top_log_odds
             prediction = self._predict_single_view(inferer, image, probability_folder)
             return [prediction], prediction.labels
         if probability_folder is not None:
@@ -154,6 +182,14 @@ class BundleRunner:
         inferer.sink = keep
         fused = _plain_labels(inferer(image, self.network))
         return predictions, fused
+
+    def _inferer(self) -> SlabInferer | ViewsInferer:
+        """The bundle's, to be changed for one prediction, which makes logits the probabilities that they are."""
+        inferer = copy(self.bundle.inferer)
+        inferer.independent = self.bundle.independent
+        if inferer.independent and isinstance(inferer, SlabInferer):
+            inferer.confidence_of = largest_sigmoid
+        return inferer
 
     def _predict_single_view(self, inferer: SlabInferer, image: MetaTensor, folder: Path | None) -> ViewPrediction:
         """The one view of a bundle that has no more."""
@@ -201,35 +237,7 @@ class BundleRunner:
         Raises:
             DataError: they are more than the machine has.
         """
-        needed = self._memory_bytes(headers)
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if needed > there:
-            raise DataError(
-                f"needs about {needed / GIB:.1f} GiB at the model's spacing, this machine has {there / GIB:.1f}",
-                path=image,
-            )
-        return needed
-
-    def _memory_bytes(self, headers: Sequence[Header]) -> int:
-        """About what the largest step needs: reading and resampling, or the sums of a window's depth."""
-        data, first, channels = self.bundle.data, headers[0], len(self.bundle.data.modality)
-        stored_axes = [int(np.abs(first.affine[row, :3]).argmax()) for row in range(3)]  # of x, y, z
-        size = []
-        for axis, target_mm, resampled in zip(stored_axes, data.spacing_mm, data.resample_axes, strict=True):
-            length = first.shape[axis]
-            size.append(resampled_size(length, first.spacing_mm[axis], target_mm) if resampled else length)
-        stored_voxels, voxels = prod(first.shape), prod(size)
-        reading = channels * (stored_voxels * (first.dtype.itemsize + 8) + voxels * 8)
-        rings = []
-        for window in self.bundle.inferer.windows:
-            padded = [max(length, of_window) for length, of_window in zip(size, window, strict=True)]
-            axis = slab_axis(padded, window)
-            rings.append(prod(padded) // padded[axis] * window[axis])
-        kept_of_views = 0
-        if len(rings) > 1:
-            kept_of_views = stored_voxels * (1 + VIEW_BYTES * len(rings))
-        predicting = channels * voxels * 4 + stored_voxels + kept_of_views + max(rings) * (data.classes + 2) * 4
-        return max(reading, predicting)
+        return check_memory(self.bundle, headers, image)
 
 
 def read_image(preprocessing: Compose, images: Sequence[Path], reader: VerifiedReader | None = None) -> MetaTensor:

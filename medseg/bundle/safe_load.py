@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from medseg.bundle.configs import SCRIPTS
@@ -35,6 +36,17 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BundleError(f"holds a {type(content).__name__}, not an object", path=path)
     return content
+
+
+def reason_of(error: KeyError | TypeError | ValueError) -> str:
+    """Why a description is none, in a few words: the first value that is not as it should be, or a missing key."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        return f"{place}: {first['msg']}"
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return str(error)
 
 
 def literal(node: Any, where: str, path: Path) -> Any:

@@ -90,6 +90,7 @@ def _tell_training(options: TrainOptions, run: Path) -> None:
         for fold in options.chosen_folds:
             typer.echo(f"fold {fold}: {describe_validation(run / f'fold{fold}')}", err=True)
         typer.echo(str(run))
+        _print_next(predict_command(run, options.data, held_out=False))
         return
     typer.echo(f"{describe_validation(run)}; the bundle:", err=True)
     typer.echo(str(run / "bundle"))

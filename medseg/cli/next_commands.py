@@ -6,14 +6,21 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from medseg.manifest.classification import value_of
 from medseg.manifest.manifest import SECTIONS, Case, Manifest
 
 
-def predict_command(run: Path, data: Path) -> str:
-    """The command that uses a model: on the test cases of its data set, else the validation cases, else any image."""
+def predict_command(run: Path, data: Path, *, held_out: bool = True) -> str:
+    """The command that uses a model: on the test cases of its data set, else the validation cases, else any image.
+
+    Args:
+        run: folder of the run, or of the runs of all folds.
+        data: manifest.
+        held_out: whether the model was not trained on the validation cases, as those of all folds together are.
+    """
     manifest = Manifest.load(data)
     inputs = ["--input", str(data)]
-    if not manifest.test and manifest.validation:
+    if not manifest.test and manifest.validation and held_out:
         inputs += ["--section", "validation"]
     elif not manifest.test:
         inputs = ["--input", "IMAGES"]
@@ -44,7 +51,9 @@ def _has_labels(manifest: Manifest, section: str | None) -> bool:
     cases: list[Case] = []
     for name in sections:
         cases += getattr(manifest, name)
-    return any(case.label for case in cases)
+    if any(case.label for case in cases):
+        return True
+    return bool(cases) and all(value_of(manifest, case) is not None for case in cases)
 
 
 def start_command(encoder: Path, data: Path) -> str:

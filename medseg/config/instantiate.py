@@ -14,9 +14,9 @@ from medseg.config.literals import is_expression, not_plain
 from medseg.errors import ConfigError
 from medseg.networks.registry import NETWORKS, PORTABLE
 from medseg.portable import channel_intensity, resample
-from medseg.portable.inference import multi_view, sliding_window
+from medseg.portable.inference import components, multi_view, sliding_window
 from medseg.portable.io import monai_reader
-from medseg.portable.networks import adapters, encoder_decoder, tag_networks
+from medseg.portable.networks import adapters, encoder_decoder, image_classifier, tag_networks
 
 TRANSFORMS: dict[str, tuple[Any, frozenset[str]]] = {
     "monai.transforms.Compose": (Compose, frozenset({"transforms"})),
@@ -43,10 +43,13 @@ OURS: dict[str, Any] = {
     "networks.encoder_decoder.VNetHalves": encoder_decoder.VNetHalves,
     "networks.encoder_decoder.Head": encoder_decoder.Head,
     "networks.encoder_decoder.HeadedNetwork": encoder_decoder.HeadedNetwork,
+    "networks.image_classifier.PooledEncoder": image_classifier.PooledEncoder,
+    "networks.image_classifier.ImageClassifier": image_classifier.ImageClassifier,
     "networks.tag_networks.TagNetwork": tag_networks.TagNetwork,
     "networks.tag_networks.CrossTaskSegmenter": tag_networks.CrossTaskSegmenter,
     "channel_intensity.ChannelIntensityd": channel_intensity.ChannelIntensityd,
     "resample.Resampled": resample.Resampled,
+    "inference.components.with_components": components.with_components,
     "inference.sliding_window.SlabInferer": sliding_window.SlabInferer,
     "inference.multi_view.ViewsInferer": multi_view.ViewsInferer,
 }

@@ -7,7 +7,6 @@ fractions of the run.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -24,18 +23,20 @@ from pydantic import (
 from medseg.config.between_runs import Frozen, Labelling, MethodSpec, Repeat, Rounds
 from medseg.config.former_pipelines import as_now
 from medseg.config.literals import not_plain
+from medseg.config.sides import have_sides
 from medseg.networks import registry as networks
 from medseg.ops.augmentation.settings import Augment
 from medseg.portable.planes import slice_axis
 
 View = Literal["volume", "axial", "coronal", "sagittal"]
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
-Sampling = Literal["cases", "union", "half"]
+Sampling = Literal["cases", "union", "half", "classes"]
 """From which cases the patches of a batch are taken. `cases`: from all equally. `union`: in planes equally from the
-slices of all cases, in volumes as `cases`. `half`: half of the patches from annotated cases, half from the others."""
+slices of all cases, in volumes as `cases`. `half`: half of the patches from annotated cases, half from the others.
+`classes`: of cases with labels equally from those of each class, the others as `cases`."""
 
-
-_OTHER_SIDE = {"left": "right", "l": "r", "lt": "rt"}
+Target = Literal["voxels", "images"]
+"""What has a class: each voxel by itself, or an image as a whole, which its only tag names."""
 
 
 class Weights(Frozen):
@@ -159,7 +160,7 @@ class Intensity(Frozen):
 class DataSpec(Frozen):
     """What the plan decided about the data; everything that a model must know of them to be used again."""
 
-    later = ("has_background", "native_mm")
+    later = ("has_background", "native_mm", "target")
     labels: dict[int, str]
     modality: tuple[str, ...]
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
@@ -176,6 +177,7 @@ class DataSpec(Frozen):
     resample_axes: tuple[bool, bool, bool] = (True, True, True)  # False: keep each image's own spacing there
     has_background: bool = True  # False: the first class is one like the others
     native_mm: tuple[float, float, float] | None = None  # median spacing of the files; None: it is `spacing_mm`
+    target: Target = "voxels"
 
     @model_validator(mode="after")
     def _one_for_each_channel(self) -> DataSpec:
@@ -209,12 +211,7 @@ class DataSpec(Frozen):
     @property
     def has_sides(self) -> bool:
         """Whether there are structures of which one lies on the left and one on the right."""
-        names = [tuple(re.split(r"[^a-z]+", name.lower())) for name in self.labels.values()]
-        for words in names:
-            mirrored = tuple(_OTHER_SIDE.get(word, word) for word in words)
-            if mirrored != words and mirrored in names:
-                return True
-        return False
+        return have_sides(self.labels.values())
 
     @property
     def slice_axis(self) -> int | None:
@@ -265,13 +262,14 @@ class Pipeline(Frozen):
     `repeats` says which are passes of what.
     """
 
-    later = ("repeats",)
+    later = ("repeats", "postprocessing")
     name: str
     description: str = ""
     seed: int = 0
     stages: tuple[Stage, ...] = Field(min_length=1)
     repeats: tuple[Repeat, ...] = ()
     data: Mapping[str, Any] = Field(default_factory=dict)
+    postprocessing: Literal["auto", "none"] | None = None  # which components stay; None: the plan says auto
 
     @model_validator(mode="after")
     def _next_stage(self) -> Pipeline:
@@ -286,6 +284,11 @@ class Pipeline(Frozen):
             if repeat.end > len(self.stages):
                 raise ValueError(f"repeats names stage {repeat.end - 1}, and there are {len(self.stages)}")
         return self
+
+    @property
+    def classifies(self) -> bool:
+        """Whether whole images are classified, see `Target`."""
+        return self.data.get("target") == "images"
 
     def repeat_of(self, index: int) -> tuple[Repeat, int] | None:
         """The group that a stage is a pass of, and which pass, from 1."""

@@ -35,5 +35,7 @@ def load_yaml(text: str) -> Any:
     loader = _Loader(text)
     try:
         return loader.get_single_data()
+    except RecursionError as error:
+        raise yaml.YAMLError("lists and mappings are nested too deeply") from error
     finally:
         loader.dispose()

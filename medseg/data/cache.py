@@ -15,6 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, replace
 from multiprocessing import active_children, get_context
@@ -30,6 +31,7 @@ from medseg.data.cached_volume import CachedVolume
 from medseg.data.preprocess import Job
 from medseg.data.preprocessing_config import preprocessing
 from medseg.errors import DataError, OutputError
+from medseg.manifest.classification import class_index
 from medseg.manifest.manifest import Case, Manifest
 from medseg.portable.io.itk_formats import files_of_image
 from medseg.records import RECORD, Record
@@ -114,6 +116,7 @@ class VolumeCache:
             manifest.ignore_index,
             covered=manifest.covered(case) if label is not None else None,
             maps=tuple((name, manifest.resolve(case.maps[name])) for name in maps),
+            image_class=class_index(manifest, case),
         )
 
     def _entry(self, job: Job) -> _Entry:
@@ -146,6 +149,12 @@ class VolumeCache:
             for future in as_completed(futures):
                 future.result()
                 yield futures[future]
+        except BrokenProcessPool as error:
+            problem, hint = (
+                "a process that preprocessed images has ended",
+                "out of memory? Give it fewer cores",
+            )
+            raise DataError(problem, path=self.folder, hint=hint) from error
         except (KeyboardInterrupt, GeneratorExit):
             # who stops the command does not wait for the cases that they are at: what is left of them is cleared away
             for worker in set(active_children()) - others:
@@ -179,7 +188,7 @@ class _Entry:
     def open(self) -> CachedVolume | None:
         """The case; None where it is absent or damaged."""
         job = self.job
-        return cached_volume.read(self.folder, job.name, job.images[0], job.label is not None)
+        return cached_volume.read(self.folder, job.name, job.images[0], job.is_labelled)
 
 
 def _record(job: Job) -> Record:
@@ -202,6 +211,8 @@ def _record(job: Job) -> Record:
     }
     if not job.spec.has_background:
         settings["background"] = None
+    if job.image_class is not None:
+        settings["image_class"] = job.image_class
     return Record(Path(RECORD), inputs={"files": files}, settings=settings)
 
 

@@ -39,6 +39,7 @@ class Job:
         ignore: value in the label file that says "not annotated".
         covered: for each class whether the label tells it apart; None: all. Voxels of the others become background.
         maps: name and file of maps on the image's grid.
+        image_class: index of the class of every voxel, in the place of a label; None: there is none.
     """
 
     name: str
@@ -48,6 +49,12 @@ class Job:
     ignore: int = IGNORE
     covered: tuple[bool, ...] | None = None
     maps: tuple[tuple[str, Path], ...] = ()
+    image_class: int | None = None
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether what is made of it has a label."""
+        return self.label is not None or self.image_class is not None
 
 
 def prepare(job: Job) -> Content:
@@ -150,6 +157,8 @@ def _content(item: dict, job: Job) -> Content:
             hint="mend the image",
         )
     label: Tensor | None = item["label"].as_tensor().to(torch.uint8) if "label" in item else None
+    if job.image_class is not None:
+        label = torch.full((1, *image.shape[1:]), job.image_class, dtype=torch.uint8)
     maps = {}
     for name, file in job.maps:
         values = item[name].as_tensor()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from medseg.config.pipeline import DataSpec
 from medseg.cores import usable_cores
 from medseg.data import augment, sampling
 from medseg.data.cached_volume import CachedVolume
-from medseg.data.loader_workers import answer_no_signals
+from medseg.data.loader_workers import TIMEOUT_SECONDS, affordable_workers, answer_no_signals
 from medseg.data.tag_groups import SameTagsOrder
 from medseg.errors import ConfigError, DataError
 from medseg.method import IGNORE, LABELED, STREAM_KEYS, UNLABELED, WEAK, Batch, PatchTargets, Stream
@@ -78,12 +77,13 @@ class PatchStreams(Dataset):
         self._check(batch)
 
     def _order(self, stream: str) -> sampling.CaseOrder | sampling.TagOrder | SameTagsOrder:
-        cases = self.volumes[stream]
-        declared = self.streams[stream]
+        cases, declared = self.volumes[stream], self.streams[stream]
         if declared.group == "tags":
             return sampling.TagOrder(cases, self.spec.classes, declared.group_size)
         if declared.group == "same_tags":
             return SameTagsOrder(cases, self.spec.classes, declared, self.thin)
+        if self.spec.sampling == "classes" and "label" in declared.keys:
+            return sampling.TagOrder(cases, self.spec.classes, 1)
         return sampling.CaseOrder(cases, self.spec.sampling, self.thin)
 
     def _check(self, batch: Mapping[str, int]) -> None:
@@ -230,8 +230,7 @@ class PatchStreams(Dataset):
         _, before = self._place(stream, number - 1, labelled=labelled)
         moved = list(start)
         moved[self.thin] = slice_beside(before[self.thin], slices, volume.shape[self.thin])
-        x, y, z = moved
-        return draw, (x, y, z)
+        return draw, (moved[0], moved[1], moved[2])
 
     def _targets(self, labels: Tensor) -> dict[str, Tensor]:
         if self.targets is None:
@@ -279,15 +278,14 @@ def make_loader(dataset: PatchStreams, *, start: int, workers: int, device: torc
         num_workers=workers,
         prefetch_factor=_PREFETCH if workers else None,
         pin_memory=device.type == "cuda",
+        timeout=TIMEOUT_SECONDS if workers else 0,
         worker_init_fn=answer_no_signals,
         generator=torch.Generator(),  # else starting a loader would draw from the random numbers of the run
     )
 
 
 def _affordable(dataset: PatchStreams, shared: Path = Path("/dev/shm")) -> int:  # noqa: S108
-    """Workers whose batches fit into shared memory: beyond it they would be killed by a bus error."""
-    if not shared.is_dir():
-        return 1024
+    """Workers whose batches fit into shared memory, and into the largest file that this process may write."""
     voxels = torch.Size(dataset.spec.patch).numel()
     classes = dataset.spec.classes if dataset.targets else 0
     per_voxel = {}
@@ -297,4 +295,4 @@ def _affordable(dataset: PatchStreams, shared: Path = Path("/dev/shm")) -> int: 
         if "label" in keys:
             per_voxel[name] += 5 * classes
     batch = voxels * sum(batch_size * per_voxel[stream] for stream, batch_size in dataset.batch.items())
-    return int(shutil.disk_usage(shared).free / batch / (_PREFETCH + 1))
+    return affordable_workers(batch, shared, _PREFETCH + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +16,19 @@ ABSENT, PRESENT = 0, 1
 
 NEIGHBORS = (-6, -5, -4, -3, -2, 2, 3, 4, 5, 6)
 """Slices between an image and its neighbour in a volume: nearer ones would be copies."""
+
+
+@dataclass(frozen=True)
+class Partners:
+    """Whom a case may share a group with, by its tags.
+
+    Attributes:
+        ranks: indices of all cases in four ranks, see `ranked_partners`.
+        lacking: `(cases,)` bool, the cases that are known to show none of its classes, see `cases_without`.
+    """
+
+    ranks: Sequence[np.ndarray]
+    lacking: np.ndarray
 
 
 class SameTagsOrder:
@@ -39,55 +53,79 @@ class SameTagsOrder:
         if len(cases) < size:
             raise DataError(f"groups of {size} different cases are asked for, there are {len(cases)} cases")
         self._stream, self._count = stream, len(cases)
-        tags = np.stack([case.tags(classes) for case in cases])
-        self._tags_of_case = [row.tobytes() for row in tags]
-        self._ranked = {row.tobytes(): ranked_partners(tags, row) for row in tags}
-        self._without = {row.tobytes(): cases_without(tags, row) for row in tags}
-        self._subjects = np.array([case.subject or f"case {number}" for number, case in enumerate(cases)])
+        self._partners = partners_of_cases(np.stack([case.tags(classes) for case in cases]))
+        self._subjects = [case.subject or f"case {number}" for number, case in enumerate(cases)]
         self._has_slices = [across is not None and case.shape[across] > NEIGHBORS[-1] for case in cases]
 
     def case(self, seed: int, stream: str, number: int) -> int:
         """Index of the case of sample `number`."""
         group, place = divmod(number, self._stream.group_size)
-        first = sampling.case_of(seed, f"{stream}/first", group, self._count)
-        return [first, *self._others(seed, stream, group, first)][place]
+        first = self._first(seed, stream, group)
+        return first if place == 0 else self._others(seed, stream, group)[place - 1]
 
     def slices_beside(self, seed: int, stream: str, number: int) -> int | None:
         """How many slices from the sample before this one lies in the same volume; None: it lies anywhere."""
         group, place = divmod(number, self._stream.group_size)
-        first = sampling.case_of(seed, f"{stream}/first", group, self._count)
-        if place != 1 or self._others(seed, stream, group, first)[0] != first:
+        if place != 1:
+            return None
+        if self._others(seed, stream, group)[0] != self._first(seed, stream, group):
             return None
         return int(sampling.generator(seed, f"{stream}/neighbors", group).choice(NEIGHBORS))
 
-    def _others(self, seed: int, stream: str, group: int, first: int) -> list[int]:
-        """The other cases of a group; the first of them may be the case itself, for another of its slices."""
-        rng = sampling.generator(seed, f"{stream}/partners", group)
-        order = self._random_order(rng, first)
-        missing = self._stream.group_size - 1
-        neighbor, last = [], []
-        if self._stream.neighbor and missing:
-            neighbor = self._neighbor(order, first)
-        if self._stream.contrast and missing > len(neighbor):
-            without = self._without[self._tags_of_case[first]]
-            last = [case for case in order if without[case] and case not in neighbor][-1:]
-        between = [case for case in order if case not in (*neighbor, *last)]
-        return [*neighbor, *between[: missing - len(neighbor) - len(last)], *last]
+    def _first(self, seed: int, stream: str, group: int) -> int:
+        """The case whose turn it is."""
+        return sampling.case_of(seed, f"{stream}/first", group, self._count)
 
-    def _random_order(self, rng: np.random.Generator, first: int) -> list[int]:
-        """All other cases, those first that share most with one."""
+    def _others(self, seed: int, stream: str, group: int) -> list[int]:
+        """The other cases of a group; the first of them may be the case itself, for another of its slices."""
+        first = self._first(seed, stream, group)
+        candidates = self._candidates(sampling.generator(seed, f"{stream}/partners", group), first)
+        wanted = self._stream.group_size - 1
+        second: list[int] = []
+        last: list[int] = []
+        if self._stream.neighbor and wanted:
+            second = self._neighbor(candidates, first)
+        if self._stream.contrast and wanted > len(second):
+            last = self._contrast([case for case in candidates if case not in second], first)
+        between = [case for case in candidates if case not in (*second, *last)]
+        return [*second, *between[: wanted - len(second) - len(last)], *last]
+
+    def _candidates(self, rng: np.random.Generator, first: int) -> list[int]:
+        """All other cases in a random order, those first that share most with one."""
         order: list[int] = []
-        for rank in self._ranked[self._tags_of_case[first]]:
+        for rank in self._partners[first].ranks:
             order += rng.permutation(rank[rank != first]).tolist()
         return order
 
-    def _neighbor(self, order: Sequence[int], first: int) -> list[int]:
+    def _neighbor(self, candidates: Sequence[int], first: int) -> list[int]:
         """A case of the same subject, else, for another slice of it, the very case; none where there is neither."""
-        own = self._subjects[first]
-        of_subject = [case for case in order if self._subjects[case] == own]
-        if of_subject:
-            return of_subject[:1]
+        for case in candidates:
+            if self._subjects[case] == self._subjects[first]:
+                return [case]
         return [first] if self._has_slices[first] else []
+
+    def _contrast(self, candidates: Sequence[int], first: int) -> list[int]:
+        """A case that shows none of the classes of one, of the lowest rank; none where there is no such case."""
+        for case in reversed(candidates):
+            if self._partners[first].lacking[case]:
+                return [case]
+        return []
+
+
+def partners_of_cases(tags: np.ndarray) -> list[Partners]:
+    """Whom each case may share a group with; cases of the same tags have the same one.
+
+    Args:
+        tags: of all cases `(cases, structures)`: 1 present, 0 absent, 255 not known.
+    """
+    of_tags: dict[bytes, Partners] = {}
+    found = []
+    for row in tags:
+        key = row.tobytes()
+        if key not in of_tags:
+            of_tags[key] = Partners(ranked_partners(tags, row), cases_without(tags, row))
+        found.append(of_tags[key])
+    return found
 
 
 def ranked_partners(tags: np.ndarray, of_first: np.ndarray) -> list[np.ndarray]:
@@ -102,17 +140,19 @@ def ranked_partners(tags: np.ndarray, of_first: np.ndarray) -> list[np.ndarray]:
     """
     present = tags == PRESENT
     own = of_first == PRESENT
-    same = (tags == of_first).all(1)
-    rarest = np.zeros(len(tags), dtype=bool)
+    with_the_same = (tags == of_first).all(1)
+    with_the_rarest = np.zeros(len(tags), dtype=bool)
     if own.any():
-        counts = np.where(own, present.sum(0), len(tags) + 1)
-        rarest = present[:, int(counts.argmin())]
-    shared = present[:, own].any(1)
-    left = np.ones(len(tags), dtype=bool)
+        cases_of_tag = np.where(own, present.sum(0), len(tags) + 1)  # more than any, where the tag is not of the first
+        with_the_rarest = present[:, int(cases_of_tag.argmin())]
+    with_any = present[:, own].any(1)
+    all_cases = np.ones(len(tags), dtype=bool)
+
     ranks = []
-    for rank in (same, rarest, shared, left):
-        ranks.append(np.flatnonzero(rank & left))
-        left = left & ~rank
+    ranked = np.zeros(len(tags), dtype=bool)
+    for rank in (with_the_same, with_the_rarest, with_any, all_cases):
+        ranks.append(np.flatnonzero(rank & ~ranked))
+        ranked = ranked | rank
     return ranks
 
 

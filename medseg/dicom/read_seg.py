@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from medseg.dicom.overlaps import StackedStructures
 from medseg.dicom.stacking import LPS_TO_RAS
-from medseg.dicom.structures import Annotation, Color, choose_structures, overlap_notes
+from medseg.dicom.structures import Annotation, Color, choose_structures
 from medseg.portable.io.header import Header, checked_spacing
 
 HALF = 0.5  # from which share on a voxel of a FRACTIONAL segmentation counts
@@ -36,7 +37,7 @@ def read_segmentation(data: Any, path: Path, grid: Header, only: Sequence[str]) 
     described = [seg.get_segment_description(n) for n in seg.segment_numbers]
     names = [str(item.segment_label) for item in described]
     taken, notes = choose_structures(names, only, path)
-    labels, affine, of_volume = _read_volume(seg, [int(seg.segment_numbers[n]) for n in taken])
+    labels, affine, of_volume = _read_volume(seg, {int(seg.segment_numbers[n]): names[n] for n in taken})
     header = Header(path, labels.shape, 1, affine, checked_spacing(affine), np.dtype(np.uint8))
     colors = tuple(_color(described[n]) for n in taken)
     return Annotation(labels, header, tuple(names[n] for n in taken), colors, (*notes, *of_volume))
@@ -51,35 +52,38 @@ def _give_spacing(data: Any, grid: Header) -> None:
                     setattr(measures, name, float(grid.spacing_mm[2]))
 
 
-def _read_volume(seg: Any, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _read_volume(seg: Any, chosen: Mapping[int, str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Labels `(X, Y, Z)`, affine (RAS, of columns, rows, slices), notes.
 
     Args:
         seg: highdicom's segmentation.
-        numbers: of the segments to take, which become the labels 1, 2, ...
+        chosen: number -> name of each segment to take; they become the labels 1, 2, ...
     """
-    labels = np.empty(0, np.uint8)
+    stacked: StackedStructures | None = None
     affine = np.eye(4)
-    overlapping = 0
-    for place, number in enumerate(numbers, start=1):
+    for number in chosen:
         volume = seg.get_volume(segment_numbers=[number], combine_segments=False)
         mask = volume.array[..., 0] >= HALF
-        if not labels.size:
-            labels, affine = np.zeros(mask.shape, np.uint8), volume.affine
-        overlapping += int(np.count_nonzero(labels[mask]))
-        labels[mask] = place
-    notes = overlap_notes(overlapping)
+        if stacked is None:
+            stacked, affine = StackedStructures(mask.shape, list(chosen.values())), volume.affine
+        stacked.add(mask)
+    assert stacked is not None  # some segment was chosen
+    notes = stacked.notes()
     if str(seg.SegmentationType) == "FRACTIONAL":
         notes = ["it holds fractions: voxels of one half or more count", *notes]
     columns_first = affine[:, [2, 1, 0, 3]]  # highdicom's axes are slices, rows, columns
-    return labels.transpose(2, 1, 0), LPS_TO_RAS @ columns_first, notes
+    return stacked.labels.transpose(2, 1, 0), LPS_TO_RAS @ columns_first, notes
 
 
 def _color(described: Any) -> Color | None:
+    """The colour to show a segment in, the nearest that a screen has; None where the file has none or an odd value."""
     import highdicom as hd
 
-    value = described.get("RecommendedDisplayCIELabValue")
-    if value is None:
+    try:
+        value = described.get("RecommendedDisplayCIELabValue")
+        if not value:
+            return None
+        red, green, blue = hd.color.CIELabColor.from_dicom_value(list(value)).to_rgb(clip=True)
+    except (TypeError, ValueError):  # a colour never stops a label
         return None
-    red, green, blue = hd.color.CIELabColor.from_dicom_value(list(value)).to_rgb()
     return red / 255, green / 255, blue / 255

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from skimage.draw import polygon
 
+from medseg.dicom.overlaps import StackedStructures
 from medseg.dicom.stacking import LPS_TO_RAS
-from medseg.dicom.structures import Annotation, Color, choose_structures, overlap_notes
+from medseg.dicom.structures import Annotation, Color, choose_structures
 from medseg.errors import DataError
 from medseg.portable.io.header import Header
 
@@ -43,19 +44,17 @@ def read_contours(data: Any, path: Path, grid: Header, only: Sequence[str]) -> A
         raise DataError("is an RTSTRUCT without structures", path=path)
     taken, notes = choose_structures(names, only, path)
     outlines = {int(item.ReferencedROINumber): item for item in data.get("ROIContourSequence") or ()}
-    labels = np.zeros(grid.shape, np.uint8)
-    overlapping = 0
+    stacked = StackedStructures(grid.shape, [names[n] for n in taken])
     colors: list[Color | None] = []
-    for place, n in enumerate(taken, start=1):
+    for n in taken:
         outline = outlines.get(int(structures[n].ROINumber))
         mask, of_structure = _fill(outline, names[n], path, grid)
         notes += of_structure
         colors.append(_color(outline))
-        overlapping += int(np.count_nonzero(labels[mask]))
-        labels[mask] = place
-    notes += overlap_notes(overlapping)
+        stacked.add(mask)
+    notes += stacked.notes()
     header = Header(path, grid.shape, 1, grid.affine, grid.spacing_mm, np.dtype(np.uint8))
-    return Annotation(labels, header, tuple(names[n] for n in taken), tuple(colors), tuple(notes))
+    return Annotation(stacked.labels, header, tuple(names[n] for n in taken), tuple(colors), tuple(notes))
 
 
 def _fill(outline: Any | None, name: str, path: Path, grid: Header) -> tuple[np.ndarray, list[str]]:
@@ -141,8 +140,12 @@ def _find_slice(points: np.ndarray, axis: int, title: str, path: Path, grid: Hea
 
 
 def _color(outline: Mapping[str, Any] | None) -> Color | None:
-    value = None if outline is None else outline.get("ROIDisplayColor")
-    if value is None or len(value) != 3:
+    """The colour to show a structure in; None where the file has none, or something else there."""
+    try:
+        value = None if outline is None else outline.get("ROIDisplayColor")
+        if value is None or len(value) != 3:
+            return None
+        red, green, blue = (min(max(float(part) / 255, 0), 1) for part in value)
+    except (TypeError, ValueError):  # a colour never stops a label
         return None
-    red, green, blue = (min(max(float(part) / 255, 0), 1) for part in value)
     return red, green, blue

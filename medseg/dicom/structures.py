@@ -61,10 +61,3 @@ def choose_structures(names: Sequence[str], only: Sequence[str], path: Path) -> 
         problem = f"holds {len(taken)} structures; accepted are up to {MOST}"
         raise DataError(problem, path=path, hint="name some by --label")
     return taken, [f"left out: {', '.join(left_out)}"] if left_out else []
-
-
-def overlap_notes(voxels: int) -> list[str]:
-    """The note on structures that share so many voxels."""
-    if not voxels:
-        return []
-    return [f"its structures overlap in {voxels} voxels, which count for the later one"]

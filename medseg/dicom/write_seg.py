@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,24 +11,15 @@ import numpy as np
 
 from medseg import __version__
 from medseg.dicom.availability import reason_of, without_pydicom_warnings
-from medseg.dicom.find_series import full_header
 from medseg.dicom.series import Series
 from medseg.dicom.snomed import code_of
+from medseg.dicom.source_headers import mended_headers
 from medseg.errors import DataError, MedsegError
 from medseg.portable.io.write import replacing
 
 SUFFIX = ".dcm"
 SERIES_NUMBER = 300  # far from those of scanners, which count from 1
 LONGEST = 64  # letters of a description or a label
-UTF8 = "ISO_IR 192"  # in place of the source's character set, where that of a name may not be in it
-STANDARD = {
-    **dict.fromkeys(("PatientID", "PatientName", "AccessionNumber", "StudyID"), ".*"),
-    **dict.fromkeys(("PatientBirthDate", "StudyDate"), r"(\d{8})?"),
-    "StudyTime": r"(\d\d(\d\d(\d\d(\.\d{1,6})?)?)?)?",
-    "PatientSex": "[MFO]?",
-}
-"""What every image should have, if only empty, and which values the standard knows: anonymised images often lack some,
-or have others there, and a SEG may not. It gets none then."""
 
 
 @dataclass(frozen=True)
@@ -95,16 +85,32 @@ def write_segmentation(
         >>> found.names, int(found.labels.sum())
         (('liver',), 1000)
     """
+    made = _make(labels, series, segments, author)
+    with without_pydicom_warnings(), replacing(path) as new:
+        made.save_as(new)
+
+
+def check_referable(series: Series, segments: Sequence[SegmentDescription], author: Author) -> None:
+    """See, before any work is done, that a segmentation of a series can be written: one of a single voxel is made.
+
+    Raises:
+        DataError: a source file cannot be read, or has a header that cannot be referred to.
+    """
+    labels = np.zeros(series.header.shape, np.uint8)
+    labels[0, 0, 0] = 1
+    _make(labels, series, segments, author)
+
+
+def _make(labels: np.ndarray, series: Series, segments: Sequence[SegmentDescription], author: Author) -> Any:
+    """The data set of a segmentation; arguments and errors as of `write_segmentation`."""
     try:
         with without_pydicom_warnings():
-            made = _segmentation(labels, series, segments, author)
+            return _segmentation(labels, series, segments, author)
     except (MedsegError, MemoryError):
         raise
     except Exception as error:  # highdicom raises whatever an odd header of a source leads to
         problem = f"cannot be referred to by a DICOM SEG ({reason_of(error)})"
-        raise DataError(problem, path=series.header.path, hint="mend that, or write another format") from error
-    with without_pydicom_warnings(), replacing(path) as new:
-        made.save_as(new)
+        raise DataError(problem, path=series.header.path, hint="mend that, or --format nifti") from error
 
 
 def _segmentation(labels: np.ndarray, series: Series, segments: Sequence[SegmentDescription], author: Author) -> Any:
@@ -114,9 +120,8 @@ def _segmentation(labels: np.ndarray, series: Series, segments: Sequence[Segment
     if series.slices[0].frame is not None:  # of a multi-frame file in the order of its frames
         frames = frames[np.argsort([one.frame or 0 for one in series.slices])]
     texts = [author.name, author.description, *(segment.name for segment in segments)]
-    unicode: dict[str, Any] = {} if all(text.isascii() for text in texts) else {"specific_character_set": UTF8}
     return hd.seg.Segmentation(
-        source_images=_sources(series),
+        source_images=mended_headers(series, texts),
         pixel_array=frames,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[_describe(n, segment, author) for n, segment in enumerate(segments, start=1)],
@@ -133,26 +138,12 @@ def _segmentation(labels: np.ndarray, series: Series, segments: Sequence[Segment
         content_creator_name="medseg^",
         content_description=_text(author.description),
         omit_empty_frames=bool(frames.any()),  # an empty result has to have a frame nevertheless
-        **unicode,
     )
 
 
 def _text(text: str) -> str:
     """A text as a DICOM value: short, and without the mark between values."""
     return text.replace("\\", "/")[:LONGEST].strip()
-
-
-def _sources(series: Series) -> list[Any]:
-    """Full headers of the source files, with what they lack of the standard put in empty."""
-    headers = [full_header(path) for path in series.files]
-    for header in headers:
-        for name, pattern in STANDARD.items():
-            if not re.fullmatch(pattern, str(header.get(name) or "")):
-                setattr(header, name, "")
-            header.setdefault(name, "")
-        if not header.get("FrameOfReferenceUID"):
-            header.FrameOfReferenceUID = f"{header.SeriesInstanceUID}.1"
-    return headers
 
 
 def _describe(number: int, segment: SegmentDescription, author: Author) -> Any:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from medseg.atomic import replacing
 from medseg.engine.trainer import MethodTrainer
 from medseg.errors import CheckpointError, OutputError
+from medseg.networks.weight_files import UnreadableWeights, load_tensors
 
 
 def save_atomic(state: Any, path: Path) -> None:
@@ -34,18 +36,36 @@ def read(path: Path) -> dict[str, Any]:
         CheckpointError: missing, truncated or no checkpoint of medseg.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except FileNotFoundError:
         raise CheckpointError("no checkpoint to resume from", path=path, hint="start without --resume") from None
-    except Exception as error:
-        # torch has no error of its own for damaged files: zip, pickle, key and runtime errors all occur
-        lines = str(error).splitlines() or [type(error).__name__]
-        reason = lines[0][:120]
-        raise CheckpointError(f"damaged or no checkpoint ({reason})", path=path) from error
+    except UnreadableWeights as error:
+        hint = "copy it again, or begin the run again in another --output"
+        raise CheckpointError(f"damaged or no checkpoint ({error})", path=path, hint=hint) from error
     is_ours = isinstance(state, dict) and "method" in state and "iteration" in state
     if not is_ours:
         raise CheckpointError("not a checkpoint of a medseg run", path=path)
     return state
+
+
+def read_weights(path: Path, network: nn.Module) -> None:
+    """Put the weights that `save_atomic` kept of a network into it.
+
+    Raises:
+        CheckpointError: missing, damaged, of another network, or with NaN.
+    """
+    try:
+        state = load_tensors(path)
+        network.load_state_dict(state)
+    except FileNotFoundError:
+        raise CheckpointError("the weights that the run kept are gone", path=path) from None
+    except UnreadableWeights as error:
+        raise CheckpointError(f"cannot be read back ({error})", path=path) from error
+    except (RuntimeError, TypeError, AttributeError) as error:
+        detail = " ".join(str(error).split())[:160]
+        raise CheckpointError(f"holds the weights of another network ({detail})", path=path) from error
+    if not all_finite(state):
+        raise CheckpointError("has NaN or infinite weights", path=path)
 
 
 def random_state() -> dict[str, Any]:

@@ -80,6 +80,13 @@ def any_process(flag: bool) -> bool:
     return bool(idist.all_reduce(int(flag), "MAX"))
 
 
+def gather_texts(text: str) -> list[str]:
+    """The text of every process, in the order of their numbers; every process has to call it."""
+    gathered = idist.all_gather(text)
+    assert isinstance(gathered, list)
+    return [str(each) for each in gathered]
+
+
 def share_buffers(module: nn.Module) -> None:
     """Give every process the buffers that rank 0 has; every process has to call it.
 

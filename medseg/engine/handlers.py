@@ -21,6 +21,7 @@ from medseg.engine.trainer import MethodTrainer
 from medseg.stopping import Stopped, describe_stop
 
 LOG_EVERY = 10
+PICTURES_EVERY = 500
 SAVE_EVERY_SECONDS = 120.0
 
 
@@ -59,7 +60,7 @@ class RunProgress:
 
 
 class LogTerms:
-    """Writes the loss terms of every tenth iteration, and what the method wants to be watched.
+    """Writes the loss terms of every tenth iteration, what the method wants to be watched, and now and then pictures.
 
     Reading them is the only wait for a GPU.
 
@@ -88,6 +89,8 @@ class LogTerms:
             watched = {name: self._numbers(value) for name, value in trainer.method.watched().items()}
             if watched:
                 self.log.add(iteration, "watched", watched)
+            if iteration == LOG_EVERY or iteration % PICTURES_EVERY == 0 or iteration == trainer.total:
+                self.log.add_pictures(iteration, trainer.method.pictures())
             self.bar.update(iteration, loss=terms["loss"])
 
     def _numbers(self, value: Tensor) -> float | dict[str, float]:
@@ -102,7 +105,8 @@ class Validate:
     """Scores the segmenter every so often, on all ranks, and keeps the best weights.
 
     Args:
-        score: gives `{"mean": Dice, "classes": {name: Dice or None}}`.
+        score: gives `{"mean": Dice, "classes": {name: Dice or None}}`; of images that are classified balanced accuracy
+            and recalls, and their `accuracy`.
         segmenter: whose weights are kept in `best.pt`.
         folder: of the run.
         progress: shared.
@@ -151,8 +155,10 @@ class Validate:
     def _validate(self, iteration: int) -> None:
         score = self.score()
         if self.log:
-            self.log.add(iteration, "validation", {"dice": score["mean"], "classes": score["classes"]})
-            self.bar.update(iteration, dice=score["mean"])
+            name = "balanced_accuracy" if "accuracy" in score else "dice"
+            others = {key: value for key, value in score.items() if key != "mean"}
+            self.log.add(iteration, "validation", {name: score["mean"], **others})
+            self.bar.update(iteration, **{name: score["mean"]})
             weights = self.segmenter.state_dict()
             if score["mean"] > self.progress.best and checkpoint.all_finite(weights):
                 checkpoint.save_atomic(weights, self.best_weights)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from medseg.progress import EVERY_SECONDS
@@ -67,6 +68,11 @@ class RunLog:
         for name, value in values.items():
             self._add_scalars(f"{kind}/{name}", value, iteration)
 
+    def add_pictures(self, iteration: int, pictures: Mapping[str, Tensor]) -> None:
+        """Show pictures in TensorBoard, name -> `(1 or 3, height, width)` in [0, 1]."""
+        for name, picture in pictures.items():
+            self._board.add_image(f"pictures/{name}", picture.cpu(), iteration)
+
     def _add_scalars(self, name: str, value: Any, iteration: int) -> None:
         if isinstance(value, float):
             self._board.add_scalar(name, value, iteration)
@@ -109,7 +115,7 @@ class TrainingBar:
         self._live = shown and sys.stderr.isatty()
         self._began = time.monotonic()
         self._printed = self._began
-        self._dice = "-"
+        self._score = "Dice -"
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -122,13 +128,22 @@ class TrainingBar:
         if self._live:
             self._progress.start()
 
-    def update(self, iteration: int, *, loss: float | None = None, dice: float | None = None) -> None:
-        """Show an iteration, its loss, and the last Dice."""
+    def update(
+        self,
+        iteration: int,
+        *,
+        loss: float | None = None,
+        dice: float | None = None,
+        balanced_accuracy: float | None = None,
+    ) -> None:
+        """Show an iteration, its loss, and the last score of the validation cases."""
         if dice is not None:
-            self._dice = f"{dice:.3f}"
+            self._score = f"Dice {dice:.3f}"
+        if balanced_accuracy is not None:
+            self._score = f"balanced accuracy {balanced_accuracy:.3f}"
         taken = time.monotonic() - self._began
         left = taken / max(iteration - self.start, 1) * (self.total - iteration)
-        text = f"Dice {self._dice}"
+        text = self._score
         if loss is not None:
             text += f"  loss {loss:.4f}"
         note = f"  {self.note(left, taken)}" if self.note else ""

@@ -1,4 +1,4 @@
-"""Dice on whole validation volumes while training, as a MONAI evaluator."""
+"""Dice on whole validation volumes while training, or the classes of whole images, as a MONAI evaluator."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from medseg.method import IGNORE
+from medseg.metrics.classification import scores_of_table
 
 
 class ClassDice(Metric):
@@ -63,6 +64,47 @@ class ClassDice(Metric):
         return {"mean": mean, "classes": classes}
 
 
+class ImageClasses(Metric):
+    """Which class each image is given, one vote for each, against the true one; summed over ranks.
+
+    Updated as `ClassDice`. The vote of an image is the class of most of its voxels.
+
+    Args:
+        classes: number of classes.
+        device: where the counts are kept.
+    """
+
+    _state_dict_all_req_keys = ("_table",)
+
+    def __init__(self, classes: int, device: torch.device, **kwargs: Any) -> None:
+        self.classes = classes
+        super().__init__(device=device, **kwargs)
+
+    @reinit__is_reduced
+    def reset(self) -> None:
+        """Start an evaluation."""
+        self._table = torch.zeros(self.classes, self.classes, dtype=torch.float64, device=self._device)
+
+    @reinit__is_reduced
+    def update(self, output: tuple[Iterable[Tensor], Iterable[Tensor], Iterable[Tensor]]) -> None:
+        """Add images."""
+        for prediction, label, _ in zip(*output, strict=True):
+            true = label.as_subclass(Tensor)
+            self._table[_most(true[true != IGNORE]), _most(prediction.as_subclass(Tensor))] += 1
+
+    @sync_all_reduce("_table")
+    def compute(self) -> dict[str, Any]:
+        """`mean`: balanced accuracy; `classes`: recall of each, None where it does not occur; `accuracy`."""
+        found = scores_of_table(self._table.cpu().numpy())
+        classes = [None if recall is None else round(recall, 5) for recall in found.recalls]
+        return {"mean": found.balanced_accuracy or 0.0, "classes": classes, "accuracy": found.accuracy or 0.0}
+
+
+def _most(classes: Tensor) -> int:
+    """The class that most of some voxels have, of equally many the first."""
+    return int(torch.bincount(classes.flatten().long()).argmax())
+
+
 def case_dice(prediction: Tensor, label: Tensor, classes: int, first: int = 1) -> tuple[Tensor, Tensor]:
     """Dice of each class from `first` on, and whether the class occurs at all, from one joint histogram."""
     counted = label != IGNORE
@@ -81,8 +123,9 @@ def validate(
     classes: int,
     device: torch.device,
     has_background: bool = True,
+    of_images: bool = False,
 ) -> dict[str, Any]:
-    """Dice per class (`ClassDice`) over this rank's cases and those of all others.
+    """Dice per class (`ClassDice`), or recall (`ImageClasses`), over this rank's cases and those of all others.
 
     Args:
         network: the method's segmenter.
@@ -92,6 +135,7 @@ def validate(
         classes: number of classes with background.
         device: where the network is.
         has_background: whether the first class is the background, which is left out.
+        of_images: whether whole images have a class.
     """
     evaluator: SupervisedEvaluator | None = None
 
@@ -100,12 +144,14 @@ def validate(
         batch: Any = evaluator.state.batch  # what an evaluator gives has no further keys
         return output["pred"], output["label"], batch["covered"]
 
-    metric = ClassDice(classes, device, has_background, output_transform=of_cases)
+    metric: Metric = ClassDice(classes, device, has_background, output_transform=of_cases)
+    if of_images:
+        metric = ImageClasses(classes, device, output_transform=of_cases)
     if not len(loader):  # fewer cases than ranks: an evaluator would not run, and the others wait for this rank's sums
         return metric.compute()
     evaluator = SupervisedEvaluator(
         device=device, val_data_loader=loader, network=network, inferer=inferer, decollate=False
     )
-    metric.attach(evaluator, "dice")
+    metric.attach(evaluator, "score")
     evaluator.run()
-    return evaluator.state.metrics["dice"]
+    return evaluator.state.metrics["score"]

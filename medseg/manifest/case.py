@@ -8,10 +8,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_serializer, model_validator
 
+from medseg.atomic import problem_of_name
 from medseg.manifest.fields import STRING_OR_LIST, FilePath, ImagePaths, stem
 from medseg.portable.io.channel_names import FIRST, RAW_FOLDERS, group_channels
 
 Class = int | str  # a class by its value or by its name
+IMAGE_CLASS = "image_class"
+"""Key of a case under which the class of the whole image is kept, once its tags are checked."""
 TAKEN = ("image", "label", "tags", "index", "covered")
 """Names that a batch has anyway, so that no map may have them."""
 
@@ -85,6 +88,23 @@ class Case(Item):
     @field_serializer("image")
     def _one_or_many(self, image: tuple[str, ...]) -> str | list[str]:
         return image[0] if len(image) == 1 else list(image)
+
+    @model_validator(mode="after")
+    def _named_as_a_file_may_be(self) -> Case:
+        problem = problem_of_name(self.name)
+        if problem is not None:
+            raise ValueError(f'{problem}; give the case another one: "case": "NAME"')
+        return self
+
+    @property
+    def image_class(self) -> int | None:
+        """Value of the one class of the whole image, where images are classified (`medseg.manifest.classification`)."""
+        return (self.model_extra or {}).get(IMAGE_CLASS)
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether it can be learnt from and judged on: it has a label file, or the one class of the whole image."""
+        return self.label is not None or self.image_class is not None
 
     @property
     def name(self) -> str:

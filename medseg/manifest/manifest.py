@@ -289,11 +289,11 @@ def streams_of(manifest: Manifest) -> dict[str, list[Case]]:
     """Training cases by what is known of them.
 
     Returns:
-        `labeled`: with a label; `weak`: with tags alone; `unlabeled`: with neither; `all`: every one of these.
+        `labeled`: with a label or image class; `weak`: with tags alone; `unlabeled`: with neither; `all`: every one.
     """
-    without = [case for case in manifest.training if not case.label]
+    without = [case for case in manifest.training if not case.is_labelled]
     return {
-        "labeled": [case for case in manifest.training if case.label],
+        "labeled": [case for case in manifest.training if case.is_labelled],
         "weak": [case for case in without if case.tags is not None],
         "unlabeled": [*(case for case in without if case.tags is None), *manifest.unlabeled],
         "all": [*manifest.training, *manifest.unlabeled],

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 from medseg.errors import ConfigError, ManifestError
+from medseg.manifest.case import IMAGE_CLASS
 from medseg.manifest.manifest import Case, Manifest
 
 SHOWN = 3
@@ -53,7 +54,7 @@ def split_folds(manifest: Manifest, folds: int, seed: int = 0) -> tuple[tuple[st
     """
     if folds < 2:
         raise ConfigError(f"{folds} folds: accepted are 2 and more")
-    labelled = [case for case in manifest.training if case.label]
+    labelled = [case for case in manifest.training if case.is_labelled]
     subjects = sorted({subject_of(case) for case in labelled})
     if len(subjects) < folds:
         what = f"{len(subjects)} labelled subjects are too few for {folds} folds"
@@ -102,7 +103,7 @@ def fold_manifest(manifest: Manifest, folds: int, fold: int, seed: int = 0, *, s
     lists = {}
     for name in ("training", "validation", "unlabeled"):
         lists[name] = tuple(case for case in getattr(manifest, name) if subject_of(case) not in held_out)
-    lists[section] = tuple(case for case in manifest.training if case.label and subject_of(case) in held_out)
+    lists[section] = tuple(case for case in manifest.training if case.is_labelled and subject_of(case) in held_out)
     return with_lists(manifest, lists)
 
 
@@ -125,7 +126,7 @@ def cut_labels(manifest: Manifest, count: int, seed: int = 0) -> Manifest:
     Raises:
         ManifestError: more than there are, or none.
     """
-    labelled = [case for case in manifest.training if case.label]
+    labelled = [case for case in manifest.training if case.is_labelled]
     order = sorted({subject_of(case) for case in labelled}, key=lambda subject: draw_lot(seed, subject))
     if not 1 <= count <= len(order):
         what = f"labels of {count} subjects are asked for, and {len(order)} have a labelled case under 'training'"
@@ -133,7 +134,7 @@ def cut_labels(manifest: Manifest, count: int, seed: int = 0) -> Manifest:
     kept = set(order[:count])
     training, cut = [], []
     for case in manifest.training:
-        if case.label and subject_of(case) not in kept:
+        if case.is_labelled and subject_of(case) not in kept:
             cut.append(_without_labels(case))
         else:
             training.append(case)
@@ -156,7 +157,10 @@ def with_lists(manifest: Manifest, lists: dict[str, tuple[Case, ...]]) -> Manife
 
 def _without_labels(case: Case) -> Case:
     """The case as an unlabelled one of the same name."""
-    new = case.model_copy(update={"label": None, "classes": None, "annotations": (), "tags": None})
+    changes = {"label": None, "classes": None, "annotations": (), "tags": None}
+    if case.image_class is not None:
+        changes[IMAGE_CLASS] = None
+    new = case.model_copy(update=changes)
     return new if new.name == case.name else new.model_copy(update={"case": case.name})
 
 
@@ -182,7 +186,7 @@ def _given_folds(manifest: Manifest, folds: int) -> dict[str, int]:
 
 
 def _refuse_incomplete(manifest: Manifest, cases: Sequence[Case], folds: int) -> None:
-    without = [case.name for case in manifest.training if case.label and case.fold is None]
+    without = [case.name for case in manifest.training if case.is_labelled and case.fold is None]
     if without:
         what = f"some cases say their fold, and these labelled ones do not: {_named(without)}"
         raise ManifestError(what, path=manifest.path, hint='give each a "fold", or none')

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from medseg.atomic import real_path
 from medseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _load_class(own: OwnMethod, executed: dict[Path, ModuleType]) -> type[Method
 
     kind: Any = own.kind
     if kind is None and own.file is not None:
-        file = own.file.resolve()
+        file = real_path(own.file)
         if file not in executed:
             _execute(own, file, executed)
         kind = getattr(executed[file], own.name, None)
@@ -153,5 +154,5 @@ def _refuse_name_of_module(own: OwnMethod, file: Path) -> None:
         origin: str | None = "loaded already"
     else:
         origin = None if spec is None else spec.origin
-    if origin is not None and Path(origin).resolve() != file:
+    if origin is not None and real_path(Path(origin)) != file:
         raise ConfigError(f"{own.option}: {name} is also a module of Python ({origin})", hint="rename the file")

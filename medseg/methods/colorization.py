@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name
-from torch import Tensor, nn
+from torch import Tensor
 
-from medseg.method import ALL, Batch, Clock, Method, Networks
-from medseg.ops.pretext.hidden_boxes import check_boxes, hide_boxes, restoration_loss
+from medseg.method import ALL, Batch, Clock, Networks, PretrainingMethod
+from medseg.ops.pretext.hidden_boxes import InpaintingTask
 
 
-class Colorization(Method):
+class Colorization(PretrainingMethod):
     """Pre-training of encoder and decoder on all images, with a label or without.
 
     Args:
@@ -44,32 +44,27 @@ class Colorization(Method):
             raise ValueError(f"bins is {bins}; accepted: 2 or more")
         if limit <= 0:
             raise ValueError(f"limit is {limit}; accepted: a number above 0")
-        check_boxes(boxes, share)
-        self.bins, self.limit, self.boxes, self.share = bins, limit, boxes, share
+        self.bins, self.limit = bins, limit
+        self.inpainting = InpaintingTask(boxes, share)
         self.colors = networks.image_channels
         self.slices = networks.in_channels // networks.image_channels
         self.network = networks.encoder_decoder()
         said = networks.in_channels if self.colors == 1 else bins * (self.colors - 1)
         self.head = networks.head(self.network.width, said)
 
-    def segmenter(self) -> None:
-        """None: the stage prepares a network."""
-        return
-
-    def pretrained(self) -> nn.Module:
-        """The network in halves, without its head."""
-        return self.network
-
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The term `colorization`; `inpainting` of images of one channel."""
         image = batch["all"]["image"]
         if self.colors == 1:
-            hidden_image, hidden = hide_boxes(image, self.boxes, self.share)
-            return {"inpainting": restoration_loss(self.head(self.network(hidden_image)), image, hidden)}
+            return {"inpainting": self.inpainting.loss(self.network, self.head, image)}
         grey, target = self.split(image)
         logits = self.head(self.network(grey)).float()
         logits = logits.reshape(len(image), self.bins, self.colors - 1, *image.shape[2:])
         return {"colorization": F.cross_entropy(logits, target)}
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Of images of one channel those of the last batch hidden, restored and true."""
+        return self.inpainting.pictures()
 
     @torch.no_grad()
     def split(self, image: Tensor) -> tuple[Tensor, Tensor]:

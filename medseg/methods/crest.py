@@ -19,7 +19,8 @@ q: softmax of f on the images as they are, v: their strong view. CReST+ aligns q
 generation to generation, q (target / p_model) normalised; target = p_data^t normalised, t = 1 - (g/G) (1 - t_min) in
 generation g of 0 to G.
 
-The paper classifies images. Voxels as samples, and regions as samples, are readings of ours. p_data is measured under
+The paper classifies images, which `unit="image"` with `target: images` does. Voxels as samples, and regions as samples,
+are readings of ours. p_data is measured under
 the sampler of the patches, since these show other shares of the classes than whole images do. Each generation starts
 anew.
 """
@@ -181,7 +182,8 @@ class ClassRebalanced(PseudoLabels):
         rate: "rank", the paper's; "inverse", the same where class sizes fall geometrically, and without its artefacts
             where classes are few or alike.
         least_rate: smallest rate of a class.
-        unit: "voxel", or "region": whole connected components by their mean confidence, background by voxels.
+        unit: "voxel"; "region": whole connected components by their mean confidence, background by voxels; or "image":
+            an image as a whole has the class of most of its voxels, with their mean confidence, as the paper has it.
         smallest_region: voxels that a component has at least.
         seed: decides which of equally confident voxels are kept.
     """
@@ -192,13 +194,14 @@ class ClassRebalanced(PseudoLabels):
     def __init__(
         self, classes: int, *,
         alpha: float = 1 / 3, rate: Literal["rank", "inverse"] = "rank", least_rate: float = 0.01,
-        unit: Literal["voxel", "region"] = "voxel", smallest_region: int = 8, seed: int = 0,
+        unit: Literal["voxel", "region", "image"] = "voxel", smallest_region: int = 8, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(classes)
         if alpha < 0:
             raise ValueError(f"alpha {alpha:g}: must be at least 0")
         self.alpha, self.rate, self.least_rate = alpha, rate, least_rate
         self.unit, self.smallest_region, self.seed = unit, smallest_region, seed
+        self.counts_images = unit == "image"
 
     def summarize(self, case: Predictions) -> dict[str, Any]:
         """For each class the scores of its voxels or regions, counted."""
@@ -216,20 +219,24 @@ class ClassRebalanced(PseudoLabels):
         for value, rate in enumerate(rates):
             of_class = {name: summary[str(value)] for name, summary in summaries.items()}
             cut, quotas = choose_share(of_class, rate, self.seed + value)
+            if self.unit == "image":  # of thousands of images hardly any lies at the cut, and each record has them all
+                quotas = {name: quota for name, quota in quotas.items() if quota}
             decided[str(value)] = {"rate": rate, "cut": cut, "quotas": quotas}
         return decided
 
-    def label(self, case: Predictions, decided: Mapping[str, Any], round_number: int) -> Tensor:
-        """The predictions that are kept; everything else is ignored."""
+    def label(self, case: Predictions, decided: Mapping[str, Any], round_number: int) -> Tensor | None:
+        """The predictions that are kept; everything else is ignored. None: an image as a whole is not kept."""
         labels, codes = self._scored(case)
         kept = np.full(labels.shape, IGNORE, np.uint8)
         for value in range(self.classes):
             found, places = self._samples(labels, codes, value)
             of_class = decided[str(value)]
             chosen = keep_share(
-                found, of_class["cut"], of_class["quotas"][case.name], seed=self.seed + value, name=case.name
+                found, of_class["cut"], of_class["quotas"].get(case.name, 0), seed=self.seed + value, name=case.name
             )
             kept[self._voxels(places, chosen, labels.shape)] = value
+        if self.unit == "image" and (kept == IGNORE).all():
+            return None
         return torch.from_numpy(kept)
 
     def _scored(self, case: Predictions) -> tuple[np.ndarray, np.ndarray]:
@@ -245,6 +252,8 @@ class ClassRebalanced(PseudoLabels):
     def _samples(self, labels: np.ndarray, codes: np.ndarray, value: int) -> tuple[np.ndarray, np.ndarray]:
         """Scores of the samples of a class `(n,)`, and for each voxel 1 + the number of its sample, 0 where none is."""
         where = labels == value
+        if self.unit == "image":
+            return self._whole_image(labels, codes, value)
         if self.unit == "voxel" or value == 0:
             places = np.zeros(labels.shape, np.int64)
             places[where] = np.arange(1, int(where.sum()) + 1)
@@ -257,6 +266,13 @@ class ClassRebalanced(PseudoLabels):
         numbers = np.zeros(count + 1, np.int64)
         numbers[large] = np.arange(1, len(large) + 1)
         return np.rint(np.atleast_1d(means)).astype(np.int64), numbers[components]
+
+    def _whole_image(self, labels: np.ndarray, codes: np.ndarray, value: int) -> tuple[np.ndarray, np.ndarray]:
+        """The image as the only sample of the class that most of its voxels have."""
+        if int(np.bincount(labels.ravel(), minlength=self.classes).argmax()) != value:
+            return np.empty(0, np.int64), np.zeros(labels.shape, np.int64)
+        score = np.rint(codes[labels == value].mean()).astype(np.int64)
+        return np.array([score]), np.ones(labels.shape, np.int64)
 
     @staticmethod
     def _voxels(places: np.ndarray, chosen: np.ndarray, shape: Sequence[int]) -> np.ndarray:

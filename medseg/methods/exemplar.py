@@ -11,36 +11,37 @@ images that have no upright, such as the retina or tissue, where rotation asks n
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from medseg.method import ALL, Batch, Clock, Method, Networks
+from medseg.method import ALL, Batch, Clock, Networks, PretrainingMethod
 from medseg.ops.pretext.encoders import freeze_decoder
 from medseg.ops.pretext.tasks import ExemplarTask, exemplar_loss
 
 
-class Exemplar(Method):
+class Exemplar(PretrainingMethod):
     """Which views are of the same image; every training image is seen, labelled or not.
 
     Args:
         networks: makes the network, of which the encoder is trained.
-        views: of each image.
+        views: of each image; None: 8 in planes, as S4L has it, and 4 in volumes.
         embedding: size of the embedding of a view.
     """
 
     streams = (ALL,)
 
-    def __init__(self, networks: Networks, *, views: int = 4, embedding: int = 1000) -> None:
+    def __init__(self, networks: Networks, *, views: int | None = None, embedding: int = 1000) -> None:
         super().__init__(networks)
         self.network = networks.encoder_decoder()
         freeze_decoder(self.network, networks.in_channels, networks.patch)
-        self.task = ExemplarTask(self.network.channels[-1], views, embedding)
+        self.task = ExemplarTask(self.network.channels[-1], networks.spatial_dims, views, embedding)
 
-    def segmenter(self) -> None:
-        """There is none."""
+    def watched(self) -> dict[str, Tensor]:
+        """Mean distances of the hardest triplets of the last batch."""
+        return self.task.watched
 
-    def pretrained(self) -> nn.Module:
-        """The network, whose encoder has learnt."""
-        return self.network
+    def pictures(self) -> dict[str, Tensor]:
+        """Views of the last batch."""
+        return self.task.pictures()
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Term `exemplar`."""

@@ -12,13 +12,13 @@ is trained as well. In medical images, of which most are grey, it takes the plac
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from medseg.method import ALL, Batch, Clock, Method, Networks
-from medseg.ops.pretext.hidden_boxes import check_boxes, hide_boxes, restoration_loss
+from medseg.method import ALL, Batch, Clock, Networks, PretrainingMethod
+from medseg.ops.pretext.hidden_boxes import InpaintingTask
 
 
-class Inpainting(Method):
+class Inpainting(PretrainingMethod):
     """Pre-training of encoder and decoder on all images, with a label or without.
 
     Args:
@@ -31,21 +31,14 @@ class Inpainting(Method):
 
     def __init__(self, networks: Networks, *, boxes: int = 8, share: float = 0.05) -> None:
         super().__init__(networks)
-        check_boxes(boxes, share)
-        self.boxes, self.share = boxes, share
+        self.task = InpaintingTask(boxes, share)
         self.network = networks.encoder_decoder()
         self.head = networks.head(self.network.width, networks.in_channels)
 
-    def segmenter(self) -> None:
-        """None: the stage prepares a network."""
-        return
-
-    def pretrained(self) -> nn.Module:
-        """The network in halves, without its head."""
-        return self.network
-
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The term `inpainting`."""
-        image = batch["all"]["image"]
-        hidden_image, hidden = hide_boxes(image, self.boxes, self.share)
-        return {"inpainting": restoration_loss(self.head(self.network(hidden_image)), image, hidden)}
+        return {"inpainting": self.task.loss(self.network, self.head, batch["all"]["image"])}
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Hidden, restored and true images of the last batch."""
+        return self.task.pictures()

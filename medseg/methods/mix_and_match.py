@@ -19,18 +19,22 @@ case whose label covers some classes only, its background is no centre, for nobo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from medseg.errors import DataError
-from medseg.method import IGNORE, LABELED, Batch, Clock, Method, Networks
+from medseg.method import IGNORE, LABELED, Batch, Clock, Networks, PretrainingMethod
+from medseg.ops.batch_statistics import repeated_pass
+from medseg.ops.contact_sheet import contact_sheet, middle_slices
 from medseg.ops.losses.triplet_graph import contrastive_loss, draw_triplets, normalize, separation, triplet_loss
 from medseg.ops.pretext.class_patches import PatchRules, choose_patches, cut_patches
 from medseg.ops.pretext.encoders import freeze_decoder
+from medseg.ops.processes import sum_over_processes
 
 RESOLUTION = {2: 128, 3: 48}
 """Voxels along an axis that all patches are brought to, at most."""
@@ -38,16 +42,19 @@ RESOLUTION = {2: 128, 3: 48}
 POOLED = {2: 4, 3: 2}
 """Places along an axis that are left of the encoder's deepest feature map, at most."""
 
+SHOWN = 8
+"""Patches of each class in a picture."""
+
 LEAST_CLASSES = 2
 PATIENCE = 20
 """Steps without a second class after which there is none."""
 
-COUNTED = ("steps", "without_foreground", "left_out", "singletons")
-"""Steps; images without foreground, whose background takes its quota; images of nothing but 255; anchors without
-another patch of their class."""
+COUNTED = ("without_foreground", "left_out", "singletons")
+"""Images without foreground, whose background takes its quota; images of nothing but 255; anchors without another patch
+of their class."""
 
 
-class MixAndMatch(Method):
+class MixAndMatch(PretrainingMethod):
     """Mix-and-Match tuning of an encoder.
 
     Args:
@@ -106,40 +113,43 @@ class MixAndMatch(Method):
         self.balance, self.overlap, self.min_purity = balance, overlap, min_purity
         self.loss, self.margin, self.temperature = loss, margin, temperature
         self.register_buffer("seen", torch.zeros(self.classes, dtype=torch.int64))
-        self.register_buffer("counts", torch.zeros(len(COUNTED), dtype=torch.int64))
+        self.register_buffer("counts", torch.zeros(1 + len(COUNTED), dtype=torch.int64))
+        self._counted = dict.fromkeys(COUNTED, 0)
         self._last: tuple[Tensor, Tensor] | None = None
-
-    def segmenter(self) -> None:
-        """None: the stage prepares an encoder."""
-        return
-
-    def pretrained(self) -> nn.Module:
-        """The network in halves; its decoder is as it was."""
-        return self.network
+        self._shown: Tensor | None = None
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The term `triplets`, or `contrastive`."""
         self._check_classes()
-        self._count("steps")
         labeled = batch["labeled"]
         # processes that train together need every parameter in the graph, those without a patch too
         unused = torch.stack([each.sum() for each in self.network.parameters() if each.requires_grad]).sum() * 0
         patches, classes = self.draw(labeled["image"], labeled["label"], labeled.get("covered"))
-        if not len(classes):
-            return {self.loss: unused}
-        self.seen += torch.bincount(classes, minlength=self.classes).to(self.seen.device)
-        vectors = self.embed(patches)
-        self._last = (vectors.detach(), classes)
-        return {self.loss: self.compare(vectors, classes) + unused}
+        loss = unused
+        if len(classes):
+            vectors = self.embed(patches)
+            self._last = (vectors.detach(), classes)
+            self._shown = middle_slices(patches, self.pool)
+            loss = self.compare(vectors, classes) + unused
+        self._add_counts(classes)
+        return {self.loss: loss}
 
     def watched(self) -> dict[str, Tensor]:
         """How well the patches of the last batch are apart by class, and what was counted so far."""
         found = {"patches": self.seen.float()}
-        found |= {name: number.float() for name, number in zip(COUNTED[1:], self.counts[1:], strict=True)}
+        found |= {name: number.float() for name, number in zip(COUNTED, self.counts[1:], strict=True)}
         if self._last is not None:
             quotient, nearest = separation(*self._last)
             found |= {"within_by_between": torch.tensor(quotient), "nearest_neighbour": torch.tensor(nearest)}
         return found
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Patches of the last batch, those of a class in a row."""
+        if self._last is None or self._shown is None:
+            return {}
+        classes = self._last[1].to(self._shown.device)
+        rows = [self._shown[classes == value][:SHOWN] for value in classes.unique().tolist()]
+        return {"patches": contact_sheet(rows)}
 
     # Mix: patches of all images of the batch.
 
@@ -161,12 +171,12 @@ class MixAndMatch(Method):
         for number, label in enumerate(self._centers(labels[:, 0].cpu(), covered)):
             patches = choose_patches(label, each, rules)
             if patches is None:
-                self._count("left_out")
+                self._counted["left_out"] += 1
                 continue
             used.append(number)
             found.append(patches)
             if self.background is not None and bool((patches.classes == self.background).all()):
-                self._count("without_foreground")
+                self._counted["without_foreground"] += 1
         if not found:
             return images.new_zeros((0, images.shape[1], *rules.largest)), torch.zeros(0, dtype=torch.int64)
         cut = cut_patches(images[used], found, self.shape(rules.largest))
@@ -213,8 +223,12 @@ class MixAndMatch(Method):
         parts = patches.split(self.chunk) if self.chunk else (patches,)
         if len(parts) == 1:
             return normalize(self._encode(patches))
-        vectors = [checkpoint(self._encode, part, use_reentrant=False) for part in parts]
+        vectors = [checkpoint(self._encode, part, use_reentrant=False, context_fn=self._contexts) for part in parts]
         return normalize(torch.cat(vectors))
+
+    def _contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+        """Of a part that is encoded, and encoded again for its gradient, which counts in no running statistics."""
+        return nullcontext(), repeated_pass(self.network)
 
     def _encode(self, patches: Tensor) -> Tensor:
         deepest = self.network.encode(patches)[-1]
@@ -230,13 +244,20 @@ class MixAndMatch(Method):
         if self.loss == "contrastive":
             return contrastive_loss(vectors, classes, temperature=self.temperature, anchors=anchors)
         triplets = draw_triplets(classes)
-        self._count("singletons", triplets.singletons)
+        self._counted["singletons"] += triplets.singletons
         return triplet_loss(vectors, triplets, margin=self.margin, anchors=anchors)
 
     # What was seen.
 
-    def _count(self, name: str, number: int = 1) -> None:
-        self.counts[COUNTED.index(name)] += number
+    def _add_counts(self, classes: Tensor) -> None:
+        """Add what this step has drawn and counted, in all processes; every process calls it once a step."""
+        drawn = torch.bincount(classes, minlength=self.classes)
+        counted = torch.tensor(list(self._counted.values()))
+        self._counted = dict.fromkeys(COUNTED, 0)
+        total = sum_over_processes(torch.cat([drawn, counted]).to(self.seen.device))
+        self.seen += total[: self.classes]
+        self.counts[0] += 1  # steps
+        self.counts[1:] += total[self.classes :]
 
     def _check_classes(self) -> None:
         """See that there is more than one class, when some steps are over.

@@ -14,14 +14,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from medseg.method import ALL, Batch, Clock, Method, Networks
+from medseg.method import ALL, Batch, Clock, Networks, PretrainingMethod
 from medseg.ops.pretext.encoders import freeze_decoder
-from medseg.ops.pretext.tasks import Copies, RotationTask, plan_copies, pooled, share_found, shows_something
+from medseg.ops.pretext.rotated_copies import Copies, plan_copies
+from medseg.ops.pretext.tasks import RotationTask, pooled, share_found, shows_something
 
 
-class Rotation(Method):
+class Rotation(PretrainingMethod):
     """Which rotation has turned an image; every training image is seen, labelled or not.
 
     Args:
@@ -45,7 +46,7 @@ class Rotation(Method):
         self.copies = plan_copies(
             rotations, self.network, networks.patch, networks.spacing_mm, networks.native_mm, wanted
         )  # fmt: skip
-        self.task = RotationTask(self.network.channels[-1], len(self.copies.rotations))
+        self.task = RotationTask(self.network.channels[-1], self.copies.rotations)
         self._watched: dict[str, Tensor] = {}
 
     @classmethod
@@ -53,20 +54,19 @@ class Rotation(Method):
         """Always."""
         return True
 
-    def segmenter(self) -> None:
-        """There is none."""
-
-    def pretrained(self) -> nn.Module:
-        """The network, whose encoder has learnt."""
-        return self.network
-
     def watched(self) -> dict[str, Tensor]:
         """Share of the copies whose rotation was found, in the last batch."""
         return self._watched
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Copies of the last batch, and turned back by the rotations found."""
+        return self.task.pictures()
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Term `rotation`."""
         copies = self.copies(batch["all"]["image"])
         logits = self.task(pooled(self.network.encode(copies.image)))
-        self._watched = {"rotations found": share_found(logits, copies.number)}
-        return {"rotation": self.task.loss(logits, copies.number, shows_something(copies.image))}
+        self.task.show(copies.image, logits)
+        counted = shows_something(copies.image)
+        self._watched = {"rotations found": share_found(logits, copies.number, counted)}
+        return {"rotation": self.task.loss(logits, copies.number, counted)}

@@ -13,7 +13,9 @@ its own: followed is PixelSSL (Z. Ke et al., its S4L for Pascal VOC), with one u
 rotation, t = w = 0.1, except that h reads the encoder and not the segmentation. `copies: all` are the paper's four.
 
 Where the paper and its code differ, the code is followed: VAT sees unlabelled images only, and its divergence has the
-changed image first (`vat_direction`). The rotations are those that the spacing does not give away
+changed image first (`vat_direction`). To save memory, VAT and the entropy see the
+upright unlabelled images, in the code all copies; and views of the exemplar task are not segmented, where the code
+learns the class of each. The rotations are those that the spacing does not give away
 (`medseg.ops.pretext.rotations`). A patch whose exchanged axes are not equally long is cut to a random part that
 has them so, for the copies alone; the labelled patch is still learnt whole. What predicts has no h.
 
@@ -31,13 +33,12 @@ from torch import Tensor, nn
 from medseg.method import LABELED, Batch, Clock, Method, Networks, Predictions, PseudoLabels, Stream
 from medseg.ops.losses.pixel_losses import SupervisedTerms
 from medseg.ops.losses.virtual_adversarial import adversarial_loss, mean_entropy
+from medseg.ops.pretext.rotated_copies import Turned, plan_copies
 from medseg.ops.pretext.rotations import RotationSet
 from medseg.ops.pretext.tasks import (
     ExemplarTask,
     RotationTask,
-    Turned,
     exemplar_loss,
-    plan_copies,
     pooled,
     share_found,
     shows_something,
@@ -58,7 +59,7 @@ class S4L(Method):
         rotations: "auto", "quarter4" or "half2" for planes, "axial4", "axis10", "cube24" or "half4" for volumes.
         copies: "one" turned copy of each image beside the upright one, or "all" rotations of it.
         exemplar: e; 0 switches the exemplar task off.
-        views: of each image, for the exemplar task.
+        views: of each image, for the exemplar task; None: 8 in planes and 4 in volumes.
         embedding: size of the embedding of a view.
         vat: v; 0 switches virtual adversarial training off.
         vat_radius: root mean square of a voxel of r_adv.
@@ -78,7 +79,7 @@ class S4L(Method):
         self, networks: Networks, *,
         rotation: float = ROTATION, turned: float = 0.1, rotations: str = "auto",
         copies: Literal["one", "all"] = "one",
-        exemplar: float = 0.0, views: int = 4, embedding: int = 1000,
+        exemplar: float = 0.0, views: int | None = None, embedding: int = 1000,
         vat: float = 0.0, vat_radius: float = 0.08, vat_direction: Literal["changed", "clean"] = "changed",
         entropy: float = 0.0, half_life: float = 0.0,
         dice: float = 1.0, cross_entropy: float = 1.0,
@@ -95,8 +96,8 @@ class S4L(Method):
             rotations, network, networks.patch, networks.spacing_mm, networks.native_mm, copies
         )  # fmt: skip
         features = network.channels[-1]
-        self.rotation_task = RotationTask(features, len(self.copies.rotations))
-        self.exemplar_task = ExemplarTask(features, views, embedding) if exemplar else None
+        self.rotation_task = RotationTask(features, self.copies.rotations)
+        self.exemplar_task = ExemplarTask(features, networks.spatial_dims, views, embedding) if exemplar else None
         self.teacher = AveragedTeacher(self.headed, decay=half_life_decay(half_life)) if half_life else None
         self.rotation, self.turned, self.exemplar = rotation, turned, exemplar
         self.vat, self.vat_radius, self.vat_direction = vat, vat_radius, vat_direction
@@ -113,7 +114,7 @@ class S4L(Method):
         return self.headed if self.teacher is None else self.teacher.network
 
     def maps(self) -> nn.Module:
-        """Probabilities of the classes, the mean over all rotations of the image."""
+        """Probabilities of the classes, of the mean of the logits over all rotations of the image."""
         return MeanOverRotations(self.segmenter(), self.copies.rotations)
 
     def after_step(self, clock: Clock) -> None:
@@ -122,8 +123,14 @@ class S4L(Method):
             self.teacher.follow(self.headed, clock.iteration)
 
     def watched(self) -> dict[str, Tensor]:
-        """Share of the copies whose rotation was found, in the last batch."""
-        return self._watched
+        """Share of the copies whose rotation was found, and distances of the exemplar task, in the last batch."""
+        distances = {} if self.exemplar_task is None else self.exemplar_task.watched
+        return self._watched | distances
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Labelled copies of the last batch, and turned back by the rotations found; views of the exemplar task."""
+        views = {} if self.exemplar_task is None else self.exemplar_task.pictures()
+        return self.rotation_task.pictures() | views
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Terms of L_s, `turned`, `rotation`, and those that are switched on."""
@@ -135,9 +142,10 @@ class S4L(Method):
         features = network.encode(torch.cat([part.image for part in parts]))
         upright = parts[0].number == 0
         is_cut = self.copies.cuts(image.shape[2:])
-        whole = self.headed(image).float() if is_cut else self._decode(features, upright)
+        shape = parts[0].image.shape[2:]
+        whole = self.headed(image).float() if is_cut else self._decode(features, upright, shape)
         terms = self.terms(whole, label, covered)
-        terms["turned"] = self.turned * self._learn_turned(self._decode(features, ~upright), parts[0], covered)
+        terms["turned"] = self.turned * self._learn_turned(self._decode(features, ~upright, shape), parts[0], covered)
         terms["rotation"] = self.rotation * self._rotation_loss(pooled(features), parts)
         if self.exemplar_task is not None:
             images = [each["image"] for each in batch.values()]
@@ -146,10 +154,10 @@ class S4L(Method):
             terms |= self._learn_unlabelled(batch)
         return terms
 
-    def _decode(self, features: Sequence[Tensor], chosen: Tensor) -> Tensor:
-        """Logits of the chosen ones of the labelled copies, which are the first of all."""
+    def _decode(self, features: Sequence[Tensor], chosen: Tensor, shape: Sequence[int]) -> Tensor:
+        """Logits of the chosen ones of the labelled copies, which are the first of all and have this shape."""
         rows = chosen.nonzero()[:, 0]
-        return self.headed.head(self.headed.network.decode([each[rows] for each in features])).float()
+        return self.headed.segment([each[rows] for each in features], shape).float()
 
     def _learn_turned(self, logits: Tensor, part: Turned, covered: Tensor | None) -> Tensor:
         """L_s of the labelled copies that are not upright."""
@@ -162,11 +170,12 @@ class S4L(Method):
     def _rotation_loss(self, features: Tensor, parts: Sequence[Turned]) -> Tensor:
         """L_rot of pooled features of all copies."""
         logits = self.rotation_task(features)
-        numbers = torch.cat([part.number for part in parts])
-        self._watched = {"rotations found": share_found(logits, numbers)}
-        losses = []
-        for found, part in zip(logits.split([len(part.image) for part in parts]), parts, strict=True):
-            losses.append(self.rotation_task.loss(found, part.number, shows_something(part.image)))
+        self.rotation_task.show(parts[0].image, logits)
+        numbers = [part.number for part in parts]
+        counted = [shows_something(part.image) for part in parts]
+        self._watched = {"rotations found": share_found(logits, torch.cat(numbers), torch.cat(counted))}
+        of_parts = logits.split([len(number) for number in numbers])
+        losses = [self.rotation_task.loss(*part) for part in zip(of_parts, numbers, counted, strict=True)]
         return torch.stack(losses).mean()
 
     def _learn_unlabelled(self, batch: Batch) -> dict[str, Tensor]:
@@ -180,7 +189,7 @@ class S4L(Method):
         terms = {}
         if self.vat:
             terms["vat"] = self.vat * adversarial_loss(
-                self.headed, self.headed, image, clean, radius=self.vat_radius, direction=self.vat_direction
+                self.headed, image, clean, radius=self.vat_radius, direction=self.vat_direction
             )
         if self.entropy:
             terms["entropy"] = self.entropy * mean_entropy(clean)
@@ -188,7 +197,7 @@ class S4L(Method):
 
 
 class MeanOverRotations(nn.Module):
-    """Probabilities of a segmenter, the mean over an image's rotations, each turned back.
+    """Probabilities of the mean of a segmenter's logits over an image's rotations, each turned back.
 
     Args:
         network: images to logits `(B, classes, *spatial)`.
@@ -205,8 +214,8 @@ class MeanOverRotations(nn.Module):
         for rotation in self.rotations.rotations:
             turned = rotation(image)
             if turned.shape == image.shape:
-                found.append(rotation.inverse()(self.network(turned).float().softmax(1)))
-        return torch.stack(found).mean(0)
+                found.append(rotation.inverse()(self.network(turned).float()))
+        return torch.stack(found).mean(0).softmax(1)
 
 
 class MeanRotations(PseudoLabels):

@@ -38,7 +38,7 @@ class Supervised(Method):
         super().__init__(networks)
         self.terms = SupervisedTerms(
             networks.spatial_dims, networks.has_background,
-            dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
+            dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options, sigmoid=True,
         )  # fmt: skip
         self.independent = loss == "binary_cross_entropy"
         self.network = networks.segmenter()

@@ -26,7 +26,6 @@ knows teaches nothing. What the old network says is a softmax or sigmoids, as it
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -34,14 +33,15 @@ import torch
 from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
-from medseg.method import IGNORE, WEAK, Batch, Clock, Frozen, Method, Networks, same_structure
+from medseg.method import IGNORE, LABELED, WEAK, Batch, Clock, Method, Networks, Stream
 from medseg.ops.losses.segmentation import masked_mean
 from medseg.ops.tags import incremental
 from medseg.ops.tags.class_activation import coarsest_within
 from medseg.ops.tags.constant_tags import refuse_constant_tags
+from medseg.ops.tags.old_network import OldNetwork, checked_previous, encoder_distance, places_of_old
 from medseg.ops.tags.pooling import focal_penalty, ngwp
 from medseg.ops.tags.refinement import pamr, to_grid
-from medseg.portable.networks.encoder_decoder import EncoderDecoder, FeatureMaps, HeadedNetwork
+from medseg.portable.networks.encoder_decoder import FeatureMaps, HeadedNetwork
 from medseg.portable.networks.tag_networks import cell_means, enlarge
 
 FOLLOWS = 0.1
@@ -71,36 +71,14 @@ class Localizer(nn.Sequential):
         )
 
 
-class OldNetwork:
-    """What the network of the stage before says: features and the probabilities of its classes.
-
-    Args:
-        previous: that network.
-        network: a copy of the new network in halves, which began with its weights.
-    """
-
-    def __init__(self, previous: Frozen, network: EncoderDecoder) -> None:
-        self.previous = previous
-        module = previous.module
-        self.in_halves = isinstance(module, HeadedNetwork) and module.network.channels == network.channels
-        self.encoder = None if self.in_halves else Frozen(copy.deepcopy(network))
-
-    @torch.no_grad()
-    def __call__(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Features, and logits `(B, old classes, *spatial)`."""
-        module: Any = self.previous.on(image.device)
-        if self.encoder is None:
-            features = module.network.encode(image)
-            return features, module.head(module.network.decode(features))
-        encoder: Any = self.encoder.on(image.device)
-        return encoder.encode(image), module(image)
-
-
 class Wilson(Method):
     """Learn new classes from tags and keep the old ones.
 
     Args:
         networks: makes the network; its stage starts from another one.
+        teacher: of new classes: "localizer"; "labels": pseudo-labels that another run made of the tags, without a
+            localizer, which is the paper's baseline of offline class-activation maps: L = L_ENC + L_SEG, with what the
+            labels say in place of the soft targets.
         tags: "new", as in the paper: tags of old classes are not looked at; "all": they are (its table 5).
         alpha: 0 for soft targets of new classes, 1 for hard ones.
         warmup: fraction of the run in which the localizer learns alone (5 of 40 epochs).
@@ -118,7 +96,7 @@ class Wilson(Method):
         dilations: of the refinement; None: 1, 2, 4, 8, 12 in images and 1, 2, 4 in volumes.
     """
 
-    streams = (WEAK,)
+    streams: tuple[Stream, ...] = (WEAK,)
     asks_previous = True
     independent = True
 
@@ -129,6 +107,7 @@ class Wilson(Method):
 
     def __init__(
         self, networks: Networks, *,
+        teacher: Literal["localizer", "labels"] = "localizer",
         tags: Literal["new", "all"] = "new", alpha: float = 0.5, warmup: float = 0.125,
         stride: int = 16, channels: int = 256,
         classification: float = 1.0, localization: float = 1.0, distillation: float = 1.0,
@@ -141,10 +120,8 @@ class Wilson(Method):
             raise ValueError(f"alpha {alpha:g}: accepted is 0 (soft) to 1 (hard)")
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup {warmup:g}: accepted is a fraction of the run, 0 or more and below 1")
-        if tags not in ("new", "all"):
-            raise ValueError(f"tags {tags!r}: one of new, all")
-        previous = _checked_previous(networks)
-        places = _places_of_old(previous.labels, networks.labels)
+        previous = checked_previous(networks)
+        places = places_of_old(previous.labels, networks.labels)
         self.names = {index: name for index, name in enumerate(networks.labels) if index not in places}
         if tags == "all":
             self.names = dict(enumerate(networks.labels[1:], start=1))
@@ -153,7 +130,8 @@ class Wilson(Method):
                 f"the network that it starts from knows every class already ({', '.join(networks.labels)}); accepted "
                 f"is a data set with a further class, or tags: all, which learns from the tags of old ones"
             )
-        self.alpha, self.warmup = alpha, warmup
+        self.streams = self.streams_of({"teacher": teacher})
+        self.teacher, self.alpha, self.warmup = teacher, alpha, warmup
         self.certain = {"share": share, "background_share": background_share, "least": least}
         self.iterations, self.dilations = iterations, dilations
         self.weights = {
@@ -171,12 +149,19 @@ class Wilson(Method):
         self.register_buffer("looked_at", looked_at, persistent=False)
         self.register_buffer("self_trained", torch.zeros(()))
 
+    @classmethod
+    def streams_of(cls, options: Mapping[str, Any]) -> tuple[Stream, ...]:
+        """Images with tags; with `teacher: labels` images with labels."""
+        return (LABELED,) if options.get("teacher") == "labels" else cls.streams
+
     def segmenter(self) -> nn.Module:
         """The network, whose head has a channel for each old and new class."""
         return self.headed
 
-    def maps(self) -> nn.Module:
-        """The localizer's logits of all classes."""
+    def maps(self) -> nn.Module | None:
+        """The localizer's logits of all classes; None where it is not trained."""
+        if self.teacher == "labels":
+            return None
         return FeatureMaps(self.headed.network, self.localizer, self.level)
 
     def watched(self) -> dict[str, Tensor]:
@@ -185,22 +170,45 @@ class Wilson(Method):
 
     def check_tags(self, presence: Sequence[Mapping[int, bool]]) -> None:
         """Refuse classes that all images or none have."""
-        refuse_constant_tags(presence, self.names)
+        if self.teacher == "localizer":
+            refuse_constant_tags(presence, self.names)
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The terms of L by the names of their weights."""
-        image, tags = batch["weak"]["image"], batch["weak"]["tags"]
+        if self.teacher == "labels":
+            terms = self._terms_of_labels(batch["labeled"])
+        else:
+            terms = self._terms_of_tags(batch["weak"], clock)
+        return {name: self.weights[name] * term for name, term in terms.items()}
+
+    def _ask_old(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Features of the old network, and its probabilities in the order of the classes here."""
+        features, logits = self.old(image)
+        independent = self.old.previous.independent
+        return features, incremental.old_probabilities(logits, self.known, self.classes, independent=independent)
+
+    def _terms_of_labels(self, labeled: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """L_ENC, and L_SEG by labels that were made before."""
+        network = self.headed.network
+        features = network.encode(labeled["image"])
+        old_features, old = self._ask_old(labeled["image"])
+        logits = self.headed.head(network.decode(features))
+        found = incremental.given_label_loss(logits, labeled["label"], old, self.known, labeled.get("covered"))
+        # the localizer takes no part; processes that train together need every parameter in the graph
+        unused = torch.stack([parameter.sum() for parameter in self.localizer.parameters()]).sum()
+        return {"distillation": encoder_distance(features, old_features), "segmentation": found + 0 * unused}
+
+    def _terms_of_tags(self, weak: Mapping[str, Tensor], clock: Clock) -> dict[str, Tensor]:
+        """All five terms; those of pseudo-labels are 0 while the localizer learns alone."""
+        image, tags = weak["image"], weak["tags"]
         network = self.headed.network
         features = network.encode(image)
         scores = self.localizer(features[self.level]).float()
-        old_features, old_logits = self.old(image)
-        old = incremental.old_probabilities(
-            old_logits, self.known, self.classes, independent=self.old.previous.independent
-        )
+        old_features, old = self._ask_old(image)
         terms = {
             "classification": self._classification(scores, tags),
             "localization": incremental.localization_prior_loss(scores, cell_means(old, scores.shape[2:]), self.known),
-            "distillation": _distillation(features, old_features),
+            "distillation": encoder_distance(features, old_features),
         }
         logits = self.headed.head(network.decode(features))
         # the tags of classes that are not looked at are those of absent ones: only the old network knows of them
@@ -211,7 +219,7 @@ class Wilson(Method):
         if clock.fraction < self.warmup:
             terms["self_training"] = 0 * terms["self_training"]
             terms["segmentation"] = 0 * terms["segmentation"]
-        return {name: self.weights[name] * term for name, term in terms.items()}
+        return terms
 
     def _classification(self, scores: Tensor, tags: Tensor) -> Tensor:
         """L_CLS, of the tags that somebody knows."""
@@ -247,50 +255,3 @@ class Wilson(Method):
         targets = incremental.soft_targets(present, old, self.known, self.alpha)
         taught = incremental.taught_classes(targets, tags, self.known)
         return incremental.soft_target_loss(logits, targets, taught)
-
-
-def _distillation(features: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
-    """L_ENC."""
-    differences = [
-        nn.functional.mse_loss(ours.float(), theirs.float()) for ours, theirs in zip(features, old, strict=True)
-    ]
-    return torch.stack(differences).sum()
-
-
-def _checked_previous(networks: Networks) -> Frozen:
-    """The network of the stage before.
-
-    Raises:
-        ValueError: there is none, it sees other images, or there is no background.
-    """
-    previous = networks.previous
-    if previous is None:
-        raise ValueError("it starts from a network that knows the old classes: give --init-from RUN")
-    if not networks.has_background:
-        raise ValueError("it learns what is none of the classes too, and the data set has no background")
-    if previous.modality and previous.modality != networks.modality:
-        raise ValueError(
-            f"the network that it starts from sees {', '.join(previous.modality)}, the data set has "
-            f"{', '.join(networks.modality)}; accepted are images of the same kind"
-        )
-    return previous
-
-
-def _places_of_old(old: Sequence[str], labels: Sequence[str]) -> list[int]:
-    """For each old class its index among the new classes.
-
-    Raises:
-        ValueError: an old class that is none of the new ones.
-    """
-    places = []
-    for name in old or labels:
-        found = [index for index, label in enumerate(labels) if same_structure(name, label)]
-        if not found:
-            raise ValueError(
-                f"the network that it starts from knows {', '.join(old)}; the data set has {', '.join(labels)}: "
-                f"{name} is missing; accepted are all old classes under their names, in any order, and new ones"
-            )
-        places.append(found[0])
-    if places[0] != 0:
-        raise ValueError(f"the background of the network that it starts from is {old[0]}, here it is {labels[0]}")
-    return places

@@ -17,6 +17,7 @@ from medseg.networks.pretrained import load_weights
 from medseg.networks.transfer import Copied, class_axes, copy_weights
 from medseg.portable.networks.adapters import FirstChannels, Planar
 from medseg.portable.networks.encoder_decoder import EncoderDecoder, Head, HeadedNetwork
+from medseg.portable.networks.image_classifier import ImageClassifier, PooledEncoder
 from medseg.portable.networks.tag_networks import TagNetwork
 
 DEFINITION = "network_definition"
@@ -26,6 +27,7 @@ COUNTS = ("classes", "structures")
 """Arguments of assembled modules that are the number of classes, with and without the background."""
 
 ADAPTERS = "medseg.portable.networks.adapters"
+CLASSIFIERS = "medseg.portable.networks.image_classifier"
 
 
 class NetworkFactory:
@@ -60,6 +62,9 @@ class NetworkFactory:
     def segmenter(self, out_channels: int | None = None) -> nn.Module:
         """Image `(B, Cin, *spatial)` to `(B, out_channels, *spatial)`; by default one channel for each class."""
         wanted = self.classes if out_channels is None else out_channels
+        if self.data.target == "images":
+            halves = self.encoder_decoder()
+            return self.headed(halves, self.head(halves.width, wanted))
         network = self._made(self._definition(wanted))
         self._load_pretrained(network)
         if self._start:
@@ -69,7 +74,10 @@ class NetworkFactory:
 
     def encoder_decoder(self) -> EncoderDecoder:
         """The network in two halves, with features; with pre-trained weights if the pipeline names some."""
-        network = self._made(self._halves_definition())
+        definition = self._halves_definition()
+        if self.data.target == "images":
+            definition = {"_target_": f"{CLASSIFIERS}.PooledEncoder", "network": definition}
+        network = self._made(definition)
         assert isinstance(network, EncoderDecoder)
         self._load_pretrained(network)
         if self._start:
@@ -85,10 +93,11 @@ class NetworkFactory:
 
         The head takes the weights of the previous stage's head if that too was a network with a head.
         """
-        segmenter = HeadedNetwork(network, head)
+        kind: type[HeadedNetwork] = ImageClassifier if isinstance(network, PooledEncoder) else HeadedNetwork
+        segmenter = kind(network, head)
         if self._start and isinstance(head, Head):
             out = head.convolution.out_channels
-            self._take_over(segmenter, [HeadedNetwork(network, self.head(network.width, out + 1))])
+            self._take_over(segmenter, [kind(network, self.head(network.width, out + 1))])
         return segmenter
 
     def assembled(self, kind: type[nn.Module], **arguments: Any) -> nn.Module:
@@ -161,7 +170,10 @@ def definition_of(network: nn.Module) -> dict[str, Any]:
         return {"_target_": f"{ADAPTERS}.FirstChannels", "network": inner, "channels": network.channels}
     if isinstance(network, HeadedNetwork):
         inner, head = definition_of(network.network), definition_of(network.head)
-        return {"_target_": f"{registry.HALVES}.HeadedNetwork", "network": inner, "head": head}
+        kind = f"{registry.HALVES}.HeadedNetwork"
+        if isinstance(network, ImageClassifier):
+            kind = f"{CLASSIFIERS}.ImageClassifier"
+        return {"_target_": kind, "network": inner, "head": head}
     raise ConfigError(
         f"segmenter() gives a {type(network).__name__} that cannot be exported",
         hint="make its parts by `networks` and join them by FirstChannels or networks.headed",

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from medseg.config.pipeline import Weights
 from medseg.errors import ConfigError
 from medseg.networks.transfer import Copied, named_tensors
+from medseg.networks.weight_files import UnreadableWeights, load_tensors
 from medseg.portable.networks.efficientnet_lite import EfficientNetLite, pretrained_keys
 from medseg.portable.networks.encoder_decoder import HeadedNetwork
+from medseg.portable.networks.image_classifier import PooledEncoder
 
 
 def load_weights(network: nn.Module, weights: Weights) -> Copied:
@@ -43,6 +45,7 @@ def load_weights(network: nn.Module, weights: Weights) -> Copied:
         )
     state = _read_tensors(path)
     inner = network.network if isinstance(network, HeadedNetwork) else network
+    inner = inner.network if isinstance(inner, PooledEncoder) else inner
     if isinstance(inner, EfficientNetLite) and "_conv_stem.weight" in state:
         state = pretrained_keys(state)
     own = named_tensors(network)
@@ -77,9 +80,9 @@ def hash_file(path: Path) -> str:
 
 def _read_tensors(path: Path) -> Mapping[str, Tensor]:
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a file that is none may lead to
-        raise ConfigError(f"network.weights: is no file of weights ({type(error).__name__})", path=path) from error
+        content: Any = load_tensors(path)
+    except UnreadableWeights as error:
+        raise ConfigError(f"network.weights: is no file of weights ({error})", path=path) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):

@@ -16,6 +16,7 @@ from medseg.errors import ConfigError
 from medseg.method import same_structure
 from medseg.portable.networks.adapters import FirstChannels, Planar
 from medseg.portable.networks.encoder_decoder import EncoderDecoder, Head, HeadedNetwork
+from medseg.portable.networks.image_classifier import PooledEncoder
 
 ClassAxes = Mapping[str, tuple[int, ...]]
 """Name of a tensor -> its axes along which there is an entry for each output channel."""
@@ -82,6 +83,8 @@ def named_tensors(network: nn.Module) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in every.items() if {name, f"network.{name}"} & network.names}
     if isinstance(network, HeadedNetwork):
         return named_tensors(network.network) | _named_head(network.head)
+    if isinstance(network, PooledEncoder):
+        return named_tensors(network.network)
     if isinstance(network, Head):
         return _named_head(network)
     inner = getattr(network, "network", None)

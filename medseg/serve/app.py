@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+import torch
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
@@ -69,12 +70,14 @@ class MedSegApp(MONAILabelApp):
         """A store that refuses labels of another geometry."""
         if self.studies.startswith(("http://", "https://")):
             return super().init_datastore()
-        return CheckedLocal(
+        store = CheckedLocal(
             self.studies,
             extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         )
+        store.serve(self.models.values())
+        return store
 
     def _init_dicomweb_datastore(self) -> Datastore:
         export_seg.install(export_seg.segment_names(self.models.values()))
@@ -113,6 +116,9 @@ class MedSegApp(MONAILabelApp):
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Run a model, or the consensus, which also saves what it makes as final label."""
+        return self._answer(lambda: self._infer_and_remember(request, datastore or self.datastore()))
+
+    def _infer_and_remember(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         request = {**request, "image_id": request.get("image")}
         if request.get("model") == consensus.NAME:
             request = {"save_label": True, "label_tag": consensus.FINAL, **request}
@@ -121,7 +127,7 @@ class MedSegApp(MONAILabelApp):
             author = export_seg.by_model(str(request.get("model")))
         # to the end of the request: an answer as DICOM SEG is made when this has returned
         export_seg.MADE_BY.set(author)
-        answer = self._answer(lambda: self._infer(request, datastore or self.datastore()))
+        answer = self._infer(request, datastore)
         store = self.datastore()
         if isinstance(store, CheckedDicomWeb) and request["model"] in self.models:
             store.proposed[str(request["image_id"])] = request["model"]
@@ -159,8 +165,16 @@ class MedSegApp(MONAILabelApp):
         return self._answer(lambda: super(MedSegApp, self).scoring(request, datastore))
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Run a model on many studies."""
-        return self._answer(lambda: super(MedSegApp, self).batch_infer(request, datastore))
+        """Run a model on many studies; what is wrong with one stands in the place of its result."""
+        if not torch.cuda.is_available():  # MONAI Label would share the studies out among no devices
+            request = {**request, "multi_gpu": False, "device": "cpu"}
+        return self._answer(lambda: self._batch_infer(request, datastore or self.datastore(), self._result_or_error))
+
+    def _result_or_error(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        try:
+            return self._infer_and_remember(request, datastore)
+        except MedsegError as error:
+            return {"error": str(error)}
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """The study to annotate next."""

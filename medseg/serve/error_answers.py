@@ -37,6 +37,8 @@ def as_http(error: Exception) -> HTTPException:
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return HTTPException(507, f"{error.filename or 'a file'}: cannot be written, the disk is full; make room")
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return HTTPException(400, "a name is too long for a file; choose a shorter one")
     if isinstance(error, json.JSONDecodeError):
         return HTTPException(400, f"a parameter is no JSON ({error})")
     logger.error("request failed", exc_info=error)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.atomic import make_folder, write_whole
+from medseg.atomic import make_folder, real_path, write_whole
 from medseg.bundle.bundle import OpenBundle, open_bundle
 from medseg.errors import BundleError, ConfigError, OutputError
 
@@ -29,12 +29,12 @@ def names_of(runs: Sequence[Path]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for run in runs:
-        folder = run.resolve()
+        folder = real_path(run)
         folder = folder.parent if folder.name == "bundle" else folder
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", folder.name) or "model"
         if name in found or name == "consensus":
             raise ConfigError(f"{run}: there is another model called {name}; rename one of the folders")
-        found[name] = run.resolve()
+        found[name] = real_path(run)
     return found
 
 

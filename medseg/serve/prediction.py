@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from medseg import __version__
+from medseg.bundle.runner import BundleRunner
 from medseg.errors import ConfigError, DataError
 from medseg.serve.models import Model
 from medseg.workflows.predict.case import CasePredictor
@@ -89,7 +90,7 @@ def predict_study(model: Model, image: Path, result: Path, device: str | None = 
         raise DataError("is a folder of DICOM files", path=image, hint="let MONAI Label convert series to NIfTI")
     bundle = model.bundle
     with RUNNING, _warnings() as lines:
-        predictor = CasePredictor(bundle, device_called(device), result.parent, probabilities=False)
+        predictor = CasePredictor(BundleRunner(bundle, device_called(device)), result.parent, probabilities=False)
         item = Item(result.name.removesuffix(".nii.gz"), (image,))
         headers = predictor.headers(item)
         predictor.runner.check_memory(headers, image)

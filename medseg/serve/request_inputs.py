@@ -46,6 +46,8 @@ def check(endpoint: str, given: Mapping[str, Any]) -> None:
         for upload in uploads if isinstance(uploads, list) else [uploads]:
             if isinstance(upload, UploadFile):
                 _check_upload(upload, name)
+    if endpoint in MODEL and given.get("model"):
+        _check_model(str(given["model"]), MODEL[endpoint])
     if given.get("session_id"):
         _check_session(str(given["session_id"]))
     if endpoint in STUDY:
@@ -64,6 +66,8 @@ LABEL = {
     "api_update_label_info": "label",
 }
 """Endpoints for a label that there must be, and the argument that names its study."""
+MODEL = {"api_run": "_infers", "api_run_model": "_trainers"}
+"""Endpoints of tasks in the background, where nobody would be told of an unknown model, and the list of the models."""
 
 
 def uploaded_files() -> set[str]:
@@ -85,7 +89,7 @@ def _check_form(name: str, text: Any) -> None:
     if isinstance(text, str) and text:
         try:
             fits = isinstance(json.loads(text), dict)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             fits = False
         if not fits:
             raise HTTPException(400, f'{name} is no JSON object ({text[:100]!r}); give {{"name": value}}')
@@ -104,6 +108,13 @@ def _check_upload(upload: UploadFile, field: str) -> None:
 def _check_session(session: str) -> None:
     if session_image(app_instance(), session) is None:
         raise HTTPException(404, f"there is no session {session[:100]!r}; it may have expired, send the image again")
+
+
+def _check_model(model: str, listed: str) -> None:
+    there = getattr(app_instance(), listed)
+    if model not in there:
+        what = "can be trained" if listed == "_trainers" else "is served"
+        raise HTTPException(400, f"no model {model[:100]!r} {what}; there are {', '.join(there) or 'none'}")
 
 
 def _check_study(study: str) -> None:

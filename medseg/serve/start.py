@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from medseg.atomic import make_folder, write_whole
+from medseg.atomic import make_folder, real_path, write_whole
 from medseg.bundle.bundle import open_bundle
 from medseg.errors import ConfigError
 from medseg.progress import say
@@ -59,7 +59,7 @@ def prepare(studies: str, models: Sequence[Path], work: Path, access: Access) ->
     named = names_of(models)
     bundles = {name: open_bundle(run) for name, run in named.items()}
     modalities = {modality for bundle in bundles.values() for modality in bundle.data.modality}
-    app, folder = make_folder(work.resolve() / "app"), make_folder(work.resolve() / "models")
+    app, folder = make_folder(real_path(work) / "app"), make_folder(real_path(work) / "models")
     served = [Model(name, run, keep(bundles[name], folder / name), folder / name) for name, run in named.items()]
     write_whole(app / "main.py", MAIN)
     write_access(app, access)
@@ -72,7 +72,7 @@ def prepare(studies: str, models: Sequence[Path], work: Path, access: Access) ->
 
 def arguments(app: Path, studies: str, host: str, port: int) -> list[str]:
     """What follows `monailabel` in the command that starts the server."""
-    place = studies if studies.startswith(("http://", "https://")) else str(Path(studies).resolve())
+    place = studies if studies.startswith(("http://", "https://")) else str(real_path(Path(studies)))
     where = ["--host", host, "--port", str(port)]
     return ["start_server", "--app", str(app), "--studies", place, *where, "--uvicorn_app", WEB]
 

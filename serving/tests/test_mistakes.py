@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import socket
 import subprocess
@@ -84,6 +85,54 @@ def test_a_label_that_is_none(app, tmp_path):
         where = {"image": "../escaped"}
         refused(app.ask("PUT", "/datastore/image", params=where, files={"file": ("a.nii.gz", stream)}), "is no name")
     assert not list(app.studies.parent.glob("escaped*"))
+
+
+def test_a_label_is_read_before_it_is_stored(app, tmp_path):
+    """A good label, and the same one cut off, changed, followed by others, with NaN, with a strange value."""
+    image = nib.load(app.studies / "case0.nii.gz")
+    good = np.zeros(image.shape, np.uint8)
+    good[2:5, 2:5, 2:5] = 1
+    nib.save(nib.Nifti1Image(good, image.affine), tmp_path / "good.nii.gz")
+    content = (tmp_path / "good.nii.gz").read_bytes()
+    damaged = {
+        "short": content[: len(content) // 2],
+        "crc": content[:-8] + bytes([content[-8] ^ 1]) + content[-7:],
+        "longer": gzip.compress(gzip.decompress(content) + b"more"),
+    }
+    for name, wrong in damaged.items():
+        (tmp_path / f"{name}.nii.gz").write_bytes(wrong)
+        refused(app.save("case0", tmp_path / f"{name}.nii.gz", "rater-y"), "the label cannot be read")
+    fractions = good.astype(np.float32)
+    fractions[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(fractions, image.affine), tmp_path / "nan.nii.gz")
+    refused(app.save("case0", tmp_path / "nan.nii.gz", "rater-y"), "NaN")
+    nib.save(nib.Nifti1Image(good * 9, image.affine), tmp_path / "nine.nii.gz")
+    refused(app.save("case0", tmp_path / "nine.nii.gz", "rater-y"), "the value 9", "accepted are 0, 1")
+    refused(app.save("case0", tmp_path / "good.nii.gz", "r" * 300), "300 letters")
+    assert not (app.studies / "labels" / "rater-y").exists()
+    assert app.save("case0", tmp_path / "good.nii.gz", "rater-y").status_code == 200
+    stored = app.studies / "labels" / "rater-y"
+    assert (stored / "case0.nii.gz").read_bytes() == content
+    assert [path.name for path in stored.iterdir()] == ["case0.nii.gz"]
+    assert app.ask("DELETE", "/datastore/label", params={"id": "case0", "tag": "rater-y"}).status_code == 200
+
+
+def test_tasks_in_the_background_of_unknown_models(app):
+    refused(app.ask("POST", "/train/nope"), "no model 'nope' can be trained", BALL)
+    refused(app.ask("POST", "/batch/infer/nope"), "no model 'nope' is served", BALL)
+
+
+def test_many_studies_at_once_without_a_gpu(app):
+    """And one that is no image, in the place of whose result the reason stands."""
+    (app.studies / "notes.nii.gz").write_text("these are notes")
+    app.lists("notes", True)
+    found = app.json("POST", f"/batch/infer/{BALL}", params={"images": "all", "run_sync": True})
+    assert "notes.nii.gz" in found["notes"]["error"]
+    assert found["case0"]["label"] == "case0"
+    assert (app.studies / "labels" / "original" / "case0.nii.gz").is_file()
+    shutil.rmtree(app.studies / "labels" / "original")
+    (app.studies / "notes.nii.gz").unlink()
+    app.lists("notes", False)
 
 
 def test_a_client_that_hangs_up(app):

@@ -12,6 +12,7 @@ from models import data_spec, labels_of, make_bundle, make_image
 from medseg.bundle.bundle import open_bundle
 from medseg.bundle.runner import BundleRunner, prediction_errors
 from medseg.errors import DataError, OutputError
+from medseg.portable.inference.label_sink import probability_bytes
 from medseg.portable.io.read import VolumeError, read_header
 from medseg.portable.io.write import SaveError
 from medseg.workflows.predict.run import predict
@@ -49,6 +50,44 @@ def test_settings_of_a_caller_leave_the_bundle_as_it_was(bundle, tmp_path):
     runner.predict_views(runner.read([make_image(tmp_path / "ct.nii.gz")]), probability_folder=tmp_path)
     assert opened.inferer.label_values == [0, 1, 7]
     assert opened.inferer.probabilities is opened.inferer.confidence is None
+
+
+def test_a_network_with_a_sigmoid_for_each_class_gives_those_as_probabilities(tmp_path):
+    """Its logits, which are the same, are those of a bundle with a softmax."""
+    image = make_image(tmp_path / "ct.nii.gz")
+    found = {}
+    for independent in (False, True):
+        bundle = make_bundle(tmp_path / f"bundle{independent}", data_spec(), independent=independent)
+        runner = BundleRunner(open_bundle(bundle), CPU)
+        volume = runner.read([image])
+        file = tmp_path / f"all{independent}"
+        (tmp_path / f"views{independent}").mkdir()
+        whole = runner.predict(volume, probability_file=file)
+        (view,), _ = runner.predict_views(volume, probability_folder=tmp_path / f"views{independent}")
+        (of_log_odds,), _ = runner.predict_views(volume, log_odds=True)
+        assert np.array_equal(whole.probabilities, view.probabilities)
+        assert np.array_equal(whole.probabilities.argmax(0), view.labels)
+        found[independent] = whole, view, of_log_odds
+    softmax, sigmoid = found[False][0], found[True][0]
+    assert np.array_equal(softmax.labels, sigmoid.labels)
+    assert np.abs(softmax.probabilities.astype(int).sum(0) - 255).max() <= 2
+    assert np.abs(sigmoid.probabilities.astype(int).sum(0) - 255).max() > 20
+    # the odds of two classes of a softmax are the ratio of the exponentials of their logits
+    logits = torch.from_numpy(sigmoid.probabilities / 255.0).logit()
+    expected = torch.from_numpy(softmax.probabilities / 255.0)
+    torch.testing.assert_close(logits.softmax(0), expected, atol=0.02, rtol=0)
+    _, view, of_log_odds = found[True]
+    of_label = torch.from_numpy(sigmoid.probabilities).amax(0) / 255
+    torch.testing.assert_close(view.confidence.float(), of_label.float(), atol=0.003, rtol=0)
+    torch.testing.assert_close(of_log_odds.confidence.float().sigmoid(), of_label.float(), atol=0.003, rtol=0)
+
+
+def test_where_several_classes_are_certain_the_label_alone_has_the_whole_byte():
+    logits = torch.tensor([[0.0, 90.0, -9.0], [90.0, 80.0, -9.0], [95.0, 90.0, -9.0]])
+    winner = torch.tensor([2, 0, 1])
+    stored = probability_bytes(logits, winner, independent=True)
+    assert stored.T.tolist() == [[128, 254, 255], [255, 254, 254], [0, 1, 0]]
+    assert probability_bytes(logits, winner).T.tolist()[2] == [85, 86, 85]
 
 
 def test_an_image_that_a_transform_cannot_take_is_named(bundle, tmp_path):

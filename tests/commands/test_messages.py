@@ -116,6 +116,9 @@ def test_next_commands_fit_the_data(tmp_path):
     assert evaluate_command(tmp_path / "both", Path("out"), None) is None
     held_out = write_dataset(tmp_path / "held out", test=0)
     assert f"--input '{held_out}' --section validation" in predict_command(Path("r"), held_out)
+    assert "--input IMAGES --output" in predict_command(
+        Path("r"), held_out, held_out=False
+    )  # every fold but one saw it
     neither = write_dataset(tmp_path / "neither", test=0, validation=0)
     assert "--input IMAGES --output" in predict_command(Path("r"), neither)
 
@@ -170,10 +173,11 @@ def test_without_validation_and_unlabelled_cases_it_is_said_at_the_start(tmp_pat
     arguments = ["train", "--task", "dtc", "--data", manifest, "-o", tmp_path / "run", *sets, "--resume"]
     code, _, err = called(capfd, *arguments)
     assert code == 0
-    first, *_, third_last, dice, _ = err.splitlines()
+    first, *_, fourth_last, rules, dice, _ = err.splitlines()
     assert first == f"{tmp_path / 'run'}: there is no run to continue; a new one begins"
     assert "warning: no labelled case under 'validation': the last weights are kept" in err
-    assert third_last == "warning: no unlabelled case: dtc learns from the labelled cases alone"
+    assert fourth_last == "warning: no unlabelled case: dtc learns from the labelled cases alone"
+    assert rules == "post-processing: no validation case has a label, none is chosen"
     assert dice == "no validation Dice: no validation case has a label; the bundle:"
 
 

@@ -104,12 +104,6 @@ def test_stored_orientation_does_not_matter(model, tmp_path):
     np.testing.assert_allclose(other.affine, turned.affine, atol=1e-5)
 
 
-def test_mirrored_prediction_warns_where_the_model_does_not_know_it(model, images, tmp_path, capfd):
-    report = predict(model, images / "ct0.nii.gz", tmp_path / "out", mirror=True)
-    assert report["settings"]["mirror_axes"] == [0, 1, 2]
-    assert "not trained on mirrored" in capfd.readouterr().err
-
-
 @pytest.mark.parametrize("shape", [(40, 36), (40, 36, 1), (3, 4, 2)])
 def test_pictures_single_slices_and_tiny_volumes(model, shape, tmp_path):
     planar = make_bundle(

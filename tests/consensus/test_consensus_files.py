@@ -100,7 +100,7 @@ def test_segmentations_keep_names_colours_and_tags(tmp_path):
     assert study.classes == ("background", "tumour", "cyst", "liver")
     assert [s.value for s in form.segments] == [1, 2, 4]  # of the cyst a new one
     assert any("means several things: 'cyst'" in note for note in form.notes)
-    assert any(f"overlap in {tumour.sum()} voxels" in note for note in form.notes)
+    assert any("'liver' encloses 'tumour', which counts there" in note for note in form.notes)
     np.testing.assert_array_equal(*labels_of(study))
     out = write_labels(tmp_path, "consensus", study.raters[0].labels, form)
     assert out.name == "consensus.seg.nrrd"
@@ -151,7 +151,7 @@ def test_folders_of_raters(tmp_path):
     assert [e.name for e in study.raters] == ["anna", "bob"]
     assert study.classes == ("background", "liver", "tumour")
     np.testing.assert_array_equal(study.raters[1].labels, np.where(ball(radius=2), 2, ball()))
-    assert any("bob: its structures overlap" in note for note in form.notes)
+    assert any("bob: 'liver' encloses 'tumour'" in note for note in form.notes)
     save(tmp_path / "bob" / "tumour.nii.gz", ball() + ball(radius=2))
     assert "is no mask" in refusal(image, [tmp_path / "bob"])
     (tmp_path / "empty").mkdir()

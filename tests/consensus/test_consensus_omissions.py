@@ -15,6 +15,7 @@ from medseg.consensus.fusers.gcssl.gross_errors import (
     find_gross_errors,
     trust_in_posterior,
 )
+from medseg.consensus.fusers.gcssl.outlines import Outlines
 from medseg.consensus.fusers.gcssl.region import find_region
 from medseg.consensus.fusers.pair_dice import agreement_of_raters, dice_of_pairs
 from medseg.consensus.fusers.vote_patterns import find_patterns
@@ -51,6 +52,30 @@ def test_an_overlooked_structure_is_gross_and_a_moved_outline_is_not():
     # voxels 12 to 14 are at most 3 from the start of the last rater's outline, 10 and 11 are 5 and 4 away
     assert gross_of([seen, seen, seen, line((15, 30))]) == ([10, 11], [])
     assert gross_of([seen, seen, seen, line((13, 30))]) == ([], [])
+
+
+def spread_of(labels: list[np.ndarray]) -> float:
+    """Median distance of the outlines of class 1 on the line."""
+    region = find_region(labels, (1.0, 1.0, 1.0))
+    everywhere = tuple(slice(0, length) for length in region.labels.shape[1:])
+    return Outlines(region, everywhere, 1).spread()
+
+
+def test_the_spread_of_outlines_by_hand():
+    seen = line((10, 30))
+    assert spread_of([seen, seen, line()]) == 0, "nobody's outline lies apart, and one rater has none"
+    # 10 is 6 from the second's start, 35 is 6 from the first's end; 16 and 29 are inside of the other structure
+    assert spread_of([seen, line((16, 36))]) == 6
+    # the pairs' medians are 6, 3 and 3
+    assert spread_of([seen, line((16, 36)), line((13, 33))]) == 3
+
+
+def test_where_outlines_are_far_from_each_other_more_is_wanted_of_an_omission():
+    # the pairs' medians are 6, 3, 3 and, with the last rater, 0, 4.5 and 1.5: in the middle 3, so that tau is 9
+    raters = [line((10, 30)), line((16, 36)), line((13, 33)), line((10, 14))]
+    assert spread_of(raters) == 3
+    # from 10 voxels behind the last rater's end, as far as two of the others have it
+    assert gross_of(raters)[0] == list(range(23, 33))
 
 
 def test_what_one_rater_alone_has_is_not_overlooked_by_the_others():
@@ -98,7 +123,7 @@ def test_correlations_by_hand():
 def test_trust_falls_between_its_bounds():
     assert [trust_in_posterior(value, GROSS_BOUNDS) for value in (-0.1, 0.12, 0.18, 0.5)] == [1, 1, 0, 0]
     assert trust_in_posterior(0.15, GROSS_BOUNDS) == pytest.approx(0.5)
-    assert trust_in_posterior(0.12, NEAR_BOUNDS) == pytest.approx(0.5)
+    assert trust_in_posterior(0.11, NEAR_BOUNDS) == pytest.approx(0.5)
     assert trust_in_posterior(math.nan, GROSS_BOUNDS) == 1
 
 

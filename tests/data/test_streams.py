@@ -15,13 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from limits import full_disk
+from torch.utils.data import DataLoader, Dataset
 
 from medseg.config.pipeline import Augment, DataSpec
 from medseg.data import cached_volume, sampling
 from medseg.data.cached_volume import Content
+from medseg.data.loader_workers import lost_workers
 from medseg.data.sampling import TagOrder
 from medseg.data.streams import PatchStreams, _affordable, make_loader
-from medseg.errors import ConfigError, DataError
+from medseg.errors import ConfigError, DataError, OutputError
 from medseg.method import Stream
 
 CPU = torch.device("cpu")
@@ -366,6 +369,41 @@ def test_small_shared_memory_means_fewer_workers(volumes, tmp_path):
     assert free > 100
     assert _affordable(huge, tmp_path) == 0
     assert make_loader(huge, start=0, workers=4, device=CPU).num_workers == 0
+
+
+def test_a_limit_of_file_size_means_no_workers(volumes):
+    """A batch is several patches of 8 x 8 x 8 voxels of 4 bytes, 2 KiB each: more than a worker could write."""
+    data = streams(volumes)
+    with full_disk(2 * 1024):
+        loader = make_loader(data, start=0, workers=1, device=CPU)
+        assert loader.num_workers == 0
+        assert len(list(loader)) == data.total
+    assert make_loader(data, start=0, workers=1, device=CPU).num_workers == 1
+    assert make_loader(data, start=0, workers=1, device=CPU).timeout > 0
+
+
+class _NeverReady(Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        time.sleep(60)
+        return torch.zeros(1)
+
+
+class _Dies(_NeverReady):
+    def __getitem__(self, number: int) -> torch.Tensor:
+        os._exit(1)
+
+
+@pytest.mark.parametrize("data", [_NeverReady(), _Dies()])
+def test_a_worker_that_is_lost_is_told_in_one_line(data):
+    loader = DataLoader(data, batch_size=None, num_workers=1, timeout=1)
+    with pytest.raises(OutputError, match="a process that makes batches is lost") as caught, lost_workers():
+        list(loader)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RuntimeError, match="something else"), lost_workers():
+        raise RuntimeError("something else")
 
 
 def test_no_more_workers_than_cores_that_may_be_used(volumes, one_core):

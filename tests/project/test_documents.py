@@ -44,6 +44,7 @@ PROMISED = {
         "wider",
         "fused/report.html",
     ],
+    "docs/predicting.md": ["everything/predict_report.json", "both/predict_report.json"],
     "docs/serving.md": [
         "bundle/models/model_finetuned.pt",
         "bundle/models/model.ts",

@@ -19,11 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (
     "README.md",
     "docs/manifest.md",
+    "docs/predicting.md",
     "docs/consensus.md",
     "docs/compare.md",
     "docs/own_method.md",
     "docs/serving.md",
     "docs/architecture.md",
+    "docs/security.md",
     "docs/results.md",
     "pipelines/README.md",
     "comparisons/README.md",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ CHANNELS = 2
 
 def factory(
     dims: int, classes: int = 3, *,
-    name: str = "vnet", channels: int = CHANNELS, previous: Frozen | None = None, start: bool = False,
+    name: str = "vnet", channels: int = CHANNELS, options: Mapping[str, Any] | None = None,
+    previous: Frozen | None = None, start: bool = False,
 ):  # fmt: skip
     """The networks that a stage would have, for patches of `PATCHES`."""
     data = DataSpec(
@@ -28,7 +30,8 @@ def factory(
         patch=PATCHES[dims],
         view="axial" if dims == 2 else "volume",
     )
-    return NetworkFactory(NetworkSpec(name=name, width=4), data, previous=previous, start=start)
+    spec = NetworkSpec(name=name, width=4, options=dict(options or {}))
+    return NetworkFactory(spec, data, previous=previous, start=start)
 
 
 class Given:

@@ -48,10 +48,13 @@ def network_of(definition: dict) -> nn.Module:
     return network
 
 
-def make_bundle(folder: Path, spec: DataSpec | None = None, name: str = "unet") -> Path:
+def make_bundle(
+    folder: Path, spec: DataSpec | None = None, name: str = "unet", *, independent: bool = False
+) -> Path:  # fmt: skip
     spec = spec or data_spec()
     definition = definition_of(spec, name)
-    return write_bundle(folder, network_of(definition), network_def=definition, data=spec, name="tiny")
+    network = network_of(definition)
+    return write_bundle(folder, network, network_def=definition, data=spec, name="tiny", independent=independent)
 
 
 def make_image(path: Path, shape=(26, 30, 19), seed: int = 0, affine: np.ndarray | None = None) -> Path:

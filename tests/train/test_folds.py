@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny import FAST, write_dataset
 
+from medseg.bundle.components import components_of
 from medseg.cli import app as commands
 from medseg.errors import ConfigError, ManifestError, OutputError
 from medseg.manifest.manifest import Manifest
@@ -59,10 +60,15 @@ def test_all_folds_are_as_each_alone_and_go_on_where_they_stopped(manifest, tmp_
     commands.train(TrainOptions("supervised", manifest, folder, SHORT, folds=2, fold="all", resume=True))
     said = capsys.readouterr()
     assert said.out == f"{folder}\n"
-    assert [line[:23] for line in said.err.splitlines() if "Dice" in line] == [
+    assert [line[:23] for line in said.err.splitlines() if line.startswith("fold ") and "Dice" in line] == [
         "fold 0: validation Dice",
         "fold 1: validation Dice",
     ]
+    assert said.err.count("post-processing") == 1  # chosen by all folds together
+    assert (folder / "postprocessing.json").is_file()
+    assert not (folder / "fold0" / "postprocessing.json").exists()
+    assert components_of(folder / "fold0" / "bundle") == components_of(folder / "fold1" / "bundle")
+    assert said.err.splitlines()[-1].startswith(f"next: medseg predict --model {folder} --input")
     assert (folder / "fold0" / "last.pt").stat().st_mtime_ns == before
     assert (folder / "fold1" / "bundle" / "configs" / "metadata.json").is_file()
 

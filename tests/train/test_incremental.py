@@ -67,6 +67,28 @@ def test_an_image_without_a_new_class_teaches_background() -> None:
     assert step.taught_classes(found, none, KNOWN).all()
 
 
+def test_the_loss_of_given_labels() -> None:
+    label = torch.tensor([0, 2, 255], dtype=torch.uint8).view(1, 1, 1, 3)
+    old = OLD.expand(1, 4, 1, 3)
+    zeros = torch.zeros(1, 4, 1, 3, requires_grad=True)
+    loss = step.given_label_loss(zeros, label, old, KNOWN)
+    assert float(loss.detach()) == pytest.approx(4 * math.log(2))
+    loss.backward()
+    # sigmoid(0) - target over the voxels that tell of a class: of the background .2 and 0, of new ones 0 or 1
+    expected = torch.tensor([[0.3, 0.5, 0], [-0.4, -0.4, -0.4], [0.5, -0.5, 0], [0.5, 0.5, 0]])
+    shares = torch.tensor([2.0, 3.0, 2.0, 2.0])
+    torch.testing.assert_close(zeros.grad[0, :, 0], expected / shares[:, None])
+
+
+def test_given_labels_that_do_not_cover_a_class_say_nothing_of_it() -> None:
+    label = torch.tensor([0, 2], dtype=torch.uint8).view(1, 1, 1, 2)
+    covered = torch.tensor([[True, False, True, False]])
+    zeros = torch.zeros(1, 4, 1, 2, requires_grad=True)
+    step.given_label_loss(zeros, label, OLD.expand(1, 4, 1, 2), KNOWN, covered).backward()
+    assert [bool(of_class.any()) for of_class in zeros.grad[0]] == [True, True, True, False]
+    assert zeros.grad[0, 0, 0].tolist() == [0, 0.5], "a voxel of label 0 may be of the class that nobody looked for"
+
+
 def test_the_prior() -> None:
     half = torch.full((1, 2, 1, 1), 0.5)
     assert float(step.localization_prior_loss(torch.zeros(1, 2, 1, 1), half, KNOWN)) == pytest.approx(math.log(2))

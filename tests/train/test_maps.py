@@ -24,6 +24,7 @@ from medseg.method import IGNORE, Method, Predictions, PseudoLabels
 from medseg.workflows.data.check import check_manifest
 from medseg.workflows.train import settings
 from medseg.workflows.train.run import train
+from medseg.workflows.train.self_training.map_slices import colour_maps, evenly_chosen, map_slice, read_map_slice
 from medseg.workflows.train.self_training.predict_maps import MapPredictor
 from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller
 from medseg.workflows.train.stages.maps import SavedMaps
@@ -116,6 +117,12 @@ def test_a_classifier_of_tags_labels_for_a_segmenter(tagged, tmp_path, capsys):
     assert (run / "bundle" / "models" / "model.pt").exists()
     assert not (run / "stage0" / "bundle").exists(), "a stage without a segmenter leaves its maps alone"
     assert (run / "stage0" / "labels" / "overview.png").read_bytes().startswith(b"\x89PNG")
+    slices = [read_map_slice(run / "stage0" / "labels" / "pseudo" / f"case{n}_maps.npz") for n in range(3)]
+    assert [each.shape for each in slices] == [(2, 24, 20)] * 3
+    assert [bool(each.any()) for each in slices[1:]] == [True, False], (
+        "classes that are known to be absent are not shown"
+    )
+    assert not slices[1][1].any()
     made = Manifest.load(run / "stage0" / "labels" / "manifest.json")
     groups = streams_of(made)
     assert [case.name for case in groups["labeled"]] == ["case0", "case1", "case2"]
@@ -174,7 +181,9 @@ def test_stopped_between_the_passes_maps_are_not_made_again(tagged, tmp_path, mo
     monkeypatch.setattr(MapPredictor, "__call__", counted)
     task = three_stages(tmp_path)
     whole = train(task, tagged, tmp_path / "whole", method=OWN, device="cpu")
-    assert sorted(predicted) == sorted(2 * ["case0.nii.gz", "case1.nii.gz", "case2.nii.gz"]), "once for each rule"
+    each = ["case0.nii.gz", "case1.nii.gz", "case2.nii.gz"]
+    assert sorted(predicted) == sorted(3 * each), "once for each rule, and for the sheet of the last stage"
+    assert [(whole / f"stage{number}" / "maps.png").exists() for number in range(3)] == [False, False, True]
     predicted.clear()
 
     def stopped(*_):
@@ -186,13 +195,38 @@ def test_stopped_between_the_passes_maps_are_not_made_again(tagged, tmp_path, mo
             train(task, tagged, tmp_path / "broken", method=OWN, device="cpu")
     assert (tmp_path / "broken" / "stage0" / "labels" / "predictions" / "case0" / "maps0.bin").exists()
     again = train(task, tagged, tmp_path / "broken", method=OWN, device="cpu", resume=True)
-    assert len(predicted) == 6, "those of the first stage were kept"
+    assert len(predicted) == 9, "those of the first stage were kept"
     for number in (0, 1):
         for file in (whole / f"stage{number}" / "labels" / "pseudo").glob("*.nii.gz"):
             other = again / f"stage{number}" / "labels" / "pseudo" / file.name
             assert np.array_equal(voxels(file), voxels(other)), file.name
     weights = [torch.load(run / "bundle" / "models" / "model.pt", weights_only=True) for run in (whole, again)]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_a_slice_of_maps_by_hand():
+    """Of two structures in two slices of one row: relative to the whole image, nothing below zero."""
+    first = torch.tensor([[[-1.0, 4.0]], [[2.0, 1.0]]])
+    second = torch.tensor([[[0.0, 0.0]], [[5.0, -3.0]]])
+    maps = torch.stack([first, second])
+    assert map_slice(maps, 3, 0).tolist() == [[[0.0], [0.5]], [[0.0], [1.0]]]
+    assert map_slice(maps, 3, 1).tolist() == [[[1.0], [0.25]], [[0.0], [0.0]]]
+    assert map_slice(maps, 3, 0, {1: True, 2: False}).tolist() == [[[0.0], [0.5]], [[0.0], [0.0]]]
+    with_background = torch.cat([9 + first[None], maps])
+    assert map_slice(with_background, 3, 0).tolist() == map_slice(maps, 3, 0).tolist()
+    refined = torch.cat([maps, maps, first[None]])  # two structures refined, as they are, and saliency
+    assert map_slice(refined, 3, 0).tolist() == map_slice(maps, 3, 0).tolist()
+    assert map_slice(maps[:1], 3, 0) is None
+    coloured = colour_maps(map_slice(maps, 3, 0), ["red", "blue"])
+    assert coloured.shape == (1, 2, 4)
+    assert coloured[0, 0, 3] == 0
+    assert coloured[0, 1].tolist() == pytest.approx([0, 0, 1, 0.8])
+
+
+def test_cases_are_chosen_at_equal_distances():
+    assert evenly_chosen("abcdefg", 3) == ["a", "d", "g"]
+    assert evenly_chosen("ab", 3) == ["a", "b"]
+    assert evenly_chosen("", 3) == []
 
 
 class Doubtful(PseudoLabels):

@@ -10,6 +10,7 @@ from medseg import methods
 from medseg.errors import ConfigError
 from medseg.method import Clock, Frozen
 from medseg.networks.transfer import named_tensors
+from medseg.ops.contact_sheet import contact_sheet, middle_slices
 from medseg.ops.pretext.hidden_boxes import hide_boxes, restoration_loss
 
 CLOCK = Clock(0, 10)
@@ -28,6 +29,30 @@ def test_boxes_are_hidden_under_the_mean_of_their_channel(shape):
         for channel in range(2):
             found = of_image[channel][where[0]]
             assert found.tolist() == pytest.approx([image[channel].mean().item()] * len(found), abs=1e-6)
+
+
+def test_a_contact_sheet_has_slices_in_rows_from_black_to_white():
+    volumes = torch.tensor([[0.0, 1.0, 9.0], [2.0, 4.0, 9.0]]).reshape(2, 1, 1, 1, 3)
+    slices = middle_slices(volumes, 5)
+    assert slices.flatten().tolist() == [1.0, 4.0]  # of three the middle one
+    sheet = contact_sheet([slices, slices[:1] + 1])
+    assert sheet.shape == (1, 2, 2)
+    assert sheet.flatten().tolist() == pytest.approx([0, 1, 1 / 3, 0])  # what is filled up is black
+
+
+def test_pictures_show_what_is_hidden_restored_and_true():
+    torch.manual_seed(0)
+    method = methods.build("inpainting", factory(2, channels=1))
+    assert method.pictures() == {}
+    image = torch.randn(5, 1, 32, 24)
+    method({"all": {"image": image}}, CLOCK)
+    sheet = method.pictures()["inpainting"]
+    assert sheet.shape == (1, 3 * 32, 4 * 24)
+    true, seen = sheet[0, 64:, :24], sheet[0, :32, :24]
+    low, high = true[0, 0], image[0, 0, 0, 0]
+    assert 0.1 < (true != seen).float().mean() < 0.5
+    scale = (true - low) / (image[0, 0] - high)
+    assert scale[1:].std() < 1e-4  # a line from the image's values to the picture's
 
 
 def test_only_what_was_hidden_counts():

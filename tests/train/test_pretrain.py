@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import write_dataset
 from typer.testing import CliRunner
 
@@ -16,6 +17,8 @@ import medseg
 from medseg.cli.app import app
 from medseg.errors import BundleError, ConfigError, ManifestError, MedsegError
 from medseg.manifest.manifest import Manifest
+from medseg.workflows.train import settings
+from medseg.workflows.train.checks.files import find_warnings
 from medseg.workflows.train.encoder import open_encoder, open_start
 from medseg.workflows.train.pretrain import load_pretraining, pretrain, without_unplaced
 from medseg.workflows.train.run import train
@@ -50,6 +53,13 @@ def test_all_training_images_are_seen_and_labels_teach_nothing(manifest, encoder
     assert all(torch.equal(tensor, same[name]) for name, tensor in one.items())
 
 
+def test_tensorboard_has_pictures(encoder):
+    (file,) = encoder.parent.rglob("events.out.*")
+    events = EventAccumulator(str(file)).Reload()
+    assert events.Tags()["images"] == ["pictures/rotations"]
+    assert [event.step for event in events.Images("pictures/rotations")] == [3]
+
+
 def test_images_without_an_orientation_are_left_out(manifest, tmp_path, capfd):
     shutil.copytree(manifest.parent, tmp_path / "data")
     found = Manifest.load(tmp_path / "data" / "m.json")
@@ -65,6 +75,13 @@ def test_images_without_an_orientation_are_left_out(manifest, tmp_path, capfd):
     assert [case.name for case in (*left.training, *left.unlabeled)] == ["case1", "case2"]
     assert len(left.validation) == len(found.validation)
     assert "2 images have no orientation in their header and are left out: case0" in capfd.readouterr().err
+    asked = (
+        "2 of 4 training images have no orientation in their header (case0, ...), and s4l asks which way up they are"
+    )
+    assert asked in find_warnings(settings.load("s4l"), found)
+    control = settings.load("s4l", ("stages.0.method.options.rotation=0",))
+    for pipeline in (control, settings.load("supervised")):
+        assert not any("orientation" in line for line in find_warnings(pipeline, found))
     for case in (*left.training, *left.unlabeled):
         shutil.copy(tmp_path / "data" / "case0.nii.gz", left.images(case)[0])
     with pytest.raises(ManifestError, match="no training image has an orientation in its header"):

@@ -14,15 +14,18 @@ from medseg.config.pipeline import DataSpec, NetworkSpec, Pipeline
 from medseg.errors import ConfigError
 from medseg.method import Frozen
 from medseg.methods import build, build_rule
-from medseg.methods.s4l import MeanOverRotations, half_life_decay
+from medseg.methods.s4l import MeanOverRotations, half_life_decay, sum_of
 from medseg.networks.factory import NetworkFactory
 from medseg.networks.transfer import PartOf
+from medseg.ops.batch_statistics import frozen_statistics
 from medseg.ops.losses import virtual_adversarial as vat
 from medseg.ops.losses.triplets import batch_hard, hardest
 from medseg.ops.pretext.encoders import encoder_tensors
 from medseg.ops.pretext.exemplar_views import make_views
+from medseg.ops.pretext.rotated_copies import RotatedCopies, plan_copies
 from medseg.ops.pretext.rotations import Rotation, choose_rotations, cube_rotations, quarter_turns
-from medseg.ops.pretext.tasks import ExemplarTask, RotatedCopies, RotationTask, exemplar_loss
+from medseg.ops.pretext.tasks import ExemplarTask, RotationTask, exemplar_loss
+from medseg.ops.semi_supervised.teacher import AveragedTeacher
 from medseg.pseudo_labels import Predictions
 from medseg.workflows.train.checks.orientation import check_upright
 
@@ -39,7 +42,7 @@ def outputs(rotations) -> set[tuple[int, ...]]:
 
 
 def test_quarter_turns_are_counter_clockwise():
-    turned = choose_rotations("quarter4", (1.0, 1.0)).turn_all(SQUARE)
+    turned = choose_rotations("quarter4", (1.0, 1.0)).turn(SQUARE.expand(4, 1, 2, 2), range(4))
     expected = [[[0, 1], [2, 3]], [[1, 3], [0, 2]], [[3, 2], [1, 0]], [[2, 0], [3, 1]]]
     assert turned[:, 0].tolist() == expected
     assert turned.dtype == SQUARE.dtype
@@ -117,7 +120,6 @@ def test_copies_follow_one_another_and_their_labels_are_turned_with_them():
     assert made.number.tolist() == [0, 1, 2, 3] * 2
     assert torch.equal(made.label, (made.image > 0.5).to(torch.uint8))
     assert torch.equal(made.image[4], image[1])
-    assert torch.tensor([5, 9]).repeat_interleave(copies.count).tolist() == [5] * 4 + [9] * 4
     assert made.number.bincount().tolist() == [2] * 4
 
 
@@ -142,11 +144,33 @@ def test_a_patch_that_is_not_square_is_cut_for_its_copies():
 
 @pytest.mark.parametrize("count", [4, 10, 24])
 def test_a_head_of_zeros_costs_the_logarithm_of_the_number_of_rotations(count):
-    task = RotationTask(5, count)
+    task = RotationTask(5, choose_rotations({4: "axial4", 10: "axis10", 24: "cube24"}[count], EQUAL))
     nn.init.zeros_(task.head.weight)
     nn.init.zeros_(task.head.bias)
     loss = task.loss(task(torch.rand(3, 5)), torch.tensor([0, 1, 3]), torch.tensor([True] * 3))
     assert loss.item() == pytest.approx(math.log(count), abs=1e-6)
+
+
+def test_a_picture_has_copies_turned_back_by_the_rotation_found():
+    rotations = choose_rotations("quarter4", (1.0, 1.0))
+    task = RotationTask(5, rotations)
+    copies = rotations.turn(SQUARE.float().expand(4, 1, 2, 2), range(4))
+    found = torch.tensor([0, 1, 2, 0])  # the last one is wrong
+    task.show(copies, nn.functional.one_hot(found, 4).float())
+    sheet = task.pictures()["rotations"] * 3
+    assert sheet[0, :2].tolist() == [[0, 1, 1, 3, 3, 2, 2, 0], [2, 3, 0, 2, 1, 0, 3, 1]]
+    assert sheet[0, 2:].tolist() == [[0, 1, 0, 1, 0, 1, 2, 0], [2, 3, 2, 3, 2, 3, 3, 1]]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_there_are_pictures_of_both_tasks(dims):
+    method = build("s4l", factory(dims), exemplar=1.0)
+    assert method.pictures() == {}
+    method(make_batch(method, dims), CLOCK)
+    pictures = method.pictures()
+    assert list(pictures) == ["rotations", "exemplar"]
+    views = {2: 8, 3: 4}[dims]
+    assert pictures["exemplar"].shape == (1, 2 * (32, 16)[dims - 2], views * 24)  # two images
 
 
 def test_an_image_of_one_grey_value_is_in_no_mean_of_the_task():
@@ -156,7 +180,13 @@ def test_an_image_of_one_grey_value_is_in_no_mean_of_the_task():
     image[1] = 3.0
     alone = method({"all": {"image": image[1:]}}, CLOCK)["rotation"]
     assert alone.item() == 0
-    assert torch.isfinite(alone)
+    assert method.watched()["rotations found"].item() == 0
+    method.eval()
+    seen = method({"all": {"image": image[:1]}}, CLOCK)["rotation"].item()
+    shares = [method.watched()["rotations found"].item()]
+    assert method({"all": {"image": image}}, CLOCK)["rotation"].item() == pytest.approx(seen, rel=1e-5)
+    shares.append(method.watched()["rotations found"].item())
+    assert shares[0] == shares[1]
 
 
 EMBEDDINGS = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]])
@@ -204,9 +234,36 @@ def test_views_stay_within_the_values_of_their_image(dims):
     assert len({view.sum().item() for view in views}) == 10
 
 
+def test_a_part_of_one_image_is_left_out_of_the_exemplar_task():
+    network = factory(2, channels=1).encoder_decoder().eval()
+    task = ExemplarTask(network.channels[-1], 2, 2, 8)
+    images = torch.rand(3, 1, 32, 24)
+    losses = []
+    for parts in ([images], [images, images[:1]]):
+        torch.manual_seed(0)
+        losses.append(exemplar_loss(task, network, parts).item())
+    assert losses[0] == pytest.approx(losses[1])
+
+
+def test_the_exemplar_task_tells_the_distances_of_its_triplets():
+    identities = torch.tensor([0, 0, 1, 1, 2, 2])
+    embeddings = torch.cat([EMBEDDINGS, torch.tensor([[1.0, 0.0], [1.0, 0.0]])])
+    task = ExemplarTask(2, 2)
+    counted = torch.tensor([True] * 4 + [False] * 2)  # as of an image of one grey value
+    assert task.loss(embeddings, identities, counted).item() == pytest.approx(0.4738, abs=1e-4)
+    found = {name: value.item() for name, value in task.watched.items()}
+    expected = {"farthest view of the image": 0.6325, "nearest other image": (1.4142 + 0.8944) / 2}
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_planes_have_eight_views_and_volumes_four():
+    assert [build("exemplar", factory(dims)).task.views for dims in (2, 3)] == [8, 4]
+    assert build("exemplar", factory(2), views=3).task.views == 3
+
+
 def test_the_exemplar_task_needs_two_images_and_two_views():
     network = factory(2, channels=1).encoder_decoder()
-    task = ExemplarTask(network.channels[-1], 2, 8)
+    task = ExemplarTask(network.channels[-1], 2, 2, 8)
     with pytest.raises(ConfigError, match="tells images of a batch apart, and each stream has one"):
         exemplar_loss(task, network, [torch.rand(1, 1, 32, 24)])
     with pytest.raises(ConfigError, match="views is 1"):
@@ -229,14 +286,14 @@ def test_the_adversarial_change_has_its_length_and_leaves_the_statistics():
     image = torch.randn(2, 1, 8, 8)
     clean = network(image)
     before = {name: value.clone() for name, value in network.named_buffers()}
-    with vat.frozen_statistics(network):
+    with frozen_statistics(network):
         change = vat.adversarial_change(network, image, clean.detach(), 0.25, "changed")
     assert change.flatten(1).norm(dim=1).tolist() == pytest.approx([0.25 * 8] * 2, rel=1e-5)
-    loss = vat.adversarial_loss(network, network, image, clean, radius=0.25)
+    loss = vat.adversarial_loss(network, image, clean, radius=0.25)
     for name, value in network.named_buffers():
         assert torch.equal(value, before[name])
     random = vat.of_length(torch.randn(image.shape), 0.25)
-    with vat.frozen_statistics(network):
+    with frozen_statistics(network):
         assert loss.item() > vat.divergence(network(image + random), clean).item()
     (gradient,) = torch.autograd.grad(loss, clean, allow_unused=True)
     assert gradient is None
@@ -259,7 +316,13 @@ def test_mixed_precision_seeks_the_same_direction():
 
 def test_the_averaged_network_has_a_half_life():
     assert half_life_decay(100) == pytest.approx(0.993092, abs=1e-6)
-    assert half_life_decay(100) ** 100 == pytest.approx(0.5)
+    student = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(student.weight, 2.0)
+    teacher = AveragedTeacher(student, decay=half_life_decay(100))
+    nn.init.constant_(student.weight, 4.0)
+    for step in range(1000, 1100):  # where the rise of the decay is over
+        teacher.follow(student, step)
+    assert teacher.network.weight.item() == pytest.approx(3.0, abs=1e-4)
 
 
 # The method.
@@ -278,6 +341,38 @@ def test_without_the_tasks_and_copies_it_is_supervised_training():
     assert terms["rotation"].item() == terms["turned"].item() == 0
 
 
+def test_with_weight_0_it_learns_what_supervised_training_of_the_copies_does():
+    """Two steps of both; a network without statistics of the batch, which sees the copies in other company."""
+    networks = [factory(2, name="dynunet") for _ in range(2)]
+    method = build("s4l", networks[0], rotation=0.0, turned=1.0)
+    network = networks[1].headed(networks[1].encoder_decoder(), networks[1].head(4, 3))
+    network.load_state_dict(method.headed.state_dict())
+    batch = {"labeled": make_batch(method, 2)["labeled"]}
+    ours, theirs = (torch.optim.SGD(each.parameters(), 0.01) for each in (method, network))
+    for step in range(2):
+        torch.manual_seed(step)
+        ours.zero_grad()
+        sum_of(method(batch, CLOCK)).backward()
+        ours.step()
+        torch.manual_seed(step)
+        copies = method.copies(batch["labeled"]["image"], batch["labeled"]["label"])
+        whole = sum_of(method.terms(network(batch["labeled"]["image"]), batch["labeled"]["label"]))
+        turned = copies.number > 0
+        theirs.zero_grad()
+        (whole + sum_of(method.terms(network(copies.image[turned]), copies.label[turned]))).backward()
+        theirs.step()
+    assert not torch.equal(network.head.convolution.weight, build("s4l", networks[0]).headed.head.convolution.weight)
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(method.headed.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["s4l", "mean_teacher", "ael", "crest"])
+def test_a_loss_of_a_sigmoid_is_refused_where_a_softmax_predicts(name):
+    message = f"method {name}: loss binary_cross_entropy is for a sigmoid .* softmax: cross_entropy, locally_adaptive"
+    with pytest.raises(ConfigError, match=message):
+        build(name, factory(2), loss="binary_cross_entropy")
+
+
 def test_heads_of_the_tasks_are_not_in_what_predicts():
     method = build("s4l", factory(2), exemplar=1.0)
     names = set(method.segmenter().state_dict())
@@ -293,6 +388,19 @@ def test_the_mean_over_rotations_turns_each_back():
     torch.testing.assert_close(mean(image.rot90(1, (2, 3))), mean(image).rot90(1, (2, 3)))
     oblong = torch.randn(1, 1, 4, 6)  # only half turns leave it as it is
     torch.testing.assert_close(mean(oblong), by_voxel(oblong).softmax(1))
+
+
+def test_it_is_logits_that_are_averaged_over_rotations():
+    """Of p = 0.9 seen upright and p = 0.5 upside down the odds are 3, not those of the mean 0.7."""
+
+    class UprightOnly(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            logit = math.log(9) if image[0, 0, 0, 0] == 1 else 0.0
+            return torch.cat([torch.zeros_like(image), torch.full_like(image, logit)], 1)
+
+    image = torch.tensor([[[[1.0, 0.0, 0.0]]]])  # half turns alone leave it as long
+    found = MeanOverRotations(UprightOnly(), choose_rotations("half2", (1.0, 1.0)))(image)
+    assert found[0, 1].flatten().tolist() == pytest.approx([0.75] * 3)
 
 
 def test_rules_of_moam():
@@ -378,13 +486,30 @@ def test_the_control_without_the_question_may_be_turned():
     ("patch", "spacing", "options", "message"),
     [
         ((32, 32, 1), (1.0, 1.2, 5.0), {"rotations": "quarter4"}, "exchanges the axes 0 and 1"),
-        ((32, 4, 1), (1.0, 1.0, 5.0), {}, "whose largest part with equal sides has 0"),
+        ((32, 4, 1), (1.0, 1.0, 5.0), {"rotations": "quarter4"}, "whose largest part with equal sides has 0"),
     ],
 )
 def test_patches_that_cannot_be_turned_are_refused(patch, spacing, options, message):
     data = DataSpec(labels={0: "b", 1: "a"}, modality=("MR",), spacing_mm=spacing, patch=patch, view="axial")
     with pytest.raises(ConfigError, match=f"method rotation: rotations .*{message}"):
         build("rotation", NetworkFactory(NetworkSpec(name="vnet", width=4), data), **options)
+
+
+@pytest.mark.parametrize(
+    ("patch", "name", "exchanged", "side"),
+    [
+        ((32, 24), "quarter4", (0, 1), 24),
+        ((32, 4), "half2", (), 0),
+        ((32, 24, 16), "axis10", (0, 1, 2), 16),
+        ((4, 32, 24), "axial4", (1, 2), 24),  # the first axis is too short to be exchanged
+        ((4, 32, 1), "half4", (), 0),
+    ],
+)
+def test_auto_exchanges_no_axis_that_is_too_short(patch, name, exchanged, side):
+    network = factory(len(patch)).encoder_decoder()
+    equal = (1.0,) * len(patch)
+    copies = plan_copies("auto", network, patch, equal, equal)
+    assert (copies.rotations.name, copies.rotations.exchanged, copies.side) == (name, exchanged, side)
 
 
 # Does it learn?

@@ -10,18 +10,22 @@ import pytest
 import torch
 from every_method import values_of
 from given_networks import factory
+from models import data_spec, make_bundle
 from tiny import write_dataset
 
 from medseg import methods
 from medseg.bundle.bundle import open_bundle
 from medseg.config.pipeline import NetworkSpec
 from medseg.errors import ConfigError
-from medseg.method import Clock, Frozen
-from medseg.methods.wilson import OldNetwork, Wilson
+from medseg.method import LABELED, Clock, Frozen
+from medseg.methods.wilson import Wilson
 from medseg.networks import registry
+from medseg.ops.tags.old_network import OldNetwork
 from medseg.workflows.predict.run import predict
+from medseg.workflows.train.plan import write_plan
 from medseg.workflows.train.planned_network import network_of_definition
 from medseg.workflows.train.run import train
+from medseg.workflows.train.settings import load
 
 CLOCK, EARLY = Clock(50, 100), Clock(1, 100)
 OLD_LABELS = ("background", "class2")
@@ -115,6 +119,47 @@ def test_tags_of_old_classes_are_not_looked_at() -> None:
     assert values_of(method, batch) == values_of(method, other)
 
 
+def make_labels(*values: int) -> dict:
+    """A batch of one image with these labels, 16 times as many voxels."""
+    label = torch.tensor(values, dtype=torch.uint8).repeat_interleave(16).view(1, 1, 16, len(values))
+    image = torch.randn(1, 2, 16, len(values), generator=torch.Generator().manual_seed(1))
+    return {"labeled": {"image": image, "label": label}}
+
+
+def test_labels_that_were_made_before_teach_new_classes_beside_the_old_network() -> None:
+    method = make(teacher="labels").eval()
+    assert (method.streams, method.maps()) == ((LABELED,), None)
+    method.check_tags([])
+    batch = make_labels(0, 1, 255, 255, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    with torch.no_grad():
+        terms = method(batch, EARLY)
+        logits = method.headed(batch["labeled"]["image"])
+        old = method.old.previous(batch["labeled"]["image"]).sigmoid()
+    label = batch["labeled"]["label"][:, 0]
+    cost = torch.nn.functional.binary_cross_entropy_with_logits
+    known = label != 255
+    # class2 is the old network's second channel
+    expected = cost(logits[:, 2], old[:, 1])
+    expected += cost(logits[:, 1][known], (label == 1)[known].float())
+    expected += cost(logits[:, 0][known], torch.minimum(old[:, 0], (label == 0).float())[known])
+    assert terms["segmentation"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert set(terms) == {"distillation", "segmentation"}
+    assert terms["distillation"].item() == 0
+    reached = sum(method.train()(batch, EARLY).values())
+    reached.backward()
+    assert not [name for name, parameter in method.named_parameters() if parameter.grad is None]
+
+
+def test_labels_of_nothing_but_255_leave_the_old_classes_alone_to_be_taught() -> None:
+    method = make(teacher="labels")
+    batch = make_labels(*[255] * 16)
+    loss = method(batch, CLOCK)["segmentation"]
+    loss.backward()
+    gradient = method.headed.head.bias.grad if hasattr(method.headed.head, "bias") else None
+    assert torch.isfinite(loss)
+    assert gradient is None or (gradient[:2] == 0).all()
+
+
 @pytest.mark.parametrize("value", [0.0, 5.0])
 def test_constant_images_and_no_positive(value: float) -> None:
     method = make()
@@ -137,6 +182,8 @@ def test_sure_voxels_of_an_image_with_constant_borders() -> None:
 def test_what_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"alpha 1\.5: accepted is 0 \(soft\) to 1 \(hard\)"):
         make(alpha=1.5)
+    with pytest.raises(ConfigError, match="tags of method wilson is 'none'"):
+        make(tags="none")
     with pytest.raises(ConfigError, match="knows every class already"):
         make(labels=("background", "class1", "class2"))
     with pytest.raises(
@@ -221,6 +268,18 @@ def changed(step: Path, change: dict) -> Path:
     return path
 
 
+def test_a_step_is_planned_with_the_run_that_it_starts_from(tmp_path: Path) -> None:
+    _, box, _ = write_steps(tmp_path / "data")
+    known = data_spec(labels={0: "background", 1: "ball"}, modality=("MR",), patch=(16, 16, 8))
+    make_bundle(tmp_path / "base", known)
+    with pytest.raises(ConfigError, match="method wilson asks the network that it starts from, and there is none"):
+        write_plan("wilson", box, tmp_path / "plan.yaml", overrides=SMALL, device="cpu")
+    planned = write_plan("wilson", box, tmp_path / "plan.yaml", SMALL, device="cpu", init_from=tmp_path / "base")
+    assert (planned.stages[0].network.name, planned.stages[0].network.width) == ("unet", 4)
+    assert tuple(planned.data["patch"]) == (16, 16, 8)
+    assert load(str(tmp_path / "plan.yaml")) == planned
+
+
 @pytest.mark.slow
 def test_two_steps_after_a_base(tmp_path: Path) -> None:
     base, box, rod = write_steps(tmp_path / "data")
@@ -234,6 +293,8 @@ def test_two_steps_after_a_base(tmp_path: Path) -> None:
         train("wilson", box, tmp_path / "no", overrides=SMALL, device="cpu")
     first = train("wilson", box, tmp_path / "first", init_from=tmp_path / "base", overrides=SMALL, device="cpu")
     second = train("wilson", rod, tmp_path / "second", init_from=first, overrides=SMALL, device="cpu")
+    for run, drawn in ((tmp_path / "base", False), (first, True), (second, True)):
+        assert (run / "maps.png").is_file() == drawn
     opened = [open_bundle(run) for run in (tmp_path / "base", first, second)]
     assert [bundle.independent for bundle in opened] == [True, True, True]
     assert [list(bundle.data.labels.values()) for bundle in opened] == [

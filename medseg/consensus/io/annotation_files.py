@@ -12,7 +12,7 @@ import SimpleITK as sitk  # noqa: N813 - the name everyone knows
 from medseg.consensus.io.file_names import DICOM, is_dicom, is_series
 from medseg.consensus.io.segment_table import MOST, Segment, read_segments
 from medseg.consensus.study import MISSING
-from medseg.dicom.structures import overlap_notes
+from medseg.dicom.overlaps import StackedStructures
 from medseg.errors import DataError
 from medseg.manifest.fields import stem
 from medseg.portable.geometry import along, check_offset, values_in
@@ -205,17 +205,14 @@ def _number_values(labels: np.ndarray, values: Sequence[int], missing: int | Non
 def _merge_layers(
     array: np.ndarray, table: Sequence[Segment], missing: int | None, path: Path
 ) -> tuple[np.ndarray, list[str]]:
-    """Segments of all layers in one label map, and notes; where two overlap the later one in the table stands."""
+    """Segments of all layers in one label map, and notes, see `StackedStructures`."""
     _check_layers(array, table, missing, path)
-    labels = np.zeros(array.shape[1:], np.uint8)
-    overlapping = 0
-    for place, segment in enumerate(table, start=1):
-        mask = array[segment.layer] == segment.value
-        overlapping += int(np.count_nonzero(labels[mask]))
-        labels[mask] = place
+    stacked = StackedStructures(array.shape[1:], [segment.title for segment in table])
+    for segment in table:
+        stacked.add(array[segment.layer] == segment.value)
     if missing is not None:
-        labels[(array == missing).any(0)] = MISSING
-    return labels, overlap_notes(overlapping)
+        stacked.labels[(array == missing).any(0)] = MISSING
+    return stacked.labels, stacked.notes()
 
 
 def _check_layers(array: np.ndarray, table: Sequence[Segment], missing: int | None, path: Path) -> None:
@@ -239,25 +236,25 @@ def _check_layers(array: np.ndarray, table: Sequence[Segment], missing: int | No
 def _read_masks(files: Sequence[Path], missing: int | None) -> FileAnnotation:
     """Read one mask per class, of which each class is called as its file."""
     grid: Header | None = None
-    labels = np.empty(0, np.uint8)
-    overlapping = 0
+    names = [stem(path.name) for path in files]
+    unknown: list[np.ndarray] = []
     notes: list[str] = []
-    for place, path in enumerate(files, start=1):
+    for path in files:
         mask, header = _read_mask(path, missing)
         notes += header.warnings
         if grid is None:
-            grid, labels = header, np.zeros(header.shape, np.uint8)
+            grid, stacked = header, StackedStructures(header.shape, names)
         note = check_offset(grid, header, "the first mask")
         if note:
             notes.append(f"{path.name} {note}")
         moved = along(grid, header, mask)[0]
-        inside = moved == 1
-        overlapping += int(np.count_nonzero(labels[inside]))
-        labels[inside & (labels != MISSING)] = place
-        labels[moved == MISSING] = MISSING
+        stacked.add(moved == 1)
+        unknown.append(np.flatnonzero(moved == MISSING))
     assert grid is not None
-    segments = [Segment(place, stem(path.name)) for place, path in enumerate(files, start=1)]
-    return _annotation(labels, grid, segments, [*notes, *overlap_notes(overlapping)])
+    for voxels in unknown:
+        stacked.labels.ravel()[voxels] = MISSING
+    segments = [Segment(place, name) for place, name in enumerate(names, start=1)]
+    return _annotation(stacked.labels, grid, segments, [*notes, *stacked.notes()])
 
 
 def _read_mask(path: Path, missing: int | None) -> tuple[np.ndarray, Header]:

@@ -75,22 +75,25 @@ def _segment(number: int, fields: dict[str, str]) -> Segment:
     Raises:
         ValueError: a field that cannot be understood.
     """
-    color: tuple[float, float, float] | None = None
-    parts = [float(part) for part in fields.get("Color", "").split()]
-    if parts:
-        if len(parts) != 3 or not all(0 <= part <= 1 for part in parts):
-            raise ValueError(f"the colour of segment {number} is '{fields['Color']}'")
-        color = (parts[0], parts[1], parts[2])
     # before there were layers, each segment had a channel
     layer_without_field = 0 if "LabelValue" in fields else number
     read_here = {"LabelValue", "Name", "Color", "Layer", "Extent"}
     return Segment(
         value=int(fields.get("LabelValue", 1)),
         name=fields.get("Name") or fields.get("ID"),
-        color=color,
+        color=_color(fields.get("Color", "")),
         layer=int(fields.get("Layer", layer_without_field)),
         extra={name: value for name, value in fields.items() if name not in read_here},
     )
+
+
+def _color(text: str) -> tuple[float, float, float] | None:
+    """Red, green and blue in [0, 1]; None for anything else, since a colour never stops a label."""
+    try:
+        red, green, blue = (float(part) for part in text.split())
+    except ValueError:
+        return None
+    return (red, green, blue) if all(0 <= part <= 1 for part in (red, green, blue)) else None
 
 
 def merge_segments(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name everyone knows
@@ -19,6 +19,9 @@ from medseg.consensus.study import MISSING
 from medseg.dicom.series import Series
 from medseg.errors import OutputError
 from medseg.portable.io.write import replacing, write_nifti
+
+if TYPE_CHECKING:
+    from medseg.dicom.write_seg import Author, SegmentDescription
 
 SUFFIXES_2D = (".png", ".tif")
 
@@ -74,18 +77,47 @@ def write_labels(folder: Path, name: str, labels: np.ndarray, form: Form, method
     return _write_itk(path, stored, form, fields)
 
 
+def check_dicom_seg(form: Form, method: str) -> None:
+    """See that the results can be written where they are to be DICOM SEG, before anything is fused.
+
+    Args:
+        form: of the results.
+        method: that will make them.
+
+    Raises:
+        DataError: the headers of the series cannot be referred to.
+    """
+    if form.series is None:
+        return
+    from medseg.dicom.write_seg import SegmentDescription, check_referable
+
+    marks = [*_descriptions(form), SegmentDescription("undecided")]
+    check_referable(form.series, marks, _author(form, method))
+
+
 def _write_dicom(path: Path, labels: np.ndarray, form: Form, series: Series, method: str) -> Path:
     """A segmentation on the series; what stayed undecided is a segment, since a DICOM SEG has no value for it."""
-    from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
+    from medseg.dicom.write_seg import SegmentDescription, write_segmentation
 
-    marks = [SegmentDescription(segment.title, segment.color) for segment in form.segments]
+    marks = _descriptions(form)
     if (labels == MISSING).any() or not marks:
         marks.append(SegmentDescription("undecided"))
-    title = " ".join(("medseg consensus", method)).strip()
-    author = Author(title, title, {"method": method, "raters": str(len(form.sources))})
     places = np.where(labels == MISSING, np.uint8(len(marks)), labels)
-    write_segmentation(path, places, series, marks, author)
+    write_segmentation(path, places, series, marks, _author(form, method))
     return path
+
+
+def _descriptions(form: Form) -> list[SegmentDescription]:
+    from medseg.dicom.write_seg import SegmentDescription
+
+    return [SegmentDescription(segment.title, segment.color) for segment in form.segments]
+
+
+def _author(form: Form, method: str) -> Author:
+    from medseg.dicom.write_seg import Author
+
+    title = " ".join(("medseg consensus", method)).strip()
+    return Author(title, title, {"method": method, "raters": str(len(form.sources))})
 
 
 def _choose_type(values: np.ndarray, form: Form) -> np.dtype:

@@ -65,6 +65,12 @@ class Augment(BaseModel):
         """Axes along which patches are mirrored."""
         return self.__pydantic_extra__["flip"].axes  # type: ignore[attr-defined]
 
+    @property
+    def mirrored_axes(self) -> tuple[int, ...]:
+        """Axes along which some patches were mirrored: none where that has no chance."""
+        flip = self.__pydantic_extra__["flip"]
+        return self.flip_axes if flip.probability else ()  # type: ignore[attr-defined]
+
     @model_validator(mode="before")
     @classmethod
     def _by_name(cls, given: Any) -> Any:

@@ -15,11 +15,13 @@ from medseg.options import typed
 PixelLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Logits `(B, classes, *spatial)`, label `(B, 1, *spatial)`, covered `(B, classes)` or None -> scalar."""
 
-PIXEL_LOSSES = ("cross_entropy", "binary_cross_entropy", "locally_adaptive")
+SIGMOID = "binary_cross_entropy"
+
+PIXEL_LOSSES = ("cross_entropy", SIGMOID, "locally_adaptive")
 
 _PLAIN: dict[str, PixelLoss] = {
     "cross_entropy": losses.cross_entropy,
-    "binary_cross_entropy": losses.binary_cross_entropy,
+    SIGMOID: losses.binary_cross_entropy,
 }
 
 
@@ -60,9 +62,11 @@ class SupervisedTerms:
         cross_entropy: weight of the cross-entropy, or of the loss that takes its place.
         loss: one of `PIXEL_LOSSES`.
         loss_options: keywords of that loss.
+        sigmoid: whether the method can make its probabilities by a sigmoid for each class, as `SIGMOID` wants it, and
+            not by a softmax alone.
 
     Raises:
-        ConfigError, ValueError: as `pixel_loss`.
+        ConfigError, ValueError: as `pixel_loss`; `SIGMOID` of a method with a softmax.
     """
 
     def __init__(
@@ -74,7 +78,13 @@ class SupervisedTerms:
         cross_entropy: float,
         loss: str,
         loss_options: Mapping[str, Any] | None,
+        sigmoid: bool = False,
     ) -> None:
+        if loss == SIGMOID and not sigmoid:
+            accepted = ", ".join(each for each in PIXEL_LOSSES if each != SIGMOID)
+            raise ValueError(
+                f"loss {SIGMOID} is for a sigmoid for each class, and this method has a softmax: {accepted}"
+            )
         self.has_background = has_background
         self.dice, self.cross_entropy, self.name = dice, cross_entropy, loss
         self.loss = pixel_loss(loss, spatial_dims, loss_options)

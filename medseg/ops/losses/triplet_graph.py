@@ -1,13 +1,16 @@
-"""Triplets along a random graph that joins all vectors of a class, and losses that pull and push along its edges.
+"""Triplet and contrastive losses of vectors with classes, as Mix-and-Match tuning has them.
 
 X. Zhan, Z. Liu, P. Luo, X. Tang, C. C. Loy: Mix-and-Match Tuning for Self-Supervised Semantic Segmentation, AAAI 2018.
-Vectors are visited in random order; each is joined to a random one of its class that was visited before, so that the
-edges of a class are one connected piece, as those of independent random pairs often are not.
+Each vector of a batch is the anchor of one triplet. Its positive and its negative follow a random graph: the vectors
+are visited in random order, and each is joined to one of its class and one of another class that were visited before
+it. By the edges to positives all vectors of a class are connected, directly or through others of the class; by
+independent random positives they often are not.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +18,7 @@ from torch import Tensor
 from medseg.ops.losses.segmentation import masked_mean
 
 NONE = -1
-"""In place of a negative: there is no other class."""
+"""In place of a negative where all vectors have the same class."""
 
 SMALLEST_NORM = 1e-30
 """A vector that is shorter is not divided by its length."""
@@ -23,11 +26,11 @@ SMALLEST_NORM = 1e-30
 
 @dataclass(frozen=True)
 class Triplets:
-    """One triplet for each vector; it is the anchor itself.
+    """One triplet for each vector of a batch, which is its anchor.
 
     Attributes:
-        positives: `(N,)` int64, another vector of the same class; where there is none, the anchor.
-        negatives: `(N,)` int64, a vector of another class; `NONE` where there is none.
+        positives: `(N,)` int64, index of another vector of the same class; of a vector that has none, its own.
+        negatives: `(N,)` int64, index of a vector of another class; `NONE` where there is no other class.
     """
 
     positives: Tensor
@@ -35,68 +38,98 @@ class Triplets:
 
     @property
     def singletons(self) -> int:
-        """Anchors that are alone in their class."""
+        """Number of anchors that are alone in their class."""
         own = torch.arange(len(self.positives), device=self.positives.device)
         return int((self.positives == own).sum())
 
 
+class Pairs(NamedTuple):
+    """Which pairs of vectors, anchor i and other j, are of one class; `(N, N)` bool, rows i.
+
+    Attributes:
+        positive: of the same class, and not the anchor itself.
+        negative: of another class.
+        itself: the diagonal.
+    """
+
+    positive: Tensor
+    negative: Tensor
+    itself: Tensor
+
+
+def find_pairs(classes: Tensor) -> Pairs:
+    """The pairs of vectors with classes `(N,)`."""
+    same = classes[None, :] == classes[:, None]
+    itself = torch.eye(len(classes), dtype=torch.bool, device=classes.device)
+    return Pairs(same & ~itself, ~same, itself)
+
+
 def draw_triplets(classes: Tensor) -> Triplets:
-    """A new graph of the vectors of a batch.
+    """A new random graph of the vectors of a batch.
 
     Args:
         classes: `(N,)` int64 on the CPU.
     """
     count = len(classes)
-    rank = torch.randperm(count)
-    earlier = rank[None, :] < rank[:, None]
-    same = classes[None, :] == classes[:, None]
-    others = same & ~torch.eye(count, dtype=torch.bool)
-    positives = _draw(same & earlier, others)
-    positives = torch.where(positives == NONE, torch.arange(count), positives)
-    return Triplets(positives, _draw(~same & earlier, ~same))
+    turn = torch.randperm(count)  # at which each vector is visited
+    visited_before = turn[None, :] < turn[:, None]
+    pairs = find_pairs(classes)
+    # the first of a class to be visited finds none before it, and takes any of those after it
+    positives = _draw_columns(pairs.positive & visited_before, otherwise=pairs.positive)
+    negatives = _draw_columns(pairs.negative & visited_before, otherwise=pairs.negative)
+    own = torch.arange(count)
+    return Triplets(torch.where(positives == NONE, own, positives), negatives)
 
 
-def _draw(wanted: Tensor, otherwise: Tensor) -> Tensor:
-    """Of each row a random column that is wanted; where there is none, one that is allowed; else `NONE`."""
-    allowed = torch.where(wanted.any(1, keepdim=True), wanted, otherwise)
-    noise = torch.rand(allowed.shape).masked_fill(~allowed, -1)
-    return torch.where(allowed.any(1), noise.argmax(1), NONE)
+def _draw_columns(preferred: Tensor, otherwise: Tensor) -> Tensor:
+    """For each row a random column.
+
+    Args:
+        preferred: `(N, N)` bool, the columns to draw from.
+        otherwise: `(N, N)` bool, those for rows without a preferred one.
+
+    Returns:
+        `(N,)` int64; `NONE` for rows that have neither.
+    """
+    accepted = torch.where(preferred.any(1, keepdim=True), preferred, otherwise)
+    number = torch.rand(accepted.shape)  # where the largest one lies, is equally likely for all accepted columns
+    column = number.masked_fill(~accepted, -1).argmax(1)
+    return torch.where(accepted.any(1), column, NONE)
 
 
 def normalize(vectors: Tensor) -> Tensor:
-    """Vectors `(N, D)` of length 1, in float32; a zero vector stays as it is."""
+    """Vectors `(N, D)` divided by their lengths, in float32; a zero vector stays as it is."""
     vectors = vectors.float()
     length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     return vectors / torch.where(length < SMALLEST_NORM, 1, length)
 
 
 def triplet_loss(vectors: Tensor, triplets: Triplets, *, margin: float, anchors: Tensor | None = None) -> Tensor:
-    """`1 / (2 N) sum_i max(0, margin + |z_i - z_p|^2 - |z_i - z_n|^2)`.
+    """`1 / (2 N) sum_i max(0, margin + |z_i - z_p|^2 - |z_i - z_n|^2)`, N: the number of anchors.
 
-    A negative that there is none of is the zero vector, which is what the authors' code takes.
+    Where there is no other class, z_n is the zero vector, as in the authors' code.
 
     Args:
         vectors: `(N, D)`, of length 1.
-        triplets: of all of them.
+        triplets: one for each of them.
         margin: alpha.
-        anchors: `(N,)` bool, which vectors are anchors; None: all.
+        anchors: `(N,)` bool, whose triplets count; None: all.
     """
     positive = vectors[triplets.positives.to(vectors.device)]
-    negatives = triplets.negatives.to(vectors.device)
-    known = (negatives != NONE)[:, None]
-    negative = torch.where(known, vectors[negatives.clamp(min=0)], torch.zeros_like(vectors))
-    near = (vectors - positive).square().sum(1)
-    far = (vectors - negative).square().sum(1)
-    hinge = (margin + near - far).clamp(min=0)
-    weight = torch.ones_like(hinge) if anchors is None else anchors.to(hinge.device, hinge.dtype)
-    return (hinge * weight).sum() / (2 * weight.sum().clamp(min=1))
+    index = triplets.negatives.to(vectors.device)
+    has_negative = (index != NONE)[:, None]
+    negative = torch.where(has_negative, vectors[index.clamp(min=0)], torch.zeros_like(vectors))
+    to_positive = (vectors - positive).square().sum(1)
+    to_negative = (vectors - negative).square().sum(1)
+    hinge = (margin + to_positive - to_negative).clamp(min=0)
+    return masked_mean(hinge, _all_or(anchors, hinge)) / 2
 
 
 def contrastive_loss(vectors: Tensor, classes: Tensor, *, temperature: float, anchors: Tensor | None = None) -> Tensor:
-    """The supervised contrastive loss, which takes all pairs instead of a graph's.
+    """The supervised contrastive loss, which compares all pairs instead of those of a graph.
 
-    P. Khosla et al.: Supervised Contrastive Learning, NeurIPS 2020: the mean over anchors i that are not alone of
-    `-1/|P_i| sum_{p in P_i} log(exp(z_i z_p / T) / sum_{a != i} exp(z_i z_a / T))`.
+    P. Khosla et al.: Supervised Contrastive Learning, NeurIPS 2020: the mean over anchors i that are not alone in their
+    class of `-1/|P_i| sum_{p in P_i} log(exp(z_i z_p / T) / sum_{a != i} exp(z_i z_a / T))`, P_i: the positives of i.
 
     Args:
         vectors: `(N, D)`, of length 1.
@@ -104,36 +137,40 @@ def contrastive_loss(vectors: Tensor, classes: Tensor, *, temperature: float, an
         temperature: T.
         anchors: as in `triplet_loss`.
     """
-    classes = classes.to(vectors.device)
-    itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+    pairs = find_pairs(classes.to(vectors.device))
     with torch.autocast(vectors.device.type, enabled=False):
         similarity = vectors @ vectors.T / temperature
-    log_share = similarity - similarity.masked_fill(itself, float("-inf")).logsumexp(1, keepdim=True)
-    same = (classes[None, :] == classes[:, None]) & ~itself
-    count = same.sum(1)
-    cost = -(log_share * same).sum(1) / count.clamp(min=1)
-    weight = (count > 0).to(cost.dtype)
-    if anchors is not None:
-        weight = weight * anchors.to(weight.device, weight.dtype)
-    return (cost * weight).sum() / weight.sum().clamp(min=1)
+    of_others = similarity.masked_fill(pairs.itself, float("-inf"))
+    log_share = similarity - of_others.logsumexp(1, keepdim=True)
+    positives = pairs.positive.sum(1)
+    cost = -log_share.masked_fill(~pairs.positive, 0).sum(1) / positives.clamp(min=1)
+    return masked_mean(cost, (positives > 0) & _all_or(anchors, cost))
+
+
+def _all_or(anchors: Tensor | None, values: Tensor) -> Tensor:
+    """Which of the values count, `(N,)` bool on their device."""
+    if anchors is None:
+        return torch.ones_like(values, dtype=torch.bool)
+    return anchors.to(values.device)
 
 
 @torch.no_grad()
 def separation(vectors: Tensor, classes: Tensor) -> tuple[float, float]:
-    """How well classes are apart: mean distance within classes by that between them, and the nearest neighbour's share.
+    """How well classes are apart: distances within by distances between them, and the share of right neighbours.
 
     Args:
         vectors: `(N, D)`.
         classes: `(N,)` int64.
 
     Returns:
-        the quotient of the two mean squared distances, and the share of vectors whose nearest other has their class.
+        The mean squared distance within classes, divided by that between classes; and the share of vectors whose
+        nearest other vector has their class.
     """
     classes = classes.to(vectors.device)
-    itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+    pairs = find_pairs(classes)
     distance = torch.cdist(vectors.float(), vectors.float()).square()
-    same = classes[None, :] == classes[:, None]
-    within = masked_mean(distance, same & ~itself)
-    between = masked_mean(distance, ~same)
-    nearest = distance.masked_fill(itself, float("inf")).argmin(1)
-    return float(within / between.clamp(min=1e-12)), float((classes[nearest] == classes).float().mean())
+    within = masked_mean(distance, pairs.positive)
+    between = masked_mean(distance, pairs.negative)
+    nearest = distance.masked_fill(pairs.itself, float("inf")).argmin(1)
+    is_right = classes[nearest] == classes
+    return float(within / between.clamp(min=1e-12)), float(is_right.float().mean())

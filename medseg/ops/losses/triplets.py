@@ -1,4 +1,4 @@
-"""Batch-hard triplets: every embedding is compared with its farthest relative and its nearest stranger.
+"""Batch-hard triplets: of each embedding its farthest positive and its nearest negative.
 
 A. Hermans, L. Beyer, B. Leibe: In defense of the triplet loss for person re-identification, arXiv 1703.07737.
 """
@@ -16,7 +16,7 @@ LEAST_SQUARE = 1e-12
 
 
 class Hardest(NamedTuple):
-    """Distances of each embedding, `(N,)` float32: to its farthest relative, and to its nearest stranger."""
+    """Distances of each embedding, `(N,)` float32: to its farthest positive, and to its nearest negative."""
 
     positive: Tensor
     negative: Tensor
@@ -43,19 +43,19 @@ def hardest(embeddings: Tensor, identities: Tensor) -> Hardest:
 
     Args:
         embeddings: `(N, D)`.
-        identities: `(N,)` integers; relatives have the same.
+        identities: `(N,)` integers; embeddings with the same are positives of one another, others negatives.
 
     Raises:
-        ValueError: an embedding without a relative, or without a stranger.
+        ValueError: an embedding without a positive, or without a negative.
     """
     same = identities[:, None] == identities[None]
-    relatives = same & ~torch.eye(len(identities), dtype=torch.bool, device=same.device)
-    if not bool(relatives.any(1).all()):
+    positives = same & ~torch.eye(len(identities), dtype=torch.bool, device=same.device)
+    if not bool(positives.any(1).all()):
         raise ValueError("triplets need at least two embeddings of each identity")
     if bool(same.all(1).any()):
         raise ValueError("triplets need at least two identities in a batch, got 1")
     found = distances(embeddings)
-    positive = found.masked_fill(~relatives, -torch.inf).amax(1)
+    positive = found.masked_fill(~positives, -torch.inf).amax(1)
     negative = found.masked_fill(same, torch.inf).amin(1)
     return Hardest(positive, negative)
 
@@ -73,7 +73,16 @@ def batch_hard(embeddings: Tensor, identities: Tensor, *, margin: float | None =
     Raises:
         ValueError: as `hardest`.
     """
-    positive, negative = hardest(embeddings, identities)
-    difference = positive - negative
+    return hardest_loss(hardest(embeddings, identities), margin)
+
+
+def hardest_loss(found: Hardest, margin: float | None = None) -> Tensor:
+    """The loss of `batch_hard` of distances that are known.
+
+    Args:
+        found: of each embedding.
+        margin: None: the soft margin.
+    """
+    difference = found.positive - found.negative
     each = F.softplus(difference) if margin is None else F.relu(margin + difference)
     return each.mean()

@@ -12,21 +12,17 @@ beside values near 1; here it is `PROBE` of a voxel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from medseg.ops.batch_statistics import frozen_statistics
 
 PROBE = 1e-3
 """Root mean square of a voxel by which the direction is sought."""
 
 SMALLEST_NORM = 1e-20
-
-Predict = Callable[[Tensor], Tensor]
-"""Images `(B, C, *spatial)` to logits `(B, K, *spatial)` or `(B, K)`."""
 
 Direction = Literal["changed", "clean"]
 """Which prediction stands first in KL: that of the changed image (S4L's code), or that of the image itself (Miyato)."""
@@ -57,24 +53,11 @@ def of_length(image: Tensor, each: float) -> Tensor:
     return (flat / norm * each * flat.shape[1] ** 0.5).view_as(image)
 
 
-@contextmanager
-def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Inside the block batch norms use the statistics of the batch, and keep the running ones as they are."""
-    tracking = [each for each in module.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
-    for each in tracking:
-        each.track_running_stats = False
-    try:
-        yield
-    finally:
-        for each in tracking:
-            each.track_running_stats = True
-
-
-def adversarial_change(predict: Predict, image: Tensor, clean: Tensor, radius: float, direction: Direction) -> Tensor:
+def adversarial_change(network: nn.Module, image: Tensor, clean: Tensor, radius: float, direction: Direction) -> Tensor:
     """The change of each image that moves its prediction most, by one power iteration.
 
     Args:
-        predict: the network.
+        network: images to logits `(B, K, *spatial)` or `(B, K)`.
         image: `(B, C, *spatial)`.
         clean: its logits, without gradient.
         radius: root mean square of a voxel of the change.
@@ -87,16 +70,15 @@ def adversarial_change(predict: Predict, image: Tensor, clean: Tensor, radius: f
     with torch.autocast(device, enabled=False):
         if is_mixed:
             with torch.no_grad():
-                clean = predict(image.float())
+                clean = network(image.float())
         with torch.enable_grad():
-            moved = divergence(predict(image.float() + probe), clean, direction)
+            moved = divergence(network(image.float() + probe), clean, direction)
             (gradient,) = torch.autograd.grad(moved, probe)
     return of_length(gradient.detach(), radius)
 
 
 def adversarial_loss(
-    module: nn.Module,
-    predict: Predict,
+    network: nn.Module,
     image: Tensor,
     clean: Tensor,
     *,
@@ -106,17 +88,16 @@ def adversarial_loss(
     """The divergence of the prediction of the changed image from that of the image.
 
     Args:
-        module: what holds the norms whose running statistics stay as they are.
-        predict: the network.
+        network: images to logits; the running statistics of its norms stay as they are.
         image: `(B, C, *spatial)`.
         clean: its logits.
         radius: root mean square of a voxel of the change.
         direction: of the divergence.
     """
     clean = clean.detach()
-    with frozen_statistics(module):
-        change = adversarial_change(predict, image, clean, radius, direction)
-        return divergence(predict(image + change), clean, direction)
+    with frozen_statistics(network):
+        change = adversarial_change(network, image, clean, radius, direction)
+        return divergence(network(image + change), clean, direction)
 
 
 def mean_entropy(logits: Tensor) -> Tensor:

@@ -112,17 +112,26 @@ def choose_patches(label: Tensor, count: int, rules: PatchRules) -> Patches | No
     positions = class_positions(label)
     if not positions:
         return None
-    others, of_background = rules.quotas(count)
+    foreground_quota, background_quota = rules.quotas(count)
     foreground = {value: places for value, places in positions.items() if value != rules.background}
     background = {value: places for value, places in positions.items() if value == rules.background}
-    candidates = _draw(label, foreground or background, CANDIDATES * others, rules)
-    chosen = [candidates.select(_spread(candidates, label, others, rules))]
-    if of_background:
-        candidates = _draw(label, background or foreground, CANDIDATES * of_background, rules)
-        pure = [number for number, share in enumerate(purities(candidates, label)) if share >= rules.min_purity]
-        rest = [number for number in range(len(candidates.classes)) if number not in pure]
-        chosen.append(candidates.select([*pure, *rest][:of_background]))
+    candidates = _draw(label, foreground or background, CANDIDATES * foreground_quota, rules)
+    chosen = [candidates.select(_spread(candidates, label, foreground_quota, rules))]
+    if background_quota:
+        candidates = _draw(label, background or foreground, CANDIDATES * background_quota, rules)
+        chosen.append(candidates.select(_pure_first(candidates, label, rules)[:background_quota]))
     return join(chosen)
+
+
+def _pure_first(candidates: Patches, label: Tensor, rules: PatchRules) -> list[int]:
+    """Numbers of the candidates in order, those that are pure enough before the others."""
+    pure, impure = [], []
+    for number, share in enumerate(purities(candidates, label)):
+        if share >= rules.min_purity:
+            pure.append(number)
+        else:
+            impure.append(number)
+    return pure + impure
 
 
 def class_positions(label: Tensor) -> dict[int, Tensor]:
@@ -135,7 +144,7 @@ def class_positions(label: Tensor) -> dict[int, Tensor]:
 
 
 def _draw(label: Tensor, positions: dict[int, Tensor], count: int, rules: PatchRules) -> Patches:
-    """Candidates with replacement."""
+    """Candidates at voxels of some classes, drawn with replacement."""
     classes = list(positions)
     if rules.balance == "class":
         flat = torch.empty(count, dtype=torch.int64)

@@ -2,7 +2,7 @@
 
 After A. Dosovitskiy et al.: Discriminative unsupervised feature learning with exemplar convolutional neural networks,
 IEEE TPAMI 2016. For grey images the noise of hue and saturation becomes x -> gain x^gamma + shift of [0, 1], noise and
-blur.
+blur. Images of several channels, colours too, have the same done to all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ASPECT = (3 / 4, 4 / 3)
 """Between the sides of what it shows."""
 
 GAMMA, GAIN, SHIFT = 1.0, 0.5, 0.1
-"""Exponents of 2 of the exponent and of the factor, and the shift, at most."""
+"""gamma is 2^u with u between -GAMMA and GAMMA, gain likewise, and the shift is between -SHIFT and SHIFT."""
 
 NOISE = 0.05
 """Largest standard deviation of the noise, of the range of values."""
@@ -72,7 +72,9 @@ def _change_intensities(image: Tensor) -> Tensor:
     low = image.amin(axes, keepdim=True)
     span = (image.amax(axes, keepdim=True) - low).clamp_min(torch.finfo(torch.float32).tiny)
     share = (image - low) / span
-    share = 2 ** _uniform(-GAIN, GAIN) * share**2 ** _uniform(-GAMMA, GAMMA) + _uniform(-SHIFT, SHIFT)
+    gain = 2 ** _uniform(-GAIN, GAIN)
+    gamma = 2 ** _uniform(-GAMMA, GAMMA)
+    share = gain * share**gamma + _uniform(-SHIFT, SHIFT)
     noise = torch.randn(share.shape).to(share.device)
     share = share + _uniform(0, NOISE) * noise
     if bool(torch.rand(()) < BLUR_PROBABILITY):

@@ -7,10 +7,14 @@ CVPR 2016; arXiv 1604.07379.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from medseg.ops.contact_sheet import contact_sheet, middle_slices
 from medseg.ops.losses.segmentation import masked_mean
 from medseg.ops.semi_supervised import mixing
+
+SHOWN = 4
+"""Images in a picture."""
 
 
 def hide_boxes(images: Tensor, count: int, share: float) -> tuple[Tensor, Tensor]:
@@ -44,13 +48,38 @@ def restoration_loss(restored: Tensor, images: Tensor, hidden: Tensor) -> Tensor
     return masked_mean(difference, hidden.expand_as(difference))
 
 
-def check_boxes(boxes: int, share: float) -> None:
-    """See that something is hidden.
+class InpaintingTask:
+    """Hides boxes of images, lets a network say what was there, and compares.
+
+    Args:
+        boxes: hidden in each image.
+        share: of the image, that a box has.
 
     Raises:
-        ValueError: nothing, or everything.
+        ValueError: nothing is hidden, or everything.
     """
-    if boxes < 1:
-        raise ValueError(f"boxes is {boxes}; accepted: 1 or more")
-    if not 0 < share < 1:
-        raise ValueError(f"share is {share}; accepted: a number between 0 and 1")
+
+    def __init__(self, boxes: int, share: float) -> None:
+        if boxes < 1:
+            raise ValueError(f"boxes is {boxes}; accepted: 1 or more")
+        if not 0 < share < 1:
+            raise ValueError(f"share is {share}; accepted: a number between 0 and 1")
+        self.boxes, self.share = boxes, share
+        self._shown: tuple[Tensor, ...] = ()
+
+    def loss(self, network: nn.Module, head: nn.Module, images: Tensor) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            network: images `(B, C, *spatial)` to features.
+            head: features to intensities `(B, C, *spatial)`.
+            images: as the network shall restore them.
+        """
+        seen, hidden = hide_boxes(images, self.boxes, self.share)
+        restored = head(network(seen))
+        self._shown = tuple(middle_slices(each, SHOWN) for each in (seen, restored, images))
+        return restoration_loss(restored, images, hidden)
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Images of the last batch: with boxes hidden, below as the network restored them, below as they were."""
+        return {"inpainting": contact_sheet(self._shown)} if self._shown else {}

@@ -77,18 +77,6 @@ class RotationSet:
         turned = [self.rotations[number](images[i : i + 1]) for i, number in enumerate(numbers)]
         return torch.cat(turned)
 
-    def turn_all(self, images: Tensor) -> Tensor:
-        """All rotations of each image, one image after the other.
-
-        Args:
-            images: `(B, C, *spatial)`.
-
-        Returns:
-            `(B R, C, *spatial)`.
-        """
-        turned = torch.stack([rotation(images) for rotation in self.rotations], dim=1)
-        return turned.flatten(0, 1)
-
 
 def quarter_turns(dims: int, pair: Pair, count: int) -> Rotation:
     """As many counter-clockwise quarter turns in the plane of two axes, as `torch.rot90(image, count, pair)`.
@@ -118,7 +106,9 @@ def cube_rotations() -> tuple[Rotation, ...]:
     return tuple(found)
 
 
-def choose_rotations(name: str, spacing_mm: Sequence[float], native_mm: Sequence[float] | None = None) -> RotationSet:
+def choose_rotations(
+    name: str, spacing_mm: Sequence[float], native_mm: Sequence[float] | None = None, *, never: Sequence[Pair] = ()
+) -> RotationSet:
     """A set of rotations that the spacing does not give away.
 
     Args:
@@ -126,6 +116,7 @@ def choose_rotations(name: str, spacing_mm: Sequence[float], native_mm: Sequence
             axes that are alike, and half2 or half4 where no two are.
         spacing_mm: of the images that the network sees, along each of its axes.
         native_mm: of the files, along the same axes; by default the same.
+        never: pairs of axes that "auto" does not exchange, whatever their spacing.
 
     Raises:
         ValueError: an unknown set, or one that exchanges axes of different spacing; it names the axes.
@@ -140,6 +131,7 @@ def choose_rotations(name: str, spacing_mm: Sequence[float], native_mm: Sequence
     pairs.sort(key=lambda pair: spacing_mm[pair[0]] * spacing_mm[pair[1]])
     everything = list(combinations(range(dims), 2))
     if name == AUTO:
+        pairs = [pair for pair in pairs if pair not in never]
         name = _largest_set(dims, len(pairs))
     wanted = [] if name.startswith("half") else everything
     if name == "axial4":

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.method import IGNORE
+from medseg.ops.losses.segmentation import labeled_mask, one_hot
 
 binary_cross_entropy = nn.functional.binary_cross_entropy_with_logits
 
@@ -115,6 +116,39 @@ def soft_target_loss(logits: Tensor, targets: Tensor, taught: Tensor) -> Tensor:
     """
     each = binary_cross_entropy(logits.float(), targets, reduction="none").flatten(2).mean(2)
     return (each * taught).sum() / taught.any(1).sum().clamp(min=1)
+
+
+def given_label_loss(
+    logits: Tensor, label: Tensor, old: Tensor, known: Tensor, covered: Tensor | None = None
+) -> Tensor:  # fmt: skip
+    """Binary cross-entropy where a label, made before, says where new classes are, summed over classes.
+
+    The target of an old class is what the old network says; of a new one 1 where the label has it, else 0; of the
+    background the smaller one of the old network's and of 1 where the label is 0, else 0. Each class has the mean over
+    the voxels that tell of it: of an old class all, of the others those whose label is not 255.
+
+    Args:
+        logits: `(B, classes, *spatial)`.
+        label: `(B, 1, *spatial)` class indices, 255 = ignore.
+        old: probabilities on the same grid, see `old_probabilities`.
+        known: as there.
+        covered: `(B, classes)` bool, the classes that each label tells apart; None: all. A new class that is not
+            covered teaches nothing, nor does the background where it may be such a class.
+
+    Returns:
+        Scalar.
+    """
+    targets = soft_targets(one_hot(label, logits.shape[1]).to(logits.dtype), old, known, alpha=0.0)
+    each = binary_cross_entropy(logits.float(), targets.float(), reduction="none")
+    told = labeled_mask(label).expand_as(each).clone()
+    if covered is not None:
+        told &= covered.view(*covered.shape, *[1] * (label.ndim - 2))
+        covers_all = covered.all(1).view(-1, *[1] * (label.ndim - 1))
+        told[:, :1] &= covers_all | (label != 0)
+    told[:, known[known > 0]] = True
+    by_class = (each * told).transpose(0, 1).flatten(1).sum(1)
+    counts = told.transpose(0, 1).flatten(1).sum(1).clamp(min=1)
+    return (by_class / counts).sum()
 
 
 def confident_labels(maps: Tensor, *, share: float = 0.6, background_share: float = 0.7, least: float = 0.2) -> Tensor:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -113,12 +114,13 @@ def neighbour_offsets(
     if len(spacing) != dims or min(spacing) <= 0:
         raise ValueError(f"spacing {list(spacing)}: {dims} numbers above 0")
     finest = min(spacing)
+    directions = [signs for signs in itertools.product((-1, 0, 1), repeat=dims) if any(signs)]
     offsets = []
     for distance in distances:
         steps = [max(1, round(distance * finest / each)) for each in spacing]
-        for signs in itertools.product((-1, 0, 1), repeat=dims):
-            if any(signs):
-                offsets.append(tuple(sign * step for sign, step in zip(signs, steps, strict=True)))
+        for signs in directions:
+            offset = tuple(sign * step for sign, step in zip(signs, steps, strict=True))
+            offsets.append(offset)
     return offsets
 
 
@@ -134,7 +136,10 @@ def likeness(image: Tensor, offsets: Sequence[Offset]) -> Tensor:
     """
     image = image.float()
     scale = SMALLEST_DEVIATION + DEVIATION_SHARE * _deviation(image, offsets)
-    distances = [((image - other).abs() / scale).mean(1) for other in _neighbours(image, offsets)]
+    distances = []
+    for other in _neighbours(image, offsets):
+        of_channels = (image - other).abs() / scale
+        distances.append(of_channels.mean(1))
     return torch.stack(distances, 1).neg_().softmax(1)
 
 
@@ -143,14 +148,17 @@ def _deviation(image: Tensor, offsets: Sequence[Offset]) -> Tensor:
 
     Of differences to the centre, not of the values themselves: where all are the same it is exactly zero.
     """
-    neighbourhoods = len(offsets) // (3 ** (image.ndim - 2) - 1)
-    count = len(offsets) + neighbourhoods
-    total, squares = torch.zeros_like(image), torch.zeros_like(image)
+    neighbours_of_dilation = 3 ** (image.ndim - 2) - 1
+    dilations = len(offsets) // neighbours_of_dilation
+    count = len(offsets) + dilations
+    total = torch.zeros_like(image)
+    squares = torch.zeros_like(image)
     for other in _neighbours(image, offsets):
         difference = other - image
         total += difference
         squares += difference * difference
-    return ((squares - total * total / count) / (count - 1)).clamp_min_(0).sqrt_()
+    variance = (squares - total * total / count) / (count - 1)
+    return variance.clamp_min_(0).sqrt_()
 
 
 def _average(maps: Tensor, weights: Tensor, offsets: Sequence[Offset]) -> Tensor:
@@ -164,12 +172,13 @@ def _average(maps: Tensor, weights: Tensor, offsets: Sequence[Offset]) -> Tensor
 def _neighbours(values: Tensor, offsets: Sequence[Offset]) -> Iterator[Tensor]:
     """For each offset the values there, `(B, C, *spatial)`, repeated beyond the border."""
     shape = values.shape[2:]
-    reach = [max(abs(offset[axis]) for offset in offsets) for axis in range(len(shape))]
+    reach = np.abs(offsets).max(0).tolist()  # along each axis
     padding: list[int] = []
-    for size in reversed(reach):
-        padding += [size, size]  # before and after, the last axis first
+    for length in reversed(reach):
+        padding += [length, length]  # before and after, the last axis first
     padded = functional.pad(values, padding, mode="replicate")
     for offset in offsets:
-        start = [far + step for far, step in zip(reach, offset, strict=True)]
-        window = [slice(first, first + size) for first, size in zip(start, shape, strict=True)]
-        yield padded[(slice(None), slice(None), *window)]
+        window = [slice(None), slice(None)]
+        for far, step, size in zip(reach, offset, shape, strict=True):
+            window.append(slice(far + step, far + step + size))
+        yield padded[tuple(window)]

@@ -19,13 +19,25 @@ Maker = Callable[[tuple[int, ...]], np.ndarray]
 """Makes an array to be filled, given its shape; a `numpy.memmap`, say."""
 
 
-def probability_bytes(logits: Tensor, winner: Tensor) -> Tensor:
-    """Softmax of `(K, *spatial)` in steps of 1/255, uint8, whose first maximum is `winner` at every voxel.
+def probability_bytes(logits: Tensor, winner: Tensor, *, independent: bool = False) -> Tensor:
+    """Probabilities of `(K, *spatial)` in steps of 1/255, uint8, whose first maximum is `winner` at every voxel.
 
     Rounding makes equals of near equals; there the winner gets one step more, so that who takes the maximum
     of the stored numbers finds the labels.
+
+    Args:
+        logits: of all classes.
+        winner: `(*spatial)`, the class with the largest of them.
+        independent: whether a sigmoid of each class makes them probabilities; else a softmax of all classes.
     """
-    stored = logits.softmax(0).mul_(LEVELS).round_().to(torch.uint8)
+    if independent:
+        stored = logits.sigmoid().mul_(LEVELS).round_().to(torch.uint8)
+        largest = stored.gather(0, winner.long()[None])
+        # several classes may be certain: the winner alone stays so, and no step more is beyond the byte
+        stored.clamp_(max=LEVELS - 1)
+        stored.scatter_(0, winner.long()[None], largest)
+    else:
+        stored = logits.softmax(0).mul_(LEVELS).round_().to(torch.uint8)
     raised = (channel_argmax(stored) != winner).to(torch.uint8)
     stored.scatter_add_(0, winner.long()[None], raised[None])
     return stored
@@ -103,6 +115,16 @@ def top_log_odds(logits: Tensor) -> Tensor:
     return best.squeeze(0) - others
 
 
+def largest_sigmoid(logits: Tensor) -> Tensor:
+    """Largest probability of `(K, *spatial)` where each class has a sigmoid of its own, `(*spatial)`."""
+    return logits.amax(0).sigmoid_()
+
+
+def largest_logit(logits: Tensor) -> Tensor:
+    """Log of p / (1 - p) of the most probable class where each has a sigmoid of its own, `(*spatial)`."""
+    return logits.amax(0)
+
+
 class LabelSink:
     """Writes labels into a volume on the file's grid, block by block.
 
@@ -116,6 +138,7 @@ class LabelSink:
         confidence: makes the array of float16 on the file's grid that gets the confidence of each label; None:
             not wanted.
         confidence_of: the confidence `(*spatial)` of the label, of logits `(K, *spatial)`.
+        independent: whether a sigmoid of each class makes logits probabilities; else a softmax of all.
     """
 
     def __init__(
@@ -127,8 +150,9 @@ class LabelSink:
         probabilities: Maker | None = None,
         confidence: Maker | None = None,
         confidence_of: Callable[[Tensor], Tensor] = top_probability,
+        independent: bool = False,
     ) -> None:
-        self.axis = axis
+        self.axis, self.independent = axis, independent
         self._confidence_of = confidence_of
         self._order = [axis_map.source for axis_map in maps]  # of the file's axes along the network's
         shape = [0, 0, 0]
@@ -161,7 +185,7 @@ class LabelSink:
         winner = channel_argmax(logits)
         where = (slice(None),) * self.axis + (planes,)
         if self._make is not None:
-            self._store(probability_bytes(logits, winner), where)
+            self._store(probability_bytes(logits, winner, independent=self.independent), where)
         if self._confidence is not None:
             confidence = self._confidence_of(logits).half().cpu().numpy()
             self._confidence.transpose(self._order)[where] = confidence

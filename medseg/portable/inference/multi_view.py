@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..networks.adapters import context_of
 from ..planes import AXES, PLANES, slice_axis
-from .label_sink import ConfidenceArray, Maker, ProbabilityFile
+from .components import Rules, keep_components_of_result
+from .label_sink import ConfidenceArray, Maker, ProbabilityFile, largest_sigmoid
 from .sliding_window import SlabInferer
 from .view_fusion import fuse_mean, fuse_votes
 from .windows import Predictor, window_starts
@@ -48,8 +49,10 @@ class ViewsInferer(Inferer):
 
     Attributes:
         probabilities: as of `SlabInferer`, for a single view.
+        independent: as of `SlabInferer`.
         sink: gets the result of each view before they are fused.
         progress: called with the windows done and the windows of all views.
+        components: see `SlabInferer`; of the one label map of all views.
     """
 
     def __init__(
@@ -71,7 +74,9 @@ class ViewsInferer(Inferer):
         self.roi_size, self.views, self.overlap = tuple(roi_size), tuple(views), overlap
         self.sw_batch_size, self.mirror_axes = sw_batch_size, tuple(mirror_axes)
         self.label_values, self.fusion, self.padding = label_values, fusion, padding
+        self.components: Rules = {}
         self.probabilities: Maker | None = None
+        self.independent = False
         self.sink: PlaneSink | None = None
         self.progress: Progress | None = None
 
@@ -109,7 +114,12 @@ class ViewsInferer(Inferer):
                 if self.sink is not None:
                     self.sink(view, answer.plain_labels, answer.plain_confidence)
                 answers.append(answer)
-            return self._fused(answers)
+            fused = self._fused(answers)
+        return keep_components_of_result(fused, self.components, self._background)
+
+    @property
+    def _background(self) -> int:
+        return int(self.label_values[0]) if self.label_values is not None else 0
 
     def _check_planes(self, size: Sequence[int]) -> None:
         """Refuse lines in place of slices."""
@@ -148,6 +158,8 @@ class ViewsInferer(Inferer):
             context=context_of(network),
             padding=self.padding,
         )
+        if self.independent:
+            inferer.independent, inferer.confidence_of = True, largest_sigmoid
         if self.progress is not None:
             inferer.progress = self._progress_of_view(view, size, self.progress)
         return inferer
@@ -181,11 +193,10 @@ class ViewsInferer(Inferer):
             if self.label_values is not None:
                 fused = torch.tensor(list(self.label_values), dtype=torch.uint8)[fused.int()]
         else:
-            background = int(self.label_values[0]) if self.label_values is not None else 0
             fused = fuse_votes(
                 [answer.plain_labels for answer in answers],
                 [answer.plain_confidence for answer in answers],
-                background if self.fusion == "any" else None,
+                self._background if self.fusion == "any" else None,
             )
         fused = fused.to(first.device)[None, None]
         if not isinstance(first, MetaTensor):

@@ -19,6 +19,7 @@ from monai.data.utils import collate_meta_tensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
+from .components import Rules, keep_components_of_result
 from .label_sink import LabelSink, Maker, MapSink, top_probability
 from .out_of_memory import Attempt, with_less_memory
 from .restore_grid import AxisMap, grid_maps, identity_maps
@@ -65,12 +66,16 @@ class SlabInferer(Inferer):
 
     Attributes:
         probabilities: given a shape `(K, X', Y', Z')`, makes the uint8 array into which probabilities x 255
-            are written (a `numpy.memmap`, say); their first maximum is the label at every voxel. None: not wanted.
+            are written (a `numpy.memmap`, say); their first maximum is the label at every voxel but those of removed
+            components. None: not wanted.
         confidence: given a shape `(X', Y', Z')`, makes the float16 array into which the probability of each label
-            is written. None: not wanted.
+            is written, before components are removed. None: not wanted.
         confidence_of: what is written there, of logits `(K, *spatial)`: the probability of the label or, say,
             `label_sink.top_log_odds`.
+        independent: whether a sigmoid of each class makes the network's logits probabilities; else a softmax of all.
         progress: called with the windows done and the windows in all.
+        components: label value -> which of its connected components stay in the labels, see
+            `components.with_components`; the others become the first label value.
     """
 
     def __init__(
@@ -95,9 +100,11 @@ class SlabInferer(Inferer):
         self.restore, self.label_values = restore, label_values
         self.context = (int(context[0]), int(context[1]), int(context[2]))
         self.padding = padding
+        self.components: Rules = {}
         self.probabilities: Maker | None = None
         self.confidence: Maker | None = None
         self.confidence_of: Callable[[Tensor], Tensor] = top_probability
+        self.independent = False
         self.progress: Callable[[int, int], None] | None = None
 
     @property
@@ -130,10 +137,15 @@ class SlabInferer(Inferer):
         with torch.no_grad():
             labels = with_less_memory(first, predict)
         if not isinstance(image, MetaTensor):
-            return labels[None]
+            return self._with_components(labels[None])
         affine = image.meta.get("original_affine", image.affine) if self.restore else image.affine
         result = MetaTensor(labels, meta={**image.meta, "affine": torch.as_tensor(affine)})
-        return collate_meta_tensor([result]) if collated else result[None]
+        return self._with_components(collate_meta_tensor([result]) if collated else result[None])
+
+    def _with_components(self, result: Tensor) -> Tensor:
+        """The result `(1, 1, X', Y', Z')` with the components that stay."""
+        background = int(self.label_values[0]) if self.label_values is not None else 0
+        return keep_components_of_result(result, self.components, background)
 
     def _maps(self, image: Tensor) -> tuple[AxisMap, ...]:
         size = tuple(image.shape[1:])
@@ -174,7 +186,16 @@ class SlabInferer(Inferer):
 
     def _make_sink(self, maps: Sequence[AxisMap], axis: int, device: torch.device) -> LabelSink | MapSink:
         """Takes what the network gives, on the file's grid."""
-        return LabelSink(maps, axis, self.label_values, device, self.probabilities, self.confidence, self.confidence_of)
+        return LabelSink(
+            maps,
+            axis,
+            self.label_values,
+            device,
+            self.probabilities,
+            self.confidence,
+            self.confidence_of,
+            self.independent,
+        )
 
 
 class MapInferer(SlabInferer):

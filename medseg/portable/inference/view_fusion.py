@@ -115,12 +115,13 @@ def all_confident(labels: Sequence[Tensor], confidences: Sequence[Tensor], label
     return found
 
 
-def fuse_mean(probabilities: Sequence[Tensor | np.ndarray]) -> Tensor:
+def fuse_mean(probabilities: Sequence[Tensor | np.ndarray], mean: np.ndarray | None = None) -> Tensor:
     """The class of the largest mean probability, the first of equals; not the vote.
 
     Args:
         probabilities: for each view `(C, *spatial)`, uint8 in steps of 1/255 or floating point; may be memory-mapped,
             of which a few planes at a time are looked at.
+        mean: of views in uint8, gets their mean, whose first maximum is the class at every voxel; None: not wanted.
 
     Returns:
         `(*spatial)` uint8 class indices.
@@ -141,8 +142,20 @@ def fuse_mean(probabilities: Sequence[Tensor | np.ndarray]) -> Tensor:
             part = part.int() if part.dtype == torch.uint8 else part.float()
             total = part if total is None else total.add_(part)
         assert total is not None
-        here(fused).copy_(channel_argmax(total))
+        winner = channel_argmax(total)
+        here(fused).copy_(winner)
+        if mean is not None:
+            stored = _mean_bytes(total, len(maps), winner)
+            for channel, of_class in enumerate(torch.from_numpy(mean)):
+                here(of_class).copy_(stored[channel])
     return fused
+
+
+def _mean_bytes(total: Tensor, count: int, winner: Tensor) -> Tensor:
+    """Rounded means of `count` bytes, uint8; where rounding makes equals, the winner gets one step more."""
+    stored = ((2 * total + count) // (2 * count)).to(torch.uint8)
+    raised = (channel_argmax(stored) != winner).to(torch.uint8)
+    return stored.scatter_add_(0, winner.long()[None], raised[None])
 
 
 def _check_sums(part: Tensor) -> None:

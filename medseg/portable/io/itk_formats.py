@@ -1,7 +1,8 @@
 """NRRD and MetaImage (MHA, MHD) through ITK, after a check that the data are all there.
 
 ITK reports a truncated file of these formats, but takes surplus bytes, a missing gzip trailer and a damaged
-zlib stream; so the data are run through once before ITK gets to see them.
+zlib stream; so the data of a NRRD are run through once before ITK gets to see them. Those of a MetaImage are read
+here: where its header does not say how long the packed voxels are, or says it wrongly, ITK gives other ones.
 """
 
 from __future__ import annotations
@@ -16,23 +17,9 @@ import numpy as np
 from . import itk_formats
 from .byte_stream import MAX_RATIO, Stream, regular_size
 from .header import COPY_AGAIN, DAMAGED, Header, VolumeError, check_memory, checked_spacing, naming
+from .itk_headers import Payload, meta_payload, nrrd_payload
 
-HEADER_LIMIT = 1 << 20  # bytes; a text header is never longer
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-NRRD_REFUSED = frozenset({"data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip"})
-"""Keys of headers whose voxels lie in another file, or not right behind the header."""
-
-NRRD_ENCODINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip"}
-"""How a NRRD header calls the ways of packing that are read."""
-
-
-class Payload(NamedTuple):
-    """Where the voxels lie and how they are packed: "raw", "gzip" or "zlib"."""
-
-    path: Path
-    offset: int
-    packing: str
 
 
 def read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
@@ -48,15 +35,18 @@ def read(path: Path, *, voxels: bool) -> tuple[np.ndarray | None, Header]:
     Raises:
         VolumeError: for a file that is not what it says, and when neither SimpleITK nor itk is installed.
     """
-    payload = _nrrd_payload(path) if path.name.lower().endswith(".nrrd") else _meta_payload(path)
+    payload = nrrd_payload(path) if path.name.lower().endswith(".nrrd") else meta_payload(path)
     try:
         opened = itk_formats.open_file(path)
         header = _header(opened, path)
         _check_size(payload, header)
         if not voxels:
             return None, header
-        _check_data(payload, _nbytes(header))
-        array = opened.array()
+        if payload.order is None:
+            _check_data(payload, _nbytes(header))
+            array = opened.array()
+        else:
+            array = _stored(payload, header)
     except RuntimeError as e:
         reason = str(e).strip().splitlines()[-1].replace(str(path), path.name)
         raise VolumeError(f"cannot be read: {reason}", hint="convert it to .nii.gz") from e
@@ -73,7 +63,7 @@ def files_of_image(path: Path) -> tuple[Path, ...]:
     if path.suffix.lower() != ".mhd":
         return (path,)
     with naming(path):
-        return tuple(dict.fromkeys((path, _meta_payload(path).path)))
+        return tuple(dict.fromkeys((path, meta_payload(path).path)))
 
 
 def _header(opened: itk_formats.Opened, path: Path) -> Header:
@@ -90,70 +80,6 @@ def _header(opened: itk_formats.Opened, path: Path) -> Header:
     extents = [int(length) for length in opened.size]
     shape = (*extents, 1)[:3]
     return Header(path, shape, opened.components, affine, spacing, opened.dtype)
-
-
-def _meta_payload(path: Path) -> Payload:
-    """From a MetaImage header: lines of `Key = Value`, of which the last names the data."""
-    keys: dict[str, str] = {}
-    offset = 0
-    for line in _lines(_head(path)):
-        offset += len(line)
-        name, _, value = line.partition("=")
-        key = name.strip().lower()
-        keys[key] = value.strip()
-        if key == "elementdatafile":
-            break
-    data = keys.get("elementdatafile")
-    if data is None:
-        raise VolumeError("is no MetaImage: its header names no ElementDataFile", hint=COPY_AGAIN)
-    if keys.get("binarydata", "true").lower() != "true":
-        raise VolumeError("holds its voxels as text", hint="save it as binary")
-    packing = "zlib" if keys.get("compresseddata", "false").lower() == "true" else "raw"
-    if data.lower() == "local":
-        return Payload(path, offset, packing)
-    if data != Path(data).name or data.lower().startswith("list") or "%" in data:
-        raise VolumeError(f"keeps its voxels in '{data}'; accepted is one file beside it", hint="save it as .mha")
-    other = path.with_name(data)
-    try:
-        regular_size(other)
-    except VolumeError as e:
-        raise VolumeError(f"its voxel file {data}: {e.reason}") from e
-    return Payload(other, 0, packing)
-
-
-def _nrrd_payload(path: Path) -> Payload:
-    """From a NRRD header: lines of `key: value`, ended by an empty line."""
-    head = _head(path)
-    if not head.startswith("NRRD"):
-        raise VolumeError(f"is no NRRD file: it begins with {head[:4]!r}", hint="give it the right suffix")
-    keys: dict[str, str] = {}
-    offset = 0
-    for line in _lines(head):
-        offset += len(line)
-        if not line.strip():
-            break
-        key, _, value = line.partition(":")
-        keys[key.strip().lower()] = value.strip().lower()
-    else:
-        raise VolumeError("is cut off: its header does not end", hint=COPY_AGAIN)
-    refused = NRRD_REFUSED & set(keys)
-    if refused:
-        raise VolumeError(f"uses '{min(refused)}'; accepted is one file with header and voxels", hint="save it anew")
-    packing = NRRD_ENCODINGS.get(keys.get("encoding", ""))
-    if packing is None:
-        raise VolumeError(f"has the encoding '{keys.get('encoding')}'; accepted are raw and gzip")
-    return Payload(path, offset, packing)
-
-
-def _head(path: Path) -> str:
-    """The beginning of a file, one character per byte."""
-    with Stream(path, packing="raw") as stream:
-        return stream.upto(HEADER_LIMIT).decode("latin-1")
-
-
-def _lines(text: str) -> list[str]:
-    """Ended by a line feed only: `splitlines` would also split at bytes that are voxels."""
-    return [line + "\n" for line in text.split("\n")]
 
 
 def _nbytes(header: Header) -> int:
@@ -176,11 +102,23 @@ def _check_data(payload: Payload, need: int) -> None:
     if payload.packing == "raw":
         return
     with Stream(payload.path, payload.offset, payload.packing) as stream:
-        found = stream.skip(need)
-        if found < need:
-            raise VolumeError(f"is cut off: {found} of {need} bytes of voxels", hint=COPY_AGAIN)
-        if stream.upto(1):
-            raise VolumeError("contradicts itself: more bytes follow the last voxel", hint=DAMAGED)
+        _check_count(stream, stream.skip(need), need)
+
+
+def _check_count(stream: Stream, found: int, need: int) -> None:
+    """See that a stream of voxels had as many bytes as it should, and ends there."""
+    if found < need:
+        raise VolumeError(f"is cut off: {found} of {need} bytes of voxels", hint=COPY_AGAIN)
+    if stream.upto(1):
+        raise VolumeError("contradicts itself: more bytes follow the last voxel", hint=DAMAGED)
+
+
+def _stored(payload: Payload, header: Header) -> np.ndarray:
+    """The voxels of a MetaImage, flat."""
+    stored = bytearray(_nbytes(header))
+    with Stream(payload.path, payload.offset, payload.packing) as stream:
+        _check_count(stream, stream.into(memoryview(stored)), len(stored))
+    return np.frombuffer(stored, header.dtype.newbyteorder(payload.order or "little")).astype(header.dtype, copy=False)
 
 
 DTYPES = {

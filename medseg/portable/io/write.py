@@ -33,15 +33,20 @@ def _here() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
-@contextmanager
-def temporary(path: Path, use: str = "new") -> Iterator[Path]:
-    """The name of a file beside `path` that is gone afterwards.
+def temporary_name(path: Path, use: str = "new") -> Path:
+    """The name of a file or folder beside `path` for the time until it is whole.
 
     It is short, so that a name that is allowed for `path` is allowed for it too, and says which process of which
     machine owns it, so that `remove_leftovers` knows what a killed one left.
     """
     digest = hashlib.sha256(f"{path.name} {use}".encode()).hexdigest()[:12]
-    name = path.with_name(f"{_PREFIX}{_here()}-{os.getpid()}-{digest}.tmp")
+    return path.with_name(f"{_PREFIX}{_here()}-{os.getpid()}-{digest}.tmp")
+
+
+@contextmanager
+def temporary(path: Path, use: str = "new") -> Iterator[Path]:
+    """A `temporary_name` whose file is gone afterwards."""
+    name = temporary_name(path, use)
     try:
         yield name
     finally:

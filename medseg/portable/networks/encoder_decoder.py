@@ -260,6 +260,10 @@ class HeadedNetwork(nn.Module):
         super().__init__()
         self.network, self.head = network, head
 
+    def segment(self, features: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+        """What `network.encode` gave of images of a shape to `(B, classes, *shape)`."""
+        return self.head(self.network.decode(features))
+
     def forward(self, image: Tensor) -> Tensor:
         """Image `(B, Cin, *spatial)` to `(B, classes, *spatial)`."""
         return self.head(self.network(image))

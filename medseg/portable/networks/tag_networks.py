@@ -115,11 +115,11 @@ class TaskBranch(nn.Module):
         self.value, self.output = convolution(width, width, 1), convolution(width, width, 1)
         self.after = nn.Sequential(convolution(width, width, 3, padding=third, dilation=third), nn.ReLU())
         self.head = convolution(width, outputs, 1, bias=False)
-        for module in self.modules():
+        # theta and phi keep torch's smaller weights, as in the authors' code: with Xavier's all positions soon look at
+        # one and the same neighbour, and the affinity smooths nothing
+        for module in (*self.before, *self.after, self.head):
             if isinstance(module, convolution):
                 nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
 
     def affinity(self, features: Tensor) -> Tensor:
         """`softmax_j(theta_i . phi_j)` of features `(B, width, *positions)`: `(B, P, P)` float32."""
@@ -147,9 +147,6 @@ class AffinityFusion(nn.Module):
         super().__init__()
         self.normalize_rows = normalize_rows
         self.weights = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(2, 2, 1))
-        for module in self.weights:
-            if isinstance(module, nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight)
 
     def forward(self, segmentation: Tensor, saliency: Tensor) -> Tensor:
         """Two affinities `(B, P, P)` to one."""

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Collection, Iterable
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monailabel.datastore import local as local_datastore
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore
 
+from medseg.atomic import replacing
 from medseg.errors import DataError
 from medseg.portable.geometry import along, times
 from medseg.portable.io.read import SUFFIXES, VolumeError, read_header, read_volume
+from medseg.serve.models import Model
 
 RAW = ".bin"
+NOT_ANNOTATED = 255
+LONGEST_NAME = 100  # letters of a study's or a tag's name, of which MONAI Label makes names of files
 LARGEST_SHIFT = 0.5
 """Voxels by which a label's corners may lie off those of its image."""
 SAME_PLACE = 1e-3
@@ -50,11 +57,35 @@ def check_name(text: str, what: str) -> None:
         DataError: it has other characters than names have.
     """
     if not re.fullmatch(r"\w[\w .()+-]*", text):
-        raise DataError(f"the {what} {text!r} is no name", hint="use letters, digits, '-', '_' and '.'")
+        raise DataError(f"the {what} {text[:100]!r} is no name", hint="use letters, digits, '-', '_' and '.'")
+    if len(text) > LONGEST_NAME:
+        raise DataError(f"the {what} has {len(text)} letters; accepted are up to {LONGEST_NAME}")
 
 
-def check_label(store: Datastore, image_id: str, label: str, tag: str) -> None:
-    """Refuse a label that cannot be used; see `check_geometry`. Raw voxels of OHIF can be counted only.
+def check_voxels(label: Path, known: Collection[int]) -> None:
+    """Refuse a label map that is damaged, or holds what is no label.
+
+    Args:
+        label: its file.
+        known: values that mean something; none: all whole numbers do.
+
+    Raises:
+        DataError: it is cut off or changed, has NaN or fractions, or a value that is not known.
+    """
+    try:
+        array, _ = read_volume(label)
+    except VolumeError as error:
+        raise DataError(f"the label cannot be read: {error.reason}") from error
+    if array.dtype.kind == "f" and not (np.isfinite(array).all() and np.array_equal(array, np.round(array))):
+        raise DataError("the label has NaN or fractions; a label map has whole numbers", hint="save it as a label map")
+    strange = [int(value) for value in np.unique(array) if known and int(value) not in known]
+    if strange:
+        values = ", ".join(map(str, sorted(known)))
+        raise DataError(f"the label has the value {strange[0]}, which no model has; accepted are {values}")
+
+
+def check_label(store: Datastore, image_id: str, label: str, tag: str, known: Collection[int] = ()) -> None:
+    """Refuse a label that cannot be used; see `check_geometry` and `check_voxels`. Raw voxels of OHIF are counted only.
 
     Raises:
         DataError: no such study, no label map, not of its image, or a tag that is no name.
@@ -70,6 +101,7 @@ def check_label(store: Datastore, image_id: str, label: str, tag: str) -> None:
             raise DataError(f"the label has {found} voxels of one byte, its image {wanted}")
     elif label.lower().endswith(SUFFIXES):
         check_geometry(Path(image), Path(label))
+        check_voxels(Path(label), known)
     else:
         raise DataError(f"the label is no {', '.join(SUFFIXES)}", hint="save it in one of these formats")
 
@@ -121,12 +153,44 @@ def _same_volume(one: Path, other: Path) -> bool:
     return np.array_equal(np.moveaxis(first, 0, -1), turned, equal_nan=is_floating)
 
 
+class _WholeCopies:
+    """The module `shutil` as MONAI Label's datastore uses it, but for copies, which appear whole."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(shutil, name)
+
+    @staticmethod
+    def copy(source: str, target: str) -> str:
+        """Copy a file, whole or not at all.
+
+        Raises:
+            OutputError: it cannot be written; what was there before is untouched.
+        """
+        with Path(source).open("rb") as read, replacing(Path(target)) as written:
+            shutil.copyfileobj(read, written)
+        return target
+
+
+local_datastore.shutil = _WholeCopies()  # it copies labels and images with nothing but `shutil.copy`
+
+
 class CheckedLocal(LocalDatastore):
-    """A folder of studies."""
+    """A folder of studies.
+
+    Attributes:
+        known: values that a label may have; none: any.
+    """
+
+    known: frozenset[int] = frozenset()
+
+    def serve(self, models: Iterable[Model]) -> None:
+        """Take labels with the values of these models, the background and what is not annotated."""
+        values = {value for model in models for value in model.labels.values()}
+        self.known = frozenset({0, NOT_ANNOTATED, *values})
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Save a label that fits its image; see `check_label`."""
-        check_label(self, image_id, label_filename, label_tag)
+        check_label(self, image_id, label_filename, label_tag, self.known)
         return super().save_label(image_id, label_filename, label_tag, label_info)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg.atomic import write_whole
+from medseg.atomic import real_path, write_whole
 from medseg.bundle.bundle import OpenBundle
 from medseg.errors import DataError, OutputError
 from medseg.manifest.fields import stem
@@ -126,7 +126,7 @@ def _add_cases_of_run(cases: dict[str, list[dict[str, Any]]], before: Manifest, 
             files.update(_image_files(entry["image"]))
     for section in sections:
         for case in getattr(before, section):
-            images = [path.resolve() for path in before.images(case)]
+            images = [real_path(path) for path in before.images(case)]
             is_new = case.name not in names and files.isdisjoint(images)
             if is_new and _is_there(before, case):
                 cases[section].append(_entry(before, case))
@@ -135,7 +135,7 @@ def _add_cases_of_run(cases: dict[str, list[dict[str, Any]]], before: Manifest, 
 def _image_files(image: str | list[str]) -> list[Path]:
     """The image of an entry, which is one file or one per channel."""
     names = [image] if isinstance(image, str) else image
-    return [Path(name).resolve() for name in names]
+    return [real_path(Path(name)) for name in names]
 
 
 def _is_there(before: Manifest, case: Case) -> bool:

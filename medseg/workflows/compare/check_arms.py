@@ -115,7 +115,7 @@ def _ready_arm(comparison: Comparison, arm: Arm, device: torch.device) -> tuple[
     own = methods.locate_methods(arm.method)
     pipeline = with_iterations(settings.load(arm.task, arm.overrides, own), comparison.iterations)
     start = open_start(arm.init_from) if arm.init_from else None
-    data_sets = tuple(split_arm(comparison, arm))
+    data_sets = tuple(split_arm(comparison, arm, classifies=pipeline.classifies))
     problems: list[str] = []
     with methods.use_methods(own):
         for data in data_sets:
@@ -145,10 +145,12 @@ def _judged_alike(ready: Sequence[ReadyArm]) -> Iterator[str]:
 
 
 def _references(data: DataSet) -> dict[str, str]:
-    """Case name -> SHA-256 of its reference label."""
+    """Case name -> SHA-256 of its reference label, or the class of the whole image."""
     found = {}
     for case in data.judged.test:
         label = data.judged.label(case)
         if label is not None:
             found[case.name] = digest_of(label)
+        elif case.image_class is not None:
+            found[case.name] = f"class {case.image_class}"
     return found

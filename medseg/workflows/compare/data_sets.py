@@ -11,6 +11,7 @@ from typing import Any
 
 from medseg.atomic import make_folder
 from medseg.errors import ManifestError, MedsegError
+from medseg.manifest.classification import classified
 from medseg.manifest.manifest import Case, Manifest
 from medseg.manifest.splits import SHOWN, cut_labels, fold_manifest, with_lists
 from medseg.records import digest_of, hash_of
@@ -55,14 +56,19 @@ def list_keys(comparison: Comparison) -> list[RunKey]:
     return keys
 
 
-def split_arm(comparison: Comparison, arm: Arm) -> list[DataSet]:
+def split_arm(comparison: Comparison, arm: Arm, *, classifies: bool = False) -> list[DataSet]:
     """The data sets of an arm.
+
+    Args:
+        comparison: what is asked for.
+        arm: one of its arms.
+        classifies: whether the arm learns the classes of whole images.
 
     Raises:
         ManifestError: it cannot be split so, or there is nothing to judge on.
     """
-    manifest = Manifest.load(arm.data)
-    other = None if comparison.test is None else _judging(Manifest.load(comparison.test))
+    manifest = _load(arm.data, classifies)
+    other = None if comparison.test is None else _judging(_load(comparison.test, classifies))
     found = []
     for labels in comparison.labels or (None,):
         for fold in range(comparison.folds) if comparison.folds else (None,):
@@ -77,13 +83,18 @@ def split_arm(comparison: Comparison, arm: Arm) -> list[DataSet]:
     return found
 
 
+def _load(path: Path, classifies: bool) -> Manifest:
+    manifest = Manifest.load(path)
+    return classified(manifest) if classifies else manifest
+
+
 def _judging(manifest: Manifest) -> Manifest:
     """The labelled test cases of a manifest.
 
     Raises:
         ManifestError: there are none.
     """
-    cases = tuple(case for case in manifest.test if case.label)
+    cases = tuple(case for case in manifest.test if case.is_labelled)
     if not cases:
         raise ManifestError(
             "no labelled case under 'test' to judge on",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def judge(run: Path) -> None:
     """
     request = read_record(run / REQUEST)
     reference, predictions = Path(request["judged"]), run / PREDICTIONS
-    run_prediction(PredictOptions(run / TRAINING, reference, predictions, section="test", device=request["device"]))
+    run_prediction(PredictOptions((run / TRAINING,), reference, predictions, section="test", device=request["device"]))
     report = run_evaluation(
         EvaluateOptions(
             predictions,
@@ -70,11 +71,39 @@ def judge(run: Path) -> None:
         )
     )
     manifest = Manifest.load(reference)
+    if report.get("target") == "images":
+        write_whole(run / ANSWER, json.dumps({"worst": None, "planar": False}, indent=1) + "\n")
+        write_cases(run / CASES, class_rows(report, manifest, RunKey(**request["key"])))
+        return
     counter = _Counter(manifest, RunKey(**request["key"]), request["tolerance_mm"])
     rows = [row for found in report["cases"] for row in counter.rows(found)]
     worst = counter.draw_worst(report["cases"], run / WORST)
     write_whole(run / ANSWER, json.dumps({"worst": worst, "planar": counter.planar}, indent=1) + "\n")
     write_cases(run / CASES, rows)
+
+
+def class_rows(report: Mapping[str, Any], manifest: Manifest, key: RunKey) -> list[CaseRow]:
+    """Rows of classified images: a row of the true class, and one of the class that a wrong vote is of.
+
+    The mean of `recall` over the rows of a class is its recall, that of `precision` its precision.
+
+    Args:
+        report: of the evaluation.
+        manifest: of the test cases.
+        key: which run.
+    """
+    subjects = {case.name: subject_of(case) for case in manifest.test}
+    rows = []
+    for found in report["cases"]:
+        name, true, given = found["case"], found["true"], found["given"]
+        of_case = key, name, subjects[name]
+        if given == true:
+            rows.append(CaseRow(*of_case, true, {"recall": 1.0, "precision": 1.0}, 1, 1, 1))
+            continue
+        rows.append(CaseRow(*of_case, true, {"recall": 0.0}, 0, 0, 1))
+        if given in report["classes"]:
+            rows.append(CaseRow(*of_case, given, {"precision": 0.0}, 0, 1, 0))
+    return rows
 
 
 class _Counter:

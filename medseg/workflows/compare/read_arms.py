@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from medseg.config.yaml_values import load_yaml
 from medseg.errors import ConfigError
 from medseg.workflows.compare.options import CompareOptions, check_effort, check_labels, check_seeds
 from medseg.workflows.train.settings import refuse_expressions, shipped
@@ -142,7 +143,7 @@ def read_file(path: Path) -> ComparisonFile:
         ConfigError: it is none.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot be read ({error.strerror})", path=path) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

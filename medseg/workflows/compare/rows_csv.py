@@ -17,6 +17,7 @@ from medseg.atomic import write_whole
 from medseg.errors import DataError
 from medseg.metrics import METRICS
 from medseg.workflows.compare.rows import CaseRow, RunKey, RunRow
+from medseg.workflows.reports.cells import FORMULA, QUOTE
 
 Value = TypeVar("Value")
 
@@ -27,10 +28,6 @@ KEY_COLUMNS = ("arm", "seed", "labels", "fold")
 CASE_COLUMNS = (*KEY_COLUMNS, "case", "subject", "structure", "shared", "predicted", "reference")
 """Of `cases.csv`, before its metrics."""
 RUN_COLUMNS = (*KEY_COLUMNS, "message", "iterations", "cpu_seconds", "wall_seconds", "peak_bytes")
-
-QUOTE = "'"
-FORMULA = ("=", "+", "-", "@", "\t", "\r", QUOTE)
-"""Where a text begins so, an apostrophe goes before it: spreadsheets would compute it, or drop its own apostrophe."""
 
 
 def write_cases(path: Path, rows: Sequence[CaseRow]) -> None:

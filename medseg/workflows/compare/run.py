@@ -28,6 +28,7 @@ from medseg.workflows.compare.processes import share_cores
 from medseg.workflows.compare.queue import RunQueue
 from medseg.workflows.compare.read_arms import Comparison, read_comparison
 from medseg.workflows.compare.report.findings import Findings, describe_key
+from medseg.workflows.compare.report.measures import measures_of
 from medseg.workflows.compare.report.page import PAGE
 from medseg.workflows.compare.results import Describer, read_results, write_results
 from medseg.workflows.compare.rows import RunRow
@@ -234,23 +235,23 @@ def _describe(row: RunRow, findings: Findings, runs: Sequence[OneRun]) -> str:
         log = next(run.log for run in runs if run.key == row.key)
         return f"{describe_key(row.key)}: failed, {row.message} ({log})"
     parts = [f"{describe_key(row.key)}: done"]
-    dice = read_dice(row, runs)
-    if dice is not None:
-        parts.append(f"Dice {dice:.3f}")
+    score = read_score(row, runs)
+    if score is not None:
+        parts.append(f"{findings.measures.mean_name.removeprefix('mean ')} {score:.3f}")
     parts.append(f"{(row.cpu_seconds or 0.0) / 60:.1f} CPU minutes")
     if row.peak_bytes:
         parts.append(f"{row.peak_bytes / GIB:.1f} GiB")
     return ", ".join(parts)
 
 
-def read_dice(row: RunRow, runs: Sequence[OneRun]) -> float | None:
-    """Mean Dice of a run over structures and cases, of those that have the structure."""
+def read_score(row: RunRow, runs: Sequence[OneRun]) -> float | None:
+    """Mean Dice of a run over structures and cases, of those that have the structure; or its balanced accuracy."""
     run = next(run for run in runs if run.key == row.key)
     values: dict[str, list[float]] = {}
     for case in read_results(run.folder, [run]).cases.get(row.key, []):
-        dice = case.metrics.get("dice")
-        if dice is not None and (case.predicted or case.reference):
-            values.setdefault(case.structure, []).append(dice)
+        score = case.metrics.get(measures_of(case.metrics).tested)
+        if score is not None and (case.predicted or case.reference):
+            values.setdefault(case.structure, []).append(score)
     return mean(mean(found) for found in values.values()) if values else None
 
 

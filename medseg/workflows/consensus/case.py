@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,17 @@ from medseg.atomic import make_folder
 from medseg.consensus.compare_methods import compare
 from medseg.consensus.fuse import FUSERS, run_fuser
 from medseg.consensus.io.annotation_files import suffix_of
-from medseg.consensus.io.file_names import files_of
+from medseg.consensus.io.file_names import DICOM, files_of
 from medseg.consensus.io.formats import Form
 from medseg.consensus.io.read_study import read_study
-from medseg.consensus.io.write_results import map_suffix, write_bytes, write_labels, write_map, write_soft
+from medseg.consensus.io.write_results import (
+    check_dicom_seg,
+    map_suffix,
+    write_bytes,
+    write_labels,
+    write_map,
+    write_soft,
+)
 from medseg.consensus.statistics.inter_rater_agreement import agreement
 from medseg.consensus.statistics.rater_vs_consensus import rater_table
 from medseg.consensus.statistics.report_data import rater_count, summarise
@@ -27,7 +35,7 @@ from medseg.portable.io.write import remove_leftovers
 from medseg.records import RECORD, Record, digest_of, read_record
 from medseg.workflows.consensus.collect_studies import Item
 from medseg.workflows.consensus.earlier_results import image_digest, refuse_another, refuse_without_record, source_of
-from medseg.workflows.consensus.options import ConsensusOptions
+from medseg.workflows.consensus.options import FORMATS, ConsensusOptions
 from medseg.workflows.consensus.report.csv_tables import comparison_csv, pairwise_csv, raters_csv
 from medseg.workflows.consensus.result import Result
 
@@ -122,8 +130,7 @@ def _record(item: Item, folder: Path, options: ConsensusOptions) -> Record:
 
 def _products(item: Item, options: ConsensusOptions) -> list[str]:
     """Names of the files that a finished study has."""
-    image = item.images[0] if item.images else None
-    suffix = suffix_of(files_of(item.annotations[0], image)[0], image)
+    suffix = _suffix(item, options)
     names = [f"consensus{suffix}"]
     names += [f"{name}{map_suffix(suffix)}" for name in ("confidence", "rater_count", "disagreement")]
     if options.export_soft is not None:
@@ -136,8 +143,34 @@ def _products(item: Item, options: ConsensusOptions) -> list[str]:
     return [*names, "report.json"]
 
 
+def _suffix(item: Item, options: ConsensusOptions) -> str:
+    """Ending of the consensus: of the format that was asked for, or of the raters' files.
+
+    Raises:
+        ConfigError: DICOM SEG of an image that is none.
+    """
+    image = item.images[0] if item.images else None
+    suffix = suffix_of(files_of(item.annotations[0], image)[0], image)
+    if options.format is None:
+        return suffix
+    wanted = FORMATS[options.format]
+    if wanted == DICOM != suffix:
+        problem = "--format dicom-seg refers to the DICOM images that were annotated, and this is no DICOM"
+        raise ConfigError(problem, path=image or item.annotations[0], hint="give the series as --image FOLDER")
+    return wanted
+
+
+def _in_format(form: Form, suffix: str) -> Form:
+    """The form of the results, in the format of an ending."""
+    if suffix == form.suffix:
+        return form
+    return replace(form, suffix=suffix, series=None, flat=form.flat and suffix != FORMATS["nrrd"])
+
+
 def _fuse(item: Item, options: ConsensusOptions) -> Result:
     study, form, truth = _read(item, options)
+    form = _in_format(form, _suffix(item, options))
+    check_dicom_seg(form, options.method)
     fused = run_fuser(study, options.method, options.method_options)
     summary = summarise(study, fused, list(form.notes))
     voxel_ml = float(np.prod(study.spacing_mm)) / 1000

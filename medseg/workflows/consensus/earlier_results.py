@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from medseg.atomic import folds_case, same_name
+from medseg.atomic import folds_case, real_path, same_name
 from medseg.consensus.io.file_names import is_series
 from medseg.dicom.series import open_series
 from medseg.errors import ConfigError, DataError, ManifestError
@@ -43,8 +43,8 @@ def source_of(item: Item, uid: str | None) -> dict[str, list[str]]:
 def _places(item: Item, uid: str | None) -> dict[str, list[str]]:
     series = f" series {uid}" if uid else ""
     return {
-        IMAGE: [f"{path.resolve()}{series}" for path in item.images],
-        RATERS: [str(path.resolve()) for path in item.annotations],
+        IMAGE: [f"{real_path(path)}{series}" for path in item.images],
+        RATERS: [str(real_path(path)) for path in item.annotations],
     }
 
 
@@ -116,7 +116,7 @@ def refuse_other_manifest(manifest: Manifest, path: Path) -> None:
 
 def _images(manifest: Manifest) -> Iterator[Path]:
     for case in manifest.cases:
-        yield from (path.resolve() for path in manifest.images(case))
+        yield from (real_path(path) for path in manifest.images(case))
 
 
 def refuse_without_record(folder: Path, products: Sequence[Path]) -> None:

@@ -8,17 +8,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
+from yaml import YAMLError
+
 from medseg.config.yaml_values import load_yaml
 from medseg.errors import ConfigError
 from medseg.options import Option, check_types, plain
 
 SOFT = ("uint8", "float16")
+FORMATS = {"nifti": ".nii.gz", "nrrd": ".seg.nrrd", "dicom-seg": ".dcm"}
+"""What `--format` takes, and the ending of each."""
 AUTO = "auto"
 STUDIES, METHOD, FILES, RESULTS, WORK = "Studies", "Method", "How files are read", "Results", "Many studies"
 METHOD_OPTIONS = ("weights", "smoothness", "neighbours", "ssl", "tie", "seed")
 OF_A_RESULT = ("method", *METHOD_OPTIONS, "settings", "series", "missing_value", "region", "partial", "label",
                "probabilities", "channel", "resample", "nan", "compare", "reference", "export_soft", "tolerance_mm",
-               "report", "viewer")  # fmt: skip
+               "report", "viewer", "format")  # fmt: skip
 """The options that the results of one study depend on."""
 
 
@@ -82,6 +86,9 @@ class ConsensusOptions:
         str | None, Option("uint8 or float16: also write each class's share of votes.", group=RESULTS)
     ] = None
     tolerance_mm: Annotated[float, Option("Of the surface Dice, in mm.", group=RESULTS)] = 1.0
+    format: Annotated[
+        str | None, Option("nifti, nrrd (with names), or dicom-seg; default as the annotations.", group=RESULTS)
+    ] = None
     report: Annotated[bool, Option("Write report.html.", group=RESULTS)] = True
     viewer: Annotated[bool, Option("With an interactive viewer in it (2.5 MB).", group=RESULTS)] = True
 
@@ -117,6 +124,8 @@ class ConsensusOptions:
     def _check_results(self) -> None:
         if self.export_soft not in (None, *SOFT):
             raise ConfigError(f"--export-soft {self.export_soft}: accepted are {' and '.join(SOFT)}")
+        if self.format not in (None, *FORMATS):
+            raise ConfigError(f"--format {self.format}: accepted are {', '.join(FORMATS)}")
         if not self.tolerance_mm > 0:
             raise ConfigError(f"--tolerance-mm {self.tolerance_mm}: a length > 0 is wanted")
 
@@ -148,7 +157,10 @@ class ConsensusOptions:
                 raise ConfigError(f"--set {text}: accepted is NAME=VALUE, an option of the method")
             if name in chosen:
                 raise ConfigError(f"--set {text}: {name} is given twice")
-            chosen[name] = load_yaml(value)
+            try:
+                chosen[name] = load_yaml(value)
+            except YAMLError as error:
+                raise ConfigError(f"--set {text[:100]}: {value[:60]!r} is no YAML value") from error
         return chosen
 
     @cached_property
@@ -180,7 +192,10 @@ class ConsensusOptions:
     def of_a_result(self) -> dict[str, Any]:
         """The options that the results of one study depend on, as values for JSON."""
         every = plain(self)
-        return {name: every[name] for name in OF_A_RESULT}
+        chosen = {name: every[name] for name in OF_A_RESULT}
+        if self.format is None:  # results from before there was a choice are known again
+            del chosen["format"]
+        return chosen
 
 
 def _weights(given: str) -> str | list[float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple, cast
@@ -65,7 +65,7 @@ def run_all(items: Sequence[Item], work: Work, jobs: int) -> Generator[dict[str,
                     worker, item = busy.pop(cast("Connection", pipe))
                     try:
                         answer = worker.pipe.recv()
-                    except EOFError:
+                    except (EOFError, OSError):  # the latter if it ended before it took the study
                         yield _report_dead_worker(worker, item)
                         worker = _hire(work) if waiting else worker
                     else:
@@ -85,7 +85,8 @@ def _give(worker: Worker, waiting: list[Item], busy: dict[Connection, tuple[Work
         worker.pipe.close()
         return
     item = waiting.pop()
-    worker.pipe.send(item)
+    with suppress(OSError):  # it has ended; that is told where its answer is waited for
+        worker.pipe.send(item)
     busy[worker.pipe] = (worker, item)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg import __version__
-from medseg.atomic import check_writable, make_folder
+from medseg.atomic import check_writable, make_folder, problem_of_name, real_path
 from medseg.consensus.fuse import alias_note
 from medseg.consensus.io.file_names import is_series
 from medseg.consensus.io.write_results import write_bytes
@@ -85,15 +85,19 @@ def _collect(options: ConsensusOptions, manifest: Manifest | None) -> list[Item]
 def _check_output(items: Sequence[Item], options: ConsensusOptions) -> None:
     """See that no result lies among what is fused."""
     output = options.output
-    if options.data is not None and (output / MANIFEST).resolve() == options.data.resolve():
+    for item in items:
+        problem = problem_of_name(item.name)
+        if problem is not None:
+            raise DataError(problem, path=(*item.images, *item.annotations)[0], hint="rename it")
+    if options.data is not None and real_path(output / MANIFEST) == real_path(options.data):
         raise ConfigError(f"the manifest of the results would overwrite {options.data}; choose another --output")
     inputs: set[Path] = set()
     for item in items:
         for path in (*item.images, *item.annotations):
-            place = path.resolve()
+            place = real_path(path)
             inputs.add(place if place.is_dir() else place.parent)
     for item in items:
-        if (output / item.name).resolve() in inputs:
+        if real_path(output / item.name) in inputs:
             raise ConfigError(f"{output / item.name} holds files to fuse; choose another --output")
 
 

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from itertools import combinations
 from typing import Any
 
-from medseg.atomic import same_name
+from medseg.atomic import real_path, same_name
 from medseg.errors import ManifestError
 from medseg.manifest.learnable import nothing_to_tell_apart
 from medseg.manifest.manifest import SECTIONS, Annotation, Case, Manifest
@@ -70,7 +70,7 @@ def _same_files(manifest: Manifest) -> Iterator[Problem]:
     seen: dict[Any, str] = {}
     for section, case in _all(manifest):
         for file in case.image:
-            path = manifest.resolve(file).resolve()
+            path = real_path(manifest.resolve(file))
             if path in seen:
                 what = f"is also an image of {seen[path]}"
                 yield Problem(case.name, file, section, "error", "duplicate", what)
@@ -78,7 +78,7 @@ def _same_files(manifest: Manifest) -> Iterator[Problem]:
     labels: dict[Any, str] = {}
     for section, case in _all(manifest):
         if case.label is not None:
-            path = manifest.resolve(case.label).resolve()
+            path = real_path(manifest.resolve(case.label))
             if path in labels:
                 what = f"is also the label of {labels[path]}"
                 yield Problem(case.name, case.label, section, "warning", "duplicate_label", what)

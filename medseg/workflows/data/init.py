@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from medseg.atomic import real_path
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.manifest.json_file import read_json
 from medseg.manifest.manifest import SECTIONS, Case, Manifest
@@ -63,7 +64,7 @@ def _refuse_another(manifest: Manifest, output: Path, source: Path) -> None:
     except ManifestError as error:
         raise ConfigError("is there already and is no manifest", path=output, hint="name another --output") from error
     one, other = (
-        {path.resolve().parent for case in each.cases for path in each.images(case)} for each in (manifest, before)
+        {real_path(path).parent for case in each.cases for path in each.images(case)} for each in (manifest, before)
     )
     if not one & other:
         what = f"is the manifest of images in {min(other)} and not of {source}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg.atomic import check_writable, make_folder, write_whole
+from medseg.atomic import check_writable, make_folder, real_path, write_whole
 from medseg.engine import distributed
 from medseg.errors import ConfigError, ManifestError, OutputError
 from medseg.manifest.json_file import write_json
@@ -61,7 +61,7 @@ def run_saliency(options: SaliencyOptions) -> dict[str, Any]:
             progress(number, len(cases))
             file = folder / f"{case.name}.nii.gz"
             _compute(manifest, case, file, options, source)
-            measured.append(measure(manifest, case, file, masks.get(str(manifest.images(case)[0].resolve()))))
+            measured.append(measure(manifest, case, file, masks.get(str(real_path(manifest.images(case)[0])))))
     found = summarize_saliency(measured)
     write_json(folder / "saliency.json", {"options": plain(options), **found})
     write_whole(folder / "overview.png", draw_sheet(manifest, cases, folder))
@@ -84,11 +84,11 @@ def label_files(manifest: Manifest, masks: Path | None) -> dict[str, tuple[Manif
         ManifestError: `masks` has no label of any of the images.
     """
     found: dict[str, tuple[Manifest, Case]] = {}
-    images = {str(manifest.images(case)[0].resolve()) for case in manifest.cases}
+    images = {str(real_path(manifest.images(case)[0])) for case in manifest.cases}
     for each in [manifest] + ([] if masks is None else [Manifest.load(masks)]):
         before = len(found)
         for case in each.cases:
-            image = str(each.images(case)[0].resolve())
+            image = str(real_path(each.images(case)[0]))
             if case.label is not None and image in images:
                 found[image] = (each, case)
         if each is not manifest and len(found) == before:

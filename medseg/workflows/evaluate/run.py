@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from medseg import __version__
-from medseg.atomic import check_writable, make_folder
+from medseg.atomic import check_writable, make_folder, real_path
 from medseg.errors import DataError, ManifestError
+from medseg.manifest.classification import says_classes_only
 from medseg.manifest.manifest import SECTIONS, Case, Manifest
 from medseg.metrics import METRICS
 from medseg.metrics.aggregate import iou_of_set, mean_of_classes, summarize
 from medseg.options import api
 from medseg.portable.io.read import SUFFIXES
+from medseg.portable.io.write import remove_leftovers
 from medseg.progress import show_progress
 from medseg.workflows.evaluate.compare_case import Compared, Pairing, Scale, compare
 from medseg.workflows.evaluate.found_classes import scale_of_files
+from medseg.workflows.evaluate.image_classes import evaluate_classes, write_class_tables
 from medseg.workflows.evaluate.options import EvaluateOptions
 from medseg.workflows.evaluate.pair_files import by_reference, files_by_name, refuse_another
 from medseg.workflows.evaluate.tables import write_tables
@@ -35,7 +38,8 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
         What `metrics.json` holds: `classes` (statistics per class), `mean` (over classes), `set_iou` (of all cases
         together, see `medseg.metrics.aggregate.iou_of_set`), of pseudo-labels `labelled` (share of voxels with a label)
         and `set_iou_labelled` (without the others, which are wrong elsewhere), `cases`, `failed` (names of cases
-        without a usable prediction or reference), `unmatched` files.
+        without a usable prediction or reference), `unmatched` files. Where tags are all that a manifest says of the
+        cases: accuracy and recalls of whole images, see `medseg.workflows.evaluate.image_classes`.
 
     Raises:
         DataError: no folder of predictions, or not one case that could be compared.
@@ -59,6 +63,9 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     """
     prediction, reference, folder = options.prediction, options.reference, options.folder
     files = _predictions(prediction)
+    of_classes = _section_of_classes(reference, options.section)
+    if of_classes is not None:
+        return _evaluate_classes(options, files, *of_classes)
     pairings, scale, used = _pair(reference, files, options.section, options.tolerance_mm)
     scale = replace(scale, pseudo_labels=options.pseudo_labels)
     matched = {pairing.prediction for pairing in pairings}
@@ -68,10 +75,11 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
             path=prediction,
             hint=f"files are named like {pairings[0].name}.nii.gz",
         )
-    source = {"prediction": str(prediction.resolve()), "reference": str(reference.resolve()), "section": used or ""}
+    source = {"prediction": str(real_path(prediction)), "reference": str(real_path(reference)), "section": used or ""}
     # the default folder moves with its predictions
     refuse_another(folder, source if options.output else {**source, "prediction": None})
     check_writable(folder)
+    remove_leftovers(folder)
     done = _compared(pairings, scale)
     if not any(case.status == "compared" for case in done):
         bad = next(case for case in done if case.status != "no prediction")
@@ -94,6 +102,30 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
 
 
 evaluate = api(EvaluateOptions, run_evaluation)
+
+
+def _section_of_classes(reference: Path, section: str | None) -> tuple[Manifest, str] | None:
+    """The manifest and its section where tags are all that is known of the cases; None: there are labels to compare."""
+    if reference.is_dir():
+        return None
+    manifest = Manifest.load(reference)
+    having = [name for name in (*PREFERRED, "unlabeled") if any(case.label for case in getattr(manifest, name))]
+    tagged = [name for name in PREFERRED if says_classes_only(getattr(manifest, name))]
+    used = section or next(iter([*having, *tagged]), None)
+    return (manifest, used) if used in tagged else None
+
+
+def _evaluate_classes(
+    options: EvaluateOptions, files: dict[str, Path], manifest: Manifest, section: str
+) -> dict[str, Any]:
+    """Compare the classes of whole images; see `medseg.workflows.evaluate.image_classes`."""
+    prediction, reference = str(options.prediction.resolve()), str(options.reference.resolve())
+    source = {"prediction": prediction, "reference": reference, "section": section}
+    refuse_another(options.folder, source if options.output else {**source, "prediction": None})
+    check_writable(options.folder)
+    report = evaluate_classes(manifest, section, files, source)
+    write_class_tables(options.folder, report)
+    return report
 
 
 def _compared(pairings: Sequence[Pairing], scale: Scale) -> list[Compared]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from medseg.workflows.evaluate.image_classes import class_table
 from medseg.workflows.evaluate.tables import number
 
 WIDTH = 80
@@ -27,6 +28,8 @@ def table(report: Mapping[str, Any]) -> str:
     Args:
         report: that `evaluate` returned.
     """
+    if report.get("target") == "images":
+        return class_table(report)
     grid = Table(box=LINES, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     grid.add_column("structure", overflow="fold")
     for head in ("cases", "Dice", f"surface\nDice at\n{report['tolerance_mm']:g} mm", "HD95 mm", "missed"):
@@ -93,7 +96,7 @@ def problems(report: Mapping[str, Any]) -> list[str]:
         report: that `evaluate` returned.
     """
     missing = [case["case"] for case in report["cases"] if case["status"] == "no prediction"]
-    lines = list(_few([text for case in report["cases"] for text in case["warnings"]]))
+    lines = list(_few([text for case in report["cases"] for text in case.get("warnings", ())]))
     if report["unmatched"]:
         files = report["unmatched"]
         more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""

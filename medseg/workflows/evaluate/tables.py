@@ -10,6 +10,7 @@ from typing import Any
 
 from medseg.atomic import write_whole
 from medseg.metrics import METRICS
+from medseg.workflows.reports.cells import csv_cell, markdown_cell
 
 
 def write_tables(folder: Path, report: dict[str, Any]) -> None:
@@ -32,7 +33,8 @@ def as_csv(report: dict[str, Any]) -> str:
         of_classes = case["classes"] or {name: {} for name in report["classes"]}
         for name, metrics in of_classes.items():
             values = [_short(metrics.get(column)) for column in METRICS]
-            writer.writerow([case["case"], name, case["status"], *values, case["message"]])
+            texts = [csv_cell(text) for text in (case["case"], name, case["status"])]
+            writer.writerow([*texts, *values, csv_cell(case["message"])])
     return stream.getvalue()
 
 
@@ -128,11 +130,11 @@ def _cases(report: dict[str, Any]) -> list[str]:
     bad = [case for case in report["cases"] if case["status"] != "compared"]
     if bad:
         lines += ["", f"## Not compared: {len(bad)} of {len(report['cases'])} cases", ""]
-        lines += [f"- {case['case']}: {case['message']}" for case in bad]
+        lines += [f"- {markdown_cell(case['case'])}: {markdown_cell(case['message'])}" for case in bad]
     warnings = [text for case in report["cases"] for text in case["warnings"]]
     if warnings:
         lines += ["", "## Warnings", ""]
-        lines += [f"- {text}" for text in warnings]
+        lines += [f"- {markdown_cell(text)}" for text in warnings]
     if report["unmatched"]:
         lines += ["", f"Files that belong to no case: {', '.join(report['unmatched'])}."]
     return [*lines, ""]
@@ -143,4 +145,4 @@ def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _line(cells: tuple[str, ...]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(markdown_cell, cells)) + " |"

@@ -6,14 +6,15 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from medseg import __version__
-from medseg.bundle.bundle import OpenBundle
+from medseg.atomic import problem_of_name, real_path
+from medseg.bundle.ensemble import Ensemble
 from medseg.bundle.runner import BundleRunner, Progress, prediction_errors
 from medseg.errors import DataError, OutputError
 from medseg.portable.inference.label_sink import LEVELS
@@ -24,7 +25,7 @@ from medseg.portable.io.record import DIGITS, image_of, image_record
 from medseg.portable.io.record import fingerprint as of_files
 from medseg.portable.io.write import temporary, write_nifti
 from medseg.workflows.predict.collect_cases import LONGEST_NAME, PROBABILITIES, Item, targets
-from medseg.workflows.predict.formats import Model, recorded, source_of_item, write_result
+from medseg.workflows.predict.formats import FORMATS, Model, check_dicom_seg, recorded, source_of_item, write_result
 
 if TYPE_CHECKING:
     from medseg.dicom.series import Series
@@ -63,22 +64,22 @@ class SeriesReader(VerifiedReader):
 
 
 class CasePredictor:
-    """Predicts cases with one bundle.
+    """Predicts cases with one bundle, or with several whose class probabilities are averaged.
 
     Args:
-        bundle: opened.
-        device: of the network.
+        runner: of the bundle, or of all.
         output: folder of the results.
         probabilities: also write class probabilities.
     """
 
-    def __init__(self, bundle: OpenBundle, device: torch.device, output: Path, *, probabilities: bool) -> None:
-        self.bundle, self.output, self.probabilities = bundle, output, probabilities
-        self.runner = BundleRunner(bundle, device)
-        folder = bundle.path.resolve()
-        if folder.name == "bundle":
-            folder = folder.parent
-        self.model = Model(folder.name, bundle.data.structures)
+    def __init__(self, runner: BundleRunner | Ensemble, output: Path, *, probabilities: bool) -> None:
+        self.runner, self.output, self.probabilities = runner, output, probabilities
+        self.data = runner.bundles[0].data
+        names = []
+        for bundle in runner.bundles:
+            folder = real_path(bundle.path)
+            names.append(folder.parent.name if folder.name == "bundle" else folder.name)
+        self.model = Model(" + ".join(dict.fromkeys(names)), self.data.structures)
 
     def headers(self, item: Item) -> list[Header]:
         """Headers of a case's files, of which the channels are as many as the model's.
@@ -88,6 +89,9 @@ class CasePredictor:
         """
         if len(os.fsencode(item.result)) > LONGEST_NAME:
             raise DataError(f"the result's name would be longer than {LONGEST_NAME} bytes", path=item.images[0])
+        problem = problem_of_name(item.name)
+        if problem is not None:
+            raise DataError(problem, path=item.images[0], hint="rename it")
         headers = [item.series.header] if item.dicom else [read_header(path) for path in item.images]
         if item.dicom and item.reads(self.output / item.result):
             raise DataError(f"the result {item.result} would overwrite a slice", path=item.images[0])
@@ -95,7 +99,7 @@ class CasePredictor:
         return headers
 
     def _check_channels(self, item: Item, found: int) -> None:
-        wanted = self.bundle.data.modality
+        wanted = self.data.modality
         if found == len(wanted):
             return
         hint = None
@@ -108,6 +112,21 @@ class CasePredictor:
     def is_done(self, item: Item, line: str) -> bool:
         """Whether the result of the same image, model and settings is there."""
         return all(recorded(path) == line for path in self.targets(item))
+
+    def in_a_format_that_holds(self, item: Item, line: str) -> tuple[Item, DataError | None]:
+        """The case, as NIfTI where a DICOM SEG of it cannot be written, and then also why not.
+
+        Args:
+            item: the case.
+            line: its record.
+        """
+        if item.suffix != FORMATS["dicom-seg"]:
+            return item, None
+        try:
+            check_dicom_seg(item, line, self.model)
+        except DataError as error:
+            return replace(item, suffix=FORMATS["nifti"]), error
+        return item, None
 
     def targets(self, item: Item) -> list[Path]:
         """Files that a case's results are written to."""
@@ -141,10 +160,10 @@ class CasePredictor:
         files = ResultFiles(self.targets(item), line)
         labels_file, probabilities_file = self.output / item.result, self.output / PROBABILITIES / item.probabilities
         reader = SeriesReader(item.series) if item.dicom else None
-        with temporary(probabilities_file, "scratch") as scratch:
-            image = self.runner.read(item.images, reader)
-            wanted = scratch if self.probabilities else None
-            prediction = self.runner.predict(image, probability_file=wanted, progress=progress)
+        with _scratch(probabilities_file if self.probabilities else labels_file) as scratch:
+            prediction = self.runner.predict_files(
+                item.images, reader, scratch=scratch, probabilities=self.probabilities, progress=progress
+            )
             labels, affine = prediction.labels, prediction.affine
             if prediction.probabilities is not None:
                 classes_last = prediction.probabilities.transpose(1, 2, 3, 0)
@@ -161,9 +180,19 @@ class CasePredictor:
             counts += np.bincount(plane.ravel(order="K"), minlength=256)
         voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
         volumes = {}
-        for value, name in self.bundle.data.structures.items():
+        for value, name in self.data.structures.items():
             volumes[name] = round(float(counts[value] * voxel_ml), 3)
         return volumes
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """The name of a file or a folder beside `path` that is gone afterwards."""
+    with temporary(path, "scratch") as scratch:
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)  # does nothing to a file
 
 
 class ResultFiles:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medseg.atomic import folds_case, same_name
+from medseg.atomic import folds_case, real_path, same_name
 from medseg.dicom.availability import holds_dicom, is_dicom_file
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.manifest.manifest import SECTIONS, Manifest
@@ -58,7 +58,7 @@ class Item:
     @property
     def identity(self) -> list[str]:
         """What tells its image from others: where its files are, and the series that was asked for."""
-        places = [str(path.resolve()) for path in self.images]
+        places = [str(real_path(path)) for path in self.images]
         return [*places, f"series {self.uid}"] if self.uid else places
 
     def reads(self, path: Path) -> bool:
@@ -68,7 +68,7 @@ class Item:
             ConfigError, DataError: it is DICOM and cannot be opened.
         """
         files = self.series.files if self.dicom else self.images
-        return path.resolve() in [file.resolve() for file in files]
+        return real_path(path) in [real_path(file) for file in files]
 
     @cached_property
     def series(self) -> Series:
@@ -200,11 +200,11 @@ def _of_manifest(manifest: Manifest, section: str | None, channels: int) -> list
 
 
 def _refuse_overwriting(items: Sequence[Item], inputs: Path, output: Path) -> None:
-    if inputs.is_dir() and output.resolve() == inputs.resolve():
+    if inputs.is_dir() and real_path(output) == real_path(inputs):
         raise ConfigError(f"{output} is the folder of the images; choose another --output")
-    images = {path.resolve() for item in items for path in item.images}
+    images = {real_path(path) for item in items for path in item.images}
     for item in items:
-        if (output / item.result).resolve() in images:
+        if real_path(output / item.result) in images:
             raise ConfigError(f"the result {output / item.result} would overwrite an image; choose another --output")
 
 

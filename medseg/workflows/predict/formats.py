@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from medseg.portable.io.header import Header, checked_spacing
 from medseg.portable.io.record import description
 from medseg.portable.io.write import is_flat, source_of, write_labels
 from medseg.workflows.predict.collect_cases import Item
+
+if TYPE_CHECKING:
+    from medseg.dicom.write_seg import Author, SegmentDescription
 
 FORMATS = {"nifti": ".nii.gz", "nrrd": ".seg.nrrd", "dicom-seg": ".dcm"}
 """What `--format` takes, and the ending of each."""
@@ -69,12 +73,27 @@ def write_result(path: Path, labels: np.ndarray, item: Item, affine: np.ndarray,
         header = Header(item.images[0], labels.shape, 1, affine, spacing, np.dtype(np.uint8))
         _write_nrrd(path, places[labels], header, line, model.names)
         return
-    from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
+    from medseg.dicom.write_seg import write_segmentation
+
+    write_segmentation(path, places[labels], item.series, *_segments_and_author(model, line))
+
+
+def check_dicom_seg(item: Item, line: str, model: Model) -> None:
+    """See that a DICOM SEG of a case can be written, before its network runs; arguments as of `write_result`.
+
+    Raises:
+        DataError: the headers of its series cannot be referred to.
+    """
+    from medseg.dicom.write_seg import check_referable
+
+    check_referable(item.series, *_segments_and_author(model, line))
+
+
+def _segments_and_author(model: Model, line: str) -> tuple[list[SegmentDescription], Author]:
+    from medseg.dicom.write_seg import Author, SegmentDescription
 
     author = Author(f"medseg {model.name}", f"medseg {model.name}", {RECORD: line})
-    write_segmentation(
-        path, places[labels], item.series, [SegmentDescription(name) for name in model.names.values()], author
-    )
+    return [SegmentDescription(name) for name in model.names.values()], author
 
 
 def source_of_item(item: Item) -> bytes:

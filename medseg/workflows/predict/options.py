@@ -16,7 +16,9 @@ MODEL, WORK = "Model", "Many cases"
 class PredictOptions:
     """Which images to segment, with which model, and how."""
 
-    model: Annotated[Path, Option("Run folder or bundle.", ("--model", "-m"))]
+    model: Annotated[
+        tuple[Path, ...], Option("Run folder or bundle; of several, and of folds, the mean.", ("--model", "-m"))
+    ]
     inputs: Annotated[Path, Option("An image, a folder of images, DICOM folder(s), or a manifest.", ("--input", "-i"))]
     output: Annotated[Path, Option("Folder to write.", ("--output", "-o"))]
     section: Annotated[str | None, Option("List of the manifest to predict; default test.")] = None
@@ -28,6 +30,7 @@ class PredictOptions:
     fusion: Annotated[str | None, Option("Of several views: vote, any (that sees it), or mean.", group=MODEL)] = None
     mirror: Annotated[bool, Option("Average over mirrored images (slower).", group=MODEL)] = False
     overlap: Annotated[float | None, Option("Overlap of windows, 0 to below 1.", group=MODEL)] = None
+    postprocessing: Annotated[bool, Option("Keep only the components that the model's rules keep.", group=MODEL)] = True
     device: Annotated[str, Option("auto, cpu, cuda, cuda:N or mps.", group=MODEL)] = "auto"
 
     overwrite: Annotated[bool, Option("Do finished cases again.", group=WORK)] = False
@@ -39,6 +42,8 @@ class PredictOptions:
         from medseg.workflows.predict.formats import suffix_of  # needs numpy, which `medseg --help` does not wait for
 
         check_types(self)
+        if not self.model:
+            raise ConfigError("--model is missing: accepted are run folders and bundles")
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise ConfigError(f"--overlap {self.overlap} is not in [0, 1)")
         suffix_of(self.format)

@@ -18,13 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from medseg import __version__
 from medseg.atomic import check_writable, make_folder, write_whole
-from medseg.bundle.bundle import OpenBundle, open_bundle
-from medseg.bundle.runner import GIB
+from medseg.bundle.ensemble import Ensemble
+from medseg.bundle.memory import GIB
+from medseg.bundle.runner import BundleRunner
 from medseg.engine import distributed
-from medseg.errors import ConfigError, MedsegError, OutputError
+from medseg.errors import MedsegError, OutputError
 from medseg.options import api
 from medseg.portable.geometry import offset
-from medseg.portable.inference.multi_view import FUSIONS, ViewsInferer
 from medseg.portable.io.find_cases import passed_over
 from medseg.portable.io.write import remove_leftovers
 from medseg.progress import Count, say
@@ -35,6 +35,7 @@ from medseg.workflows.predict.collect_cases import PROBABILITIES, Item, collect,
 from medseg.workflows.predict.earlier_results import EarlierResults
 from medseg.workflows.predict.field_of_view import shows_less
 from medseg.workflows.predict.formats import suffix_of, uncoded
+from medseg.workflows.predict.models import configure_models, open_models
 from medseg.workflows.predict.options import PredictOptions
 from medseg.workflows.predict.summary import Listener, closing
 
@@ -67,9 +68,11 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
         >>> list(report["cases"][0]["volumes_ml"])
         ['liver', 'spleen']
     """
-    bundle, output = open_bundle(options.model), options.output
+    console = Console(stderr=True)
+    listener = Listener(console)
+    bundles, output = open_models(options.model, listener.show), options.output
     items = collect(
-        options.inputs, output, channels=len(bundle.data.modality), section=options.section, uid=options.series,
+        options.inputs, output, channels=len(bundles[0].data.modality), section=options.section, uid=options.series,
         suffix=suffix_of(options.format),
     )  # fmt: skip
     if options.inputs.is_dir() and (others := passed_over(options.inputs)):
@@ -78,24 +81,22 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
     earlier = EarlierResults(output)
     earlier.refuse_all(items, probabilities=options.probabilities)
     device = distributed.setup(options.device)
+    about_models, rules = configure_models(bundles, options, listener.show)
     make_folder(output / PROBABILITIES if options.probabilities else output)
     check_writable(output)
     for folder in (output, output / PROBABILITIES):
         remove_leftovers(folder)
-    console = Console(stderr=True)
-    listener = Listener(console)
     report: dict[str, Any] = {
         "medseg_version": __version__,
-        "model": str(bundle.path),
-        "model_sha256": bundle.digest,
+        **about_models,
         "device": str(device),
-        "settings": _configure(bundle, options, listener),
         "cases": [],
         "failed": [],
         "interrupted": True,
         "earlier": [],
     }
-    predictor = CasePredictor(bundle, device, output, probabilities=options.probabilities)
+    runner = BundleRunner(bundles[0], device) if len(bundles) == 1 else Ensemble(bundles, device, rules)
+    predictor = CasePredictor(runner, output, probabilities=options.probabilities)
     if options.format == "dicom-seg" and (names := uncoded(predictor.model.names.values())):
         listener.say(f"no SNOMED code is known for {', '.join(names)}: coded as Tissue")
     run = _Run(predictor, listener, report, earlier, options)
@@ -112,54 +113,6 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
 
 
 predict = api(PredictOptions, run_prediction)
-
-
-def _configure(bundle: OpenBundle, options: PredictOptions, listener: Listener) -> dict[str, Any]:
-    """Set the inferer and return with what it predicts."""
-    inferer = bundle.inferer
-    views = _views(bundle, options)
-    if isinstance(inferer, ViewsInferer):
-        inferer.views, inferer.fusion = views, options.fusion or inferer.fusion
-    if options.overlap is not None:
-        inferer.overlap = options.overlap
-    if options.mirror:
-        trained = bundle.data.augment.flip_axes
-        if not trained:
-            listener.say("the model was not trained on mirrored images; --mirror may make it worse")
-        sided = bundle.data.has_sides and not trained
-        inferer.mirror_axes = (1, 2) if sided else tuple(trained or (0, 1, 2))
-    mirrored = list(inferer.mirror_axes)
-    settings = {"overlap": inferer.overlap, "mirror_axes": mirrored, "probabilities": options.probabilities}
-    if isinstance(inferer, ViewsInferer):
-        settings |= {"views": list(views), "fusion": inferer.fusion}
-    return settings
-
-
-def _views(bundle: OpenBundle, options: PredictOptions) -> tuple[str, ...]:
-    """The views to ask; none of a model that has one network.
-
-    Raises:
-        ConfigError: a view that the model does not have, an unknown fusion, or probabilities of several views.
-    """
-    known = bundle.views or (bundle.data.view,)
-    for view in options.views:
-        if view not in known:
-            raise ConfigError(f"--view {view}: the model has no such view; it has {', '.join(known)}", path=bundle.path)
-    if options.fusion and (options.fusion not in FUSIONS or not bundle.views):
-        accepted = (
-            f"accepted are {', '.join(FUSIONS)}" if bundle.views else "the model has one network, nothing to fuse"
-        )
-        raise ConfigError(f"--fusion {options.fusion}: {accepted}", path=bundle.path)
-    if not bundle.views:
-        return ()
-    views = tuple(dict.fromkeys(options.views)) or bundle.views
-    if options.probabilities and len(views) > 1:
-        raise ConfigError(
-            "--probabilities: the views agree on labels, and have no probabilities of all classes in common",
-            path=bundle.path,
-            hint="ask for one, " + " or ".join(f"--view {view}" for view in views),
-        )
-    return views
 
 
 @contextmanager
@@ -187,7 +140,7 @@ class _Run:
     ) -> None:
         self.predictor, self.listener, self.report, self.earlier = predictor, listener, report, earlier
         self.overwrite, self.strict, self.probabilities = options.overwrite, options.strict, options.probabilities
-        labels_depend_on = {k: v for k, v in report["settings"].items() if k != "probabilities"}
+        labels_depend_on = {key: value for key, value in report["settings"].items() if key != "probabilities"}
         self.setting = hash_of([report["model_sha256"], labels_depend_on])
 
     def all(self, items: list[Item]) -> None:
@@ -228,6 +181,9 @@ class _Run:
             if self.strict:
                 raise
             self.listener.show(f"failed: {error}")  # now: the next hundred may fail of the same
+        if instead := entry.pop("instead", None):  # of the format that was asked for
+            self.report["failed"].append({"case": item.name, "error": instead})
+            self.listener.show(f"failed: {instead}")
         entry["seconds"] = round(time.perf_counter() - started, 3)
         entry["warnings"] = list(self.listener.lines)
         self.report["cases"].append(entry)
@@ -239,6 +195,13 @@ class _Run:
         entry = {"result": item.result, "input": item.identity, "image_sha256": digest}
         if not self.overwrite and self.predictor.is_done(item, line):
             return {"status": "skipped", **entry}
+        item, problem = self.predictor.in_a_format_that_holds(item, line)
+        if problem is not None:
+            if self.strict:
+                raise problem
+            entry["result"], entry["instead"] = item.result, f"{problem}; its labels are in {item.result}"
+            if not self.overwrite and self.predictor.is_done(item, line):
+                return {"status": "skipped", **entry}
         self.earlier.refuse(item, probabilities=self.probabilities)
         for header in headers:
             for warning in header.warnings:
@@ -246,7 +209,8 @@ class _Run:
             found = offset(headers[0], header)
             if found.is_taken and (note := found.note(f"the first channel {headers[0].path.name}")):
                 self.listener.say(f"{header.path}: {note}")
-        if less := shows_less(headers[0], self.predictor.bundle.data):
+        fields_of_view = {shows_less(headers[0], bundle.data) for bundle in self.predictor.runner.bundles}
+        for less in fields_of_view - {None}:
             self.listener.say(f"{headers[0].path}: {less}")
         needed = self.predictor.runner.check_memory(headers, item.images[0])
         if needed > WORTH_SAYING:

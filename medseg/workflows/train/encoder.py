@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from torch import nn
 
 from medseg import __version__
 from medseg.atomic import write_whole
 from medseg.bundle.bundle import OpenBundle, open_bundle
-from medseg.bundle.safe_load import checked_weights, read_json
+from medseg.bundle.safe_load import checked_weights, read_json, reason_of
 from medseg.config import instantiate
 from medseg.config.pipeline import DataSpec, NetworkSpec
 from medseg.errors import BundleError, ConfigError
 from medseg.networks.pretrained import hash_file
 from medseg.networks.transfer import PartOf
+from medseg.networks.weight_files import UnreadableWeights, load_tensors
 from medseg.portable.networks.encoder_decoder import EncoderDecoder
 
 ENCODER: Final = "encoder"
@@ -69,9 +69,9 @@ class OpenEncoder:
         if not isinstance(made, EncoderDecoder):
             raise BundleError("is no network with an encoder", path=self.path / NETWORK)
         try:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever the unpickler meets in a foreign file
-            raise BundleError(f"holds no plain weights ({type(error).__name__})", path=weights) from error
+            state = load_tensors(weights)
+        except UnreadableWeights as error:
+            raise BundleError(f"holds no plain weights ({error})", path=weights) from error
         made.load_state_dict(checked_weights(state, made, weights))
         return PartOf(made, self.tensors)
 
@@ -139,7 +139,7 @@ def open_encoder(folder: Path) -> OpenEncoder:
             tensors=tuple(description["tensors"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[-1] if isinstance(error, ValueError) else f"{error} is missing"
+        reason = reason_of(error)
         raise BundleError(f"does not describe an encoder ({reason})", path=file) from error
     weights = folder / WEIGHTS
     if not weights.is_file() or hash_file(weights) != found.digest:

@@ -21,6 +21,7 @@ Methods = Annotated[
 """In Python a class does as well."""
 Device = Annotated[str, Option("auto, cpu, cuda, cuda:N or mps.")]
 Budget = Annotated[str | None, Option("Time for training, e.g. 25m: the plan is made to fit this machine.")]
+InitFrom = Annotated[Path | None, Option("Run, bundle or encoder whose weights to start from, class by class.")]
 
 ALL = "all"
 """Of `--fold`: one training after the other."""
@@ -41,6 +42,7 @@ class PlanOptions:
     method: Methods = ()
     device: Device = "auto"
     budget: Budget = None
+    init_from: InitFrom = None
 
     def __post_init__(self) -> None:
         if self.budget is not None:
@@ -85,9 +87,7 @@ class TrainOptions:
     device: Device = "auto"
     budget: Budget = None
     resume: Annotated[bool, Option("Continue an interrupted run.")] = False
-    init_from: Annotated[Path | None, Option("Run, bundle or encoder whose weights to start from, class by class.")] = (
-        None
-    )
+    init_from: InitFrom = None
     start: Annotated[Path | None, Option("Former name of --init-from.")] = None
     folds: Annotated[int | None, Option("Cross-validation: in how many folds to split the subjects.")] = None
     fold: Annotated[str | None, Option("Which fold is the validation: 0, 1, ... or all of them.")] = None

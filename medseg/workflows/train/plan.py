@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -15,6 +16,7 @@ from medseg.atomic import check_writable, make_folder
 from medseg.config.pipeline import DataSpec, Intensity, NetworkSpec, Pipeline, Stage
 from medseg.engine import distributed
 from medseg.errors import ConfigError, OutputError
+from medseg.manifest.classification import classified
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.networks.pretrained import hash_file
 from medseg.options import api
@@ -25,7 +27,7 @@ from medseg.workflows.train.budget.sizing import Sizing
 from medseg.workflows.train.checks.orientation import check_upright
 from medseg.workflows.train.checks.stages import Product, check_buildable
 from medseg.workflows.train.checks.streams import check_all_streams, describe_tag_groups, presences
-from medseg.workflows.train.encoder import Start
+from medseg.workflows.train.encoder import Start, open_start
 from medseg.workflows.train.group_names import describe_groups, name_of_stage
 from medseg.workflows.train.options import PlanOptions, budget_seconds
 from medseg.workflows.train.planned_network import follow_previous, plan_options
@@ -34,12 +36,16 @@ from medseg.workflows.train.planned_network import follow_previous, plan_options
 def run_plan(options: PlanOptions) -> Pipeline:
     """Plan as `train` would and write the resolved pipeline to a YAML, without training.
 
+    A run that starts from another is planned with the same `init_from` that it is trained with.
+
     Raises:
         MedsegError: nothing can be planned, or `output` is something else than an earlier plan for this manifest.
     """
     own = methods.locate_methods(options.method)
     pipeline = settings.load(options.task, options.overrides, own)
     manifest = Manifest.load(options.data)
+    if pipeline.classifies:
+        manifest = classified(manifest)
     output = options.output
     if output.is_dir():
         raise OutputError("is a folder; a plan is a file", path=output, hint="give a name that ends in .yaml")
@@ -47,8 +53,9 @@ def run_plan(options: PlanOptions) -> Pipeline:
     check_writable(output.parent)
     with methods.use_methods(own):
         device = distributed.setup(options.device)
+        start = open_start(options.init_from) if options.init_from else None
         sizing = Sizing()
-        resolved = plan_pipeline(pipeline, manifest, device, options.budget, sizing=sizing)
+        resolved = plan_pipeline(pipeline, manifest, device, options.budget, start, sizing=sizing)
         make_folder(output.parent)
         settings.dump(resolved, output, manifest=manifest.path)
         print_plan(resolved, manifest, sizing.rows)
@@ -99,13 +106,26 @@ def plan_pipeline(
     for index, (stage, of_stage) in enumerate(zip(pipeline.stages, groups, strict=True)):
         counts = {stream: len(cases) for stream, cases in of_stage.items()}
         stages.append(_plan_stage(index, stage, data, counts))
-    planned = pipeline.model_copy(update={"stages": tuple(stages), "data": data.model_dump(mode="json")})
+    planned = pipeline.model_copy(
+        update={
+            "stages": tuple(stages),
+            "data": data.model_dump(mode="json"),
+            "postprocessing": _plan_postprocessing(pipeline, data, product),
+        }
+    )
     check_upright(planned, data)
     check_buildable(planned, start, [presences(manifest, of_stage) for of_stage in groups], product)
     if seconds is None:
         return planned
     sizing = sizing or Sizing()
     return fit_budget(planned, manifest, device, seconds=seconds, given=pipeline, sizing=sizing, start=start)
+
+
+def _plan_postprocessing(pipeline: Pipeline, data: DataSpec, product: Product) -> Literal["auto", "none"]:
+    """Whether to choose which components stay: of an encoder there are none, and what is removed is background."""
+    if product != "bundle" or not data.has_background:
+        return "none"
+    return pipeline.postprocessing or "auto"
 
 
 def _with_planned_networks(pipeline: Pipeline, start: Start | None) -> Pipeline:
@@ -208,6 +228,7 @@ def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
     return {
         "cases": f"{training}, {others}",
         "classes": classes if data.has_background else f"{classes}; no background",
+        **({"target": "the class of each image as a whole"} if data.target == "images" else {}),
         "intensity": "; ".join(dict.fromkeys(rules)),
         "view": data.view if data.view == "volume" else f"{data.view} slices",
         "spacing, mm": " x ".join(f"{mm:g}" for mm in data.spacing_mm),

@@ -14,19 +14,16 @@ from medseg.errors import ConfigError, ManifestError
 from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.ops.pretext.encoders import encoder_tensors
 from medseg.options import api
-from medseg.portable.io.read import read_header
 from medseg.portable.networks.encoder_decoder import EncoderDecoder
 from medseg.progress import say
 from medseg.stopping import report_stop
 from medseg.workflows.train import settings
+from medseg.workflows.train.checks.orientation import is_unplaced
 from medseg.workflows.train.encoder import ENCODER, describe_encoder
 from medseg.workflows.train.folds import TrainingRun
 from medseg.workflows.train.options import PretrainOptions
 from medseg.workflows.train.run import train_one
 from medseg.workflows.train.stages.build import build_method
-
-UNPLACED = "it has neither sform nor qform"
-"""How the warning of a NIfTI header begins that does not say where its voxels lie."""
 
 
 def run_pretraining(options: PretrainOptions, *, began: float | None = None) -> Path:
@@ -103,7 +100,7 @@ def without_unplaced(manifest: Manifest) -> Manifest:
     left_out = []
     for section in ("training", "unlabeled"):
         cases = getattr(manifest, section)
-        unplaced = [case.name for case in cases if _is_unplaced(manifest, case)]
+        unplaced = [case.name for case in cases if is_unplaced(manifest, case)]
         kept[section] = tuple(case for case in cases if case.name not in unplaced)
         left_out += unplaced
     if not left_out:
@@ -117,11 +114,6 @@ def without_unplaced(manifest: Manifest) -> Manifest:
     if distributed.rank() == 0:
         say(f"warning: {len(left_out)} images have no orientation in their header and are left out: {left_out[0]}, ...")
     return manifest.model_copy(update=kept)
-
-
-def _is_unplaced(manifest: Manifest, case: Case) -> bool:
-    warnings = [text for path in manifest.images(case) for text in read_header(path).warnings]
-    return any(text.startswith(UNPLACED) for text in warnings)
 
 
 def describe_images(manifest: Manifest) -> str:

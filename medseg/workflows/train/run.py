@@ -16,6 +16,7 @@ from medseg import methods
 from medseg.atomic import check_writable, make_folder, write_whole
 from medseg.config.pipeline import Pipeline
 from medseg.engine import distributed
+from medseg.manifest.classification import classified
 from medseg.manifest.manifest import Manifest
 from medseg.options import api
 from medseg.progress import say
@@ -28,6 +29,7 @@ from medseg.workflows.train.encoder import Start, open_start
 from medseg.workflows.train.folds import TrainingRun, list_runs
 from medseg.workflows.train.options import PretrainOptions, TrainOptions
 from medseg.workflows.train.plan import plan_pipeline, print_plan
+from medseg.workflows.train.postprocessing.run import Measured, apply_choice, measure
 from medseg.workflows.train.run_folder import RUN, claim
 from medseg.workflows.train.stages.build import StageResult
 from medseg.workflows.train.stages.methods import add_hashes
@@ -63,7 +65,9 @@ def run_training(options: TrainOptions, *, began: float | None = None) -> Path:
     began = time.monotonic() if began is None else began
     own = methods.locate_methods(options.method)
     pipeline = settings.load(options.task, options.overrides, own)
-    runs = list_runs(options, Manifest.load(options.data))
+    manifest = Manifest.load(options.data)
+    runs = list_runs(options, classified(manifest) if pipeline.classifies else manifest)
+    measured: list[Measured] = []
     with methods.use_methods(own):
         device = distributed.setup(options.device)
         try:
@@ -71,8 +75,14 @@ def run_training(options: TrainOptions, *, began: float | None = None) -> Path:
                 if run.split is not None and distributed.rank() == 0:
                     say(f"fold {run.split['fold']}: {len(run.manifest.validation)} cases held out")
                 with report_stop(run.place):
-                    train_one(pipeline, run, options, device, began)
+                    resolved = train_one(pipeline, run, options, device, began)
+                    found = measure(run.folder, run.manifest, device) if resolved.postprocessing == "auto" else None
+                if found is not None:
+                    measured.append(found)
                 began = time.monotonic()
+            if measured and distributed.rank() == 0:
+                apply_choice(measured, options.folder, runs[0].manifest)
+            distributed.barrier()
         finally:
             distributed.finish()
     return options.folder

@@ -10,6 +10,7 @@ from typing import Any
 from medseg.config.former_pipelines import is_former
 from medseg.engine import distributed
 from medseg.errors import ConfigError, OutputError
+from medseg.portable.io.write import remove_leftovers
 from medseg.progress import say
 from medseg.records import Record, read_record
 from medseg.workflows.train import settings
@@ -38,6 +39,7 @@ def claim(output: Path, record: Record, *, resume: bool) -> None:
         file = record.file
         if output.exists() and not output.is_dir():
             raise OutputError("is a file; a run needs a folder", path=output)
+        remove_unfinished(output)
         if not file.exists() and output.is_dir() and not all(_is_round(path) for path in output.iterdir()):
             raise OutputError("is not empty and holds no run", path=output, hint="choose another --output")
         begun = (output / "bundle").exists() or any(output.glob("**/last.pt"))
@@ -64,6 +66,12 @@ def claim(output: Path, record: Record, *, resume: bool) -> None:
     distributed.barrier()
 
 
+def remove_unfinished(output: Path) -> None:
+    """Remove what killed commands left half written, anywhere in a run's folder."""
+    for folder in {left.parent for left in output.rglob(".medseg-*.tmp")}:
+        remove_leftovers(folder)
+
+
 def _is_round(path: Path) -> bool:
     """Whether this is a round of some run: what its records say is finished is taken, the rest is made again."""
     return path.is_dir() and path.name.startswith("round") and path.name.removeprefix("round").isdigit()
@@ -87,32 +95,33 @@ def _recorded_key(file: Path) -> str:
 
 
 def describe_validation(run: Path) -> str:
-    """The validation Dice of the model that a run folder holds, as a phrase.
+    """The validation Dice of the model that a run folder holds, or its balanced accuracy, as a phrase.
 
     Args:
         run: folder of a finished run.
     """
     content, source = settings.read_task(str(run))
     pipeline = settings.check(content, source)  # only read: its methods need not be here
+    name, words = ("balanced_accuracy", "balanced accuracy") if pipeline.classifies else ("dice", "Dice")
     last = len(pipeline.stages) - 1
     folder = run if last == 0 else run / f"stage{last}"
     log = folder / "metrics.jsonl"
     if not log.is_file():
-        return f"no validation Dice: {log} is gone"
+        return f"no validation {words}: {log} is gone"
     validations = _read_validations(log)
     if not validations:
-        return "no validation Dice: no validation case has a label"
+        return f"no validation {words}: no validation case has a label"
     if "round" in validations[-1]:
         best = validations[-1]
-        dice = best["dice"][FUSED]
-        several_views = len(best["dice"]) > 2  # each view's, and the fused
+        score = best[name][FUSED]
+        several_views = len(best[name]) > 2  # each view's, and the fused
         place = f"after round {best['round']}"
         place = f"of all views together {place}" if several_views else place
     else:
-        best = max(validations, key=lambda record: record["dice"])  # of equal ones the first, as the bundle has
-        dice = best["dice"]
+        best = max(validations, key=lambda record: record[name])  # of equal ones the first, as the bundle has
+        score = best[name]
         place = f"at iteration {best['iteration']} of {pipeline.stages[last].schedule.iterations}"
-    return f"validation Dice {dice:.3f} {place} ({_describe_structures(best['classes'])})"
+    return f"validation {words} {score:.3f} {place} ({_describe_structures(best['classes'])})"
 
 
 def _read_validations(log: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 import medseg
-from medseg.atomic import write_whole
+from medseg.atomic import real_path, write_whole
 from medseg.config.former_pipelines import as_now
 from medseg.config.literals import Place, begins_expression, is_expression, is_instruction, named, texts
 from medseg.config.pipeline import Pipeline
@@ -272,4 +272,4 @@ def refuse_another_plan(path: Path, manifest: Path) -> None:
 
 
 def _planned_for(manifest: Path) -> str:
-    return f"# planned for {json.dumps(str(manifest.resolve()), ensure_ascii=False)}"
+    return f"# planned for {json.dumps(str(real_path(manifest)), ensure_ascii=False)}"

@@ -6,8 +6,10 @@ A slice, a vessel or an organ that somebody overlooked is another matter: people
 they omit independently of one another, which is STAPLE's model. Neither truth nor image is needed to tell the two:
 
     c*(x)  label above 0 that most raters gave x
+    tau    distance up to which outlines are drawn differently: `SPREADS` times the median distance of two raters'
+           outlines of c*, at least `TAU`
     G      the disputed x that somebody overlooked: a rater who annotated x did not give it c* and has no c* within
-           `TAU` of x, while two others or more did, and no more have their outline near and x outside of it
+           tau of x, while two others or more did, and no more have their outline near and x outside of it
     rho    mean correlation of two raters' votes inside STAPLE's structure: near 0 where errors are independent
 
 On G the shares of the votes move towards STAPLE's posterior W, the more the lower rho is (`trust_in_posterior`), and
@@ -22,20 +24,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import edt
 import numpy as np
-from scipy import ndimage
 
 from medseg.consensus.boxes import Box
 from medseg.consensus.fusers.gcssl.missing_votes import WeightedVotes
+from medseg.consensus.fusers.gcssl.outlines import Outlines, boxes_of_classes
 from medseg.consensus.fusers.gcssl.region import Region
 from medseg.consensus.fusers.staple import estimate
 from medseg.consensus.fusers.vote_patterns import VotePatterns
 from medseg.consensus.study import MISSING
 
 TAU = 3.0
-"""Distance of outlines, in units of the smallest spacing, up to which they are drawn differently and not overlooked."""
-GROSS_BOUNDS, NEAR_BOUNDS = (0.12, 0.18), (0.10, 0.14)
+"""Distance of outlines, in units of the smallest spacing, up to which nothing counts as overlooked."""
+SPREADS = 3.0
+"""Median distances of two outlines up to which they are drawn differently: a fine grid has many voxels in a
+millimetre."""
+GROSS_BOUNDS, NEAR_BOUNDS = (0.12, 0.18), (0.10, 0.12)
 """Correlations of votes up to which errors count as independent, and from which as shared: on G, and elsewhere."""
 FLOOR = 0.02
 """Added to shares and posterior before they are multiplied, so that neither alone rules a label out."""
@@ -200,11 +204,12 @@ def find_gross_errors(region: Region, patterns: VotePatterns) -> GrossErrors:
     positions = np.nonzero(region.disputed)
     voxels = np.zeros(structure.size, bool)
     apart = np.zeros((len(labels), patterns.classes), bool)
-    boxes = _boxes_of_classes(region.labels, patterns.classes)
+    boxes = boxes_of_classes(region.labels, patterns.classes)
     for c in np.unique(structure[structure > 0]):
         box = boxes[c]
-        near = _near_own_structure(region, box, int(c))
-        apart[:, c] = _lie_apart(region, patterns, box, near, int(c))
+        outlines = Outlines(region, box, int(c))
+        apart[:, c] = _lie_apart(region, patterns, box, outlines.within(TAU), int(c))
+        near = outlines.within(max(TAU, SPREADS * outlines.spread()))
         chosen = np.flatnonzero(structure == c)
         place = tuple(axis[chosen] - side.start for axis, side in zip(positions, box, strict=True))
         having, lacking, overlooking = (np.zeros(chosen.size, np.int16) for _ in range(3))
@@ -231,35 +236,6 @@ def most_voted_structure(labels: np.ndarray, classes: int) -> np.ndarray:
         best[more] = c
         most[more] = count[more]
     return best
-
-
-def _boxes_of_classes(labels: np.ndarray, classes: int) -> dict[int, Box]:
-    """Box of all voxels of each class by any of the raters `(R, x, y, z)`."""
-    boxes: dict[int, Box] = {}
-    for volume in labels:
-        found = ndimage.find_objects(np.where(volume == MISSING, 0, volume), max_label=classes - 1)
-        for c, box in enumerate(found, start=1):
-            if box is not None:
-                boxes[c] = _around_both(boxes[c], box) if c in boxes else box
-    return boxes
-
-
-def _around_both(first: Box, second: Box) -> Box:
-    x, y, z = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
-    return x, y, z
-
-
-def _near_own_structure(region: Region, box: Box, c: int) -> list[np.ndarray]:
-    """For each rater the voxels of the box at most `TAU` from what this rater calls `c`."""
-    sides = tuple(unit if math.isfinite(unit) else 1.0 for unit in region.units)
-    near = []
-    for volume in region.labels:
-        other = np.ascontiguousarray(volume[box] != c)
-        if other.all():
-            near.append(np.zeros(other.shape, bool))
-        else:
-            near.append(edt.edt(other, anisotropy=sides, parallel=1) <= TAU)
-    return near
 
 
 def _lie_apart(region: Region, patterns: VotePatterns, box: Box, near: Sequence[np.ndarray], c: int) -> np.ndarray:

@@ -14,7 +14,8 @@ from statistics import mean
 import numpy as np
 from scipy.stats import wilcoxon
 
-from medseg.workflows.compare.report.statistics import SHOWN_METRICS, is_absent
+from medseg.workflows.compare.report.measures import measures_of
+from medseg.workflows.compare.report.statistics import is_absent
 from medseg.workflows.compare.rows import CaseRow
 
 DRAWS = 10_000
@@ -23,9 +24,6 @@ LEVEL = 95.0
 """Per cent of the draws that lie in the interval."""
 FEWEST_SUBJECTS = 6
 """Of a signed-rank test: with 5 the smallest two-sided p is 2 / 2^5 = 0.06, so that nothing could be shown."""
-TESTED = "dice"
-"""The metric that is tested; of the others there are intervals alone."""
-
 _CHUNK = 1000  # draws at once, for memory
 
 Place = tuple[int, int | None, str]
@@ -79,10 +77,11 @@ def compare_arms(rows: Sequence[CaseRow], first: str, *, draws: int = DRAWS, see
         if row.metrics:
             arms[row.key.labels, row.key.arm].append(row)
     found = []
+    measures = measures_of({name for row in rows for name in row.metrics})
     for labels, arm in sorted(arms, key=lambda group: -1 if group[0] is None else group[0]):
         if arm == first or (labels, first) not in arms:
             continue
-        for metric in SHOWN_METRICS:
+        for metric in measures.compared:
             values = subject_differences(arms[labels, arm], arms[labels, first], metric)
             found.append(_describe(values, (arm, first, labels, metric), draws, seed))
     tested = [number for number, each in enumerate(found) if each.p is not None]
@@ -183,7 +182,8 @@ def _describe(values: np.ndarray, of: tuple[str, str, int | None, str], draws: i
         return Difference(*of, None, None, None, 0, 0)
     of_subjects = np.nanmean(values, axis=1)
     low, high = bootstrap_interval(values, draws=draws, seed=seed) or (None, None)
-    p = signed_rank_p(of_subjects.tolist()) if of[-1] == TESTED else None
+    is_tested = of[-1] == measures_of(of[-1:]).tested
+    p = signed_rank_p(of_subjects.tolist()) if is_tested else None
     return Difference(*of, float(of_subjects.mean()), low, high, subjects, seeds, p)
 
 

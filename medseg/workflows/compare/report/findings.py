@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from medseg.workflows.compare.report.description import Description
 from medseg.workflows.compare.report.differences import Difference, compare_arms
+from medseg.workflows.compare.report.measures import Measures, measures_of
 from medseg.workflows.compare.report.statistics import ArmResult, summarize
 from medseg.workflows.compare.rows import CaseRow, RunKey, RunRow
 
@@ -33,6 +34,11 @@ class Findings:
     def first(self) -> str:
         """Name of the arm that the others are compared with."""
         return self.description.arms[0].name
+
+    @property
+    def measures(self) -> Measures:
+        """What is shown and tested."""
+        return measures_of({name for result in self.results for name in result.over_all})
 
     @property
     def labels(self) -> list[int | None]:

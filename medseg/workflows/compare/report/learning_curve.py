@@ -10,12 +10,13 @@ from medseg.workflows.compare.report.findings import Findings
 from medseg.workflows.compare.report.table import heading_of
 from medseg.workflows.reports.overlay import class_colors, encode_png
 
-SHOWN = ("dice", "hd95_mm")
-
 
 def draw_learning_curves(findings: Findings) -> list[bytes]:
-    """PNGs: Dice, and HD95, of each arm over the number of labelled subjects; bars are the spread over seeds."""
-    return [_draw_metric(findings, metric) for metric in SHOWN]
+    """PNGs: Dice and HD95, or balanced accuracy, of each arm over the number of labelled subjects.
+
+    Bars are the spread over seeds.
+    """
+    return [_draw_metric(findings, metric) for metric in findings.measures.curves]
 
 
 def _draw_metric(findings: Findings, metric: str) -> bytes:

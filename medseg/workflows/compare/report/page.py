@@ -9,7 +9,6 @@ from pathlib import Path
 from medseg.atomic import make_folder, write_whole
 from medseg.metrics import METRICS
 from medseg.workflows.compare.report.description import Description, Picture
-from medseg.workflows.compare.report.differences import TESTED
 from medseg.workflows.compare.report.findings import Findings, collect, count_of, describe_key
 from medseg.workflows.compare.report.sentences import which_to_take
 from medseg.workflows.compare.report.table import (
@@ -128,7 +127,7 @@ def _curves(findings: Findings) -> list[str]:
 
 
 def _show(picture: Picture) -> ShownPicture:
-    dice = METRICS[TESTED].text(picture.dice)
+    dice = METRICS["dice"].text(picture.dice)
     return ShownPicture(
         data_uri(picture.file.read_bytes()), f"{picture.case}: {describe_key(picture.key)}, mean Dice {dice}"
     )

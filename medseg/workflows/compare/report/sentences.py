@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from medseg.metrics import METRICS
-from medseg.workflows.compare.report.differences import FEWEST_SUBJECTS, TESTED, Difference
+from medseg.workflows.compare.report.differences import FEWEST_SUBJECTS, Difference
 from medseg.workflows.compare.report.findings import Findings, count_of
+from medseg.workflows.compare.report.measures import measures_of, metric_called
 
 SIGNIFICANT = 0.05
 """Largest p, after Holm's correction, of a difference that is called shown."""
@@ -38,7 +38,8 @@ def describe_difference(difference: Difference) -> str:
     arm, first = difference.arm, difference.first
     verdict = judge(difference)
     if verdict == NOTHING:
-        return f"{arm} and {first} have no case with a Dice and no seed in common: nothing can be compared."
+        what = "a Dice" if difference.metric == "dice" else f"a {difference.metric}"
+        return f"{arm} and {first} have no case with {what} and no seed in common: nothing can be compared."
     numbers = describe_numbers(difference)
     alone = difference.seeds == 1
     if verdict == OPEN:
@@ -55,7 +56,8 @@ def describe_difference(difference: Difference) -> str:
 
 def describe_numbers(difference: Difference) -> str:
     """Mean, interval, p and size of a difference: "+0.012 Dice (95 % interval 0.004 to 0.020, p 0.031; 20 ...)"."""
-    name = "Dice" if difference.metric == TESTED else difference.metric
+    measures = measures_of([difference.metric])
+    name = measures.name if difference.metric == measures.tested else difference.metric
     facts = []
     if difference.low is not None:
         facts.append(f"95 % interval {describe_interval(difference)}")
@@ -68,7 +70,7 @@ def describe_numbers(difference: Difference) -> str:
 
 def describe_interval(difference: Difference) -> str:
     """The ends of an interval: "-0.004 to 0.020"."""
-    entry = METRICS[difference.metric]
+    entry = metric_called(difference.metric)
     return f"{entry.text(difference.low)} to {entry.text(difference.high)}"
 
 
@@ -81,7 +83,7 @@ def describe_p(p: float | None) -> str:
 
 def signed(metric: str, value: float | None) -> str:
     """A difference with its sign, as a metric's values are written."""
-    text = METRICS[metric].text(value)
+    text = metric_called(metric).text(value)
     if value is None:
         return text
     return text if text.startswith("-") else f"+{text}"
@@ -108,17 +110,17 @@ def _which_to_take(findings: Findings, labels: int | None) -> str:
         return "no run is finished, so that there is nothing to say yet."
     if finished == [first]:
         more = "" if len(names) == 1 else "; no run of the others is finished"
-        return f"{first} has a mean Dice of {_dice(findings, labels, first)}{more}."
+        return f"{first} has a {findings.measures.mean_name} of {_dice(findings, labels, first)}{more}."
     if first not in finished:
         return f"no run of {first} is finished, with which the others are to be compared."
-    found = [each for each in findings.differences if each.labels == labels and each.metric == TESTED]
+    found = [each for each in findings.differences if each.labels == labels and each.metric == findings.measures.tested]
     better = [each for each in found if judge(each) == BETTER]
     if better:
         return _take_the_best(better)
     if all(judge(each) == WORSE for each in found):
         return f"take {first}{_caution(found)}: every other arm is shown to be worse."
     best = max(finished, key=lambda name: _mean_dice(findings, labels, name))
-    highest = f"has the highest mean Dice, {_dice(findings, labels, best)}"
+    highest = f"has the highest {findings.measures.mean_name}, {_dice(findings, labels, best)}"
     if best == first:
         return f"take {first}: it {highest}, and no other arm is shown to be better."
     means = f"{best} {highest} against {_dice(findings, labels, first)}"
@@ -143,11 +145,11 @@ def _caution(differences: list[Difference]) -> str:
 
 def _mean_dice(findings: Findings, labels: int | None, arm: str) -> float:
     result = findings.result(labels, arm)
-    score = result.over_all.get(TESTED) if result else None
+    score = result.over_all.get(findings.measures.tested) if result else None
     mean = score.spread.mean if score else None
     return -1.0 if mean is None else mean
 
 
 def _dice(findings: Findings, labels: int | None, arm: str) -> str:
     mean = _mean_dice(findings, labels, arm)
-    return METRICS[TESTED].text(None if mean < 0 else mean)
+    return metric_called(findings.measures.tested).text(None if mean < 0 else mean)

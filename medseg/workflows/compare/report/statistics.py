@@ -12,10 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
 
+from medseg.workflows.compare.report.measures import OF_IMAGES
 from medseg.workflows.compare.rows import CaseRow
-
-SHOWN_METRICS = ("dice", "hd95_mm", "surface_dice")
-"""Metrics of the report, in order; `cases.csv` has all."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,7 @@ class ArmResult:
         structures: structure -> metric -> score.
         set_iou: mean over the classes of the IoU of the whole set, where the rows have the background's counts.
         set_iou_of: class -> IoU of the whole set, the background among them.
+        accuracy: of classified images, the share whose class is found.
     """
 
     arm: str
@@ -78,6 +77,7 @@ class ArmResult:
     structures: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
     set_iou: Spread = Spread()
     set_iou_of: Mapping[str, Spread] = field(default_factory=dict)
+    accuracy: Spread = Spread()
 
 
 def summarize(rows: Sequence[CaseRow]) -> list[ArmResult]:
@@ -165,7 +165,18 @@ def _summarize_arm(arm: str, labels: int | None, rows: Sequence[CaseRow]) -> Arm
         structures=scores,
         set_iou=Spread(tuple(mean(of_seed.values()) for of_seed in of_seeds if of_seed)),
         set_iou_of=of_classes,
+        accuracy=_accuracy(rows),
     )
+
+
+def _accuracy(rows: Sequence[CaseRow]) -> Spread:
+    """Share of the images whose class is found, for each seed; empty where no images are classified."""
+    values = []
+    for of_seed in by_seed(rows).values():
+        found = _defined(of_seed, OF_IMAGES.tested)
+        if found:
+            values.append(mean(found))
+    return Spread(tuple(values))
 
 
 def _score(rows: Sequence[CaseRow], metric: str) -> Score:
@@ -175,7 +186,7 @@ def _score(rows: Sequence[CaseRow], metric: str) -> Score:
         defined = _defined(of_seed, metric)
         if defined:
             values.append(mean(defined))
-    return Score(Spread(tuple(values)), len(rows) - len(_defined(rows, metric)))
+    return Score(Spread(tuple(values)), _count_undefined(rows, metric))
 
 
 def _over_structures(rows: Sequence[CaseRow], structures: Sequence[str], metric: str) -> Score:
@@ -189,7 +200,12 @@ def _over_structures(rows: Sequence[CaseRow], structures: Sequence[str], metric:
                 means.append(mean(defined))
         if means:
             values.append(mean(means))
-    return Score(Spread(tuple(values)), len(rows) - len(_defined(rows, metric)))
+    return Score(Spread(tuple(values)), _count_undefined(rows, metric))
+
+
+def _count_undefined(rows: Iterable[CaseRow], metric: str) -> int:
+    """Rows whose metric is not defined; not those that have no such metric."""
+    return sum(1 for row in rows if metric in row.metrics and row.metrics[metric] is None)
 
 
 def _defined(rows: Iterable[CaseRow], metric: str) -> list[float]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import mean
 
-from medseg.metrics import METRICS
-from medseg.workflows.compare.report.differences import TESTED
 from medseg.workflows.compare.report.findings import Findings, count_of
+from medseg.workflows.compare.report.measures import OF_IMAGES, OF_VOXELS, metric_called
 from medseg.workflows.compare.report.sentences import (
     describe_difference,
     describe_interval,
@@ -15,8 +14,9 @@ from medseg.workflows.compare.report.sentences import (
     signed,
     which_to_take,
 )
-from medseg.workflows.compare.report.statistics import SHOWN_METRICS, ArmResult, Score, Spread
+from medseg.workflows.compare.report.statistics import ArmResult, Score, Spread
 from medseg.workflows.compare.rows import RunRow
+from medseg.workflows.reports.cells import markdown_cell
 from medseg.workflows.reports.pages import Table
 
 GIB = 2**30
@@ -25,12 +25,14 @@ NONE = "-"
 
 def heading_of(metric: str, findings: Findings) -> str:
     """A metric's name as the head of a column."""
-    return METRICS[metric].heading.format(tolerance=f"{findings.description.tolerance_mm:g}")
+    return metric_called(metric).heading.format(tolerance=f"{findings.description.tolerance_mm:g}")
 
 
 def result_table(findings: Findings, labels: int | None) -> Table:
     """Arms x metrics: mean ± spread over seeds, CPU minutes and memory."""
-    heads = ["arm", "runs", *(heading_of(metric, findings) for metric in SHOWN_METRICS)]
+    heads = ["arm", "runs", *(heading_of(metric, findings) for metric in findings.measures.shown)]
+    if findings.measures is OF_IMAGES:
+        heads.append("accuracy")
     if findings.description.planar:
         heads.append("mIoU of the set")
     heads += ["CPU minutes", "peak memory GiB"]
@@ -43,9 +45,9 @@ def document_table(findings: Findings, labels: int | None) -> Table:
     results = result_table(findings, labels)
     rows = []
     for arm, row in zip(findings.description.arms, results.rows, strict=True):
-        difference = _difference_cell(findings, labels, arm.name, TESTED)
+        difference = _difference_cell(findings, labels, arm.name, findings.measures.tested)
         rows.append([*row, difference, _p_cell(findings, labels, arm.name)])
-    return Table([*results.heads, f"Dice against {findings.first} (95 % interval)", "p"], rows)
+    return Table([*results.heads, f"{findings.measures.name} against {findings.first} (95 % interval)", "p"], rows)
 
 
 def structure_tables(findings: Findings, labels: int | None) -> list[Table]:
@@ -54,7 +56,7 @@ def structure_tables(findings: Findings, labels: int | None) -> list[Table]:
     structures = list(dict.fromkeys(name for result in results if result for name in result.structures))
     if len(structures) < 2:
         return []
-    tables = [_structure_table(findings, results, structures, metric) for metric in SHOWN_METRICS]
+    tables = [_structure_table(findings, results, structures, metric) for metric in findings.measures.shown]
     if findings.description.planar:
         tables.append(_set_iou_table(findings, results))
     return tables
@@ -74,7 +76,8 @@ def _structure_table(
         ]
     )
     arms = [arm.name for arm in findings.description.arms]
-    return Table([heading_of(metric, findings), *arms], rows, total=True)
+    heading = metric if findings.measures is OF_IMAGES else heading_of(metric, findings)
+    return Table([heading, *arms], rows, total=True)
 
 
 def _set_iou_table(findings: Findings, results: Sequence[ArmResult | None]) -> Table:
@@ -82,9 +85,9 @@ def _set_iou_table(findings: Findings, results: Sequence[ArmResult | None]) -> T
     rows = []
     for name in classes:
         spreads = [result.set_iou_of.get(name, Spread()) if result else Spread() for result in results]
-        rows.append([name, *(_spread_cell(TESTED, spread) for spread in spreads)])
+        rows.append([name, *(_spread_cell(OF_VOXELS.tested, spread) for spread in spreads)])
     means = [result.set_iou if result else Spread() for result in results]
-    rows.append(["mean of the classes", *(_spread_cell(TESTED, spread) for spread in means)])
+    rows.append(["mean of the classes", *(_spread_cell(OF_VOXELS.tested, spread) for spread in means)])
     arms = [arm.name for arm in findings.description.arms]
     return Table(["IoU of the set", *arms], rows, total=True)
 
@@ -94,11 +97,13 @@ def difference_table(findings: Findings, labels: int | None) -> Table | None:
     rows = []
     for arm in findings.description.arms[1:]:
         cells = []
-        for metric in SHOWN_METRICS:
+        for metric in findings.measures.compared:
             cells.append(_difference_cell(findings, labels, arm.name, metric))
         if any(cell != NONE for cell in cells):
             rows.append([arm.name, *cells, _p_cell(findings, labels, arm.name)])
-    heads = [f"minus {findings.first}", *(heading_of(metric, findings) for metric in SHOWN_METRICS), "p of Dice"]
+    measures = findings.measures
+    names = [measures.name if measures is OF_IMAGES else heading_of(metric, findings) for metric in measures.compared]
+    heads = [f"minus {findings.first}", *names, f"p of {measures.name}"]
     return Table(heads, rows) if rows else None
 
 
@@ -122,7 +127,7 @@ def describe_arms(findings: Findings) -> list[tuple[str, str]]:
 
 def sentences_of(findings: Findings, labels: int | None) -> list[str]:
     """A sentence for each arm but the first."""
-    found = [each for each in findings.differences if each.labels == labels and each.metric == TESTED]
+    found = [each for each in findings.differences if each.labels == labels and each.metric == findings.measures.tested]
     return [describe_difference(each) for each in found]
 
 
@@ -131,7 +136,7 @@ def counts_of(findings: Findings, labels: int | None) -> list[str]:
     lines = []
     for arm in findings.description.arms:
         result = findings.result(labels, arm.name)
-        counts = _count(result) if result else []
+        counts = _count(result, findings.measures.shown) if result else []
         if counts:
             lines.append(f"{arm.name}: {', '.join(counts)}")
     return lines
@@ -170,12 +175,17 @@ def reading_of(findings: Findings) -> list[str]:
         "Difference: over the cases and seeds that both arms have, of each subject the mean over structures, images "
         "and seeds, then the mean over subjects. Its 95 % interval is a percentile bootstrap: subjects and seeds are "
         "drawn anew 10 000 times.",
-        "p: Wilcoxon's signed-rank test over subjects of the difference in Dice, by Holm's correction over all tests "
-        "of this comparison. A difference counts as shown where p is below 0.05 and the interval leaves out 0.",
+        f"p: Wilcoxon's signed-rank test over subjects of the difference in {findings.measures.name}, by Holm's "
+        "correction over all tests of this comparison. A difference counts as shown where p is below 0.05 and the "
+        "interval leaves out 0.",
         "CPU minutes: of one run, over all its processes, the mean of the runs. Peak memory: the largest of the runs.",
     ]
-    for metric in SHOWN_METRICS:
-        lines.append(f"{heading_of(metric, findings)}: {METRICS[metric].definition}.")
+    for metric in findings.measures.shown:
+        lines.append(f"{heading_of(metric, findings)}: {metric_called(metric).definition}.")
+    if findings.measures is OF_IMAGES:
+        lines.append(
+            "accuracy: share of the images whose class is found, one vote for each; its differences are paired."
+        )
     if findings.description.planar:
         lines.append("mIoU of the set: one confusion over all cases, mean over the classes with the background.")
     return lines
@@ -217,21 +227,23 @@ def _section(findings: Findings, labels: int | None) -> Iterator[str]:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(plain(cell).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(markdown_cell, cells)) + " |"
 
 
 def _result_row(findings: Findings, labels: int | None, arm: str) -> list[str]:
     result = findings.result(labels, arm)
     runs = findings.runs_of(labels, arm)
     row = [arm, f"{len(runs)} of {findings.count_planned(labels, arm)}"]
-    row += [_score_cell(metric, result.over_all.get(metric) if result else None) for metric in SHOWN_METRICS]
+    row += [_score_cell(metric, result.over_all.get(metric) if result else None) for metric in findings.measures.shown]
+    if findings.measures is OF_IMAGES:
+        row.append(_spread_cell(OF_IMAGES.tested, result.accuracy if result else Spread()))
     if findings.description.planar:
-        row.append(_spread_cell(TESTED, result.set_iou if result else Spread()))
+        row.append(_spread_cell(OF_VOXELS.tested, result.set_iou if result else Spread()))
     return [*row, _cpu_minutes(runs), _peak(runs)]
 
 
 def _p_cell(findings: Findings, labels: int | None, arm: str) -> str:
-    found = findings.difference(labels, arm, TESTED)
+    found = findings.difference(labels, arm, findings.measures.tested)
     return describe_p(found.p if found else None)
 
 
@@ -247,7 +259,7 @@ def _score_cell(metric: str, score: Score | None) -> str:
 
 
 def _spread_cell(metric: str, spread: Spread) -> str:
-    entry = METRICS[metric]
+    entry = metric_called(metric)
     cell = entry.text(spread.mean)
     return cell if spread.sd is None else f"{cell} ± {entry.text(spread.sd)}"
 
@@ -270,14 +282,14 @@ def _peak(runs: Sequence[RunRow]) -> str:
     return f"{max(peaks) / GIB:.1f}" if peaks else NONE
 
 
-def _count(result: ArmResult) -> list[str]:
+def _count(result: ArmResult, shown: Sequence[str]) -> list[str]:
     counts = []
     if result.absent:
         counts.append(f"a structure is in neither the prediction nor the reference {count_of(result.absent, 'time')}")
-    for metric in SHOWN_METRICS:
+    for metric in shown:
         score = result.over_all.get(metric)
         if score and score.undefined:
             counts.append(
-                f"{METRICS[metric].heading.partition(' ')[0]} is not defined {count_of(score.undefined, 'time')}"
+                f"{metric_called(metric).heading.partition(' ')[0]} is not defined {count_of(score.undefined, 'time')}"
             )
     return counts

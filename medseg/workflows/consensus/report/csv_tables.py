@@ -9,6 +9,7 @@ from itertools import combinations
 from typing import Any
 
 from medseg.consensus.statistics.rater_vs_consensus import csv_rows
+from medseg.workflows.reports.cells import csv_cell
 
 RATER_COLUMNS = ("weight", "self_consistency", "kappa")
 """What the method estimated of a rater."""
@@ -68,4 +69,4 @@ def _to_csv(rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _to_cell(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
+    return f"{value:.6g}" if isinstance(value, float) else csv_cell(value)

@@ -116,7 +116,7 @@ def _measure_networks(
 def _stage_costs(place: Workplace, index: int, found: Sequence[NetworkCosts], result: StageResult) -> StageCosts:
     stage = place.pipeline.stages[index]
     processes = distributed.world()
-    validation = sum(1 for case in place.manifest.validation if case.label)
+    validation = sum(1 for case in place.manifest.validation if case.is_labelled)
     to_label = len(_cases_of_rule(place, index))
     rounds = stage.round_count if to_label else 0
     return StageCosts(
@@ -152,15 +152,25 @@ def _other_seconds(place: Workplace, index: int, found: Sequence[NetworkCosts], 
     if place.output is None:
         used = {*(stage.schedule.batch or {})}
         cases = sum(len(group) for name, group in groups.items() if name in used)
-        cases += sum(1 for case in place.manifest.validation if case.label)
+        cases += sum(1 for case in place.manifest.validation if case.is_labelled)
         total += _preprocessing_seconds(case_seconds, cases)
     if stage.rounds or len(stage.views) > 1:
         total += _check_seconds(place, index)
         total += _round_seconds(place, index, case_seconds, result)
+    total += _choosing_seconds(place, index, result)
     if stage.then is not None:
         each = _label_seconds(place, index, stage.then.rule, result) + case_seconds
         total += len(_cases_of_rule(place, index)) * each / distributed.world()
     return total
+
+
+def _choosing_seconds(place: Workplace, index: int, result: StageResult) -> float:
+    """Predictions of the validation cases after the last stage, by which post-processing is chosen."""
+    validation = [case for case in place.manifest.validation if case.label]
+    is_last = index == len(place.pipeline.stages) - 1
+    if place.pipeline.postprocessing != "auto" or not is_last or not validation:
+        return 0.0
+    return len(validation) * _score_seconds(place, validation, result) / distributed.world()
 
 
 def _preprocessing_seconds(each: float, cases: int) -> float:
@@ -183,7 +193,7 @@ def _round_seconds(place: Workplace, index: int, case_seconds: float, result: St
     """Pseudo-labels and scores of all rounds."""
     stage = place.pipeline.stages[index]
     to_label = len(_cases_of_rule(place, index))
-    validation = [case for case in place.manifest.validation if case.label]
+    validation = [case for case in place.manifest.validation if case.is_labelled]
     rounds = stage.round_count if to_label else 0
     processes = distributed.world()
     total = 0.0

@@ -36,7 +36,7 @@ class Workload:
         """The work of a stage on a data set."""
         part = stage.rounds or stage.then
         to_label = len(cases_to_label(streams_of(manifest), part.cases)) if part else 0
-        validation = sum(1 for case in manifest.validation if case.label)
+        validation = sum(1 for case in manifest.validation if case.is_labelled)
         rounds = stage.round_count if to_label else 0
         labellings = rounds + (stage.then is not None)
         views = max(1, len(stage.views))

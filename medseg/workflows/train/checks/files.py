@@ -18,8 +18,9 @@ from medseg.portable.resample import resampled_size
 from medseg.progress import show_progress
 from medseg.workflows.data.check_case import Finding, check_case
 from medseg.workflows.data.problems import Problem
+from medseg.workflows.train.checks.orientation import orientation_warnings
 from medseg.workflows.train.checks.streams import groups_of_stages
-from medseg.workflows.train.checks.tags import tag_warnings
+from medseg.workflows.train.checks.tags import class_warnings, tag_warnings
 
 GIB = 2**30
 IMAGE_BYTES = 2
@@ -71,7 +72,7 @@ def cases_of_training(manifest: Manifest) -> dict[str, list[Case]]:
     streams = streams_of(manifest)
     return {
         "training": streams["labeled"],
-        "validation": [case for case in manifest.validation if case.label],
+        "validation": [case for case in manifest.validation if case.is_labelled],
         "unlabeled": streams["unlabeled"],
     }
 
@@ -181,13 +182,14 @@ def _count_voxels(header: Header, data: DataSpec) -> int:
 def find_warnings(pipeline: Pipeline, manifest: Manifest) -> list[str]:
     """Warnings that a user would want to read before the run."""
     warnings = []
-    if not any(case.label for case in manifest.validation):
+    if not any(case.is_labelled for case in manifest.validation):
         warnings.append(
             "no labelled case under 'validation': the last weights are kept, and nothing will tell how good they are"
         )
-    labelled = sum(1 for case in manifest.training if case.label)
+    labelled = sum(1 for case in manifest.training if case.is_labelled)
     if labelled and not any(_learns_from(stage, name) for stage in pipeline.stages for name in ("labeled", "all")):
         warnings.append(f"{labelled} cases have labels, from which {pipeline.stages[0].method.name} does not learn")
+    warnings += class_warnings(manifest, streams_of(manifest)["labeled"])
     for stage, groups in zip(pipeline.stages, groups_of_stages(pipeline, manifest), strict=True):
         if not groups["unlabeled"] and _learns_from(stage, "unlabeled") and not stage.rounds:
             warnings.append(f"no unlabelled case: {stage.method.name} learns from the labelled cases alone")
@@ -197,4 +199,5 @@ def find_warnings(pipeline: Pipeline, manifest: Manifest) -> list[str]:
         for stream in find_streams(stage.method.name, stage.method.options):
             if stream.name == "weak" and "tags" in stream.keys:
                 warnings += tag_warnings(manifest, groups["weak"], stage.method.name)
+    warnings += orientation_warnings(pipeline, manifest)
     return list(dict.fromkeys(warnings))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from medseg.config.pipeline import DataSpec, Pipeline
+from medseg.config.pipeline import DataSpec, Pipeline, Stage
 from medseg.errors import ConfigError
+from medseg.manifest.manifest import Case, Manifest
 from medseg.methods import find
+from medseg.portable.io.read import read_header
+
+UNPLACED = "it has neither sform nor qform"
+"""How the warning of a NIfTI header begins that does not say where its voxels lie."""
 
 LARGEST_DEGREES = 15.0
 """By which augmentation may turn an image whose quarter turns are to be told apart."""
@@ -20,10 +25,45 @@ def check_upright(pipeline: Pipeline, data: DataSpec) -> None:
     Raises:
         ConfigError: it contains some, with the setting to change.
     """
-    for stage in pipeline.stages:
-        if find(stage.method.name).needs_upright(stage.method.options):
-            for each in stage.specs(data):
-                _check(stage.method.name, each)
+    for stage in _asking(pipeline):
+        for each in stage.specs(data):
+            _check(stage.method.name, each)
+
+
+def orientation_warnings(pipeline: Pipeline, manifest: Manifest) -> list[str]:
+    """A warning if images that a method asks about do not say which way up they are.
+
+    Args:
+        pipeline: whose methods may ask.
+        manifest: the data set.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
+    asking = _asking(pipeline)
+    if not asking:
+        return []
+    cases = (*manifest.training, *manifest.unlabeled)
+    unplaced = [case.name for case in cases if is_unplaced(manifest, case)]
+    if not unplaced:
+        return []
+    found = f"{len(unplaced)} of {len(cases)} training images have no orientation in their header ({unplaced[0]}, ...)"
+    return [f"{found}, and {asking[0].method.name} asks which way up they are"]
+
+
+def is_unplaced(manifest: Manifest, case: Case) -> bool:
+    """Whether the header of an image of a case does not say which way up it is.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
+    warnings = [text for path in manifest.images(case) for text in read_header(path).warnings]
+    return any(text.startswith(UNPLACED) for text in warnings)
+
+
+def _asking(pipeline: Pipeline) -> list[Stage]:
+    """The stages whose methods ask which way up an image is."""
+    return [stage for stage in pipeline.stages if find(stage.method.name).needs_upright(stage.method.options)]
 
 
 def _check(name: str, data: DataSpec) -> None:

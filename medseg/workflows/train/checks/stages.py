@@ -95,6 +95,12 @@ def _check_rules(index: int, stage: Stage, data: DataSpec) -> None:
     for part in (stage.rounds, stage.then):
         if part is not None:
             rule = methods.build_rule(part.rule.name, data.classes, **part.rule.options)
+            if rule.counts_images and data.target != "images":
+                what = f"takes whole images as samples, and data.target is {data.target}"
+                raise ConfigError(
+                    f"stages.{index}: rule {part.rule.name} {what}",
+                    hint="--set data.target=images where each image has one class",
+                )
             if rule.needs == "log_odds" and len(stage.views) > 1:
                 raise ConfigError(
                     f"stages.{index}: rule {part.rule.name} is for one view, got {', '.join(stage.views)}"

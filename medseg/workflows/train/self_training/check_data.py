@@ -54,7 +54,7 @@ def files_of(manifest: Manifest) -> dict[str, dict[str, list[str]]]:
     Returns:
         Stream, or "validation" -> case -> hashes.
     """
-    groups = {**streams_of(manifest), "validation": [case for case in manifest.validation if case.label]}
+    groups = {**streams_of(manifest), "validation": [case for case in manifest.validation if case.is_labelled]}
     hashes: dict[str, dict[str, list[str]]] = {}
     for name, cases in groups.items():
         hashes[name] = {case.name: _hash_files(manifest, name, case) for case in cases}
@@ -66,7 +66,8 @@ def _hash_files(manifest: Manifest, section: str, case: Case) -> list[str]:
     label = manifest.label(hide_labels(section, case))
     if label:
         files.append(label)
-    return [digest_of(path) for path in files]
+    found = [digest_of(path) for path in files]
+    return found if case.image_class is None else [*found, f"class {case.image_class}"]
 
 
 def _without_unused(manifest: Manifest) -> Manifest:

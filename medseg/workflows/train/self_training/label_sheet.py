@@ -16,10 +16,17 @@ from medseg.methods import find_rule
 from medseg.portable.geometry import along
 from medseg.portable.io.read import Header, read_header, read_volume
 from medseg.workflows.reports.overlay import BACKGROUND, FOREGROUND, class_colors, encode_png, show_stored
+from medseg.workflows.train.self_training.map_slices import (
+    SHOWN,
+    colour_maps,
+    evenly_chosen,
+    fullest_place,
+    read_map_slice,
+)
 from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller
 
 SHEET = "overview.png"
-SHOWN = 12
+MAPS_TITLE = "maps"
 COLUMNS = 3
 LEFT_OUT = (0.45, 0.45, 0.45, 0.6)
 """Colour over voxels of which nothing is learnt."""
@@ -27,6 +34,9 @@ LEFT_OUT = (0.45, 0.45, 0.45, 0.6)
 
 def write_label_sheet(manifest: Manifest, labeller: PseudoLabeller) -> Path | None:
     """Draw some labelled cases, evenly chosen, of volumes the slice with most of their structures.
+
+    Where the rule works on maps of the method, such as class-activation maps, they are shown in the colours of the
+    classes, for the cases of which a slice was kept.
 
     Args:
         manifest: of the images.
@@ -38,39 +48,45 @@ def write_label_sheet(manifest: Manifest, labeller: PseudoLabeller) -> Path | No
     cases = [case for case in labeller.cases if labeller.file(case).exists()]
     if not cases:
         return None
-    places = np.linspace(0, len(cases) - 1, min(SHOWN, len(cases))).round().astype(int)
+    with_maps = [case for case in cases if labeller.map_slice(case).exists()]
+    chosen = evenly_chosen(with_maps or cases, SHOWN)
     names = find_rule(labeller.rule.name).makes
-    wide, rows = 2 + len(names), -(-len(places) // COLUMNS)
+    wide = 2 + len(names) + bool(with_maps)
+    rows = -(-len(chosen) // COLUMNS)
     figure = Figure(figsize=(1.6 * wide * COLUMNS, 1.8 * rows + 0.4), dpi=80, layout="constrained")
     figure.set_facecolor(BACKGROUND)
     axes = figure.subplots(rows, wide * COLUMNS, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
-    for number, place in enumerate(places):
+    for number, case in enumerate(chosen):
         row, column = divmod(number, COLUMNS)
-        _draw_case(axes[row, wide * column : wide * (column + 1)], manifest, cases[place], labeller, names)
-    _add_legend(figure, list(manifest.structures.values()))
+        _draw_case(axes[row, wide * column : wide * (column + 1)], manifest, case, labeller, names)
+    add_legend(figure, list(manifest.structures.values()))
     return write_whole(labeller.folder / SHEET, encode_png(figure))
 
 
 def _draw_case(
     axes: np.ndarray, manifest: Manifest, case: Case, labeller: PseudoLabeller, names: Sequence[str]
 ) -> None:
-    """One case: the image, the label over it, and each map."""
+    """One case: the image, the label over it, each map that was made, and the maps of the classes over the image."""
     images = manifest.images(case)
     grid = read_header(images[0])
-    channels = np.concatenate([read_volume(path)[0] for path in images]).astype(np.float32)
     label = _on_grid(labeller.file(case), grid)
-    structures = np.isin(label, list(manifest.structures))
-    place = int(structures.sum((0, 1)).argmax())
-    picture = _as_picture(channels[..., place])
+    place = fullest_place(label, list(manifest.structures))
+    picture = picture_of(images, place)
     show_stored(axes[0], picture)
     axes[0].set_title(case.name[:20], fontsize=6, color=FOREGROUND)
     show_stored(axes[1], picture)
     show_stored(axes[1], _colour(label[..., place].T, manifest))
-    for ax, name in zip(axes[2:], names, strict=True):
+    for ax, name in zip(axes[2 : 2 + len(names)], names, strict=True):
         show_stored(ax, _on_grid(labeller.made_map(case, name), grid)[..., place].T, heat=True)
         ax.set_title(name, fontsize=6, color=FOREGROUND)
+    if len(axes) > 2 + len(names):
+        ax = axes[-1]
+        show_stored(ax, picture)
+        shown = read_map_slice(labeller.map_slice(case))
+        show_stored(ax, colour_maps(shown, class_colors(len(manifest.structures))))
+        ax.set_title(MAPS_TITLE, fontsize=6, color=FOREGROUND)
 
 
 def _on_grid(file: Path, grid: Header) -> np.ndarray:
@@ -78,9 +94,10 @@ def _on_grid(file: Path, grid: Header) -> np.ndarray:
     return along(grid, header, stored[0])[0]
 
 
-def _as_picture(image: np.ndarray) -> np.ndarray:
-    """A slice `(C, X, Y)` as rows of a picture, in colour if it has three channels."""
-    picture = image.transpose(2, 1, 0)
+def picture_of(images: Sequence[Path], place: int) -> np.ndarray:
+    """A slice along the last axis of an image's files as rows of a picture, in colour if it has three channels."""
+    channels = np.concatenate([read_volume(path)[0] for path in images]).astype(np.float32)
+    picture = channels[..., place].transpose(2, 1, 0)
     picture = picture if picture.shape[2] == 3 else picture[..., 0]
     low, high = np.percentile(picture, (0.5, 99.5))
     return np.clip((picture - low) / max(high - low, 1e-6), 0, 1)
@@ -95,7 +112,8 @@ def _colour(label: np.ndarray, manifest: Manifest) -> np.ndarray:
     return shown
 
 
-def _add_legend(figure: Figure, structures: Sequence[str]) -> None:
+def add_legend(figure: Figure, structures: Sequence[str]) -> None:
+    """The colours of the structures, and that of voxels of which nothing is learnt."""
     colors = class_colors(len(structures))
     patches = [Patch(color=color, label=name) for name, color in zip(structures, colors, strict=True)]
     patches.append(Patch(color=LEFT_OUT, label="nothing is learnt"))

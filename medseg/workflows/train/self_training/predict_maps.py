@@ -21,7 +21,7 @@ from medseg.portable.inference.sliding_window import MapInferer
 from medseg.portable.io.read import read_header, read_volume
 from medseg.records import digest_of, hash_of
 from medseg.workflows.train.stages.build import StageResult
-from medseg.workflows.train.stages.maps import SavedMaps
+from medseg.workflows.train.stages.maps import SavedMaps, TrainedMaps
 
 IMAGE = "image"
 """Name by which a rule asks for the image itself."""
@@ -62,7 +62,7 @@ class MapPredictor:
         device: of the networks.
     """
 
-    def __init__(self, maps: Sequence[SavedMaps], device: torch.device) -> None:
+    def __init__(self, maps: Sequence[SavedMaps | TrainedMaps], device: torch.device) -> None:
         self.modules = [(each.data, each.open().to(device)) for each in maps]
         self.preprocessing = instantiate(preprocessing(maps[0].data))
 

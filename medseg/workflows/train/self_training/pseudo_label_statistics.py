@@ -93,7 +93,7 @@ def summarize_round(cases: Mapping[str, Counts], structures: Sequence[str], view
     """Statistics of the pseudo-labels of a round.
 
     Args:
-        cases: name -> what `count_case` gave; at least one.
+        cases: name -> what `count_case` gave; none where a rule left all without a label.
         structures: names of the classes, the background aside.
         views: in the order of the votes.
 
@@ -105,9 +105,9 @@ def summarize_round(cases: Mapping[str, Counts], structures: Sequence[str], view
         which the pseudo-label is all background; `silent`, the views that found nothing in any case.
     """
     counts = list(cases.values())
-    voxels = _sum(counts, "voxels")
+    voxels = max(1, _sum(counts, "voxels"))
     structure_voxels = _sum(counts, "structure")
-    has_earlier_round = all("changed" in case for case in counts)
+    has_earlier_round = bool(counts) and all("changed" in case for case in counts)
     return {
         "cases": len(counts),
         "volume_ml": _mean_volumes(counts, structures),
@@ -137,6 +137,8 @@ def _of_structures(voxels: Sequence[int], structures: Sequence[str]) -> Sequence
 
 def _mean_volumes(counts: Sequence[Counts], structures: Sequence[str]) -> dict[str, float]:
     """Structure -> ml, mean over the cases."""
+    if not counts:
+        return dict.fromkeys(structures, 0.0)
     volumes = np.array([np.array(_of_structures(case["fused"], structures)) * case["voxel_ml"] for case in counts])
     return dict(zip(structures, volumes.mean(0).round(3).tolist(), strict=True))
 
@@ -156,6 +158,6 @@ def _find_silent_views(counts: Sequence[Counts], structures: Sequence[str], view
     silent = []
     for index, view in enumerate(views):
         foreground = sum(sum(_of_structures(case["views"][index], structures)) for case in counts)
-        if not foreground:
+        if counts and not foreground:
             silent.append(view)
     return silent

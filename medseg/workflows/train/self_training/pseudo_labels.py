@@ -28,12 +28,19 @@ from medseg.portable.io.write import SaveError, is_flat, remove_leftovers, write
 from medseg.progress import Count
 from medseg.records import Record, digest_of
 from medseg.stopping import report_stop
+from medseg.workflows.train.self_training.map_slices import (
+    KEPT,
+    evenly_chosen,
+    fullest_place,
+    keep_map_slice,
+    map_slice,
+)
 from medseg.workflows.train.self_training.predict_maps import IMAGE, Predictors
 from medseg.workflows.train.self_training.prediction_store import PredictionStore
 from medseg.workflows.train.self_training.pseudo_label_statistics import Counts, count_case
 from medseg.workflows.train.self_training.report_figures import keep_slices
 from medseg.workflows.train.self_training.time_left import TimeLeft
-from medseg.workflows.train.self_training.validation_scores import count_labelled_voxels
+from medseg.workflows.train.self_training.validation_scores import count_labelled_images, count_labelled_voxels
 
 PSEUDO = "pseudo"
 SUMMARIES = "summaries"
@@ -69,6 +76,10 @@ class PseudoLabeller:
         """Where the slices of a case are that the report shows."""
         return self.folder / PSEUDO / f"{case.name}.npz"
 
+    def map_slice(self, case: Case) -> Path:
+        """Where a slice of each class's map of a case is kept that the sheet shows."""
+        return self.folder / PSEUDO / f"{case.name}_maps.npz"
+
     def made_map(self, case: Case, name: str) -> Path:
         """Where a further map of a case is that the rule makes."""
         return self.folder / PSEUDO / f"{case.name}_{name}.nii.gz"
@@ -91,7 +102,8 @@ class PseudoLabeller:
         make_folder(self.folder / PSEUDO)
         rule = methods.build_rule(self.rule.name, len(self.manifest.labels), **self.rule.options)
         if rule.counts_labels:
-            rule.class_counts = count_labelled_voxels(self.manifest)
+            counted = count_labelled_images if rule.counts_images else count_labelled_voxels
+            rule.class_counts = counted(self.manifest)
         with PredictionStore(networks, device, rule, self.folder / "predictions") as store:
             decided = self._decide(rule, store, networks) if rule.looks_at_all else {}
             records = {case.name: self._record(case, networks, decided) for case in self.cases}
@@ -186,7 +198,8 @@ class PseudoLabeller:
     def _files(self, case: Case) -> list[Path]:
         """The files of a case that labelling makes."""
         names = methods.find_rule(self.rule.name).makes
-        return [self.file(case), self.slices(case), *(self.made_map(case, name) for name in names)]
+        made = [self.made_map(case, name) for name in names]
+        return [self.file(case), self.slices(case), self.map_slice(case), *made]
 
     def _check_maps(self, case: Case, made: LabelAndMaps) -> None:
         """Refuse maps that the rule does not announce, and see that those are there."""
@@ -225,6 +238,7 @@ class PseudoLabeller:
         for name, values in made.maps.items():
             self._write(self.made_map(case, name), image, grid, values.float().numpy(), is_label=False)
         labels = [label.numpy() for label in predicted.labels]
+        self._keep_map_slice(case, predicted, fused)
         if case.name in self.shown:
             keep_slices(self.slices(case), image, labels, fused, self._find_earlier(case, ".npz"))
         voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
@@ -238,6 +252,17 @@ class PseudoLabeller:
             before=before,
             has_background=self.manifest.has_background,
         )
+
+    def _keep_map_slice(self, case: Case, predicted: Predictions, fused: np.ndarray) -> None:
+        """Of some cases keep what the sheet shows of the maps that the rule looked at."""
+        names = {each.name for each in evenly_chosen(self.cases, KEPT)}
+        if not predicted.maps or case.name not in names or not self.manifest.has_background:
+            return
+        classes = len(self.manifest.labels)
+        place = fullest_place(fused, range(1, classes))
+        shown = map_slice(predicted.maps[0], classes, place, predicted.tags)
+        if shown is not None:
+            keep_map_slice(self.map_slice(case), shown)
 
     def _write(self, path: Path, image: Path, grid: Header, stored: np.ndarray, *, is_label: bool) -> None:
         try:

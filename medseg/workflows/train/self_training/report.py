@@ -81,6 +81,7 @@ class RunDescription:
         ct: whether the scans are CT.
         notes: warnings of the run.
         labelled_ml: structure -> mean volume in the labelled cases, ml; empty if it is not known.
+        score: what `Round.dice` and `Round.classes` are: Dice, or recall where images are classified.
     """
 
     title: str
@@ -91,6 +92,7 @@ class RunDescription:
     ct: bool
     notes: Sequence[str] = ()
     labelled_ml: Mapping[str, float] = field(default_factory=dict)
+    score: str = "Dice"
 
 
 def write_summary(folder: Path, rounds: Sequence[Round], run: RunDescription) -> Path:
@@ -154,7 +156,7 @@ def draw_curves(rounds: Sequence[Round], run: RunDescription) -> bytes:
     for structure, color in zip(run.structures, class_colors(len(run.structures)), strict=True):
         values = {each.number: each.statistics["volume_ml"][structure] for each in labelled}
         _draw_curve(volume, values, label=structure, color=color)
-    dice.set(title="Dice on the validation cases", ylim=(0, 1))
+    dice.set(title=f"{run.score} on the validation cases", ylim=(0, 1))
     shares.set(title="pseudo-labels: share of voxels", ylim=(0, 1))
     volume.set(title="pseudo-labels: mean volume, ml")
     volume.set_yscale("symlog", linthresh=1)  # a liver and an adrenal gland on one axis
@@ -195,7 +197,7 @@ def _dice_of_views(scored: Sequence[Round], run: RunDescription) -> Table:
     for name in (*run.views, "fused"):
         dice = [each.dice.get(name) for each in scored]
         rows.append(_number_row(name, dice, 3))
-    return Table(["Dice", *_round_names(scored)], rows, total=True)
+    return Table([run.score, *_round_names(scored)], rows, total=True)
 
 
 def _dice_of_structures(scored: Sequence[Round], run: RunDescription) -> Table:
@@ -203,7 +205,7 @@ def _dice_of_structures(scored: Sequence[Round], run: RunDescription) -> Table:
     for name in run.structures:
         dice = [each.classes.get(name) for each in scored]
         rows.append(_number_row(name, dice, 3))
-    return Table(["Dice", *_round_names(scored)], rows)
+    return Table([run.score, *_round_names(scored)], rows)
 
 
 def _pseudo_labels(labelled: Sequence[Round]) -> Table:

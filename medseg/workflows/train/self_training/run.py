@@ -277,5 +277,6 @@ class SelfTraining:
             set(self.spec.modality) == {"CT"},
             tuple(self.warnings),
             self._annotated_volumes_ml,
+            "recall" if self.spec.target == "images" else "Dice",
         )
         write_summary(self.inputs.folder, self.results, description)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from medseg.engine import distributed
-from medseg.engine.validation import ClassDice
+from medseg.engine.validation import ClassDice, ImageClasses
+from medseg.manifest.classification import class_index
 from medseg.manifest.labelling import is_pseudo
 from medseg.manifest.manifest import Case, Manifest
 from medseg.method import IGNORE
@@ -30,13 +31,14 @@ def score_round(voter: Voter, manifest: Manifest, views: Sequence[str]) -> dict[
 
     Returns:
         `dice`: view, and "fused" -> mean over the structures that occur, empty without a labelled validation case;
-        `classes`: structure -> Dice of the fused labels, or None; `silent`: views that found nothing at all.
+        `classes`: structure -> Dice of the fused labels, or None; of classified images balanced accuracy
+        and recalls; `silent`: views that found nothing at all.
     """
-    cases = [case for case in manifest.validation if case.label]
+    cases = [case for case in manifest.validation if case.is_labelled]
     if not cases:
         return {"dice": {}, "classes": {}, "silent": []}
     # sums of all processes come together on the device, where the group can reach them
-    scores = {name: ClassDice(len(manifest.labels), voter.device, manifest.has_background) for name in (*views, FUSED)}
+    scores = {name: _new_score(voter, manifest) for name in (*views, FUSED)}
     found = dict.fromkeys(views, False)
     first = int(manifest.has_background)
     for case in cases[distributed.rank() :: distributed.world()]:
@@ -59,12 +61,20 @@ def score_round(voter: Voter, manifest: Manifest, views: Sequence[str]) -> dict[
     }
 
 
+def _new_score(voter: Voter, manifest: Manifest) -> ClassDice | ImageClasses:
+    """Dice, or recall where whole images have a class."""
+    if voter.runner.bundle.data.target == "images":
+        return ImageClasses(len(manifest.labels), voter.device)
+    return ClassDice(len(manifest.labels), voter.device, manifest.has_background)
+
+
 def read_reference(manifest: Manifest, case: Case) -> np.ndarray:
     """The label of a case `(X, Y, Z)` as class indices, 255 = ignore, along the axes of its image's file."""
     path = manifest.label(case)
-    assert path is not None
     scale = Scale.of_manifest(manifest)
     header = read_header(manifest.images(case)[0])
+    if path is None:
+        return np.full(header.shape, class_index(manifest, case), np.uint8)
     stored, _ = onto(header, *read_labels(path, scale, may_ignore=True))
     reference = np.full(stored.shape, IGNORE, np.uint8)
     for index, value in enumerate(manifest.label_values):
@@ -113,3 +123,21 @@ def count_labelled_voxels(manifest: Manifest) -> list[int]:
             of_case[0] = 0
         counts += of_case
     return counts.tolist()
+
+
+def count_labelled_images(manifest: Manifest) -> list[int]:
+    """Images of each class among the training cases whose label people made; one with a label file is of its most.
+
+    Raises:
+        DataError: a label that cannot be read.
+    """
+    counts = [0] * len(manifest.labels)
+    for case in manifest.training:
+        if not case.is_labelled or is_pseudo(case):
+            continue
+        index = class_index(manifest, case)
+        if index is None:
+            reference = read_reference(manifest, case)
+            index = int(np.bincount(reference[reference != IGNORE]).argmax())
+        counts[index] += 1
+    return counts

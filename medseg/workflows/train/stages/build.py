@@ -16,7 +16,8 @@ from medseg.atomic import make_folder, write_whole
 from medseg.bundle.bundle import OpenBundle, open_bundle
 from medseg.config.instantiate import build_network
 from medseg.config.pipeline import DataSpec, Pipeline, Stage
-from medseg.errors import ConfigError, OutputError
+from medseg.engine.checkpoint import read_weights, save_atomic
+from medseg.errors import ConfigError
 from medseg.manifest.manifest import Manifest
 from medseg.method import Frozen, Method
 from medseg.networks.factory import NetworkFactory, definition_of
@@ -195,14 +196,11 @@ def save_pretrained(folder: Path, network: nn.Module) -> None:
     """
     definition = definition_of(network)
     make_folder(folder)
-    try:
-        torch.save(network.state_dict(), folder / WEIGHTS)
-    except (OSError, RuntimeError) as error:
-        raise OutputError(f"cannot be written ({str(error).splitlines()[0]})", path=folder / WEIGHTS) from error
+    save_atomic(network.state_dict(), folder / WEIGHTS)
     write_whole(folder / PRETRAINED, json.dumps(definition, indent=1) + "\n")
 
 
 def _open_pretrained(folder: Path) -> Frozen:
     network = build_network(json.loads((folder / PRETRAINED).read_text(encoding="utf-8")))
-    network.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
+    read_weights(folder / WEIGHTS, network)
     return Frozen(network)

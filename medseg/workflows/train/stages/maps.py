@@ -15,7 +15,7 @@ from torch import nn
 from medseg import methods
 from medseg.config.between_runs import RuleSpec
 from medseg.config.pipeline import DataSpec, Stage
-from medseg.errors import OutputError
+from medseg.engine.checkpoint import read_weights, save_atomic
 from medseg.method import Method
 from medseg.portable.networks.adapters import Planar
 from medseg.workflows.train.stages.build import build_method, open_previous
@@ -44,12 +44,7 @@ def save_maps(path: Path, method: Method) -> None:
     """
     module = method.maps()
     assert module is not None, "seen when the run was planned"
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        torch.save({name: value.detach().cpu() for name, value in module.state_dict().items()}, temporary)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        raise OutputError(f"cannot be written ({str(error).splitlines()[0]})", path=path) from error
+    save_atomic({name: value.detach().cpu() for name, value in module.state_dict().items()}, path)
 
 
 @dataclass(frozen=True)
@@ -72,16 +67,37 @@ class SavedMaps:
         """Volumes `(B, C, X, Y, Z)` to maps `(B, K, X, Y, Z)`.
 
         Raises:
-            OutputError: the file is not what the training wrote.
+            CheckpointError: the file is not what the training wrote.
         """
         previous = open_previous(self.previous, self.data.view) if self.previous else None
         with torch.random.fork_rng(devices=()):
             module = build_method(self.stage, self.data, previous).maps()
         assert module is not None
-        try:
-            module.load_state_dict(torch.load(self.path, map_location="cpu", weights_only=True))
-        except (RuntimeError, OSError) as error:
-            raise OutputError(f"cannot be read back ({str(error).splitlines()[0]})", path=self.path) from error
-        module.eval()
-        axis = self.data.slice_axis
-        return module if axis is None else Planar(module, axis, self.data.slices).eval()
+        read_weights(self.path, module)
+        return _of_volumes(module, self.data)
+
+
+@dataclass(frozen=True)
+class TrainedMaps:
+    """The maps of a method that has just been trained, which need no file.
+
+    Args:
+        method: after its training.
+        data: what the network was trained on, with its view.
+    """
+
+    method: Method
+    data: DataSpec
+
+    def open(self) -> nn.Module:
+        """Volumes `(B, C, X, Y, Z)` to maps `(B, K, X, Y, Z)`."""
+        module = self.method.maps()
+        assert module is not None, "who makes this has looked"
+        return _of_volumes(module, self.data)
+
+
+def _of_volumes(module: nn.Module, data: DataSpec) -> nn.Module:
+    """Maps of volumes, whose slices a planar module sees one by one; in evaluation mode."""
+    module.eval()
+    axis = data.slice_axis
+    return module if axis is None else Planar(module, axis, data.slices).eval()

@@ -23,7 +23,7 @@ def case_groups(stage: Stage, manifest: Manifest) -> dict[str, list[Case]]:
     """The cases of each stream that the batch has, and of "validation"."""
     batch = stage.schedule.batch or {}
     groups = {stream: cases for stream, cases in streams_of(manifest).items() if stream in batch}
-    groups["validation"] = [case for case in manifest.validation if case.label]
+    groups["validation"] = [case for case in manifest.validation if case.is_labelled]
     return groups
 
 

@@ -16,19 +16,21 @@ from medseg.atomic import make_folder
 from medseg.bundle.bundle import write_bundle
 from medseg.config.pipeline import View
 from medseg.data.cache import CachedVolume, VolumeCache
+from medseg.data.loader_workers import lost_workers
 from medseg.data.streams import PatchStreams, make_loader
 from medseg.engine import checkpoint, distributed, handlers
 from medseg.engine.logs import RunLog, TrainingBar
 from medseg.engine.optimizer import make_optimizer, make_scheduler
 from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
-from medseg.errors import OutputError
 from medseg.manifest.manifest import Case
 from medseg.method import Method
 from medseg.networks.factory import definition_of
 from medseg.portable.networks.adapters import Planar
 from medseg.progress import say
+from medseg.workflows.train.self_training.map_sheet import MAP_SHEET, write_map_sheet
+from medseg.workflows.train.self_training.predict_maps import MapPredictor
 from medseg.workflows.train.stages.build import PRETRAINED, StageInputs, build_method, open_previous, save_pretrained
-from medseg.workflows.train.stages.maps import MAPS, SavedMaps, needs_maps, save_maps
+from medseg.workflows.train.stages.maps import MAPS, SavedMaps, TrainedMaps, needs_maps, save_maps
 from medseg.workflows.train.stages.prepare_cases import case_groups, prepare_cases
 from medseg.workflows.train.stages.validation_volumes import score_volumes
 
@@ -99,6 +101,7 @@ class StageRun:
         segmenter = self._build_segmenter(method)
         self._run(trainer, scheduler, segmenter, validation)
         if self.is_main:
+            self._draw_maps(method)  # before the segmenter has its best weights: both parts are of the last step
             if segmenter is not None:
                 self._export(segmenter, bundle, independent=method.independent)
             elif type(method).pretrained is not Method.pretrained:
@@ -106,6 +109,17 @@ class StageRun:
             if needs_maps(self.stage):
                 save_maps(self.maps, method)
         distributed.barrier()
+
+    def _draw_maps(self, method: Method) -> None:
+        """A sheet of the maps of a method that learns from tags, where no rule of the stage shows them."""
+        from_tags = any("tags" in stream.keys for stream in method.streams)
+        shown = from_tags and self.spec.has_background and not needs_maps(self.stage)
+        if not shown or method.maps() is None:
+            return
+        groups = case_groups(self.stage, self.inputs.manifest)
+        cases = [case for stream in method.streams for case in groups.get(stream.name, [])]
+        predictor = MapPredictor([TrainedMaps(method, self.spec)], self.device)
+        write_map_sheet(self.inputs.manifest, cases, predictor, self.folder / MAP_SHEET)
 
     @property
     def maps(self) -> Path:
@@ -236,7 +250,7 @@ class StageRun:
         for handler in steps:
             handler.attach(trainer)
         try:
-            with handlers.stop_on_signal(trainer, self.progress):
+            with lost_workers(), handlers.stop_on_signal(trainer, self.progress):
                 if validator:
                     validator.catch_up(trainer)
                 if start < total:
@@ -271,10 +285,7 @@ class StageRun:
         """Write the bundle of the best validated weights, or of the last where nothing was validated."""
         best = self.folder / "best.pt"
         if best.exists():
-            try:
-                segmenter.load_state_dict(torch.load(best, map_location=self.device, weights_only=True))
-            except (RuntimeError, OSError) as error:
-                raise OutputError(f"cannot be read back ({str(error).splitlines()[0]})", path=best) from error
+            checkpoint.read_weights(best, segmenter)
         write_bundle(
             bundle,
             segmenter,

@@ -36,7 +36,7 @@ class ValidationVolumes(Dataset):
 def score_volumes(
     segmenter: nn.Module, volumes: list[CachedVolume], spec: DataSpec, device: torch.device
 ) -> dict[str, Any]:
-    """Dice of whole validation volumes, this rank's share of them and then all ranks' mean.
+    """Dice of whole validation volumes, or recall of whole images, this rank's share of them and then of all ranks.
 
     Args:
         segmenter: volumes `(B, C, X, Y, Z)` to logits.
@@ -45,7 +45,8 @@ def score_volumes(
         device: of the segmenter.
 
     Returns:
-        `mean`, and `classes`: structure -> Dice, or None.
+        `mean`, and `classes`: structure -> Dice, or None. Of whole images recall and balanced accuracy in the place of
+        Dice, and `accuracy`.
     """
     distributed.share_buffers(segmenter)  # all ranks judge the network that rank 0 exports
     share = ValidationVolumes(volumes[distributed.rank() :: distributed.world()], spec.classes)
@@ -57,8 +58,10 @@ def score_volumes(
         padding=spec.padding,
     )
     loader = DataLoader(share, batch_size=1)
+    of_images = spec.target == "images"
     scores = validate(
-        segmenter, loader, inferer, classes=spec.classes, device=device, has_background=spec.has_background
-    )
+        segmenter, loader, inferer,
+        classes=spec.classes, device=device, has_background=spec.has_background, of_images=of_images,
+    )  # fmt: skip
     structures = spec.structures.values()
-    return {"mean": scores["mean"], "classes": dict(zip(structures, scores["classes"], strict=True))}
+    return {**scores, "classes": dict(zip(structures, scores["classes"], strict=True))}

@@ -1,0 +1,87 @@
+"""Post-processing in a bundle: which connected components of each class its inferer keeps."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg.atomic import write_whole
+from medseg.bundle import metadata
+from medseg.bundle.configs import SCRIPTS
+from medseg.bundle.safe_load import read_json
+from medseg.config.pipeline import DataSpec
+from medseg.errors import OutputError
+from medseg.portable.inference.components import LARGEST, Rule, Rules, checked_rules
+
+_TARGET = f"{SCRIPTS}.inference.components.with_components"
+
+NEEDS = ("scikit-image", "0.22")
+"""What MONAI needs for it, and from which version on."""
+
+
+def describe(rule: Rule) -> str:
+    """A rule as a phrase."""
+    if rule == LARGEST:
+        return "largest component"
+    return f"components of at least {rule['smallest_mm3']:.10g} mm3"
+
+
+def components_of(bundle: Path) -> Rules:
+    """The rules that a bundle has.
+
+    Raises:
+        BundleError: its configuration cannot be read.
+    """
+    return checked_rules(read_json(bundle / "configs" / "inference.json")["inferer"].get("components"))
+
+
+def set_components(bundle: Path, rules: Rules, gains: Sequence[Mapping[str, Any]]) -> None:
+    """Give a bundle its rules in place of those that it has; it is replaced whole.
+
+    Args:
+        bundle: its folder.
+        rules: label value -> rule; none removes what is there.
+        gains: what the rules brought, one row for each, kept for people.
+
+    Raises:
+        BundleError: its configuration cannot be read.
+        OutputError: it cannot be written.
+    """
+    temporary = bundle.with_name(f".{bundle.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(bundle, temporary)
+        _edit(temporary, rules, gains)
+        shutil.rmtree(bundle)
+        temporary.replace(bundle)
+    except (OSError, shutil.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot be written ({reason})", path=bundle) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _edit(bundle: Path, rules: Rules, gains: Sequence[Mapping[str, Any]]) -> None:
+    configs = bundle / "configs"
+    inference, described, ours = (read_json(configs / f"{name}.json") for name in ("inference", "metadata", "medseg"))
+    package, version = NEEDS
+    inferer = inference["inferer"].get("inferer", inference["inferer"])
+    inference["inferer"] = inferer
+    if rules:
+        of_labels = {str(value): rule for value, rule in sorted(rules.items())}
+        inference["inferer"] = {"_target_": _TARGET, "inferer": inferer, "components": of_labels}
+        described["required_packages_version"][package] = version
+        ours["postprocessing"] = list(gains)
+    else:
+        described["required_packages_version"].pop(package, None)
+        ours.pop("postprocessing", None)
+    for name, content in (("inference", inference), ("metadata", described), ("medseg", ours)):
+        write_whole(configs / f"{name}.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    data = DataSpec(**ours["data"])
+    kept = {data.labels[value]: describe(rule) for value, rule in sorted(rules.items())}
+    page = metadata.readme(data, ours["name"], inferer.get("views", ()), kept)
+    write_whole(bundle / "docs" / "README.md", page)

@@ -1,0 +1,209 @@
+"""The models of a prediction: one, or several whose class probabilities are averaged, and how each is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg.bundle.bundle import OpenBundle, open_bundle
+from medseg.bundle.components import describe
+from medseg.config.pipeline import DataSpec
+from medseg.errors import BundleError, ConfigError
+from medseg.portable.inference.components import Rules
+from medseg.portable.inference.multi_view import FUSIONS, ViewsInferer
+from medseg.records import hash_of, read_record
+from medseg.workflows.predict.options import PredictOptions
+
+Say = Callable[[str], None]
+
+
+def open_models(paths: Sequence[Path], say: Say) -> list[OpenBundle]:
+    """Open all models; of the folder of a cross-validation the models of all folds.
+
+    Args:
+        paths: run folders or bundles.
+        say: shows a line.
+
+    Raises:
+        BundleError: one cannot be used, is given twice, or finds other structures or takes other channels than the
+            first.
+    """
+    bundles: list[OpenBundle] = []
+    for path in paths:
+        folds = _folds_of(path)
+        if folds:
+            say(f"{path}: the mean of its folds {', '.join(fold.name for fold in folds)}")
+        for each in folds or [path]:
+            bundle = open_bundle(each)
+            _check_member(bundle, bundles)
+            bundles.append(bundle)
+    return bundles
+
+
+def _folds_of(path: Path) -> list[Path]:
+    """The run folders of a cross-validation; none where a path is something else.
+
+    Raises:
+        BundleError: some of them have no model.
+    """
+    first = path / "fold0"
+    split = read_record(first / "run.json").get("settings", {}).get("split", {})
+    if (path / "bundle").exists() or (path / "run.json").exists() or "folds" not in split:
+        return []
+    folds = [path / f"fold{number}" for number in range(int(split["folds"]))]
+    missing = [fold.name for fold in folds if not (fold / "bundle" / "configs" / "inference.json").is_file()]
+    if missing:
+        raise BundleError(
+            f"has no model of {', '.join(missing)}, of {len(folds)} folds",
+            path=path,
+            hint="finish its training with --resume, or name folds: --model " + str(first),
+        )
+    return folds
+
+
+def _check_member(bundle: OpenBundle, others: Sequence[OpenBundle]) -> None:
+    """See that a model can be averaged with the first one, and is another."""
+    for other in others:
+        if other.digest == bundle.digest:
+            raise BundleError(f"is the same model as {other.path}", path=bundle.path, hint="give each model once")
+    if not others:
+        return
+    first, mine = others[0].data, bundle.data
+    for what, of_first, found in (
+        ("finds", _labels(first), _labels(mine)),
+        ("takes the channels", ", ".join(first.modality), ", ".join(mine.modality)),
+    ):
+        if found != of_first:
+            raise BundleError(
+                f"{what} {found}, and {others[0].path} {of_first}: they cannot be averaged",
+                path=bundle.path,
+                hint="give models of the same labels and channels",
+            )
+
+
+def _labels(data: DataSpec) -> str:
+    return ", ".join(f"{value} {data.labels[value]}" for value in data.label_values)
+
+
+def configure_models(bundles: Sequence[OpenBundle], options: PredictOptions, say: Say) -> tuple[dict[str, Any], Rules]:
+    """Set how each model is asked.
+
+    Args:
+        bundles: opened; their inferers are set.
+        options: of the command.
+        say: shows a line.
+
+    Returns:
+        What the report says of the models and of how they predict, and the rules that are applied to their result.
+
+    Raises:
+        ConfigError: options that a model has no use for.
+    """
+    if len(bundles) > 1 and options.fusion:
+        raise ConfigError(f"--fusion {options.fusion}: of several models the probabilities are averaged, also of views")
+    settings = [_configure(bundle, options, averaged=len(bundles) > 1) for bundle in bundles]
+    rules = _agreed_rules(bundles, say) if options.postprocessing else {}
+    for bundle in bundles:
+        bundle.inferer.components = rules
+    shared: dict[str, Any] = {"probabilities": options.probabilities}
+    if rules:
+        data = bundles[0].data
+        shared["components"] = {str(value): rule for value, rule in rules.items()}
+        kept = "; ".join(f"{data.labels[value]}: {describe(rule)}" for value, rule in rules.items())
+        say(f"post-processing of the model: {kept} (--no-postprocessing leaves it out)")
+    if len(bundles) == 1:
+        (bundle,) = bundles
+        return {
+            "model": str(bundle.path),
+            "model_sha256": bundle.digest,
+            "settings": {**settings[0], **shared},
+        }, rules
+    models = []
+    for bundle, of_bundle in zip(bundles, settings, strict=True):
+        models.append({"model": str(bundle.path), "model_sha256": bundle.digest, "settings": of_bundle})
+    together = hash_of(sorted([bundle.digest, hash_of(each)] for bundle, each in zip(bundles, settings, strict=True)))
+    paths = [str(bundle.path) for bundle in bundles]
+    return {"model": paths, "model_sha256": together, "models": models, "settings": shared}, rules
+
+
+def _agreed_rules(bundles: Sequence[OpenBundle], say: Say) -> Rules:
+    """The rules that all models have alike."""
+    of_models = [bundle.inferer.components for bundle in bundles]
+    data = bundles[0].data
+    agreed: Rules = {}
+    for value in data.label_values:
+        found = [rules.get(value) for rules in of_models]
+        first = found[0]
+        if first is not None and all(rule == first for rule in found):
+            agreed[value] = first
+        elif any(rule is not None for rule in found):
+            say(f"post-processing: the models have different rules for {data.labels[value]}, none is applied")
+    return agreed
+
+
+def _configure(bundle: OpenBundle, options: PredictOptions, *, averaged: bool) -> dict[str, Any]:
+    """Set the inferer of one model and return with what it predicts."""
+    inferer = bundle.inferer
+    views = _views(bundle, options, averaged=averaged)
+    if isinstance(inferer, ViewsInferer):
+        inferer.views, inferer.fusion = views, options.fusion or inferer.fusion
+    if options.overlap is not None:
+        inferer.overlap = options.overlap
+    if options.mirror:
+        inferer.mirror_axes = _mirror_axes(bundle)
+    settings = {"overlap": inferer.overlap, "mirror_axes": list(inferer.mirror_axes)}
+    if isinstance(inferer, ViewsInferer):
+        settings |= {"views": list(views), "fusion": inferer.fusion}
+    return settings
+
+
+def _mirror_axes(bundle: OpenBundle) -> tuple[int, ...]:
+    """The axes along which training mirrored.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    data = bundle.data
+    trained = data.augment.mirrored_axes
+    if trained:
+        return trained
+    possible = [axis for axis in range(3) if axis != data.slice_axis and not (axis == 0 and data.has_sides)]
+    axes = ",".join(map(str, possible))
+    raise ConfigError(
+        "--mirror: the model was not trained on mirrored images",
+        path=bundle.path,
+        hint=f"train one with --set data.augment.flip.axes=[{axes}]",
+    )
+
+
+def _views(bundle: OpenBundle, options: PredictOptions, *, averaged: bool) -> tuple[str, ...]:
+    """The views to ask; none of a model that has one network.
+
+    Args:
+        bundle: opened.
+        options: of the command.
+        averaged: whether the model is one of several, whose probabilities are averaged, also those of views.
+
+    Raises:
+        ConfigError: a view that the model does not have, an unknown fusion, or probabilities of several views.
+    """
+    known = bundle.views or (bundle.data.view,)
+    for view in options.views:
+        if view not in known:
+            raise ConfigError(f"--view {view}: the model has no such view; it has {', '.join(known)}", path=bundle.path)
+    if options.fusion and (options.fusion not in FUSIONS or not bundle.views):
+        accepted = (
+            f"accepted are {', '.join(FUSIONS)}" if bundle.views else "the model has one network, nothing to fuse"
+        )
+        raise ConfigError(f"--fusion {options.fusion}: {accepted}", path=bundle.path)
+    if not bundle.views:
+        return ()
+    views = tuple(dict.fromkeys(options.views)) or bundle.views
+    if options.probabilities and len(views) > 1 and not averaged:
+        raise ConfigError(
+            "--probabilities: the views agree on labels, and have no probabilities of all classes in common",
+            path=bundle.path,
+            hint="ask for one, " + " or ".join(f"--view {view}" for view in views),
+        )
+    return views

@@ -1,0 +1,1 @@
+"""Which components of each class a finished model keeps: chosen on cases that it was not trained on."""
