@@ -96,7 +96,7 @@ class Wilson(Method):
         dilations: of the refinement; None: 1, 2, 4, 8, 12 in images and 1, 2, 4 in volumes.
     """
 
-    streams = (WEAK,)
+    streams: tuple[Stream, ...] = (WEAK,)
     asks_previous = True
     independent = True
 
