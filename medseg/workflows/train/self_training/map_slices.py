@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -72,7 +73,7 @@ def read_map_slice(path: Path) -> np.ndarray:
         return kept["maps"] / np.float32(255)
 
 
-def colour_maps(shown: np.ndarray, colors: Sequence[str | tuple[float, float, float]]) -> np.ndarray:
+def colour_maps(shown: np.ndarray, colors: Sequence[Any]) -> np.ndarray:
     """The largest map at each pixel in its class's colour, the more opaque the larger it is.
 
     Args:
