@@ -121,6 +121,6 @@ def _refuse_other_grid(header: Header, first: Header) -> None:
         raise VolumeError(found, path=header.path, hint=hint)
     if not same_order(first, header):
         raise VolumeError(f"is stored in another order than {other}", path=header.path, hint=hint)
-    found = offset(first, header)
-    if not found.is_taken:
-        raise VolumeError(f"lies up to {found} off {other}", path=header.path, hint=hint)
+    moved = offset(first, header)
+    if not moved.is_taken:
+        raise VolumeError(f"lies up to {moved} off {other}", path=header.path, hint=hint)

@@ -83,7 +83,9 @@ def with_numbered_channels(content: dict[str, Any], folder: Path) -> dict[str, A
     count = len(modality) if isinstance(modality, dict | list) and modality else 1
     for name in ("training", "test", "testing"):
         cases = content.get(name)
-        for place, case in enumerate(cases if isinstance(cases, list) else ()):
+        if not isinstance(cases, list):
+            continue
+        for place, case in enumerate(cases):
             image = case.get("image") if isinstance(case, dict) else case
             if not isinstance(image, str) or (folder / image).exists():
                 continue
