@@ -79,7 +79,7 @@ def test_the_classes_that_may_be_made_are_those_of_the_entries():
 
 def test_a_name_that_is_not_listed_imports_nothing():
     code = (
-        "import sys; from medseg import instantiate; before = set(sys.modules)\n"
+        "import sys; from medseg.config import instantiate; before = set(sys.modules)\n"
         "assert instantiate.class_called('antigravity.fly', 'scripts') == (None, None)\n"
         "assert instantiate.class_called('scripts.antigravity.fly', 'scripts') == (None, None)\n"
         "assert set(sys.modules) == before"
