@@ -66,6 +66,7 @@ class PseudoLabels(ABC):
     Attributes:
         class_counts: voxels of each class in the labels that people made, before the first pass; of a rule that says
             so by `counts_labels`.
+        has_background: whether class 0 is the background; else it is a class like the others.
     """
 
     needs: Literal["labels", "probabilities", "maps", "log_odds"] = "labels"
@@ -74,6 +75,9 @@ class PseudoLabels(ABC):
 
     counts_labels: ClassVar[bool] = False
     """Whether the rule wants `class_counts`."""
+
+    is_judged: ClassVar[bool] = False
+    """Whether the report says how right its labels would be of labelled validation cases; it makes labels alone."""
 
     inputs: ClassVar[tuple[str, ...]] = ()
     """Of each case also: the maps of these names that the manifest gives, and "image"."""
@@ -84,6 +88,7 @@ class PseudoLabels(ABC):
     def __init__(self, classes: int) -> None:
         self.classes = classes
         self.class_counts: Sequence[int] = ()
+        self.has_background = True
 
     @property
     def looks_at_all(self) -> bool:

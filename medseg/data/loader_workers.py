@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 
 
 def answer_no_signals(worker: int) -> None:
@@ -24,3 +28,14 @@ def _end_by_parent() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """What a loader worker has, here too: how work is split over threads shows in the last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
