@@ -67,6 +67,7 @@ class PseudoLabels(ABC):
         class_counts: voxels of each class in the labels that people made, before the first pass; of a rule that says
             so by `counts_labels`.
         counts_images: whether `class_counts` are to be images of each class instead, each with one class.
+        has_background: whether class 0 is the background; else it is a class like the others.
     """
 
     needs: Literal["labels", "probabilities", "maps", "log_odds"] = "labels"
@@ -75,6 +76,9 @@ class PseudoLabels(ABC):
 
     counts_labels: ClassVar[bool] = False
     """Whether the rule wants `class_counts`."""
+
+    is_judged: ClassVar[bool] = False
+    """Whether the report says how right its labels would be of labelled validation cases; it makes labels alone."""
 
     inputs: ClassVar[tuple[str, ...]] = ()
     """Of each case also: the maps of these names that the manifest gives, and "image"."""
@@ -86,6 +90,7 @@ class PseudoLabels(ABC):
         self.classes = classes
         self.class_counts: Sequence[int] = ()
         self.counts_images = False
+        self.has_background = True
 
     @property
     def looks_at_all(self) -> bool:

@@ -18,6 +18,8 @@ class Stream:
             "tags" `(B, structures)` uint8, for each class but the background 1 = present, 0 = absent, 255 = not known;
             "index" `(B,)` int64, the number of the case among those of the stream;
             any other: the map of that name that the manifest gives for each case, `(B, 1, *spatial)` float32.
+            Where it matters a batch also has "covered" and "predicted" beside labels, and "inside" without them, see
+            `medseg.data.streams.PatchStreams`.
         group: a batch is made of groups of images, which follow one another: with K images in a group, the first K
             images of a batch are its first group. "tags": each tag has a group in turn, of cases that have it.
             "same_tags": each case has a group in turn, whose first image is of it, and the others of other cases with

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from medseg.errors import OutputError
 
 TIMEOUT_SECONDS = 900
@@ -70,3 +72,14 @@ def _end_by_parent() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """What a loader worker has, here too: how work is split over threads shows in the last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

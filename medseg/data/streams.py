@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +15,9 @@ from medseg.config.pipeline import DataSpec
 from medseg.cores import usable_cores
 from medseg.data import augment, sampling
 from medseg.data.cached_volume import CachedVolume
-from medseg.data.loader_workers import TIMEOUT_SECONDS, affordable_workers, answer_no_signals
-from medseg.data.tag_groups import SameTagsOrder
+from medseg.data.label_notes import label_notes, shows_unknown, stand_in_label
+from medseg.data.loader_workers import TIMEOUT_SECONDS, affordable_workers, answer_no_signals, one_thread
+from medseg.data.tag_groups import SameTagsOrder, slice_beside
 from medseg.errors import ConfigError, DataError
 from medseg.method import IGNORE, LABELED, STREAM_KEYS, UNLABELED, WEAK, Batch, PatchTargets, Stream
 
@@ -25,11 +25,15 @@ _PREFETCH = 2
 
 
 class Patch(NamedTuple):
-    """One sample, written in place: image `(C, *seen)`, label `(1, *seen)` or None, maps `(M, *seen)`."""
+    """One sample, written in place: image `(C, *seen)`, label `(1, *seen)` or None, maps `(M, *seen)`.
+
+    Without a label, `outside` `(1, *seen)` or None is written: 255 where a label would be.
+    """
 
     image: Tensor
     label: Tensor | None
     maps: Tensor
+    outside: Tensor | None
 
 
 class PatchStreams(Dataset):
@@ -72,6 +76,7 @@ class PatchStreams(Dataset):
         self.seed, self.total = seed, total
         self.rank, self.world = rank
         self.thin = spec.slice_axis
+        self._shows_unknown = shows_unknown(spec)
         self.seen = [size + 2 * context for size, context in zip(spec.patch, spec.context, strict=True)]
         self._orders = {stream: self._order(stream) for stream in self.volumes}
         self._check(batch)
@@ -119,13 +124,14 @@ class PatchStreams(Dataset):
 
         Returns:
             For each stream `image` `(B, C, *spatial)` float32 and what its `Stream.keys` name; with `label` also the
-            targets `(B, C', *spatial)` and, where some label covers some classes only, `covered` `(B, classes)` bool.
+            targets `(B, C', *spatial)` and what `label_notes` says; without one, where patches may show what lies
+            outside of images and is not the background, `inside` `(B, 1, *spatial)` bool.
             Planar views have two spatial axes; the adjacent slices of an image channel follow one another as
             channels.
         """
         if not 0 <= iteration < self.total:
             raise IndexError(f"iteration {iteration} of {self.total}")
-        with _one_thread():
+        with one_thread():
             return {stream: self._patches(stream, iteration) for stream in self.batch}
 
     def cases_of(self, iteration: int) -> dict[str, list[str]]:
@@ -156,18 +162,28 @@ class PatchStreams(Dataset):
         numbers, keys = self._numbers(stream, iteration), self.streams[stream].keys
         size, names = len(numbers), self._map_names(stream)
         images = torch.empty((size, len(self.spec.modality), *self.seen))
-        labels = torch.empty((size, 1, *self.seen), dtype=torch.uint8) if "label" in keys else None
+        labels: Tensor | None = None
+        outside: Tensor | None = None
+        if "label" in keys:
+            labels = torch.empty((size, 1, *self.seen), dtype=torch.uint8)
+        elif self._shows_unknown:
+            outside = torch.empty((size, 1, *self.seen), dtype=torch.uint8)
         maps = torch.empty((size, len(names), *self.seen))
         for place, number in enumerate(numbers):
-            patch = Patch(images[place], None if labels is None else labels[place], maps[place])
-            self._write_sample(stream, number, patch)
+            of_patch = [None if each is None else each[place] for each in (labels, outside)]
+            self._write_sample(stream, number, Patch(images[place], of_patch[0], maps[place], of_patch[1]))
         if self.thin is not None:
             images = images.movedim(self.thin + 2, 2).flatten(1, 2).contiguous()
             labels = None if labels is None else self._middle_slices(labels)
+            outside = None if outside is None else self._middle_slices(outside)
             maps = self._middle_slices(maps)
         found = {"image": images}
         if labels is not None:
-            found |= {"label": labels, **self._covered(stream, numbers), **self._targets(labels)}
+            drawn = [self._volume(stream, number) for number in numbers]
+            notes = label_notes(self.volumes[stream], drawn, self.spec.classes)
+            found |= {"label": labels, **notes, **self._targets(labels)}
+        if outside is not None:
+            found["inside"] = outside != IGNORE
         for index, name in enumerate(names):
             found[name] = maps[:, index : index + 1]
         if "tags" in keys:
@@ -181,21 +197,19 @@ class PatchStreams(Dataset):
         assert self.thin is not None
         return patches.select(self.thin + 2, self.spec.slices // 2).contiguous()
 
-    def _covered(self, stream: str, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """Which classes each label covers; nothing where all labels of the stream cover all of them."""
-        if all(volume.covered is None for volume in self.volumes[stream]):
-            return {}
-        everything = (True,) * self.spec.classes
-        return {"covered": torch.tensor([self._volume(stream, number).covered or everything for number in numbers])}
-
     def _write_sample(self, stream: str, number: int, patch: Patch) -> None:
         volume = self._volume(stream, number)
         draw, start = self._place(stream, number, labelled=patch.label is not None)
         names = self._map_names(stream)
         maps = torch.stack([torch.from_numpy(volume.map(name)) for name in names]) if names else None
+        label = None
+        if patch.label is not None:
+            label = torch.from_numpy(volume.label)[None]
+        elif patch.outside is not None:
+            label = stand_in_label(volume)
         source = augment.Source(
             image=torch.from_numpy(volume.image),
-            label=torch.from_numpy(volume.label)[None] if patch.label is not None else None,
+            label=label,
             background=torch.tensor(volume.background),
             repeat=augment.repeated_axes(self.spec),
             maps=maps,
@@ -204,7 +218,7 @@ class PatchStreams(Dataset):
         )
         start_of_patch = draw.start_of_patch(start, self.spec.patch)
         first = np.subtract(start_of_patch, self.spec.context).tolist()
-        augment.apply(draw, source, first, patch.image, patch.label)
+        augment.apply(draw, source, first, patch.image, patch.outside if patch.label is None else patch.label)
         if maps is not None:
             augment.apply_to_maps(draw, source, first, patch.maps)
 
@@ -241,22 +255,6 @@ class PatchStreams(Dataset):
             arrays = [torch.from_numpy(of_patch[key]) for of_patch in of_patches]
             stacked[key] = torch.stack(arrays)
         return stacked
-
-
-def slice_beside(number: int, slices: int, count: int) -> int:
-    """The slice so many slices away from another, on its other side where the volume ends before."""
-    return number + slices if 0 <= number + slices < count else number - slices
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """What a loader worker has, here too: how work is split over threads shows in the last bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def make_loader(dataset: PatchStreams, *, start: int, workers: int, device: torch.device) -> DataLoader:

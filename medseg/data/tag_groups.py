@@ -162,3 +162,8 @@ def cases_without(tags: np.ndarray, of_first: np.ndarray) -> np.ndarray:
     if not own.any():
         return np.zeros(len(tags), dtype=bool)
     return (tags[:, own] == ABSENT).all(1)
+
+
+def slice_beside(number: int, slices: int, count: int) -> int:
+    """The slice so many slices away from another, on its other side where the volume ends before."""
+    return number + slices if 0 <= number + slices < count else number - slices

@@ -20,33 +20,42 @@ generation to generation, q (target / p_model) normalised; target = p_data^t nor
 generation g of 0 to G.
 
 The paper classifies images, which `unit="image"` with `target: images` does. Voxels as samples, and regions as samples,
-are readings of ours. p_data is measured under
-the sampler of the patches, since these show other shares of the classes than whole images do. Each generation starts
-anew.
+are readings of ours. p_data is measured under the sampler of the patches, since these show other shares of the classes
+than whole images do, on the labels that people made alone. Each generation starts anew. What lies outside of the images
+is in no mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name
-from scipy import ndimage
 from torch import Tensor, nn
 
 from medseg.method import ALL, IGNORE, LABELED, Batch, Clock, Method, Networks, Predictions, PseudoLabels
 from medseg.ops.augmentation.strong_views import jitter_intensities
 from medseg.ops.losses.pixel_losses import SupervisedTerms
+from medseg.ops.losses.segmentation import masked_mean
 from medseg.ops.processes import gather_from_processes
 from medseg.ops.semi_supervised import mixing
+from medseg.ops.semi_supervised.alignment import align, alignment_exponent, alignment_target
 from medseg.ops.semi_supervised.confidence_bank import class_fractions
 from medseg.ops.semi_supervised.rebalancing import choose_share, class_rates, count_scores, keep_share, ordered_code
+from medseg.ops.semi_supervised.regions import large_components, mean_confidence, whole_image
 from medseg.ops.semi_supervised.teacher import AveragedTeacher
 
 SLOTS = 128
 """Batches that the moving average of predicted class shares covers."""
+
+SHARES_DECAY = 0.999
+"""Of the moving average of the shares of classes in labels; until it covers as many batches it is their mean."""
+
+UNLIKE = 3
+"""Factor between the shares of a class in labels and predictions from which on alignment may do harm."""
 
 
 class CReST(Method):
@@ -81,6 +90,7 @@ class CReST(Method):
         loss: str = "cross_entropy", loss_options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(networks)
+        self.names = tuple(networks.labels)
         if not 0 <= cutout < 1:
             raise ValueError(f"cutout {cutout:g}: must be at least 0 and less than 1")
         self.terms = SupervisedTerms(
@@ -95,28 +105,39 @@ class CReST(Method):
         self.register_buffer("recent", torch.full((SLOTS, self.classes), 1 / self.classes))
         self.register_buffer("shares", torch.zeros(self.classes))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        self._learnt = torch.zeros(())
 
     def segmenter(self) -> nn.Module:
         """The averaged network."""
         return self.average.network
 
     def after_step(self, clock: Clock) -> None:
-        """Move the averaged network."""
+        """Move the averaged network; at the end of the first generation see whether alignment is in place."""
         self.average.follow(self.network, clock.iteration)
+        if self.alignment and self.round_number == 0 and clock.iteration + 1 == clock.total:
+            self._warn_if_unlike()
+
+    def watched(self) -> dict[str, Tensor]:
+        """Share of the voxels that are learnt, and p_model and p_data."""
+        return {"learnt": self._learnt, "predicted share": self.recent.mean(0), "labelled share": self.shares}
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The terms of L_s, and `consistency`."""
         labeled, weak = batch["labeled"], batch["all"]["image"]
+        inside = batch["all"].get("inside")
         size, count = len(labeled["image"]), len(weak)
         strong = self._strong(weak)
         logits = self.network(torch.cat([labeled["image"], weak, strong])).float()
         terms = self.terms(logits[:size], labeled["label"], labeled.get("covered"))
         probabilities = logits[size : size + count].detach().softmax(1)
         targets = self._align(probabilities) if self.alignment else probabilities
-        self._follow_shares(probabilities, labeled["label"])
+        self._follow_shares(probabilities, labeled, inside)
         confidence, pseudo = targets.max(1)
+        is_learnt = confidence >= self.threshold
         cost = F.cross_entropy(logits[size + count :], pseudo, reduction="none")
-        return {**terms, "consistency": self.consistency * (cost * (confidence >= self.threshold)).mean()}
+        everywhere = None if inside is None else inside.squeeze(1)
+        self._learnt = masked_mean(is_learnt.float(), everywhere)
+        return {**terms, "consistency": self.consistency * masked_mean(cost * is_learnt, everywhere)}
 
     def _strong(self, images: Tensor) -> Tensor:
         """The images with changed intensities and a box of each blanked out."""
@@ -131,46 +152,59 @@ class CReST(Method):
     def _align(self, probabilities: Tensor) -> Tensor:
         """Align q with the target of this generation."""
         exponent = alignment_exponent(self.round_number, self.round_count, self.least_exponent)
-        target = alignment_target(self.shares, exponent) if int(self.seen) else self.recent.mean(0)
-        return align(probabilities, target, self.recent.mean(0))
+        predicted = self.recent.mean(0)
+        is_known = bool(self.shares.any())
+        return align(probabilities, alignment_target(self.shares, exponent) if is_known else predicted, predicted)
 
     @torch.no_grad()
-    def _follow_shares(self, probabilities: Tensor, label: Tensor) -> None:
-        """Move p_model, of the last batches, and p_data, of the labelled patches."""
-        slot = int(self.seen) % SLOTS
-        self.recent[slot] = gather_from_processes(probabilities.mean(tuple(range(2, probabilities.ndim)))).mean(0)
-        of_labels = class_fractions(gather_from_processes(label), self.classes)
-        known = of_labels.sum(1) > 0
-        if bool(known.any()):
-            new = of_labels[known].mean(0)
-            self.shares.copy_(0.999 * self.shares + 0.001 * new if int(self.seen) else new)
+    def _follow_shares(
+        self, probabilities: Tensor, labeled: Mapping[str, Tensor], inside: Tensor | None = None
+    ) -> None:
+        """Move p_model, of the last batches, and p_data, of all.
+
+        Args:
+            probabilities: q, `(B, classes, *spatial)`.
+            labeled: what the batch has of labelled images.
+            inside: `(B, 1, *spatial)` bool, what shows the unlabelled images; None: everything.
+        """
+        axes = tuple(range(2, probabilities.ndim))
+        if inside is None:
+            of_images = probabilities.mean(axes)
+        else:
+            of_images = (probabilities * inside).sum(axes) / inside.sum(axes).clamp(min=1)
+        self.recent[int(self.seen) % SLOTS] = gather_from_processes(of_images).mean(0)
+        self._follow_labels(labeled)
         self.seen.add_(1)
 
+    def _follow_labels(self, labeled: Mapping[str, Tensor]) -> None:
+        """Move p_data by the labels that people made and that cover every class."""
+        shares = class_fractions(labeled["label"], self.classes)
+        counted = shares.sum(1) > 0
+        if "predicted" in labeled:
+            counted = counted & ~labeled["predicted"]
+        if "covered" in labeled:
+            counted = counted & labeled["covered"].all(1)
+        shares, counted = gather_from_processes(shares), gather_from_processes(counted)
+        if not bool(counted.any()):
+            return
+        new = shares[counted].mean(0)
+        kept = min(1 - 1 / (int(self.seen) + 1), SHARES_DECAY) if bool(self.shares.any()) else 0.0
+        self.shares.copy_(kept * self.shares + (1 - kept) * new)
 
-def alignment_exponent(generation: int, last: int, least: float) -> float:
-    """Exponent t of a generation, from 1 in the first to `least` in the last; 1 where there is one alone."""
-    if last == 0:
-        return 1.0
-    return 1 - generation / last * (1 - least)
-
-
-def alignment_target(shares: Tensor, exponent: float) -> Tensor:
-    """Shares of the classes to a power, normalised; with an exponent of 0 all classes that occur are alike."""
-    flat = torch.where(shares > 0, shares.clamp(min=1e-12) ** exponent, 0)
-    return flat / flat.sum()
-
-
-def align(probabilities: Tensor, target: Tensor, predicted: Tensor) -> Tensor:
-    """Give `q (target / p_model)`, normalised.
-
-    Args:
-        probabilities: q, `(B, classes, *spatial)`.
-        target: `(classes,)`.
-        predicted: p_model, `(classes,)`.
-    """
-    ratio = (target + 1e-6) / (predicted + 1e-6)
-    moved = probabilities * ratio.view(1, -1, *[1] * (probabilities.ndim - 2))
-    return moved / moved.sum(1, keepdim=True)
+    def _warn_if_unlike(self) -> None:
+        """Say so where the network finds other shares of the classes than the labels have."""
+        if int(self.seen) < SLOTS:
+            return
+        found = []
+        for name, ours, theirs in zip(self.names, self.shares.tolist(), self.recent.mean(0).tolist(), strict=True):
+            if max(ours, theirs) > UNLIKE * min(ours, theirs):
+                found.append(f"{name} {theirs:.2g} instead of {ours:.2g}")
+        if found:
+            warnings.warn(
+                f"alignment assumes that unlabelled images have the classes in the shares of the labels; predicted is "
+                f"{', '.join(found)}: without alignment it is CReST, which does not assume so",
+                stacklevel=2,
+            )
 
 
 class ClassRebalanced(PseudoLabels):
@@ -185,32 +219,31 @@ class ClassRebalanced(PseudoLabels):
         unit: "voxel"; "region": whole connected components by their mean confidence, background by voxels; or "image":
             an image as a whole has the class of most of its voxels, with their mean confidence, as the paper has it.
         smallest_region: voxels that a component has at least.
+        select: which samples a share is: "top", the most confident, as in the authors' code; "random".
         seed: decides which of equally confident voxels are kept.
     """
 
     needs = "log_odds"
     counts_labels = True
+    is_judged = True
 
     def __init__(
         self, classes: int, *,
         alpha: float = 1 / 3, rate: Literal["rank", "inverse"] = "rank", least_rate: float = 0.01,
-        unit: Literal["voxel", "region", "image"] = "voxel", smallest_region: int = 8, seed: int = 0,
+        unit: Literal["voxel", "region", "image"] = "voxel", smallest_region: int = 8,
+        select: Literal["top", "random"] = "top", seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(classes)
         if alpha < 0:
             raise ValueError(f"alpha {alpha:g}: must be at least 0")
         self.alpha, self.rate, self.least_rate = alpha, rate, least_rate
-        self.unit, self.smallest_region, self.seed = unit, smallest_region, seed
+        self.unit, self.smallest_region, self.select, self.seed = unit, smallest_region, select, seed
         self.counts_images = unit == "image"
 
     def summarize(self, case: Predictions) -> dict[str, Any]:
         """For each class the scores of its voxels or regions, counted."""
-        labels, codes = self._scored(case)
-        counted = {}
-        for value in range(self.classes):
-            found = self._samples(labels, codes, value)[0]
-            counted[str(value)] = count_scores(found)
-        return counted
+        labels, scores = self._scored(case)
+        return {str(value): count_scores(self._samples(labels, scores, value)[0]) for value in range(self.classes)}
 
     def decide(self, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """Of each class its rate, where to cut, and what each case keeps of the samples at the cut."""
@@ -226,55 +259,41 @@ class ClassRebalanced(PseudoLabels):
 
     def label(self, case: Predictions, decided: Mapping[str, Any], round_number: int) -> Tensor | None:
         """The predictions that are kept; everything else is ignored. None: an image as a whole is not kept."""
-        labels, codes = self._scored(case)
+        labels, scores = self._scored(case)
         kept = np.full(labels.shape, IGNORE, np.uint8)
         for value in range(self.classes):
-            found, places = self._samples(labels, codes, value)
+            codes, places = self._samples(labels, scores, value)
             of_class = decided[str(value)]
-            chosen = keep_share(
-                found, of_class["cut"], of_class["quotas"].get(case.name, 0), seed=self.seed + value, name=case.name
-            )
-            kept[self._voxels(places, chosen, labels.shape)] = value
+            quota = of_class["quotas"].get(case.name, 0)  # none of a case that was not decided on
+            chosen = keep_share(codes, of_class["cut"], quota, seed=self.seed + value, name=case.name)
+            is_kept = np.concatenate([[False], chosen])  # by number of the sample
+            kept[is_kept[places]] = value
         if self.unit == "image" and (kept == IGNORE).all():
             return None
         return torch.from_numpy(kept)
 
     def _scored(self, case: Predictions) -> tuple[np.ndarray, np.ndarray]:
-        """Labels and ordered scores, `(X, Y, Z)`."""
+        """Labels, and float16 log-odds of them, `(X, Y, Z)`."""
         if len(case.labels) > 1:
             raise ValueError(f"the rule crest is for one network; there are {len(case.labels)} views")
         assert case.log_odds is not None  # since `needs` asks for them
         scores = case.log_odds[0].numpy()
         if np.isnan(scores).any():
             raise ValueError(f"{case.name}: a probability is not a number")
-        return case.labels[0].numpy(), ordered_code(scores)
+        return case.labels[0].numpy(), scores
 
-    def _samples(self, labels: np.ndarray, codes: np.ndarray, value: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores of the samples of a class `(n,)`, and for each voxel 1 + the number of its sample, 0 where none is."""
+    def _samples(self, labels: np.ndarray, scores: np.ndarray, value: int) -> tuple[np.ndarray, np.ndarray]:
+        """Codes of the samples of a class `(n,)`, and for each voxel 1 + the number of its sample, 0 where none is."""
         where = labels == value
         if self.unit == "image":
-            return self._whole_image(labels, codes, value)
-        if self.unit == "voxel" or value == 0:
+            places, of_samples = whole_image(labels, scores, value, self.classes)
+        elif self.unit == "voxel" or (value == 0 and self.has_background):
             places = np.zeros(labels.shape, np.int64)
             places[where] = np.arange(1, int(where.sum()) + 1)
-            return codes[where], places
-        components, count = ndimage.label(where, structure=np.ones([3] * where.ndim))
-        sizes = np.bincount(components.ravel(), minlength=count + 1)
-        large = np.flatnonzero(sizes >= self.smallest_region)
-        large = large[large > 0]
-        means = ndimage.mean(codes, components, large) if large.size else np.empty(0)
-        numbers = np.zeros(count + 1, np.int64)
-        numbers[large] = np.arange(1, len(large) + 1)
-        return np.rint(np.atleast_1d(means)).astype(np.int64), numbers[components]
-
-    def _whole_image(self, labels: np.ndarray, codes: np.ndarray, value: int) -> tuple[np.ndarray, np.ndarray]:
-        """The image as the only sample of the class that most of its voxels have."""
-        if int(np.bincount(labels.ravel(), minlength=self.classes).argmax()) != value:
-            return np.empty(0, np.int64), np.zeros(labels.shape, np.int64)
-        score = np.rint(codes[labels == value].mean()).astype(np.int64)
-        return np.array([score]), np.ones(labels.shape, np.int64)
-
-    @staticmethod
-    def _voxels(places: np.ndarray, chosen: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-        """Where the chosen samples are, `(X, Y, Z)` bool."""
-        return np.concatenate([[False], chosen])[places].reshape(shape)
+            of_samples = scores[where]
+        else:
+            places, count = large_components(where, self.smallest_region)
+            of_samples = mean_confidence(scores, places, count)
+        if self.select == "random":
+            of_samples = np.zeros_like(of_samples)  # of equal samples those that are kept are drawn
+        return ordered_code(of_samples), places

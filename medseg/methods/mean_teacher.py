@@ -10,8 +10,9 @@ perturbations, BMVC 2020; arXiv 1906.01916.
 
 f: the network; g: logits of its averaged teacher on the images as they are; v: the images with changed intensities.
 With `mix: cutmix` v is each image with a box of another one in it, half of the image large, and g is mixed in the same
-way before it becomes a target. w rises from 0 over the first part of the run: with a network that starts anew, what
-the teacher says at first is noise.
+way before it becomes a target. w rises from 0 over the first part of the run, unless the run starts from a network
+that knows the classes: of one that starts anew, what the teacher says at first is noise. Voxels outside of the images
+are in no mean.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from medseg.method import LABELED, UNLABELED, Batch, Clock, Method, Networks
 from medseg.ops.augmentation.strong_views import jitter_intensities
 from medseg.ops.losses import segmentation as losses
 from medseg.ops.losses.pixel_losses import SupervisedTerms
-from medseg.ops.schedules import sigmoid_rampup
+from medseg.ops.schedules import rampup_of_start, sigmoid_rampup
 from medseg.ops.semi_supervised import mixing
 from medseg.ops.semi_supervised.teacher import AveragedTeacher
 
@@ -43,7 +44,8 @@ class MeanTeacher(Method):
         mix: whether boxes of other images are pasted in.
         jitter: strength of the changes of intensities, see `medseg.ops.augmentation.strong_views.jitter_intensities`.
         decay: of the teacher, in the end.
-        rampup: part of the run in which w rises; 0: it is constant.
+        rampup: part of the run in which w rises; 0: it is constant; None: 0.4, and 0 where the run starts from a
+            network that knows all classes.
         dice: weight of the Dice term of L_s.
         cross_entropy: weight of its cross-entropy, or of the loss that takes its place.
         loss: "cross_entropy" or "locally_adaptive".
@@ -56,7 +58,7 @@ class MeanTeacher(Method):
         self, networks: Networks, *,
         consistency: float = 1.0, target: Literal["probabilities", "pseudo_labels"] = "probabilities",
         threshold: float = 0.0, mix: Literal["none", "cutmix"] = "none", jitter: float = 0.3,
-        decay: float = 0.99, rampup: float = 0.4,
+        decay: float = 0.99, rampup: float | None = None,
         dice: float = 1.0, cross_entropy: float = 1.0,
         loss: str = "cross_entropy", loss_options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
@@ -68,7 +70,9 @@ class MeanTeacher(Method):
         self.network = networks.segmenter()
         self.teacher = AveragedTeacher(self.network, decay=decay)
         self.consistency, self.target, self.threshold = consistency, target, threshold
-        self.mix, self.jitter, self.rampup = mix, jitter, rampup
+        self.mix, self.jitter = mix, jitter
+        known = networks.previous.labels if networks.previous else ()
+        self.rampup = rampup_of_start(networks.labels, known) if rampup is None else rampup
 
     def segmenter(self) -> nn.Module:
         """The teacher's network."""
@@ -80,34 +84,45 @@ class MeanTeacher(Method):
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The terms of L_s, and `consistency`."""
-        labeled, images = batch["labeled"], batch["unlabeled"]["image"]
+        labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         size = len(labeled["image"])
+        images, inside = unlabeled["image"], unlabeled.get("inside")
         targets = self.teacher(images)
         if self.mix == "cutmix":
-            images, targets = mix_boxes(images, targets)
+            images, targets, inside = mix_boxes(images, targets, inside)
         logits = self.network(torch.cat([labeled["image"], jitter_intensities(images, self.jitter)])).float()
         terms = self.terms(logits[:size], labeled["label"], labeled.get("covered"))
         ramp = sigmoid_rampup(clock.fraction / self.rampup) if self.rampup else 1.0
-        return {**terms, "consistency": self.consistency * ramp * self._distance(logits[size:], targets)}
+        return {**terms, "consistency": self.consistency * ramp * self._distance(logits[size:], targets, inside)}
 
-    def _distance(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """L_u of the student's and the teacher's logits `(B, classes, *spatial)`."""
+    def _distance(self, logits: Tensor, targets: Tensor, inside: Tensor | None = None) -> Tensor:
+        """L_u of the student's and the teacher's logits.
+
+        Args:
+            logits: `(B, classes, *spatial)`.
+            targets: `(B, classes, *spatial)`.
+            inside: `(B, 1, *spatial)` bool, what shows the images; None: everything.
+        """
         if self.target == "probabilities":
-            return ((logits.softmax(1) - targets.softmax(1)) ** 2).mean()
+            return losses.masked_mean((logits.softmax(1) - targets.softmax(1)) ** 2, inside)
         confidence, pseudo = targets.softmax(1).max(1)
-        cost = F.cross_entropy(logits, pseudo, reduction="none")
-        return losses.masked_mean(cost, confidence >= self.threshold)
+        learnt = confidence >= self.threshold
+        if inside is not None:
+            learnt = learnt & inside.squeeze(1)
+        return losses.masked_mean(F.cross_entropy(logits, pseudo, reduction="none"), learnt)
 
 
-def mix_boxes(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Images and the teacher's logits with a box of another image of the batch in each.
+def mix_boxes(images: Tensor, targets: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Images, the teacher's logits and what shows the images, with a box of another image of the batch in each.
 
     Args:
         images: `(B, C, *spatial)`.
         targets: `(B, classes, *spatial)`.
+        inside: `(B, 1, *spatial)` bool, or None.
     """
     donors = mixing.other_images(len(images))
     shape = images.shape[2:]
     boxes = [mixing.random_box(shape) for _ in donors]
     masks = mixing.box_masks(boxes, shape, images.device)
-    return mixing.paste(images, images[donors], masks), mixing.paste(targets, targets[donors], masks)
+    mixed_inside = None if inside is None else mixing.paste(inside, inside[donors], masks)
+    return mixing.paste(images, images[donors], masks), mixing.paste(targets, targets[donors], masks), mixed_inside

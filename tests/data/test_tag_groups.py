@@ -10,8 +10,7 @@ import pytest
 import torch
 from test_streams import PLAIN, SHAPE, cached, spec, streams
 
-from medseg.data.streams import slice_beside
-from medseg.data.tag_groups import SameTagsOrder, cases_without, ranked_partners
+from medseg.data.tag_groups import SameTagsOrder, cases_without, ranked_partners, slice_beside
 from medseg.errors import DataError
 from medseg.method import Stream
 

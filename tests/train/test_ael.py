@@ -11,8 +11,8 @@ from torch import nn
 from medseg import methods
 from medseg.errors import ConfigError
 from medseg.method import Clock
-from medseg.methods.ael import weighted_mean
 from medseg.ops.augmentation.strong_views import jitter_intensities
+from medseg.ops.losses.segmentation import weighted_mean
 from medseg.ops.semi_supervised import mixing
 from medseg.ops.semi_supervised.confidence_bank import ConfidenceBank
 from medseg.ops.semi_supervised.donors import DonorBank
@@ -240,9 +240,9 @@ def test_the_donor_bank_keeps_the_last_of_each_class():
     for number in range(3):
         bank.store(1, torch.full((2, 4, 4), float(number)), label)
     assert sorted(float(image[0, 0, 0]) for image in bank.images[1]) == [1, 2]
-    bank.forget(1, 0)
+    bank.forget([(1, 0)])
     assert bank.draw(1) == 1
-    bank.forget(1, 1)
+    bank.forget([(1, 1)])
     assert not bank.holds(1)
 
 
@@ -262,9 +262,8 @@ def pasted(method, labeled, covered=None):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_what_is_pasted_is_the_donor_where_the_donor_has_the_class(dims, monkeypatch):
-    monkeypatch.setattr("medseg.methods.ael.PASTE_PROBABILITY", 1.0)
-    method = methods.build("ael", factory(dims, 3), pasted_classes=1)
+def test_what_is_pasted_is_the_donor_where_the_donor_has_the_class(dims):
+    method = methods.build("ael", factory(dims, 3), pasted_classes=1, paste_probability=1.0)
     labeled = batch_of(dims)["labeled"]
     images, labels = pasted(method, labeled)
     changed = (labels != labeled["label"]) | (images != labeled["image"]).any(1, keepdim=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 
@@ -15,10 +16,13 @@ from tiny import write_dataset
 from medseg import methods
 from medseg.errors import ConfigError
 from medseg.method import Clock, Predictions
-from medseg.methods.crest import SLOTS, align, alignment_exponent, alignment_target
+from medseg.methods.crest import SLOTS
+from medseg.ops.semi_supervised.alignment import align, alignment_exponent, alignment_target
 from medseg.ops.semi_supervised.rebalancing import choose_share, class_rates, count_scores, keep_share, ordered_code
+from medseg.ops.semi_supervised.regions import mean_confidence
 from medseg.portable.inference.label_sink import top_log_odds
 from medseg.workflows.train.run import train
+from medseg.workflows.train.self_training.precision import count_right, summarize
 
 
 @pytest.mark.parametrize(
@@ -144,7 +148,7 @@ def test_alignment_by_hand():
 def test_the_moving_average_of_shares_by_hand():
     method = methods.build("crest", factory(2, 3))
     shares = torch.tensor([0.8, 0.15, 0.05]).view(1, 3, 1, 1)
-    nothing = torch.full((1, 1, 1, 1), 255, dtype=torch.uint8)
+    nothing = {"label": torch.full((1, 1, 1, 1), 255, dtype=torch.uint8)}
     method._follow_shares(shares, nothing)
     assert method.recent.mean(0).tolist() == pytest.approx((0.33698, 0.33190, 0.33112), abs=1e-5)
     for _ in range(SLOTS):
@@ -199,6 +203,59 @@ def test_regions_are_kept_whole_and_small_ones_left_out():
     assert int((kept == 1).sum()) == 4
 
 
+def test_regions_are_ranked_by_their_mean_probability():
+    """(0.999999 + 0.55) / 2 = 0.775 is less than 0.78, though its log-odds are more on average."""
+    rule = methods.build_rule("crest", 2, alpha=1, unit="region", smallest_region=2, least_rate=0.5)
+    rule.class_counts = [1, 2]
+    labels, probability = np.zeros((8, 4, 4)), np.full((8, 4, 4), 0.9)
+    labels[0:2, 0, 0] = labels[5:7, 0, 0] = 1
+    probability[0:2, 0, 0] = 0.999999, 0.55
+    probability[5:7, 0, 0] = 0.78
+    kept = labelled(rule, [predictions(labels, np.log(probability / (1 - probability)), "a")])[0]
+    assert np.argwhere(kept == 1).tolist() == [[5, 0, 0], [6, 0, 0]]
+
+
+def test_without_a_background_the_first_class_has_regions_too():
+    rule = methods.build_rule("crest", 2, alpha=0, unit="region", smallest_region=4)
+    rule.class_counts = [1, 1]
+    labels = np.ones((4, 4, 4))
+    labels[0, 0, :3] = 0
+    for has_background, kept in ((True, 3), (False, 0)):
+        rule.has_background = has_background
+        found = labelled(rule, [predictions(labels, np.ones((4, 4, 4)), "a")])[0]
+        assert int((found == 0).sum()) == kept
+        assert int((found == 1).sum()) == 61
+
+
+def test_mean_confidences_tell_apart_what_is_nearly_certain():
+    """By hand: 1 - p is e^-12 and e^-16 on the whole, so that the log-odds of the mean are 12 + log 2 and 16."""
+    places = np.array([[[1, 1, 2, 0]]])
+    found = mean_confidence(np.array([[[12.0, 40.0, 16.0, 0.0]]], np.float16), places, 2)
+    assert found.tolist() == pytest.approx([12 + math.log(2), 16], abs=0.01)
+
+
+def test_a_random_share_is_as_large_and_no_more_confident():
+    labels, odds = np.zeros((10, 10, 10)), np.arange(1000.0).reshape(10, 10, 10) / 100
+    kept = {}
+    for select in ("top", "random"):
+        rule = methods.build_rule("crest", 2, alpha=1, rate="inverse", select=select, least_rate=0.0)
+        rule.class_counts = [4, 1]
+        first, again = (labelled(rule, [predictions(labels, odds, "a")])[0] for _ in range(2))
+        assert (first == again).all()
+        kept[select] = first == 0
+        assert int(kept[select].sum()) == 250
+    assert float(odds[kept["top"]].min()) == 7.5
+    assert float(odds[kept["random"]].mean()) == pytest.approx(5, abs=0.5)
+
+
+def test_of_more_equal_samples_than_can_be_drawn_each_case_keeps_its_share():
+    counted = {name: {"score": [5], "count": [600_000_000 * size]} for name, size in (("a", 1), ("b", 2), ("c", 3))}
+    cut, quotas = choose_share(counted, 0.25, 0)
+    assert cut == 5
+    assert quotas == {"a": 150_000_000, "b": 300_000_000, "c": 450_000_000}
+    assert sum(choose_share(counted, 1 / 7, 0)[1].values()) == 3_600_000_000 // 7
+
+
 def test_without_exponent_everything_is_kept():
     rule = methods.build_rule("crest", 3, alpha=0)
     rule.class_counts = [100, 10, 1]
@@ -236,10 +293,29 @@ def test_generations_run_from_a_manifest_to_a_bundle_and_resume(tmp_path):
     assert len(pseudo) == 3
     values = np.concatenate([np.unique(np.asarray(nib.load(path).dataobj)) for path in pseudo])
     assert set(values) <= {0, 1, 2, 255}
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (judged,) = [each for each in records if each["kind"] == "pseudo"]
+    assert set(judged["precision"]) == set(judged["kept_share"]) == {"background", *judged["volume_ml"]}
+    shares = [share for share in judged["kept_share"].values() if share is not None]
+    assert shares
+    assert all(0 <= share <= 1 for share in shares)
+    assert "How right the pseudo-labels are" in (run / "summary.html").read_text()
     shutil.rmtree(run / "bundle")
     before = [path.read_bytes() for path in pseudo]
     train("crest", manifest, tmp_path / "run", overrides=changes, resume=True)
     assert [path.read_bytes() for path in pseudo] == before
+
+
+def test_precision_by_hand():
+    """Of class 1 three voxels are predicted, two kept and one of them right; where nobody knows, nothing counts."""
+    predicted = np.array([0, 0, 1, 1, 1, 1])
+    kept = np.array([0, 255, 1, 1, 255, 1])
+    reference = np.array([0, 0, 1, 0, 1, 255])
+    counts = count_right(predicted, kept, reference, 3)
+    assert counts == {"predicted": [2, 3, 0], "kept": [1, 2, 0], "right": [1, 1, 0]}
+    found = summarize([counts, counts], ["background", "a", "b"])
+    assert found["precision"] == {"background": 1.0, "a": 0.5, "b": None}
+    assert found["kept_share"] == {"background": 0.5, "a": 0.6667, "b": None}
 
 
 def test_a_rule_for_one_network_is_refused_for_three_planes(tmp_path):

@@ -95,6 +95,18 @@ def test_without_neighbours_it_is_cross_entropy_in_value_and_gradient(dims):
     torch.testing.assert_close(first.grad, second.grad, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_without_neighbours_it_is_cross_entropy_to_the_last_digits(dims):
+    logits, label = scene(dims)
+    first, second = (logits.clone().requires_grad_() for _ in range(2))
+    ours = LocallyAdaptiveLoss(dims, kernel=1, power=1)(first, label)
+    theirs = torch.nn.functional.cross_entropy(second, label.squeeze(1).long(), ignore_index=255)
+    ours.backward()
+    theirs.backward()
+    assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-12)
+    torch.testing.assert_close(first.grad, second.grad, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("power", [1, 5])
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_equal_logits_give_the_logarithm_of_the_number_of_classes(kernel, power):
@@ -161,6 +173,14 @@ def test_where_all_is_ignored_nothing_is_learnt():
     loss.backward()
     assert float(loss.detach()) == 0
     assert float(logits.grad.abs().max()) == 0
+
+
+@pytest.mark.parametrize("over", ["batch", "image"])
+def test_of_an_empty_batch_nothing_is_learnt(over):
+    logits = torch.randn(0, 3, 5, 5, requires_grad=True)
+    loss = LocallyAdaptiveLoss(2, over=over)(logits, torch.zeros(0, 1, 5, 5, dtype=torch.uint8))
+    loss.backward()
+    assert float(loss.detach()) == 0
 
 
 def test_perfect_logits_have_a_finite_gradient():

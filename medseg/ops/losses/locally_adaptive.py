@@ -106,11 +106,13 @@ class LocallyAdaptiveLoss:
             covered: `(B, classes)` bool, see `medseg.ops.losses.segmentation`; None: every label covers every class.
 
         Returns:
-            Scalar; zero where every voxel is ignored.
+            Scalar; zero where every voxel is ignored, or there is none.
 
         Raises:
             ValueError: fewer than two classes, or a label that is no class.
         """
+        if label.numel() == 0:
+            return logits.sum() * 0
         if not self._checked:
             self._check(logits, label)
         losses = self.windows(logits, label, covered)

@@ -25,13 +25,21 @@ __all__ = [
     "merge_uncovered",
     "one_hot",
     "soft_dice",
+    "weighted_mean",
 ]
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` where `mask` (broadcastable) holds; zero, not NaN, where it holds nowhere."""
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of `values` where `mask` (broadcastable) holds; zero, not NaN, where it holds nowhere. None: of all."""
+    if mask is None:
+        return values.mean()
     weight = mask.to(values.dtype).expand_as(values)
     return (values * weight).sum() / weight.sum().clamp(min=1)
+
+
+def weighted_mean(cost: Tensor, weight: Tensor) -> Tensor:
+    """`sum w c / sum w`; zero, not NaN, where all weights are."""
+    return (weight * cost).sum() / weight.sum().clamp(min=1e-12)
 
 
 def merge_uncovered(logits: Tensor, covered: Tensor) -> Tensor:

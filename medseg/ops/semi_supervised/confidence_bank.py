@@ -68,7 +68,9 @@ class ConfidenceBank(nn.Module):
 
     @property
     def known(self) -> Tensor:
-        """Which classes have been seen: `(classes,)` bool."""
+        """Which classes some label has had: `(classes,)` bool."""
+        if self.absent == "zero":  # absent classes are updated too, and stay at 0 until a label has them
+            return self.average > 0
         return self.updates > 0
 
     def confidence(self) -> Tensor:
@@ -117,8 +119,12 @@ def class_sums(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     return (probabilities * where).sum(axes), where.sum(axes)
 
 
+def class_voxels(label: Tensor, classes: int) -> Tensor:
+    """Voxels of each class in each image, `(B, classes)`."""
+    return one_hot(label, classes).sum(tuple(range(2, label.ndim)))
+
+
 def class_fractions(label: Tensor, classes: int) -> Tensor:
     """Share of each class among the voxels of each image that are not ignored, `(B, classes)`."""
-    axes = tuple(range(2, label.ndim))
-    known = labeled_mask(label).sum(axes).clamp(min=1)
-    return one_hot(label, classes).sum(axes) / known
+    known = labeled_mask(label).sum(tuple(range(2, label.ndim))).clamp(min=1)
+    return class_voxels(label, classes) / known

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from medseg.ops.processes import sum_over_processes
 
 
 class DonorBank(nn.Module):
@@ -50,7 +52,7 @@ class DonorBank(nn.Module):
         Args:
             value: the class.
             image: `(Cin, *patch)`.
-            label: `(1, *patch)` class indices, those that the patch is kept for; None: images alone are kept.
+            label: `(1, *patch)` class indices, 255 = ignore; None: images alone are kept.
         """
         if self.images.numel() == 0:
             self.images = image.new_zeros(self.classes, self.slots, *image.shape, dtype=torch.float32)
@@ -63,9 +65,16 @@ class DonorBank(nn.Module):
         self.filled[value, slot] = True
         self.newest[value] = (slot + 1) % self.slots
 
-    def forget(self, value: int, slot: int) -> None:
-        """Remove a patch, which no longer seems to hold its class."""
-        self.filled[value, slot] = False
+    def forget(self, places: Sequence[tuple[int, int]]) -> None:
+        """Remove patches which no longer seem to hold their class; of all processes, each of which has to call it.
+
+        Args:
+            places: class and slot of each.
+        """
+        found = torch.zeros(self.filled.shape, device=self.filled.device)
+        for value, slot in places:
+            found[value, slot] = 1
+        self.filled &= sum_over_processes(found) == 0
 
     def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, *more: Any) -> None:
         """The patches of a checkpoint have the size that they had there."""

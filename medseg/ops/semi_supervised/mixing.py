@@ -93,10 +93,10 @@ def move_freely(image: Tensor, label: Tensor, scale: tuple[float, float]) -> tup
     Args:
         image: `(Cin, *spatial)`.
         label: `(1, *spatial)`.
-        scale: smallest and largest factor of its size.
+        scale: smallest and largest factor of its size, see `factor_of_share`.
     """
     shape = image.shape[1:]
-    factor = scale[0] + float(torch.rand(())) * (scale[1] - scale[0])
+    factor = factor_of_share(float(torch.rand(())), scale)
     size = [max(1, round(length * factor)) for length in shape]
     smooth = "bilinear" if len(shape) == 2 else "trilinear"
     image = F.interpolate(image[None], size=size, mode=smooth, align_corners=False)[0]
@@ -115,3 +115,18 @@ def move_freely(image: Tensor, label: Tensor, scale: tuple[float, float]) -> tup
     moved[(everything, *here)] = image[(everything, *there)]
     moved_label[(everything, *here)] = label[(everything, *there)]
     return moved, moved_label
+
+
+def factor_of_share(share: float, scale: tuple[float, float]) -> float:
+    """A factor of size from a number drawn evenly from [0, 1): one half makes smaller, the other half larger.
+
+    Args:
+        share: the number.
+        scale: smallest and largest factor; where both are on one side of 1 all in between are alike.
+    """
+    smallest, largest = scale
+    if not smallest < 1 < largest:
+        return smallest + share * (largest - smallest)
+    if share < 0.5:
+        return smallest + 2 * share * (1 - smallest)
+    return 1 + (2 * share - 1) * (largest - 1)

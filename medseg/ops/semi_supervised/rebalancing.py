@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from math import floor
 from typing import Literal
 
@@ -15,6 +16,9 @@ import numpy as np
 
 Counted = Mapping[str, Sequence[int]]
 """Scores of a class in one case: `score`, as ordered integers, rising, and `count` of each."""
+
+LARGEST_DRAW = 10**9
+"""Samples from which NumPy draws no more."""
 
 
 def class_rates(
@@ -97,8 +101,18 @@ def choose_share(cases: Mapping[str, Counted], rate: float, seed: int) -> tuple[
         there.append(of_case.get(cut, 0))
     if left <= 0 or sum(there) == 0:
         return cut, dict.fromkeys(names, 0)
-    drawn = np.random.default_rng(seed).multivariate_hypergeometric(there, min(left, sum(there)), method="marginals")
-    return cut, {name: int(count) for name, count in zip(names, drawn, strict=True)}
+    drawn = _draw_quotas(there, min(left, sum(there)), seed)
+    return cut, dict(zip(names, drawn, strict=True))
+
+
+def _draw_quotas(there: Sequence[int], wanted: int, seed: int) -> list[int]:
+    """How many of equal samples each case keeps, as if so many were drawn from all without replacement."""
+    if sum(there) < LARGEST_DRAW:
+        drawn = np.random.default_rng(seed).multivariate_hypergeometric(there, wanted, method="marginals")
+        return [int(count) for count in drawn]
+    # of so many the draw hardly differs from what is expected of each case
+    ends = [total * wanted // sum(there) for total in accumulate(there)]
+    return [end - begin for begin, end in pairwise([0, *ends])]
 
 
 def keep_share(codes: np.ndarray, cut: int, quota: int, *, seed: int, name: str) -> np.ndarray:

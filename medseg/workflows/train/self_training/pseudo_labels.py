@@ -35,6 +35,7 @@ from medseg.workflows.train.self_training.map_slices import (
     keep_map_slice,
     map_slice,
 )
+from medseg.workflows.train.self_training.precision import judge_rule
 from medseg.workflows.train.self_training.predict_maps import IMAGE, Predictors
 from medseg.workflows.train.self_training.prediction_store import PredictionStore
 from medseg.workflows.train.self_training.pseudo_label_statistics import Counts, count_case
@@ -101,11 +102,14 @@ class PseudoLabeller:
         """
         make_folder(self.folder / PSEUDO)
         rule = methods.build_rule(self.rule.name, len(self.manifest.labels), **self.rule.options)
+        rule.has_background = self.manifest.has_background
         if rule.counts_labels:
             counted = count_labelled_images if rule.counts_images else count_labelled_voxels
             rule.class_counts = counted(self.manifest)
         with PredictionStore(networks, device, rule, self.folder / "predictions") as store:
             decided = self._decide(rule, store, networks) if rule.looks_at_all else {}
+            if rule.is_judged:
+                judge_rule(rule, decided, store, self.manifest, self.folder, self.number)
             records = {case.name: self._record(case, networks, decided) for case in self.cases}
             missing = self._find_missing(records, time_left)
             share = missing[distributed.rank() :: distributed.world()]

@@ -135,6 +135,7 @@ def render_summary(rounds: Sequence[Round], run: RunDescription, curves: bytes) 
         dice_of_structures=_dice_of_structures(scored, run),
         pseudo_labels=_pseudo_labels(labelled),
         volumes=_volumes(labelled, run),
+        precision=_precision(labelled),
         slices=data_uri(slices) if slices else None,
         times=_times(rounds),
         computer=describe_computer(),
@@ -216,6 +217,19 @@ def _pseudo_labels(labelled: Sequence[Round]) -> Table:
     empty_cases = [str(len(each.statistics["empty"])) for each in labelled]
     rows.append(["cases without any structure", *empty_cases])
     return Table(["", *_round_names(labelled)], rows)
+
+
+def _precision(labelled: Sequence[Round]) -> Table | None:
+    """How right the pseudo-labels are by validation cases, and how much is kept; None where rules are not judged."""
+    judged = [each for each in labelled if "precision" in each.statistics]
+    if not judged:
+        return None
+    rows = []
+    for key, words in (("precision", "right"), ("kept_share", "kept")):
+        for name in judged[0].statistics[key]:
+            shares = [each.statistics[key].get(name) for each in judged]
+            rows.append(_number_row(f"{name}, {words}", shares, 3))
+    return Table(["share of voxels", *_round_names(judged)], rows)
 
 
 def _volumes(labelled: Sequence[Round], run: RunDescription) -> Table:

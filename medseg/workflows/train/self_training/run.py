@@ -27,6 +27,7 @@ from medseg.records import RECORD, Record, digest_of
 from medseg.stopping import report_stop
 from medseg.workflows.train.self_training.check_data import check_rounds, files_of
 from medseg.workflows.train.self_training.labelled_manifest import write_round_manifest
+from medseg.workflows.train.self_training.precision import read_precision
 from medseg.workflows.train.self_training.predict_maps import Predictors
 from medseg.workflows.train.self_training.predict_views import Voter
 from medseg.workflows.train.self_training.pseudo_label_statistics import summarize_round
@@ -230,7 +231,7 @@ class SelfTraining:
         networks = Predictors.of_stage(self._result(number - 1, self._folder(number - 1) / "bundle"))
         with report_stop(self._place(number), SAVED):
             counts = labeller.run(networks, self.inputs.device, self.time_left)
-        statistics = summarize_round(counts, self.structures, self.views)
+        statistics = summarize_round(counts, self.structures, self.views) | read_precision(labeller.folder)
         for view in statistics["silent"]:
             self._warn(f"round {number}: the {view} network found nothing but background in any unlabelled case")
         empty = statistics["empty"]

@@ -1,0 +1,45 @@
+"""What a batch says of its labels besides the labels themselves, where the cases of a stream differ in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medseg.config.pipeline import DataSpec
+from medseg.data.augment import RESIZE
+from medseg.data.cached_volume import CachedVolume
+
+
+def label_notes(cases: Sequence[CachedVolume], drawn: Sequence[CachedVolume], classes: int) -> dict[str, Tensor]:
+    """Notes of the labels of a batch.
+
+    Args:
+        cases: all cases of the stream.
+        drawn: the case of each patch.
+        classes: number of classes with background.
+
+    Returns:
+        `covered` `(B, classes)` bool, which classes each label covers, where some label of the stream covers some
+        only; `predicted` `(B,)` bool, whether nobody made the label, where a rule made some of the stream.
+    """
+    notes = {}
+    if any(volume.covered is not None for volume in cases):
+        everything = (True,) * classes
+        notes["covered"] = torch.tensor([volume.covered or everything for volume in drawn])
+    if any(volume.pseudo for volume in cases):
+        notes["predicted"] = torch.tensor([volume.pseudo for volume in drawn])
+    return notes
+
+
+def shows_unknown(spec: DataSpec) -> bool:
+    """Whether patches may show what lies outside of an image and is 255 in a label, see `medseg.data.augment`."""
+    resize = spec.augment.transforms[RESIZE]
+    is_resized = getattr(resize, "probability", 0) > 0
+    return is_resized or (spec.padding == "minimum" and not spec.has_background)
+
+
+def stand_in_label(volume: CachedVolume) -> Tensor:
+    """A label `(1, X, Y, Z)` that is 0 everywhere, to follow where a patch shows the image."""
+    return torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(1, *volume.shape)

@@ -1,0 +1,36 @@
+"""Distribution alignment: what a network says of unlabelled images gets the shares of the classes that it should have.
+
+C. Wei, K. Sohn, C. Mellina, A. Yuille, F. Yang: CReST: A Class-Rebalancing Self-Training Framework for Imbalanced
+Semi-Supervised Learning, CVPR 2021, 10857-10866; arXiv 2102.09559.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def alignment_exponent(generation: int, last: int, least: float) -> float:
+    """Exponent t of a generation, from 1 in the first to `least` in the last; 1 where there is one alone."""
+    if last == 0:
+        return 1.0
+    return 1 - generation / last * (1 - least)
+
+
+def alignment_target(shares: Tensor, exponent: float) -> Tensor:
+    """Shares of the classes to a power, normalised; with an exponent of 0 all classes that occur are alike."""
+    flat = torch.where(shares > 0, shares.clamp(min=1e-12) ** exponent, 0)
+    return flat / flat.sum()
+
+
+def align(probabilities: Tensor, target: Tensor, predicted: Tensor) -> Tensor:
+    """Give `q (target / p_model)`, normalised.
+
+    Args:
+        probabilities: q, `(B, classes, *spatial)`.
+        target: `(classes,)`.
+        predicted: p_model, `(classes,)`.
+    """
+    ratio = (target + 1e-6) / (predicted + 1e-6)
+    moved = probabilities * ratio.view(1, -1, *[1] * (probabilities.ndim - 2))
+    return moved / moved.sum(1, keepdim=True)

@@ -1,0 +1,128 @@
+"""How right the labels are that a rule would make, by cases whose labels are known: the labelled validation cases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseg.atomic import make_folder, write_whole
+from medseg.engine import distributed
+from medseg.manifest.manifest import Case, Manifest
+from medseg.method import IGNORE, PseudoLabels
+from medseg.records import Record, digest_of, read_record
+from medseg.workflows.train.self_training.prediction_store import PredictionStore
+from medseg.workflows.train.self_training.validation_scores import read_reference
+
+FILE = "precision.json"
+"""In the folder of a round."""
+
+CASES = "precision"
+"""Folder of the records of single cases."""
+
+
+def judge_rule(
+    rule: PseudoLabels,
+    decided: Mapping[str, Any],
+    store: PredictionStore,
+    manifest: Manifest,
+    folder: Path,
+    number: int,
+) -> None:
+    """Write `FILE`: what a rule keeps of the predictions of validation cases, and how much of it is right.
+
+    It only informs: neither the rule nor the next round sees it.
+
+    Args:
+        rule: with its class counts.
+        decided: by the rule, of the cases that it labels.
+        store: of what the networks predict.
+        manifest: the data set.
+        folder: of the round.
+        number: of the round.
+
+    Raises:
+        DataError: an image that cannot be predicted, or a label that cannot be read.
+    """
+    cases = [case for case in manifest.validation if case.label]
+    records = [_record(case, decided, store, manifest, folder) for case in cases]
+    missing = [place for place, record in enumerate(records) if record.notes() is None]
+    distributed.barrier()  # all have seen what is there before anything changes
+    for place in missing[distributed.rank() :: distributed.world()]:
+        case = cases[place]
+        records[place].begin()
+        predicted = store.predict(manifest, case)
+        made = rule.label(predicted, decided, number)
+        if not isinstance(made, Tensor):  # nothing of this case is kept
+            made = torch.full_like(predicted.labels[0], IGNORE)
+        reference = read_reference(manifest, case)
+        if case.classes is not None:
+            reference[reference == 0] = IGNORE  # a structure that this label does not cover may be there
+        counts = count_right(predicted.labels[0].numpy(), made.numpy(), reference, len(manifest.labels))
+        records[place].finish(counts)
+        store.forget(case)
+    distributed.barrier()
+    if distributed.rank() == 0:
+        names = [manifest.labels[value] for value in manifest.label_values]
+        found = summarize([record.notes() or {} for record in records], names)
+        write_whole(folder / FILE, json.dumps(found, indent=1) + "\n")
+
+
+def read_precision(folder: Path) -> dict[str, Any]:
+    """What `judge_rule` wrote; nothing where the rule of a round is not judged."""
+    return read_record(folder / FILE)
+
+
+def _record(case: Case, decided: Mapping[str, Any], store: PredictionStore, manifest: Manifest, folder: Path) -> Record:
+    label = manifest.label(case)
+    assert label is not None
+    inputs = {
+        "images": [digest_of(path) for path in manifest.images(case)],
+        "label": digest_of(label),
+        "networks": store.networks.digest,
+    }
+    file = make_folder(folder / CASES) / f"{case.name}.json"
+    return Record(file, inputs=inputs, settings={"decided": dict(decided)})
+
+
+def count_right(predicted: np.ndarray, kept: np.ndarray, reference: np.ndarray, classes: int) -> dict[str, list[int]]:
+    """Voxels of each class, where the reference is known: `predicted`, `kept` by the rule, and of these `right`.
+
+    Args:
+        predicted: `(X, Y, Z)` class indices.
+        kept: `(X, Y, Z)` class indices, 255 where the rule keeps nothing.
+        reference: `(X, Y, Z)` class indices, 255 = not known.
+        classes: with background.
+    """
+    known = reference != IGNORE
+    counted = {"predicted": predicted[known], "kept": kept[known], "right": kept[known & (kept == reference)]}
+    counts = {}
+    for name, values in counted.items():
+        counts[name] = np.bincount(values.ravel(), minlength=IGNORE + 1)[:classes].tolist()
+    return counts
+
+
+def summarize(cases: list[dict[str, Any]], names: list[str]) -> dict[str, dict[str, float | None]]:
+    """Of all cases and for each class: `kept_share` of what is predicted, and `precision`, how much of it is right.
+
+    Args:
+        cases: what `count_right` gave.
+        names: of the classes.
+    """
+    sums = {}
+    for key in ("predicted", "kept", "right"):
+        sums[key] = [sum(case[key][index] for case in cases) for index in range(len(names))]
+    kept_share, precision = {}, {}
+    for index, name in enumerate(names):
+        kept_share[name] = _share(sums["kept"][index], sums["predicted"][index])
+        precision[name] = _share(sums["right"][index], sums["kept"][index])
+    return {"kept_share": kept_share, "precision": precision}
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None
