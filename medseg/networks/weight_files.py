@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -57,6 +56,4 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if any(word in text for word in CODE):
         return "it holds code, which medseg does not run, and not weights alone"
-    if isinstance(error, pickle.UnpicklingError | EOFError):
-        return "it is damaged, or no file of weights"
     return f"it is damaged, or no file of weights: {type(error).__name__}"
