@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,9 @@ def load_tensors(path: Path) -> Any:
             raise UnreadableWeights("it is empty")
         if zipfile.is_zipfile(path):
             _check_sums(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of torch, on forms of files that it then refuses
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except UnreadableWeights:
@@ -57,6 +59,4 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if any(word in text for word in CODE):
         return "it holds code, which medseg does not run, and not weights alone"
-    if isinstance(error, pickle.UnpicklingError | EOFError):
-        return "it is damaged, or no file of weights"
     return f"it is damaged, or no file of weights: {type(error).__name__}"

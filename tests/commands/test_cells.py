@@ -37,7 +37,20 @@ def test_raters_with_names_of_formulas(tmp_path):
     words = [word for rater in raters for word in ("-a", str(rater))]
     names = ["--name", "=cmd|' /C calc'!A0", "--name", "-bob", "--name", "cleo"]
     with pytest.raises(SystemExit) as caught:
-        main(["consensus", *words, *names, "--label", "1=@liver", "--no-report", "-o", str(tmp_path / "out")])
+        main(
+            [
+                "consensus",
+                *words,
+                *names,
+                "--label",
+                "1=@liver",
+                "--method",
+                "majority",
+                "--no-report",
+                "-o",
+                str(tmp_path / "out"),
+            ]
+        )
     assert not caught.value.code
     for file in ("raters.csv", "pairwise.csv"):
         text = (tmp_path / "out" / file).read_text()

@@ -110,7 +110,7 @@ def test_links_that_lead_in_a_circle_lead_somewhere(tmp_path, capsys):
     _, raters = write_study(tmp_path / "study")
     words = [word for rater in raters for word in ("-a", str(rater))]
     with pytest.raises(SystemExit) as caught:
-        main(["consensus", *words, "-o", str(tmp_path / "a")])
+        main(["consensus", *words, "--method", "majority", "-o", str(tmp_path / "a")])
     assert caught.value.code == 2
     told = capsys.readouterr().err
     assert told.startswith(f"error: {tmp_path / 'a'}: cannot be made")

@@ -142,7 +142,7 @@ def test_everything_beyond_the_decathlon(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"labels": None}, "labels: Field required"),
+        ({"labels": None}, "labels: is missing"),
         ({"labels": {"1": "liver", "2": "x"}}, "0 for the background"),
         ({"labels": {"0": "background"}}, "at least one class"),
         ({"labels": {"0": "background", "255": "x"}}, "accepted are 0 to 254"),

@@ -416,7 +416,7 @@ LOOP = """
 import signal, sys, torch
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts its children with it ignored
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {support!r}]
 import test_streams as t
 folder = Path({folder!r})
 volumes = {{"labeled": [t.some_case(folder, f"case{{i}}", i) for i in range(2)]}}
@@ -428,7 +428,8 @@ for i, _ in enumerate(t.make_loader(data, start=0, workers=2, device=t.CPU)):
 
 
 def test_interrupt_stops_the_parent_and_leaves_no_worker(tmp_path):
-    code = LOOP.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    here = Path(__file__).parent
+    code = LOOP.format(tests=str(here), support=str(here.parent / "support"), folder=str(tmp_path))
     command = [sys.executable, "-c", code]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert run.stdout is not None

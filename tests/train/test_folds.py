@@ -64,8 +64,8 @@ def test_all_folds_are_as_each_alone_and_go_on_where_they_stopped(manifest, tmp_
         "fold 0: validation Dice",
         "fold 1: validation Dice",
     ]
-    before, together = said.err.split("\npost-processing", 1)  # all folds choose together, after the last one
-    assert before.splitlines()[-1].startswith("fold 1: 2 cases")
+    told, together = said.err.split("\npost-processing", 1)  # all folds choose together, after the last one
+    assert told.splitlines()[-1].startswith("fold 1: 2 cases")
     assert "cases held out" not in together
     assert (folder / "postprocessing.json").is_file()
     assert not (folder / "fold0" / "postprocessing.json").exists()

@@ -52,7 +52,7 @@ def cut(path: Path) -> Path:
 
 
 def pickled(path: Path) -> Path:
-    path.write_bytes(pickle.dumps({"weight": Touches(path.with_name("ran"))}))
+    path.write_bytes(pickle.dumps({"weight": Touches(path.with_name("ran"))}, protocol=2))
     return path
 
 

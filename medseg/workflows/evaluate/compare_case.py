@@ -215,6 +215,11 @@ def read_labels(path: Path, scale: Scale, *, may_ignore: bool) -> tuple[np.ndarr
         counted.setdefault(scale.ignore, IGNORE)
     strange = [value for value in found if value not in counted]
     measured = [value for value in found if counted.get(value) in scale.labels]
+    if scale.ignore in strange and not may_ignore:
+        raise DataError(
+            f"holds {scale.ignore}, which is no label: 'not annotated'; accepted are {_listed(sorted(counted))}",
+            path=path, hint="--pseudo-labels if voxels are left out on purpose",
+        )  # fmt: skip
     if strange and not measured:
         accepted = _listed(sorted(counted))
         raise DataError(f"holds {_listed(strange)}, which is no label; accepted are {accepted}", path=path)
