@@ -98,7 +98,12 @@ def write_dicom(folder: Path) -> Path:
 
 def write_manifest(folder: Path) -> Path:
     case = {"image": "a.nii.gz", "label": "b.nii.gz"}
-    content = {"labels": {"0": "background", "1": "liver"}, "modality": {"0": "CT"}, "training": [case, "c.nii.gz"]}
+    content = {
+        "labels": {"0": "background", "1": "liver"},
+        "modality": {"0": "CT"},
+        "training": [case],
+        "unlabeled": ["c.nii.gz"],
+    }
     (folder / "m.json").write_text(json.dumps(content, indent=1))
     return folder / "m.json"
 
