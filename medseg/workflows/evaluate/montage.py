@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from matplotlib.lines import Line2D
 
 from medseg.atomic import write_whole
 from medseg.errors import DataError
+from medseg.manifest.fields import is_picture
 from medseg.portable.io.header import Header
 from medseg.portable.io.read import read_volume
 from medseg.workflows.evaluate.compare_case import IGNORE, Compared, Pairing, Scale, onto, read_labels
@@ -20,6 +22,7 @@ from medseg.workflows.reports.overlay import (
     BACKGROUND,
     FOREGROUND,
     MUTED,
+    PICTURE,
     VIEWS,
     SliceAxes,
     View,
@@ -40,11 +43,12 @@ class ShownCase:
     """A case along RAS+ axes.
 
     Args:
-        image: `(X, Y, Z)`, or None where no image fits the reference.
+        image: `(X, Y, Z)`, or `(X, Y, 1, 3)` of a photograph in colour; None where no image fits the reference.
         reference: labels `(X, Y, Z)`.
         prediction: labels `(X, Y, Z)`.
         size_mm: length of each axis.
         window: values of the image that are shown black and white.
+        views: the slices that are shown.
     """
 
     image: np.ndarray | None
@@ -52,6 +56,7 @@ class ShownCase:
     prediction: np.ndarray
     size_mm: np.ndarray
     window: tuple[float, float]
+    views: tuple[View, ...] = VIEWS
 
 
 def draw_montage(path: Path, cases: Sequence[Compared], scale: Scale) -> Path | None:
@@ -74,9 +79,12 @@ def draw_montage(path: Path, cases: Sequence[Compared], scale: Scale) -> Path | 
         return None
     shown = [_read_case(case.pairing, scale) for case in chosen.values()]
     figure = _make_figure(shown)
-    grid = figure.subplots(len(shown), len(VIEWS), squeeze=False)
+    columns = max(len(case.views) for case in shown)
+    grid = figure.subplots(len(shown), columns, squeeze=False)
     for axes, (title, case), shown_case in zip(grid, chosen.items(), shown, strict=True):
-        for ax, view in zip(axes, VIEWS, strict=True):
+        for ax in axes[len(shown_case.views) :]:
+            ax.set_axis_off()
+        for ax, view in zip(axes, shown_case.views, strict=False):
             _draw_slice(ax, shown_case, view, scale)
         text = f"{title}: {case.pairing.name}    mean Dice {case.mean_dice:.3f}"
         axes[0].set_title(text, color=FOREGROUND, loc="left", fontsize=10)
@@ -103,6 +111,8 @@ def _read_case(pairing: Pairing, scale: Scale) -> ShownCase:
     reference, grid = read_labels(pairing.reference, scale, may_ignore=True)
     labels, header = read_labels(pairing.prediction, scale, may_ignore=scale.pseudo_labels)
     prediction, _ = onto(grid, labels, header)
+    if is_picture(pairing.reference):
+        return _read_picture(pairing, reference, prediction)
     image = _read_image(pairing, grid)
     (reference, prediction), spacing_mm = turn_to_ras(grid, reference, prediction)
     size_mm = spacing_mm * reference.shape
@@ -111,6 +121,20 @@ def _read_case(pairing: Pairing, scale: Scale) -> ShownCase:
     (image,), _ = turn_to_ras(grid, image)
     window = grey_window(image, ct=pairing.ct and bool(image.min() < LEAST_HU))
     return ShownCase(image, reference, prediction, size_mm, window)
+
+
+def _read_picture(pairing: Pairing, reference: np.ndarray, prediction: np.ndarray) -> ShownCase:
+    """A case whose reference is a photograph's: one view, a pixel as long as another, in colour where it has any."""
+    size = np.array(reference.shape, float)
+    image = None
+    if pairing.images:
+        with suppress(DataError):  # which is no error here
+            channels = [read_volume(path)[0] for path in pairing.images]
+            image = np.concatenate(channels)
+    if image is None or image.shape[1:] != reference.shape:
+        return ShownCase(None, reference, prediction, size, (0.0, 1.0), (PICTURE,))
+    shown = np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
+    return ShownCase(shown, reference, prediction, size, grey_window(image), (PICTURE,))
 
 
 def _read_image(pairing: Pairing, grid: Header) -> np.ndarray | None:
@@ -126,7 +150,7 @@ def _read_image(pairing: Pairing, grid: Header) -> np.ndarray | None:
 
 def _make_figure(cases: Sequence[ShownCase]) -> Figure:
     """A dark figure in which a millimetre is as long in every slice."""
-    sizes = [[view.size_mm(case.size_mm) for view in VIEWS] for case in cases]
+    sizes = [[view.size_mm(case.size_mm) for view in case.views] for case in cases]
     widths_mm = [sum(width for width, _ in row) for row in sizes]
     heights_mm = [max(height for _, height in row) for row in sizes]
     inch_per_mm = 13.5 / max(widths_mm)
@@ -148,7 +172,9 @@ def _draw_slice(ax: Axes, case: ShownCase, view: View, scale: Scale) -> None:
     counts = np.isin(case.reference, values).astype(np.int32) + np.isin(case.prediction, values)
     where = find_fullest_slice(counts, view)
     shown = SliceAxes(ax, view.size_mm(case.size_mm))
-    if case.image is not None:
+    if case.image is not None and case.image.ndim == 4:
+        shown.show_photograph(cut_slice(case.image, view, where))
+    elif case.image is not None:
         shown.show_image(cut_slice(case.image, view, where), case.window)
     reference = cut_slice(case.reference, view, where)
     prediction = cut_slice(case.prediction, view, where)

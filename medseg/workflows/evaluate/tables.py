@@ -12,6 +12,12 @@ from medseg.atomic import write_whole
 from medseg.metrics import METRICS
 from medseg.workflows.reports.cells import csv_cell, markdown_cell
 
+UNITS = {
+    "mm": "Distances in mm by the spacing in each reference's header; volumes in ml.",
+    "px": "The references have no spacing: what is called `mm` are pixels, a thousand pixels are what is called `ml`.",
+}
+"""What numbers of distances and volumes mean, by the unit of the report."""
+
 
 def write_tables(folder: Path, report: dict[str, Any]) -> None:
     """Write all three files.
@@ -45,8 +51,7 @@ def _short(value: object) -> object:
 def as_markdown(report: dict[str, Any]) -> str:
     """A page for people: a table per class, what is missing, the worst cases, what each metric means."""
     names = tuple(name for name, entry in METRICS.items() if entry.heading)
-    tolerance = f"{report['tolerance_mm']:g}"
-    heads = tuple(METRICS[name].heading.format(tolerance=tolerance) for name in names)
+    heads = tuple(METRICS[name].head(report["tolerance_mm"], report["unit"]) for name in names)
     lines = [
         "# Evaluation",
         "",
@@ -75,7 +80,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         *(f"- `{name}`: {meaning}" for name, meaning in report["definitions"].items()),
         "- HD95 above is `hd95_mm`; the other definition, `hd95_pooled_mm`, is in `metrics.csv` and",
         "  `metrics.json`.",
-        "- Distances in mm by the spacing in each reference's header; volumes in ml.",
+        f"- {UNITS[report['unit']]}",
         "",
     ]
     return "\n".join(lines)

@@ -47,12 +47,12 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
 
     Args:
         options: `inputs` is an image, a folder of images, a DICOM series, a folder of such, or a manifest; `output`
-            gets `<case>.nii.gz` (or what `format` says), `predict_report.json` and, if wanted,
-            `probabilities/<case>.nii.gz`.
+            gets `<case>.nii.gz` (`<case>.png` of PNG and JPEG, or what `format` says), `predict_report.json` and, if
+            wanted, `probabilities/<case>.nii.gz` and `overlays/<case>.png`.
 
     Returns:
-        The report: per case its status, seconds and volumes; `failed` lists what could not be done and why, `earlier`
-        the cases of earlier commands whose results are in the folder too.
+        The report: per case its status, seconds and volumes (pixels of images without a spacing); `failed` lists what
+        could not be done and why, `earlier` the cases of earlier commands whose results are in the folder too.
 
     Raises:
         MedsegError: nothing can be predicted; with `strict` also for the first case that fails.
@@ -86,7 +86,7 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
         "earlier": [],
     }
     runner = BundleRunner(bundles[0], device) if len(bundles) == 1 else Ensemble(bundles, device, rules)
-    predictor = CasePredictor(runner, output, probabilities=options.probabilities)
+    predictor = CasePredictor(runner, output, probabilities=options.probabilities, overlay=options.overlay)
     if options.format == "dicom-seg" and (names := uncoded(predictor.model.names.values())):
         listener.say(f"no SNOMED code is known for {', '.join(names)}: coded as Tissue")
     run = _Run(predictor, listener, report, earlier, options)
@@ -206,5 +206,5 @@ class _Run:
         needed = self.predictor.runner.check_memory(headers, item.images[0])
         if needed > WORTH_SAYING:
             self.listener.show(f"{item.name}: needs about {needed / GIB:.1f} GiB")
-        volumes = self.predictor.run(item, line, progress)
-        return {"status": "done", **entry, "volumes_ml": volumes}
+        sizes = self.predictor.run(item, line, progress)
+        return {"status": "done", **entry, **sizes}

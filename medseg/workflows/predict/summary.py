@@ -43,10 +43,15 @@ def closing(report: dict[str, Any], output: Path, name: str) -> list[str]:
     lines = [f"{count['done']} predicted, {count['skipped']} already there, {len(report['failed'])} failed: {output}"]
     odd = {
         "failed": [failure["case"] for failure in report["failed"]],
-        "nothing found in": [case["case"] for case in cases if not any(case.get("volumes_ml", {"": 1}).values())],
+        "nothing found in": [case["case"] for case in cases if not any(_sizes(case).values())],
         "warnings for": [case["case"] for case in cases if case["warnings"]],
     }
     lines += [f"{words}: {', '.join(names)}" for words, names in odd.items() if names]
     if any(odd.values()):
         lines.append(f"why: {output / name}")
     return lines
+
+
+def _sizes(case: dict[str, Any]) -> dict[str, float]:
+    """Of each structure, in millilitres or pixels; of a case that was not predicted now something."""
+    return case.get("volumes_ml") or case.get("pixels") or {"": 1}
