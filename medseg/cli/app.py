@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from medseg.cli.commands import HELP, add_command
+from medseg.cli.examples import with_example
 from medseg.cli.run import run_command
 from medseg.cli.serve import label_app, serve
 from medseg.serve.options import ServeOptions
@@ -26,11 +28,12 @@ app = typer.Typer(
     name="medseg",
     no_args_is_help=True,
     context_settings=HELP,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Make and check manifests.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(
+    help=with_example("Make and check manifests.", "data"), no_args_is_help=True, rich_markup_mode=None
+)
 
 
 def _print_next(command: str | None) -> None:
@@ -51,13 +54,17 @@ def common(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
-    """Segment medical images when labels are scarce, weak or contradictory.
+    r"""Segment medical images when labels are scarce, weak or contradictory.
 
     Standard output gets the result: a table or a report, and as its last line the path of what was written. Progress,
     warnings, what failed and the next command go to standard error.
 
     Exit codes: 0 all is done; 1 some cases failed, or the data has errors; 2 a mistake, explained in one line; 130
     stopped by Ctrl-C; 143 stopped by SIGTERM.
+
+    \b
+    Example:
+      medseg demo --quick
     """
 
 
@@ -204,21 +211,13 @@ def data_saliency(options: SaliencyOptions) -> None:
     typer.echo(str(options.output / MANIFEST))
 
 
-@app.command("list")
-def list_() -> None:
-    """List pipelines, methods and networks."""
-    from medseg.config.yaml_values import load_yaml
-    from medseg.methods import METHODS
-    from medseg.networks.registry import NETWORKS
-    from medseg.workflows.train.settings import shipped, shipped_pretraining
+@app.command("list", help=with_example("List pipelines, methods, networks and the methods of consensus.", "list"))
+def list_(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """List pipelines, methods, networks and the methods of consensus."""
+    from medseg.cli.listing import as_text, everything
 
-    for title, tasks in (("train", shipped()), ("pretrain", shipped_pretraining())):
-        typer.echo("pipelines (--task)" if title == "train" else "pre-training (medseg pretrain --task)")
-        for name, path in tasks.items():
-            content = load_yaml(path.read_text(encoding="utf-8"))
-            typer.echo(f"  {name:<22} {content['description']}")
-    typer.echo(f"methods    {', '.join(METHODS)}")
-    typer.echo(f"networks   {', '.join(NETWORKS)}")
+    found = everything()
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else as_text(found))
 
 
 def demo(options: DemoOptions) -> None:
@@ -237,9 +236,9 @@ add_command(app, "compare", CompareOptions, compare)
 add_command(app, "consensus", ConsensusOptions, consensus)
 add_command(app, "serve", ServeOptions, serve)
 add_command(app, "demo", DemoOptions, demo)
-add_command(data_app, "check", CheckOptions, data_check)
-add_command(data_app, "init", InitOptions, data_init)
-add_command(data_app, "saliency", SaliencyOptions, data_saliency)
+add_command(data_app, "check", CheckOptions, data_check, group="data")
+add_command(data_app, "init", InitOptions, data_init, group="data")
+add_command(data_app, "saliency", SaliencyOptions, data_saliency, group="data")
 app.add_typer(data_app, name="data")
 app.add_typer(label_app, name="label", hidden=True)
 

@@ -12,12 +12,13 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
+from medseg.cli.examples import with_example
 from medseg.options import Option, described
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
 
-def add_command(app: typer.Typer, name: str, kind: type, run: Callable[[Any], None]) -> None:
+def add_command(app: typer.Typer, name: str, kind: type, run: Callable[[Any], None], *, group: str = "") -> None:
     """Add a command to an application.
 
     Args:
@@ -25,6 +26,7 @@ def add_command(app: typer.Typer, name: str, kind: type, run: Callable[[Any], No
         name: of the command.
         kind: class of its options (`medseg.options`).
         run: what it does; its docstring is the command's help.
+        group: that the command is in, such as `data`.
     """
 
     def call(**given: Any) -> None:
@@ -35,7 +37,7 @@ def add_command(app: typer.Typer, name: str, kind: type, run: Callable[[Any], No
     for field in fields(kind):
         hint, option = options[field.name]
         parameters.append(_parameter(field, hint, option))
-    call.__doc__ = run.__doc__
+    call.__doc__ = with_example(inspect.getdoc(run) or "", f"{group} {name}".strip())
     call.__name__ = run.__name__
     call.__annotations__ = {each.name: each.annotation for each in parameters}
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -24,6 +24,9 @@ _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[
     2
 ]  # ClickException, which newer typers carry inside themselves
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT)
+COMPLETE = "_MEDSEG_COMPLETE"
+"""Variable by which the completion of a shell calls."""
+
 _CONTINUABLE = ("train", "pretrain", "predict", "compare", "consensus")
 """Commands that find what is finished when they are called again."""
 
@@ -34,6 +37,8 @@ def run_command(app: typer.Typer, arguments: Sequence[str]) -> NoReturn:
     Exit codes: 0 done; 1 done, and some cases failed or the data has errors; 2 a mistake, explained in one line; 130
     stopped by Ctrl-C; 143 stopped by SIGTERM.
     """
+    if COMPLETE in os.environ:  # a shell asks what may come next: typer answers and exits
+        typer.main.get_command(app)(prog_name="medseg")
     # --debug is understood wherever it stands: people add it at the end of the line that failed
     debug = "--debug" in arguments
     if isinstance(sys.stdout, io.TextIOWrapper):

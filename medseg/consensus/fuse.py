@@ -10,25 +10,11 @@ from typing import Any, cast, get_type_hints
 
 import numpy as np
 
+from medseg.config.known_keys import did_you_mean
+from medseg.consensus.methods import ALIASES, FUSERS, REMOVED
 from medseg.consensus.study import MISSING, Fused, Fuser, Study
 from medseg.errors import ConfigError
 from medseg.options import typed
-
-FUSERS: dict[str, str] = {
-    "gcssl": "medseg.consensus.fusers.gcssl.gcssl:gcssl",
-    "majority": "medseg.consensus.fusers.majority:majority",
-    "staple": "medseg.consensus.fusers.staple:staple",
-    "ml-staple": "medseg.consensus.fusers.multilabel_staple:multilabel_staple",
-    "simple": "medseg.consensus.fusers.simple:simple",
-    "sba": "medseg.consensus.fusers.shape_based_averaging:shape_average",
-}
-"""Name of each method, and the module and function behind it."""
-
-ALIASES = {"staple-fast": "staple", "ml-staple-fast": "ml-staple"}
-"""Names that methods had before; they still work, with a warning."""
-
-REMOVED = {"voting-itk": "majority"}
-"""Methods that there are no more, and what to use in their place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +238,8 @@ def resolve_method(name: str) -> str:
     if name in REMOVED:
         raise ConfigError(f"method {name} has been removed; use {REMOVED[name]}")
     if name not in FUSERS and name not in ALIASES:
-        raise ConfigError(f"there is no method {name}; there are {', '.join(FUSERS)}")
+        meant = did_you_mean(name, FUSERS) or ";"
+        raise ConfigError(f"there is no method {name}{meant} there are {', '.join(FUSERS)}")
     return ALIASES.get(name, name)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from medseg.config.known_keys import unknown_key
 from medseg.config.literals import begins_expression
 from medseg.config.pipeline import DataSpec, NetworkSpec, View
 from medseg.errors import ConfigError, ManifestError
@@ -174,6 +175,8 @@ def check_data_spec(fields: Mapping[str, Any]) -> DataSpec:
         spec = DataSpec(**fields)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(unknown_key(DataSpec, first["loc"], ("data", *first["loc"]))) from error
         where = ".".join(str(part) for part in ("data", *first["loc"]))
         raise ConfigError(f"{where}: {first['msg']}, got {first['input']!r}") from error
     if 0 in spec.augment.flip_axes and spec.has_sides:

@@ -72,7 +72,10 @@ def test_version():
         (["trainn"], "No such command 'trainn'"),
         (["train", "--task", "dtc"], "Missing option '--data'"),
         (["train", "--task", "dtc", "--data", "absent.json"], "absent.json"),
-        (["train", "--task", "dct", "--data", "{m}"], "task 'dct' is not known; one of ael, ael_paper, auxsegnet"),
+        (
+            ["train", "--task", "dct", "--data", "{m}"],
+            "task 'dct' is not known; did you mean dmpct or dtc? one of ael",
+        ),
         (["train", "--task", "dtc", "--data", "{m}", "--device", "gpu"], "device 'gpu' is not known"),
         (["train", "--task", "dtc", "--data", "{m}", "--device", "cuda:99"], "device"),
         (["train", "--task", "dtc", "--data", "{m}", "--budget", "soon"], "--budget 'soon'"),

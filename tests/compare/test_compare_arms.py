@@ -146,7 +146,7 @@ def test_all_arms_are_refused_at_once(tmp_path, data):
     assert opening == "5 things are wrong, and nothing was trained:"
     for wanted in (
         "two arms are called A",
-        "arm b: .*iteration: Extra inputs are not permitted",
+        "arm b: .*schedule has no key 'iteration'; did you mean iterations",
         "arm A: .*stages.0.network.width",
         "arm d: task 'nothing' is not known",
         "arm e: .*gone.json",

@@ -225,7 +225,7 @@ def test_more_rows_than_labelled_volumes_names_both(manifest, tmp_path):
     [
         (
             "stages.0.schedule.learning_rate=1",
-            "stages.0.schedule.learning_rate: Extra inputs are not permitted",
+            "stages.0.schedule has no key 'learning_rate'; accepted are iterations, batch, optimizer, lr",
         ),
         ("stages.0.schedule.lr=-1", "stages.0.schedule.lr: Input should be greater than 0, got -1"),
         ("stages.1.network.width=8", "there is no '1' here (a list of 1)"),
@@ -235,6 +235,10 @@ def test_more_rows_than_labelled_volumes_names_both(manifest, tmp_path):
             "accepted are 'vnet', 'unet', 'dynunet', 'segresnet' or 'efficientnet_lite', got 'vent'",
         ),
         ("stages.0.method.options.betta=1", "no option 'betta'; it has beta"),
+        ("stages.0.schedule.iteration=5", "schedule has no key 'iteration'; did you mean iterations? accepted are"),
+        ("stage.0=1", "a pipeline has no key 'stage'; did you mean stages"),
+        ("data.ptch=[16,16,16]", "data has no key 'ptch'; did you mean patch? accepted are labels"),
+        ("data.augment.flip.axis=[0]", "data.augment.flip has no key 'axis'; did you mean axes? accepted are"),
         ("data.patch=[16,16]", "data.patch"),
         ("nothing", "expected a.b=value"),
     ],

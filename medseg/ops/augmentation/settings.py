@@ -47,6 +47,11 @@ class Augment(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
     __pydantic_extra__: dict[str, SerializeAsAny[RandomTransform]] = Field(init=False)
 
+    @classmethod
+    def kind_of_extra(cls, name: str) -> type[RandomTransform] | None:
+        """The class of the settings of a transform; None: there is no such transform."""
+        return TRANSFORMS.get(name)
+
     @model_serializer(mode="wrap")
     def _as_before(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = whole(self)

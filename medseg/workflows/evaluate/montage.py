@@ -153,10 +153,11 @@ def _make_figure(cases: Sequence[ShownCase]) -> Figure:
     sizes = [[view.size_mm(case.size_mm) for view in case.views] for case in cases]
     widths_mm = [sum(width for width, _ in row) for row in sizes]
     heights_mm = [max(height for _, height in row) for row in sizes]
-    inch_per_mm = 13.5 / max(widths_mm)
+    width = 14 if len(sizes[0]) > 1 else 7
+    inch_per_mm = (width - 0.5) / max(widths_mm)
     height = sum(mm * inch_per_mm + 0.35 for mm in heights_mm) + 0.7
     height = min(max(height, 3.0), 24.0)
-    figure = Figure(figsize=(14, height), dpi=100, facecolor=BACKGROUND)
+    figure = Figure(figsize=(width, height), dpi=100, facecolor=BACKGROUND)
     rim = (0.005, 0.5 / height, 0.99, 1 - 0.6 / height)  # room for the legend
     figure.set_layout_engine("constrained", h_pad=0.03, w_pad=0.03, rect=rim)
     return figure
@@ -192,6 +193,12 @@ def _add_legend(figure: Figure, scale: Scale) -> None:
     ]
     for color, name in zip(class_colors(len(scale.labels)), scale.labels.values(), strict=True):
         lines.append(Line2D([], [], color=color, lw=4, label=name))
+    columns = 9 if figure.get_figwidth() > 7 else 5
     figure.legend(
-        handles=lines, loc="lower center", ncols=min(len(lines), 9), frameon=False, fontsize=9, labelcolor=FOREGROUND
+        handles=lines,
+        loc="lower center",
+        ncols=min(len(lines), columns),
+        frameon=False,
+        fontsize=9,
+        labelcolor=FOREGROUND,
     )

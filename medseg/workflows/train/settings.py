@@ -13,6 +13,7 @@ from pydantic import ValidationError
 import medseg
 from medseg.atomic import real_path, write_whole
 from medseg.config.former_pipelines import as_now
+from medseg.config.known_keys import did_you_mean, unknown_key
 from medseg.config.literals import Place, begins_expression, is_expression, is_instruction, named, texts
 from medseg.config.pipeline import Pipeline
 from medseg.config.repeated_stages import write_out
@@ -59,7 +60,10 @@ def read_task(task: str, tasks: Mapping[str, Path] | None = None) -> tuple[dict[
         others = {"medseg train": shipped(), "medseg pretrain": shipped_pretraining()}
         where = next((command for command, names in others.items() if task in names), None)
         hint = f"{where} has it" if where else None
-        raise ConfigError(f"task {task!r} is not known; one of {', '.join(tasks)}, or the path of a YAML", hint=hint)
+        meant = did_you_mean(task, tasks)
+        raise ConfigError(
+            f"task {task!r} is not known{meant or ';'} one of {', '.join(tasks)}, or the path of a YAML", hint=hint
+        )
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -188,8 +192,11 @@ def _check(content: dict[str, Any], source: str) -> tuple[Pipeline, list[str]]:
         raise ConfigError(str(error), path=source) from error
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "extra_forbidden":
+            place = first["loc"]
+            raise ConfigError(unknown_key(Pipeline, place, _as_written(place, places)), path=source) from error
         where = ".".join(str(part) for part in _as_written(first["loc"], places))
-        found = "" if first["type"] in ("missing", "extra_forbidden") else f", got {first['input']!r}"
+        found = "" if first["type"] == "missing" else f", got {first['input']!r}"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise ConfigError(f"{where}: {first['msg']}{found}{more}", path=source) from error
     except ValueError as error:

@@ -118,8 +118,8 @@ def _section(text: str, is_labelled: bool) -> tuple[str, str]:
     named = {section: section for section in SECTIONS} | {"unlabelled": "unlabeled"}
     for section, names in PLACES.items():
         named |= dict.fromkeys(names, section)
-    section = named.get(text.casefold() or "training")
-    if section is None:
+    section = named.get(text.casefold() or "training", "")
+    if not section:
         return "", f"has the section '{text}'; accepted are {', '.join(SECTIONS)}"
     if text and section in ("training", "validation") and not is_labelled:
         return "", f"has the section {text} and no label; accepted without a label are test and unlabeled"
