@@ -137,8 +137,8 @@ def collect(
         raise ConfigError(f"--format dicom-seg refers to the DICOM images it was made of, and {inputs} is no DICOM")
     volumes = [item for item in items if not item.is_picture]
     if suffix == ".png" and volumes:
-        found = f"{volumes[0].images[0]} is none"
-        raise ConfigError(f"--format png is for 2D images (PNG, JPEG, TIFF), and {found}", hint="leave --format out")
+        what = f"--format png is for 2D images (PNG, JPEG, TIFF), and {volumes[0].images[0]} is none"
+        raise ConfigError(what, hint="leave --format out")
     items = [replace(item, suffix=suffix or _usual_suffix(item, output)) for item in items]
     _refuse_overwriting(items, inputs, output)
     _refuse_same_results(items, output)
