@@ -94,12 +94,12 @@ def predict_study(model: Model, image: Path, result: Path, device: str | None = 
         item = Item(result.name.removesuffix(".nii.gz"), (image,))
         headers = predictor.headers(item)
         predictor.runner.check_memory(headers, image)
-        volumes = predictor.run(item, f"medseg {__version__} model={bundle.digest[:24]}")
+        sizes = predictor.run(item, f"medseg {__version__} model={bundle.digest[:24]}")
     return {
         "model": model.name,
         "model_sha256": bundle.digest,
         "medseg_version": __version__,
-        "volumes_ml": volumes,
+        **sizes,
         "warnings": [*(w for header in headers for w in header.warnings), *lines],
         "seconds": round(time.perf_counter() - started, 3),
     }

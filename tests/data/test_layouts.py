@@ -110,6 +110,15 @@ def test_pairs_that_cannot_be_used(tmp_path, capfd):
     assert "a CSV with the columns image and label, or --image-pattern" in line
 
 
+def test_images_that_belong_to_no_case_are_told(tmp_path, capfd):
+    volume(tmp_path / "d/a.nii.gz")
+    save(tmp_path / "d/a_seg.nii.gz", cube())
+    volume(tmp_path / "d/old/b.nii.gz")
+    manifest, said = made(capfd, tmp_path / "d")
+    assert names(manifest) == {"training": ["a"]}
+    assert "d: 1 image files belong to no case: old/b.nii.gz" in said
+
+
 # ---- a folder for each subject
 
 
@@ -166,9 +175,9 @@ def test_one_mask_for_each_structure(tmp_path, capfd):
         labels, _ = read_volume(manifest.label(case))
         assert np.bincount(labels.reshape(-1), minlength=4)[1:].tolist() == wanted
         assert case.classes is None
-    told = "structures overlap in 128 voxels of 2 cases (s1, s2), liver and tumour in 64 of one"
+    told = "structures overlap in 128 voxels of 2 cases (s1, s2), most of all liver and tumour of s1, in 64"
     assert told in said
-    assert "the one that is smaller in that image has the voxel" in said
+    assert "the structure that is smaller in that image has the voxel" in said
     assert manifest.label(manifest.training[0]) == tmp_path / "out/m_labels/s1.nii.gz"
 
 
@@ -304,6 +313,17 @@ def test_dicom_series(tmp_path, capfd):
     write_series(tmp_path / "d/p2/series", voxels(seed=9))
     code, said = called(capfd, "data", "init", tmp_path / "d", "-o", tmp_path / "out/m.json")
     assert (code, "p2.nii.gz: is there already and is another image than the series" in said) == (2, True), said
+
+
+def test_a_table_may_name_series(tmp_path, capfd):
+    pytest.importorskip("pydicom")
+    write_series(tmp_path / "ct", voxels())
+    mask = np.zeros(voxels().shape, "u1")
+    mask[2:6, 3:7, 1:4] = 1
+    save(tmp_path / "l.nii.gz", mask, affine_of())
+    manifest, _ = made(capfd, table(tmp_path, "image,label,subject\nct,l.nii.gz,anna\n"))
+    assert (names(manifest), manifest.training[0].subject) == ({"training": ["ct"]}, "anna")
+    assert manifest.images(manifest.training[0]) == (tmp_path / "out/m_images/ct.nii.gz",)
 
 
 def test_contours_of_dicom_become_labels(tmp_path, capfd):

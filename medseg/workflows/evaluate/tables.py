@@ -51,7 +51,8 @@ def _short(value: object) -> object:
 def as_markdown(report: dict[str, Any]) -> str:
     """A page for people: a table per class, what is missing, the worst cases, what each metric means."""
     names = tuple(name for name, entry in METRICS.items() if entry.heading)
-    heads = tuple(METRICS[name].head(report["tolerance_mm"], report["unit"]) for name in names)
+    unit = report.get("unit", "mm")
+    heads = tuple(METRICS[name].head(report["tolerance_mm"], unit) for name in names)
     lines = [
         "# Evaluation",
         "",
@@ -80,7 +81,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         *(f"- `{name}`: {meaning}" for name, meaning in report["definitions"].items()),
         "- HD95 above is `hd95_mm`; the other definition, `hd95_pooled_mm`, is in `metrics.csv` and",
         "  `metrics.json`.",
-        f"- {UNITS[report['unit']]}",
+        f"- {UNITS[unit]}",
         "",
     ]
     return "\n".join(lines)

@@ -32,21 +32,21 @@ class Overlaps:
     Attributes:
         voxels: how many.
         cases: names of the cases.
-        example: the pair of structures that share most in one case, and how many voxels.
+        example: how many voxels two structures share at most, these two, and the case.
     """
 
     voxels: int = 0
     cases: list[str] = field(default_factory=list)
-    example: tuple[int, str, str] = (0, "", "")
+    example: tuple[int, str, str, str] = (0, "", "", "")
 
     def told(self) -> str:
         """The warning; empty where nothing overlaps."""
         if not self.voxels:
             return ""
-        most, one, other = self.example
+        most, one, other, case = self.example
         return (
-            f"structures overlap in {self.voxels} voxels of {len(self.cases)} cases ({listed(self.cases)}), "
-            f"{one} and {other} in {most} of one: where two do, the one that is smaller in that image has the voxel"
+            f"structures overlap in {self.voxels} voxels of {len(self.cases)} cases ({listed(self.cases)}), most of "
+            f"all {one} and {other} of {case}, in {most}: the structure that is smaller in that image has the voxel"
         )
 
 
@@ -140,7 +140,7 @@ def _merged(
         shared = np.bincount(there[there > 0], minlength=1)
         overlaps.voxels += int(shared.sum())
         if shared.max() > overlaps.example[0]:
-            overlaps.example = (int(shared.max()), names[int(shared.argmax())], name)
+            overlaps.example = (int(shared.max()), names[int(shared.argmax())], name, case)
         labels[mask] = np.where(sizes[there] > size, value, there)
     if overlaps.voxels > before:
         overlaps.cases.append(case)

@@ -14,6 +14,7 @@ from medseg.portable.io.find_cases import is_raw, passed_over
 from medseg.progress import say
 from medseg.workflows.data.layouts.found import (
     PLACES,
+    STRUCTURES,
     Found,
     describe,
     first_folder,
@@ -23,7 +24,7 @@ from medseg.workflows.data.layouts.found import (
     refuse_unlabelled,
 )
 from medseg.workflows.data.layouts.pairs import find_pairs
-from medseg.workflows.data.layouts.patterns import Layout, by_patterns, known_layout
+from medseg.workflows.data.layouts.patterns import Layout, by_patterns, image_files, known_layout
 from medseg.workflows.data.layouts.series import find_series_folders
 from medseg.workflows.data.layouts.subjects import find_subjects
 
@@ -65,10 +66,23 @@ def from_folders(source: Path, modality: str | None, layout: Layout | None = Non
     for find in (find_subjects, find_pairs, find_series_folders):
         if not any(found.cases):
             found = find(source) or found
+            _tell_left_out(found, source)
     _refuse_empty(found, source, f"has no images in a layout that is known; it holds {describe(source)}")
     if found.known_as:
         say(f"found as {found.known_as}")
     return found
+
+
+def _tell_left_out(found: Found, source: Path) -> None:
+    """Warn of image files that are in no case, where a layout was found that says nothing of them."""
+    used: set[Path] = set()
+    for case in found.cases:
+        used |= {source / image for image in case["image"]}
+        used |= {source / case["label"]} if "label" in case else set()
+        used |= set(case.get(STRUCTURES, {}).values())
+    rest = [path.relative_to(source).as_posix() for path in image_files(source) if path not in used]
+    if used and rest:
+        say(f"warning: {source}: {len(rest)} image files belong to no case: {listed(rest)}")
 
 
 def _refuse_empty(found: Found, source: Path, nothing: str) -> None:

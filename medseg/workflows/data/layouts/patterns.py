@@ -67,7 +67,7 @@ def by_patterns(source: Path, layout: Layout) -> Found:
         ConfigError: a pattern without `{case}`.
         DataError: two files for one place, or a case without all of its channels.
     """
-    files = [path.relative_to(source).as_posix() for path in _files(source)]
+    files = [path.relative_to(source).as_posix() for path in image_files(source)]
     labels = _matching(files, layout.label, source)
     taken = set(labels.values())
     channels = [_matching([file for file in files if file not in taken], each, source) for each in layout.images]
@@ -102,7 +102,7 @@ def known_layout(source: Path) -> Layout | None:
     Raises:
         DataError: it holds two.
     """
-    files = [path.relative_to(source).as_posix() for path in _files(source)]
+    files = [path.relative_to(source).as_posix() for path in image_files(source)]
     found = []
     for layout in KNOWN:
         names = [set(_matching(files, pattern, source)) for pattern in (*layout.images, layout.label)]
@@ -114,7 +114,7 @@ def known_layout(source: Path) -> Layout | None:
     return found[0] if found else None
 
 
-def _files(source: Path) -> Iterable[Path]:
+def image_files(source: Path) -> Iterable[Path]:
     """Image files below a folder, by name; hidden ones are left out."""
     for path in sorted(source.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(source).parts)

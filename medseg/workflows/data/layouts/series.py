@@ -8,7 +8,7 @@ from typing import Any
 from medseg.dicom.availability import files_below, holds_dicom
 from medseg.dicom.find_series import FoundSeries, find_series
 from medseg.errors import DataError
-from medseg.manifest.fields import stem
+from medseg.manifest.fields import SUFFIX, stem
 from medseg.manifest.manifest import Manifest
 from medseg.portable.io.channel_names import without_mark
 from medseg.workflows.data.layouts.found import ANNOTATION, Found, first_folder, folders_in, images_in
@@ -74,7 +74,7 @@ def _label(folder: Path, found: list[FoundSeries], elsewhere: Path | None, sourc
         DataError: there are several.
     """
     drawn = [path for series in found if series.modality in ANNOTATIONS for path, _ in series.files]
-    files = [path for path in files_below(folder) if path in images_in(path.parent)]
+    files = [path for path in files_below(folder) if SUFFIX.search(path.name)]
     labels = [*drawn, *files]
     if len(labels) > 1:
         names = ", ".join(path.name for path in labels)

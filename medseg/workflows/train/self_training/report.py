@@ -161,7 +161,8 @@ def draw_curves(rounds: Sequence[Round], run: RunDescription) -> bytes:
         _draw_curve(volume, values, label=structure, color=color)
     dice.set(title=f"{run.score} on the validation cases", ylim=(0, 1))
     shares.set(title="pseudo-labels: share of voxels", ylim=(0, 1))
-    volume.set(title=f"pseudo-labels: mean size, {run.unit}")
+    size_name = "volume" if run.unit == "ml" else "size"
+    volume.set(title=f"pseudo-labels: mean {size_name}, {run.unit}")
     volume.set_yscale("symlog", linthresh=1)  # a liver and an adrenal gland on one axis
     for ax in (dice, shares, volume):
         two_columns = ax is volume and len(run.structures) > 6
