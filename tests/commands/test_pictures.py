@@ -93,6 +93,11 @@ def test_overlays_of_photographs(bundle, tmp_path):
     (tmp_path / "out/overlays/a.png").unlink()
     report = medseg.predict(bundle, tmp_path / "in", tmp_path / "out", overlay=True)
     assert (report["cases"][0]["status"], (tmp_path / "out/overlays/a.png").exists()) == ("done", True)
+    report = medseg.predict(bundle, tmp_path / "in", tmp_path / "out", overlay=True)
+    assert report["cases"][0]["status"] == "skipped"
+    medseg.predict(bundle, tmp_path / "in", tmp_path / "out", overlap=0.25)
+    report = medseg.predict(bundle, tmp_path / "in", tmp_path / "out", overlap=0.25, overlay=True)
+    assert report["cases"][0]["status"] == "done"  # for the overlay that is there shows other labels
 
 
 def test_overlays_of_volumes(tmp_path):

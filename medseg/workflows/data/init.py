@@ -137,9 +137,10 @@ def _of_files(source: Path, kind: str, options: InitOptions, output: Path) -> tu
         places = [folder / image for image in case["image"]]
         if places[0].is_dir():
             series[case.get("case", places[0].name)] = places[0]
-    if not series:  # else the files that are written are compared one by one
-        _refuse_another([folder / image for case in cases for image in case["image"]], output, source)
-    convert_series(cases, folder, output.parent / f"{output.stem}_images")
+    converted = output.parent / f"{output.stem}_images"
+    images = [folder / image for case in cases for image in case["image"]]
+    _refuse_another([converted / "any"] if series else images, output, source)
+    convert_series(cases, folder, converted)
     copies = output.parent / f"{output.stem}_labels"
     content: dict[str, Any] = {"name": source.stem if kind == "csv" else source.name}
     content["modality"] = _modality([folder / image for image in cases[0]["image"]], options.modality, found)

@@ -25,7 +25,15 @@ from medseg.portable.io.record import DIGITS, image_of, image_record
 from medseg.portable.io.record import fingerprint as of_files
 from medseg.portable.io.write import temporary, write_nifti
 from medseg.workflows.predict.collect_cases import LONGEST_NAME, OVERLAYS, PROBABILITIES, Item, targets
-from medseg.workflows.predict.formats import FORMATS, Model, check_dicom_seg, recorded, source_of_item, write_result
+from medseg.workflows.predict.formats import (
+    FORMATS,
+    Model,
+    check_dicom_seg,
+    encode_png,
+    recorded,
+    source_of_item,
+    write_result,
+)
 
 if TYPE_CHECKING:
     from medseg.dicom.series import Series
@@ -114,8 +122,10 @@ class CasePredictor:
 
     def is_done(self, item: Item, line: str) -> bool:
         """Whether the result of the same image, model and settings is there."""
-        lacks_overlay = self.overlay and not (self.output / OVERLAYS / item.overlay).exists()
-        return not lacks_overlay and all(recorded(path) == line for path in self.targets(item))
+        files = self.targets(item)
+        if self.overlay:
+            files.append(self.output / OVERLAYS / item.overlay)
+        return all(recorded(path) == line for path in files)
 
     def in_a_format_that_holds(self, item: Item, line: str) -> tuple[Item, DataError | None]:
         """The case, as NIfTI where a DICOM SEG of it cannot be written, and then also why not.
@@ -177,12 +187,12 @@ class CasePredictor:
             with files.replacing(labels_file) as new:
                 write_result(new, labels, item, affine, line, self.model)
         if self.overlay:
-            self._draw(labels, affine, item)
+            self._draw(labels, affine, item, line)
         if item.is_picture:
             return {"pixels": self._sizes(labels, 1.0)}
         return {"volumes_ml": self._sizes(labels, abs(np.linalg.det(affine[:3, :3])) / 1000)}
 
-    def _draw(self, labels: np.ndarray, affine: np.ndarray, item: Item) -> None:
+    def _draw(self, labels: np.ndarray, affine: np.ndarray, item: Item, line: str) -> None:
         """Write the image with its labels drawn over it."""
         from medseg.workflows.predict.overlays import draw_overlay  # matplotlib takes long to import
 
@@ -190,8 +200,8 @@ class CasePredictor:
             voxels, header = item.series.voxels(), item.series.header
         else:
             voxels, header = read_volume(item.images[0])
-        content = draw_overlay(voxels, replace(header, affine=affine), labels, self.data, item)
-        write_whole(make_folder(self.output / OVERLAYS) / item.overlay, content)
+        shown = draw_overlay(voxels, replace(header, affine=affine), labels, self.data, item)
+        write_whole(make_folder(self.output / OVERLAYS) / item.overlay, encode_png(shown, line))
 
     def _sizes(self, labels: np.ndarray, of_voxel: float) -> dict[str, float]:
         counts = np.zeros(256, np.int64)

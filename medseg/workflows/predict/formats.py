@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medseg.atomic import write_whole
 from medseg.errors import ConfigError
 from medseg.portable.io.header import Header, checked_spacing
 from medseg.portable.io.record import description
@@ -118,13 +120,19 @@ def uncoded(names: Iterable[str]) -> list[str]:
 
 def _write_png(path: Path, labels: np.ndarray, line: str) -> None:
     """Label values `(X, Y, 1)` as a grey image of rows and columns."""
+    write_whole(path, encode_png(labels[..., 0].T, line))
+
+
+def encode_png(rows: np.ndarray, line: str) -> bytes:
+    """Pixels `(rows, columns)` or `(rows, columns, 3)`, uint8, as a PNG file that keeps a record."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     texts = PngInfo()
     texts.add_text(RECORD, line)
-    rows = np.ascontiguousarray(labels[..., 0].T)
-    Image.fromarray(rows).save(path, format="PNG", pnginfo=texts)
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(rows)).save(stream, format="PNG", pnginfo=texts)
+    return stream.getvalue()
 
 
 def _recorded_in_png(path: Path) -> str | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -19,7 +17,7 @@ from medseg.workflows.reports.overlay import (
     blend_labels,
     class_colors,
     cut_slice,
-    encode_png,
+    draw_pixels,
     find_fullest_slice,
     grey_window,
     turn_to_ras,
@@ -29,8 +27,8 @@ LEAST_HU = -200.0
 """A CT whose smallest value is above this is not in Hounsfield units, or a narrow part of them."""
 
 
-def draw_overlay(voxels: np.ndarray, header: Header, labels: np.ndarray, data: DataSpec, item: Item) -> bytes:
-    """The overlay of one case as a PNG file.
+def draw_overlay(voxels: np.ndarray, header: Header, labels: np.ndarray, data: DataSpec, item: Item) -> np.ndarray:
+    """The overlay of one case: `(rows, columns, 3)` uint8.
 
     Args:
         voxels: `(C, X, Y, Z)` of the image.
@@ -47,21 +45,16 @@ def draw_overlay(voxels: np.ndarray, header: Header, labels: np.ndarray, data: D
     return _planes(voxels[0], header, classes, data, item.name)
 
 
-def _photograph(pixels: np.ndarray, classes: np.ndarray, count: int) -> bytes:
+def _photograph(pixels: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:
     """`(C, X, Y)` with classes `(X, Y)`, in as many pixels as the image has."""
-    from PIL import Image
-
     shown = pixels if len(pixels) == 3 else np.repeat(pixels[:1], 3, axis=0)
     if shown.dtype != np.uint8:
         low, high = grey_window(shown)
         shown = (np.clip((shown - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-    blended = blend_labels(shown.transpose(2, 1, 0), classes.T, class_colors(count))
-    stream = io.BytesIO()
-    Image.fromarray(blended).save(stream, format="PNG")
-    return stream.getvalue()
+    return blend_labels(shown.transpose(2, 1, 0), classes.T, class_colors(count))
 
 
-def _planes(image: np.ndarray, header: Header, classes: np.ndarray, data: DataSpec, name: str) -> bytes:
+def _planes(image: np.ndarray, header: Header, classes: np.ndarray, data: DataSpec, name: str) -> np.ndarray:
     """The axial, coronal and sagittal slice with most of the structures."""
     (image, classes), spacing_mm = turn_to_ras(header, image, classes)
     size_mm = spacing_mm * image.shape
@@ -84,4 +77,4 @@ def _planes(image: np.ndarray, header: Header, classes: np.ndarray, data: DataSp
         handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False, fontsize=8,
         labelcolor=FOREGROUND,
     )  # fmt: skip
-    return encode_png(figure)
+    return draw_pixels(figure)

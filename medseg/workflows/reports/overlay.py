@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps, patheffects
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -227,6 +228,13 @@ def show_stored(ax: Axes, rows: np.ndarray, *, heat: bool = False) -> None:
         ax.imshow(rows, cmap="inferno", vmin=0, vmax=1)
     else:
         ax.imshow(rows, cmap="gray")
+
+
+def draw_pixels(figure: Figure) -> np.ndarray:
+    """A figure as pixels `(rows, columns, 3)` uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def encode_png(figure: Figure) -> bytes:
