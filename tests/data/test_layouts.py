@@ -119,6 +119,33 @@ def test_images_that_belong_to_no_case_are_told(tmp_path, capfd):
     assert "d: 1 image files belong to no case: old/b.nii.gz" in said
 
 
+def test_pairs_in_several_folders(tmp_path, capfd):
+    """One folder for each class, whose images have the same names; and parts of a data set."""
+    for folder in ("benign", "malignant"):
+        for n in range(2):
+            volume(tmp_path / f"d/{folder}/{n}.nii.gz")
+            save(tmp_path / f"d/{folder}/{n}_mask.nii.gz", cube())
+    manifest, said = made(capfd, tmp_path / "d")
+    assert names(manifest) == {"training": ["benign_0", "benign_1", "malignant_0", "malignant_1"]}
+    assert "found as pairs of files in folders such as benign/" in said
+    (tmp_path / "d/benign").rename(tmp_path / "d/train")
+    (tmp_path / "d/malignant").rename(tmp_path / "d/test")
+    (tmp_path / "out/m.json").unlink()
+    manifest, _ = made(capfd, tmp_path / "d")
+    assert names(manifest) == {"training": ["train_0", "train_1"], "test": ["test_0", "test_1"]}
+    save(tmp_path / "d/train/0_mask_1.nii.gz", cube())
+    line = refused_again(capfd, tmp_path)
+    assert "train: has 0_mask.nii.gz and 0_mask_1.nii.gz, labels of one image; accepted is one; merge them" in line
+
+
+def test_pairs_in_a_folder_called_images(tmp_path, capfd):
+    for n in range(2):
+        volume(tmp_path / f"d/images/{n}.nii.gz")
+        save(tmp_path / f"d/images/{n}_seg.nii.gz", cube())
+    manifest, _ = made(capfd, tmp_path / "d")
+    assert names(manifest) == {"training": ["0", "1"]}
+
+
 # ---- a folder for each subject
 
 
@@ -191,6 +218,15 @@ def test_some_of_the_structures(tmp_path, capfd):
     assert "no files for some of the structures, which counts as 'not annotated', in s2" in said
     line = refused_again(capfd, tmp_path, "--label", "1=spleeen")
     assert "--label names spleeen, which no file is called; there are spleen" in line
+
+
+def test_the_lists_of_totalsegmentator(tmp_path, capfd):
+    for name in ("s1", "s2", "s3"):
+        structures(tmp_path / "d", name, liver=cube(), spleen=corner())
+    (tmp_path / "d/meta.csv").write_text("image_id;age;split\ns1;60;train\ns2;61;val\ns3;62;test\n")
+    manifest, said = made(capfd, tmp_path / "d")
+    assert names(manifest) == {"training": ["s1"], "validation": ["s2"], "test": ["s3"]}
+    assert "the lists are those of meta.csv" in said
 
 
 def test_structures_that_cannot_be_merged(tmp_path, capfd):

@@ -19,11 +19,12 @@ from medseg.workflows.data.layouts.found import (
     describe,
     first_folder,
     images_in,
+    is_labelled,
     name_apart,
     named,
     refuse_unlabelled,
 )
-from medseg.workflows.data.layouts.pairs import find_pairs
+from medseg.workflows.data.layouts.pairs import find_pairs, find_pairs_in_folders
 from medseg.workflows.data.layouts.patterns import Layout, by_patterns, image_files, known_layout
 from medseg.workflows.data.layouts.series import find_series_folders
 from medseg.workflows.data.layouts.subjects import find_subjects
@@ -59,18 +60,25 @@ def from_folders(source: Path, modality: str | None, layout: Layout | None = Non
         _refuse_empty(found, source, "has no such image")
         return found
     found = _of_folders(source, modality)
-    if not any(found.cases):
-        known = known_layout(source)
-        if known is not None:
-            found = by_patterns(source, known)
-    for find in (find_subjects, find_pairs, find_series_folders):
-        if not any(found.cases):
-            found = find(source) or found
-            _tell_left_out(found, source)
+    if not any(is_labelled(case) for case in found.cases):
+        found = _of_another_layout(source) or found
     _refuse_empty(found, source, f"has no images in a layout that is known; it holds {describe(source)}")
     if found.known_as:
         say(f"found as {found.known_as}")
     return found
+
+
+def _of_another_layout(source: Path) -> Found | None:
+    """The cases of a folder that has no folders of images and labels; None where there are none with a label."""
+    known = known_layout(source)
+    if known is not None:
+        return by_patterns(source, known)
+    for find in (find_pairs_in_folders, find_subjects, find_pairs, find_series_folders):
+        found = find(source)
+        if found is not None and any(is_labelled(case) for case in found.cases):
+            _tell_left_out(found, source)
+            return found
+    return None
 
 
 def _tell_left_out(found: Found, source: Path) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medseg.errors import DataError
 from medseg.manifest.manifest import Case
-from medseg.portable.io.channel_names import group_channels, shown_by_labels, without_mark
+from medseg.portable.io.channel_names import LABEL_MARK, group_channels, shown_by_labels, without_mark
 from medseg.portable.io.find_cases import passed_over
 from medseg.progress import say
-from medseg.workflows.data.layouts.found import Found, images_in, named
+from medseg.workflows.data.layouts.found import PLACES, Found, folders_in, images_in, name_apart, named
 from medseg.workflows.data.layouts.roles import SEPARATORS, channels_of, modality_of, role_of
+
+NUMBERED = re.compile(rf"(?P<label>.*{LABEL_MARK.pattern.removesuffix('$')})[-_ ]?[0-9]+", re.IGNORECASE)
+"""A further label of an image: `p1_mask_1` beside `p1_mask`."""
 
 
 def find_pairs(folder: Path) -> Found | None:
@@ -59,6 +63,33 @@ def find_pairs(folder: Path) -> Found | None:
     return found
 
 
+def find_pairs_in_folders(source: Path) -> Found | None:
+    """Pairs as above in each of several folders, such as one for each class, or train/, val/ and test/.
+
+    Returns:
+        None where no folder has two labels: one alone is that of a subject.
+
+    Raises:
+        DataError: as `find_pairs`.
+    """
+    sections = {name: section for section, names in PLACES.items() for name in names}
+    found, most = Found(), 0
+    for folder in folders_in(source):
+        inner = find_pairs(folder)
+        if inner is None:
+            continue
+        most = max(most, sum("label" in case for case in inner.cases))
+        found.modality = found.modality or inner.modality
+        found.known_as = found.known_as or f"pairs of files in folders such as {folder.name}/"
+        for case in inner.cases:
+            moved = {**case, "image": [f"{folder.name}/{file}" for file in case["image"]]}
+            if "label" in case:
+                moved["label"] = f"{folder.name}/{case['label']}"
+            found.add(moved, sections.get(folder.name.casefold(), "training"))
+    name_apart(list(found.cases))
+    return found if most > 1 else None
+
+
 def _labels(files: Mapping[str, Path], folder: Path) -> dict[str, str]:
     """Name of the image -> name of its label.
 
@@ -67,6 +98,10 @@ def _labels(files: Mapping[str, Path], folder: Path) -> dict[str, str]:
     """
     labels: dict[str, str] = {}
     for name in files:
+        numbered = NUMBERED.fullmatch(name)
+        if numbered is not None and numbered["label"] in files:
+            what = f"has {files[numbered['label']].name} and {files[name].name}, labels of one image"
+            raise DataError(what, path=folder, hint="accepted is one; merge them")
         base = without_mark(name)
         if base == name:
             continue

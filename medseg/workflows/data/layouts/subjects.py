@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from medseg.errors import DataError
 from medseg.manifest.manifest import Case, Manifest
+from medseg.progress import say
 from medseg.workflows.data.layouts.found import PLACES, STRUCTURES, Found, first_folder, folders_in, images_in, named
 from medseg.workflows.data.layouts.roles import channels_of, is_label, modality_of, role_of
 
@@ -54,6 +56,7 @@ def find_subjects(source: Path) -> Found | None:
     channels = channels_of(roles, str(source))
     single = {role for found in roles.values() for role in found}
     found = Found(modality=modality_of(channels, single), known_as=_told(labelled[0]))
+    sections = _official_sections(source)
     for subject in subjects:
         images = [subject.images[channel] for channel in channels] or list(subject.images.values())
         case: dict[str, Any] = {"image": [Manifest.relative(image, source) for image in images]}
@@ -63,7 +66,22 @@ def find_subjects(source: Path) -> Found | None:
             case["case"] = subject.folder.name
         if subject.structures:
             case[STRUCTURES] = subject.structures
-        found.add(case, subject.section)
+        found.add(case, sections.get(subject.folder.name, subject.section))
+    return found
+
+
+def _official_sections(source: Path) -> dict[str, str]:
+    """Subject -> list of the manifest, as TotalSegmentator's `meta.csv` says it; empty where there is no such file."""
+    file = source / "meta.csv"
+    if not file.is_file():
+        return {}
+    text = file.read_text(encoding="utf-8-sig", errors="replace")
+    reader = csv.DictReader(text.splitlines(), delimiter=max(",;", key=text.partition("\n")[0].count))
+    if not {"image_id", "split"} <= set(reader.fieldnames or ()):
+        return {}
+    named = {name: section for section, names in PLACES.items() for name in names}
+    found = {row["image_id"]: named.get(str(row["split"]).casefold(), "training") for row in reader}
+    say(f"the lists are those of {file.name}")
     return found
 
 
