@@ -122,6 +122,13 @@ def test_nnunet(nnunet, tmp_path):
     assert check_manifest(tmp_path / "m.json").ok
 
 
+def test_nnunet_with_endings_in_capitals(nnunet, tmp_path):
+    for path in sorted((nnunet / "imagesTr").iterdir()):
+        path.rename(path.with_name(path.name.replace(".nii.gz", ".NII.GZ")))
+    made = init_manifest(nnunet, tmp_path / "m.json")
+    assert (names(made.training), names(made.unlabeled)) == (["a", "b"], ["c"])
+
+
 def change(raw: Path, **changes) -> None:
     content = json.loads((raw / "dataset.json").read_text()) | changes
     (raw / "dataset.json").write_text(json.dumps(content))

@@ -88,7 +88,7 @@ def test_pairs_of_several_channels(tmp_path, capfd):
 
 def refused_again(capfd, folder: Path, *options: object) -> str:
     """What is said of a source that cannot be read any more; the manifest that was made of it goes first."""
-    (folder / "out/m.json").unlink()
+    (folder / "out/m.json").unlink(missing_ok=True)
     return refused(capfd, folder / "d", *options)
 
 
@@ -263,6 +263,19 @@ def test_parts_of_folders(tmp_path, capfd):
     assert names(manifest) == {"training": ["train_images"], "validation": ["images_val"]}
 
 
+def test_names_that_no_case_may_have_are_refused_in_one_line(tmp_path, capfd):
+    for layout in (
+        "images/aux.nii.gz labels/aux.nii.gz",
+        "nul.nii.gz nul_seg.nii.gz",
+        "con/ct.nii.gz con/label.nii.gz",
+    ):
+        image, label = layout.split()
+        root = tmp_path / layout[:3] / "d"
+        volume(root / image)
+        save(root / label, cube())
+        assert "is the name of a device of Windows" in refused(capfd, root)
+
+
 # ---- tables
 
 
@@ -405,6 +418,9 @@ def test_names_of_a_data_list(tmp_path, capfd):
     (tmp_path / "d/dataset.json").write_text(json.dumps(content))
     manifest, _ = made(capfd, tmp_path / "d", "--label", "1=liver")
     assert manifest.labels == {0: "background", 1: "liver"}
+    for labels, told in (({"x": [1, 2]}, "labels: has regions"), (["x"], "labels: "), ({"one": "x"}, "labels: ")):
+        (tmp_path / "d/dataset.json").write_text(json.dumps(content | {"labels": labels}))
+        assert told in refused_again(capfd, tmp_path, "--label", "1=liver")
 
 
 def test_labels_of_another_set_are_left_alone_when_init_is_refused(tmp_path, capfd):

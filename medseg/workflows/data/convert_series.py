@@ -11,13 +11,12 @@ import numpy as np
 from medseg.atomic import make_folder
 from medseg.dicom.series import Series, open_series
 from medseg.errors import ConfigError, DataError
-from medseg.manifest.case import Case
 from medseg.manifest.manifest import Manifest
 from medseg.portable.io.channel_names import listed
 from medseg.portable.io.read import read_volume
 from medseg.portable.io.write import write_labels, write_nifti
 from medseg.progress import say
-from medseg.workflows.data.layouts.found import ANNOTATION
+from medseg.workflows.data.layouts.found import ANNOTATION, name_of
 
 
 def convert_series(cases: Sequence[dict[str, Any]], source: Path, folder: Path) -> None:
@@ -37,7 +36,7 @@ def convert_series(cases: Sequence[dict[str, Any]], source: Path, folder: Path) 
     for case in cases:
         if not any((source / image).is_dir() for image in case["image"]):
             continue
-        name = Case.model_validate({"image": case["image"], **_named(case)}).name
+        name = name_of(case)
         written = []
         for number, image in enumerate(case["image"]):
             ending = f"_{number:04d}" if len(case["image"]) > 1 else ""
@@ -48,10 +47,6 @@ def convert_series(cases: Sequence[dict[str, Any]], source: Path, folder: Path) 
         count += 1
     if count:
         say(f"{count} DICOM series were written as NIfTI into {folder}")
-
-
-def _named(case: Mapping[str, Any]) -> dict[str, str]:
-    return {"case": case["case"]} if "case" in case else {}
 
 
 def _write(series: Series, path: Path) -> Path:

@@ -109,7 +109,12 @@ def _described(source: Path, kind: str, options: InitOptions) -> dict[str, Any]:
     read = from_nnunet if kind == "nnunet" else _decathlon
     content = read(source, options.modality)
     if options.names:
-        content["labels"] = with_names(value_to_name(content["labels"]), options.names, looked=False)
+        try:
+            content["labels"] = with_names(dict(value_to_name(content["labels"])), options.names, looked=False)
+        except (TypeError, ValueError) as error:
+            raise ManifestError(
+                f"labels: {error}", path=source, hint="accepted is value: name, or name: value"
+            ) from error
     return content
 
 

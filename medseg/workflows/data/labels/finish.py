@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import ConfigError, DataError
-from medseg.manifest.case import Case
 from medseg.manifest.manifest import Manifest
 from medseg.progress import say
 from medseg.workflows.data.convert_series import write_annotations
 from medseg.workflows.data.labels.converted import FoundValues, codes_of, write_colored, write_copies
 from medseg.workflows.data.labels.palettes import read_palette
 from medseg.workflows.data.labels.structures import merge_structures
-from medseg.workflows.data.layouts.found import ANNOTATION, STRUCTURES
+from medseg.workflows.data.layouts.found import ANNOTATION, STRUCTURES, name_of
 
 LARGEST = 65535
 """Of a value in labels of which copies can be made."""
@@ -88,7 +87,7 @@ def _use(cases: Sequence[dict[str, Any]], copies: Mapping[Path, Path], source: P
     """Let cases have the copies of their labels, under the names that they had."""
     for case in cases:
         if "label" in case:
-            case.setdefault("case", Case.model_validate(case).name)
+            case.setdefault("case", name_of(case))
             case["label"] = Manifest.relative(copies[source / case["label"]], source)
 
 

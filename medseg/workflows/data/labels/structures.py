@@ -12,7 +12,6 @@ import numpy as np
 
 from medseg.atomic import make_folder
 from medseg.errors import ConfigError, DataError
-from medseg.manifest.case import Case
 from medseg.manifest.manifest import Manifest
 from medseg.portable.geometry import check_offset
 from medseg.portable.io.channel_names import listed
@@ -20,7 +19,7 @@ from medseg.portable.io.header import Header
 from medseg.portable.io.read import read_volume
 from medseg.portable.io.write import is_flat, source_of, write_labels
 from medseg.progress import say
-from medseg.workflows.data.layouts.found import STRUCTURES
+from medseg.workflows.data.layouts.found import STRUCTURES, name_of
 
 MOST = 254
 
@@ -79,7 +78,7 @@ def merge_structures(
     partial = []
     for case in mine:
         masks = {name: file for name, file in case.pop(STRUCTURES).items() if name in values}
-        name = Case.model_validate(case).name
+        name = name_of(case)
         labels, header = _merged(masks, values, name, overlaps)
         path = folder / f"{name}.nii.gz"
         first = header.path

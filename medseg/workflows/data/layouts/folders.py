@@ -8,7 +8,7 @@ from typing import Any
 
 from medseg.errors import DataError
 from medseg.manifest.fields import stem
-from medseg.manifest.manifest import Case, Manifest
+from medseg.manifest.manifest import Manifest
 from medseg.portable.io.channel_names import alike, group_channels, listed, shown_by_labels, without_mark
 from medseg.portable.io.find_cases import is_raw, passed_over
 from medseg.progress import say
@@ -21,6 +21,7 @@ from medseg.workflows.data.layouts.found import (
     images_in,
     is_labelled,
     name_apart,
+    name_of,
     named,
     refuse_unlabelled,
 )
@@ -175,7 +176,7 @@ def _pair(
         if label is not None:
             case["label"] = Manifest.relative(label, source)
             used.add(label)
-        if Case.model_validate(case).name != name:
+        if name_of(case) != name:
             case["case"] = name
         found.add(case, section)
     lonely = sorted(set(labels) - used)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
+from pydantic import ValidationError
+
 from medseg.errors import DataError
-from medseg.manifest.fields import SUFFIX, stem
+from medseg.manifest.fields import SUFFIX, readable, stem
 from medseg.manifest.manifest import SECTIONS, Case
 
 STRUCTURES = "structures"
@@ -107,7 +109,7 @@ def refuse_unlabelled(found: Found, source: Path, hint: str) -> None:
 
 def name_apart(cases: Sequence[dict[str, Any]]) -> None:
     """Give cases names where those of their files would be the same: the subject, the folder, or the whole path."""
-    usual = [Case.model_validate(_as_read(case)).name for case in cases]
+    usual = [name_of(case) for case in cases]
     if len(set(usual)) == len(usual):
         return
     choices = (
@@ -125,9 +127,18 @@ def name_apart(cases: Sequence[dict[str, Any]]) -> None:
             return
 
 
-def _as_read(case: dict[str, Any]) -> dict[str, Any]:
-    """A case as the manifest will have it."""
-    return {key: value for key, value in case.items() if key not in (STRUCTURES, ANNOTATION)}
+def name_of(case: Mapping[str, Any]) -> str:
+    """What a case is called.
+
+    Raises:
+        DataError: its files have names that no case may have.
+    """
+    read = {key: value for key, value in case.items() if key not in (STRUCTURES, ANNOTATION)}
+    try:
+        return Case.model_validate(read).name
+    except ValidationError as error:
+        problem = readable(error.errors(include_url=False)[0])
+        raise DataError(problem, path=case["image"][0], hint="rename the file, or list it in a CSV") from error
 
 
 def describe(source: Path) -> str:

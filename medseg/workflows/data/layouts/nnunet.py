@@ -139,8 +139,9 @@ def _case(source: Path, images: list[Path], label: Path | None) -> dict[str, Any
 def _files(folder: Path, ending: str) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
-    files = sorted(p for p in folder.iterdir() if p.name.endswith(ending) and not p.name.startswith("."))
-    return {p.name.removesuffix(ending): p for p in files}
+    wanted = ending.casefold()
+    files = sorted(p for p in folder.iterdir() if p.name.casefold().endswith(wanted) and not p.name.startswith("."))
+    return {p.name[: len(p.name) - len(ending)]: p for p in files}
 
 
 def _spelled_out(source: Path, entries: dict[str, Any], file: Path) -> tuple[dict[str, list[Path]], dict[str, Path]]:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import DataError
-from medseg.manifest.manifest import Case
 from medseg.portable.io.channel_names import LABEL_MARK, group_channels, shown_by_labels, without_mark
 from medseg.portable.io.find_cases import passed_over
 from medseg.progress import say
-from medseg.workflows.data.layouts.found import PLACES, Found, folders_in, images_in, name_apart, named
+from medseg.workflows.data.layouts.found import PLACES, Found, folders_in, images_in, name_apart, name_of, named
 from medseg.workflows.data.layouts.roles import SEPARATORS, channels_of, modality_of, role_of
 
 NUMBERED = re.compile(rf"(?P<label>.*{LABEL_MARK.pattern.removesuffix('$')})[-_ ]?[0-9]+", re.IGNORECASE)
@@ -57,7 +56,7 @@ def find_pairs(folder: Path) -> Found | None:
         base = by_fold.get(name.casefold())
         if base is not None:
             case["label"] = files[labels[base]].name
-        if Case.model_validate(case).name != name:
+        if name_of(case) != name:
             case["case"] = name
         found.add(case)
     return found

@@ -10,8 +10,7 @@ from typing import Any
 
 from medseg.errors import ConfigError, DataError
 from medseg.manifest.fields import SUFFIX
-from medseg.manifest.manifest import Case
-from medseg.workflows.data.layouts.found import Found
+from medseg.workflows.data.layouts.found import Found, name_of
 
 CASE = re.compile(r"\{case(?::(?P<form>[^{}]*))?\}")
 TEST_FOLDER = re.compile(r"(^|/)test(ing|s)?([^/]*)/", re.IGNORECASE)
@@ -89,7 +88,7 @@ def by_patterns(source: Path, layout: Layout) -> Found:
 
 def _name(named: Sequence[tuple[str, dict[str, Any]]]) -> None:
     """Call cases as the pattern says where the names of their files would not tell them apart."""
-    usual = [Case.model_validate(case).name for _, case in named]
+    usual = [name_of(case) for _, case in named]
     same_for_all = len(set(usual)) < len(usual)
     for (name, case), file_name in zip(named, usual, strict=True):
         if same_for_all or len(case["image"]) > 1 or file_name == "imaging":

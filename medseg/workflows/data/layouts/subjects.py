@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import DataError
-from medseg.manifest.manifest import Case, Manifest
+from medseg.manifest.manifest import Manifest
 from medseg.progress import say
 from medseg.workflows.data.layouts.found import PLACES, STRUCTURES, Found, first_folder, folders_in, images_in, named
 from medseg.workflows.data.layouts.roles import channels_of, is_label, modality_of, role_of
@@ -62,8 +62,7 @@ def find_subjects(source: Path) -> Found | None:
         case: dict[str, Any] = {"image": [Manifest.relative(image, source) for image in images]}
         if subject.label is not None:
             case["label"] = Manifest.relative(subject.label, source)
-        if Case.model_validate(case).name != subject.folder.name:
-            case["case"] = subject.folder.name
+        case["case"] = subject.folder.name
         if subject.structures:
             case[STRUCTURES] = subject.structures
         found.add(case, sections.get(subject.folder.name, subject.section))
