@@ -23,11 +23,16 @@ NEEDS = ("scikit-image", "0.22")
 """What MONAI needs for it, and from which version on."""
 
 
-def describe(rule: Rule) -> str:
-    """A rule as a phrase."""
+def describe(rule: Rule, unit: str = "mm") -> str:
+    """A rule as a phrase.
+
+    Args:
+        rule: of a structure.
+        unit: of lengths in the images: mm, or px where they have no spacing, so that a volume is a number of pixels.
+    """
     if rule == LARGEST:
         return "largest component"
-    return f"components of at least {rule['smallest_mm3']:.10g} mm3"
+    return f"components of at least {rule['smallest_mm3']:.10g} {'mm3' if unit == 'mm' else 'pixels'}"
 
 
 def components_of(bundle: Path) -> Rules:

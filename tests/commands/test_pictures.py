@@ -14,11 +14,13 @@ from PIL import Image
 from tiny_sets import called, save
 
 import medseg
+from medseg.bundle.components import describe
 from medseg.config.pipeline import Intensity
 from medseg.errors import ConfigError
 from medseg.workflows.evaluate.compare_case import Pairing
 from medseg.workflows.evaluate.montage import _read_picture
 from medseg.workflows.reports.overlay import PICTURE, blend_labels, cut_slice
+from medseg.workflows.train.self_training.report_figures import _read_slice, draw_pseudo_labels, keep_slices
 
 COLORS = ("red", "green", "blue")
 
@@ -200,3 +202,25 @@ def test_a_picture_as_nifti_stays_nifti(bundle, tmp_path):
     nib.save(nib.Nifti1Image(array, np.diag([0.5, 0.5, 1, 1])), tmp_path / "a.nii.gz")
     report = medseg.predict(bundle, tmp_path / "a.nii.gz", tmp_path / "out")
     assert (report["cases"][0]["result"], "volumes_ml" in report["cases"][0]) == ("a.nii.gz", True)
+
+
+def test_pseudo_labels_of_photographs_are_drawn_as_they_are(tmp_path, monkeypatch):
+    """One row for each case, in colour and the right way round; the pseudo-label has the pixels of the photograph."""
+    pixels = photograph(tmp_path / "a.png")
+    labels = np.zeros((44, 30, 1), np.uint8)
+    labels[10:30, 8:20] = 1
+    kept = keep_slices(tmp_path / "a.npz", tmp_path / "a.png", [labels, labels], labels, None)
+    read = _read_slice(kept, PICTURE)
+    np.testing.assert_array_equal(read.scan, pixels[::-1])
+    np.testing.assert_array_equal(read.fused, labels[..., 0].T[::-1])
+    written = []
+    monkeypatch.setattr(Axes, "text", lambda self, x, y, text, **style: written.append(text))
+    shown = draw_pseudo_labels({1: [kept]}, ["a"], ["cell"], ct=False)
+    assert shown.startswith(b"\x89PNG")
+    assert written == ["a"]
+
+
+def test_components_of_photographs_are_counted_in_pixels():
+    rule = {"smallest_mm3": 100.0}
+    assert describe(rule) == "components of at least 100 mm3"
+    assert describe(rule, "px") == "components of at least 100 pixels"

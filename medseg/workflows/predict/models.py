@@ -86,13 +86,16 @@ def _labels(data: DataSpec) -> str:
     return ", ".join(f"{value} {data.labels[value]}" for value in data.label_values)
 
 
-def configure_models(bundles: Sequence[OpenBundle], options: PredictOptions, say: Say) -> tuple[dict[str, Any], Rules]:
+def configure_models(
+    bundles: Sequence[OpenBundle], options: PredictOptions, say: Say, unit: str = "mm"
+) -> tuple[dict[str, Any], Rules]:
     """Set how each model is asked.
 
     Args:
         bundles: opened; their inferers are set.
         options: of the command.
         say: shows a line.
+        unit: of lengths in the images, mm or px.
 
     Returns:
         What the report says of the models and of how they predict, and the rules that are applied to their result.
@@ -110,7 +113,7 @@ def configure_models(bundles: Sequence[OpenBundle], options: PredictOptions, say
     if rules:
         data = bundles[0].data
         shared["components"] = {str(value): rule for value, rule in rules.items()}
-        kept = "; ".join(f"{data.labels[value]}: {describe(rule)}" for value, rule in rules.items())
+        kept = "; ".join(f"{data.labels[value]}: {describe(rule, unit)}" for value, rule in rules.items())
         say(f"post-processing of the model: {kept} (--no-postprocessing leaves it out)")
     if len(bundles) == 1:
         (bundle,) = bundles

@@ -23,6 +23,7 @@ from medseg.bundle.memory import GIB
 from medseg.bundle.runner import BundleRunner
 from medseg.engine import distributed
 from medseg.errors import MedsegError, OutputError
+from medseg.manifest.fields import unit_of
 from medseg.options import api
 from medseg.portable.geometry import offset
 from medseg.portable.io.find_cases import passed_over
@@ -71,7 +72,9 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
     earlier = EarlierResults(output)
     earlier.refuse_all(items, probabilities=options.probabilities)
     device = distributed.setup(options.device)
-    about_models, rules = configure_models(bundles, options, listener.show)
+    about_models, rules = configure_models(
+        bundles, options, listener.show, unit_of(path for item in items for path in item.images)
+    )
     make_folder(output / PROBABILITIES if options.probabilities else output)
     check_writable(output)
     for folder in (output, output / PROBABILITIES):

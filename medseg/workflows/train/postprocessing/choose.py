@@ -49,12 +49,12 @@ class Choice:
             content[name] = round(content[name], 5)
         return content
 
-    def line(self) -> str:
-        """A line for people."""
+    def line(self, unit: str = "mm") -> str:
+        """A line for people; `unit` as of `describe`."""
         assert self.rule is not None
         noun = "case" if self.cases == 1 else "cases"
         return (
-            f"{self.structure}: {describe(self.rule)}, validation Dice {self.dice_before:.4f} -> "
+            f"{self.structure}: {describe(self.rule, unit)}, validation Dice {self.dice_before:.4f} -> "
             f"{self.dice_after:.4f} ({self.cases} {noun})"
         )
 

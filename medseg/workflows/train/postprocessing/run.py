@@ -16,6 +16,7 @@ from medseg.bundle.components import components_of, set_components
 from medseg.bundle.runner import BundleRunner, prediction_errors
 from medseg.bundle.safe_load import read_json
 from medseg.engine import distributed
+from medseg.manifest.fields import unit_of
 from medseg.manifest.manifest import Case, Manifest
 from medseg.portable.inference.components import Rules
 from medseg.progress import say, show_progress
@@ -161,7 +162,7 @@ def apply_choice(measured: Sequence[Measured], folder: Path, manifest: Manifest)
             set_components(bundle, rules, [choice.plain() for choice in chosen])
     rows = [choice.plain() for choice in choices]
     write_whole(folder / CHOSEN, json.dumps({"structures": rows}, indent=1, allow_nan=False) + "\n")
-    _tell(choices)
+    _tell(choices, unit_of(file for case in manifest.cases for file in case.image))
 
 
 def _pooled(measured: Sequence[Measured]) -> tuple[dict[str, list[Evidence]], dict[str, float]]:
@@ -176,9 +177,9 @@ def _pooled(measured: Sequence[Measured]) -> tuple[dict[str, list[Evidence]], di
     return evidence, smallest
 
 
-def _tell(choices: Sequence[Choice]) -> None:
+def _tell(choices: Sequence[Choice], unit: str) -> None:
     chosen = [choice for choice in choices if choice.rule is not None]
     for choice in chosen:
-        say(f"post-processing, {choice.line()}")
+        say(f"post-processing, {choice.line(unit)}")
     if not chosen:
         say("post-processing: no rule raises the validation Dice, none is chosen")
