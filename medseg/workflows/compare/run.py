@@ -86,7 +86,7 @@ def run_comparison(options: CompareOptions) -> Compared:
     arms, device = ready_arms(comparison, options.device)
     _claim(folder, comparison, arms, resume=options.resume)
     runs = _list_runs(folder, comparison, arms, device)
-    describe = Describer(comparison, _command(), len(shares[0]), _versions())
+    describe = Describer(comparison, _command(), len(shares[0]), _versions(), options.keep_paths)
     mine = [run for number, run in enumerate(runs) if number % parts == part]
     results = read_results(folder, runs)
     pending = [run for run in mine if not results.finished(run.key)]
