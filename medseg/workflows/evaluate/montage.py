@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,16 +72,33 @@ def draw_montage(path: Path, cases: Sequence[Compared], scale: Scale) -> Path | 
     chosen = _choose_cases(compared)
     if not chosen:
         return None
-    shown = [_read_case(case.pairing, scale) for case in chosen.values()]
-    figure = _make_figure(shown)
-    grid = figure.subplots(len(shown), len(VIEWS), squeeze=False)
-    for axes, (title, case), shown_case in zip(grid, chosen.items(), shown, strict=True):
-        for ax, view in zip(axes, VIEWS, strict=True):
-            _draw_slice(ax, shown_case, view, scale)
+    shown = {}
+    for title, case in chosen.items():
         text = f"{title}: {case.pairing.name}    mean Dice {case.mean_dice:.3f}"
-        axes[0].set_title(text, color=FOREGROUND, loc="left", fontsize=10)
+        shown[text] = _read_case(case.pairing, scale)
+    return write_whole(path, draw_cases(shown, scale))
+
+
+def draw_case(case: Compared, scale: Scale) -> bytes:
+    """PNG of one compared case."""
+    return draw_cases({case.pairing.name: _read_case(case.pairing, scale)}, scale)
+
+
+def draw_cases(cases: Mapping[str, ShownCase], scale: Scale) -> bytes:
+    """PNG with a row for each case: three planes, the reference in broad and the prediction in thin outlines.
+
+    Args:
+        cases: title -> case; at least one.
+        scale: names of the classes.
+    """
+    figure = _make_figure(list(cases.values()))
+    grid = figure.subplots(len(cases), len(VIEWS), squeeze=False)
+    for axes, (title, case) in zip(grid, cases.items(), strict=True):
+        for ax, view in zip(axes, VIEWS, strict=True):
+            _draw_slice(ax, case, view, scale)
+        axes[0].set_title(title, color=FOREGROUND, loc="left", fontsize=10)
     _add_legend(figure, scale)
-    return write_whole(path, encode_png(figure))
+    return encode_png(figure)
 
 
 def _choose_cases(cases: Sequence[Compared]) -> dict[str, Compared]:
@@ -103,22 +120,37 @@ def _read_case(pairing: Pairing, scale: Scale) -> ShownCase:
     reference, grid = read_labels(pairing.reference, scale, may_ignore=True)
     labels, header = read_labels(pairing.prediction, scale, may_ignore=scale.pseudo_labels)
     prediction, _ = onto(grid, labels, header)
-    image = _read_image(pairing, grid)
+    return show_case(pairing.images, reference, prediction, grid, ct=pairing.ct)
+
+
+def show_case(
+    images: Sequence[Path], reference: np.ndarray, prediction: np.ndarray, grid: Header, *, ct: bool
+) -> ShownCase:
+    """A case as it is drawn.
+
+    Args:
+        images: files of its image; the first channel is shown.
+        reference: labels `(X, Y, Z)` on the grid.
+        prediction: likewise.
+        grid: of both.
+        ct: whether the image is CT, which has a window of its own.
+    """
+    image = _read_image(images, grid)
     (reference, prediction), spacing_mm = turn_to_ras(grid, reference, prediction)
     size_mm = spacing_mm * reference.shape
     if image is None:
         return ShownCase(None, reference, prediction, size_mm, (0.0, 1.0))
     (image,), _ = turn_to_ras(grid, image)
-    window = grey_window(image, ct=pairing.ct and bool(image.min() < LEAST_HU))
+    window = grey_window(image, ct=ct and bool(image.min() < LEAST_HU))
     return ShownCase(image, reference, prediction, size_mm, window)
 
 
-def _read_image(pairing: Pairing, grid: Header) -> np.ndarray | None:
+def _read_image(images: Sequence[Path], grid: Header) -> np.ndarray | None:
     """First channel on the reference's grid; None where there is none that fits, which is no error here."""
-    if not pairing.images:
+    if not images:
         return None
     try:
-        array, header = read_volume(pairing.images[0])
+        array, header = read_volume(images[0])
         return onto(grid, array[0], header)[0]
     except DataError:
         return None
