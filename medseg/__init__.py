@@ -3,6 +3,7 @@
 medseg.train(task, data, output)              a pipeline and a manifest become a MONAI bundle in a run folder
 medseg.pretrain(task, data, output)           images without labels become an encoder to start from
 medseg.predict(model, inputs, output)         a bundle and images become label maps on the images' grids
+medseg.predict(model, image)                  the same of an array or of an image of nibabel, SimpleITK or Pillow
 medseg.evaluate(prediction, reference)        label maps and references become metrics
 medseg.compare(tasks=..., data=..., output=...)   several methods or settings on the same data, and which to take
 medseg.fuse(image, annotations)               several raters' annotations become one label map
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from medseg.consensus.fuse import Consensus, fuse
     from medseg.workflows.compare.run import compare
     from medseg.workflows.evaluate.run import evaluate
-    from medseg.workflows.predict.run import predict
+    from medseg.workflows.predict.in_memory import predict
     from medseg.workflows.train.pretrain import pretrain
     from medseg.workflows.train.run import train
 
@@ -30,7 +31,7 @@ _LATER = {
     "compare": "medseg.workflows.compare.run",
     "evaluate": "medseg.workflows.evaluate.run",
     "fuse": "medseg.consensus.fuse",
-    "predict": "medseg.workflows.predict.run",
+    "predict": "medseg.workflows.predict.in_memory",
     "pretrain": "medseg.workflows.train.pretrain",
     "train": "medseg.workflows.train.run",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -36,7 +36,7 @@ class Consensus:
     """The answer to `fuse`.
 
     Args:
-        labels: in the shape, type and label values of the annotations.
+        labels: in the kind, shape, type and label values of the annotations; the next two are of the same kind.
         confidence: float32 in [0, 1]: the share of the votes that the label won; 1 where all raters agree, 0
             where nobody annotated and nothing could be predicted.
         n_raters: uint8, how many raters annotated each voxel.
@@ -47,9 +47,9 @@ class Consensus:
         form: what the files look like (`medseg.consensus.io.formats.Form`); None for arrays.
     """
 
-    labels: np.ndarray
-    confidence: np.ndarray
-    n_raters: np.ndarray
+    labels: Any
+    confidence: Any
+    n_raters: Any
     report: dict[str, Any]
     study: Study
     fused: Fused
@@ -71,12 +71,13 @@ def fuse(
 
     Args:
         image: array `(H, W)` or `(X, Y, Z)`, with channels in front if it has several, or a 2D colour image
-            `(H, W, 3)`; or a file, or one file per channel. None will do for methods that do not look at it.
-        annotations: one per rater, all arrays or all files. Label maps of any integers, 0 the background, in the shape
-            of the grid; or probabilities `(K, ...)` that sum to 1, or to 0 where nothing was annotated, whose channel
-            k is the label value k.
+            `(H, W, 3)`; an image of nibabel, SimpleITK or Pillow; or a file, or one file per channel. None will do for
+            methods that do not look at it.
+        annotations: one per rater, all arrays, all images as above, or all files. Label maps of any integers, 0 the
+            background, in the shape of the grid; or probabilities `(K, ...)` that sum to 1, or to 0 where nothing was
+            annotated, whose channel k is the label value k.
         method: a name of `FUSERS`.
-        spacing_mm: of arrays, one number per axis, default 1; files bring their own.
+        spacing_mm: of arrays, one number per axis, default 1; files and images bring their own.
         names: of the raters.
         missing: label value that says "not annotated"; None: there is none.
         regions: what each rater annotated: a mask or None per rater, or masks by name.
@@ -109,6 +110,15 @@ def fuse(
         >>> voted = medseg.fuse(None, [truth, half, shifted], method="majority")
         >>> int((voted.labels != truth).sum())
         72
+
+        Images come back as images, on the grid of the first.
+
+        >>> import nibabel as nib
+        >>> affine = np.diag([0.7, 0.7, 3.0, 1.0])
+        >>> drawn = [nib.Nifti1Image(labels[..., None], affine) for labels in (truth, half, shifted)]
+        >>> fused = medseg.fuse(nib.Nifti1Image(image[..., None], affine), drawn)
+        >>> type(fused.labels).__name__, bool((np.asarray(fused.labels.dataobj)[..., 0] == truth).all())
+        ('Nifti1Image', True)
     """
     if _are_files(annotations):
         if spacing_mm is not None:
@@ -118,13 +128,25 @@ def fuse(
             reading["regions"] = regions
         return _fuse_files(image, annotations, method, names, reading, options)
     from medseg.consensus.io.from_arrays import study_from_arrays
+    from medseg.consensus.io.from_images import are_images, study_in_memory
 
     nan = options.pop("nan", None)
     resolved = resolve_options(method, options)
+    restore = None
+    if are_images(image, annotations):
+        if spacing_mm is not None:
+            raise ConfigError("images bring their own spacing; leave spacing_mm out")
+        given = study_in_memory(image, annotations, names)
+        image, annotations, spacing_mm, restore = given.image, given.annotations, given.spacing_mm, given.restore
     study, values, notes = study_from_arrays(
         image, annotations, spacing_mm=spacing_mm, names=names, missing=missing, regions=regions, nan=nan
     )
-    return _make_consensus(study, run_fuser(study, method, resolved), values, notes)
+    consensus = _make_consensus(study, run_fuser(study, method, resolved), values, notes)
+    if restore is None:
+        return consensus
+    arrays = (consensus.labels, consensus.confidence, consensus.n_raters)
+    labels, confidence, n_raters = (restore(array) for array in arrays)
+    return replace(consensus, labels=labels, confidence=confidence, n_raters=n_raters)
 
 
 def _are_files(annotations: Sequence[Any]) -> bool:

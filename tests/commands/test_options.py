@@ -122,7 +122,14 @@ def test_every_option_is_in_the_help_of_its_command(name):
         assert not option.group or f"{option.group}:" in shown
 
 
-@pytest.mark.parametrize("name", ["train", "predict", "evaluate"])
+def test_predict_takes_images_in_memory_besides():
+    """The options of its command, of which only files need the folder of the results, and the spacing of arrays."""
+    parameters = inspect.signature(medseg.predict).parameters
+    assert list(parameters) == [*(each.name for each in fields(COMMANDS["predict"])), "spacing_mm", "affine"]
+    assert [name for name, each in parameters.items() if each.default is inspect.Parameter.empty] == ["model", "inputs"]
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
 def test_the_functions_at_the_top_take_the_options_of_their_commands(name):
     parameters = inspect.signature(getattr(medseg, name)).parameters
     assert [(p.name, p.default) for p in parameters.values()] == [

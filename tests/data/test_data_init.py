@@ -244,7 +244,9 @@ def test_folders_that_cannot_be_used(tmp_path, decathlon):
 
     assert "no such file or folder" in line(tmp_path / "none")
     (tmp_path / "d").mkdir()
-    assert "has no folder with images" in line(tmp_path / "d")
+    assert "has no images in a layout that is known; it holds nothing; accepted are folders called images" in line(
+        tmp_path / "d"
+    )
     volume(tmp_path / "d/images/a.nii.gz")
     assert "no label for any" in line(tmp_path / "d")
     volume(tmp_path / "d/labels/b.nii.gz")

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from document_data import write_dicom, write_public, write_scans
+from document_data import write_dicom, write_layouts, write_public, write_scans
 from documents import (
     DOCUMENTS,
     ELSEWHERE,
@@ -44,6 +44,7 @@ PROMISED = {
         "wider",
         "fused/report.html",
     ],
+    "docs/manifest.md": ["sets/structures_labels/p1.nii.gz", "sets/photos_labels/masks_1.png"],
     "docs/predicting.md": ["everything/predict_report.json", "both/predict_report.json"],
     "docs/serving.md": [
         "bundle/models/model_finetuned.pt",
@@ -64,6 +65,7 @@ def desk(tmp_path_factory) -> Path:
     """A reader's folder, with the scans that the documents speak of."""
     folder = tmp_path_factory.mktemp("reader")
     write_scans(folder)
+    write_layouts(folder)
     write_dicom(folder)
     write_public(folder, ROOT / "data_manifests")
     return folder

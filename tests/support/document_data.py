@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from dicoms import affine_of, write_contours, write_series
+from PIL import Image
 from raters import fields_of, seg_nrrd
 from scipy import ndimage
 
@@ -40,6 +41,39 @@ def write_scans(folder: Path) -> None:
     nib.save(nib.Nifti1Image(image, affine), folder / "ct.nii.gz")
     for rater, drawn in zip(RATERS, annotations(label), strict=True):
         nib.save(nib.Nifti1Image(drawn, affine), folder / f"{rater}.nii.gz")
+
+
+def write_layouts(folder: Path) -> None:
+    """`pairs/`, `cases.csv`, `structures/` and `photos/` with `colors.csv`: data in other layouts."""
+    lines = ["image,label,subject"]
+    for number in range(2):
+        image, label, affine = make_phantom(SHAPE, SPACING_MM, seed=number)
+        for place in ("pairs", f"structures/p{number}/segmentations"):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(image, affine), folder / f"pairs/p{number}.nii.gz")
+        nib.save(nib.Nifti1Image(label, affine), folder / f"pairs/p{number}_seg.nii.gz")
+        lines.append(f"pairs/p{number}.nii.gz,pairs/p{number}_seg.nii.gz,subject {number}")
+        subject = folder / f"structures/p{number}"
+        nib.save(nib.Nifti1Image(image, affine), subject / "ct.nii.gz")
+        for value, name in enumerate(("liver", "spleen", "kidney"), start=1):
+            mask = (label == value).astype(np.uint8)
+            nib.save(nib.Nifti1Image(mask, affine), subject / f"segmentations/{name}.nii.gz")
+        write_photo(folder / "photos", f"{number}", seed=number)
+    (folder / "cases.csv").write_text("\n".join(lines) + "\n")
+    (folder / "colors.csv").write_text("name,r,g,b\nbackground,0,0,0\ncell,255,0,0\nnucleus,0,0,255\n")
+
+
+def write_photo(folder: Path, name: str, seed: int) -> None:
+    """A photograph of 48 x 64 of a disc with a smaller one in it, and its mask in colour."""
+    rows, columns = np.mgrid[:48, :64]
+    distance = np.hypot(rows - 24, columns - 32)
+    mask = np.zeros((48, 64, 3), np.uint8)
+    mask[distance < 15] = (255, 0, 0)
+    mask[distance < 6] = (0, 0, 255)
+    noise = np.random.default_rng(seed).integers(0, 40, mask.shape).astype(np.uint8)
+    for place, array in (("images", mask // 2 + noise), ("masks", mask)):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(folder / place / f"{name}.png")
 
 
 def annotations(label: np.ndarray) -> list[np.ndarray]:

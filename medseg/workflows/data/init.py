@@ -1,23 +1,32 @@
-"""`medseg data init`: a manifest from a Decathlon file, a raw folder of nnU-Net, or plain folders."""
+"""`medseg data init`: a manifest from a Decathlon file, a CSV, a raw folder of nnU-Net, or plain folders."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg.atomic import real_path
+from medseg.atomic import make_folder, real_path
 from medseg.errors import ConfigError, DataError, ManifestError
+from medseg.manifest.fields import value_to_name
 from medseg.manifest.json_file import read_json
 from medseg.manifest.manifest import SECTIONS, Case, Manifest
 from medseg.manifest.splits import draw_lot
 from medseg.options import api
-from medseg.workflows.data.init_from_folders import found_labels, from_folders
-from medseg.workflows.data.init_from_nnunet import from_nnunet, is_nnunet, with_numbered_channels
+from medseg.portable.io.read import read_header
+from medseg.workflows.data.convert_series import convert_series
+from medseg.workflows.data.labels.converted import PICTURES
+from medseg.workflows.data.labels.finish import finish_labels, found_labels, with_names
+from medseg.workflows.data.layouts.folders import from_folders
+from medseg.workflows.data.layouts.found import Found
+from medseg.workflows.data.layouts.nnunet import from_nnunet, is_nnunet, with_numbered_channels
+from medseg.workflows.data.layouts.patterns import Layout
+from medseg.workflows.data.layouts.table import from_table, is_table
 from medseg.workflows.data.options import InitOptions
-from medseg.workflows.data.patterns import Layout
 
-KINDS = ("auto", "decathlon", "nnunet", "folders")
+KINDS = ("auto", "decathlon", "nnunet", "folders", "csv")
+COLOR = ("red", "green", "blue")
 
 SUBJECT = re.compile(r"^(sub-[a-zA-Z0-9]+|patient[-_]?\d+)(?=[-_.]|$)", re.IGNORECASE)
 """Names that tell the subject: BIDS, and `patient001_frame01`; images of a patient must stay together."""
@@ -42,20 +51,23 @@ def run_init(options: InitOptions) -> Manifest:
     kind = "folders" if options.image_pattern else _kind(source, options.kind)
     if output in (source, source / "dataset.json"):
         raise ConfigError("the manifest would overwrite its own source", path=output, hint="name another file")
-    copies = output.parent / f"{output.stem}_labels"
-    content = _content(source, kind, options, copies)
+    if kind in ("folders", "csv"):
+        content, base = _of_files(source, kind, options, output)
+    else:
+        content = _described(source, kind, options)
+        base = source if source.is_file() else source / "dataset.json"
     if options.name is not None:
         content["name"] = options.name
-    base = source if source.is_file() else source / "dataset.json"
     manifest = _split(Manifest.build(content, base), options.validation, options.seed)
-    _refuse_another(manifest, output, source)
+    _refuse_another([path for case in manifest.cases for path in manifest.images(case)], output, source)
+    make_folder(output.parent)
     return Manifest.load(manifest.save(output))
 
 
 init_manifest = api(InitOptions, run_init)
 
 
-def _refuse_another(manifest: Manifest, output: Path, source: Path) -> None:
+def _refuse_another(images: Sequence[Path], output: Path, source: Path) -> None:
     """See that a manifest takes the place of one of the same data only: it lists images of the same folders."""
     if not output.exists():
         return
@@ -63,9 +75,8 @@ def _refuse_another(manifest: Manifest, output: Path, source: Path) -> None:
         before = Manifest.load(output)
     except ManifestError as error:
         raise ConfigError("is there already and is no manifest", path=output, hint="name another --output") from error
-    one, other = (
-        {real_path(path).parent for case in each.cases for path in each.images(case)} for each in (manifest, before)
-    )
+    one = {real_path(path).parent for path in images}
+    other = {real_path(path).parent for case in before.cases for path in before.images(case)}
     if not one & other:
         what = f"is the manifest of images in {min(other)} and not of {source}"
         raise ConfigError(what, path=output, hint="name another --output, or remove it")
@@ -79,23 +90,30 @@ def _kind(source: Path, kind: str) -> str:
     listed = source / "dataset.json"
     if kind == "auto":
         if source.is_file():
-            return "decathlon"
+            return "csv" if is_table(source) else "decathlon"
         if not listed.is_file():
             return "folders"
         return "nnunet" if is_nnunet(read_json(listed)) else "decathlon"
     if kind in ("nnunet", "folders") and not source.is_dir():
         raise DataError("is no folder", path=source, hint=f"--kind {kind} takes one")
+    if kind == "csv" and not source.is_file():
+        raise DataError("is no file", path=source, hint="--kind csv takes one")
     return kind
 
 
-def _content(source: Path, kind: str, options: InitOptions, copies: Path) -> dict[str, Any]:
-    modality = options.modality
-    if kind == "nnunet":
-        return from_nnunet(source, modality)
-    if kind == "folders":
-        if not source.is_dir():
-            raise DataError("is no folder", path=source, hint="patterns of paths take one")
-        return from_folders(source, modality, layout=_layout(options), copies=copies)
+def _described(source: Path, kind: str, options: InitOptions) -> dict[str, Any]:
+    """What a manifest says of a data set that comes with a file that lists and names."""
+    if options.colors is not None:
+        hint = "it is for masks in folders or in a CSV"
+        raise ConfigError("--colors is given, and the labels are listed by dataset.json", path=source, hint=hint)
+    read = from_nnunet if kind == "nnunet" else _decathlon
+    content = read(source, options.modality)
+    if options.names:
+        content["labels"] = with_names(value_to_name(content["labels"]), options.names, looked=False)
+    return content
+
+
+def _decathlon(source: Path, modality: str | None) -> dict[str, Any]:
     file = source if source.is_file() else source / "dataset.json"
     content = read_json(file)
     if modality is not None:
@@ -103,6 +121,44 @@ def _content(source: Path, kind: str, options: InitOptions, copies: Path) -> dic
     if "labels" not in content:
         content["labels"] = found_labels(_label_files(content, file))
     return with_numbered_channels(content, file.parent)
+
+
+def _of_files(source: Path, kind: str, options: InitOptions, output: Path) -> tuple[dict[str, Any], Path]:
+    """What a manifest says of images and labels that are found by their places, and the file that paths start from."""
+    if kind == "csv":
+        found, folder = from_table(source), source.parent
+    else:
+        if not source.is_dir():
+            raise DataError("is no folder", path=source, hint="patterns of paths take one")
+        found, folder = from_folders(source, options.modality, _layout(options)), source
+    cases = list(found.cases)
+    series = {}
+    for case in cases:
+        places = [folder / image for image in case["image"]]
+        if places[0].is_dir():
+            series[case.get("case", places[0].name)] = places[0]
+    if not series:  # else the files that are written are compared one by one
+        _refuse_another([folder / image for case in cases for image in case["image"]], output, source)
+    convert_series(cases, folder, output.parent / f"{output.stem}_images")
+    copies = output.parent / f"{output.stem}_labels"
+    content: dict[str, Any] = {"name": source.stem if kind == "csv" else source.name}
+    content["modality"] = _modality([folder / image for image in cases[0]["image"]], options.modality, found)
+    content |= finish_labels(cases, options.names, options.colors, series, folder, copies)
+    lists = {section: cases for section, cases in found.sections.items() if cases}
+    return content | lists, folder / "dataset.json"
+
+
+def _modality(images: Sequence[Path], given: str | None, found: Found) -> dict[str, str]:
+    """One entry per channel of the first case, whether they are files or colours."""
+    headers = [read_header(path) for path in images]
+    count = sum(header.channels for header in headers)
+    names = tuple(part.strip() for part in given.split(",")) if given else found.modality
+    if not names:
+        is_picture = len(images) == 1 and count == 3 and images[0].name.lower().endswith(PICTURES)
+        names = COLOR if is_picture else ("unknown",)
+    if len(names) not in (1, count):
+        raise DataError(f"has {count} channels, {len(names)} modalities were given", path=images[0])
+    return {str(n): names[n % len(names)] for n in range(count)}
 
 
 def _layout(options: InitOptions) -> Layout | None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from medseg.errors import ConfigError
 from medseg.options import Option, check_types
+from medseg.structure_names import named_twice
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class InitOptions:
     """What to make a manifest of."""
 
     source: Annotated[
-        Path, Option("Decathlon file, nnU-Net raw folder, or folder of images and labels.", argument=True)
+        Path, Option("Decathlon file, CSV, nnU-Net raw folder, or folder of images and labels.", argument=True)
     ]
     output: Annotated[Path, Option("Manifest to write.", ("--output", "-o"))]
     validation: Annotated[float, Option("Share of labelled subjects to hold out.")] = 0.0
     seed: Annotated[int, Option("Of that choice.")] = 0
-    kind: Annotated[str, Option("auto, decathlon, nnunet or folders.")] = "auto"
+    kind: Annotated[str, Option("auto, decathlon, nnunet, folders or csv.")] = "auto"
     name: Annotated[str | None, Option("Name of the data set.")] = None
     modality: Annotated[str | None, Option("CT, MR, ... where the source does not say.")] = None
     image_pattern: Annotated[
@@ -40,11 +41,37 @@ class InitOptions:
         Option("Where the images are, such as images/{case}.nii.gz; one pattern for each channel, divided by commas."),
     ] = None
     label_pattern: Annotated[str | None, Option("Where the labels are, such as labels/{case}_seg.nii.gz.")] = None
+    label: Annotated[
+        tuple[str, ...],
+        Option(
+            "VALUE=NAME of a class, such as 1=liver; may be repeated. Of masks of single structures: which to take."
+        ),
+    ] = ()
+    colors: Annotated[
+        str | None, Option("What the colours of masks are: a CSV with the columns name,r,g,b, or voc or camvid.")
+    ] = None
 
     def __post_init__(self) -> None:
         check_types(self)
+        self.names  # noqa: B018  # what cannot be understood is told now
         if (self.image_pattern is None) != (self.label_pattern is None):
             raise ConfigError("--image-pattern and --label-pattern are given together or not at all")
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Value -> name of the classes that the user names."""
+        names: dict[int, str] = {}
+        for text in self.label:
+            value, equals, name = (part.strip() for part in text.partition("="))
+            if not value.isdecimal() or not equals or not name:
+                raise ConfigError(f"--label is '{text}'; accepted is VALUE=NAME, such as 1=liver")
+            if int(value) in names:
+                raise ConfigError(f"--label names {value} twice: {names[int(value)]} and {name}")
+            names[int(value)] = name
+        twice = named_twice(names.values())
+        if twice:
+            raise ConfigError(f"--label gives the name '{twice[0]}' to two values")
+        return names
 
 
 SALIENCY_KINDS = ("dark", "bright", "contrast", "features", "model")

@@ -57,16 +57,6 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
     Raises:
         MedsegError: nothing can be predicted; with `strict` also for the first case that fails.
         Stopped: by a signal; finished results and the report are whole.
-
-    Examples:
-        The run folder of a training, or its bundle, on a folder of two images.
-
-        >>> import medseg
-        >>> report = medseg.predict("runs/first", "new_scans/", "predictions/")
-        >>> [(case["case"], case["status"]) for case in report["cases"]]
-        [('case1', 'done'), ('case2', 'done')]
-        >>> list(report["cases"][0]["volumes_ml"])
-        ['liver', 'spleen']
     """
     console = Console(stderr=True)
     listener = Listener(console)
@@ -101,7 +91,7 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
         listener.say(f"no SNOMED code is known for {', '.join(names)}: coded as Tissue")
     run = _Run(predictor, listener, report, earlier, options)
     try:
-        with _listening(listener):
+        with listening(listener):
             run.all(items)
         report["interrupted"] = False
     finally:
@@ -116,7 +106,8 @@ predict = api(PredictOptions, run_prediction)
 
 
 @contextmanager
-def _listening(listener: Listener) -> Iterator[None]:
+def listening(listener: Listener) -> Iterator[None]:
+    """Warnings of the inferer go to a listener, and nowhere else."""
     logger = logging.getLogger("medseg.portable")
     logger.addHandler(listener)
     before, logger.propagate = logger.propagate, False

@@ -15,6 +15,8 @@ from medseg.manifest.fields import stem
 from medseg.portable.io.labels import BRIGHT, DARK, LOSSY, is_smeared, whole_numbers
 from medseg.portable.io.read import read_volume
 from medseg.portable.io.write import is_flat, source_of, write_labels
+from medseg.workflows.data.labels.colors import SamePalette, check_colors, needs_table, values_of
+from medseg.workflows.data.labels.palettes import Palette
 from medseg.workflows.data.voxel_statistics import values
 
 MIDDLE = 128
@@ -33,12 +35,14 @@ class FoundValues:
         masks: whether every file is a mask of 0 and 255, as it was or grey.
         same_channels: whether a file repeats its one channel, as pictures do that were saved in colour.
         is_grey: whether a file has grey levels of a mask.
+        palettes: of the files that have one.
     """
 
     counts: dict[int, int] = field(default_factory=dict)
     masks: bool = True
     same_channels: bool = False
     is_grey: bool = False
+    palettes: SamePalette = field(default_factory=SamePalette)
 
     def add(self, path: Path) -> None:
         """Look at one more file.
@@ -47,6 +51,9 @@ class FoundValues:
             DataError: it cannot be read, or holds no labels.
         """
         array, _ = read_volume(path, indices=True)
+        if is_colored(array, path):
+            raise needs_table(path)
+        self.palettes.check(path)
         labels = one_channel(array, path)
         self.same_channels |= len(array) > 1
         there = values(labels)
@@ -63,6 +70,12 @@ class FoundValues:
         self.masks &= is_grey or set(counts) <= {0, 255}
         for value, number in counts.items():
             self.counts[value] = self.counts.get(value, 0) + number
+
+
+def is_colored(array: np.ndarray, path: Path) -> bool:
+    """Whether a mask `(C, X, Y, Z)` is a picture in colour, of a format that keeps its colours."""
+    is_picture = path.name.lower().endswith(PICTURES) and not path.name.lower().endswith(LOSSY)
+    return is_picture and len(array) == 3 and bool((array != array[:1]).any())
 
 
 def one_channel(array: np.ndarray, path: Path) -> np.ndarray:
@@ -98,7 +111,7 @@ def write_copies(files: Sequence[Path], codes: dict[int, int], source: Path, fol
     """Write label files with other values: pictures as PNG, others as NIfTI on their own grid.
 
     Args:
-        files: below `source`.
+        files: whose names are told apart by their folders below `source`.
         codes: value in the files -> value in the copies.
         source: folder of the data set.
         folder: of the copies.
@@ -110,24 +123,57 @@ def write_copies(files: Sequence[Path], codes: dict[int, int], source: Path, fol
         DataError: a file that cannot be read.
         OutputError: a copy that cannot be written.
     """
-    from PIL import Image
-
-    make_folder(folder)
     copies = {}
-    for file in files:
+    for file, name in names_of_copies(files, source).items():
         array, header = read_volume(file, indices=True)
         whole, _ = whole_numbers(one_channel(array, file), file)
         there = np.unique(whole)
         coded = np.array([codes[int(value)] for value in there], np.uint8)
         labels = coded[np.searchsorted(there, whole)]
-        name = "_".join((*file.relative_to(source).parts[:-1], stem(file.name)))
         if file.name.lower().endswith(PICTURES):
-            copies[file] = folder / f"{name}.png"
-            stream = io.BytesIO()
-            Image.fromarray(np.ascontiguousarray(labels[..., 0].T)).save(stream, format="PNG")
-            write_whole(copies[file], stream.getvalue())
+            copies[file] = write_picture(make_folder(folder) / f"{name}.png", labels[..., 0])
         else:
-            copies[file] = folder / f"{name}.nii.gz"
+            copies[file] = make_folder(folder) / f"{name}.nii.gz"
             flat = is_flat(file, header.shape)
             write_labels(copies[file], labels, header.affine, source=source_of(file), flat=flat)
     return copies
+
+
+def write_colored(files: Sequence[Path], palette: Palette, source: Path, folder: Path) -> dict[Path, Path]:
+    """Write the values of masks in colour as PNG; as `write_copies`.
+
+    Raises:
+        DataError: a file with a colour that the palette does not have, before anything is written.
+        OutputError: a copy that cannot be written.
+    """
+    check_colors(files, palette)
+    copies = {}
+    for file, name in names_of_copies(files, source).items():
+        copies[file] = write_picture(make_folder(folder) / f"{name}.png", values_of(file, palette))
+    return copies
+
+
+def write_picture(path: Path, labels: np.ndarray) -> Path:
+    """Write `(X, Y)` uint8 as a grey PNG."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(labels.T)).save(stream, format="PNG")
+    return write_whole(path, stream.getvalue())
+
+
+def names_of_copies(files: Sequence[Path], source: Path) -> dict[Path, str]:
+    """What the copy of each file is called, without ending: the folders and the name of the file, told apart."""
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for file in files:
+        inside = file.relative_to(source) if file.is_relative_to(source) else Path(*file.parts[-2:])
+        name = "_".join((*inside.parts[:-1], stem(file.name)))
+        number = 2
+        free = name
+        while free.casefold() in taken:
+            free = f"{name}_{number}"
+            number += 1
+        taken.add(free.casefold())
+        names[file] = free
+    return names

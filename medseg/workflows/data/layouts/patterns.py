@@ -11,6 +11,7 @@ from typing import Any
 from medseg.errors import ConfigError, DataError
 from medseg.manifest.fields import SUFFIX
 from medseg.manifest.manifest import Case
+from medseg.workflows.data.layouts.found import Found
 
 CASE = re.compile(r"\{case(?::(?P<form>[^{}]*))?\}")
 TEST_FOLDER = re.compile(r"(^|/)test(ing|s)?([^/]*)/", re.IGNORECASE)
@@ -55,7 +56,7 @@ KNOWN = (
 """Public data sets as they are downloaded."""
 
 
-def by_patterns(source: Path, layout: Layout) -> dict[str, list[dict[str, Any]]]:
+def by_patterns(source: Path, layout: Layout) -> Found:
     """The cases of a folder whose paths fit, those without a label as `unlabeled`, those of a folder "test" as `test`.
 
     Args:
@@ -70,7 +71,7 @@ def by_patterns(source: Path, layout: Layout) -> dict[str, list[dict[str, Any]]]
     labels = _matching(files, layout.label, source)
     taken = set(labels.values())
     channels = [_matching([file for file in files if file not in taken], each, source) for each in layout.images]
-    sections: dict[str, list[dict[str, Any]]] = {"training": [], "test": [], "unlabeled": []}
+    result = Found(modality=layout.modality, known_as=f"the data set {layout.name}" if layout.name else "")
     named: list[tuple[str, dict[str, Any]]] = []
     for name in sorted(set().union(*channels)):
         missing = [pattern for pattern, found in zip(layout.images, channels, strict=True) if name not in found]
@@ -80,13 +81,10 @@ def by_patterns(source: Path, layout: Layout) -> dict[str, list[dict[str, Any]]]
         case: dict[str, Any] = {"image": images}
         if name in labels:
             case["label"] = labels[name]
-        section = "training" if name in labels else "unlabeled"
-        if TEST_FOLDER.search(images[0]):
-            section = "test"
-        sections[section].append(case)
+        result.add(case, "test" if TEST_FOLDER.search(images[0]) else "training")
         named.append((name, case))
     _name(named)
-    return {section: cases for section, cases in sections.items() if cases}
+    return result
 
 
 def _name(named: Sequence[tuple[str, dict[str, Any]]]) -> None:
