@@ -29,6 +29,7 @@ from medseg.workflows.predict.formats import FORMATS, Model, check_dicom_seg, re
 
 if TYPE_CHECKING:
     from medseg.dicom.series import Series
+    from medseg.workflows.predict.plausibility.check import CaseCheck
 
 
 def fingerprint(item: Item) -> str:
@@ -132,39 +133,53 @@ class CasePredictor:
         """Files that a case's results are written to."""
         return targets(item, self.output, probabilities=self.probabilities)
 
-    def run(self, item: Item, line: str, progress: Progress | None = None) -> dict[str, float]:
+    def run(
+        self, item: Item, line: str, progress: Progress | None = None, check: CaseCheck | None = None
+    ) -> dict[str, float]:
         """Predict a case and write its results.
 
         Args:
             item: the case.
             line: its record.
             progress: called with the windows done and all windows.
+            check: shown image and result, before anything is written.
 
         Returns:
             Millilitres of each label.
 
         Raises:
-            DataError: the image cannot be read or predicted, or another image's result came into its place.
+            DataError: the image cannot be read or predicted, another image's result came into its place, or `check`
+                refuses it.
             OutputError: the results cannot be written.
         """
         result = self.output / item.result
         try:
             with prediction_errors(item.images[0]):
-                return self._predict_and_write(item, line, progress)
+                return self._predict_and_write(item, line, progress, check)
         except OutputError as error:  # of a temporary file
             raise OutputError(error.problem, path=result) from error
         except OSError as error:
             raise OutputError(f"cannot be written ({error.strerror or error})", path=result) from error
 
-    def _predict_and_write(self, item: Item, line: str, progress: Progress | None) -> dict[str, float]:
+    def _predict_and_write(
+        self, item: Item, line: str, progress: Progress | None, check: CaseCheck | None
+    ) -> dict[str, float]:
         files = ResultFiles(self.targets(item), line)
         labels_file, probabilities_file = self.output / item.result, self.output / PROBABILITIES / item.probabilities
         reader = SeriesReader(item.series) if item.dicom else None
         with _scratch(probabilities_file if self.probabilities else labels_file) as scratch:
             prediction = self.runner.predict_files(
-                item.images, reader, scratch=scratch, probabilities=self.probabilities, progress=progress
+                item.images,
+                reader,
+                scratch=scratch,
+                probabilities=self.probabilities,
+                progress=progress,
+                look=check.see_image if check else None,
             )
             labels, affine = prediction.labels, prediction.affine
+            counts = _count_values(labels)
+            if check:
+                check.see_labels(labels, counts)
             if prediction.probabilities is not None:
                 classes_last = prediction.probabilities.transpose(1, 2, 3, 0)
                 source = source_of_item(item)
@@ -172,17 +187,22 @@ class CasePredictor:
                     write_nifti(new, classes_last, affine, source=source, slope=1 / LEVELS, description=line)
             with files.replacing(labels_file) as new:
                 write_result(new, labels, item, affine, line, self.model)
-        return self._millilitres(labels, affine)
+        return self._millilitres(counts, affine)
 
-    def _millilitres(self, labels: np.ndarray, affine: np.ndarray) -> dict[str, float]:
-        counts = np.zeros(256, np.int64)
-        for plane in np.moveaxis(labels, -1, 0):  # one at a time: counting wants eight bytes a voxel
-            counts += np.bincount(plane.ravel(order="K"), minlength=256)
+    def _millilitres(self, counts: np.ndarray, affine: np.ndarray) -> dict[str, float]:
         voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
         volumes = {}
         for value, name in self.data.structures.items():
             volumes[name] = round(float(counts[value] * voxel_ml), 3)
         return volumes
+
+
+def _count_values(labels: np.ndarray) -> np.ndarray:
+    """Voxels of each label value, `(256,)`."""
+    counts = np.zeros(256, np.int64)
+    for plane in np.moveaxis(labels, -1, 0):  # one at a time: counting wants eight bytes a voxel
+        counts += np.bincount(plane.ravel(order="K"), minlength=256)
+    return counts
 
 
 @contextmanager

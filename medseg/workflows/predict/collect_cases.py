@@ -37,6 +37,7 @@ class Item:
         dicom: whether it is DICOM.
         uid: of the series; None: the only volume there.
         suffix: ending of its result.
+        modalities: of its channels, as its manifest says; empty: it is of none, or that says nothing.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Item:
     dicom: bool = False
     uid: str | None = None
     suffix: str = ".nii.gz"
+    modalities: tuple[str, ...] = ()
 
     @property
     def result(self) -> str:
@@ -193,7 +195,11 @@ def _of_manifest(manifest: Manifest, section: str | None, channels: int) -> list
             f"has images of {manifest.channels} channels, the model takes {channels}", path=manifest.path
         )
     sections = [section] if section else (["test"] if manifest.test else list(SECTIONS))
-    items = [Item(case.name, manifest.images(case)) for s in sections for case in getattr(manifest, s)]
+    modalities = tuple(manifest.modality.values())
+    items = []
+    for each in sections:
+        for case in getattr(manifest, each):
+            items.append(Item(case.name, manifest.images(case), modalities=modalities))
     if not items:
         raise ManifestError(f"has no case under {' or '.join(sections)}", path=manifest.path)
     return items

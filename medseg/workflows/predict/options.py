@@ -10,6 +10,7 @@ from medseg.errors import ConfigError
 from medseg.options import Option, check_types
 
 MODEL, WORK = "Model", "Many cases"
+IMPLAUSIBLE = ("warn", "refuse")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class PredictOptions:
     postprocessing: Annotated[bool, Option("Keep only the components that the model's rules keep.", group=MODEL)] = True
     device: Annotated[str, Option("auto, cpu, cuda, cuda:N or mps.", group=MODEL)] = "auto"
 
+    implausible: Annotated[str, Option("Of a case unlike those of training: warn, or refuse.", group=WORK)] = "warn"
     overwrite: Annotated[bool, Option("Do finished cases again.", group=WORK)] = False
     strict: Annotated[bool, Option("Stop at the first case that fails.", group=WORK)] = False
     num_shards: Annotated[int, Option("Split the cases over this many commands.", group=WORK)] = 1
@@ -46,6 +48,8 @@ class PredictOptions:
             raise ConfigError("--model is missing: accepted are run folders and bundles")
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise ConfigError(f"--overlap {self.overlap} is not in [0, 1)")
+        if self.implausible not in IMPLAUSIBLE:
+            raise ConfigError(f"--implausible {self.implausible}: accepted are {', '.join(IMPLAUSIBLE)}")
         suffix_of(self.format)
 
     @property

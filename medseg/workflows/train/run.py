@@ -28,6 +28,7 @@ from medseg.workflows.train import settings
 from medseg.workflows.train.budget.sizing import Sizing
 from medseg.workflows.train.checks.files import channel_warnings, check_files, check_space, find_warnings
 from medseg.workflows.train.encoder import Start, open_start
+from medseg.workflows.train.facts.keep import keep_facts
 from medseg.workflows.train.folds import TrainingRun, list_runs
 from medseg.workflows.train.options import PretrainOptions, TrainOptions
 from medseg.workflows.train.plan import describe_plan, plan_pipeline, print_plan
@@ -79,6 +80,7 @@ def run_training(options: TrainOptions, *, began: float | None = None) -> Path:
                     say(f"fold {run.split['fold']}: {len(run.manifest.validation)} cases held out")
                 with report_stop(run.place):
                     resolved = train_one(pipeline, run, options, device, began)
+                    keep_facts(run.folder, resolved, run.manifest)
                     found = measure(run.folder, run.manifest, device) if resolved.postprocessing == "auto" else None
                 if found is not None:
                     measured.append(found)
