@@ -121,7 +121,8 @@ def test_where_no_seg_can_be_written_the_labels_are_kept_as_nifti(tmp_path, caps
     told = capsys.readouterr().err
     assert "/p1/IM0008.dcm: has no SOPInstanceUID" in told
     assert "its labels are in p1.nii.gz" in told
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p1.nii.gz", "p2.dcm", "predict_report.json"]
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert made == ["p1.nii.gz", "p2.dcm", "predict_report.html", "predict_report.json"]
     report = json.loads((tmp_path / "out" / "predict_report.json").read_text())
     assert [(case["result"], case["status"]) for case in report["cases"]] == [("p1.nii.gz", "done"), ("p2.dcm", "done")]
     assert [failure["case"] for failure in report["failed"]] == ["p1"]

@@ -84,12 +84,13 @@ def draw_case(case: Compared, scale: Scale) -> bytes:
     return draw_cases({case.pairing.name: _read_case(case.pairing, scale)}, scale)
 
 
-def draw_cases(cases: Mapping[str, ShownCase], scale: Scale) -> bytes:
+def draw_cases(cases: Mapping[str, ShownCase], scale: Scale, *, compared: bool = True) -> bytes:
     """PNG with a row for each case: three planes, the reference in broad and the prediction in thin outlines.
 
     Args:
         cases: title -> case; at least one.
         scale: names of the classes.
+        compared: whether there is a reference, which the legend names.
     """
     figure = _make_figure(list(cases.values()))
     grid = figure.subplots(len(cases), len(VIEWS), squeeze=False)
@@ -97,7 +98,7 @@ def draw_cases(cases: Mapping[str, ShownCase], scale: Scale) -> bytes:
         for ax, view in zip(axes, VIEWS, strict=True):
             _draw_slice(ax, case, view, scale)
         axes[0].set_title(title, color=FOREGROUND, loc="left", fontsize=10)
-    _add_legend(figure, scale)
+    _add_legend(figure, scale, compared=compared)
     return encode_png(figure)
 
 
@@ -191,11 +192,11 @@ def _draw_slice(ax: Axes, case: ShownCase, view: View, scale: Scale) -> None:
     shown.write_directions(view)
 
 
-def _add_legend(figure: Figure, scale: Scale) -> None:
-    lines = [
-        Line2D([], [], color=MUTED, lw=4, alpha=0.6, label="reference"),
-        Line2D([], [], color=FOREGROUND, lw=1, label="prediction"),
-    ]
+def _add_legend(figure: Figure, scale: Scale, *, compared: bool) -> None:
+    lines = []
+    if compared:
+        lines.append(Line2D([], [], color=MUTED, lw=4, alpha=0.6, label="reference"))
+        lines.append(Line2D([], [], color=FOREGROUND, lw=1, label="prediction"))
     for color, name in zip(class_colors(len(scale.labels)), scale.labels.values(), strict=True):
         lines.append(Line2D([], [], color=color, lw=4, label=name))
     figure.legend(

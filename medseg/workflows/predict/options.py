@@ -37,6 +37,7 @@ class PredictOptions:
     implausible: Annotated[str, Option("Of a case unlike those of training: warn, or refuse.", group=WORK)] = "warn"
     overwrite: Annotated[bool, Option("Do finished cases again.", group=WORK)] = False
     strict: Annotated[bool, Option("Stop at the first case that fails.", group=WORK)] = False
+    report: Annotated[bool, Option("Write a page with volumes, warnings and pictures.", group=WORK)] = True
     num_shards: Annotated[int, Option("Split the cases over this many commands.", group=WORK)] = 1
     shard: Annotated[int, Option("Which part this command does, from 0.", group=WORK)] = 0
 

@@ -49,7 +49,7 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
 
     Args:
         options: `inputs` is an image, a folder of images, a DICOM series, a folder of such, or a manifest; `output`
-            gets `<case>.nii.gz` (or what `format` says), `predict_report.json` and, if wanted,
+            gets `<case>.nii.gz` (or what `format` says), `predict_report.json` and `.html` and, if wanted,
             `probabilities/<case>.nii.gz`.
 
     Returns:
@@ -102,6 +102,11 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
     finally:
         report["earlier"] = EarlierResults(output).others(options.report_name, report["cases"])
         write_whole(output / options.report_name, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    if options.report:
+        from medseg.workflows.predict.page import write_page  # matplotlib takes seconds to import
+
+        page = write_page((output / options.report_name).with_suffix(".html"), report, bundles[0].data)
+        listener.show(f"report: {page}")
     for line in closing(report, output, options.report_name):
         listener.show(line)
     return report
