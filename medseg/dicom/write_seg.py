@@ -133,15 +133,15 @@ def _segmentation(labels: np.ndarray, series: Series, segments: Sequence[Segment
         manufacturer_model_name="medseg",
         software_versions=__version__,
         device_serial_number="none",
-        series_description=_text(author.description),
+        series_description=shorten(author.description),
         content_label="SEGMENTATION",
         content_creator_name="medseg^",
-        content_description=_text(author.description),
+        content_description=shorten(author.description),
         omit_empty_frames=bool(frames.any()),  # an empty result has to have a frame nevertheless
     )
 
 
-def _text(text: str) -> str:
+def shorten(text: str) -> str:
     """A text as a DICOM value: short, and without the mark between values."""
     return text.replace("\\", "/")[:LONGEST].strip()
 
@@ -155,13 +155,13 @@ def _describe(number: int, segment: SegmentDescription, author: Author) -> Any:
         color = hd.color.CIELabColor.from_rgb(*(round(255 * part) for part in segment.color))
     described = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=_text(segment.name),
+        segment_label=shorten(segment.name),
         segmented_property_category=coded.category,
         segmented_property_type=coded.kind,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues[author.kind],
         algorithm_identification=_algorithm(author) if author.kind != "MANUAL" else None,
         tracking_uid=hd.UID(),
-        tracking_id=_text(f"medseg {segment.name}"),
+        tracking_id=shorten(f"medseg {segment.name}"),
         anatomic_regions=[coded.region] if coded.region is not None else None,
         display_color=color,
     )
@@ -176,7 +176,7 @@ def _algorithm(author: Author) -> Any:
     from pydicom.sr.codedict import codes
 
     return hd.AlgorithmIdentificationSequence(
-        name=_text(author.name),
+        name=shorten(author.name),
         family=codes.cid7162.ArtificialIntelligence,
         version=__version__,
         source="medseg",
