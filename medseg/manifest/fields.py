@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 SHOWN = 3  # problems that are spelled out; more would not fit on a line
 
 SUFFIX = re.compile(r"(\.seg)?\.(nii\.gz|nii|nrrd|mha|mhd|png|jpe?g|tiff?)$", re.IGNORECASE)
+
+PICTURE = re.compile(r"\.(png|jpe?g|tiff?)$", re.IGNORECASE)
+"""Endings of single slices in pixels, whose files say no spacing."""
 
 MODALITIES = {
     "CT": "ct cta cect ncct cbct",
@@ -33,6 +36,27 @@ def stem(path: str) -> str:
     """File name without the ending of an image."""
     name = PurePath(path).name
     return SUFFIX.sub("", name) or name
+
+
+def is_picture(path: str | PurePath) -> bool:
+    """Whether a file is a photograph or another image of pixels without a spacing, by its ending.
+
+    Examples:
+        >>> is_picture("a.PNG"), is_picture("a.nii.gz")
+        (True, False)
+    """
+    return PICTURE.search(str(path)) is not None
+
+
+def unit_of(files: Iterable[str | PurePath]) -> str:
+    """The unit of lengths in images: px where all of them are pictures, which have no spacing, else mm.
+
+    Examples:
+        >>> unit_of(["a.png", "b.jpg"]), unit_of(["a.png", "b.nii.gz"]), unit_of([])
+        ('px', 'mm', 'mm')
+    """
+    kinds = [is_picture(file) for file in files]
+    return "px" if kinds and all(kinds) else "mm"
 
 
 def checked_path(text: str) -> str:

@@ -93,6 +93,10 @@ class Metric:
     unit: str = ""
     averaged: bool = True
 
+    def head(self, tolerance: float, unit: str = "mm") -> str:
+        """The heading, with distances in `unit`: mm, or px of images without a spacing."""
+        return self.heading.format(tolerance=f"{tolerance:g}").replace(" mm", f" {unit}")
+
     def text(self, value: float | None) -> str:
         """A value with as many digits as it deserves."""
         if value is None:

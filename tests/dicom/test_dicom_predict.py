@@ -210,7 +210,9 @@ def test_mistakes_are_one_line_and_exit_code_2(model, capfd, tmp_path, monkeypat
     write_series(tmp_path / "gap", scan((9, 8, 6)), change=lambda data, z: z != 3)
     nib.save(nib.Nifti1Image(scan(), np.eye(4)), tmp_path / "x.nii.gz")
     out = ("-o", tmp_path / "out", "-m", model)
-    assert "accepted are nifti, nrrd, dicom-seg" in line_of(capfd, "predict", "-i", "gap", *out, "--format", "png")
+    assert "accepted are auto, nifti, png, nrrd, dicom-seg" in line_of(
+        capfd, "predict", "-i", "gap", *out, "--format", "stl"
+    )
     assert f"{tmp_path / 'gap'}: 1 slice is missing" in line_of(capfd, "predict", "-i", tmp_path / "gap", *out)
     told = line_of(capfd, "predict", "-i", tmp_path / "two", *out, "--series", "1.2")
     assert "has no image series 1.2; it has" in told

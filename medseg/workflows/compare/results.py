@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medseg.cores import machine_cores
+from medseg.manifest.fields import unit_of
+from medseg.manifest.manifest import Manifest
 from medseg.records import read_record
 from medseg.workflows.compare.folder import Folder, hold
 from medseg.workflows.compare.judge import ANSWER
@@ -136,6 +138,7 @@ class Describer:
             machine=f"{_processor()}, {self.cores} of {machine_cores()} cores for each run",
             versions=self.versions,
             tolerance_mm=comparison.tolerance_mm,
+            unit=unit_of(file for case in Manifest.load(data).cases for file in case.image),
             planar=bool(planar) and all(planar),
             pictures=tuple(_worst_pictures(runs, answers)),
             notes=(comparison.description,) if comparison.description else (),

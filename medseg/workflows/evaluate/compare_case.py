@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from medseg.errors import DataError
+from medseg.manifest.fields import is_picture
 from medseg.manifest.manifest import Manifest
 from medseg.metrics import Value, segmentation_metrics
 from medseg.metrics.aggregate import Overlap
@@ -43,6 +44,11 @@ class Pairing:
     images: tuple[Path, ...] = ()
     ct: bool = False
     covered: frozenset[int] | None = None
+
+    @property
+    def usual_prediction(self) -> str:
+        """File name that `medseg predict` gives the prediction."""
+        return f"{self.name}{'.png' if is_picture(self.reference) else '.nii.gz'}"
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ def compare(pairing: Pairing, scale: Scale) -> Compared:
         return Compared(pairing, "unusable reference", str(error))
     nothing = np.full_like(reference, NO_CLASS if scale.background is None else scale.background)
     if pairing.prediction is None:
-        message = f"no prediction: {pairing.name}.nii.gz is not there"
+        message = f"no prediction: {pairing.usual_prediction} is not there"
         return Compared(pairing, "no prediction", message, metrics=_measure(pairing, nothing, reference, grid, scale))
     try:
         labels, header = read_labels(pairing.prediction, scale, may_ignore=scale.pseudo_labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from matplotlib.lines import Line2D
 
 from medseg.atomic import write_whole
 from medseg.errors import DataError
+from medseg.manifest.fields import is_picture
 from medseg.portable.io.header import Header
 from medseg.portable.io.read import read_volume
 from medseg.workflows.evaluate.compare_case import IGNORE, Compared, Pairing, Scale, onto, read_labels
@@ -20,6 +22,7 @@ from medseg.workflows.reports.overlay import (
     BACKGROUND,
     FOREGROUND,
     MUTED,
+    PICTURE,
     VIEWS,
     SliceAxes,
     View,
@@ -40,11 +43,12 @@ class ShownCase:
     """A case along RAS+ axes.
 
     Args:
-        image: `(X, Y, Z)`, or None where no image fits the reference.
+        image: `(X, Y, Z)`, or `(X, Y, 1, 3)` of a photograph in colour; None where no image fits the reference.
         reference: labels `(X, Y, Z)`.
         prediction: labels `(X, Y, Z)`.
         size_mm: length of each axis.
         window: values of the image that are shown black and white.
+        views: the slices that are shown.
     """
 
     image: np.ndarray | None
@@ -52,6 +56,7 @@ class ShownCase:
     prediction: np.ndarray
     size_mm: np.ndarray
     window: tuple[float, float]
+    views: tuple[View, ...] = VIEWS
 
 
 def draw_montage(path: Path, cases: Sequence[Compared], scale: Scale) -> Path | None:
@@ -93,9 +98,12 @@ def draw_cases(cases: Mapping[str, ShownCase], scale: Scale, *, compared: bool =
         compared: whether there is a reference, which the legend names.
     """
     figure = _make_figure(list(cases.values()))
-    grid = figure.subplots(len(cases), len(VIEWS), squeeze=False)
+    columns = max(len(case.views) for case in cases.values())
+    grid = figure.subplots(len(cases), columns, squeeze=False)
     for axes, (title, case) in zip(grid, cases.items(), strict=True):
-        for ax, view in zip(axes, VIEWS, strict=True):
+        for ax in axes[len(case.views) :]:
+            ax.set_axis_off()
+        for ax, view in zip(axes, case.views, strict=False):
             _draw_slice(ax, case, view, scale)
         axes[0].set_title(title, color=FOREGROUND, loc="left", fontsize=10)
     _add_legend(figure, scale, compared=compared)
@@ -136,6 +144,8 @@ def show_case(
         grid: of both.
         ct: whether the image is CT, which has a window of its own.
     """
+    if is_picture(grid.path):
+        return _show_picture(images, reference, prediction)
     image = _read_image(images, grid)
     (reference, prediction), spacing_mm = turn_to_ras(grid, reference, prediction)
     size_mm = spacing_mm * reference.shape
@@ -144,6 +154,20 @@ def show_case(
     (image,), _ = turn_to_ras(grid, image)
     window = grey_window(image, ct=ct and bool(image.min() < LEAST_HU))
     return ShownCase(image, reference, prediction, size_mm, window)
+
+
+def _show_picture(images: Sequence[Path], reference: np.ndarray, prediction: np.ndarray) -> ShownCase:
+    """A case whose image is a photograph: one view, a pixel as long as another, in colour where it has any."""
+    size = np.array(reference.shape, float)
+    image = None
+    if images:
+        with suppress(DataError):  # which is no error here
+            channels = [read_volume(path)[0] for path in images]
+            image = np.concatenate(channels)
+    if image is None or image.shape[1:] != reference.shape:
+        return ShownCase(None, reference, prediction, size, (0.0, 1.0), (PICTURE,))
+    shown = np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
+    return ShownCase(shown, reference, prediction, size, grey_window(image), (PICTURE,))
 
 
 def _read_image(images: Sequence[Path], grid: Header) -> np.ndarray | None:
@@ -159,7 +183,7 @@ def _read_image(images: Sequence[Path], grid: Header) -> np.ndarray | None:
 
 def _make_figure(cases: Sequence[ShownCase]) -> Figure:
     """A dark figure in which a millimetre is as long in every slice."""
-    sizes = [[view.size_mm(case.size_mm) for view in VIEWS] for case in cases]
+    sizes = [[view.size_mm(case.size_mm) for view in case.views] for case in cases]
     widths_mm = [sum(width for width, _ in row) for row in sizes]
     heights_mm = [max(height for _, height in row) for row in sizes]
     inch_per_mm = 13.5 / max(widths_mm)
@@ -181,7 +205,9 @@ def _draw_slice(ax: Axes, case: ShownCase, view: View, scale: Scale) -> None:
     counts = np.isin(case.reference, values).astype(np.int32) + np.isin(case.prediction, values)
     where = find_fullest_slice(counts, view)
     shown = SliceAxes(ax, view.size_mm(case.size_mm))
-    if case.image is not None:
+    if case.image is not None and case.image.ndim == 4:
+        shown.show_photograph(cut_slice(case.image, view, where))
+    elif case.image is not None:
         shown.show_image(cut_slice(case.image, view, where), case.window)
     reference = cut_slice(case.reference, view, where)
     prediction = cut_slice(case.prediction, view, where)

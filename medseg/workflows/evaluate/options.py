@@ -14,13 +14,15 @@ from medseg.options import Option, check_types
 class EvaluateOptions:
     """Which label maps to compare with which references."""
 
-    prediction: Annotated[Path, Option("Folder of predicted label maps, CASE.nii.gz.", ("--prediction", "-p"))]
+    prediction: Annotated[
+        Path, Option("Folder of predicted label maps, CASE.nii.gz or CASE.png.", ("--prediction", "-p"))
+    ]
     reference: Annotated[Path, Option("Manifest or folder of true label maps.", ("--reference", "-r"))]
     output: Annotated[Path | None, Option("Default: PREDICTION/evaluation.", ("--output", "-o"))] = None
     section: Annotated[
         str | None, Option("List of the manifest; default the first of test, validation, training with labels.")
     ] = None
-    tolerance_mm: Annotated[float, Option("Of the surface Dice, in mm.")] = 1.0
+    tolerance_mm: Annotated[float, Option("Of the surface Dice, in mm, or pixels where there is no spacing.")] = 1.0
     pseudo_labels: Annotated[
         bool, Option("Predictions leave voxels out by the ignore value; measured with these wrong, and without them.")
     ] = False

@@ -89,8 +89,9 @@ def _rank(cases: Sequence[Compared]) -> list[Compared]:
 
 def _cards(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     mean = report["mean"]
-    tolerance = f"{report['tolerance_mm']:g} mm"
-    shown = {"mean Dice": "dice", f"surface Dice at {tolerance}": "surface_dice", "HD95, mm": "hd95_mm"}
+    unit = report["unit"]
+    tolerance = f"{report['tolerance_mm']:g} {unit}"
+    shown = {"mean Dice": "dice", f"surface Dice at {tolerance}": "surface_dice", f"HD95, {unit}": "hd95_mm"}
     return [(words, number(column, mean[column]["mean"])) for words, column in shown.items()]
 
 

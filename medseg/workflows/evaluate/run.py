@@ -11,6 +11,7 @@ from medseg import __version__
 from medseg.atomic import check_writable, make_folder, real_path
 from medseg.errors import DataError, ManifestError
 from medseg.manifest.classification import says_classes_only
+from medseg.manifest.fields import unit_of
 from medseg.manifest.manifest import SECTIONS, Case, Manifest
 from medseg.metrics import METRICS
 from medseg.metrics.aggregate import iou_of_set, mean_of_classes, summarize
@@ -38,8 +39,9 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
         What `metrics.json` holds: `classes` (statistics per class), `mean` (over classes), `set_iou` (of all cases
         together, see `medseg.metrics.aggregate.iou_of_set`), of pseudo-labels `labelled` (share of voxels with a label)
         and `set_iou_labelled` (without the others, which are wrong elsewhere), `cases`, `failed` (names of cases
-        without a usable prediction or reference), `unmatched` files. Where tags are all that a manifest says of the
-        cases: accuracy and recalls of whole images, see `medseg.workflows.evaluate.image_classes`.
+        without a usable prediction or reference), `unmatched` files, `unit` (of distances: mm, or px where no reference
+        has a spacing). Where tags are all that a manifest says of the cases: accuracy and recalls of whole images, see
+        `medseg.workflows.evaluate.image_classes`.
 
     Raises:
         DataError: no folder of predictions, or not one case that could be compared.
@@ -73,7 +75,7 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
         raise DataError(
             f"holds no prediction of any of the {len(pairings)} cases of {reference}",
             path=prediction,
-            hint=f"files are named like {pairings[0].name}.nii.gz",
+            hint=f"files are named like {pairings[0].usual_prediction}",
         )
     source = {"prediction": str(real_path(prediction)), "reference": str(real_path(reference)), "section": used or ""}
     # the default folder moves with its predictions
@@ -143,7 +145,7 @@ def _predictions(folder: Path) -> dict[str, Path]:
     """Case name -> file."""
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
-        raise DataError(f"{found}; predictions are a folder of CASE.nii.gz", path=folder)
+        raise DataError(f"{found}; predictions are a folder of CASE.nii.gz or CASE.png", path=folder)
     return files_by_name(folder)
 
 
@@ -201,6 +203,7 @@ def _summary(done: Sequence[Compared], scale: Scale) -> dict[str, Any]:
         classes[name] = {"value": scale.value_of(value), **summarize(found, missed)}
     return {
         "tolerance_mm": scale.tolerance_mm,
+        "unit": unit_of(case.pairing.reference for case in done),
         "definitions": {name: entry.definition for name, entry in METRICS.items() if entry.averaged},
         "mean": mean_of_classes(list(classes.values())),
         "classes": classes,

@@ -32,7 +32,8 @@ def table(report: Mapping[str, Any]) -> str:
         return class_table(report)
     grid = Table(box=LINES, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     grid.add_column("structure", overflow="fold")
-    for head in ("cases", "Dice", f"surface\nDice at\n{report['tolerance_mm']:g} mm", "HD95 mm", "missed"):
+    unit = report["unit"]
+    for head in ("cases", "Dice", f"surface\nDice at\n{report['tolerance_mm']:g} {unit}", f"HD95 {unit}", "missed"):
         grid.add_column(head, justify="right", no_wrap=True)
     for name, found in report["classes"].items():
         grid.add_row(Text(name), *_row(found))

@@ -14,6 +14,12 @@ from medseg.metrics import METRICS
 from medseg.workflows.reports.cells import csv_cell, markdown_cell
 from medseg.workflows.reports.paths import without_folders
 
+UNITS = {
+    "mm": "Distances in mm by the spacing in each reference's header; volumes in ml.",
+    "px": "The references have no spacing: what is called `mm` are pixels, a thousand pixels are what is called `ml`.",
+}
+"""What numbers of distances and volumes mean, by the unit of the report."""
+
 
 def write_tables(folder: Path, report: dict[str, Any]) -> None:
     """Write all three files.
@@ -76,7 +82,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         *(f"- `{name}`: {meaning}" for name, meaning in report["definitions"].items()),
         "- HD95 above is `hd95_mm`; the other definition, `hd95_pooled_mm`, is in `metrics.csv` and",
         "  `metrics.json`.",
-        "- Distances in mm by the spacing in each reference's header; volumes in ml.",
+        f"- {UNITS[report['unit']]}",
         "",
     ]
     return "\n".join(lines)
@@ -84,9 +90,8 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 def class_heads(report: Mapping[str, Any]) -> tuple[str, ...]:
     """Heads of the table of classes."""
-    tolerance = f"{report['tolerance_mm']:g}"
-    headings = [entry.heading for entry in METRICS.values() if entry.heading]
-    return ("class", "n", *(heading.format(tolerance=tolerance) for heading in headings))
+    shown = [entry for entry in METRICS.values() if entry.heading]
+    return ("class", "n", *(entry.head(report["tolerance_mm"], report["unit"]) for entry in shown))
 
 
 def class_row(name: str, found: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:

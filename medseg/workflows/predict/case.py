@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medseg import __version__
-from medseg.atomic import problem_of_name, real_path
+from medseg.atomic import make_folder, problem_of_name, real_path, write_whole
 from medseg.bundle.ensemble import Ensemble
 from medseg.bundle.runner import BundleRunner, Progress, prediction_errors
 from medseg.errors import DataError, OutputError
 from medseg.portable.inference.label_sink import LEVELS
 from medseg.portable.io.channel_names import FIRST
 from medseg.portable.io.monai_reader import VerifiedReader
-from medseg.portable.io.read import Header, read_header
+from medseg.portable.io.read import Header, read_header, read_volume
 from medseg.portable.io.record import DIGITS, image_of, image_record
 from medseg.portable.io.record import fingerprint as of_files
 from medseg.portable.io.write import temporary, write_nifti
-from medseg.workflows.predict.collect_cases import LONGEST_NAME, PROBABILITIES, Item, targets
+from medseg.workflows.predict.collect_cases import LONGEST_NAME, OVERLAYS, PROBABILITIES, Item, targets
 from medseg.workflows.predict.formats import FORMATS, Model, check_dicom_seg, recorded, source_of_item, write_result
 
 if TYPE_CHECKING:
@@ -71,10 +71,13 @@ class CasePredictor:
         runner: of the bundle, or of all.
         output: folder of the results.
         probabilities: also write class probabilities.
+        overlay: also draw the labels over the images.
     """
 
-    def __init__(self, runner: BundleRunner | Ensemble, output: Path, *, probabilities: bool) -> None:
-        self.runner, self.output, self.probabilities = runner, output, probabilities
+    def __init__(
+        self, runner: BundleRunner | Ensemble, output: Path, *, probabilities: bool, overlay: bool = False
+    ) -> None:
+        self.runner, self.output, self.probabilities, self.overlay = runner, output, probabilities, overlay
         self.data = runner.bundles[0].data
         names = []
         for bundle in runner.bundles:
@@ -112,7 +115,8 @@ class CasePredictor:
 
     def is_done(self, item: Item, line: str) -> bool:
         """Whether the result of the same image, model and settings is there."""
-        return all(recorded(path) == line for path in self.targets(item))
+        lacks_overlay = self.overlay and not (self.output / OVERLAYS / item.overlay).exists()
+        return not lacks_overlay and all(recorded(path) == line for path in self.targets(item))
 
     def in_a_format_that_holds(self, item: Item, line: str) -> tuple[Item, DataError | None]:
         """The case, as NIfTI where a DICOM SEG of it cannot be written, and then also why not.
@@ -135,7 +139,7 @@ class CasePredictor:
 
     def run(
         self, item: Item, line: str, progress: Progress | None = None, check: CaseCheck | None = None
-    ) -> dict[str, float]:
+    ) -> dict[str, dict[str, float]]:
         """Predict a case and write its results.
 
         Args:
@@ -145,7 +149,7 @@ class CasePredictor:
             check: shown image and result, before anything is written.
 
         Returns:
-            Millilitres of each label.
+            Size of each structure, for the report: `volumes_ml`, or `pixels` of an image without a spacing.
 
         Raises:
             DataError: the image cannot be read or predicted, another image's result came into its place, or `check`
@@ -163,7 +167,7 @@ class CasePredictor:
 
     def _predict_and_write(
         self, item: Item, line: str, progress: Progress | None, check: CaseCheck | None
-    ) -> dict[str, float]:
+    ) -> dict[str, dict[str, float]]:
         files = ResultFiles(self.targets(item), line)
         labels_file, probabilities_file = self.output / item.result, self.output / PROBABILITIES / item.probabilities
         reader = SeriesReader(item.series) if item.dicom else None
@@ -187,14 +191,28 @@ class CasePredictor:
                     write_nifti(new, classes_last, affine, source=source, slope=1 / LEVELS, description=line)
             with files.replacing(labels_file) as new:
                 write_result(new, labels, item, affine, line, self.model)
-        return self._millilitres(counts, affine)
+        if self.overlay:
+            self._draw(labels, affine, item)
+        if item.is_picture:
+            return {"pixels": self._sizes(counts, 1.0)}
+        return {"volumes_ml": self._sizes(counts, abs(np.linalg.det(affine[:3, :3])) / 1000)}
 
-    def _millilitres(self, counts: np.ndarray, affine: np.ndarray) -> dict[str, float]:
-        voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
-        volumes = {}
+    def _draw(self, labels: np.ndarray, affine: np.ndarray, item: Item) -> None:
+        """Write the image with its labels drawn over it."""
+        from medseg.workflows.predict.overlays import draw_overlay  # matplotlib takes long to import
+
+        if item.dicom:
+            voxels, header = item.series.voxels(), item.series.header
+        else:
+            voxels, header = read_volume(item.images[0])
+        content = draw_overlay(voxels, replace(header, affine=affine), labels, self.data, item)
+        write_whole(make_folder(self.output / OVERLAYS) / item.overlay, content)
+
+    def _sizes(self, counts: np.ndarray, of_voxel: float) -> dict[str, float]:
+        sizes = {}
         for value, name in self.data.structures.items():
-            volumes[name] = round(float(counts[value] * voxel_ml), 3)
-        return volumes
+            sizes[name] = round(float(counts[value] * of_voxel), 3)
+        return sizes
 
 
 def _count_values(labels: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from medseg.atomic import folds_case, real_path, same_name
 from medseg.dicom.availability import holds_dicom, is_dicom_file
 from medseg.errors import ConfigError, DataError, ManifestError
+from medseg.manifest.fields import is_picture
 from medseg.manifest.manifest import SECTIONS, Manifest
 from medseg.portable.io.find_cases import find_cases
 from medseg.portable.io.read import SUFFIXES
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")  # pictures among DICOM files are previews
 
 PROBABILITIES = "probabilities"  # folder of theirs in the output folder
+OVERLAYS = "overlays"
+
+AS_PNG = (".png", ".jpg", ".jpeg")
+"""Endings of images whose results are PNG unless something else is asked for."""
 
 LONGEST_NAME = 255  # bytes of a file name on every common file system
 
@@ -51,6 +56,16 @@ class Item:
     def result(self) -> str:
         """File name of its labels."""
         return f"{self.name}{self.suffix}"
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is an image of pixels without a spacing, and no volume."""
+        return not self.dicom and all(is_picture(path) for path in self.images)
+
+    @property
+    def overlay(self) -> str:
+        """File name of the image with its labels drawn over it."""
+        return f"{self.name}.png"
 
     @property
     def probabilities(self) -> str:
@@ -87,7 +102,7 @@ class Item:
 
 def collect(
     inputs: Path, output: Path, *, channels: int, section: str | None = None, uid: str | None = None,
-    suffix: str = ".nii.gz",
+    suffix: str | None = ".nii.gz",
 ) -> list[Item]:  # fmt: skip
     """The cases of `inputs`, none of which a result in `output` would overwrite.
 
@@ -99,7 +114,7 @@ def collect(
         channels: that the model takes.
         section: list of the manifest; None: `test`, or all of them where there is no test case.
         uid: of the DICOM series to take; `inputs` is one case then.
-        suffix: ending of the results.
+        suffix: ending of the results; None: `.png` of PNG and JPEG images, else `.nii.gz`.
 
     Raises:
         DataError, ManifestError, ConfigError: nothing to predict, or not so.
@@ -111,7 +126,7 @@ def collect(
     elif section is not None:
         raise ConfigError(f"--section {section} needs a manifest, and {inputs} is none")
     elif cases := _dicom_cases(inputs, one=uid is not None):
-        items = _of_dicom(cases, channels, uid, suffix)
+        items = _of_dicom(cases, channels, uid)
     elif uid is not None:
         raise ConfigError(f"--series {uid} needs DICOM, and {inputs} holds none")
     else:
@@ -122,10 +137,21 @@ def collect(
         items = [Item(str(case["case"]), _paths(case["image"])) for case in found]
     if suffix == ".dcm" and not all(item.dicom for item in items):
         raise ConfigError(f"--format dicom-seg refers to the DICOM images it was made of, and {inputs} is no DICOM")
-    items = [item if item.suffix == suffix else replace(item, suffix=suffix) for item in items]
+    volumes = [item for item in items if not item.is_picture]
+    if suffix == ".png" and volumes:
+        found = f"{volumes[0].images[0]} is none"
+        raise ConfigError(f"--format png is for 2D images (PNG, JPEG, TIFF), and {found}", hint="leave --format out")
+    items = [replace(item, suffix=suffix or _usual_suffix(item, output)) for item in items]
     _refuse_overwriting(items, inputs, output)
     _refuse_same_results(items, output)
     return items
+
+
+def _usual_suffix(item: Item, output: Path) -> str:
+    """PNG of PNG and JPEG, else NIfTI, also where an earlier version wrote NIfTI of such an image."""
+    is_plain = not item.dicom and all(path.name.lower().endswith(AS_PNG) for path in item.images)
+    png, nifti = output / f"{item.name}.png", output / f"{item.name}.nii.gz"
+    return ".png" if is_plain and (png.exists() or not nifti.exists()) else ".nii.gz"
 
 
 def targets(item: Item, output: Path, *, probabilities: bool) -> list[Path]:
@@ -165,14 +191,14 @@ def _share_a_series(folders: Sequence[Path]) -> bool:
     return len(set(uids)) < len(uids)
 
 
-def _of_dicom(cases: Sequence[Path], channels: int, uid: str | None, suffix: str) -> list[Item]:
+def _of_dicom(cases: Sequence[Path], channels: int, uid: str | None) -> list[Item]:
     """Each with its own name; a single one is opened now, since what is wrong with it ends the command."""
     if channels != 1:
         raise DataError(
             f"is DICOM, one series for a case; the model takes {channels} channels", path=cases[0],
             hint="convert the series to files named CASE_0000, CASE_0001, ...",
         )  # fmt: skip
-    items = [Item(_case_name(path), (path,), dicom=True, uid=uid, suffix=suffix) for path in cases]
+    items = [Item(_case_name(path), (path,), dicom=True, uid=uid) for path in cases]
     if len(items) == 1:
         _ = items[0].series
     return items

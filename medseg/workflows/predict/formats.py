@@ -1,4 +1,4 @@
-"""Results of prediction as NIfTI, as a segmentation of 3D Slicer with names, or as DICOM SEG."""
+"""Results of prediction as NIfTI, as PNG, as a segmentation of 3D Slicer with names, or as DICOM SEG."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from medseg.workflows.predict.collect_cases import Item
 if TYPE_CHECKING:
     from medseg.dicom.write_seg import Author, SegmentDescription
 
-FORMATS = {"nifti": ".nii.gz", "nrrd": ".seg.nrrd", "dicom-seg": ".dcm"}
-"""What `--format` takes, and the ending of each."""
+AUTO = "auto"
+"""What `--format` is unless something is asked for: each result as its image, PNG of a photograph."""
 
-RECORD = "medseg"  # field of a NRRD, and parameter of a DICOM algorithm, that keeps the record
+FORMATS = {"nifti": ".nii.gz", "png": ".png", "nrrd": ".seg.nrrd", "dicom-seg": ".dcm"}
+"""What `--format` takes besides, and the ending of each."""
+
+RECORD = "medseg"  # field of a NRRD, text of a PNG, and parameter of a DICOM algorithm, that keeps the record
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,16 @@ class Model:
     names: Mapping[int, str]
 
 
-def suffix_of(kind: str) -> str:
-    """Ending of a format's files.
+def suffix_of(kind: str) -> str | None:
+    """Ending of a format's files; None: that of each image's usual one.
 
     Raises:
         ConfigError: there is no such format.
     """
+    if kind == AUTO:
+        return None
     if kind not in FORMATS:
-        raise ConfigError(f"--format {kind}: accepted are {', '.join(FORMATS)}")
+        raise ConfigError(f"--format {kind}: accepted are {AUTO}, {', '.join(FORMATS)}")
     return FORMATS[kind]
 
 
@@ -65,6 +70,9 @@ def write_result(path: Path, labels: np.ndarray, item: Item, affine: np.ndarray,
     if item.suffix == FORMATS["nifti"]:
         flat = not item.dicom and is_flat(item.images[0], labels.shape)
         write_labels(path, labels, affine, source=source_of_item(item), flat=flat, description=line)
+        return
+    if item.suffix == FORMATS["png"]:
+        _write_png(path, labels, line)
         return
     places = np.zeros(256, np.uint8)
     places[list(model.names)] = np.arange(1, len(model.names) + 1)
@@ -108,6 +116,27 @@ def uncoded(names: Iterable[str]) -> list[str]:
     return [name for name in names if not code_of(name).known]
 
 
+def _write_png(path: Path, labels: np.ndarray, line: str) -> None:
+    """Label values `(X, Y, 1)` as a grey image of rows and columns."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    texts = PngInfo()
+    texts.add_text(RECORD, line)
+    rows = np.ascontiguousarray(labels[..., 0].T)
+    Image.fromarray(rows).save(path, format="PNG", pnginfo=texts)
+
+
+def _recorded_in_png(path: Path) -> str | None:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.info.get(RECORD)
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises for a file that is none, or damaged
+        return None
+
+
 def _write_nrrd(path: Path, places: np.ndarray, header: Header, line: str, names: Mapping[int, str]) -> None:
     from medseg.consensus.io.formats import Form
     from medseg.consensus.io.segment_table import Segment
@@ -130,6 +159,8 @@ def recorded(path: Path) -> str | None:
         from medseg.dicom.write_seg import recorded_parameters
 
         return (recorded_parameters(path) or "").removeprefix(f"{RECORD}=") or None
+    if path.name.endswith(FORMATS["png"]):
+        return _recorded_in_png(path)
     if path.name.endswith(FORMATS["nrrd"]):
         return _recorded_in_nrrd(path)
     return description(path)

@@ -49,8 +49,9 @@ def predict(
         inputs: files: an image, a folder of images, a DICOM series, a folder of such, or a manifest. Or images in
             memory: an array `(X, Y)` or `(X, Y, Z)`, of several channels `(C, X, Y)` or `(C, X, Y, Z)`; an image of
             nibabel, SimpleITK or Pillow; a tuple of such, one for each channel; or a list, one for each case.
-        output: of files the folder that gets `<case>.nii.gz` (or what `format` says), `predict_report.json` and, if
-            wanted, `probabilities/<case>.nii.gz`. Of images in memory nothing is written.
+        output: of files the folder that gets `<case>.nii.gz` (`<case>.png` of PNG and JPEG, or what `format` says),
+            `predict_report.json` and, if wanted, `probabilities/<case>.nii.gz` and `overlays/<case>.png`. Of images in
+            memory nothing is written.
         spacing_mm: of arrays, along each axis of space; the axes are then taken to run to the right, to the front
             and to the head, as in RAS. A volume needs it or `affine`; of a 2D array 1 mm is assumed.
         affine: of arrays, `(4, 4)`, voxels to millimetres in RAS+ axes.

@@ -15,7 +15,7 @@ from medseg.errors import MedsegError
 from medseg.options import several
 from medseg.workflows.evaluate.compare_case import Scale, read_labels
 from medseg.workflows.evaluate.montage import draw_cases, show_case
-from medseg.workflows.reports.formatting import describe_command, describe_computer
+from medseg.workflows.reports.formatting import describe_command, describe_computer, format_number
 from medseg.workflows.reports.pages import Table, data_uri, render_page
 from medseg.workflows.reports.paths import without_folders
 
@@ -79,14 +79,16 @@ def _short_warnings(case: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _case_table(cases: Sequence[Mapping[str, Any]], data: DataSpec) -> Table:
-    """Volumes of the structures of each case, ml; of cases that an earlier command did they are not known here."""
+    """Sizes of the structures of each case; of cases that an earlier command did they are not known here."""
     names = list(data.structures.values())
+    in_pixels = any("pixels" in case for case in cases)
     rows = []
     for case in cases:
-        volumes = case.get("volumes_ml", {})
-        cells = [f"{volumes[name]:.1f}" if name in volumes else "-" for name in names]
-        rows.append([case["case"], *cells])
-    return Table(["case", *(f"{name}, ml" for name in names)], rows)
+        sizes = case.get("pixels") or case.get("volumes_ml") or {}
+        digits = 0 if "pixels" in case else 1
+        rows.append([case["case"], *(format_number(sizes.get(name), digits) for name in names)])
+    unit = "pixels" if in_pixels else "ml"
+    return Table(["case", *(f"{name}, {unit}" for name in names)], rows)
 
 
 def _draw(folder: Path, case: Mapping[str, Any], data: DataSpec) -> ShownPicture | None:

@@ -49,12 +49,12 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
 
     Args:
         options: `inputs` is an image, a folder of images, a DICOM series, a folder of such, or a manifest; `output`
-            gets `<case>.nii.gz` (or what `format` says), `predict_report.json` and `.html` and, if wanted,
-            `probabilities/<case>.nii.gz`.
+            gets `<case>.nii.gz` (`<case>.png` of PNG and JPEG, or what `format` says), `predict_report.json` and
+            `.html`, and if wanted `probabilities/<case>.nii.gz` and `overlays/<case>.png`.
 
     Returns:
-        The report: per case its status, seconds and volumes; `failed` lists what could not be done and why, `earlier`
-        the cases of earlier commands whose results are in the folder too.
+        The report: per case its status, seconds and volumes (pixels of images without a spacing); `failed` lists what
+        could not be done and why, `earlier` the cases of earlier commands whose results are in the folder too.
 
     Raises:
         MedsegError: nothing can be predicted; with `strict` also for the first case that fails.
@@ -91,7 +91,7 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
         "earlier": [],
     }
     runner = BundleRunner(bundles[0], device) if len(bundles) == 1 else Ensemble(bundles, device, rules)
-    predictor = CasePredictor(runner, output, probabilities=options.probabilities)
+    predictor = CasePredictor(runner, output, probabilities=options.probabilities, overlay=options.overlay)
     if options.format == "dicom-seg" and (names := uncoded(predictor.model.names.values())):
         listener.say(f"no SNOMED code is known for {', '.join(names)}: coded as Tissue")
     run = _Run(predictor, plausibility, listener, report, earlier, options)
@@ -226,12 +226,12 @@ class _Run:
             self.listener.show(f"{item.name}: needs about {needed / GIB:.1f} GiB")
         try:
             check = self._begin_check(item, headers)
-            volumes = self.predictor.run(item, line, progress, check)
+            sizes = self.predictor.run(item, line, progress, check)
         except ImplausibleError as error:
             if (self.predictor.output / item.result).exists():
                 raise ImplausibleError(error.findings, item.images[0], stands=True) from error
             raise
-        return {**self._tell(item, check.findings), "volumes_ml": volumes}
+        return {**self._tell(item, check.findings), **sizes}
 
     def _skipped(self, item: Item, entry: dict[str, Any]) -> dict[str, Any]:
         """A case that an earlier command did, with what that found odd about it."""

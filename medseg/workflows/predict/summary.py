@@ -43,7 +43,7 @@ def closing(report: dict[str, Any], output: Path, name: str) -> list[str]:
     lines = [f"{count['done']} predicted, {count['skipped']} already there, {len(report['failed'])} failed: {output}"]
     odd = {
         "failed": [failure["case"] for failure in report["failed"]],
-        "nothing found in": [case["case"] for case in cases if not any(case.get("volumes_ml", {"": 1}).values())],
+        "nothing found in": [case["case"] for case in cases if not any(_sizes(case).values())],
         "implausible": [case["case"] for case in cases if case.get("implausible")],
         "warnings for": [case["case"] for case in cases if len(case["warnings"]) > ("implausible" in case)],
     }
@@ -51,3 +51,8 @@ def closing(report: dict[str, Any], output: Path, name: str) -> list[str]:
     if any(odd.values()):
         lines.append(f"why: {output / name}")
     return lines
+
+
+def _sizes(case: dict[str, Any]) -> dict[str, float]:
+    """Of each structure, in millilitres or pixels; of a case that was not predicted now something."""
+    return case.get("volumes_ml") or case.get("pixels") or {"": 1}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps, patheffects
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.colors import Colormap, ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from nibabel import orientations
@@ -42,6 +42,7 @@ class View:
         up: axis of the volume from the bottom to the top of the slice.
         letters: the patient's directions at the left, right, bottom and top edge.
         mirrored: whether the axis `across` falls from left to right, so that the patient's right is on the left.
+        downwards: whether the axis `up` runs down, as the rows of photographs do.
     """
 
     name: str
@@ -49,6 +50,7 @@ class View:
     up: int
     letters: tuple[str, str, str, str]
     mirrored: bool = True
+    downwards: bool = False
 
     @property
     def axis(self) -> int:
@@ -64,6 +66,8 @@ AXIAL = View("axial", 0, 1, ("R", "L", "P", "A"))
 CORONAL = View("coronal", 0, 2, ("R", "L", "I", "S"))
 SAGITTAL = View("sagittal", 1, 2, ("A", "P", "I", "S"))
 VIEWS = (AXIAL, CORONAL, SAGITTAL)
+PICTURE = View("axial", 0, 1, ("", "", "", ""), mirrored=False, downwards=True)
+"""A photograph as it is: nobody's left and right."""
 
 
 def turn_to_ras(header: Header, *volumes: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
@@ -85,6 +89,7 @@ def turn_to_ras(header: Header, *volumes: np.ndarray) -> tuple[list[np.ndarray],
 def cut_slice(volume: np.ndarray, view: View, where: int) -> np.ndarray:
     """A slice `(up, across)` of a volume: rows from bottom to top, columns from left to right as they are shown."""
     found = np.moveaxis(volume, (view.up, view.across, view.axis), (0, 1, 2))[:, :, where]
+    found = found[::-1] if view.downwards else found
     return found[:, ::-1] if view.mirrored else found
 
 
@@ -106,6 +111,28 @@ def class_colors(count: int) -> list[Any]:
     if count <= len(CLASS_COLORS):
         return list(CLASS_COLORS[:count])
     return [colormaps["hsv"](k / count) for k in range(count)]
+
+
+def blend_labels(image: np.ndarray, labels: np.ndarray, colors: Sequence[Any], alpha: float = 0.4) -> np.ndarray:
+    """A photograph with its labels in colour, pixel by pixel, each with a full outline inside its edge.
+
+    Args:
+        image: `(rows, columns, 3)` uint8.
+        labels: `(rows, columns)`: 0 is not coloured, 1 is in the first colour and so on.
+        colors: of the classes.
+        alpha: share of the colour.
+
+    Returns:
+        `(rows, columns, 3)` uint8.
+    """
+    table = np.array([to_rgb(color) for color in colors]) * 255
+    padded = np.pad(labels, 1, mode="edge")
+    inner = padded[1:-1, 1:-1]
+    differs = [padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
+    edge = np.any([other != inner for other in differs], axis=0)
+    share = np.where(edge, 1.0, alpha)[..., None]
+    colored = image * (1 - share) + table[np.maximum(labels, 1) - 1] * share
+    return np.where((labels > 0)[..., None], colored, image).round().astype(np.uint8)
 
 
 class SliceAxes:
@@ -155,7 +182,9 @@ class SliceAxes:
         self.ax.contour(x, y, padded, levels=[0.5], colors=[color], **style)
 
     def write_directions(self, view: View) -> None:
-        """The patient's directions at the edges, and the name of the plane."""
+        """The patient's directions at the edges, and the name of the plane; nothing on a photograph."""
+        if view is PICTURE:
+            return
         left, right, bottom, top = view.letters
         self._write(0.015, 0.5, left, ha="left", va="center", weight="bold")
         self._write(0.985, 0.5, right, ha="right", va="center", weight="bold")

@@ -17,6 +17,7 @@ from medseg.config.pipeline import DataSpec, Intensity, NetworkSpec, Pipeline, S
 from medseg.engine import distributed
 from medseg.errors import ConfigError, OutputError
 from medseg.manifest.classification import classified
+from medseg.manifest.fields import unit_of
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.networks.pretrained import hash_file
 from medseg.options import api
@@ -234,6 +235,7 @@ def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
     if len(set(rules)) > 1:
         rules = [f"{modality}: {rule}" for modality, rule in zip(data.modality, rules, strict=True)]
     patch_mm = [round(size * mm, 1) for size, mm in zip(data.patch, data.spacing_mm, strict=True)]
+    unit = unit_of(file for case in manifest.cases for file in case.image)
     classes = ", ".join(data.labels[value] for value in data.label_values)
     return {
         "cases": f"{training}, {others}",
@@ -241,9 +243,9 @@ def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
         **({"target": "the class of each image as a whole"} if data.target == "images" else {}),
         "intensity": "; ".join(dict.fromkeys(rules)),
         "view": data.view if data.view == "volume" else f"{data.view} slices",
-        "spacing, mm": " x ".join(f"{mm:g}" for mm in data.spacing_mm),
+        f"spacing, {unit}": " x ".join(f"{mm:g}" for mm in data.spacing_mm),
         "patch, voxels": " x ".join(f"{size:g}" for size in data.patch),
-        "patch, mm": " x ".join(f"{mm:g}" for mm in patch_mm),
+        f"patch, {unit}": " x ".join(f"{mm:g}" for mm in patch_mm),
     }
 
 

@@ -60,6 +60,7 @@ class Description:
         machine: what it ran on, in one line.
         versions: package -> version.
         tolerance_mm: of the surface Dice.
+        unit: of distances: mm, or px where the images have no spacing.
         planar: whether the images are 2D, so that mIoU of the whole set is usual.
         pictures: of the worst cases.
         notes: what a reader should know besides; a sentence each.
@@ -75,6 +76,7 @@ class Description:
     machine: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     tolerance_mm: float = 1.0
+    unit: str = "mm"
     planar: bool = False
     pictures: tuple[Picture, ...] = ()
     notes: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import mean
 
+from medseg.metrics import Metric
 from medseg.workflows.compare.report.findings import Findings, count_of
 from medseg.workflows.compare.report.measures import OF_IMAGES, OF_VOXELS, metric_called
 from medseg.workflows.compare.report.sentences import (
@@ -25,7 +26,10 @@ NONE = "-"
 
 def heading_of(metric: str, findings: Findings) -> str:
     """A metric's name as the head of a column."""
-    return metric_called(metric).heading.format(tolerance=f"{findings.description.tolerance_mm:g}")
+    found = metric_called(metric)
+    if isinstance(found, Metric):
+        return found.head(findings.description.tolerance_mm, findings.description.unit)
+    return found.heading
 
 
 def result_table(findings: Findings, labels: int | None) -> Table:

@@ -81,6 +81,7 @@ class RunDescription:
         ct: whether the scans are CT.
         notes: warnings of the run.
         labelled_ml: structure -> mean volume in the labelled cases, ml; empty if it is not known.
+        unit: of volumes: ml, or thousand pixels where the images have no spacing.
         score: what `Round.dice` and `Round.classes` are: Dice, or recall where images are classified.
     """
 
@@ -93,6 +94,7 @@ class RunDescription:
     notes: Sequence[str] = ()
     labelled_ml: Mapping[str, float] = field(default_factory=dict)
     score: str = "Dice"
+    unit: str = "ml"
 
 
 def write_summary(folder: Path, rounds: Sequence[Round], run: RunDescription) -> Path:
@@ -159,7 +161,7 @@ def draw_curves(rounds: Sequence[Round], run: RunDescription) -> bytes:
         _draw_curve(volume, values, label=structure, color=color)
     dice.set(title=f"{run.score} on the validation cases", ylim=(0, 1))
     shares.set(title="pseudo-labels: share of voxels", ylim=(0, 1))
-    volume.set(title="pseudo-labels: mean volume, ml")
+    volume.set(title=f"pseudo-labels: mean size, {run.unit}")
     volume.set_yscale("symlog", linthresh=1)  # a liver and an adrenal gland on one axis
     for ax in (dice, shares, volume):
         two_columns = ax is volume and len(run.structures) > 6

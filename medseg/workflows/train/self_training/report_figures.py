@@ -15,12 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from medseg.atomic import write_whole
+from medseg.manifest.fields import is_picture
 from medseg.method import IGNORE
 from medseg.portable.io.read import read_volume
 from medseg.workflows.reports.overlay import (
     AXIAL,
     CORONAL,
     MUTED,
+    PICTURE,
     SliceAxes,
     View,
     class_colors,
@@ -40,7 +42,7 @@ class KeptSlice:
     """One slice of a case, as `keep_slices` wrote it; arrays are `(up, across)`.
 
     Args:
-        scan: first channel of the image.
+        scan: first channel of the image; of a photograph its channels, `(up, across, 1 or 3)`.
         fused: the pseudo-label, class indices and 255 for what is ignored.
         apart: 1 where some views differ, 2 where no two agree.
         size_mm: width and height.
@@ -73,6 +75,8 @@ def keep_slices(path: Path, image: Path, labels: Sequence[np.ndarray], fused: np
         content[f"fused{axis}"] = np.take(label, where, axis)
         content[f"where{axis}"] = np.array(where)
         content[f"size{axis}"] = np.array(view.size_mm(spacing_mm * scan.shape))
+    if is_picture(image):
+        content["photograph"] = array[..., 0] if len(array) == 3 else array[:1, ..., 0]
     stream = io.BytesIO()
     np.savez_compressed(stream, **content)  # type: ignore[arg-type]  # mypy takes the names for its options
     return write_whole(path, stream.getvalue())
@@ -117,10 +121,11 @@ def draw_pseudo_labels(
     titles = ["scan"]
     for number in rounds:
         titles += [f"round {number}: pseudo-label", "disagreement"]
-    places = list(product(range(len(names)), SHOWN_VIEWS))
+    are_photographs = all(_is_photograph(path) for files in rounds.values() for path in files)
+    places = list(product(range(len(names)), (PICTURE,) if are_photographs else SHOWN_VIEWS))
     rows = []
     for case, view in places:
-        rows.append([_read_slice(files[case], view.axis) for files in rounds.values()])
+        rows.append([_read_slice(files[case], view) for files in rounds.values()])
     figure, grid = _make_grid([row[0] for row in rows], titles)
     for axes, row, (case, view) in zip(grid, rows, places, strict=True):
         first = _draw_scan(axes[0], row[0], ct)
@@ -133,10 +138,19 @@ def draw_pseudo_labels(
     return encode_png(figure)
 
 
-def _read_slice(path: Path, axis: int) -> KeptSlice:
+def _is_photograph(path: Path) -> bool:
     with np.load(path) as kept:
-        scan, fused, apart = (kept[f"{name}{axis}"].T[:, ::-1] for name in ("scan", "fused", "apart"))
+        return "photograph" in kept.files
+
+
+def _read_slice(path: Path, view: View) -> KeptSlice:
+    axis = view.axis
+    with np.load(path) as kept:
         width, height = kept[f"size{axis}"].tolist()
+        if view is PICTURE:  # as it is: columns from the left, rows from the top
+            fused, apart = (kept[f"{name}{axis}"].T[::-1] for name in ("fused", "apart"))
+            return KeptSlice(kept["photograph"].transpose(2, 1, 0)[::-1], fused, apart, (width, height))
+        scan, fused, apart = (kept[f"{name}{axis}"].T[:, ::-1] for name in ("scan", "fused", "apart"))
     return KeptSlice(scan, fused, apart, (width, height))
 
 
@@ -154,7 +168,11 @@ def _make_grid(first_slices: Sequence[KeptSlice], titles: Sequence[str]) -> tupl
 
 def _draw_scan(ax: Axes, kept: KeptSlice, ct: bool) -> SliceAxes:
     shown = SliceAxes(ax, kept.size_mm)
-    shown.show_image(kept.scan, grey_window(kept.scan, ct=ct))
+    if kept.scan.ndim == 3 and kept.scan.shape[2] == 3:
+        shown.show_photograph(kept.scan)
+    else:
+        flat = kept.scan.reshape(kept.scan.shape[:2])
+        shown.show_image(flat, grey_window(flat, ct=ct))
     return shown
 
 

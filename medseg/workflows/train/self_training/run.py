@@ -20,6 +20,7 @@ from medseg.atomic import make_folder
 from medseg.bundle.join import copy_bundle, write_joint_bundle
 from medseg.config.pipeline import Stage, View
 from medseg.engine import distributed
+from medseg.manifest.fields import unit_of
 from medseg.manifest.labelling import cases_to_label
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.progress import say
@@ -279,5 +280,6 @@ class SelfTraining:
             tuple(self.warnings),
             self._annotated_volumes_ml,
             "recall" if self.spec.target == "images" else "Dice",
+            "ml" if unit_of(file for case in self.manifest.cases for file in case.image) == "mm" else "thousand pixels",
         )
         write_summary(self.inputs.folder, self.results, description)
