@@ -85,6 +85,16 @@ def write_rtstruct(
         made.save_as(new, enforce_file_format=True)
 
 
+def recorded_description(path: Path) -> str | None:
+    """Parameters that an earlier structure set was made with, as they are written; None if there is none of ours."""
+    import pydicom
+
+    try:
+        return str(pydicom.dcmread(path, specific_tags=["StructureSetDescription"]).StructureSetDescription)
+    except (OSError, pydicom.errors.InvalidDicomError, AttributeError):
+        return None
+
+
 def _structure_set(labels: np.ndarray, series: Series, segments: Sequence[SegmentDescription], author: Author) -> Any:
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
@@ -193,7 +203,7 @@ def _contours(
     drawn.ReferencedROINumber = number
     drawn.ROIDisplayColor = [round(255 * part) for part in color]
     drawn.ContourSequence = []
-    for at in np.flatnonzero(mask.any((0, 1))):
+    for at in np.flatnonzero(mask.any((0, 1))).tolist():
         for points in outlines(mask[:, :, at]):
             placed = np.c_[points, np.full(len(points), at)]
             contour = Dataset()

@@ -11,6 +11,7 @@ import numpy as np
 
 from medseg import __version__
 from medseg.dicom.availability import reason_of, without_pydicom_warnings
+from medseg.dicom.display_colors import color_of
 from medseg.dicom.series import Series
 from medseg.dicom.snomed import code_of
 from medseg.dicom.source_headers import mended_headers
@@ -45,7 +46,7 @@ class SegmentDescription:
 
     Attributes:
         name: its label, coded by `medseg.dicom.snomed`.
-        color: red, green, blue in [0, 1]; None leaves it to the viewer.
+        color: red, green, blue in [0, 1]; None: see `medseg.dicom.display_colors`.
     """
 
     name: str
@@ -150,9 +151,7 @@ def _describe(number: int, segment: SegmentDescription, author: Author) -> Any:
     import highdicom as hd
 
     coded = code_of(segment.name)
-    color = None
-    if segment.color is not None:
-        color = hd.color.CIELabColor.from_rgb(*(round(255 * part) for part in segment.color))
+    red, green, blue = (round(255 * part) for part in segment.color or color_of(segment.name, number - 1))
     described = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=shorten(segment.name),
@@ -163,7 +162,7 @@ def _describe(number: int, segment: SegmentDescription, author: Author) -> Any:
         tracking_uid=hd.UID(),
         tracking_id=shorten(f"medseg {segment.name}"),
         anatomic_regions=[coded.region] if coded.region is not None else None,
-        display_color=color,
+        display_color=hd.color.CIELabColor.from_rgb(red, green, blue),
     )
     if coded.side is not None:
         kind = described.SegmentedPropertyTypeCodeSequence[0]

@@ -25,7 +25,7 @@ from medseg.portable.io.record import DIGITS, image_of, image_record
 from medseg.portable.io.record import fingerprint as of_files
 from medseg.portable.io.write import temporary, write_nifti
 from medseg.workflows.predict.collect_cases import LONGEST_NAME, OVERLAYS, PROBABILITIES, Item, targets
-from medseg.workflows.predict.formats import FORMATS, Model, check_dicom_seg, recorded, source_of_item, write_result
+from medseg.workflows.predict.formats import FORMATS, Model, check_dicom, recorded, source_of_item, write_result
 
 if TYPE_CHECKING:
     from medseg.dicom.series import Series
@@ -119,16 +119,16 @@ class CasePredictor:
         return not lacks_overlay and all(recorded(path) == line for path in self.targets(item))
 
     def in_a_format_that_holds(self, item: Item, line: str) -> tuple[Item, DataError | None]:
-        """The case, as NIfTI where a DICOM SEG of it cannot be written, and then also why not.
+        """The case, as NIfTI where its series cannot be referred to in DICOM, and then also why not.
 
         Args:
             item: the case.
             line: its record.
         """
-        if item.suffix != FORMATS["dicom-seg"]:
+        if item.suffix not in (FORMATS["dicom-seg"], FORMATS["rtstruct"]):
             return item, None
         try:
-            check_dicom_seg(item, line, self.model)
+            check_dicom(item, line, self.model)
         except DataError as error:
             return replace(item, suffix=FORMATS["nifti"]), error
         return item, None

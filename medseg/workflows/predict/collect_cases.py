@@ -21,6 +21,9 @@ from medseg.portable.io.read import SUFFIXES
 if TYPE_CHECKING:
     from medseg.dicom.series import Series
 
+DICOM_RESULTS = {".dcm": "dicom-seg", ".rtstruct.dcm": "rtstruct"}
+"""Endings of results that refer to DICOM images, and what the formats are called."""
+
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")  # pictures among DICOM files are previews
 
 PROBABILITIES = "probabilities"  # folder of theirs in the output folder
@@ -135,8 +138,9 @@ def collect(
         except ValueError as error:
             raise DataError(str(error), path=inputs) from error
         items = [Item(str(case["case"]), _paths(case["image"])) for case in found]
-    if suffix == ".dcm" and not all(item.dicom for item in items):
-        raise ConfigError(f"--format dicom-seg refers to the DICOM images it was made of, and {inputs} is no DICOM")
+    if suffix in DICOM_RESULTS and not all(item.dicom for item in items):
+        asked = f"--format {DICOM_RESULTS[suffix]}"
+        raise ConfigError(f"{asked} refers to the DICOM images it was made of, and {inputs} is no DICOM")
     volumes = [item for item in items if not item.is_picture]
     if suffix == ".png" and volumes:
         found = f"{volumes[0].images[0]} is none"

@@ -24,9 +24,7 @@ class PredictOptions:
     output: Annotated[Path, Option("Folder to write.", ("--output", "-o"))]
     section: Annotated[str | None, Option("List of the manifest to predict; default test.")] = None
     series: Annotated[str | None, Option("UID of the DICOM series, if the folder holds several.")] = None
-    format: Annotated[
-        str, Option("nifti, png (2D), nrrd (with names) or dicom-seg; auto: png of PNG and JPEG, else nifti.")
-    ] = "auto"
+    format: Annotated[str, Option("nifti, png (2D), nrrd, dicom-seg or rtstruct; auto: as the image.")] = "auto"
     overlay: Annotated[bool, Option("Also draw the labels over the images, in overlays/.")] = False
     probabilities: Annotated[bool, Option("Also write class probabilities, in steps of 1/255.")] = False
 
