@@ -13,6 +13,7 @@ from medseg.atomic import write_whole
 from medseg.bundle import metadata
 from medseg.bundle.configs import SCRIPTS
 from medseg.bundle.safe_load import read_json
+from medseg.bundle.training_facts import TrainingFacts, read_facts
 from medseg.config.pipeline import DataSpec
 from medseg.errors import OutputError
 from medseg.portable.inference.components import LARGEST, Rule, Rules, checked_rules
@@ -86,7 +87,24 @@ def _edit(bundle: Path, rules: Rules, gains: Sequence[Mapping[str, Any]]) -> Non
         ours.pop("postprocessing", None)
     for name, content in (("inference", inference), ("metadata", described), ("medseg", ours)):
         write_whole(configs / f"{name}.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_page(bundle, read_facts(bundle))
+
+
+def write_page(bundle: Path, facts: TrainingFacts | None) -> None:
+    """Write the page of a bundle for people anew.
+
+    Args:
+        bundle: its folder.
+        facts: what is known of its training.
+
+    Raises:
+        BundleError: its configuration cannot be read.
+        OutputError: it cannot be written.
+    """
+    inference, ours = (read_json(bundle / "configs" / f"{name}.json") for name in ("inference", "medseg"))
+    inferer = inference["inferer"].get("inferer", inference["inferer"])
     data = DataSpec(**ours["data"])
+    rules = components_of(bundle)
     kept = {data.labels[value]: describe(rule) for value, rule in sorted(rules.items())}
-    page = metadata.readme(data, ours["name"], inferer.get("views", ()), kept)
+    page = metadata.readme(data, ours["name"], inferer.get("views", ()), kept, facts)
     write_whole(bundle / "docs" / "README.md", page)

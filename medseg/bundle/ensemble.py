@@ -12,7 +12,7 @@ import torch
 
 from medseg.bundle.bundle import OpenBundle
 from medseg.bundle.memory import check_memory
-from medseg.bundle.runner import BundleRunner, Prediction, Progress
+from medseg.bundle.runner import BundleRunner, Look, Prediction, Progress
 from medseg.portable.inference.components import Rules, keep_components
 from medseg.portable.inference.label_sink import mapped_array
 from medseg.portable.inference.multi_view import ViewsInferer
@@ -51,6 +51,7 @@ class Ensemble:
         scratch: Path,
         probabilities: bool,
         progress: Progress | None = None,
+        look: Look | None = None,
     ) -> Prediction:
         """Predict an image; see `BundleRunner.predict_files`.
 
@@ -62,7 +63,7 @@ class Ensemble:
         of_bundles: list[np.ndarray] = []
         affine = np.eye(4)
         for number, runners in enumerate(self._runners):
-            image = runners[0].read(images, reader)
+            image = runners[0].read(images, reader, None if number else look)
             of_views: list[np.ndarray] = []
             for view, runner in enumerate(runners):
                 found = runner.predict(image, probability_file=scratch / f"{number}-{view}", progress=progress)

@@ -11,6 +11,8 @@ import torch
 
 from medseg import __version__
 from medseg.bundle.configs import Config, fill, load_template
+from medseg.bundle.model_card import limits, structure_table, training_sections
+from medseg.bundle.training_facts import TrainingFacts
 from medseg.config.pipeline import DataSpec
 
 
@@ -81,47 +83,63 @@ MONAI's trainer trains one network on one kind of patch. Train again with medseg
 """
 
 
-def readme(data: DataSpec, name: str, views: Sequence[str] = (), kept: Mapping[str, str] | None = None) -> str:
-    """`docs/README.md`: what the model finds and how to run it without medseg.
+def readme(
+    data: DataSpec,
+    name: str,
+    views: Sequence[str] = (),
+    kept: Mapping[str, str] | None = None,
+    facts: TrainingFacts | None = None,
+) -> str:
+    """`docs/README.md`, the model card: what the model finds, how good it is, what it was trained on, how to run it.
 
     Args:
         data: what the plan decided about the data.
         name: of the pipeline.
         views: that have a network each.
         kept: structure -> which of its components stay, as a phrase.
+        facts: of the training; None: none were kept.
     """
-    rows = []
-    for value in data.label_values:
-        text = " ".join(data.labels[value].split()).replace("|", "\\|")
-        rows.append(f"| {value} | {text} |")
-    table = "\n".join(rows)
     spacing = " x ".join(f"{mm:g}" for mm in data.spacing_mm)
     window = " x ".join(str(length) for length in data.patch)
-    of_views = one_view = ""
-    training, extras = _TRAIN, "nibabel,ignite,fire"
-    if kept:
-        extras += ",skimage"
+    of_views = ""
     if views:
         of_views = f"\nIt is a network for each of the views {', '.join(views)}; their label maps are fused."
-        inferer = "inferer#inferer" if kept else "inferer"
-        one_view = f"""\nA single view is asked with `--{inferer}#views "['{views[0]}']"`.\n"""
-        training = _NO_TRAIN
     return f"""# {name}
 
 A {_task(data).lower()} model for {", ".join(data.modality)}, trained by medseg {__version__} at {spacing} mm
 with windows of {window} voxels.{of_views} Not for diagnostic use.
 
-{_of_images(data)}| value in the result | structure |
-| --- | --- |
-{table}
+{_of_images(data)}{structure_table(data, facts)}
 
-Predict every image of a folder, from this folder, with MONAI alone:
+{training_sections(data, facts)}## Limits
+
+{limits(data, facts)}
+
+## How to run it
+
+With medseg, from this folder, also on DICOM series, with a check of each image and result:
+
+    medseg predict --model . --input IMAGES --output RESULTS
+
+{_with_monai(data, views, kept or {})}"""
+
+
+def _with_monai(data: DataSpec, views: Sequence[str], kept: Mapping[str, str]) -> str:
+    """How to run it without medseg."""
+    one_view, training, extras = "", _TRAIN, "nibabel,ignite,fire"
+    if kept:
+        extras += ",skimage"
+    if views:
+        inferer = "inferer#inferer" if kept else "inferer"
+        one_view = f"""\nA single view is asked with `--{inferer}#views "['{views[0]}']"`.\n"""
+        training = _NO_TRAIN
+    return f"""Predict every image of a folder, from this folder, with MONAI alone:
 
     python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\
         --dataset_dir IMAGES --output_dir RESULTS
 
 Each result `<case>.nii.gz` lies on its image's own grid. {_files(len(data.modality))}
-The result of another image of the same name is not replaced.{one_view}{_kept_components(kept or {})}
+The result of another image of the same name is not replaced.{one_view}{_kept_components(kept)}
 {training}
 `pip install "monai[{extras}]"` is all that is needed; `deflate` and `isal` read compressed files faster.
 """

@@ -35,6 +35,9 @@ from medseg.portable.io.monai_reader import VerifiedReader
 Progress = Callable[[int, int], None]
 """Called with the windows done and all windows."""
 
+Look = Callable[[Any], None]
+"""Called with an image `(C, X, Y, Z)` as it is stored, before it is resampled and scaled."""
+
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
@@ -81,12 +84,15 @@ class BundleRunner:
         self.network = bundle.network.to(device)
         self.bundles = (bundle,)
 
-    def read(self, images: Sequence[Path], reader: VerifiedReader | None = None) -> MetaTensor:
+    def read(
+        self, images: Sequence[Path], reader: VerifiedReader | None = None, look: Look | None = None
+    ) -> MetaTensor:
         """Read and preprocess an image.
 
         Args:
             images: one file, or one for each channel.
             reader: that reads them, where they are no files that a bundle knows.
+            look: shown the image as it is stored.
 
         Returns:
             Network input `(1, C, X, Y, Z)`.
@@ -95,7 +101,7 @@ class BundleRunner:
             DataError: a file cannot be read, or a transform cannot take the image.
             ValueError, MemoryError: see `prediction_errors`.
         """
-        return read_image(self.bundle.preprocessing, images, reader)
+        return read_image(self.bundle.preprocessing, images, reader, look)
 
     def predict(
         self, image: MetaTensor, *, probability_file: Path | None = None, progress: Progress | None = None
@@ -127,6 +133,7 @@ class BundleRunner:
         scratch: Path,
         probabilities: bool,
         progress: Progress | None = None,
+        look: Look | None = None,
     ) -> Prediction:
         """Read and predict an image.
 
@@ -137,12 +144,13 @@ class BundleRunner:
                 more.
             probabilities: whether those of all classes are wanted.
             progress: called after each batch of windows.
+            look: see `read`.
 
         Raises:
             DataError, ValueError, MemoryError, RuntimeError: see `read` and `predict`.
             OSError: there is no room for probabilities.
         """
-        image = self.read(images, reader)
+        image = self.read(images, reader, look)
         return self.predict(image, probability_file=scratch if probabilities else None, progress=progress)
 
     def predict_views(
@@ -240,7 +248,12 @@ class BundleRunner:
         return check_memory(self.bundle, headers, image)
 
 
-def read_image(preprocessing: Compose, images: Sequence[Path], reader: VerifiedReader | None = None) -> MetaTensor:
+def read_image(
+    preprocessing: Compose,
+    images: Sequence[Path],
+    reader: VerifiedReader | None = None,
+    look: Look | None = None,
+) -> MetaTensor:
     """Read and preprocess an image; see `BundleRunner.read`."""
     files = [str(path) for path in images]
     data: Any = {"image": files if len(files) > 1 else files[0]}
@@ -248,6 +261,8 @@ def read_image(preprocessing: Compose, images: Sequence[Path], reader: VerifiedR
     load, *others = preprocessing.transforms
     try:
         data = load(data) if reader is None else load(data, reader=reader)
+        if look is not None:
+            look(data["image"])
         for transform in others:
             data = transform(data)
     except RuntimeError as error:

@@ -227,6 +227,17 @@ def demo(options: DemoOptions) -> None:
     typer.echo(str(run_demo(options.output, seed=options.seed, quick=options.quick)))
 
 
+@app.command("doctor", help=with_example("Show versions, devices, memory and what is missing.", "doctor"))
+def doctor() -> None:
+    """Show versions, devices, memory and what is missing; exit code 1 where medseg cannot work."""
+    from medseg.cli.doctor import as_text, examine
+
+    findings = examine()
+    typer.echo(as_text(findings))
+    if any(finding.serious for finding in findings):
+        raise typer.Exit(1)
+
+
 add_command(app, "train", TrainOptions, train)
 add_command(app, "pretrain", PretrainOptions, pretrain)
 add_command(app, "plan", PlanOptions, plan)

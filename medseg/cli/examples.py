@@ -13,6 +13,7 @@ EXAMPLES = {
     "serve": "medseg serve --studies scans/ --models runs/first",
     "demo": "medseg demo --quick --output demo/",
     "list": "medseg list --json",
+    "doctor": "medseg doctor",
     "data": "medseg data init scans/ --output manifest.json",
     "data check": "medseg data check manifest.json --headers-only",
     "data init": "medseg data init scans/ --output manifest.json --label 1=liver --validation 0.1",

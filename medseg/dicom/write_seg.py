@@ -11,6 +11,7 @@ import numpy as np
 
 from medseg import __version__
 from medseg.dicom.availability import reason_of, without_pydicom_warnings
+from medseg.dicom.display_colors import color_of
 from medseg.dicom.series import Series
 from medseg.dicom.snomed import code_of
 from medseg.dicom.source_headers import mended_headers
@@ -45,7 +46,7 @@ class SegmentDescription:
 
     Attributes:
         name: its label, coded by `medseg.dicom.snomed`.
-        color: red, green, blue in [0, 1]; None leaves it to the viewer.
+        color: red, green, blue in [0, 1]; None: see `medseg.dicom.display_colors`.
     """
 
     name: str
@@ -133,15 +134,15 @@ def _segmentation(labels: np.ndarray, series: Series, segments: Sequence[Segment
         manufacturer_model_name="medseg",
         software_versions=__version__,
         device_serial_number="none",
-        series_description=_text(author.description),
+        series_description=shorten(author.description),
         content_label="SEGMENTATION",
         content_creator_name="medseg^",
-        content_description=_text(author.description),
+        content_description=shorten(author.description),
         omit_empty_frames=bool(frames.any()),  # an empty result has to have a frame nevertheless
     )
 
 
-def _text(text: str) -> str:
+def shorten(text: str) -> str:
     """A text as a DICOM value: short, and without the mark between values."""
     return text.replace("\\", "/")[:LONGEST].strip()
 
@@ -150,20 +151,18 @@ def _describe(number: int, segment: SegmentDescription, author: Author) -> Any:
     import highdicom as hd
 
     coded = code_of(segment.name)
-    color = None
-    if segment.color is not None:
-        color = hd.color.CIELabColor.from_rgb(*(round(255 * part) for part in segment.color))
+    red, green, blue = (round(255 * part) for part in segment.color or color_of(segment.name, number - 1))
     described = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=_text(segment.name),
+        segment_label=shorten(segment.name),
         segmented_property_category=coded.category,
         segmented_property_type=coded.kind,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues[author.kind],
         algorithm_identification=_algorithm(author) if author.kind != "MANUAL" else None,
         tracking_uid=hd.UID(),
-        tracking_id=_text(f"medseg {segment.name}"),
+        tracking_id=shorten(f"medseg {segment.name}"),
         anatomic_regions=[coded.region] if coded.region is not None else None,
-        display_color=color,
+        display_color=hd.color.CIELabColor.from_rgb(red, green, blue),
     )
     if coded.side is not None:
         kind = described.SegmentedPropertyTypeCodeSequence[0]
@@ -176,7 +175,7 @@ def _algorithm(author: Author) -> Any:
     from pydicom.sr.codedict import codes
 
     return hd.AlgorithmIdentificationSequence(
-        name=_text(author.name),
+        name=shorten(author.name),
         family=codes.cid7162.ArtificialIntelligence,
         version=__version__,
         source="medseg",

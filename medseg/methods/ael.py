@@ -33,12 +33,13 @@ from torch import Tensor, nn
 
 from medseg.method import IGNORE, LABELED, UNLABELED, Batch, Clock, Method, Networks
 from medseg.ops.augmentation.strong_views import jitter_intensities
+from medseg.ops.contact_sheet import MixedImages
 from medseg.ops.losses.pixel_losses import SupervisedTerms
 from medseg.ops.losses.segmentation import weighted_mean
 from medseg.ops.processes import gather_from_processes
 from medseg.ops.schedules import rampup_of_start, sigmoid_rampup
 from medseg.ops.semi_supervised import mixing
-from medseg.ops.semi_supervised.confidence_bank import ConfidenceBank, class_fractions, class_voxels
+from medseg.ops.semi_supervised.confidence_bank import ConfidenceBank, class_fractions, class_voxels, draw_class
 from medseg.ops.semi_supervised.copy_paste import SMALLEST_PASTE, CopyPaste
 from medseg.ops.semi_supervised.donors import DonorBank
 from medseg.ops.semi_supervised.teacher import AveragedTeacher
@@ -118,6 +119,7 @@ class AEL(Method):
         self.temperature, self.reweight, self.threshold = temperature, reweight, threshold
         self.sampling, self.sampled_by, self.least_rate = sampling, sampled_by, least_rate
         self.cutmix, self.area, self.jitter = cutmix, area, jitter
+        self.shown = MixedImages()
         self.paste, self.pasted_classes = paste, pasted_classes
         scale = paste_scale if paste == "free" else None
         self.copy_paste = CopyPaste(self.labeled_donors, probability=paste_probability, scale=scale)
@@ -142,7 +144,9 @@ class AEL(Method):
         image, label = self._paste_classes(labeled["image"], labeled["label"], covered)
         mixed, targets, inside = self._mix(unlabeled["image"], unlabeled.get("inside"))
         size = len(image)
-        logits = self.network(torch.cat([image, jitter_intensities(mixed, self.jitter)])).float()
+        seen = jitter_intensities(mixed, self.jitter)
+        self.shown.keep(unlabeled["image"], seen, targets)
+        logits = self.network(torch.cat([image, seen])).float()
         self.bank.update(logits[:size], label, covered)
         terms = self.terms(logits[:size], label, covered)
         ramp = sigmoid_rampup(clock.fraction / self.rampup) if self.rampup else 1.0
@@ -156,6 +160,10 @@ class AEL(Method):
         """The confidence bank, and the rates of the equalization sampling."""
         rates = self.bank.rates(exponent=self.sampling, least=self.least_rate)
         return {"confidence": self.bank.confidence(), "rate": rates}
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Unlabelled images of the last batch, as the student saw them, and what the teacher said of these."""
+        return self.shown.sheet()
 
     def _learn(self, logits: Tensor, targets: Tensor, inside: Tensor | None = None) -> Tensor:
         """L_u of the network's logits on mixed images and the mixed logits of the teacher.
@@ -212,7 +220,7 @@ class AEL(Method):
         """
         bank = self.unlabeled_donors
         chance = self.bank.draw_probability(self.all_classes, temperature=self.temperature).cpu()
-        wanted = [_draw(chance) for _ in others]
+        wanted = [draw_class(chance) for _ in others]
         donors, donor_logits = images[others].clone(), logits[others].clone()
         donors_inside = None if inside is None else inside[others].clone()
         kept: dict[int, int] = {}
@@ -260,7 +268,7 @@ class AEL(Method):
         if self.paste == "off":
             return images, labels
         chance = self.bank.draw_probability(self.pastable, root=True, temperature=self.temperature).cpu()
-        draws = [_draw(chance) for _ in range(self.pasted_classes)]
+        draws = [draw_class(chance) for _ in range(self.pasted_classes)]
         drawn = {value for value in draws if value is not None}
         pasted = self.copy_paste(images, labels, drawn, covered)
         self._keep_labeled(images, labels)
@@ -289,10 +297,3 @@ def _predicted(logits: Tensor, inside: Tensor | None) -> Tensor:
     """The class of each voxel, `(B, 1, *spatial)`; 255 outside of the images."""
     found = logits.argmax(1, keepdim=True)
     return found if inside is None else torch.where(inside, found, IGNORE)
-
-
-def _draw(chance: Tensor) -> int | None:
-    """A class by its probability; None where no class has any."""
-    if float(chance.sum()) == 0:
-        return None
-    return int(torch.multinomial(chance, 1))

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from medseg.method import LABELED, UNLABELED, Batch, Clock, Method, Networks
 from medseg.ops.augmentation.strong_views import jitter_intensities
+from medseg.ops.contact_sheet import MixedImages
 from medseg.ops.losses import segmentation as losses
 from medseg.ops.losses.pixel_losses import SupervisedTerms
 from medseg.ops.schedules import rampup_of_start, sigmoid_rampup
@@ -71,6 +72,7 @@ class MeanTeacher(Method):
         self.teacher = AveragedTeacher(self.network, decay=decay)
         self.consistency, self.target, self.threshold = consistency, target, threshold
         self.mix, self.jitter = mix, jitter
+        self.shown = MixedImages()
         known = networks.previous.labels if networks.previous else ()
         self.rampup = rampup_of_start(networks.labels, known) if rampup is None else rampup
 
@@ -82,6 +84,10 @@ class MeanTeacher(Method):
         """Move the teacher."""
         self.teacher.follow(self.network, clock.iteration)
 
+    def pictures(self) -> dict[str, Tensor]:
+        """Unlabelled images of the last batch, as the student saw them, and what the teacher said of these."""
+        return self.shown.sheet()
+
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The terms of L_s, and `consistency`."""
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
@@ -90,7 +96,9 @@ class MeanTeacher(Method):
         targets = self.teacher(images)
         if self.mix == "cutmix":
             images, targets, inside = mix_boxes(images, targets, inside)
-        logits = self.network(torch.cat([labeled["image"], jitter_intensities(images, self.jitter)])).float()
+        seen = jitter_intensities(images, self.jitter)
+        self.shown.keep(unlabeled["image"], seen, targets)
+        logits = self.network(torch.cat([labeled["image"], seen])).float()
         terms = self.terms(logits[:size], labeled["label"], labeled.get("covered"))
         ramp = sigmoid_rampup(clock.fraction / self.rampup) if self.rampup else 1.0
         return {**terms, "consistency": self.consistency * ramp * self._distance(logits[size:], targets, inside)}

@@ -43,3 +43,40 @@ def contact_sheet(rows: Sequence[Tensor]) -> Tensor:
         whole = F.pad(grey, (0, 0, 0, 0, 0, longest - len(row)))
         lines.append(torch.cat(list(whole), dim=1))
     return torch.cat(lines)[None].nan_to_num().clamp(0, 1)
+
+
+class MixedImages:
+    """Keeps what a consistency method last showed its student, for a picture of it.
+
+    Examples:
+        >>> shown = MixedImages()
+        >>> shown.sheet()
+        {}
+        >>> shown.keep(torch.zeros(2, 1, 8, 6), torch.ones(2, 1, 8, 6), torch.zeros(2, 3, 8, 6))
+        >>> shown.sheet()["mixed images"].shape
+        torch.Size([1, 24, 12])
+    """
+
+    COUNT = 4
+
+    def __init__(self) -> None:
+        self._rows: list[Tensor] = []
+
+    def keep(self, images: Tensor, mixed: Tensor, targets: Tensor) -> None:
+        """Keep the middle slices of a batch.
+
+        Args:
+            images: as they were, `(B, C, *spatial)`.
+            mixed: as the student sees them, likewise.
+            targets: the teacher's logits of these, `(B, classes, *spatial)`.
+        """
+        seen = [middle_slices(each, self.COUNT) for each in (images, mixed)]
+        low = min(float(each.min()) for each in seen)
+        high = max(float(each.max()) for each in seen)
+        classes = middle_slices(targets.argmax(1, keepdim=True), self.COUNT)
+        share = classes / max(1, targets.shape[1] - 1)
+        self._rows = [*seen, low + share * (high - low)]
+
+    def sheet(self) -> dict[str, Tensor]:
+        """Rows: the images, what the student saw, and the classes that the teacher gave it, background black."""
+        return {"mixed images": contact_sheet(self._rows)} if self._rows else {}

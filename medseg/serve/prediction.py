@@ -18,6 +18,7 @@ from medseg.errors import ConfigError, DataError
 from medseg.serve.models import Model
 from medseg.workflows.predict.case import CasePredictor
 from medseg.workflows.predict.collect_cases import Item
+from medseg.workflows.predict.plausibility.check import Plausibility
 
 RUNNING = threading.Lock()
 """One prediction at a time in a process: two at once would share the cores and need the memory of two."""
@@ -94,12 +95,17 @@ def predict_study(model: Model, image: Path, result: Path, device: str | None = 
         item = Item(result.name.removesuffix(".nii.gz"), (image,))
         headers = predictor.headers(item)
         predictor.runner.check_memory(headers, image)
-        sizes = predictor.run(item, f"medseg {__version__} model={bundle.digest[:24]}")
+        check = Plausibility([bundle]).case(headers, image)
+        sizes = predictor.run(item, f"medseg {__version__} model={bundle.digest[:24]}", check=check)
     return {
         "model": model.name,
         "model_sha256": bundle.digest,
         "medseg_version": __version__,
         **sizes,
-        "warnings": [*(w for header in headers for w in header.warnings), *lines],
+        "warnings": [
+            *(w for header in headers for w in header.warnings),
+            *lines,
+            *(finding.text for finding in check.findings),
+        ],
         "seconds": round(time.perf_counter() - started, 3),
     }

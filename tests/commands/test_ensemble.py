@@ -67,7 +67,7 @@ def test_the_mean_decides(world, tmp_path):
     assert [each["model_sha256"] for each in report["models"]] == [open_bundle(model).digest for model in models]
     assert report["model"] == [str(model) for model in models]
     left = sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file())
-    assert left == ["ct.nii.gz", "ct.nii.gz", "predict_report.json"]
+    assert left == ["ct.nii.gz", "ct.nii.gz", "predict_report.html", "predict_report.json"]
 
 
 def test_finished_cases_are_known_again_whatever_the_order(world, tmp_path):

@@ -7,6 +7,7 @@ import statistics
 import nibabel as nib
 import numpy as np
 import pytest
+from pages import Page, shown
 
 from medseg.errors import ConfigError, DataError, ManifestError, OutputError
 from medseg.metrics import METRICS, metric, segmentation_metrics
@@ -67,7 +68,8 @@ def run(world, **options):
 def test_figures_files_and_counts(world):
     report = run(world, tolerance_mm=2.0)
     folder = world / "pred/evaluation"
-    assert {p.name for p in folder.iterdir()} == {"metrics.csv", "metrics.json", "metrics.md", "montage.png"}
+    pages = {"montage.png", "report.html"}
+    assert {p.name for p in folder.iterdir()} == {"metrics.csv", "metrics.json", "metrics.md", *pages}
     assert json.loads((folder / "metrics.json").read_text()) == report
     label = body(0)
     direct = segmentation_metrics(
@@ -293,3 +295,15 @@ def test_values_in_any_type(dtype):
         assert values_in(array - dtype(90)).tolist() == [-90, -87, -13, 110]
     if dtype is np.int64:
         assert values_in(array * 10**9).tolist() == [0, 3 * 10**9, 77 * 10**9, 200 * 10**9]
+
+
+def test_the_page_says_what_the_tables_say(world):
+    report = run(world)
+    text = (world / "pred/evaluation/report.html").read_text()
+    page = Page(text)
+    assert shown(page, "3 of 4 cases compared")
+    assert shown(page, f"mean Dice {report['mean']['dice']['mean']:.3f}")
+    assert shown(page, "case3 :"), "what could not be compared"
+    assert page.words.count(": mean Dice ") == 3, "a picture of each compared case"
+    assert len(page.links) == 4, "and one of all values"
+    assert str(world) not in text

@@ -17,8 +17,7 @@ import medseg
 from medseg.bundle.components import describe
 from medseg.config.pipeline import Intensity
 from medseg.errors import ConfigError
-from medseg.workflows.evaluate.compare_case import Pairing
-from medseg.workflows.evaluate.montage import _read_picture
+from medseg.workflows.evaluate.montage import _show_picture
 from medseg.workflows.reports.overlay import PICTURE, blend_labels, cut_slice
 from medseg.workflows.train.self_training.report_figures import _read_slice, draw_pseudo_labels, keep_slices
 
@@ -169,7 +168,8 @@ def test_the_montage_of_photographs_is_in_colour_without_directions(judged, monk
     )
     code, said = called(capfd, "evaluate", "-p", judged / "predicted", "-r", judged / "m.json")
     assert code == 0, said
-    assert [image.shape for image in shown] == [(30, 44, 3)] * 2
+    assert len(shown) >= 2
+    assert {image.shape for image in shown} == {(30, 44, 3)}
     assert not set(written) & {"A", "P", "R", "L", "axial"}
 
 
@@ -177,8 +177,7 @@ def test_photographs_are_shown_the_right_way_round(judged):
     """What is drawn from the bottom to the top has the last row of the file first."""
     pixels = np.asarray(Image.open(judged / "images/0.png"))
     labels = np.zeros((44, 30, 1), np.uint8)
-    pairing = Pairing("0", judged / "masks/0.png", None, (judged / "images/0.png",))
-    case = _read_picture(pairing, labels, labels)
+    case = _show_picture([judged / "images/0.png"], labels, labels)
     np.testing.assert_array_equal(cut_slice(case.image, PICTURE, 0), pixels[::-1])
 
 

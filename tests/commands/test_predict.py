@@ -17,6 +17,7 @@ import pytest
 from forking import python
 from limits import full_disk
 from models import data_spec, labels_of, make_bundle, make_image
+from pages import Page, shown
 
 from medseg.errors import BundleError, ConfigError, DataError, ManifestError, OutputError
 from medseg.portable.io.find_cases import find_cases
@@ -164,9 +165,29 @@ def test_one_bad_image_does_not_stop_the_others(model, images, tmp_path, capfd):
     assert "1 of" in report["failed"][1]["error"]
     assert "NaN" in report["failed"][1]["error"]
     assert f"failed: {images / 'ct1.nii.gz'}: " in capfd.readouterr().err
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["ct0.nii.gz", "predict_report.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "ct0.nii.gz",
+        "predict_report.html",
+        "predict_report.json",
+    ]
     with pytest.raises(DataError, match=r"ct1\.nii\.gz"):
         predict(model, images, tmp_path / "out", strict=True)
+
+
+def test_the_page_shows_every_case_and_what_is_odd_first(model, images, tmp_path):
+    (images / "ct0.nii.gz").write_bytes(b"no image")
+    report = predict(model, images, tmp_path / "out")
+    text = (tmp_path / "out" / "predict_report.html").read_text()
+    page = Page(text)
+    assert shown(page, "of 3 cases predicted 2")
+    assert shown(page, "ct0 : ct0.nii.gz: is no NIfTI file")
+    for case in report["cases"][1:]:
+        volumes = " ".join(f"{volume:.1f}" for volume in case["volumes_ml"].values())
+        assert shown(page, f"{case['case']} {volumes}")
+    assert len(page.links) == 2, "a picture of each"
+    assert str(tmp_path) not in text
+    predict(model, images, tmp_path / "plain", report=False)
+    assert not (tmp_path / "plain" / "predict_report.html").exists()
 
 
 def test_shards_share_a_folder(model, images, tmp_path):

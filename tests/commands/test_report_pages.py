@@ -22,7 +22,15 @@ from medseg.workflows.reports.formatting import format_duration, format_number, 
 from medseg.workflows.train.self_training import report as self_training
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("self_training.html", "demo.html", "consensus.html", "comparison.html")
+PAGES = (
+    "self_training.html",
+    "demo.html",
+    "consensus.html",
+    "comparison.html",
+    "training.html",
+    "evaluation.html",
+    "prediction.html",
+)
 
 
 @pytest.fixture

@@ -139,6 +139,15 @@ def test_a_failing_arm_is_named_and_the_others_go_on(data, tmp_path):
     assert [run.message.endswith("no such luck") for run in read_runs(tmp_path / "out" / "runs.csv")] == [True, False]
 
 
+def test_pages_and_tables_name_files_without_their_folders(compared, data):
+    folder, _, _ = compared
+    for name in ("report.html", "table.md", "runs.csv", "cases.csv"):
+        text = (folder / name).read_text()
+        assert str(folder.parent) not in text, name
+        assert str(data.parent) not in text, name
+    assert f"Data: {data.name}." in (folder / "table.md").read_text()
+
+
 def test_stopped_and_continued_it_comes_out_as_if_it_had_not_been(data, tmp_path):
     path = tmp_path / "one.yaml"
     arms = [{"name": "a", "task": "supervised", "set": {"stages.0.schedule.iterations": 60}}]

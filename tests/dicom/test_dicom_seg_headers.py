@@ -121,7 +121,8 @@ def test_where_no_seg_can_be_written_the_labels_are_kept_as_nifti(tmp_path, caps
     told = capsys.readouterr().err
     assert "/p1/IM0008.dcm: has no SOPInstanceUID" in told
     assert "its labels are in p1.nii.gz" in told
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p1.nii.gz", "p2.dcm", "predict_report.json"]
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert made == ["p1.nii.gz", "p2.dcm", "predict_report.html", "predict_report.json"]
     report = json.loads((tmp_path / "out" / "predict_report.json").read_text())
     assert [(case["result"], case["status"]) for case in report["cases"]] == [("p1.nii.gz", "done"), ("p2.dcm", "done")]
     assert [failure["case"] for failure in report["failed"]] == ["p1"]
@@ -130,20 +131,31 @@ def test_where_no_seg_can_be_written_the_labels_are_kept_as_nifti(tmp_path, caps
     assert [case["status"] for case in report["cases"]] == ["skipped", "skipped"]
 
 
+NAMES_OF_FORMATS = {
+    "nifti": "consensus.nii.gz",
+    "nrrd": "consensus.seg.nrrd",
+    "dicom-seg": "consensus.dcm",
+    "rtstruct": "consensus.rtstruct.dcm",
+}
+
+
 def test_the_format_of_a_consensus_is_chosen(tmp_path, capsys):
     folder = series(tmp_path / "ct")
     affine = open_series(folder).header.affine
     raters = [str(save(tmp_path / f"{name}.nii.gz", ball(), affine)) for name in ("anna", "bob", "cleo")]
     command = ["consensus", "-i", str(folder), *[word for rater in raters for word in ("-a", rater)]]
-    for kind, name in (("nifti", "consensus.nii.gz"), ("nrrd", "consensus.seg.nrrd"), ("dicom-seg", "consensus.dcm")):
+    for kind, name in NAMES_OF_FORMATS.items():
         assert code_of([*command, "-o", str(tmp_path / kind), "--format", kind, "--no-report"]) == 0
         assert (tmp_path / kind / name).is_file()
         assert not [path for path in (tmp_path / kind).glob("consensus.*") if path.name != name]
     with pytest.raises(ConfigError, match="--format stl: accepted are nifti, nrrd, dicom-seg"):
         ConsensusOptions(output=tmp_path, annotation=(tmp_path,), format="stl")
     without_image = ["consensus", "-a", raters[0], "-a", raters[1], "-o", str(tmp_path / "x")]
-    assert code_of([*without_image, "--format", "dicom-seg"]) == 2
-    assert "this is no DICOM" in capsys.readouterr().err
+    for kind in ("dicom-seg", "rtstruct"):
+        assert code_of([*without_image, "--format", kind]) == 2
+        told = capsys.readouterr().err
+        assert f"--format {kind} refers to" in told
+        assert "this is no DICOM" in told
 
 
 def test_a_consensus_that_no_seg_can_hold_is_refused_before_it_is_made(tmp_path, capsys):

@@ -12,6 +12,7 @@ from medseg import methods
 from medseg.errors import ConfigError
 from medseg.method import Clock
 from medseg.ops.augmentation.strong_views import jitter_intensities
+from medseg.ops.contact_sheet import MixedImages
 from medseg.ops.losses.segmentation import weighted_mean
 from medseg.ops.semi_supervised import mixing
 from medseg.ops.semi_supervised.confidence_bank import ConfidenceBank
@@ -393,3 +394,18 @@ def test_bad_options_are_named(name, options, words):
     with pytest.raises(ConfigError) as caught:
         methods.build(name, factory(2, 3), **options)
     assert words in str(caught.value)
+
+
+def test_pictures_show_the_images_what_the_student_saw_and_the_classes_by_hand():
+    shown = MixedImages()
+    images = torch.zeros(1, 2, 2, 3, 3)  # of volumes the middle slice of the first channel
+    mixed = images.clone()
+    mixed[0, 0, 1, 2, 1] = 4.0
+    targets = torch.zeros(1, 3, 2, 3, 3)
+    targets[0, 1, 0, 0, 1] = 1.0
+    targets[0, 2, 1, 1, 1] = 1.0
+    shown.keep(images, mixed, targets)
+    rows = shown.sheet()["mixed images"][0].reshape(3, 2, 3)
+    assert rows[0].eq(0).all()
+    assert rows[1].nonzero().tolist() == [[1, 2]]
+    assert rows[2].tolist() == [[0.5, 0.0, 0.0], [0.0, 1.0, 0.0]]

@@ -10,11 +10,10 @@ from test_ael import bank_at, batch_of, logits_of
 from medseg import methods
 from medseg.errors import ConfigError
 from medseg.method import Clock, Frozen
-from medseg.methods.ael import _draw
 from medseg.methods.mean_teacher import mix_boxes
 from medseg.ops.losses.segmentation import weighted_mean
 from medseg.ops.semi_supervised import donors, mixing
-from medseg.ops.semi_supervised.confidence_bank import ConfidenceBank
+from medseg.ops.semi_supervised.confidence_bank import ConfidenceBank, draw_class
 
 
 def certain(classes: list[int], confidence: list[float]) -> torch.Tensor:
@@ -149,7 +148,7 @@ def test_where_absent_is_zero_the_bank_becomes_frequency_times_confidence():
 def test_classes_are_drawn_as_often_as_their_probability_says():
     torch.manual_seed(0)
     chance = bank_at([0.9, 0.5, 0.1]).draw_probability(torch.ones(3, dtype=torch.bool))
-    drawn = [_draw(chance) for _ in range(10_000)]
+    drawn = [draw_class(chance) for _ in range(10_000)]
     for value, wanted in enumerate((0.21198, 0.31624, 0.47178)):
         assert drawn.count(value) / 10_000 == pytest.approx(wanted, abs=3 * (wanted * (1 - wanted) / 10_000) ** 0.5)
 

@@ -47,7 +47,7 @@ def write_bytes(path: Path, content: str | bytes) -> Path:
 
 
 def write_labels(folder: Path, name: str, labels: np.ndarray, form: Form, method: str = "") -> Path:
-    """Write class indices `(X, Y, Z)` as label values in the raters' format, or as DICOM SEG.
+    """Write class indices `(X, Y, Z)` as label values in the raters' format, as DICOM SEG or RTSTRUCT.
 
     Args:
         folder: that exists.
@@ -97,13 +97,15 @@ def check_dicom_seg(form: Form, method: str) -> None:
 
 def _write_dicom(path: Path, labels: np.ndarray, form: Form, series: Series, method: str) -> Path:
     """A segmentation on the series; what stayed undecided is a segment, since a DICOM SEG has no value for it."""
+    from medseg.dicom.write_rtstruct import SUFFIX, write_rtstruct
     from medseg.dicom.write_seg import SegmentDescription, write_segmentation
 
     marks = _descriptions(form)
     if (labels == MISSING).any() or not marks:
         marks.append(SegmentDescription("undecided"))
     places = np.where(labels == MISSING, np.uint8(len(marks)), labels)
-    write_segmentation(path, places, series, marks, _author(form, method))
+    write = write_rtstruct if form.suffix == SUFFIX else write_segmentation
+    write(path, places, series, marks, _author(form, method))
     return path
 
 
@@ -134,7 +136,7 @@ def _choose_type(values: np.ndarray, form: Form) -> np.dtype:
 
 def map_suffix(suffix: str) -> str:
     """Ending of maps of numbers, such as confidences, beside label maps with an ending."""
-    return ".nii.gz" if suffix == ".dcm" else suffix.replace(".seg", "")
+    return ".nii.gz" if suffix.endswith(".dcm") else suffix.replace(".seg", "")
 
 
 def write_map(folder: Path, name: str, numbers: np.ndarray, form: Form) -> Path:

@@ -128,3 +128,10 @@ def class_fractions(label: Tensor, classes: int) -> Tensor:
     """Share of each class among the voxels of each image that are not ignored, `(B, classes)`."""
     known = labeled_mask(label).sum(tuple(range(2, label.ndim))).clamp(min=1)
     return class_voxels(label, classes) / known
+
+
+def draw_class(chance: Tensor) -> int | None:
+    """A class by its probability `(classes,)`, which need not add up to 1; None where no class has any."""
+    if float(chance.sum()) == 0:
+        return None
+    return int(torch.multinomial(chance, 1))

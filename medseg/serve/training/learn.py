@@ -133,7 +133,7 @@ def _evaluate(bundle: Path, folder: Path, which: str, say: Say) -> float:
     """Mean Dice of a bundle on the validation cases."""
     say({"status": "evaluating", "model": which})
     manifest, results = folder / "manifest.json", folder / EVALUATED / which
-    predict((bundle,), manifest, results, section="validation", overwrite=True)
+    predict((bundle,), manifest, results, section="validation", overwrite=True, report=False)
     found = evaluate(results, manifest, section="validation", pictures=False)
     return found["mean"]["dice_with_failures"]["mean"] or 0.0
 

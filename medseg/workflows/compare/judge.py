@@ -59,7 +59,11 @@ def judge(run: Path) -> None:
     """
     request = read_record(run / REQUEST)
     reference, predictions = Path(request["judged"]), run / PREDICTIONS
-    run_prediction(PredictOptions((run / TRAINING,), reference, predictions, section="test", device=request["device"]))
+    run_prediction(
+        PredictOptions(
+            (run / TRAINING,), reference, predictions, section="test", device=request["device"], report=False
+        )
+    )
     report = run_evaluation(
         EvaluateOptions(
             predictions,

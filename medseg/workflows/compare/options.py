@@ -44,6 +44,7 @@ class CompareOptions:
     shard: Annotated[str | None, Option("Do every fifth run from the second: 2/5.", group=QUEUE, metavar="N/M")] = None
     resume: Annotated[bool, Option("Go on with the comparison that the folder holds.", group=QUEUE)] = False
     device: Annotated[str, Option("auto, cpu, cuda, cuda:N or mps.", group=QUEUE)] = "auto"
+    keep_paths: Annotated[bool, Option("Absolute paths in page and tables, not names alone.", group=QUEUE)] = False
 
     def __post_init__(self) -> None:
         for name in ("tasks", "seeds", "labels"):

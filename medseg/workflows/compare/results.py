@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medseg.cores import machine_cores
@@ -22,6 +22,7 @@ from medseg.workflows.compare.report.findings import Findings, collect
 from medseg.workflows.compare.report.page import write_report
 from medseg.workflows.compare.rows import CaseRow, RunKey, RunRow
 from medseg.workflows.compare.rows_csv import CASES, RUNS, read_cases, read_runs, write_cases, write_runs
+from medseg.workflows.reports.paths import without_folders
 
 MOST_PICTURES = 6
 """Worst cases that the page shows."""
@@ -88,7 +89,8 @@ def write_results(folder: Folder, runs: Sequence[OneRun], describe: Describer) -
     """
     with hold(folder.path / ".tables.lock"):  # other commands may write the same
         results = read_results(folder, runs)
-        rows = [results.runs[run.key] for run in runs if run.key in results.runs]
+        found = [results.runs[run.key] for run in runs if run.key in results.runs]
+        rows = [replace(row, message=describe.show(row.message)) for row in found]
         cases = [row for run in runs for row in results.cases.get(run.key, ())]
         write_cases(folder.path / CASES, cases)
         write_runs(folder.path / RUNS, rows)
@@ -106,12 +108,18 @@ class Describer:
         command: that repeats it.
         cores: that each run has.
         versions: package -> version.
+        keep_paths: whether pages and tables have absolute paths, and not the names of files alone.
     """
 
     comparison: Comparison
     command: str
     cores: int
     versions: dict[str, str]
+    keep_paths: bool = False
+
+    def show(self, text: str) -> str:
+        """A text as pages and tables may have it."""
+        return text if self.keep_paths else without_folders(text)
 
     def __call__(self, runs: Sequence[OneRun], cases: Sequence[CaseRow]) -> Description:
         """The description, with what is known until now."""
@@ -121,10 +129,10 @@ class Describer:
         planar = [answer["planar"] for answer in answers.values() if "planar" in answer]
         return Description(
             title=comparison.name,
-            command=self.command,
+            command=self.show(self.command),
             arms=tuple(self._arm(arm.name, runs, data) for arm in comparison.arms),
-            data=data,
-            judged=self._judged(runs),
+            data=self.show(data),
+            judged=self.show(self._judged(runs)),
             effort=self._effort(),
             planned=tuple(run.key for run in runs),
             machine=f"{_processor()}, {self.cores} of {machine_cores()} cores for each run",
@@ -142,9 +150,9 @@ class Describer:
         plan = first.folder.plan(first.key)
         return ArmDescription(
             name,
-            arm.task,
-            arm.overrides,
-            "" if str(arm.data) == data else str(arm.data),
+            self.show(arm.task),
+            tuple(self.show(each) for each in arm.overrides),
+            "" if str(arm.data) == data else self.show(str(arm.data)),
             describe_plan(read_plan(plan)) if plan.exists() else "",
         )
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +31,7 @@ from medseg.workflows.compare.report.page import PAGE
 from medseg.workflows.compare.results import Describer, read_results, write_results
 from medseg.workflows.compare.rows import RunRow
 from medseg.workflows.compare.time_left import TimeLeft
+from medseg.workflows.reports.formatting import describe_command
 from medseg.workflows.train.options import budget_seconds
 from medseg.workflows.train.run import versions
 
@@ -86,7 +85,9 @@ def run_comparison(options: CompareOptions) -> Compared:
     arms, device = ready_arms(comparison, options.device)
     _claim(folder, comparison, arms, resume=options.resume)
     runs = _list_runs(folder, comparison, arms, device)
-    describe = Describer(comparison, _command(), len(shares[0]), _versions())
+    describe = Describer(
+        comparison, describe_command("medseg.compare(...)"), len(shares[0]), _versions(), options.keep_paths
+    )
     mine = [run for number, run in enumerate(runs) if number % parts == part]
     results = read_results(folder, runs)
     pending = [run for run in mine if not results.finished(run.key)]
@@ -253,13 +254,6 @@ def read_score(row: RunRow, runs: Sequence[OneRun]) -> float | None:
         if score is not None and (case.predicted or case.reference):
             values.setdefault(case.structure, []).append(score)
     return mean(mean(found) for found in values.values()) if values else None
-
-
-def _command() -> str:
-    """The command as one types it."""
-    if Path(sys.argv[0]).name in ("medseg", "__main__.py"):
-        return shlex.join(["medseg", *sys.argv[1:]])
-    return "medseg.compare(...)"
 
 
 def _versions() -> dict[str, str]:

@@ -154,8 +154,8 @@ def _suffix(item: Item, options: ConsensusOptions) -> str:
     if options.format is None:
         return suffix
     wanted = FORMATS[options.format]
-    if wanted == DICOM != suffix:
-        problem = "--format dicom-seg refers to the DICOM images that were annotated, and this is no DICOM"
+    if wanted.endswith(DICOM) and suffix != DICOM:
+        problem = f"--format {options.format} refers to the DICOM images that were annotated, and this is no DICOM"
         raise ConfigError(problem, path=image or item.annotations[0], hint="give the series as --image FOLDER")
     return wanted
 
@@ -164,6 +164,8 @@ def _in_format(form: Form, suffix: str) -> Form:
     """The form of the results, in the format of an ending."""
     if suffix == form.suffix:
         return form
+    if suffix.endswith(DICOM):
+        return replace(form, suffix=suffix)
     return replace(form, suffix=suffix, series=None, flat=form.flat and suffix != FORMATS["nrrd"])
 
 

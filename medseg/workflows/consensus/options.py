@@ -15,7 +15,7 @@ from medseg.errors import ConfigError
 from medseg.options import Option, check_types, plain
 
 SOFT = ("uint8", "float16")
-FORMATS = {"nifti": ".nii.gz", "nrrd": ".seg.nrrd", "dicom-seg": ".dcm"}
+FORMATS = {"nifti": ".nii.gz", "nrrd": ".seg.nrrd", "dicom-seg": ".dcm", "rtstruct": ".rtstruct.dcm"}
 """What `--format` takes, and the ending of each."""
 AUTO = "auto"
 STUDIES, METHOD, FILES, RESULTS, WORK = "Studies", "Method", "How files are read", "Results", "Many studies"
@@ -87,7 +87,8 @@ class ConsensusOptions:
     ] = None
     tolerance_mm: Annotated[float, Option("Of the surface Dice, in mm.", group=RESULTS)] = 1.0
     format: Annotated[
-        str | None, Option("nifti, nrrd (with names), or dicom-seg; default as the annotations.", group=RESULTS)
+        str | None,
+        Option("nifti, nrrd (with names), dicom-seg or rtstruct; default as the annotations.", group=RESULTS),
     ] = None
     report: Annotated[bool, Option("Write report.html.", group=RESULTS)] = True
     viewer: Annotated[bool, Option("With an interactive viewer in it (2.5 MB).", group=RESULTS)] = True

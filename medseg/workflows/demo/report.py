@@ -174,7 +174,7 @@ def _command(report: Report) -> str:
     options = ["--output", str(report.output), "--seed", str(report.seed)]
     if report.quick:
         options.append("--quick")
-    return shlex.join(["medseg", "demo", *options])
+    return _beside_output(report, shlex.join(["medseg", "demo", *options]))
 
 
 def _steps(report: Report) -> list[str]:
@@ -182,4 +182,9 @@ def _steps(report: Report) -> list[str]:
     commands = [report.training]
     for result in report.results.values():
         commands += result.commands
-    return commands
+    return [_beside_output(report, command) for command in commands]
+
+
+def _beside_output(report: Report, command: str) -> str:
+    """A command as it is typed in the folder that holds the demonstration's: the page may be passed on."""
+    return command.replace(str(report.output), report.output.name)

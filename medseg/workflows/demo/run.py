@@ -144,7 +144,7 @@ def _one(method: str, manifest: Path, output: Path) -> Result:
     predictions = output / "predictions" / method
     seconds: dict[str, float] = {}
     with _timed(seconds, "prediction"):
-        predict((bundle,), manifest, predictions, section="test")
+        predict((bundle,), manifest, predictions, section="test", report=False)
     with _timed(seconds, "evaluation"):
         evaluation = evaluate(predictions, manifest, tolerance_mm=TOLERANCE_MM)
     commands = [

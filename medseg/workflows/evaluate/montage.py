@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,19 +77,37 @@ def draw_montage(path: Path, cases: Sequence[Compared], scale: Scale) -> Path | 
     chosen = _choose_cases(compared)
     if not chosen:
         return None
-    shown = [_read_case(case.pairing, scale) for case in chosen.values()]
-    figure = _make_figure(shown)
-    columns = max(len(case.views) for case in shown)
-    grid = figure.subplots(len(shown), columns, squeeze=False)
-    for axes, (title, case), shown_case in zip(grid, chosen.items(), shown, strict=True):
-        for ax in axes[len(shown_case.views) :]:
-            ax.set_axis_off()
-        for ax, view in zip(axes, shown_case.views, strict=False):
-            _draw_slice(ax, shown_case, view, scale)
+    shown = {}
+    for title, case in chosen.items():
         text = f"{title}: {case.pairing.name}    mean Dice {case.mean_dice:.3f}"
-        axes[0].set_title(text, color=FOREGROUND, loc="left", fontsize=10)
-    _add_legend(figure, scale)
-    return write_whole(path, encode_png(figure))
+        shown[text] = _read_case(case.pairing, scale)
+    return write_whole(path, draw_cases(shown, scale))
+
+
+def draw_case(case: Compared, scale: Scale) -> bytes:
+    """PNG of one compared case."""
+    return draw_cases({case.pairing.name: _read_case(case.pairing, scale)}, scale)
+
+
+def draw_cases(cases: Mapping[str, ShownCase], scale: Scale, *, compared: bool = True) -> bytes:
+    """PNG with a row for each case: three planes, the reference in broad and the prediction in thin outlines.
+
+    Args:
+        cases: title -> case; at least one.
+        scale: names of the classes.
+        compared: whether there is a reference, which the legend names.
+    """
+    figure = _make_figure(list(cases.values()))
+    columns = max(len(case.views) for case in cases.values())
+    grid = figure.subplots(len(cases), columns, squeeze=False)
+    for axes, (title, case) in zip(grid, cases.items(), strict=True):
+        for ax in axes[len(case.views) :]:
+            ax.set_axis_off()
+        for ax, view in zip(axes, case.views, strict=False):
+            _draw_slice(ax, case, view, scale)
+        axes[0].set_title(title, color=FOREGROUND, loc="left", fontsize=10)
+    _add_legend(figure, scale, compared=compared)
+    return encode_png(figure)
 
 
 def _choose_cases(cases: Sequence[Compared]) -> dict[str, Compared]:
@@ -111,25 +129,40 @@ def _read_case(pairing: Pairing, scale: Scale) -> ShownCase:
     reference, grid = read_labels(pairing.reference, scale, may_ignore=True)
     labels, header = read_labels(pairing.prediction, scale, may_ignore=scale.pseudo_labels)
     prediction, _ = onto(grid, labels, header)
-    if is_picture(pairing.reference):
-        return _read_picture(pairing, reference, prediction)
-    image = _read_image(pairing, grid)
+    return show_case(pairing.images, reference, prediction, grid, ct=pairing.ct)
+
+
+def show_case(
+    images: Sequence[Path], reference: np.ndarray, prediction: np.ndarray, grid: Header, *, ct: bool
+) -> ShownCase:
+    """A case as it is drawn.
+
+    Args:
+        images: files of its image; the first channel is shown.
+        reference: labels `(X, Y, Z)` on the grid.
+        prediction: likewise.
+        grid: of both.
+        ct: whether the image is CT, which has a window of its own.
+    """
+    if is_picture(grid.path):
+        return _show_picture(images, reference, prediction)
+    image = _read_image(images, grid)
     (reference, prediction), spacing_mm = turn_to_ras(grid, reference, prediction)
     size_mm = spacing_mm * reference.shape
     if image is None:
         return ShownCase(None, reference, prediction, size_mm, (0.0, 1.0))
     (image,), _ = turn_to_ras(grid, image)
-    window = grey_window(image, ct=pairing.ct and bool(image.min() < LEAST_HU))
+    window = grey_window(image, ct=ct and bool(image.min() < LEAST_HU))
     return ShownCase(image, reference, prediction, size_mm, window)
 
 
-def _read_picture(pairing: Pairing, reference: np.ndarray, prediction: np.ndarray) -> ShownCase:
-    """A case whose reference is a photograph's: one view, a pixel as long as another, in colour where it has any."""
+def _show_picture(images: Sequence[Path], reference: np.ndarray, prediction: np.ndarray) -> ShownCase:
+    """A case whose image is a photograph: one view, a pixel as long as another, in colour where it has any."""
     size = np.array(reference.shape, float)
     image = None
-    if pairing.images:
+    if images:
         with suppress(DataError):  # which is no error here
-            channels = [read_volume(path)[0] for path in pairing.images]
+            channels = [read_volume(path)[0] for path in images]
             image = np.concatenate(channels)
     if image is None or image.shape[1:] != reference.shape:
         return ShownCase(None, reference, prediction, size, (0.0, 1.0), (PICTURE,))
@@ -137,12 +170,12 @@ def _read_picture(pairing: Pairing, reference: np.ndarray, prediction: np.ndarra
     return ShownCase(shown, reference, prediction, size, grey_window(image), (PICTURE,))
 
 
-def _read_image(pairing: Pairing, grid: Header) -> np.ndarray | None:
+def _read_image(images: Sequence[Path], grid: Header) -> np.ndarray | None:
     """First channel on the reference's grid; None where there is none that fits, which is no error here."""
-    if not pairing.images:
+    if not images:
         return None
     try:
-        array, header = read_volume(pairing.images[0])
+        array, header = read_volume(images[0])
         return onto(grid, array[0], header)[0]
     except DataError:
         return None
@@ -186,11 +219,11 @@ def _draw_slice(ax: Axes, case: ShownCase, view: View, scale: Scale) -> None:
     shown.write_directions(view)
 
 
-def _add_legend(figure: Figure, scale: Scale) -> None:
-    lines = [
-        Line2D([], [], color=MUTED, lw=4, alpha=0.6, label="reference"),
-        Line2D([], [], color=FOREGROUND, lw=1, label="prediction"),
-    ]
+def _add_legend(figure: Figure, scale: Scale, *, compared: bool) -> None:
+    lines = []
+    if compared:
+        lines.append(Line2D([], [], color=MUTED, lw=4, alpha=0.6, label="reference"))
+        lines.append(Line2D([], [], color=FOREGROUND, lw=1, label="prediction"))
     for color, name in zip(class_colors(len(scale.labels)), scale.labels.values(), strict=True):
         lines.append(Line2D([], [], color=color, lw=4, label=name))
     columns = 9 if figure.get_figwidth() > 7 else 5

@@ -26,7 +26,7 @@ class EvaluateOptions:
     pseudo_labels: Annotated[
         bool, Option("Predictions leave voxels out by the ignore value; measured with these wrong, and without them.")
     ] = False
-    pictures: Annotated[bool, Option("Draw the worst, median and best case.")] = True
+    pictures: Annotated[bool, Option("Draw the worst, median and best case, and write report.html.")] = True
 
     def __post_init__(self) -> None:
         check_types(self)

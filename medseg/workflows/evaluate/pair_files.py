@@ -12,7 +12,7 @@ from medseg.portable.io.find_cases import by_name, images_in, passed_over
 from medseg.progress import say
 from medseg.records import differing, read_record
 
-TABLES = ("metrics.json", "metrics.csv", "metrics.md", "montage.png")
+TABLES = ("metrics.json", "metrics.csv", "metrics.md", "montage.png", "report.html")
 """What an evaluation leaves in its folder; the first says of what it is, so that the tables need no other record."""
 
 

@@ -98,8 +98,10 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     write_tables(make_folder(folder), report)
     if options.pictures:
         from medseg.workflows.evaluate.montage import draw_montage  # matplotlib takes longer to import than a case
+        from medseg.workflows.evaluate.page import write_page
 
         draw_montage(folder / "montage.png", done, scale)
+        write_page(folder, report, done, scale)
     return report
 
 

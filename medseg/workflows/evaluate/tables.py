@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medseg.atomic import write_whole
 from medseg.metrics import METRICS
 from medseg.workflows.reports.cells import csv_cell, markdown_cell
+from medseg.workflows.reports.paths import without_folders
 
 UNITS = {
     "mm": "Distances in mm by the spacing in each reference's header; volumes in ml.",
@@ -52,17 +54,17 @@ def as_markdown(report: dict[str, Any]) -> str:
     """A page for people: a table per class, what is missing, the worst cases, what each metric means."""
     names = tuple(name for name, entry in METRICS.items() if entry.heading)
     unit = report.get("unit", "mm")
-    heads = tuple(METRICS[name].head(report["tolerance_mm"], unit) for name in names)
+    prediction, reference = (without_folders(report[key]) for key in ("prediction", "reference"))
     lines = [
         "# Evaluation",
         "",
-        f"Predictions `{report['prediction']}` against `{report['reference']}`"
+        f"Predictions `{prediction}` against `{reference}`"
         + (f", section `{report['section']}`." if report["section"] else "."),
         "",
         "Each cell: mean ± standard deviation (median) over n cases that have the class in the prediction or",
         "the reference; distances exist only where both have it (their n in brackets where it differs).",
         "",
-        *_table(("class", "n", *heads), [_class_row(name, c, names) for name, c in report["classes"].items()]),
+        *_table(class_heads(report), [class_row(name, c, names) for name, c in report["classes"].items()]),
         _line(("**mean of classes**", "", *(number(name, report["mean"][name]["mean"]) for name in names))),
         "",
         "## Of the whole set",
@@ -87,7 +89,21 @@ def as_markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _class_row(name: str, found: dict[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
+def class_heads(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """Heads of the table of classes."""
+    shown = [entry for entry in METRICS.values() if entry.heading]
+    unit = report.get("unit", "mm")
+    return ("class", "n", *(entry.head(report["tolerance_mm"], unit) for entry in shown))
+
+
+def class_row(name: str, found: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    """A class in that table.
+
+    Args:
+        name: of the class.
+        found: its statistics.
+        names: of the metrics that have a column.
+    """
     n = found["dice"]["n"]
     return (name, str(n), *(_cell(column, found[column], n) for column in names))
 
@@ -136,11 +152,11 @@ def _cases(report: dict[str, Any]) -> list[str]:
     bad = [case for case in report["cases"] if case["status"] != "compared"]
     if bad:
         lines += ["", f"## Not compared: {len(bad)} of {len(report['cases'])} cases", ""]
-        lines += [f"- {markdown_cell(case['case'])}: {markdown_cell(case['message'])}" for case in bad]
+        lines += [f"- {markdown_cell(case['case'])}: {markdown_cell(without_folders(case['message']))}" for case in bad]
     warnings = [text for case in report["cases"] for text in case["warnings"]]
     if warnings:
         lines += ["", "## Warnings", ""]
-        lines += [f"- {markdown_cell(text)}" for text in warnings]
+        lines += [f"- {markdown_cell(without_folders(text))}" for text in warnings]
     if report["unmatched"]:
         lines += ["", f"Files that belong to no case: {', '.join(report['unmatched'])}."]
     return [*lines, ""]

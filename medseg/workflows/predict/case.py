@@ -28,7 +28,7 @@ from medseg.workflows.predict.collect_cases import LONGEST_NAME, OVERLAYS, PROBA
 from medseg.workflows.predict.formats import (
     FORMATS,
     Model,
-    check_dicom_seg,
+    check_dicom,
     encode_png,
     recorded,
     source_of_item,
@@ -37,6 +37,7 @@ from medseg.workflows.predict.formats import (
 
 if TYPE_CHECKING:
     from medseg.dicom.series import Series
+    from medseg.workflows.predict.plausibility.check import CaseCheck
 
 
 def fingerprint(item: Item) -> str:
@@ -128,16 +129,16 @@ class CasePredictor:
         return all(recorded(path) == line for path in files)
 
     def in_a_format_that_holds(self, item: Item, line: str) -> tuple[Item, DataError | None]:
-        """The case, as NIfTI where a DICOM SEG of it cannot be written, and then also why not.
+        """The case, as NIfTI where its series cannot be referred to in DICOM, and then also why not.
 
         Args:
             item: the case.
             line: its record.
         """
-        if item.suffix != FORMATS["dicom-seg"]:
+        if item.suffix not in (FORMATS["dicom-seg"], FORMATS["rtstruct"]):
             return item, None
         try:
-            check_dicom_seg(item, line, self.model)
+            check_dicom(item, line, self.model)
         except DataError as error:
             return replace(item, suffix=FORMATS["nifti"]), error
         return item, None
@@ -146,39 +147,53 @@ class CasePredictor:
         """Files that a case's results are written to."""
         return targets(item, self.output, probabilities=self.probabilities)
 
-    def run(self, item: Item, line: str, progress: Progress | None = None) -> dict[str, dict[str, float]]:
+    def run(
+        self, item: Item, line: str, progress: Progress | None = None, check: CaseCheck | None = None
+    ) -> dict[str, dict[str, float]]:
         """Predict a case and write its results.
 
         Args:
             item: the case.
             line: its record.
             progress: called with the windows done and all windows.
+            check: shown image and result, before anything is written.
 
         Returns:
             Size of each structure, for the report: `volumes_ml`, or `pixels` of an image without a spacing.
 
         Raises:
-            DataError: the image cannot be read or predicted, or another image's result came into its place.
+            DataError: the image cannot be read or predicted, another image's result came into its place, or `check`
+                refuses it.
             OutputError: the results cannot be written.
         """
         result = self.output / item.result
         try:
             with prediction_errors(item.images[0]):
-                return self._predict_and_write(item, line, progress)
+                return self._predict_and_write(item, line, progress, check)
         except OutputError as error:  # of a temporary file
             raise OutputError(error.problem, path=result) from error
         except OSError as error:
             raise OutputError(f"cannot be written ({error.strerror or error})", path=result) from error
 
-    def _predict_and_write(self, item: Item, line: str, progress: Progress | None) -> dict[str, dict[str, float]]:
+    def _predict_and_write(
+        self, item: Item, line: str, progress: Progress | None, check: CaseCheck | None
+    ) -> dict[str, dict[str, float]]:
         files = ResultFiles(self.targets(item), line)
         labels_file, probabilities_file = self.output / item.result, self.output / PROBABILITIES / item.probabilities
         reader = SeriesReader(item.series) if item.dicom else None
         with _scratch(probabilities_file if self.probabilities else labels_file) as scratch:
             prediction = self.runner.predict_files(
-                item.images, reader, scratch=scratch, probabilities=self.probabilities, progress=progress
+                item.images,
+                reader,
+                scratch=scratch,
+                probabilities=self.probabilities,
+                progress=progress,
+                look=check.see_image if check else None,
             )
             labels, affine = prediction.labels, prediction.affine
+            counts = count_values(labels)
+            if check:
+                check.see_labels(labels, counts)
             if prediction.probabilities is not None:
                 classes_last = prediction.probabilities.transpose(1, 2, 3, 0)
                 source = source_of_item(item)
@@ -189,8 +204,8 @@ class CasePredictor:
         if self.overlay:
             self._draw(labels, affine, item, line)
         if item.is_picture:
-            return {"pixels": self._sizes(labels, 1.0)}
-        return {"volumes_ml": self._sizes(labels, abs(np.linalg.det(affine[:3, :3])) / 1000)}
+            return {"pixels": self._sizes(counts, 1.0)}
+        return {"volumes_ml": self._sizes(counts, abs(np.linalg.det(affine[:3, :3])) / 1000)}
 
     def _draw(self, labels: np.ndarray, affine: np.ndarray, item: Item, line: str) -> None:
         """Write the image with its labels drawn over it."""
@@ -203,14 +218,19 @@ class CasePredictor:
         shown = draw_overlay(voxels, replace(header, affine=affine), labels, self.data, item)
         write_whole(make_folder(self.output / OVERLAYS) / item.overlay, encode_png(shown, line))
 
-    def _sizes(self, labels: np.ndarray, of_voxel: float) -> dict[str, float]:
-        counts = np.zeros(256, np.int64)
-        for plane in np.moveaxis(labels, -1, 0):  # one at a time: counting wants eight bytes a voxel
-            counts += np.bincount(plane.ravel(order="K"), minlength=256)
+    def _sizes(self, counts: np.ndarray, of_voxel: float) -> dict[str, float]:
         sizes = {}
         for value, name in self.data.structures.items():
             sizes[name] = round(float(counts[value] * of_voxel), 3)
         return sizes
+
+
+def count_values(labels: np.ndarray) -> np.ndarray:
+    """Voxels of each label value, `(256,)`."""
+    counts = np.zeros(256, np.int64)
+    for plane in np.moveaxis(labels, -1, 0):  # one at a time: counting wants eight bytes a voxel
+        counts += np.bincount(plane.ravel(order="K"), minlength=256)
+    return counts
 
 
 @contextmanager

@@ -21,6 +21,9 @@ from medseg.portable.io.read import SUFFIXES
 if TYPE_CHECKING:
     from medseg.dicom.series import Series
 
+DICOM_RESULTS = {".dcm": "dicom-seg", ".rtstruct.dcm": "rtstruct"}
+"""Endings of results that refer to DICOM images, and what the formats are called."""
+
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")  # pictures among DICOM files are previews
 
 PROBABILITIES = "probabilities"  # folder of theirs in the output folder
@@ -42,6 +45,7 @@ class Item:
         dicom: whether it is DICOM.
         uid: of the series; None: the only volume there.
         suffix: ending of its result.
+        modalities: of its channels, as its manifest says; empty: it is of none, or that says nothing.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Item:
     dicom: bool = False
     uid: str | None = None
     suffix: str = ".nii.gz"
+    modalities: tuple[str, ...] = ()
 
     @property
     def result(self) -> str:
@@ -133,8 +138,9 @@ def collect(
         except ValueError as error:
             raise DataError(str(error), path=inputs) from error
         items = [Item(str(case["case"]), _paths(case["image"])) for case in found]
-    if suffix == ".dcm" and not all(item.dicom for item in items):
-        raise ConfigError(f"--format dicom-seg refers to the DICOM images it was made of, and {inputs} is no DICOM")
+    if suffix in DICOM_RESULTS and not all(item.dicom for item in items):
+        asked = f"--format {DICOM_RESULTS[suffix]}"
+        raise ConfigError(f"{asked} refers to the DICOM images it was made of, and {inputs} is no DICOM")
     volumes = [item for item in items if not item.is_picture]
     if suffix == ".png" and volumes:
         what = f"--format png is for 2D images (PNG, JPEG, TIFF), and {volumes[0].images[0]} is none"
@@ -219,7 +225,11 @@ def _of_manifest(manifest: Manifest, section: str | None, channels: int) -> list
             f"has images of {manifest.channels} channels, the model takes {channels}", path=manifest.path
         )
     sections = [section] if section else (["test"] if manifest.test else list(SECTIONS))
-    items = [Item(case.name, manifest.images(case)) for s in sections for case in getattr(manifest, s)]
+    modalities = tuple(manifest.modality.values())
+    items = []
+    for each in sections:
+        for case in getattr(manifest, each):
+            items.append(Item(case.name, manifest.images(case), modalities=modalities))
     if not items:
         raise ManifestError(f"has no case under {' or '.join(sections)}", path=manifest.path)
     return items

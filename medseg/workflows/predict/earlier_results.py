@@ -79,6 +79,20 @@ class EarlierResults:
             what = f"is there already and does not say that it was made of {mine}"
         raise ConfigError(what, path=path, hint="choose another --output")
 
+    def entry_of(self, item: Item, image_sha256: str, model_sha256: str) -> Mapping[str, Any]:
+        """What an earlier report says of a result of the same image and model; empty where none does.
+
+        Args:
+            item: the case.
+            image_sha256: of its image.
+            model_sha256: of the model, or of all together.
+        """
+        wanted = (item.result, image_sha256, model_sha256)
+        for entry in reversed(self.cases.get(item.name, [])):
+            if (entry["result"], entry["image_sha256"], entry["model_sha256"]) == wanted:
+                return entry
+        return {}
+
     def others(self, report: str, cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Entries of an earlier report that are true still and are none of the new one's cases.
 

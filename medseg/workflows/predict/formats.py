@@ -1,4 +1,4 @@
-"""Results of prediction as NIfTI, as PNG, as a segmentation of 3D Slicer with names, or as DICOM SEG."""
+"""Results of prediction as NIfTI, as PNG, as a segmentation of 3D Slicer with names, as DICOM SEG, or as RTSTRUCT."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 AUTO = "auto"
 """What `--format` is unless something is asked for: each result as its image, PNG of a photograph."""
 
-FORMATS = {"nifti": ".nii.gz", "png": ".png", "nrrd": ".seg.nrrd", "dicom-seg": ".dcm"}
+FORMATS = {"nifti": ".nii.gz", "png": ".png", "nrrd": ".seg.nrrd", "dicom-seg": ".dcm", "rtstruct": ".rtstruct.dcm"}
 """What `--format` takes besides, and the ending of each."""
 
 RECORD = "medseg"  # field of a NRRD, text of a PNG, and parameter of a DICOM algorithm, that keeps the record
@@ -83,13 +83,15 @@ def write_result(path: Path, labels: np.ndarray, item: Item, affine: np.ndarray,
         header = Header(item.images[0], labels.shape, 1, affine, spacing, np.dtype(np.uint8))
         _write_nrrd(path, places[labels], header, line, model.names)
         return
+    from medseg.dicom.write_rtstruct import write_rtstruct
     from medseg.dicom.write_seg import write_segmentation
 
-    write_segmentation(path, places[labels], item.series, *_segments_and_author(model, line))
+    write = write_rtstruct if item.suffix == FORMATS["rtstruct"] else write_segmentation
+    write(path, places[labels], item.series, *_segments_and_author(model, line))
 
 
-def check_dicom_seg(item: Item, line: str, model: Model) -> None:
-    """See that a DICOM SEG of a case can be written, before its network runs; arguments as of `write_result`.
+def check_dicom(item: Item, line: str, model: Model) -> None:
+    """See that a result in DICOM can be written, before the network runs; arguments as of `write_result`.
 
     Raises:
         DataError: the headers of its series cannot be referred to.
@@ -163,6 +165,10 @@ def recorded(path: Path) -> str | None:
     """The record of an earlier result; None if there is none or it is no result of ours."""
     if not path.is_file():
         return None
+    if path.name.endswith(FORMATS["rtstruct"]):
+        from medseg.dicom.write_rtstruct import recorded_description
+
+        return (recorded_description(path) or "").removeprefix(f"{RECORD}=") or None
     if path.name.endswith(FORMATS["dicom-seg"]):
         from medseg.dicom.write_seg import recorded_parameters
 

@@ -20,9 +20,10 @@ from medseg.errors import ConfigError, DataError
 from medseg.options import described
 from medseg.portable.io.header import Header
 from medseg.portable.io.monai_reader import VerifiedReader
-from medseg.workflows.predict.field_of_view import shows_less
+from medseg.workflows.predict.case import count_values
 from medseg.workflows.predict.models import configure_models, open_models
 from medseg.workflows.predict.options import MODEL, PredictOptions
+from medseg.workflows.predict.plausibility.check import Plausibility, joined
 from medseg.workflows.predict.run import listening
 from medseg.workflows.predict.run import predict as predict_files
 from medseg.workflows.predict.summary import Listener
@@ -141,6 +142,7 @@ def _predict_images(model: Any, inputs: Any, options: dict[str, Any], **placed: 
     asked = PredictOptions(model=model, inputs=PLACE, output=PLACE, **options)
     listener = Listener(Console(stderr=True))
     bundles = open_models(asked.model, listener.show)
+    plausibility = Plausibility(bundles)
     cases = _cases(inputs, len(bundles[0].data.modality), placed)
     device = distributed.setup(asked.device)
     _, rules = configure_models(bundles, asked, listener.show)
@@ -148,22 +150,26 @@ def _predict_images(model: Any, inputs: Any, options: dict[str, Any], **placed: 
     results = []
     with listening(listener):
         for images in cases:
-            results.append(_predict_one(runner, images, listener.say))
+            results.append(_predict_one(runner, plausibility, images, listener.say))
     return results if isinstance(inputs, list) else results[0]
 
 
-def _predict_one(runner: BundleRunner | Ensemble, images: Sequence[Given], say: Callable[[str], None]) -> Any:
+def _predict_one(
+    runner: BundleRunner | Ensemble, plausibility: Plausibility, images: Sequence[Given], say: Callable[[str], None]
+) -> Any:
     """The label map of one case, of the kind of its first channel."""
     headers = [image.header for image in images]
     first = headers[0]
     runner.check_memory(headers, first.path)
-    for less in {shows_less(first, bundle.data) for bundle in runner.bundles} - {None}:
-        say(f"{first.path}: {less}")
+    check = plausibility.case(headers, first.path)
     with prediction_errors(first.path), tempfile.TemporaryDirectory(prefix="medseg-") as folder:
         prediction = runner.predict_files(
             [header.path for header in headers], ReaderOfGiven(images), scratch=Path(folder) / "scratch",
-            probabilities=False,
+            probabilities=False, look=check.see_image,
         )  # fmt: skip
+    check.see_labels(prediction.labels, count_values(prediction.labels))
+    if check.findings:
+        say(f"{first.path}: {joined(check.findings)}")
     return images[0].restore(np.asarray(prediction.labels))
 
 

@@ -10,6 +10,7 @@ from medseg.errors import ConfigError
 from medseg.options import Option, check_types
 
 MODEL, WORK = "Model", "Many cases"
+IMPLAUSIBLE = ("warn", "refuse")
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,7 @@ class PredictOptions:
     output: Annotated[Path, Option("Folder to write.", ("--output", "-o"))]
     section: Annotated[str | None, Option("List of the manifest to predict; default test.")] = None
     series: Annotated[str | None, Option("UID of the DICOM series, if the folder holds several.")] = None
-    format: Annotated[
-        str, Option("nifti, png (2D), nrrd (with names) or dicom-seg; auto: png of PNG and JPEG, else nifti.")
-    ] = "auto"
+    format: Annotated[str, Option("nifti, png (2D), nrrd, dicom-seg or rtstruct; auto: as the image.")] = "auto"
     overlay: Annotated[bool, Option("Also draw the labels over the images, in overlays/.")] = False
     probabilities: Annotated[bool, Option("Also write class probabilities, in steps of 1/255.")] = False
 
@@ -36,8 +35,10 @@ class PredictOptions:
     postprocessing: Annotated[bool, Option("Keep only the components that the model's rules keep.", group=MODEL)] = True
     device: Annotated[str, Option("auto, cpu, cuda, cuda:N or mps.", group=MODEL)] = "auto"
 
+    implausible: Annotated[str, Option("Of a case unlike those of training: warn, or refuse.", group=WORK)] = "warn"
     overwrite: Annotated[bool, Option("Do finished cases again.", group=WORK)] = False
     strict: Annotated[bool, Option("Stop at the first case that fails.", group=WORK)] = False
+    report: Annotated[bool, Option("Write a page with volumes, warnings and pictures.", group=WORK)] = True
     num_shards: Annotated[int, Option("Split the cases over this many commands.", group=WORK)] = 1
     shard: Annotated[int, Option("Which part this command does, from 0.", group=WORK)] = 0
 
@@ -49,6 +50,8 @@ class PredictOptions:
             raise ConfigError("--model is missing: accepted are run folders and bundles")
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise ConfigError(f"--overlap {self.overlap} is not in [0, 1)")
+        if self.implausible not in IMPLAUSIBLE:
+            raise ConfigError(f"--implausible {self.implausible}: accepted are {', '.join(IMPLAUSIBLE)}")
         suffix_of(self.format)
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,7 @@ from medseg.manifest.fields import unit_of
 from medseg.options import api
 from medseg.portable.geometry import offset
 from medseg.portable.io.find_cases import passed_over
+from medseg.portable.io.header import Header
 from medseg.portable.io.write import remove_leftovers
 from medseg.progress import Count, say
 from medseg.records import hash_of
@@ -34,10 +35,11 @@ from medseg.stopping import report_stop
 from medseg.workflows.predict.case import CasePredictor, fingerprint, record
 from medseg.workflows.predict.collect_cases import PROBABILITIES, Item, collect, share
 from medseg.workflows.predict.earlier_results import EarlierResults
-from medseg.workflows.predict.field_of_view import shows_less
 from medseg.workflows.predict.formats import suffix_of, uncoded
 from medseg.workflows.predict.models import configure_models, open_models
 from medseg.workflows.predict.options import PredictOptions
+from medseg.workflows.predict.plausibility.check import CaseCheck, ImplausibleError, Plausibility, joined
+from medseg.workflows.predict.plausibility.finding import Finding, findings_of
 from medseg.workflows.predict.summary import Listener, closing
 
 WORTH_SAYING = 2 * GIB
@@ -48,8 +50,8 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
 
     Args:
         options: `inputs` is an image, a folder of images, a DICOM series, a folder of such, or a manifest; `output`
-            gets `<case>.nii.gz` (`<case>.png` of PNG and JPEG, or what `format` says), `predict_report.json` and, if
-            wanted, `probabilities/<case>.nii.gz` and `overlays/<case>.png`.
+            gets `<case>.nii.gz` (`<case>.png` of PNG and JPEG, or what `format` says), `predict_report.json` and
+            `.html`, and if wanted `probabilities/<case>.nii.gz` and `overlays/<case>.png`.
 
     Returns:
         The report: per case its status, seconds and volumes (pixels of images without a spacing); `failed` lists what
@@ -62,6 +64,7 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
     console = Console(stderr=True)
     listener = Listener(console)
     bundles, output = open_models(options.model, listener.show), options.output
+    plausibility = Plausibility(bundles, refuse=options.implausible == "refuse")
     items = collect(
         options.inputs, output, channels=len(bundles[0].data.modality), section=options.section, uid=options.series,
         suffix=suffix_of(options.format),
@@ -75,6 +78,8 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
     about_models, rules = configure_models(
         bundles, options, listener.show, unit_of(path for item in items for path in item.images)
     )
+    for note in plausibility.notes:
+        listener.show(note)
     make_folder(output / PROBABILITIES if options.probabilities else output)
     check_writable(output)
     for folder in (output, output / PROBABILITIES):
@@ -92,7 +97,7 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
     predictor = CasePredictor(runner, output, probabilities=options.probabilities, overlay=options.overlay)
     if options.format == "dicom-seg" and (names := uncoded(predictor.model.names.values())):
         listener.say(f"no SNOMED code is known for {', '.join(names)}: coded as Tissue")
-    run = _Run(predictor, listener, report, earlier, options)
+    run = _Run(predictor, plausibility, listener, report, earlier, options)
     try:
         with listening(listener):
             run.all(items)
@@ -100,6 +105,11 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
     finally:
         report["earlier"] = EarlierResults(output).others(options.report_name, report["cases"])
         write_whole(output / options.report_name, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    if options.report:
+        from medseg.workflows.predict.page import write_page  # matplotlib takes seconds to import
+
+        page = write_page((output / options.report_name).with_suffix(".html"), report, bundles[0].data)
+        listener.show(f"report: {page}")
     for line in closing(report, output, options.report_name):
         listener.show(line)
     return report
@@ -127,12 +137,14 @@ class _Run:
     def __init__(
         self,
         predictor: CasePredictor,
+        plausibility: Plausibility,
         listener: Listener,
         report: dict,
         earlier: EarlierResults,
         options: PredictOptions,
     ) -> None:
         self.predictor, self.listener, self.report, self.earlier = predictor, listener, report, earlier
+        self.plausibility = plausibility
         self.overwrite, self.strict, self.probabilities = options.overwrite, options.strict, options.probabilities
         labels_depend_on = {key: value for key, value in report["settings"].items() if key != "probabilities"}
         self.setting = hash_of([report["model_sha256"], labels_depend_on])
@@ -172,6 +184,8 @@ class _Run:
         except MedsegError as error:
             self.report["failed"].append({"case": item.name, "error": str(error)})
             entry["status"] = "failed"
+            if isinstance(error, ImplausibleError):
+                entry["implausible"] = [finding.plain() for finding in error.findings]
             if self.strict:
                 raise
             self.listener.show(f"failed: {error}")  # now: the next hundred may fail of the same
@@ -188,26 +202,55 @@ class _Run:
         line = record(digest, self.setting)
         entry = {"result": item.result, "input": item.identity, "image_sha256": digest}
         if not self.overwrite and self.predictor.is_done(item, line):
-            return {"status": "skipped", **entry}
+            return self._skipped(item, entry)
         item, problem = self.predictor.in_a_format_that_holds(item, line)
         if problem is not None:
             if self.strict:
                 raise problem
             entry["result"], entry["instead"] = item.result, f"{problem}; its labels are in {item.result}"
             if not self.overwrite and self.predictor.is_done(item, line):
-                return {"status": "skipped", **entry}
+                return self._skipped(item, entry)
         self.earlier.refuse(item, probabilities=self.probabilities)
+        self._tell_headers(headers)
+        return {"status": "done", **entry, **self._predicted(item, headers, line, progress)}
+
+    def _tell_headers(self, headers: list[Header]) -> None:
         for header in headers:
             for warning in header.warnings:
                 self.listener.say(f"{header.path}: {warning}")
             found = offset(headers[0], header)
             if found.is_taken and (note := found.note(f"the first channel {headers[0].path.name}")):
                 self.listener.say(f"{header.path}: {note}")
-        fields_of_view = {shows_less(headers[0], bundle.data) for bundle in self.predictor.runner.bundles}
-        for less in fields_of_view - {None}:
-            self.listener.say(f"{headers[0].path}: {less}")
+
+    def _predicted(self, item: Item, headers: list[Header], line: str, progress: Any) -> dict[str, Any]:
+        """Predict a case; returns its volumes and what is odd about it."""
         needed = self.predictor.runner.check_memory(headers, item.images[0])
         if needed > WORTH_SAYING:
             self.listener.show(f"{item.name}: needs about {needed / GIB:.1f} GiB")
-        sizes = self.predictor.run(item, line, progress)
-        return {"status": "done", **entry, **sizes}
+        try:
+            check = self._begin_check(item, headers)
+            sizes = self.predictor.run(item, line, progress, check)
+        except ImplausibleError as error:
+            if (self.predictor.output / item.result).exists():
+                raise ImplausibleError(error.findings, item.images[0], stands=True) from error
+            raise
+        return {**self._tell(item, check.findings), **sizes}
+
+    def _skipped(self, item: Item, entry: dict[str, Any]) -> dict[str, Any]:
+        """A case that an earlier command did, with what that found odd about it."""
+        before = self.earlier.entry_of(item, entry["image_sha256"], self.report["model_sha256"])
+        findings = findings_of(before.get("implausible"))
+        if findings and self.plausibility.refuse:
+            raise ImplausibleError(findings, item.images[0], stands=True)
+        return {"status": "skipped", **entry, **self._tell(item, findings)}
+
+    def _tell(self, item: Item, findings: Sequence[Finding]) -> dict[str, Any]:
+        """Warn of what is odd; returns what the report says of it."""
+        if not findings:
+            return {}
+        self.listener.say(f"{item.images[0]}: {joined(findings)}")
+        return {"implausible": [finding.plain() for finding in findings]}
+
+    def _begin_check(self, item: Item, headers: list[Header]) -> CaseCheck:
+        modalities = (item.series.modality,) if item.dicom else item.modalities
+        return self.plausibility.case(headers, headers[0].path, modalities)

@@ -44,7 +44,8 @@ def closing(report: dict[str, Any], output: Path, name: str) -> list[str]:
     odd = {
         "failed": [failure["case"] for failure in report["failed"]],
         "nothing found in": [case["case"] for case in cases if not any(_sizes(case).values())],
-        "warnings for": [case["case"] for case in cases if case["warnings"]],
+        "implausible": [case["case"] for case in cases if case.get("implausible")],
+        "warnings for": [case["case"] for case in cases if len(case["warnings"]) > ("implausible" in case)],
     }
     lines += [f"{words}: {', '.join(names)}" for words, names in odd.items() if names]
     if any(odd.values()):

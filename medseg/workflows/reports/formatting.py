@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
+import sys
 from pathlib import Path
 
 from medseg import __version__
@@ -27,6 +29,13 @@ def format_duration(seconds: float) -> str:
     if seconds < 6000:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def describe_command(function: str) -> str:
+    """The command of this process as one types it, or what a program calls instead, such as "medseg.train(...)"."""
+    if Path(sys.argv[0]).name in ("medseg", "__main__.py"):
+        return shlex.join(["medseg", *sys.argv[1:]])
+    return function
 
 
 def describe_computer() -> str:

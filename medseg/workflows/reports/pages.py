@@ -21,11 +21,13 @@ class Table:
         heads: of the columns.
         rows: cells of each row, as many as there are columns.
         total: whether the last row sums up the others and stands out.
+        words: whether the cells are words, which begin at the left, and not numbers.
     """
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
     total: bool = False
+    words: bool = False
 
 
 class Missing(StrictUndefined):

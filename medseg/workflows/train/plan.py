@@ -59,7 +59,7 @@ def run_plan(options: PlanOptions) -> Pipeline:
         resolved = plan_pipeline(pipeline, manifest, device, options.budget, start, sizing=sizing)
         make_folder(output.parent)
         settings.dump(resolved, output, manifest=manifest.path)
-        print_plan(resolved, manifest, sizing.rows)
+        print_plan(resolved, manifest, describe_plan(resolved, manifest, sizing.rows))
     return resolved
 
 
@@ -187,30 +187,40 @@ def _plan_stage_batch(index: int, stage: Stage, data: DataSpec, case_counts: Map
     return stage.model_copy(update={"schedule": schedule})
 
 
-def print_plan(pipeline: Pipeline, manifest: Manifest, further: Mapping[str, str] | None = None) -> None:
-    """Print the plan as a table on standard error.
+def describe_plan(pipeline: Pipeline, manifest: Manifest, further: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The plan as rows of a table: title -> text.
 
     Args:
         pipeline: planned.
         manifest: the data set.
-        further: title -> text of further rows.
+        further: rows that are added.
     """
-    table = Table(title=f"Plan: {pipeline.name} on {manifest.name or manifest.path.name}", show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
     data = DataSpec(**pipeline.data)
-    for name, text in _describe_data(data, manifest).items():
-        table.add_row(name, text)
+    rows = _describe_data(data, manifest)
     for index, stage in enumerate(pipeline.stages):
         name = name_of_stage(pipeline, index)
         if stage.views or stage.rounds:
             views = ", ".join(stage.views) or data.view
-            table.add_row(f"{name}, views", f"{views}; rounds of pseudo-labels: {stage.round_count}")
-        table.add_row(name, _describe_stage(stage))
+            rows[f"{name}, views"] = f"{views}; rounds of pseudo-labels: {stage.round_count}"
+        rows[name] = _describe_stage(stage)
         of_groups = describe_tag_groups(stage, manifest)
         if of_groups:
-            table.add_row(f"{name}, groups", of_groups)
-    for name, text in {**describe_groups(pipeline), **(further or {})}.items():
+            rows[f"{name}, groups"] = of_groups
+    return {**rows, **describe_groups(pipeline), **(further or {})}
+
+
+def print_plan(pipeline: Pipeline, manifest: Manifest, rows: Mapping[str, str]) -> None:
+    """Print a plan as a table on standard error.
+
+    Args:
+        pipeline: planned.
+        manifest: the data set.
+        rows: that `describe_plan` gave.
+    """
+    table = Table(title=f"Plan: {pipeline.name} on {manifest.name or manifest.path.name}", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, text in rows.items():
         table.add_row(name, text)
     Console(stderr=True).print(table)
 

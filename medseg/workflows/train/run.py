@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 import time
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,17 @@ from medseg.options import api
 from medseg.progress import say
 from medseg.records import Record
 from medseg.stopping import report_stop
+from medseg.workflows.reports.formatting import describe_command
 from medseg.workflows.train import settings
 from medseg.workflows.train.budget.sizing import Sizing
 from medseg.workflows.train.checks.files import channel_warnings, check_files, check_space, find_warnings
 from medseg.workflows.train.encoder import Start, open_start
+from medseg.workflows.train.facts.keep import keep_facts
 from medseg.workflows.train.folds import TrainingRun, list_runs
 from medseg.workflows.train.options import PretrainOptions, TrainOptions
-from medseg.workflows.train.plan import plan_pipeline, print_plan
+from medseg.workflows.train.plan import describe_plan, plan_pipeline, print_plan
 from medseg.workflows.train.postprocessing.run import Measured, apply_choice, measure
-from medseg.workflows.train.run_folder import RUN, claim
+from medseg.workflows.train.run_folder import PLAN, RUN, claim
 from medseg.workflows.train.stages.build import StageResult
 from medseg.workflows.train.stages.methods import add_hashes
 from medseg.workflows.train.stages.run_stages import StagesInOrder
@@ -68,6 +71,7 @@ def run_training(options: TrainOptions, *, began: float | None = None) -> Path:
     manifest = Manifest.load(options.data)
     runs = list_runs(options, classified(manifest) if pipeline.classifies else manifest)
     measured: list[Measured] = []
+    plans: list[Pipeline] = []
     with methods.use_methods(own):
         device = distributed.setup(options.device)
         try:
@@ -76,12 +80,16 @@ def run_training(options: TrainOptions, *, began: float | None = None) -> Path:
                     say(f"fold {run.split['fold']}: {len(run.manifest.validation)} cases held out")
                 with report_stop(run.place):
                     resolved = train_one(pipeline, run, options, device, began)
+                    keep_facts(run.folder, resolved, run.manifest)
                     found = measure(run.folder, run.manifest, device) if resolved.postprocessing == "auto" else None
                 if found is not None:
                     measured.append(found)
+                plans.append(resolved)
                 began = time.monotonic()
-            if measured and distributed.rank() == 0:
-                apply_choice(measured, options.folder, runs[0].manifest)
+            if distributed.rank() == 0:
+                if measured:
+                    apply_choice(measured, options.folder, runs[0].manifest)
+                _write_reports(runs, plans)
             distributed.barrier()
         finally:
             distributed.finish()
@@ -89,6 +97,16 @@ def run_training(options: TrainOptions, *, began: float | None = None) -> Path:
 
 
 train = api(TrainOptions, run_training)
+
+
+def _write_reports(runs: Sequence[TrainingRun], plans: Sequence[Pipeline]) -> None:
+    """The page of each run."""
+    from medseg.workflows.train.report.page import write_training_report  # matplotlib takes seconds to import
+
+    command = describe_command("medseg.train(...)")
+    for run, plan in zip(runs, plans, strict=True):
+        page = write_training_report(run.folder, plan, run.manifest, command)
+        say(f"report: {page}")
 
 
 def train_one(
@@ -149,7 +167,9 @@ def _resolve(
         manifest.save(output / "manifest.json")
         write_whole(output / "versions.json", json.dumps(versions(), indent=1) + "\n")
         settings.dump(resolved, path)
-        print_plan(resolved, manifest, sizing.rows)
+        rows = describe_plan(resolved, manifest, sizing.rows)
+        write_whole(output / PLAN, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        print_plan(resolved, manifest, rows)
         warnings = channel_warnings(findings)
         if run.product == "bundle":
             warnings += find_warnings(resolved, manifest)

@@ -16,8 +16,8 @@ from medseg.records import Record, read_record
 from medseg.workflows.train import settings
 from medseg.workflows.train.self_training.validation_scores import FUSED
 
-RUN = "run.json"
-"""Name of a run's record."""
+RUN, PLAN = "run.json", "plan.json"
+"""Names of a run's record, and of the rows of its plan's table: title -> text."""
 
 SHOWN_STRUCTURES = 4
 """Structures that are named; of more of them only the worst are."""

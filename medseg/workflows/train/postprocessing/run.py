@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medseg.atomic import write_whole
+from medseg.atomic import make_folder, write_whole
 from medseg.bundle.bundle import open_bundle
 from medseg.bundle.components import components_of, set_components
 from medseg.bundle.runner import BundleRunner, prediction_errors
@@ -19,8 +19,10 @@ from medseg.engine import distributed
 from medseg.manifest.fields import unit_of
 from medseg.manifest.manifest import Case, Manifest
 from medseg.portable.inference.components import Rules
+from medseg.portable.io.read import read_header
 from medseg.progress import say, show_progress
 from medseg.records import Record
+from medseg.workflows.evaluate.compare_case import Scale
 from medseg.workflows.train.postprocessing.choose import Choice, choose_rules
 from medseg.workflows.train.postprocessing.evidence import (
     Evidence,
@@ -29,6 +31,11 @@ from medseg.workflows.train.postprocessing.evidence import (
     voxel_volume,
 )
 from medseg.workflows.train.self_training.validation_scores import read_reference
+
+PICTURES = "validation"
+"""Folder of a run with a picture of each of the first validation cases, named by their number."""
+
+MOST_PICTURES = 12
 
 MEASURED, CHOSEN = "validation_components.json", "postprocessing.json"
 """Of a run folder: the components of its predictions, and the rules that were chosen by them."""
@@ -100,11 +107,14 @@ def _evidence_of_share(
     share = cases[distributed.rank() :: distributed.world()]
     evidence: dict[str, list[Evidence]] = {name: [] for name in manifest.structures.values()}
     first = int(manifest.has_background)
+    pictures = bundle.parent / PICTURES
     with show_progress("choosing post-processing", shown=distributed.rank() == 0, kept="the bundle is there") as tell:
         for done, case in enumerate(share):
             tell(done, len(share))
             prediction = _predict(runner, manifest, case)
             reference = read_reference(manifest, case)
+            if cases.index(case) < MOST_PICTURES:
+                draw_validation_case(pictures / f"{cases.index(case)}.png", manifest, case, reference, prediction)
             covered = manifest.covered(case) or (True,) * len(manifest.labels)
             for index, name in enumerate(evidence, first):
                 voxel_mm3 = voxel_volume(manifest, case)
@@ -112,6 +122,25 @@ def _evidence_of_share(
                 if found is not None:
                     evidence[name].append(found)
     return evidence
+
+
+def draw_validation_case(
+    path: Path, manifest: Manifest, case: Case, reference: np.ndarray, prediction: np.ndarray
+) -> None:
+    """Draw the outlines of a label and of a prediction, both class indices `(X, Y, Z)`, over their image.
+
+    Raises:
+        OutputError: the picture cannot be written.
+    """
+    from medseg.workflows.evaluate.montage import draw_cases, show_case  # matplotlib takes seconds to import
+
+    first = int(manifest.has_background)
+    structures = dict(enumerate(manifest.structures.values(), first))
+    images = manifest.images(case)
+    shown = show_case(images, reference, prediction, read_header(images[0]), ct=manifest.modalities[0] == "CT")
+    scale = Scale(structures, 0 if manifest.has_background else None)
+    make_folder(path.parent)
+    write_whole(path, draw_cases({case.name: shown}, scale))
 
 
 def _predict(runner: BundleRunner, manifest: Manifest, case: Case) -> np.ndarray:
