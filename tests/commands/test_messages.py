@@ -173,11 +173,12 @@ def test_without_validation_and_unlabelled_cases_it_is_said_at_the_start(tmp_pat
     arguments = ["train", "--task", "dtc", "--data", manifest, "-o", tmp_path / "run", *sets, "--resume"]
     code, _, err = called(capfd, *arguments)
     assert code == 0
-    first, *_, fourth_last, rules, dice, _ = err.splitlines()
+    first, *_, no_unlabelled, rules, page, dice, _ = err.splitlines()
     assert first == f"{tmp_path / 'run'}: there is no run to continue; a new one begins"
     assert "warning: no labelled case under 'validation': the last weights are kept" in err
-    assert fourth_last == "warning: no unlabelled case: dtc learns from the labelled cases alone"
+    assert no_unlabelled == "warning: no unlabelled case: dtc learns from the labelled cases alone"
     assert rules == "post-processing: no validation case has a label, none is chosen"
+    assert page == f"report: {tmp_path / 'run/report.html'}"
     assert dice == "no validation Dice: no validation case has a label; the bundle:"
 
 
