@@ -84,7 +84,7 @@ def _scores(facts: TrainingFacts) -> str:
     cases = "1 validation case" if found.cases == 1 else f"{found.cases} validation cases"
     return (
         f"The {mean} of {cases} is {found.mean:.3f}. These cases chose the weights, which are the best of\n"
-        "all that were tried on them, so that the scores of new cases are lower. No test case was used."
+        "all that were tried on them, so that scores of new cases are usually lower. No test case was used."
     )
 
 
