@@ -18,7 +18,7 @@ from medseg.bundle.safe_load import read_json, reason_of
 from medseg.errors import BundleError
 
 FACTS = "training_facts.json"
-FORMAT = 1
+FORMAT: Literal[1] = 1
 
 PERCENTILES = (1, 25, 50, 75, 99)
 MOST_VOXELS = 500_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medseg.bundle.training_facts import ValidationFacts
 from medseg.config.pipeline import DataSpec
@@ -26,7 +26,7 @@ def validation_of(folder: Path, manifest: Manifest, data: DataSpec) -> Validatio
     if found is None:
         return None
     mean, structures = found
-    metric = "recall" if data.target == "images" else "Dice"
+    metric: Literal["Dice", "recall"] = "recall" if data.target == "images" else "Dice"
     return ValidationFacts(cases=len(cases), metric=metric, mean=round(mean, 5), structures=structures)
 
 
