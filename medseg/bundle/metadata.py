@@ -11,7 +11,7 @@ import torch
 
 from medseg import __version__
 from medseg.bundle.configs import Config, fill, load_template
-from medseg.bundle.model_card import limits, structure_table, training_sections
+from medseg.bundle.model_card import kinds_of, limits, structure_table, training_sections
 from medseg.bundle.training_facts import TrainingFacts
 from medseg.config.pipeline import DataSpec
 
@@ -106,7 +106,7 @@ def readme(
         of_views = f"\nIt is a network for each of the views {', '.join(views)}; their label maps are fused."
     return f"""# {name}
 
-A {_task(data).lower()} model for {", ".join(data.modality)}, trained by medseg {__version__} at {spacing} mm
+A {_task(data).lower()} model for {kinds_of(data)}, trained by medseg {__version__} at {spacing} mm
 with windows of {window} voxels.{of_views} Not for diagnostic use.
 
 {_of_images(data)}{structure_table(data, facts)}

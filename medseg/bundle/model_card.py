@@ -152,7 +152,7 @@ def metadata_of(data: DataSpec, facts: TrainingFacts) -> dict[str, object]:
         "changelog": {"1.0.0": f"as trained, {facts.date}"},
         "copyright": f"As of the training data and its user; licence of the data: {licence}",
         "data_source": f"The data of the user who trained it; licence: {licence}",
-        "image_classes": ", ".join(data.modality),
+        "image_classes": kinds_of(data),
         "label_classes": labels,
         "pred_classes": labels,
         "training_cases": facts.cases,

@@ -30,7 +30,8 @@ from medseg.errors import BundleError, ConfigError
 from medseg.portable.io.read import read_header
 from medseg.serve.models import Model
 from medseg.serve.prediction import predict_study
-from medseg.workflows.predict.plausibility.check import Plausibility
+from medseg.workflows.predict.plausibility.check import Plausibility, joined
+from medseg.workflows.predict.plausibility.finding import Finding
 from medseg.workflows.predict.plausibility.intensities import intensity_findings
 from medseg.workflows.predict.plausibility.volumes import factor, volume_findings
 from medseg.workflows.predict.run import predict
@@ -282,8 +283,8 @@ def test_models_from_before_say_once_that_nothing_is_compared(world, capfd):
     report = predict(world / "former", world / "images", world / "out")
     assert [case["warnings"] for case in report["cases"]] == [[], []]
     said = capfd.readouterr().err
-    assert said.count("keeps nothing of the images and labels of its training") == 1
-    with pytest.raises(ConfigError, match=r"the model keeps nothing of its training to judge results by; .*--resume"):
+    assert said.count("keeps no facts of its training, so that") == 1
+    with pytest.raises(ConfigError, match=r"the model keeps no facts of its training to judge results by; .*--resume"):
         predict(world / "former", world / "images", world / "out2", implausible="refuse")
     with pytest.raises(ConfigError, match="--implausible loudly: accepted are warn, refuse"):
         predict(world / "former", world / "images", world / "out2", implausible="loudly")
@@ -303,6 +304,14 @@ def test_several_models_warn_of_what_is_odd_to_all_that_know(world):
         labels[:13] = 7
         check.see_labels(labels, np.bincount(labels.ravel(), minlength=256))
         assert [finding.of for finding in check.findings] == expected
+
+
+def test_a_line_tells_a_few_and_counts_the_others():
+    volumes = [Finding("volume", name, f"{name} of 9 ml") for name in "abcdef"]
+    assert joined(volumes) == "a of 9 ml; b of 9 ml; c of 9 ml; d of 9 ml; and 2 more"
+    absent = [Finding("absent", name, f"no {name}, which is in all 3 training labels") for name in "uvwxyz"]
+    assert joined(absent[:1]) == "no u, which is in all 3 training labels"
+    assert joined(absent + volumes[:1]) == "a of 9 ml; missing, and in all training labels: u, v, w, x and 2 more"
 
 
 def test_another_modality_is_told_by_a_manifest_or_a_dicom_header(world):

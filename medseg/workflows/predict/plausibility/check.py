@@ -24,8 +24,8 @@ SHOWN = 4
 REFUSED = "not written (--implausible refuse): "
 STANDS = "the result that is there is an earlier command's, and would be refused now (--implausible refuse): "
 NO_FACTS = (
-    "keeps nothing of the images and labels of its training: volumes and intensities are not compared with them "
-    "(medseg train --resume of its run folder adds it)"
+    "keeps no facts of its training, so that results are not compared with it "
+    "(medseg train --resume of its run folder adds them)"
 )
 
 
@@ -60,9 +60,9 @@ class Plausibility:
         self.facts = [read_facts(bundle.path) for bundle in bundles]
         if refuse and not any(self.facts):
             raise ConfigError(
-                "--implausible refuse: the model keeps nothing of its training to judge results by",
+                "--implausible refuse: the model keeps no facts of its training to judge results by",
                 path=bundles[0].path,
-                hint="medseg train --resume of its run folder adds it; or leave the option out",
+                hint="medseg train --resume of its run folder adds them; or leave the option out",
             )
 
     @property
@@ -151,9 +151,17 @@ class CaseCheck:
 
 
 def joined(findings: Sequence[Finding]) -> str:
-    """The first few in one line, and how many more there are."""
-    more = f"; and {len(findings) - SHOWN} more" if len(findings) > SHOWN else ""
-    return "; ".join(finding.text for finding in findings[:SHOWN]) + more
+    """The first few in one line, and how many more there are; what is missing together."""
+    missing = [finding for finding in findings if finding.kind == "absent"]
+    texts = [finding.text for finding in findings if finding.kind != "absent"]
+    if len(missing) == 1:
+        texts.append(missing[0].text)
+    elif missing:
+        names = ", ".join(finding.of for finding in missing[:SHOWN])
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        texts.append(f"missing, and in all training labels: {names}{more}")
+    more = f"; and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return "; ".join(texts[:SHOWN]) + more
 
 
 def _shared(of_bundles: Sequence[Sequence[Finding]]) -> list[Finding]:
