@@ -19,7 +19,6 @@ from medseg.cores import CoreUse
 from medseg.manifest.manifest import Manifest
 from medseg.workflows.train import settings
 from medseg.workflows.train.budget import fit, measure_costs
-from medseg.workflows.train.budget.larger_patches import shown_part, with_larger_patches
 from medseg.workflows.train.budget.sizing import describe_budget, describe_losses
 from medseg.workflows.train.budget.step_probe import StageProbe
 from medseg.workflows.train.budget.time_plan import StageCosts, count_validations, fit_stage, fit_stages
@@ -121,17 +120,6 @@ def test_steps_with_batches_made_ahead_are_not_timed(tmp_path, monkeypatch):
     assert (tmp_path / "bundle" / "configs" / "metadata.json").is_file()
 
 
-def test_patches_that_show_little_are_larger_and_fewer(tmp_path):
-    path = write_dataset(tmp_path, labeled=4, shape=(96, 96, 96), spacing=(1.5, 1.5, 1.5), validation=0, test=0)
-    small = _pipeline(100, 8, 4, patch=[48, 48, 48])
-    larger = with_larger_patches(small, Manifest.load(path))
-    assert larger.stages[0].schedule.batch == {"labeled": 2}
-    assert larger.data["patch"] == [64, 64, 64]  # 48 * 2 ** (1 / 3) = 60.5, in halves of halves
-    for same in (_pipeline(100, 8, 4, patch=[80, 80, 80]), _pipeline(100, 8, 2, patch=[48, 48, 48])):
-        assert with_larger_patches(same, Manifest.load(path)) == same
-    assert shown_part((50, 100, 100), (100, 100, 80)) == 0.5
-
-
 def _pipeline(iterations, width, batch, **data):
     plan = {"labels": {0: "b", 1: "c"}, "modality": ["MR"], "spacing_mm": [1.5, 1.5, 1.5], "patch": [64, 64, 64]}
     stage = {
@@ -145,12 +133,11 @@ def _pipeline(iterations, width, batch, **data):
 def test_what_was_given_up_is_said_in_words():
     before = _pipeline(6000, 16, 4)
     assert describe_losses(before, before) == []
-    after = _pipeline(900, 8, 2, spacing_mm=[3, 3, 3], patch=[24, 32, 32])
+    after = _pipeline(900, 8, 4, spacing_mm=[3, 3, 3], patch=[24, 32, 32])
     assert describe_losses(before, after) == [
         "voxels of 3 mm instead of 1.5 mm",
         "patches of 72 x 96 x 96 mm instead of 96 mm",
         "width 8 instead of 16",
-        "2 larger patches a step instead of 4",
         "900 iterations instead of 6000",
     ]
 

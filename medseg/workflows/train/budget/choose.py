@@ -1,11 +1,11 @@
-"""`--budget 25m`: the spacing, patch, width and batch size that fit, by quick timing on random batches.
+"""`--budget 25m`: the spacing, patch and width that fit, by quick timing on random batches.
 
 Until there are about a thousand of them, iterations are worth more than resolution, width and field of view: so the
 plan is made up to twice as coarse, then narrower, then smaller, until `ENOUGH` iterations fit; what time is left goes
 into more of them. It is not made worse than the last of `REDUCTIONS`, below which small organs disappear: then there
 are fewer iterations. With several views and rounds the time is shared by all trainings, after what predicting the
-unlabelled cases in every round takes. Where the patch shows less than half of a typical scan, half as many patches of
-twice the size are taken instead.
+unlabelled cases in every round takes. The batch size stays: fewer, larger patches were worse in the same minutes
+(docs/results.md, "The supervised pipeline before and now").
 
 What a neighbour on the machine does at the moment does not decide the plan: steps count with the time that they would
 take alone (`medseg.cores`). How many iterations there are in the end is measured afterwards, see `fit_budget.py`.
@@ -31,7 +31,6 @@ from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
 from medseg.manifest.manifest import Manifest
 from medseg.networks.sizes import fit_size
 from medseg.planning.plan import with_strides
-from medseg.workflows.train.budget.larger_patches import with_larger_patches
 from medseg.workflows.train.budget.random_batch import random_batch
 from medseg.workflows.train.budget.workload import Workload
 from medseg.workflows.train.stages.build import build_method
@@ -120,8 +119,6 @@ def choose_plan(
         network = stage.network.model_copy(update={"width": width})
         stages.append(stage.model_copy(update={"network": network, "schedule": schedule}))
     chosen = planned.model_copy(update={"stages": tuple(stages), "data": best.data.model_dump(mode="json")})
-    if "patch" not in given.data and all(stage.schedule.batch is None for stage in given.stages):
-        chosen = with_larger_patches(chosen, manifest)
     return _with_strides(chosen, given)
 
 

@@ -48,9 +48,6 @@ def describe_losses(planned: Pipeline, chosen: Pipeline) -> list[str]:
         where = f" in stage {index}" if len(planned.stages) > 1 else ""
         if new.network.width < old.network.width:
             losses.append(f"width {new.network.width} instead of {old.network.width}{where}")
-        if new.schedule.batch != old.schedule.batch:
-            sizes = sum((new.schedule.batch or {}).values()), sum((old.schedule.batch or {}).values())
-            losses.append(f"{sizes[0]} larger patches a step instead of {sizes[1]}{where}")
         if new.schedule.iterations < old.schedule.iterations:
             losses.append(f"{new.schedule.iterations} iterations instead of {old.schedule.iterations}{where}")
         if new.schedule.validate_every != old.schedule.validate_every:
