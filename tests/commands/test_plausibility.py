@@ -253,7 +253,8 @@ def test_refused_means_that_nothing_is_written_and_the_command_fails(world):
     run = subprocess.run([*command, "--implausible", "refuse"], cwd=world, capture_output=True, text=True)
     assert run.returncode == 1
     assert "failed: images/a.nii.gz: not written (--implausible refuse): liver of " in run.stderr
-    assert [path.name for path in (world / "out").iterdir()] == ["predict_report.json"]
+    left = sorted(path.name for path in (world / "out").iterdir())
+    assert left == ["predict_report.html", "predict_report.json"]
     report = json.loads((world / "out" / "predict_report.json").read_text())
     assert report["failed"][0]["case"] == "a"
     assert [each["of"] for each in report["cases"][0]["implausible"]] == ["liver", "spleen"]

@@ -89,5 +89,22 @@ def test_logs_are_read_until_where_they_were_cut(tmp_path):
     assert draw_trainings([]) is None
 
 
+def test_curves_of_whole_images_show_balanced_accuracy(tmp_path):
+    lines = [
+        {"iteration": 1, "kind": "train", "loss": 1.0},
+        {
+            "iteration": 1,
+            "kind": "validation",
+            "balanced_accuracy": 0.5,
+            "accuracy": 0.6,
+            "classes": {"a": 0.5, "b": None},
+        },
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (training,) = read_trainings(tmp_path)
+    assert training.score == "balanced_accuracy"
+    assert draw_trainings([training]).startswith(b"\x89PNG")
+
+
 def resolved(run: Path) -> Pipeline:
     return load(str(run / "pipeline.yaml"))

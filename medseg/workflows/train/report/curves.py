@@ -41,6 +41,11 @@ class Training:
     validation: Sequence[Mapping[str, Any]]
 
     @property
+    def score(self) -> str:
+        """What validations give: "dice", or "balanced_accuracy" of whole images."""
+        return "balanced_accuracy" if any("balanced_accuracy" in record for record in self.validation) else "dice"
+
+    @property
     def iterations(self) -> int:
         """The last iteration that was logged."""
         return max((record["iteration"] for record in self.train), default=0)
@@ -82,7 +87,8 @@ def draw_trainings(trainings: Sequence[Training]) -> bytes | None:
         _draw_loss(loss, training)
         _draw_validation(dice, training)
         loss.set_title(f"{where}training loss and its terms")
-        dice.set_title(f"{where}Dice on the validation cases")
+        words = "Dice" if training.score == "dice" else "recall and balanced accuracy"
+        dice.set_title(f"{where}{words} on the validation cases")
     return encode_png(figure)
 
 
@@ -116,7 +122,8 @@ def _draw_validation(ax: Axes, training: Training) -> None:
             points = [(at, value) for at, value in zip(iterations, values, strict=True) if value is not None]
             if points:
                 ax.plot(*zip(*points, strict=True), label=name, color=color, linewidth=1.0, marker=".")
-    ax.plot(iterations, [record["dice"] for record in records], label="mean", color="#111315", linewidth=2, marker="o")
+    means = [record[training.score] for record in records]
+    ax.plot(iterations, means, label="mean", color="#111315", linewidth=2, marker="o")
     ax.set_ylim(0, 1)
     _finish(ax)
 
