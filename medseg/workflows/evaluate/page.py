@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from medseg.workflows.evaluate.montage import draw_case
 from medseg.workflows.evaluate.tables import class_heads, class_row, number
 from medseg.workflows.reports.formatting import describe_command, describe_computer
 from medseg.workflows.reports.overlay import encode_png
-from medseg.workflows.reports.pages import Table, data_uri, render_page
+from medseg.workflows.reports.pages import ShownPicture, Table, data_uri, render_page
 from medseg.workflows.reports.paths import without_folders
 
 PAGE = "report.html"
@@ -28,19 +27,6 @@ MOST_PICTURES = 6
 
 MOST_ROWS = 100
 """Cases that the table of the page has, the worst ones; all are in metrics.csv."""
-
-
-@dataclass(frozen=True)
-class ShownPicture:
-    """A case.
-
-    Args:
-        address: of its picture.
-        caption: its name and Dice.
-    """
-
-    address: str
-    caption: str
 
 
 def write_page(folder: Path, report: Mapping[str, Any], cases: Sequence[Compared], scale: Scale) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from medseg.options import several
 from medseg.workflows.evaluate.compare_case import Scale, read_labels
 from medseg.workflows.evaluate.montage import draw_cases, show_case
 from medseg.workflows.reports.formatting import describe_command, describe_computer, format_number
-from medseg.workflows.reports.pages import Table, data_uri, render_page
+from medseg.workflows.reports.pages import ShownPicture, Table, data_uri, render_page
 from medseg.workflows.reports.paths import without_folders
 
 MOST_PICTURES = 12
@@ -24,19 +23,6 @@ MOST_PICTURES = 12
 
 MOST_ROWS = 500
 """Cases that the table of the page has; all are in the JSON report."""
-
-
-@dataclass(frozen=True)
-class ShownPicture:
-    """A case.
-
-    Args:
-        address: of its picture.
-        caption: its name and warnings.
-    """
-
-    address: str
-    caption: str
 
 
 def write_page(path: Path, report: Mapping[str, Any], data: DataSpec) -> Path:

@@ -30,6 +30,19 @@ class Table:
     words: bool = False
 
 
+@dataclass(frozen=True)
+class ShownPicture:
+    """A picture and the words below it.
+
+    Args:
+        address: of the picture, see `data_uri`.
+        caption: its words.
+    """
+
+    address: str
+    caption: str
+
+
 class Missing(StrictUndefined):
     """A value that a template shows and nobody gave: an error that names it, in format strings too."""
 

@@ -24,7 +24,7 @@ from medseg.workflows.compare.report.table import (
     structure_tables,
 )
 from medseg.workflows.compare.rows import CaseRow, RunRow
-from medseg.workflows.reports.pages import Table, data_uri, render_page
+from medseg.workflows.reports.pages import ShownPicture, Table, data_uri, render_page
 
 PAGE, TABLE = "report.html", "table.md"
 """Names of the files."""
@@ -49,14 +49,6 @@ class Section:
     counts: Sequence[str]
     differences: Table | None
     structures: Sequence[Table]
-
-
-@dataclass(frozen=True)
-class ShownPicture:
-    """A picture and the words below it."""
-
-    address: str
-    caption: str
 
 
 def write_report(folder: Path, description: Description, runs: Sequence[RunRow], cases: Sequence[CaseRow]) -> Path:

@@ -14,7 +14,7 @@ from medseg.manifest.manifest import Manifest
 from medseg.portable.inference.components import Rule
 from medseg.records import read_record
 from medseg.workflows.reports.formatting import describe_computer, format_number
-from medseg.workflows.reports.pages import Table, data_uri, render_page
+from medseg.workflows.reports.pages import ShownPicture, Table, data_uri, render_page
 from medseg.workflows.reports.paths import without_folders
 from medseg.workflows.train.postprocessing.evidence import Evidence
 from medseg.workflows.train.postprocessing.run import CHOSEN, MEASURED, PICTURES
@@ -26,19 +26,6 @@ PAGE = "report.html"
 
 SUMMARY = "summary.html"
 """The page of rounds of pseudo-labels, in the folder of their stage."""
-
-
-@dataclass(frozen=True)
-class ShownPicture:
-    """A validation case.
-
-    Args:
-        address: of its picture.
-        caption: its name and Dice.
-    """
-
-    address: str
-    caption: str
 
 
 @dataclass(frozen=True)
