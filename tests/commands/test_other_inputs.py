@@ -26,9 +26,9 @@ from medseg.portable.io.record import image_of, image_record
 from medseg.portable.io.write import SaveError, remove_leftovers, write_labels
 from medseg.workflows.data.init import init_manifest
 from medseg.workflows.evaluate.run import evaluate
-from medseg.workflows.predict.case import ResultFiles
 from medseg.workflows.predict.collect_cases import collect
 from medseg.workflows.predict.formats import recorded
+from medseg.workflows.predict.result_files import ResultFiles
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.plan import write_plan
 

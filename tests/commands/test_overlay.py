@@ -71,7 +71,8 @@ def test_the_fullest_slice_is_the_first_with_most():
 
 
 def test_windows():
-    assert grey_window(np.arange(10), ct=True) == CT_WINDOW
+    assert grey_window(np.arange(-1000, 10), ct=True) == CT_WINDOW
+    assert grey_window(np.arange(1001.0), ct=True) == pytest.approx((10, 995))  # a CT that is not in Hounsfield units
     low, high = grey_window(np.arange(1001.0))
     assert (low, high) == pytest.approx((10, 995))
     low, high = grey_window(np.full(9, 7.0))

@@ -12,6 +12,7 @@ import pytest
 from dicoms import STRAIGHT, affine_of, by_dcmqi, enhanced, header, read_all, turned, write_series
 from forking import python
 from models import data_spec, labels_of, make_bundle
+from pages import Page
 from scipy import ndimage
 
 from medseg.cli.app import main
@@ -262,3 +263,32 @@ def test_the_command(model, tmp_path):
     assert run.returncode == 0
     assert run.stderr.splitlines()[-1] == "1 predicted, 0 already there, 0 failed: out"
     assert pydicom.dcmread(tmp_path / "out" / "p1.dcm").SeriesDescription == "medseg abdomen"
+
+
+@pytest.mark.parametrize("kind", ["dicom-seg", "rtstruct"])
+def test_labels_are_kept_where_dicom_fails_after_the_network_has_run(kind, model, tmp_path, monkeypatch, capfd):
+    write_series(tmp_path / "p1", scan(), spacing=SPACING)
+    name = {"dicom-seg": "write_seg.write_segmentation", "rtstruct": "write_rtstruct.write_rtstruct"}[kind]
+
+    def fail(*_):
+        raise ValueError("a sequence of odd length")
+
+    monkeypatch.setattr(f"medseg.dicom.{name}", fail)
+    report = predict(model, tmp_path / "p1", tmp_path / "out", format=kind)
+    told = f"no {kind} can be written (a sequence of odd length); its labels are in p1.nii.gz"
+    assert told in report["failed"][0]["error"]
+    assert told in capfd.readouterr().err
+    assert (report["cases"][0]["status"], report["cases"][0]["result"]) == ("done", "p1.nii.gz")
+    predict(model, tmp_path / "p1", tmp_path / "plain")
+    kept = labels_of(tmp_path / "out" / "p1.nii.gz")
+    np.testing.assert_array_equal(kept, labels_of(tmp_path / "plain" / "p1.nii.gz"))
+    with pytest.raises(DataError, match="a sequence of odd length"):
+        predict(model, tmp_path / "p1", tmp_path / "strict", format=kind, strict=True)
+
+
+@pytest.mark.parametrize("kind", ["nifti", "nrrd", "dicom-seg", "rtstruct"])
+def test_the_page_shows_series_whatever_the_format_of_the_result(kind, model, tmp_path):
+    write_series(tmp_path / "p1", scan(), spacing=SPACING)
+    predict(model, tmp_path / "p1", tmp_path / "out", format=kind)
+    page = Page((tmp_path / "out" / "predict_report.html").read_text())
+    assert [link[:14] for link in page.links] == ["data:image/png"]

@@ -180,8 +180,9 @@ def test_a_known_step_gives_a_known_number_of_iterations(tmp_path, monkeypatch):
     costs = [StageCosts(step=0.05, start=1, finish=1, other=1)]
     use = CoreUse(own=1, others=0, wall=1, cores=1)
     monkeypatch.setattr(fit, "measure_costs", lambda place, seconds: (costs, use))
+    monkeypatch.setattr(fit, "measure_closing", lambda place: 5.0)
     plan = write_plan("supervised", manifest, tmp_path / "plan.yaml", budget="100s", overrides=WIDE)
-    left = (100 - fit.STARTING_SECONDS - fit.ENDING_SECONDS) * 0.99 - 3
+    left = (100 - fit.STARTING_SECONDS - fit.ENDING_SECONDS - 5) * 0.99 - 3
     assert plan.stages[0].schedule.iterations == int(left / 0.05)
 
 

@@ -34,9 +34,6 @@ from medseg.workflows.reports.overlay import (
     turn_to_ras,
 )
 
-LEAST_HU = -200.0
-"""A CT whose smallest value is above this is not in Hounsfield units, or a narrow part of them."""
-
 
 @dataclass(frozen=True, eq=False)
 class ShownCase:
@@ -146,14 +143,19 @@ def show_case(
     """
     if is_picture(grid.path):
         return _show_picture(images, reference, prediction)
-    image = _read_image(images, grid)
+    return show_volume(_read_image(images, grid), reference, prediction, grid, ct=ct)
+
+
+def show_volume(
+    image: np.ndarray | None, reference: np.ndarray, prediction: np.ndarray, grid: Header, *, ct: bool
+) -> ShownCase:
+    """A volume as it is drawn; arguments as of `show_case`, the image `(X, Y, Z)` on the same grid."""
     (reference, prediction), spacing_mm = turn_to_ras(grid, reference, prediction)
     size_mm = spacing_mm * reference.shape
     if image is None:
         return ShownCase(None, reference, prediction, size_mm, (0.0, 1.0))
     (image,), _ = turn_to_ras(grid, image)
-    window = grey_window(image, ct=ct and bool(image.min() < LEAST_HU))
-    return ShownCase(image, reference, prediction, size_mm, window)
+    return ShownCase(image, reference, prediction, size_mm, grey_window(image, ct=ct))
 
 
 def _show_picture(images: Sequence[Path], reference: np.ndarray, prediction: np.ndarray) -> ShownCase:

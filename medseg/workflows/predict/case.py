@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,12 +21,13 @@ from medseg.portable.inference.label_sink import LEVELS
 from medseg.portable.io.channel_names import FIRST
 from medseg.portable.io.monai_reader import VerifiedReader
 from medseg.portable.io.read import Header, read_header, read_volume
-from medseg.portable.io.record import DIGITS, image_of, image_record
+from medseg.portable.io.record import DIGITS, image_record
 from medseg.portable.io.record import fingerprint as of_files
 from medseg.portable.io.write import temporary, write_nifti
-from medseg.workflows.predict.collect_cases import LONGEST_NAME, OVERLAYS, PROBABILITIES, Item, targets
+from medseg.workflows.predict.collect_cases import DICOM_RESULTS, LONGEST_NAME, OVERLAYS, PROBABILITIES, Item, targets
 from medseg.workflows.predict.formats import (
     FORMATS,
+    FormatError,
     Model,
     check_dicom,
     encode_png,
@@ -34,6 +35,7 @@ from medseg.workflows.predict.formats import (
     source_of_item,
     write_result,
 )
+from medseg.workflows.predict.result_files import ResultFiles
 
 if TYPE_CHECKING:
     from medseg.dicom.series import Series
@@ -135,7 +137,7 @@ class CasePredictor:
             item: the case.
             line: its record.
         """
-        if item.suffix not in (FORMATS["dicom-seg"], FORMATS["rtstruct"]):
+        if item.suffix not in DICOM_RESULTS:
             return item, None
         try:
             check_dicom(item, line, self.model)
@@ -149,7 +151,7 @@ class CasePredictor:
 
     def run(
         self, item: Item, line: str, progress: Progress | None = None, check: CaseCheck | None = None
-    ) -> dict[str, dict[str, float]]:
+    ) -> dict[str, Any]:
         """Predict a case and write its results.
 
         Args:
@@ -159,7 +161,8 @@ class CasePredictor:
             check: shown image and result, before anything is written.
 
         Returns:
-            Size of each structure, for the report: `volumes_ml`, or `pixels` of an image without a spacing.
+            For the report: the size of each structure, `volumes_ml`, or `pixels` of an image without a spacing. Where
+            the format that was asked for failed also `result`, the name of the other file, and `instead`, why it is.
 
         Raises:
             DataError: the image cannot be read or predicted, another image's result came into its place, or `check`
@@ -177,7 +180,7 @@ class CasePredictor:
 
     def _predict_and_write(
         self, item: Item, line: str, progress: Progress | None, check: CaseCheck | None
-    ) -> dict[str, dict[str, float]]:
+    ) -> dict[str, Any]:
         files = ResultFiles(self.targets(item), line)
         labels_file, probabilities_file = self.output / item.result, self.output / PROBABILITIES / item.probabilities
         reader = SeriesReader(item.series) if item.dicom else None
@@ -199,13 +202,30 @@ class CasePredictor:
                 source = source_of_item(item)
                 with files.replacing(probabilities_file) as new:
                     write_nifti(new, classes_last, affine, source=source, slope=1 / LEVELS, description=line)
-            with files.replacing(labels_file) as new:
-                write_result(new, labels, item, affine, line, self.model)
+            instead = self._write_labels(files, labels, item, affine, line)
         if self.overlay:
             self._draw(labels, affine, item, line)
         if item.is_picture:
-            return {"pixels": self._sizes(counts, 1.0)}
-        return {"volumes_ml": self._sizes(counts, abs(np.linalg.det(affine[:3, :3])) / 1000)}
+            return {**instead, "pixels": self._sizes(counts, 1.0)}
+        return {**instead, "volumes_ml": self._sizes(counts, abs(np.linalg.det(affine[:3, :3])) / 1000)}
+
+    def _write_labels(
+        self, files: ResultFiles, labels: np.ndarray, item: Item, affine: np.ndarray, line: str
+    ) -> dict[str, str]:
+        """Write the labels, as NIfTI where DICOM fails now that the network has run.
+
+        Returns:
+            Entries of the report that are not as planned: the name of the result, and why it is there `instead`.
+        """
+        try:
+            with files.replacing(self.output / item.result) as new:
+                write_result(new, labels, item, affine, line, self.model)
+        except FormatError as error:
+            plain = replace(item, suffix=FORMATS["nifti"])
+            with files.replacing(self.output / plain.result) as new:
+                write_result(new, labels, plain, affine, line, self.model)
+            return {"result": plain.result, "instead": f"{error}; its labels are in {plain.result}"}
+        return {}
 
     def _draw(self, labels: np.ndarray, affine: np.ndarray, item: Item, line: str) -> None:
         """Write the image with its labels drawn over it."""
@@ -241,54 +261,3 @@ def _scratch(path: Path) -> Iterator[Path]:
             yield scratch
         finally:
             shutil.rmtree(scratch, ignore_errors=True)  # does nothing to a file
-
-
-class ResultFiles:
-    """The files of one case: written aside, and put in place unless another image's result came there meanwhile.
-
-    Other commands that run at the same time may want the same names.
-
-    Args:
-        paths: the files.
-        record: what they will say of how they were made.
-    """
-
-    def __init__(self, paths: Iterable[Path], record: str) -> None:
-        self.image = image_of(record)
-        self.before = {path: recorded(path) for path in paths if path.exists()}
-
-    @contextmanager
-    def replacing(self, path: Path) -> Iterator[Path]:
-        """A file to write, of the same name in a hidden folder beside `path`, that then takes its place.
-
-        Raises:
-            DataError: another image's result is there by now.
-            OSError: the place is full, read-only or gone.
-        """
-        with temporary(path, "aside") as folder:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            try:
-                yield folder / path.name
-                self._put_in_place(folder / path.name, path)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def _put_in_place(self, new: Path, path: Path) -> None:
-        """By a link, which fails where a file is; a look beforehand could miss one that comes meanwhile."""
-        if path not in self.before:
-            try:
-                os.link(new, path)
-                return
-            except FileExistsError:
-                pass
-            except OSError:  # a disk without links
-                if not path.exists():
-                    new.replace(path)
-                    return
-        found = recorded(path)
-        unchanged = path in self.before and found == self.before[path]
-        if not unchanged and image_of(found) != self.image:
-            what = "was written meanwhile by another command, of another image"
-            raise DataError(what, path=path, hint="choose another --output")
-        new.replace(path)

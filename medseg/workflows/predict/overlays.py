@@ -23,9 +23,6 @@ from medseg.workflows.reports.overlay import (
     turn_to_ras,
 )
 
-LEAST_HU = -200.0
-"""A CT whose smallest value is above this is not in Hounsfield units, or a narrow part of them."""
-
 
 def draw_overlay(voxels: np.ndarray, header: Header, labels: np.ndarray, data: DataSpec, item: Item) -> np.ndarray:
     """The overlay of one case: `(rows, columns, 3)` uint8.
@@ -58,8 +55,7 @@ def _planes(image: np.ndarray, header: Header, classes: np.ndarray, data: DataSp
     """The axial, coronal and sagittal slice with most of the structures."""
     (image, classes), spacing_mm = turn_to_ras(header, image, classes)
     size_mm = spacing_mm * image.shape
-    is_ct = data.modality[0].upper().startswith("CT") and bool(image.min() < LEAST_HU)
-    window = grey_window(image, ct=is_ct)
+    window = grey_window(image, ct=data.modality[0].upper().startswith("CT"))
     colors = class_colors(len(data.structures))
     views = [view for view in VIEWS if image.shape[view.across] > 1 and image.shape[view.up] > 1] or [VIEWS[0]]
     figure = Figure(figsize=(4.5 * len(views), 5), dpi=100, facecolor=BACKGROUND, layout="constrained")

@@ -10,10 +10,13 @@ import numpy as np
 
 from medseg.atomic import write_whole
 from medseg.config.pipeline import DataSpec
+from medseg.dicom.annotation import read_annotation
+from medseg.dicom.availability import is_dicom_file
+from medseg.dicom.series import Series, open_series
 from medseg.errors import MedsegError
 from medseg.options import several
 from medseg.workflows.evaluate.compare_case import Scale, read_labels
-from medseg.workflows.evaluate.montage import draw_cases, show_case
+from medseg.workflows.evaluate.montage import draw_cases, show_case, show_volume
 from medseg.workflows.reports.formatting import describe_command, describe_computer, format_number
 from medseg.workflows.reports.pages import ShownPicture, Table, data_uri, render_page
 from medseg.workflows.reports.paths import without_folders
@@ -78,19 +81,27 @@ def _case_table(cases: Sequence[Mapping[str, Any]], data: DataSpec) -> Table:
 
 
 def _draw(folder: Path, case: Mapping[str, Any], data: DataSpec) -> ShownPicture | None:
-    """A case with the outlines of its prediction; None where its image or result is in a format that is not drawn."""
+    """A case with the outlines of its prediction; None where its image was moved meanwhile, which is no error here."""
     images, result = [Path(each) for each in case["images"]], folder / case["result"]
     scale = Scale(data.structures, data.label_values[0] if data.has_background else None)
-    if images[0].is_dir() or not _is_drawn(result):
-        return None
+    ct = data.modality[0] == "CT"
     try:
-        labels, grid = read_labels(result, scale, may_ignore=True)
-        shown = show_case(images, np.zeros_like(labels), labels, grid, ct=data.modality[0] == "CT")
+        if images[0].is_dir() or is_dicom_file(images[0]):
+            series = open_series(images[0])
+            labels = _labels_on(series, result, scale)
+            shown = show_volume(series.voxels()[0], np.zeros_like(labels), labels, series.header, ct=ct)
+        else:
+            labels, grid = read_labels(result, scale, may_ignore=True)
+            shown = show_case(images, np.zeros_like(labels), labels, grid, ct=ct)
     except MedsegError:
-        return None  # the image was moved meanwhile, which is no error of a prediction that is done
+        return None
     words = f"{case['case']}: warned" if case["warnings"] else case["case"]
     return ShownPicture(data_uri(draw_cases({case["case"]: shown}, scale, compared=False)), words)
 
 
-def _is_drawn(result: Path) -> bool:
-    return not result.name.endswith((".dcm", ".seg.nrrd"))
+def _labels_on(series: Series, result: Path, scale: Scale) -> np.ndarray:
+    """Labels `(X, Y, Z)` on the grid of a series, of a result in any format."""
+    if not result.name.endswith(".dcm"):
+        return read_labels(result, scale, may_ignore=True)[0]
+    values = np.array([0, *scale.labels], np.uint8)  # a file names structures in this order
+    return values[read_annotation(result, series.header, series.frame_of_reference).labels]

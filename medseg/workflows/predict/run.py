@@ -22,7 +22,7 @@ from medseg.bundle.ensemble import Ensemble
 from medseg.bundle.memory import GIB
 from medseg.bundle.runner import BundleRunner
 from medseg.engine import distributed
-from medseg.errors import MedsegError, OutputError
+from medseg.errors import DataError, MedsegError, OutputError
 from medseg.manifest.fields import unit_of
 from medseg.options import api
 from medseg.portable.geometry import offset
@@ -191,6 +191,8 @@ class _Run:
             self.listener.show(f"failed: {error}")  # now: the next hundred may fail of the same
         if instead := entry.pop("instead", None):  # of the format that was asked for
             self.report["failed"].append({"case": item.name, "error": instead})
+            if self.strict:
+                raise DataError(instead)
             self.listener.show(f"failed: {instead}")
         entry["seconds"] = round(time.perf_counter() - started, 3)
         entry["warnings"] = list(self.listener.lines)

@@ -22,6 +22,9 @@ from medseg.portable.planes import PLANES
 CT_WINDOW = (-160.0, 240.0)
 """Soft tissue, in Hounsfield units."""
 
+LEAST_HU = -200.0
+"""A CT whose smallest value is above this is not in Hounsfield units, or a narrow part of them."""
+
 FOREGROUND, BACKGROUND, MUTED = "#f4f4f2", "#111315", "#9aa0a6"
 """Colours of text, of dark backgrounds, and of what should not stand out."""
 
@@ -101,7 +104,7 @@ def find_fullest_slice(counts: np.ndarray, view: View) -> int:
 
 def grey_window(image: np.ndarray, *, ct: bool = False) -> tuple[float, float]:
     """Values that are shown black and white: soft tissue for CT in Hounsfield units, else nearly the whole range."""
-    if ct:
+    if ct and float(image.min()) < LEAST_HU:
         return CT_WINDOW
     low, high = (float(value) for value in np.percentile(image, (1, 99.5)))
     return low, max(high, low + 1e-6)

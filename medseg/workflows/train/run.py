@@ -160,7 +160,7 @@ def _resolve(
             check_space(planned, findings, make_folder(output))
             record.begin()
 
-        sizing = Sizing(output, began, begin)
+        sizing = Sizing(output, began, begin, leaves_bundle=run.product == "bundle")
         resolved = plan_pipeline(pipeline, manifest, device, options.budget, start, sizing=sizing, product=run.product)
         if options.budget is None:
             begin(resolved)

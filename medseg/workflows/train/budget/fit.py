@@ -19,6 +19,7 @@ from medseg.manifest.manifest import Manifest
 from medseg.ops.processes import alone
 from medseg.progress import say
 from medseg.workflows.train.budget.choose import choose_plan
+from medseg.workflows.train.budget.closing_costs import measure_closing
 from medseg.workflows.train.budget.measure_costs import Workplace, measure_costs
 from medseg.workflows.train.budget.sizing import Sizing, describe_budget, describe_losses
 from medseg.workflows.train.budget.time_plan import StageCosts, StageLength, fit_stages
@@ -75,11 +76,12 @@ def fit_budget(
         place = Workplace(chosen, manifest, device, cache, sizing.output, folder, start=start.path if start else None)
         with alone():
             costs, use = measure_costs(place, probe)
+            ending = ENDING_SECONDS + (measure_closing(place) if sizing.leaves_bundle else 0.0)
     if sizing.output:
         spent = time.monotonic() - sizing.began
-    left = seconds - spent - ENDING_SECONDS
+    left = seconds - spent - ending
     fitted, lengths = _fix_iterations(planned, chosen, costs, left * (1 - KEPT_BACK))
-    end = spent + sum(length.seconds for length in lengths) + ENDING_SECONDS
+    end = spent + sum(length.seconds for length in lengths) + ending
     losses = describe_losses(planned, fitted)
     sizing.rows["budget"] = describe_budget(seconds, spent, end, trains_now=sizing.output is not None)
     sizing.rows["given up for it"] = "; ".join(losses) or "nothing"

@@ -213,11 +213,11 @@ def _label_seconds(place: Workplace, index: int, rule: RuleSpec, result: StageRe
     cases = cases_to_label(streams_of(manifest), part.cases) if part else []
     if not cases:
         return 0.0
-    case, share = _typical(manifest, cases)
+    case, share = typical_case(manifest, cases)
     return _time_rule(place, manifest, case, rule, result) * share
 
 
-def _typical(manifest: Manifest, cases: Sequence[Case]) -> tuple[Case, float]:
+def typical_case(manifest: Manifest, cases: Sequence[Case]) -> tuple[Case, float]:
     """The case whose size is nearest to the mean, and how many times larger the mean is."""
     sizes = [float(np.prod(read_header(manifest.images(case)[0]).shape[:3])) for case in cases]
     mean = sum(sizes) / len(sizes)
@@ -227,7 +227,7 @@ def _typical(manifest: Manifest, cases: Sequence[Case]) -> tuple[Case, float]:
 
 def _score_seconds(place: Workplace, cases: Sequence[Case], result: StageResult) -> float:
     """Seconds to predict a case of typical size by all views."""
-    case, share = _typical(place.manifest, cases)
+    case, share = typical_case(place.manifest, cases)
     image = place.manifest.images(case)
     with Voter(result.bundle, place.device) as voter:
         began = time.monotonic()

@@ -19,6 +19,7 @@ class Sizing:
         output: the run folder, whose cache gets the preprocessed cases; None: only a plan is made.
         began: moment of `time.monotonic` from which the budget counts.
         before_preprocessing: called with the plan before anything is written.
+        leaves_bundle: whether a bundle is the product, with facts of its training and a page; an encoder has neither.
 
     Attributes:
         rows: title -> text, for the table of the plan.
@@ -27,6 +28,7 @@ class Sizing:
     output: Path | None = None
     began: float = field(default_factory=time.monotonic)
     before_preprocessing: Callable[[Pipeline], None] | None = None
+    leaves_bundle: bool = True
     rows: dict[str, str] = field(default_factory=dict)
 
 

@@ -48,9 +48,7 @@ def measure(pipeline: Pipeline, manifest: Manifest, data: DataSpec, tell: Tell) 
     Raises:
         DataError: a file that cannot be read.
     """
-    streams = cases_by_stream(pipeline, manifest)
-    labelled = _some(_measurable(streams.get("labeled", []), manifest, data), LABELS)
-    images = _some([case for cases in streams.values() for case in cases], IMAGES)
+    labelled, images = cases_to_open(pipeline, manifest, data)
     total = len(labelled) + len(images)
     has_spacing = not any(_is_picture(case) for case in images)
     unit = "ml" if has_spacing else "share"
@@ -61,7 +59,7 @@ def measure(pipeline: Pipeline, manifest: Manifest, data: DataSpec, tell: Tell) 
     percentiles, spacings, lengths = [], [], []
     for done, case in enumerate(images, len(labelled)):
         tell(done, total)
-        percentiles.append(_percentiles(manifest, case))
+        percentiles.append(measure_image(manifest, case))
         spacing, shape = along_ras_axes(read_header(manifest.images(case)[0]))
         spacings.append(spacing)
         lengths.append(np.multiply(spacing, shape))
@@ -72,6 +70,13 @@ def measure(pipeline: Pipeline, manifest: Manifest, data: DataSpec, tell: Tell) 
         "field_of_view_mm": _spreads(lengths) if has_spacing else (),
         "spacing_mm": _spreads(spacings) if has_spacing else (),
     }
+
+
+def cases_to_open(pipeline: Pipeline, manifest: Manifest, data: DataSpec) -> tuple[list[Case], list[Case]]:
+    """The cases whose labels, and those whose images are measured."""
+    streams = cases_by_stream(pipeline, manifest)
+    labelled = _some(_measurable(streams.get("labeled", []), manifest, data), LABELS)
+    return labelled, _some([case for cases in streams.values() for case in cases], IMAGES)
 
 
 def cases_by_stream(pipeline: Pipeline, manifest: Manifest) -> dict[str, list[Case]]:
@@ -120,12 +125,11 @@ class _Sizes:
 
     def add(self, case: Case) -> None:
         """Measure a label; one that leaves a part of the image out says nothing of whole structures."""
-        reference = read_reference(self.manifest, case)
-        if (reference == IGNORE).any():
+        counts = measure_label(self.manifest, case)
+        if counts[IGNORE]:
             return
-        counts = np.bincount(reference.ravel(order="K"), minlength=IGNORE + 1)
         affine = read_header(self.manifest.images(case)[0]).affine
-        unit_size = abs(float(np.linalg.det(affine[:3, :3]))) / 1000 if self.unit == "ml" else 1 / reference.size
+        unit_size = abs(float(np.linalg.det(affine[:3, :3]))) / 1000 if self.unit == "ml" else 1 / counts.sum()
         covered = self.manifest.covered(case) or (True,) * len(self.manifest.labels)
         for index, value in enumerate(self.manifest.label_values):
             if value not in self.sizes or not covered[index]:
@@ -149,8 +153,13 @@ class _Sizes:
         return found
 
 
-def _percentiles(manifest: Manifest, case: Case) -> list[np.ndarray]:
-    """Of each channel of an image, as it is stored."""
+def measure_label(manifest: Manifest, case: Case) -> np.ndarray:
+    """Voxels of each class index in a label, `(256,)`; 255 where nobody labelled."""
+    return np.bincount(read_reference(manifest, case).ravel(order="K"), minlength=IGNORE + 1)
+
+
+def measure_image(manifest: Manifest, case: Case) -> list[np.ndarray]:
+    """Percentiles of each channel of an image, as it is stored."""
     found = []
     for path in manifest.images(case):
         found += [percentiles_of(channel) for channel in read_volume(path)[0]]
