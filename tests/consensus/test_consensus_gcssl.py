@@ -362,7 +362,8 @@ def test_label_values_type_and_shape_are_the_users(scene):
     plain = medseg.fuse(image, annotations, spacing_mm=scene.spacing_mm[: image.ndim])
     assert (found.labels.dtype, found.labels.shape) == (np.int16, image.shape)
     np.testing.assert_array_equal(found.labels, plain.labels.astype(np.int16) * 700)
-    assert dice(plain.labels, truth) > 0.95
+    votes = medseg.fuse(image, annotations, spacing_mm=scene.spacing_mm[: image.ndim], method="majority")
+    assert dice(plain.labels, truth) > dice(votes.labels, truth) + 0.003
     np.testing.assert_array_equal(found.n_raters, (np.stack(annotations) != MISSING).sum(axis=0))
     assert found.confidence.min() >= 0
     assert found.confidence.max() <= 1
@@ -442,9 +443,9 @@ def test_nan_and_constant_images():
     )
     constant = medseg.fuse(np.full_like(image, 5), annotations)
     assert constant.report["rho"] == 0
-    # all alike but for the outlier, who agrees less with the others
+    # nearly alike but for the outlier, who agrees less with the panel
     weights = [row["weight"] for row in constant.report["raters"]]
-    np.testing.assert_allclose(weights[:4], weights[0])
+    np.testing.assert_allclose(weights[:4], weights[0], rtol=0.02)
     assert weights[4] < weights[0]
     assert dice(constant.labels, truth) > 0.94  # the plain vote, smoothed; the vote itself has 0.979
     assert any("the image is constant" in warning for warning in constant.report["warnings"])

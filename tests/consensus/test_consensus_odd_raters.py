@@ -7,6 +7,8 @@ import json
 import numpy as np
 from raters import ball, image_of, save
 
+from medseg.consensus.fuse import fuse
+from medseg.consensus.io.surroundings import leave_out_surroundings
 from medseg.consensus.statistics.odd_raters import classes_not_looked_for, find_oddities
 from medseg.consensus.study import MISSING, Rater, Study
 from medseg.workflows.consensus.options import ConsensusOptions
@@ -123,3 +125,50 @@ def test_what_seems_not_looked_for_is_copied_by_auto(tmp_path):
     # 64 voxels of the second structure, by the votes of those who looked for it
     assert report["volumes_ml"]["label 2"] == 64 * 2 / 1000
     assert any("did not look for label 2: 64 voxels" in line for line in report["warnings"])
+
+
+BODY = ("background", "liver", "body")
+
+
+def body_drawn_by(*chosen):
+    """Two raters on a line: a liver of three voxels, and a body of all twelve by the raters with these numbers."""
+    raters = []
+    for number, start in enumerate((4, 5)):
+        line = np.zeros((1, 1, 14), np.uint8)
+        if number in chosen:
+            line[..., 1:13] = 2
+        line[..., start : start + 3] = 1
+        raters.append(Rater(("anna", "bob")[number], line))
+    return raters
+
+
+def test_a_body_that_one_rater_drew_round_everything_is_left_out():
+    raters, notes = leave_out_surroundings(body_drawn_by(0), BODY)
+    assert raters[0].labels.tolist() == [[[0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]]]
+    assert raters[1].labels.tolist() == [[[0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0]]]
+    assert len(notes) == 1
+    assert notes[0].startswith("body: only anna drew it, and it contains all other structures: it is left out")
+    labels = [rater.labels[0, 0] for rater in body_drawn_by(0)]
+    fused = fuse(None, [np.stack([line] * 2) for line in labels], method="majority")
+    assert 2 not in fused.labels
+    assert any("contains all other structures" in warning for warning in fused.report["warnings"])
+
+
+def test_a_body_counts_that_both_drew_or_the_other_did_not_look_for():
+    both = body_drawn_by(0, 1)
+    assert leave_out_surroundings(both, BODY) == (both, [])
+    anna, bob = body_drawn_by(0)
+    bob.labels[(bob.labels == 0) & (anna.labels == 2)] = MISSING
+    assert leave_out_surroundings([anna, bob], BODY) == ([anna, bob], [])
+
+
+def test_what_contains_nothing_or_not_all_counts():
+    anna, bob = body_drawn_by(0)
+    bob.labels[..., 13] = 1  # a quarter of the liver outside of the body
+    assert leave_out_surroundings([anna, bob], BODY)[1] == []
+    alone = Rater("bob", np.zeros((1, 1, 14), np.uint8))
+    only_body = Rater("anna", np.where(anna.labels > 0, np.uint8(2), np.uint8(0)))
+    assert leave_out_surroundings([only_body, alone], BODY)[1] == [], "nothing else is there: the structure itself"
+    twice = np.zeros((1, 1, 14), np.uint8)
+    twice[..., 3:9] = 2  # six voxels round three: another outline of the same thing, not its surroundings
+    assert leave_out_surroundings([Rater("anna", twice), body_drawn_by()[0]], BODY)[1] == []

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 
 from medseg.consensus.fuse import run
+from medseg.consensus.fusers.gcssl.agreement import agreement_of_raters
 from medseg.consensus.fusers.gcssl.gross_errors import (
-    GROSS_BOUNDS,
-    NEAR_BOUNDS,
     correlation_of_votes,
     find_gross_errors,
+    find_omissions,
+    find_posterior,
     trust_in_posterior,
 )
 from medseg.consensus.fusers.gcssl.outlines import Outlines
+from medseg.consensus.fusers.gcssl.rater_scores import compute_weights
 from medseg.consensus.fusers.gcssl.region import find_region
-from medseg.consensus.fusers.pair_dice import agreement_of_raters, dice_of_pairs
+from medseg.consensus.fusers.pair_dice import dice_of_pairs
 from medseg.consensus.fusers.vote_patterns import find_patterns
 from medseg.consensus.study import MISSING, Rater, Study
 
@@ -121,26 +123,76 @@ def test_correlations_by_hand():
 
 
 def test_trust_falls_between_its_bounds():
-    assert [trust_in_posterior(value, GROSS_BOUNDS) for value in (-0.1, 0.12, 0.18, 0.5)] == [1, 1, 0, 0]
-    assert trust_in_posterior(0.15, GROSS_BOUNDS) == pytest.approx(0.5)
-    assert trust_in_posterior(0.11, NEAR_BOUNDS) == pytest.approx(0.5)
-    assert trust_in_posterior(math.nan, GROSS_BOUNDS) == 1
+    assert [trust_in_posterior(value) for value in (-0.1, 0.12, 0.18, 0.5)] == [1, 1, 0, 0]
+    assert trust_in_posterior(0.15) == pytest.approx(0.5)
+    assert trust_in_posterior(math.nan) == 1
 
 
-def test_agreement_by_hand():
-    # Dice 2 * 5 / 20 of the third with either of the first two, 1 of these: pairs 1, 0.5, 0.5, median 0.5
-    labels = [line((10, 20)), line((10, 20)), line((15, 25))]
-    patterns = find_patterns(study_of(labels))
+def test_a_rater_of_another_structure_does_not_make_the_others_look_independent():
+    # the first two overlook the same half; the last has a part of the other half, and the most of it elsewhere
+    lines = [line((10, 20)), line((10, 20)), line((10, 30)), line((10, 30)), line((25, 45))]
+    patterns = find_patterns(study_of(lines))
+    apart = np.zeros((5, 2), bool)
+    assert find_posterior(patterns, apart).correlation < 0.5
+    apart[4, 1] = True
+    assert find_posterior(patterns, apart).correlation == pytest.approx(1)
+
+
+def test_pairs_of_raters_by_hand():
+    # Dice 2 * 5 / 20 of the third with either of the first two, 1 of these
+    patterns = find_patterns(study_of([line((10, 20)), line((10, 20)), line((15, 25))]))
     np.testing.assert_allclose(dice_of_pairs(patterns)[0], [[1, 1, 0.5], [1, 1, 0.5], [0.5, 0.5, 1]])
-    np.testing.assert_allclose(agreement_of_raters(patterns), [1, 1, 1])
-    # with a fourth like the first the pairs are 1, 1, 1, 0.5, 0.5, 0.5: median 0.75, the odd one has 0.5 / 0.75
-    patterns = find_patterns(study_of([*labels, line((10, 20))]))
-    np.testing.assert_allclose(agreement_of_raters(patterns), [1, 1, 2 / 3, 1])
+
+
+def agreement_of(labels: list[np.ndarray], classes: int = 2, omissions: bool = False) -> np.ndarray:
+    region = find_region(labels, (1.0, 1.0, 1.0))
+    patterns = find_patterns(study_of([each[region.outer_box] for each in labels], classes), crop=False)
+    found = find_omissions(region, patterns) if omissions else None
+    return agreement_of_raters(region.labels[:, region.disputed], patterns, found)
+
+
+def test_agreement_with_the_panel_by_hand():
+    ten = line((10, 20))
+    # the panel is the first two's; the third has 5 of its 10 voxels: Dice 0.5, (1 - 0.5^2)^2
+    np.testing.assert_allclose(agreement_of([ten, ten, line((15, 25))]), [1, 1, 0.5625])
     # who meets nobody keeps a twentieth, and where nobody meets anybody all are alike
-    patterns = find_patterns(study_of([line((10, 20))] * 3 + [line((40, 50))]))
-    np.testing.assert_allclose(agreement_of_raters(patterns), [1, 1, 1, 0.05])
-    patterns = find_patterns(study_of([line((10, 20)), line((30, 40)), line((50, 60))]))
-    np.testing.assert_allclose(agreement_of_raters(patterns), [1, 1, 1])
+    np.testing.assert_allclose(agreement_of([ten, ten, ten, line((40, 50))]), [1, 1, 1, 0.05])
+    np.testing.assert_allclose(agreement_of([ten, line((30, 40)), line((50, 60))]), [1, 1, 1])
+    # what a rater did not annotate is not compared
+    part = ten.copy()
+    part[15:] = MISSING
+    np.testing.assert_allclose(agreement_of([ten, ten, line((15, 25)), part]), [1, 1, 0.5625, 1])
+
+
+def test_of_two_raters_neither_is_the_better_one():
+    np.testing.assert_allclose(agreement_of([line((10, 20)), line((12, 18))]), [1, 1])
+    np.testing.assert_allclose(agreement_of([line((10, 20)), line((15, 25))]), [1, 1])
+
+
+def test_who_overlooked_a_structure_agrees_less():
+    study, _ = panel_of_different_protocols()
+    labels = [rater.labels for rater in study.raters]
+    # three of five did not look for the second disc: with votes alone those who found it seem wrong about it
+    np.testing.assert_allclose(agreement_of(labels, 3), [0.5625, 0.5625, 1, 1, 1])
+    np.testing.assert_allclose(agreement_of(labels, 3, omissions=True), [1, 1, 0.5625, 0.5625, 0.5625])
+
+
+def test_weights_with_agreement_by_hand():
+    # log odds 2.197, 2.197, 0.405 with the roots 1.482, 1.482, 0.637, of 3.601: 0.4116, 0.4116, 0.1768
+    scores = np.array([0.9, 0.9, 0.6])
+    ones = np.ones(3)
+    np.testing.assert_allclose(compute_weights(scores, 2, "logodds", 1.0, ones), [0.4116, 0.4116, 0.1768], atol=1e-4)
+    half = np.array([1, 0.5, 1])
+    np.testing.assert_allclose(compute_weights(scores, 2, "logodds", 1.0, half), [0.5183, 0.2591, 0.2226], atol=1e-4)
+    # who is more self-consistent than the median rater gains nothing by it
+    first, second, _ = compute_weights(np.array([0.99, 0.8, 0.6]), 2, "logodds", 1.0, ones)
+    assert first == second
+    np.testing.assert_allclose(compute_weights(scores, 2, "consistency", 1.0, half), scores_alone(scores))
+
+
+def scores_alone(scores: np.ndarray) -> np.ndarray:
+    odds = np.log(scores / (1 - scores))
+    return odds / odds.sum()
 
 
 def panel_of_different_protocols() -> tuple[Study, np.ndarray]:
@@ -175,11 +227,3 @@ def test_raters_and_sides_in_any_order():
     study, _ = panel_of_different_protocols()
     turned = Study(study.raters[::-1], study.classes, study.spacing_mm, study.image)
     np.testing.assert_array_equal(run(turned).labels, run(study).labels)
-
-
-def test_the_weights_of_before_are_there_still():
-    study, _ = panel_of_different_protocols()
-    before, now = (run(study, weights=mode) for mode in ("consistency", "logodds"))
-    agreement = agreement_of_raters(find_patterns(study))
-    expected = np.array([row["weight"] for row in before.raters]) * agreement
-    np.testing.assert_allclose([row["weight"] for row in now.raters], expected / expected.sum())

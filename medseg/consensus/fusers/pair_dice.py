@@ -1,13 +1,10 @@
-"""Dice of each two raters, and from it how far a rater agrees with the others."""
+"""Dice of each two raters."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from medseg.consensus.fusers.vote_patterns import VotePatterns
-
-LEAST_AGREEMENT = 0.05
-"""Of a rater who agrees with nobody: what only this rater annotated keeps a vote."""
 
 
 def dice_of_pairs(patterns: VotePatterns) -> np.ndarray:
@@ -29,23 +26,3 @@ def mean_dice_of_pairs(dice: np.ndarray) -> np.ndarray:
     """`(R, R)` mean over the classes that have a value, of `(K - 1, R, R)`; NaN where none has."""
     compared = np.isfinite(dice).sum(0)
     return np.where(compared > 0, np.nansum(dice, axis=0) / np.maximum(compared, 1), np.nan)
-
-
-def agreement_of_raters(patterns: VotePatterns) -> np.ndarray:
-    """`(R,)` in (0, 1]: a rater's median Dice with the others over the median of all pairs, at most 1.
-
-    1 for all where no two raters can be compared, or none of them overlap.
-    """
-    dice = mean_dice_of_pairs(dice_of_pairs(patterns))
-    raters = len(dice)
-    pairs = dice[np.triu_indices(raters, 1)]
-    pairs = pairs[np.isfinite(pairs)]
-    if not pairs.size or not np.median(pairs):
-        return np.ones(raters)
-    found = np.ones(raters)
-    for r in range(raters):
-        others = np.delete(dice[r], r)
-        others = others[np.isfinite(others)]
-        if others.size:
-            found[r] = np.median(others) / np.median(pairs)
-    return np.clip(found, LEAST_AGREEMENT, 1)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from medseg.consensus.io.label_values import Values, as_integers, find_values, to_class_indices
+from medseg.consensus.io.surroundings import leave_out_surroundings
 from medseg.consensus.study import MISSING, Rater, Study
 from medseg.errors import ConfigError, DataError
 
@@ -68,6 +69,8 @@ def study_from_arrays(
     _check_reserved(raters, values, missing, notes)
     dtype = np.result_type(*(array.dtype for array in label_maps)) if label_maps else np.dtype(np.uint8)
     classes = ("background", *(str(value) for value in values[1:]))
+    raters, left_out = leave_out_surroundings(raters, classes)
+    notes += left_out
     study = Study(tuple(raters), classes, _resolve_spacing(spacing_mm, grid), _read_channels(pixels, grid, nan))
     return study, Values(values, missing, dtype, grid), notes
 

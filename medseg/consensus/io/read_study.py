@@ -16,6 +16,7 @@ from medseg.consensus.io.formats import Form, Reading
 from medseg.consensus.io.partial_annotations import limit_to_protocol, limit_to_region, tidy_probabilities
 from medseg.consensus.io.read_image import read_image
 from medseg.consensus.io.segment_table import Segment, merge_segments
+from medseg.consensus.io.surroundings import leave_out_surroundings
 from medseg.consensus.statistics.odd_raters import classes_not_looked_for
 from medseg.consensus.study import MISSING, Rater, Study
 from medseg.dicom.series import Series, open_series
@@ -56,8 +57,10 @@ def read_study(
         first_file = images[0] if images else sources[0][0]
         annotated = AnnotatedImage(_read_header(first_file), is_image=bool(images))
     raters, segments, files = _read_raters(sources, rater_names, annotated, options, notes)
-    voxels = read_image(images, annotated.grid, options, notes, series) if images else None
     classes = ("background", *(segment.title for segment in segments))
+    raters, left_out = leave_out_surroundings(raters, classes)
+    notes += left_out
+    voxels = read_image(images, annotated.grid, options, notes, series) if images else None
     study = Study(tuple(raters), classes, annotated.grid.spacing_mm, voxels)
     first = files[0]
     return study, Form(

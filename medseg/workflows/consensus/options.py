@@ -53,7 +53,9 @@ class ConsensusOptions:
     method: Annotated[str, Option("gcssl, majority, staple, ml-staple, simple or sba.", ("--method", "-m"), METHOD)] = (
         "gcssl"
     )
-    weights: Annotated[str | None, Option("logodds, sc, uniform, or numbers: 0.5,0.3,0.2.", group=METHOD)] = None
+    weights: Annotated[
+        str | None, Option("logodds, consistency, sc, uniform, or numbers: 0.5,0.3,0.2.", group=METHOD)
+    ] = None
     smoothness: Annotated[float | None, Option("Total smoothness; 0 for the weighted vote.", group=METHOD)] = None
     neighbours: Annotated[int | None, Option("4 or 8 in a 2D image, 6, 18 or 26 in a volume.", group=METHOD)] = None
     ssl: Annotated[bool | None, Option("Whether raters vote where they left something out.", group=METHOD)] = None

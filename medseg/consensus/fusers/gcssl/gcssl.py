@@ -22,9 +22,10 @@ import numpy as np
 
 from medseg.consensus.boxes import relative_spacing
 from medseg.consensus.fusers.fusion_log import FusionLog
+from medseg.consensus.fusers.gcssl.agreement import agreement_of_raters
 from medseg.consensus.fusers.gcssl.energy import Energy, find_pairs, neighbour_offsets, thickness_factor
 from medseg.consensus.fusers.gcssl.graph_cut import minimise
-from medseg.consensus.fusers.gcssl.gross_errors import weigh_omissions
+from medseg.consensus.fusers.gcssl.gross_errors import find_omissions
 from medseg.consensus.fusers.gcssl.image_features import NormalisedImage
 from medseg.consensus.fusers.gcssl.missing_votes import WeightedVotes, add_predicted_votes, count_votes
 from medseg.consensus.fusers.gcssl.rater_scores import (
@@ -36,7 +37,6 @@ from medseg.consensus.fusers.gcssl.rater_scores import (
 )
 from medseg.consensus.fusers.gcssl.region import Region, find_region
 from medseg.consensus.fusers.gcssl.study_facts import describe_study, find_unannotated, rater_rows
-from medseg.consensus.fusers.pair_dice import agreement_of_raters
 from medseg.consensus.fusers.vote_patterns import VotePatterns, find_patterns
 from medseg.consensus.study import MISSING, Fused, Rater, Study
 from medseg.errors import ConfigError, DataError
@@ -50,8 +50,9 @@ class GcsslOptions:
     """Options of GC-SSL.
 
     Args:
-        weights: "logodds" (log odds of the self-consistency times the agreement with the other raters), "consistency"
-            (without the agreement), "sc" (the score itself), "uniform", or one number >= 0 per rater.
+        weights: "logodds" (the agreement with the panel times the root of the log odds of the self-consistency, of
+            which nobody has more than the median rater), "consistency" (the log odds alone), "sc" (the score itself),
+            "uniform", or one number >= 0 per rater.
         omissions: where somebody overlooked a structure, count omissions as STAPLE does, as far as the votes show that
             they are independent (`gross_errors`); False: votes decide everywhere.
         ssl: raters vote also where they annotated nothing, as they would label what looks alike; False: they do not.
@@ -139,23 +140,27 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
         image = NormalisedImage(reduced.image, region.box, region.units)
     with log.stage("patterns"):
         patterns = _find_patterns(reduced, region)
-    agreement = agreement_of_raters(patterns)
+    given = region.labels[:, region.disputed]
+    omissions = None
+    if options.omissions:
+        with log.stage("omissions"):
+            omissions = find_omissions(region, patterns)
+            log.facts |= omissions.facts
+    with log.stage("agreement"):
+        agreement = agreement_of_raters(given, patterns, omissions)
     scores = score_raters(region, image, len(study.classes), options.weights, agreement, options.seed, log)
     log.facts["rho"] = scores.rho
     if image.constant:
         log.warn("the image is constant: nothing is learned from it, and all raters count alike")
     with log.stage("votes"):
-        given = region.labels[:, region.disputed]
         votes = _count_votes(reduced, region, given, scores, options)
     if options.ssl and scores.posterior is not None:
         with log.stage("missing"):
             voxels = np.flatnonzero(region.disputed)
             strength = scores.predicted_vote_strength()
             log.facts["soft_votes"] = add_predicted_votes(votes, given, voxels, strength, scores.posterior)
-    if options.omissions:
-        with log.stage("omissions"):
-            votes, found = weigh_omissions(votes, region, patterns)
-            log.facts |= found
+    if omissions is not None:
+        votes = omissions.weigh(votes)
     if not image.constant:
         # the edges of an image that says nothing are noise, and boundaries along them worse than the plain vote
         options = replace(options, smoothness=options.smoothness * scores.rho)

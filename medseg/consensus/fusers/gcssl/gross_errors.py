@@ -12,8 +12,7 @@ they omit independently of one another, which is STAPLE's model. Neither truth n
            tau of x, while two others or more did, and no more have their outline near and x outside of it
     rho    mean correlation of two raters' votes inside STAPLE's structure: near 0 where errors are independent
 
-On G the shares of the votes move towards STAPLE's posterior W, the more the lower rho is (`trust_in_posterior`), and
-elsewhere, where rho is lower still and nobody drew something apart, towards shares times the root of W.
+On G the shares of the votes move towards STAPLE's posterior W, the more the lower rho is (`trust_in_posterior`).
 A rater whose own c* lies apart from everybody else's drew another thing: that is an invention, votes are right about
 it, and what this rater lacks of the others' c* puts nothing into G.
 """
@@ -39,16 +38,12 @@ TAU = 3.0
 SPREADS = 3.0
 """Median distances of two outlines up to which they are drawn differently: a fine grid has many voxels in a
 millimetre."""
-GROSS_BOUNDS, NEAR_BOUNDS = (0.12, 0.18), (0.10, 0.12)
-"""Correlations of votes up to which errors count as independent, and from which as shared: on G, and elsewhere."""
-FLOOR = 0.02
-"""Added to shares and posterior before they are multiplied, so that neither alone rules a label out."""
+INDEPENDENT, SHARED = 0.12, 0.18
+"""Correlations of votes up to which errors count as independent, and from which on as shared."""
 APART = 0.05
 """Share of a rater's own structure away from everybody else's from which on it is another structure."""
 CONFIRMED = 2
 """Raters who must have what another overlooked: what one alone has may as well be invented."""
-
-
 FEWEST = 3
 """Raters without whom independence cannot be seen: with two, an omission is as likely as an invention."""
 
@@ -74,82 +69,87 @@ class GrossErrors:
 
     Args:
         voxels: `(n,)` bool of the disputed voxels: G.
-        near: `(n,)` bool: the other disputed voxels of structures that nobody drew apart.
         apart: `(R, K)` bool: the rater's structure is another one than everybody else's.
     """
 
     voxels: np.ndarray
-    near: np.ndarray
     apart: np.ndarray
 
 
-def weigh_omissions(
-    votes: WeightedVotes, region: Region, patterns: VotePatterns
-) -> tuple[WeightedVotes, dict[str, object]]:
-    """The votes with STAPLE's posterior in place of their shares where raters differ grossly.
+@dataclass(frozen=True, eq=False)
+class Omissions:
+    """What somebody overlooked, and how far STAPLE is to be trusted about it.
 
     Args:
-        votes: on the disputed voxels of the region.
+        truth: `(n, K)` STAPLE's posterior at the disputed voxels of G.
+        voxels: `(n,)` numbers of these voxels among the disputed ones.
+        trust: in [0, 1]; see `trust_in_posterior`.
+        facts: JSON-ready: `vote_correlation`, `trust_in_posterior`, `gross_voxels`, and `apart`, pairs of rater's and
+            class's number.
+    """
+
+    truth: np.ndarray
+    voxels: np.ndarray
+    trust: float
+    facts: dict[str, object]
+
+    def weigh(self, votes: WeightedVotes) -> WeightedVotes:
+        """The votes, of the same strength, with a part of their shares on G from the posterior."""
+        if not self.trust or not self.voxels.size:
+            return votes
+        changed = votes.votes.copy()
+        for start in range(0, self.voxels.size, _CHUNK):
+            part = slice(start, start + _CHUNK)
+            at = self.voxels[part]
+            total = votes.total[at]
+            shares = votes.votes[:, at] / np.where(total > 0, total, 1)
+            changed[:, at] = (self.trust * self.truth[part].T + (1 - self.trust) * shares) * total
+        return replace(votes, votes=changed)
+
+
+def find_omissions(region: Region, patterns: VotePatterns) -> Omissions:
+    """Where raters overlooked something, and what STAPLE says there.
+
+    Args:
         region: of the raters.
         patterns: of the same raters in the region's `outer_box`.
-
-    Returns:
-        votes: of the same strength.
-        facts: JSON-ready: `vote_correlation`; `trust_in_posterior` and `trust_near_outlines` in [0, 1];
-            `gross_voxels`; and `apart`, pairs of rater's and class's number.
     """
-    facts: dict[str, object] = {
-        **{"vote_correlation": None, "trust_in_posterior": 0.0, "trust_near_outlines": 0.0},
-        **{"gross_voxels": 0, "apart": []},
-    }
+    none = np.zeros((0, patterns.classes)), np.zeros(0, np.intp)
+    facts: dict[str, object] = {"vote_correlation": None, "trust_in_posterior": 0.0, "gross_voxels": 0, "apart": []}
     if len(region.labels) < FEWEST:
-        return votes, facts
-    posterior = find_posterior(patterns)
+        return Omissions(*none, 0.0, facts)
     found = find_gross_errors(region, patterns)
-    trust = np.zeros(votes.total.size, np.float32)
-    gross, near = (trust_in_posterior(posterior.correlation, bounds) for bounds in (GROSS_BOUNDS, NEAR_BOUNDS))
-    trust[found.near] = near
-    trust[found.voxels] = gross
-    facts |= {
+    posterior = find_posterior(patterns, found.apart)
+    trust = trust_in_posterior(posterior.correlation)
+    voxels = np.flatnonzero(found.voxels)
+    facts = {
         "vote_correlation": posterior.correlation if math.isfinite(posterior.correlation) else None,
-        "trust_in_posterior": gross,
-        "trust_near_outlines": near,
-        "gross_voxels": int(np.count_nonzero(found.voxels)),
+        "trust_in_posterior": trust,
+        "gross_voxels": int(voxels.size),
         "apart": [[int(r), int(c)] for r, c in np.argwhere(found.apart)],
     }
-    return _mix(votes, posterior, found, trust, _PatternsAt(region, patterns)), facts
+    truth = posterior.truth[_rows_of_patterns(region, patterns, voxels)]
+    return Omissions(truth, voxels, trust, facts)
 
 
-def _mix(
-    votes: WeightedVotes, posterior: Posterior, found: GrossErrors, trust: np.ndarray, pattern_of: _PatternsAt
-) -> WeightedVotes:
-    """The votes with a part `trust` `(n,)` of their shares from the posterior: alone on G, else times the votes."""
-    changed = votes.votes.copy()
-    shares, wanted = votes.shares(), np.flatnonzero(trust)
-    for start in range(0, wanted.size, _CHUNK):
-        at = wanted[start : start + _CHUNK]
-        truth = posterior.truth[pattern_of.rows(at)].T
-        both = (shares[:, at] + FLOOR) * np.sqrt(truth + FLOOR)
-        both /= both.sum(axis=0)
-        of_posterior = np.where(found.voxels[at], truth, both)
-        mixed = trust[at] * of_posterior + (1 - trust[at]) * shares[:, at]
-        changed[:, at] = mixed * votes.total[at]
-    return replace(votes, votes=changed)
-
-
-def trust_in_posterior(correlation: float, bounds: tuple[float, float]) -> float:
-    """How much STAPLE's posterior counts, in [0, 1]: all of it up to the first bound, nothing from the second on.
+def trust_in_posterior(correlation: float) -> float:
+    """How much STAPLE's posterior counts on G, in [0, 1]: alone up to `INDEPENDENT`, not at all from `SHARED` on.
 
     Where no two raters vary inside the structures nothing speaks against their independence: 1.
     """
     if not math.isfinite(correlation):
         return 1.0
-    independent, alike = bounds
-    return float(np.clip((alike - correlation) / (alike - independent), 0, 1))
+    return float(np.clip((SHARED - correlation) / (SHARED - INDEPENDENT), 0, 1))
 
 
-def find_posterior(patterns: VotePatterns) -> Posterior:
-    """STAPLE of each class against the rest, normalised over the classes; the rest of the probability is background."""
+def find_posterior(patterns: VotePatterns, apart: np.ndarray) -> Posterior:
+    """STAPLE of each class against the rest, normalised over the classes; the rest of the probability is background.
+
+    Args:
+        patterns: of the raters.
+        apart: `(R, K)` bool: raters whose class is another structure; their votes are correlated with nobody's, which
+            says nothing about the errors of those who drew the same thing.
+    """
     classes = patterns.classes
     truth = np.zeros((len(patterns.table), classes))
     correlations, sizes = [], []
@@ -159,7 +159,7 @@ def find_posterior(patterns: VotePatterns) -> Posterior:
             continue
         truth[:, c] = estimate(decisions, patterns.counts).truth
         inside = np.where(truth[:, c] > 0.5, patterns.counts, 0)
-        correlation = correlation_of_votes(decisions, inside)
+        correlation = correlation_of_votes(decisions[:, ~apart[:, c]], inside)
         if math.isfinite(correlation):
             correlations.append(correlation)
             sizes.append(float(inside.sum()))
@@ -221,9 +221,7 @@ def find_gross_errors(region: Region, patterns: VotePatterns) -> GrossErrors:
             lacking += lacks & close
             overlooking += lacks & ~close
         voxels[chosen] = (overlooking > 0) & (having >= CONFIRMED) & (having >= lacking)
-    anybody_apart = np.any(apart, axis=0)
-    near_outlines = (structure > 0) & ~voxels & ~np.asarray(anybody_apart)[structure]
-    return GrossErrors(voxels, near_outlines, apart)
+    return GrossErrors(voxels, apart)
 
 
 def most_voted_structure(labels: np.ndarray, classes: int) -> np.ndarray:
@@ -255,17 +253,9 @@ def _lie_apart(region: Region, patterns: VotePatterns, box: Box, near: Sequence[
     return apart if np.count_nonzero(left) >= 2 else np.zeros_like(apart)
 
 
-class _PatternsAt:
-    """Rows of the patterns' table by disputed voxels of a region."""
-
-    def __init__(self, region: Region, patterns: VotePatterns) -> None:
-        self.voxels = np.flatnonzero(region.disputed)
-        self.shape = region.disputed.shape
-        sides = zip(region.inner_box, patterns.coded_box, strict=True)
-        self.shift = [inner.start - coded.start for inner, coded in sides]
-        self.indices = patterns.indices()
-
-    def rows(self, at: np.ndarray) -> np.ndarray:
-        """Rows of the disputed voxels with these numbers."""
-        position = np.unravel_index(self.voxels[at], self.shape)
-        return self.indices[tuple(axis + shift for axis, shift in zip(position, self.shift, strict=True))]
+def _rows_of_patterns(region: Region, patterns: VotePatterns, voxels: np.ndarray) -> np.ndarray:
+    """`(n,)` rows of the patterns' table of the disputed voxels with these numbers."""
+    flat = np.flatnonzero(region.disputed)[voxels]
+    position = np.unravel_index(flat, region.disputed.shape)
+    sides = zip(position, region.inner_box, patterns.coded_box, strict=True)
+    return patterns.indices()[tuple(axis + inner.start - coded.start for axis, inner, coded in sides)]

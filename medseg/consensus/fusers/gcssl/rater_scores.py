@@ -84,7 +84,7 @@ def score_raters(
         image: around the region's box.
         classes: K.
         weights: one of `WEIGHT_MODES`, or the weights themselves.
-        agreement: `(R,)` in (0, 1], of each rater with the others.
+        agreement: `(R,)` in (0, 1], of each rater with the panel.
         seed: of the sample and the trees.
         log: gets the seconds.
     """
@@ -223,7 +223,9 @@ def compute_weights(
         classes: K.
         mode: one of `WEIGHT_MODES`, or the weights themselves, which rho leaves alone.
         rho: informativeness; so much of the weights comes from the scores, the rest is equal for all.
-        agreement: `(R,)` in (0, 1], by which the weights of mode "logodds" are multiplied; None: all alike.
+        agreement: `(R,)` in (0, 1], by which the weights of mode "logodds" are multiplied. Their log odds count by the
+            root of them, and only below the median: who rounds corners or draws little is the most self-consistent, and
+            should gain nothing by it. None: the log odds alone.
 
     Raises:
         ConfigError: given weights are unusable.
@@ -231,11 +233,13 @@ def compute_weights(
     if not isinstance(mode, str):
         return check_given_weights(mode, scores.size)
     raw = score_weights(scores, classes, mode)
+    with_agreement = mode == "logodds" and agreement is not None
+    if with_agreement:
+        raw = np.sqrt(np.minimum(raw, np.median(raw)))
     weights = rho * raw / raw.sum() + (1 - rho) / scores.size
-    if mode == "logodds" and agreement is not None:
+    if with_agreement:
         weights = weights * agreement
-        return weights / weights.sum()
-    return weights
+    return weights / weights.sum()
 
 
 def check_given_weights(weights: Sequence[float], raters: int) -> np.ndarray:
