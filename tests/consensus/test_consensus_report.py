@@ -204,6 +204,14 @@ def test_the_words_follow_the_numbers():
     assert "image" not in words(kappa=None)
     assert all(describe_method(name) for name in FUSERS)
 
+    def of_weights(*weights: float) -> str:
+        return describe_rater({"weight": weights[0], "kappa": None}, weights, 1.0)
+
+    assert of_weights(0.503, 0.497) == "counts like the others."
+    assert of_weights(0.3, 0.299, 0.25, 0.151) == "is one of 2 who count most."
+    assert of_weights(0.25, 0.3, 0.299, 0.151) == "counts in between."
+    assert of_weights(0.01, 0.3, 0.3, 0.39) == "hardly counts."
+
 
 def test_places_that_cannot_be_written_and_settings_are_told(tmp_path):
     result = result_of(tmp_path)
