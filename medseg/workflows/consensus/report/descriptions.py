@@ -23,8 +23,8 @@ METHODS = {
 FULLY_ANNOTATED = 0.995
 """Share of the region from which on an annotation counts as complete."""
 ALIKE = 0.02
-"""Relative difference of weights that says nothing: with other seeds of the forest a weight comes out otherwise by up to
-0.4 % (standard deviation, five seeds, panels of vessels, atria and abdomens), and two weights differ by more than one."""
+"""Relative difference of weights that says nothing. With other seeds of the forest a weight has a standard deviation of
+up to 0.4 % (five seeds; panels of vessels, atria and abdomens), and two weights differ by more than one of them."""
 
 
 def describe_method(method: str) -> str:
