@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -21,130 +22,37 @@ import tempfile
 import venv
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-from packaging.metadata import Metadata
-from packaging.version import Version
+from packaging.metadata import ExceptionGroup, Metadata
+from versions import ROOT, ReleaseError, contradictions, git, missing_for_release, read_sources
 
-ROOT = Path(__file__).resolve().parents[1]
-UNRELEASED = "Unreleased"
-SECTION = re.compile(r"^## \[(?P<name>[^\]]+)\](?: - (?P<date>\d{4}-\d{2}-\d{2}))?\s*$", re.MULTILINE)
 PACKED = {"medseg": "medseg", "pipelines": "medseg/pipelines", "data_manifests": "medseg/data_manifests"}
 """Folder of the checkout -> folder of the wheel."""
 
-COMMANDS = (("--version",), ("doctor",), ("list",), ("demo", "--quick", "--output", "demo"))
+SCANS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {support!r})
+from tiny import write_dataset
+write_dataset(Path("scans"))
+"""
+"""Program that writes a few small volumes with labels and their manifest; it needs the installed packages alone."""
+
+SMALL = (
+    "--set", "stages.0.network.width=4", "--set", "stages.0.schedule.iterations=6",
+    "--set", "stages.0.schedule.batch.labeled=2", "--set", "data.patch=[16,16,16]",
+)  # fmt: skip
+COMMANDS = (
+    ("--version",),
+    ("doctor",),
+    ("list",),
+    ("data", "check", "scans/m.json"),
+    ("train", "--task", "dtc", "--data", "scans/m.json", "--output", "run", *SMALL),
+    ("predict", "--model", "run", "--input", "scans/m.json", "--section", "test", "--output", "predictions"),
+    ("evaluate", "--prediction", "predictions", "--reference", "scans/m.json", "--section", "test"),
+)
 """Of `medseg`, in an empty folder of the new environment."""
-
-
-class ReleaseError(Exception):
-    """What stands in the way of a release, in one line."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the changelog.
-
-    Attributes:
-        name: version, or `UNRELEASED`.
-        date: of the release, such as 2026-11-29; None where it is missing.
-        text: below the heading.
-    """
-
-    name: str
-    date: str | None
-    text: str
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Everything that says which version this is.
-
-    Attributes:
-        version: `medseg.__version__`, which sdist and wheel take.
-        citation: version of `CITATION.cff`.
-        sections: of `CHANGELOG.md`, the newest first.
-        tags: of this commit that begin with v and a digit.
-        earlier_tags: of other commits, likewise.
-        changed: whether files differ from the commit.
-    """
-
-    version: str
-    citation: str
-    sections: tuple[Section, ...]
-    tags: frozenset[str] = frozenset()
-    earlier_tags: frozenset[str] = frozenset()
-    changed: bool = False
-
-
-def read_sections(text: str) -> tuple[Section, ...]:
-    """The sections of a changelog, in their order."""
-    headings = list(SECTION.finditer(text))
-    ends = [heading.start() for heading in headings[1:]] + [len(text)]
-    sections = []
-    for heading, end in zip(headings, ends, strict=True):
-        sections.append(Section(heading["name"], heading["date"], text[heading.end() : end].strip()))
-    return tuple(sections)
-
-
-def read_sources(root: Path = ROOT) -> Sources:
-    """Read them from a checkout."""
-    package = (root / "medseg" / "__init__.py").read_text(encoding="utf-8")
-    found = re.search(r'^__version__ = "([^"]+)"$', package, re.MULTILINE)
-    if found is None:
-        raise ReleaseError('medseg/__init__.py has no line __version__ = "..."')
-    citation = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
-    sections = read_sections((root / "CHANGELOG.md").read_text(encoding="utf-8"))
-    here = frozenset(_git(root, "tag", "--points-at", "HEAD", "--list", "v[0-9]*"))
-    others = frozenset(_git(root, "tag", "--list", "v[0-9]*")) - here
-    changed = bool(_git(root, "status", "--porcelain"))
-    return Sources(found[1], str(citation["version"]), sections, here, others, changed)
-
-
-def _git(root: Path, *words: str) -> list[str]:
-    """Lines of what git says; none in a folder that is no checkout, such as an unpacked sdist."""
-    if not (root / ".git").exists():
-        return []
-    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()
-
-
-def contradictions(sources: Sources) -> list[str]:
-    """What is wrong at any time, tagged or not."""
-    version = sources.version
-    found = []
-    if version != str(Version(version)):
-        found.append(f"__version__ is {version}; written in full it is {Version(version)}")
-    if sources.citation != version:
-        found.append(f"CITATION.cff has the version {sources.citation}, medseg.__version__ is {version}")
-    for section in sources.sections:
-        if section.name != UNRELEASED and Version(section.name) > Version(version):
-            found.append(f"CHANGELOG.md has a section {section.name}, newer than medseg.__version__, {version}")
-    for tag in sorted(sources.tags - {f"v{version}"}):
-        found.append(f"this commit has the tag {tag}, medseg.__version__ is {version}")
-    for tag in sorted(sources.earlier_tags):
-        if Version(tag) >= Version(version):
-            found.append(f"{tag} is the tag of another commit; medseg.__version__, {version}, must be above it")
-    return found
-
-
-def missing_for_release(sources: Sources) -> list[str]:
-    """What a commit must have before it is tagged; wrong where it has a tag already."""
-    version = sources.version
-    found = []
-    if Version(version).is_devrelease:
-        found.append(f"{version} is a version between releases")
-    released = [section for section in sources.sections if section.name != UNRELEASED]
-    if not released or released[0].name != version:
-        found.append(f"the newest section of CHANGELOG.md is not {version}")
-    elif released[0].date is None:
-        found.append(f"the section {version} of CHANGELOG.md has no date")
-    if any(section.name == UNRELEASED and section.text for section in sources.sections):
-        found.append(f"CHANGELOG.md has entries under {UNRELEASED}")
-    if sources.changed:
-        found.append("files differ from the commit")
-    return found
 
 
 def build(output: Path) -> tuple[Path, Path]:
@@ -163,17 +71,18 @@ def check_files(sdist: Path, wheel: Path, version: str) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         raw = archive.read(f"medseg-{version}.dist-info/METADATA")
-    metadata = Metadata.from_email(raw, validate=True)  # an ExceptionGroup lists everything that is not valid
+    try:
+        metadata = Metadata.from_email(raw, validate=True)
+    except ExceptionGroup as problems:
+        raise ReleaseError(f"{wheel.name}: {'; '.join(map(str, problems.exceptions))}") from problems
     if str(metadata.version) != version or not metadata.description:
         raise ReleaseError(f"{wheel.name}: version {metadata.version} and a README are wanted")
     packed = {name for name in names if not name.startswith(f"medseg-{version}.dist-info/")}
     _compare(wheel.name, packed, expected_in_wheel())
-    ours = _git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard")
-    if not ours:
-        return
-    with tarfile.open(sdist) as tar:
-        held = {name.partition("/")[2] for name in tar.getnames()}
-    _compare(sdist.name, held, {name for name in ours if (ROOT / name).is_file()} | {"PKG-INFO"})
+    if ours := git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard"):
+        with tarfile.open(sdist) as tar:
+            held = {name.partition("/")[2] for name in tar.getnames()}
+        _compare(sdist.name, held, {name for name in ours if (ROOT / name).is_file()} | {"PKG-INFO"})
 
 
 def expected_in_wheel() -> set[str]:
@@ -204,8 +113,7 @@ def try_out(wheel: Path, folder: Path) -> None:
     environment = folder / "environment"
     venv.create(environment, with_pip=True)
     programs = environment / ("Scripts" if os.name == "nt" else "bin")
-    python = str(programs / "python")
-    constraints = ROOT / "constraints.txt"
+    python, constraints = str(programs / "python"), ROOT / "constraints.txt"
     # torch goes first and pinned: an unpinned search may end at a build for another device
     (torch,) = re.findall(r"^torch==.*$", constraints.read_text(encoding="utf-8"), re.MULTILINE)
     _run([python, "-m", "pip", "install", "--quiet", torch])
@@ -214,6 +122,7 @@ def try_out(wheel: Path, folder: Path) -> None:
     work = folder / "work"
     work.mkdir()
     _run([python, "-c", f"import medseg; assert medseg.__file__.startswith({str(environment)!r})"], work)
+    _run([python, "-c", SCANS.format(support=str(ROOT / "tests" / "support"))], work)
     for words in COMMANDS:
         _run([str(programs / "medseg"), *words], work)
 
@@ -225,12 +134,12 @@ def _run(command: list[str], folder: Path | None = None, *, quiet: bool = False)
         ReleaseError: it ended with an error.
     """
     variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    shown = " ".join(command)
+    shown = shlex.join(command)
     print(f"$ {shown}", flush=True)
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if quiet else {}
-    done = subprocess.run(command, cwd=folder, env=variables, text=True, check=False, **streams)
+    output = subprocess.PIPE if quiet else None
+    done = subprocess.run(command, cwd=folder, env=variables, text=True, check=False, stdout=output, stderr=output)
     if done.returncode:
-        raise ReleaseError(f"exit code {done.returncode} of {shown}\n{done.stdout or ''}".rstrip())
+        raise ReleaseError(f"exit code {done.returncode} of {shown}\n{done.stdout or ''}{done.stderr or ''}".rstrip())
 
 
 def check(output: Path, *, only_build: bool) -> str:
@@ -266,7 +175,7 @@ def check(output: Path, *, only_build: bool) -> str:
 
 def main() -> int:
     """Read the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Check a release: version, sdist and wheel, and the wheel at work.")
+    parser = argparse.ArgumentParser(description="Check version, sdist and wheel, and the wheel at work.")
     parser.add_argument("--output", type=Path, default=Path("dist"), help="folder for sdist and wheel")
     parser.add_argument("--only-build", action="store_true", help="do not install the wheel")
     options = parser.parse_args()

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "release"))
 
 import check  # noqa: E402
+import versions  # noqa: E402
 
 CHANGELOG = """# Changelog
 
@@ -36,7 +37,9 @@ CHANGELOG = """# Changelog
 
 - Less.
 """
-RELEASED = check.Sources("1.2.0", "1.2.0", check.read_sections(CHANGELOG), frozenset({"v1.2.0"}), frozenset({"v1.1.0"}))
+RELEASED = versions.Sources(
+    "1.2.0", "1.2.0", versions.read_sections(CHANGELOG), frozenset({"v1.2.0"}), frozenset({"v1.1.0"})
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,29 +93,39 @@ def test_the_installed_wheel_works_in_another_folder(built, tmp_path):
     assert "a.nii.gz" in run("medseg", "data", "check", "m.json", code=1)
 
 
-def test_a_wheel_without_a_file_is_refused(built, tmp_path):
+def test_a_wheel_that_is_not_as_it_should_be_is_refused(built, tmp_path):
     (sdist,), (wheel,) = built.glob("*.tar.gz"), built.glob("*.whl")
     check.check_files(sdist, wheel, __version__)
-    for lost, said in (("medseg/py.typed", "lacks 1 files, such as medseg/py.typed"), ("", "not of the checkout")):
+    described = f"medseg-{__version__}.dist-info/METADATA"
+    with zipfile.ZipFile(wheel) as old:
+        whole = {name: old.read(name) for name in old.namelist()}
+    lacking = {name: content for name, content in whole.items() if name != "medseg/py.typed"}
+    unreadable = whole[described].replace(b"Requires-Python: >=", b"Requires-Python: about ")
+    for files, said in (
+        (lacking, "lacks 1 files, such as medseg/py.typed"),
+        (
+            {**whole, "medseg/left_over.py": b""},
+            "has 1 files that are not of the checkout, such as medseg/left_over.py",
+        ),
+        ({**whole, described: unreadable}, "requires-python"),
+        ({**whole, described: whole[described].partition(b"\n\n")[0] + b"\n"}, "a README"),
+    ):
         changed = tmp_path / wheel.name
-        with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(changed, "w") as new:
-            for name in old.namelist():
-                if name != lost:
-                    new.writestr(name, old.read(name))
-            if not lost:
-                new.writestr("medseg/left_over.py", "")
-        with pytest.raises(check.ReleaseError, match=said):
+        with zipfile.ZipFile(changed, "w") as new:
+            for name, content in files.items():
+                new.writestr(name, content)
+        with pytest.raises(versions.ReleaseError, match=said):
             check.check_files(sdist, changed, __version__)
 
 
 def test_this_checkout_contradicts_itself_nowhere():
-    assert check.contradictions(check.read_sources()) == []
-    assert check.read_sources().version == __version__
+    assert versions.contradictions(versions.read_sources()) == []
+    assert versions.read_sources().version == __version__
 
 
 def test_a_release_has_one_version_everywhere():
-    assert check.contradictions(RELEASED) == []
-    assert check.missing_for_release(RELEASED) == []
+    assert versions.contradictions(RELEASED) == []
+    assert versions.missing_for_release(RELEASED) == []
 
 
 @pytest.mark.parametrize(
@@ -128,7 +141,7 @@ def test_a_release_has_one_version_everywhere():
     ],
 )  # fmt: skip
 def test_versions_that_differ_are_told(changes, said):
-    (found,) = check.contradictions(replace(RELEASED, **changes))
+    (found,) = versions.contradictions(replace(RELEASED, **changes))
     assert said in found
 
 
@@ -137,15 +150,15 @@ def test_versions_that_differ_are_told(changes, said):
     [
         ({"version": "1.3.0.dev0"}, "1.3.0.dev0 is a version between releases"),
         ({"version": "1.3.0"}, "the newest section of CHANGELOG.md is not 1.3.0"),
-        ({"sections": check.read_sections(CHANGELOG.replace(" - 2026-11-29", ""))},
+        ({"sections": versions.read_sections(CHANGELOG.replace(" - 2026-11-29", ""))},
          "the section 1.2.0 of CHANGELOG.md has no date"),
-        ({"sections": check.read_sections(CHANGELOG.replace("[Unreleased]\n", "[Unreleased]\n- New.\n"))},
+        ({"sections": versions.read_sections(CHANGELOG.replace("[Unreleased]\n", "[Unreleased]\n- New.\n"))},
          "CHANGELOG.md has entries under Unreleased"),
         ({"changed": True}, "files differ from the commit"),
     ],
 )  # fmt: skip
 def test_what_a_release_lacks_is_told(changes, said):
-    assert said in "; ".join(check.missing_for_release(replace(RELEASED, **changes)))
+    assert said in "; ".join(versions.missing_for_release(replace(RELEASED, **changes)))
 
 
 def git(folder: Path, *words: str) -> None:
@@ -166,10 +179,10 @@ def test_a_tagged_commit_must_be_a_release(tmp_path, monkeypatch, capsys):
     git(tmp_path, "commit", "-m", "now")
     git(tmp_path, "tag", "v1.2.0")
     git(tmp_path, "tag", "vendored")
-    assert check.read_sources(tmp_path) == RELEASED
+    assert versions.read_sources(tmp_path) == RELEASED
 
     (tmp_path / "CHANGELOG.md").write_text(CHANGELOG.replace("1.2.0", "1.1.5"))
-    found = check.read_sources(tmp_path)
+    found = versions.read_sources(tmp_path)
     monkeypatch.setattr(check, "read_sources", lambda: found)
     monkeypatch.setattr(sys, "argv", ["check.py", "--output", str(tmp_path / "dist")])
     assert check.main() == 1
