@@ -165,6 +165,14 @@ def test_a_file_that_gives_other_logits_is_not_written(place, tmp_path, capfd, m
     assert code == 2
     assert re.search(r"x\.onnx: not written: onnxruntime and PyTorch differ by \S+ at most, of logits up to", said)
     assert target.read_bytes() == b"an earlier one"
+
+    broken = onnx.load(place / "new" / "tiny.onnx")
+    broken.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 8
+    monkeypatch.setattr(export, "_converted", lambda *given: broken)
+    code, said = called(capfd, "export", bundle, "-o", target)
+    assert code == 2
+    assert "x.onnx: not written: onnxruntime cannot run it (" in said
+    assert target.read_bytes() == b"an earlier one"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "x.onnx"]
 
 

@@ -117,7 +117,12 @@ def run_export(options: ExportOptions) -> Path:
         raise ConfigError(f"its network is too large for one ONNX file: {size} of at most 2 GiB", path=bundle.path)
     content = model.SerializeToString()
     single = _example_windows(part, bundle.data, number=1)  # another number than the graph was made with
-    comparison = _compare(content, part.network, [single, example])
+    try:
+        comparison = _compare(content, part.network, [single, example])
+    except Exception as error:  # those of onnxruntime have no class in common
+        raise OutputError(
+            f"not written: onnxruntime cannot run it ({_first_line(error)})", path=options.output
+        ) from error
     if not comparison.is_good:
         problem = f"not written: onnxruntime and PyTorch {comparison}; accepted are {LARGEST_DIFFERENCE:.0e} of them"
         raise OutputError(problem, path=options.output)
@@ -184,14 +189,19 @@ def _converted(part: _Part, example: Tensor, bundle: Path) -> Any:
                 output_names=[LOGITS], verbose=False,
             )  # fmt: skip
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConfigError(f"its network cannot be expressed in ONNX ({lines[0][:200]})", path=bundle) from error
+        raise ConfigError(f"its network cannot be expressed in ONNX ({_first_line(error)})", path=bundle) from error
     assert program is not None
     model = program.model_proto
     (first,) = model.graph.input
     if not first.type.tensor_type.shape.dim[0].dim_param:
         raise ConfigError("its network can be expressed in ONNX only for a fixed number of windows", path=bundle)
     return model
+
+
+def _first_line(error: Exception) -> str:
+    """What a library said, short enough for a line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
 
 
 def _describe(model: Any, bundle: OpenBundle, part: _Part) -> None:
