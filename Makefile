@@ -2,6 +2,7 @@
 # make test    checks, then all tests, in one process for each core
 # make label-env      a second environment (.venv-label) with medseg and MONAI Label, which needs other versions than medseg
 # make test-serving   tests with real servers in it, about ten minutes
+# make release-check  version, sdist and wheel, and the wheel at work in a new environment outside the checkout
 # Variables: PYTHON (3.11 or newer makes the environment), VENV (where it is), PYTEST (further arguments)
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ LABEL_BIN := $(LABEL_VENV)/bin
 LABEL_STAMP := $(LABEL_VENV)/.medseg-installed
 SERVING := --constraint constraints.txt --constraint serving/constraints.txt
 
-.PHONY: help env label-env demo test test-serving check format clean
+.PHONY: help env label-env demo test test-serving check release-check format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -53,6 +54,9 @@ check: env
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+release-check: env
+	$(BIN)/python release/check.py
 
 format: env
 	$(BIN)/ruff check --fix .

@@ -21,6 +21,7 @@ from medseg.workflows.consensus.options import ConsensusOptions
 from medseg.workflows.data.options import CheckOptions, InitOptions, SaliencyOptions
 from medseg.workflows.demo.options import DemoOptions
 from medseg.workflows.evaluate.options import EvaluateOptions
+from medseg.workflows.export.options import ExportOptions
 from medseg.workflows.predict.options import PredictOptions
 from medseg.workflows.train.options import ALL, PlanOptions, PretrainOptions, TrainOptions
 
@@ -152,6 +153,13 @@ def evaluate(options: EvaluateOptions) -> None:
         raise typer.Exit(1)
 
 
+def export(options: ExportOptions) -> None:
+    """Write a trained network for programs without PyTorch, as ONNX, checked by onnxruntime."""
+    from medseg.workflows.export.run import run_export
+
+    typer.echo(str(run_export(options)))
+
+
 def compare(options: CompareOptions) -> None:
     """Train several arms on the same data, judge them on the same cases, and say which of them to take."""
     from medseg.workflows.compare.read_arms import read_comparison
@@ -243,6 +251,7 @@ add_command(app, "pretrain", PretrainOptions, pretrain)
 add_command(app, "plan", PlanOptions, plan)
 add_command(app, "predict", PredictOptions, predict)
 add_command(app, "evaluate", EvaluateOptions, evaluate)
+add_command(app, "export", ExportOptions, export)
 add_command(app, "compare", CompareOptions, compare)
 add_command(app, "consensus", ConsensusOptions, consensus)
 add_command(app, "serve", ServeOptions, serve)

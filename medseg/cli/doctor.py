@@ -23,7 +23,7 @@ LEAST_DISK = 10 * GIB
 """Of a run: preprocessed cases, checkpoints and a bundle."""
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - no file is made there
-EXTRAS = ("dicom",)
+EXTRAS = ("dicom", "onnx")
 """Extras that users may want; `dev` is for those who change medseg."""
 
 

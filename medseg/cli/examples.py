@@ -8,6 +8,7 @@ EXAMPLES = {
     "plan": "medseg plan --task dtc --data manifest.json --output plan.yaml --set data.patch=[96,96,96]",
     "predict": "medseg predict --model runs/first --input new_scans/ --output predictions/",
     "evaluate": "medseg evaluate --prediction predictions/ --reference manifest.json --section test",
+    "export": "medseg export runs/first --format onnx --output first.onnx",
     "compare": "medseg compare --tasks supervised dtc --data manifest.json --output comparison/ --budget 25m",
     "consensus": "medseg consensus --image ct.nii.gz --annotation a.nii.gz --annotation b.nii.gz --output fused/",
     "serve": "medseg serve --studies scans/ --models runs/first",

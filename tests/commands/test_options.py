@@ -25,6 +25,7 @@ from medseg.workflows.consensus.options import OF_A_RESULT, ConsensusOptions
 from medseg.workflows.data.options import CheckOptions, InitOptions
 from medseg.workflows.demo.options import DemoOptions
 from medseg.workflows.evaluate.options import EvaluateOptions
+from medseg.workflows.export.options import ExportOptions
 from medseg.workflows.predict.options import PredictOptions
 from medseg.workflows.train.options import PlanOptions, PretrainOptions, TrainOptions
 
@@ -34,6 +35,7 @@ COMMANDS = {
     "plan": PlanOptions,
     "predict": PredictOptions,
     "evaluate": EvaluateOptions,
+    "export": ExportOptions,
     "compare": CompareOptions,
     "consensus": ConsensusOptions,
     "serve": ServeOptions,

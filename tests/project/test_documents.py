@@ -45,7 +45,12 @@ PROMISED = {
         "fused/report.html",
     ],
     "docs/manifest.md": ["sets/structures_labels/p1.nii.gz", "sets/photos_labels/masks_1.png"],
-    "docs/predicting.md": ["drawn/overlays/test_000.png", "everything/predict_report.json", "both/predict_report.json"],
+    "docs/predicting.md": [
+        "drawn/overlays/test_000.png",
+        "everything/predict_report.json",
+        "both/predict_report.json",
+        "first.onnx",
+    ],
     "docs/serving.md": [
         "bundle/models/model_finetuned.pt",
         "bundle/models/model.ts",

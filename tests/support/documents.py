@@ -18,6 +18,7 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (
     "README.md",
+    "docs/install.md",
     "docs/manifest.md",
     "docs/predicting.md",
     "docs/consensus.md",

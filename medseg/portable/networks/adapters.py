@@ -54,7 +54,8 @@ class Planar(nn.Module):
         dimension = self.axis + 2
         stacks = volume.unfold(dimension, self.slices, 1).movedim((dimension, -1), (1, 3))  # (B, N, Cin, slices, H, W)
         images = stacks.flatten(2, 3).flatten(0, 1)
-        out = self.network(images).unflatten(0, (len(volume), -1))
+        # `len(volume)` would be a fixed number in an exported graph
+        out = self.network(images).unflatten(0, (volume.shape[0], -1))
         return torch.movedim(out, 1, dimension)
 
 
