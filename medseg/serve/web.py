@@ -82,14 +82,14 @@ def stock_app() -> FastAPI:
         long = endpoint.__module__.removeprefix("monailabel.endpoints.") in LONG
         add(self, path, ordinary(endpoint) if long and inspect.iscoroutinefunction(endpoint) else endpoint, **options)
 
-    APIRouter.add_api_route = add_ordinary
+    setattr(APIRouter, "add_api_route", add_ordinary)  # noqa: B010  # mypy knows FastAPI in some environments only
     try:
         with redirect_stdout(
             io.StringIO()
         ):  # it prints that all origins are allowed, which `guard_application` puts an end to
             from monailabel.app import app as found
     finally:
-        APIRouter.add_api_route = add
+        setattr(APIRouter, "add_api_route", add)  # noqa: B010
     return found
 
 
