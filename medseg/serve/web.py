@@ -35,6 +35,7 @@ from medseg.serve import background_tasks, request_inputs
 from medseg.serve.access.middleware import Guard, too_large
 from medseg.serve.access.settings import VARIABLE, Access, greeting, parse_origin, read_access, resolve_token
 from medseg.serve.error_answers import as_http
+from medseg.serve.front_page import front_page
 from medseg.serve.tasks.inference import RESULTS
 
 DICOM = "application/dicom"
@@ -149,6 +150,9 @@ access, token, GREETING = read_settings()
 stock = stock_app()
 stock_lifespan = stock.router.lifespan_context
 stock.router.lifespan_context = lifespan
+# MONAI Label's own page takes its scripts from another host, and is blank where there is none
+stock.router.routes = [route for route in stock.router.routes if getattr(route, "path", None) != "/"]
+stock.add_api_route("/", front_page, methods=["GET", "HEAD"], include_in_schema=False)
 for kind in (MedsegError, MONAILabelException, Exception):  # what is not named would be logged as the server's failure
     stock.add_exception_handler(kind, _as_json)
 stock.add_exception_handler(413, _as_too_large)
