@@ -57,7 +57,9 @@ def _table(models: dict[str, Any]) -> Table:
         service = model.service
         score = "" if service is None else f"{service.dice:.3f}"
         rows.append([name, channels, ", ".join(model.labels), score])
-    return Table(["model", "images", "structures", "Dice after training here"], rows, words=True)
+    if any(row[-1] for row in rows):
+        return Table(["model", "images", "structures", "Dice after training here"], rows, words=True)
+    return Table(["model", "images", "structures"], [row[:-1] for row in rows], words=True)
 
 
 def _studies(served: Any) -> Studies:
