@@ -162,7 +162,7 @@ def _open(folder: Path, settings: Mapping[str, Any]) -> MLflowTracker:
     for name in ("mlflow", "alembic"):  # tell when they make a new store
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # by default minutes go by before it gives up
-    store = os.environ.get("MLFLOW_TRACKING_URI") or _sqlite(folder / STORE)
+    store = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(folder / STORE)
     try:
         tracker = _join(folder, store)
         tracker.add_settings(settings)
@@ -195,8 +195,10 @@ def _join(folder: Path, store: str) -> MLflowTracker:
     return MLflowTracker(folder, handler, run_id)
 
 
-def _sqlite(path: Path) -> str:
-    return f"sqlite:///{path.absolute().as_posix()}"
+def sqlite_address(path: Path) -> str:
+    """The address of a store in a file, with the signs encoded that mean something in addresses."""
+    encoded = path.absolute().as_posix().replace("%", "%25").replace("?", "%3F")
+    return f"sqlite:///{encoded}"
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,7 @@ from tiny import FAST, write_dataset
 
 from medseg.engine import distributed
 from medseg.engine.logs import RunLog
-from medseg.engine.tracking import tracked
+from medseg.engine.tracking import sqlite_address, tracked
 from medseg.errors import ConfigError
 from medseg.stopping import Stopped
 from medseg.workflows.train import options as options_module
@@ -223,6 +223,13 @@ def test_a_store_that_cannot_be_used_is_told_in_one_line_without_its_password(tm
     hint = "MLFLOW_TRACKING_URI names a server or a database"
     with pytest.raises(ConfigError, match=hint), tracked("mlflow", tmp_path, {}):
         pass
+
+
+def test_any_folder_can_hold_a_store(tmp_path):
+    from sqlalchemy.engine import make_url
+
+    file = tmp_path / "50% of what? #1 ü" / "mlflow.db"
+    assert make_url(sqlite_address(file)).database == str(file)
 
 
 @pytest.mark.parametrize("kind", [TrainOptions, PretrainOptions])
