@@ -1,5 +1,6 @@
 # make demo    install, train on generated scans, predict, evaluate; the result is demo/report.html
 # make test    checks, then all tests, in one process for each core
+# make docs    the documents as a site that needs no network: site/index.html
 # make label-env      a second environment (.venv-label) with medseg and MONAI Label, which needs other versions than medseg
 # make test-serving   tests with real servers in it, about ten minutes
 # make release-check  version, sdist and wheel, and the wheel at work in a new environment outside the checkout
@@ -16,7 +17,7 @@ LABEL_BIN := $(LABEL_VENV)/bin
 LABEL_STAMP := $(LABEL_VENV)/.medseg-installed
 SERVING := --constraint constraints.txt --constraint serving/constraints.txt
 
-.PHONY: help env label-env demo test test-serving check release-check format clean
+.PHONY: help env label-env demo docs test test-serving check release-check format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -43,6 +44,9 @@ $(LABEL_STAMP): constraints.txt pyproject.toml $(wildcard serving/*.txt)
 demo: env
 	$(BIN)/medseg demo --output demo
 
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 # a file's tests share what they make, so that each file goes to one process
 test: check
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST)
@@ -63,4 +67,4 @@ format: env
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf build dist demo .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf build dist demo site .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -12,6 +12,7 @@ medseg.fuse(image, annotations)               several raters' annotations become
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Consensus", "__version__", "compare", "evaluate", "fuse", "predict", "pretrain", "train"]
 
 __version__ = "0.1.0"
+
+# MONAI imports MLflow where that is installed, which then tells its makers of each use, unless this says not to
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 _LATER = {
     "Consensus": "medseg.consensus.fuse",

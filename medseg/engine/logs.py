@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,30 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from medseg.engine.tracking import MLflowTracker
 from medseg.progress import EVERY_SECONDS
 
 
 class RunLog:
-    """Appends records to `metrics.jsonl` and the same numbers to TensorBoard.
+    """Appends records to `metrics.jsonl` and the same numbers to TensorBoard, and to MLflow where it is asked for.
 
     Args:
         folder: the run folder.
         resume_at: iteration that a resumed run continues from; later records are of work that will be done again
             and are dropped.
         validated: iteration up to which validations count; later ones will be done again, too.
+        tracker: gets the same numbers.
     """
 
-    def __init__(self, folder: Path, *, resume_at: int = 0, validated: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        resume_at: int = 0,
+        validated: int | None = None,
+        tracker: MLflowTracker | None = None,
+    ) -> None:
+        self.folder, self.tracker = folder, tracker
         self.path = folder / "metrics.jsonl"
         kept = self._lines_until(resume_at, resume_at if validated is None else validated)
         self._stream = self.path.open("w", encoding="utf-8")
@@ -65,25 +75,30 @@ class RunLog:
             record[name] = value if is_number else None
         self._stream.write(json.dumps(record, allow_nan=False) + "\n")
         self._stream.flush()
-        for name, value in values.items():
-            self._add_scalars(f"{kind}/{name}", value, iteration)
+        scalars = dict(_scalars(kind, values))
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, iteration)
+        if self.tracker is not None:
+            self.tracker.add(self.folder, iteration, scalars)
 
     def add_pictures(self, iteration: int, pictures: Mapping[str, Tensor]) -> None:
         """Show pictures in TensorBoard, name -> `(1 or 3, height, width)` in [0, 1]."""
         for name, picture in pictures.items():
             self._board.add_image(f"pictures/{name}", picture.cpu(), iteration)
 
-    def _add_scalars(self, name: str, value: Any, iteration: int) -> None:
-        if isinstance(value, float):
-            self._board.add_scalar(name, value, iteration)
-        elif isinstance(value, dict):
-            for key, number in value.items():
-                self._add_scalars(f"{name}/{key}", number, iteration)
-
     def close(self) -> None:
-        """Flush and close both."""
+        """Flush and close both files."""
         self._stream.close()
         self._board.close()
+
+
+def _scalars(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    """Nested numbers one by one, with the names of those around them before theirs."""
+    if isinstance(value, float):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _scalars(f"{name}/{key}", inner)
 
 
 class TrainingBar:

@@ -35,6 +35,7 @@ from medseg.serve import background_tasks, request_inputs
 from medseg.serve.access.middleware import Guard, too_large
 from medseg.serve.access.settings import VARIABLE, Access, greeting, parse_origin, read_access, resolve_token
 from medseg.serve.error_answers import as_http
+from medseg.serve.front_page import front_page
 from medseg.serve.tasks.inference import RESULTS
 
 DICOM = "application/dicom"
@@ -82,14 +83,14 @@ def stock_app() -> FastAPI:
         long = endpoint.__module__.removeprefix("monailabel.endpoints.") in LONG
         add(self, path, ordinary(endpoint) if long and inspect.iscoroutinefunction(endpoint) else endpoint, **options)
 
-    APIRouter.add_api_route = add_ordinary
+    setattr(APIRouter, "add_api_route", add_ordinary)  # noqa: B010  # mypy knows FastAPI in some environments only
     try:
         with redirect_stdout(
             io.StringIO()
         ):  # it prints that all origins are allowed, which `guard_application` puts an end to
             from monailabel.app import app as found
     finally:
-        APIRouter.add_api_route = add
+        setattr(APIRouter, "add_api_route", add)  # noqa: B010
     return found
 
 
@@ -149,6 +150,9 @@ access, token, GREETING = read_settings()
 stock = stock_app()
 stock_lifespan = stock.router.lifespan_context
 stock.router.lifespan_context = lifespan
+# MONAI Label's own page takes its scripts from another host, and is blank where there is none
+stock.router.routes = [route for route in stock.router.routes if getattr(route, "path", None) != "/"]
+stock.add_api_route("/", front_page, methods=["GET", "HEAD"], include_in_schema=False)
 for kind in (MedsegError, MONAILabelException, Exception):  # what is not named would be logged as the server's failure
     stock.add_exception_handler(kind, _as_json)
 stock.add_exception_handler(413, _as_too_large)

@@ -23,6 +23,8 @@ DOCUMENTS = (
     "docs/predicting.md",
     "docs/consensus.md",
     "docs/compare.md",
+    "docs/choosing.md",
+    "docs/cluster.md",
     "docs/own_method.md",
     "docs/serving.md",
     "docs/architecture.md",

@@ -101,11 +101,11 @@ def decide(access: Access, token: str | None, request: RequestInfo) -> Route | T
     route = find(request.method, request.place)
     page = route is not None and route.kind is Kind.PAGE
     if page and PARAMETER in dict(parse_qsl(request.query, keep_blank_values=True)):
-        if token is not None and not _has_token(token, request):
+        if token is not None and not has_token(token, request):
             return Refusal(401, f"the token in the address is not that of this server; {WHERE}")
         return TokenRedirect(quote(request.path) + _query_part(without_token(request.query)), _cookie(token, request))
     open_to_all = route is not None and route.kind in (Kind.PAGE, Kind.LOGIN)
-    if token is not None and not open_to_all and not _has_token(token, request):
+    if token is not None and not open_to_all and not has_token(token, request):
         wrong = tokens_in(request) or cookies_in(request)
         return Refusal(401, f"the token is not that of this server; {WHERE}" if wrong else f"a token is needed: {HOW}")
     if route is None:
@@ -197,7 +197,7 @@ def _origin(access: Access, request: RequestInfo) -> Refusal | None:
     return Refusal(403, f"a page of another site has sent this ({site}); pages of {own} may")
 
 
-def _has_token(token: str, request: RequestInfo) -> bool:
+def has_token(token: str, request: RequestInfo) -> bool:
     """Whether a request has the token, or the cookie made of it."""
     cookie = _cookie_value(token)
     # all are compared, so that the time does not tell which one is right

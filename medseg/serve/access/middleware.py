@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from medseg.serve.access.admission import Refusal, RequestInfo, TokenRedirect, decide, same, without_token
+from medseg.serve.access.admission import Refusal, RequestInfo, TokenRedirect, decide, has_token, same, without_token
 from medseg.serve.access.routes import Kind, Route
 from medseg.serve.access.settings import Access
 
@@ -25,6 +25,8 @@ PROTECTED = {
     b"referrer-policy": b"same-origin",
 }
 PRIVATE = (b"authorization", b"cookie")
+LET_IN = "medseg.let_in"
+"""In the scope of a request that is let through: whether it came with the token, or none is asked for."""
 
 
 class Guard:
@@ -68,6 +70,7 @@ class Guard:
     def _remove_token(self, scope: Scope, request: RequestInfo) -> Scope:
         """A request without the token, which MONAI Label would pass on to a DICOMweb server."""
         cleaned = {**scope, "query_string": without_token(request.query).encode("latin-1")}
+        cleaned[LET_IN] = self.token is None or has_token(self.token, request)
         if self.token is not None:
             cleaned["headers"] = [(name, value) for name, value in scope["headers"] if name.lower() not in PRIVATE]
         if request.prefix:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,8 +24,13 @@ Device = Annotated[str, Option("auto, cpu, cuda, cuda:N or mps.")]
 Budget = Annotated[str | None, Option("Time for training, e.g. 25m: the plan is made to fit this machine.")]
 InitFrom = Annotated[Path | None, Option("Run, bundle or encoder whose weights to start from, class by class.")]
 
+Track = Annotated[str | None, Option("Log the numbers there too: mlflow.")]
+
 ALL = "all"
 """Of `--fold`: one training after the other."""
+
+TRACKERS = {"mlflow": ("mlflow", "sqlalchemy", "alembic")}
+"""What `--track` takes, and the packages that it needs."""
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 SHORTEST_BUDGET = 10.0
@@ -63,11 +69,13 @@ class PretrainOptions:
     budget: Budget = None
     resume: Annotated[bool, Option("Continue an interrupted run.")] = False
     init_from: Annotated[Path | None, Option("Encoder, run or bundle whose weights to start from.")] = None
+    track: Track = None
 
     def __post_init__(self) -> None:
         if self.budget is not None:
             budget_seconds(self.budget)  # first: what is no text is a number without a unit
         check_types(self)
+        check_track(self.track)
 
     @property
     def folder(self) -> Path:
@@ -92,6 +100,7 @@ class TrainOptions:
     folds: Annotated[int | None, Option("Cross-validation: in how many folds to split the subjects.")] = None
     fold: Annotated[str | None, Option("Which fold is the validation: 0, 1, ... or all of them.")] = None
     split_seed: Annotated[int, Option("Of the split into folds.")] = 0
+    track: Track = None
 
     def __post_init__(self) -> None:
         if self.budget is not None:
@@ -99,6 +108,7 @@ class TrainOptions:
         if self.fold is not None:
             object.__setattr__(self, "fold", str(self.fold))  # in Python it may be a number
         check_types(self)
+        check_track(self.track)
         self._check_folds()
         if self.start is not None:
             if self.init_from is not None and self.init_from != self.start:
@@ -138,6 +148,21 @@ class TrainOptions:
             return self.output
         folder = Path("runs") / f"{Path(self.task).stem}-{self.data.stem}"
         return folder / f"fold{self.fold}" if self.fold not in (None, ALL) else folder
+
+
+def check_track(track: str | None) -> None:
+    """See that what is to follow a run is known and installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if track is None:
+        return
+    if track not in TRACKERS:
+        raise ConfigError(f"--track {track}: accepted is {', '.join(TRACKERS)}")
+    missing = [name for name in TRACKERS[track] if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"--track {track} needs {' and '.join(missing)}", hint=f"pip install medseg[{track}]")
 
 
 def budget_seconds(budget: str) -> float:

@@ -17,6 +17,7 @@ from medseg import methods
 from medseg.atomic import check_writable, make_folder, write_whole
 from medseg.config.pipeline import Pipeline
 from medseg.engine import distributed
+from medseg.engine.tracking import tracked
 from medseg.manifest.classification import classified
 from medseg.manifest.manifest import Manifest
 from medseg.options import api
@@ -132,8 +133,10 @@ def train_one(
     claim(output, record, resume=options.resume)
     with report_stop("before training began"):
         resolved = _resolve(add_hashes(pipeline), run, options, device, record, start, began)
-    stages = StagesInOrder(resolved, manifest, output, device, record.key, product=run.product)
-    stages.train(StageResult(start.path, {"start": start.path}) if start else None, resume=options.resume)
+    first = StageResult(start.path, {"start": start.path}) if start else None
+    with tracked(options.track, output, resolved.model_dump(mode="json", exclude_none=True)) as tracker:
+        stages = StagesInOrder(resolved, manifest, output, device, record.key, product=run.product, tracker=tracker)
+        stages.train(first, resume=options.resume)
     distributed.barrier()
     if distributed.rank() == 0:
         shutil.rmtree(output / "cache", ignore_errors=True)  # as large as the data, and quickly made again

@@ -17,6 +17,7 @@ from medseg.bundle.bundle import OpenBundle, open_bundle
 from medseg.config.instantiate import build_network
 from medseg.config.pipeline import DataSpec, Pipeline, Stage
 from medseg.engine.checkpoint import read_weights, save_atomic
+from medseg.engine.tracking import MLflowTracker
 from medseg.errors import ConfigError
 from medseg.manifest.manifest import Manifest
 from medseg.method import Frozen, Method
@@ -44,6 +45,7 @@ class StageInputs:
         folder: of checkpoints and logs.
         cache: folder of preprocessed volumes, shared by all networks of a run.
         device: of the networks.
+        tracker: gets the numbers of the logs, too.
     """
 
     pipeline: Pipeline
@@ -52,6 +54,7 @@ class StageInputs:
     folder: Path
     cache: Path
     device: torch.device
+    tracker: MLflowTracker | None = None
 
     @property
     def stage(self) -> Stage:

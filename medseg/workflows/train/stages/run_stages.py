@@ -10,6 +10,7 @@ from medseg.bundle.join import copy_bundle
 from medseg.config.between_runs import Labelling
 from medseg.config.pipeline import DataSpec, Pipeline
 from medseg.engine import distributed
+from medseg.engine.tracking import MLflowTracker
 from medseg.manifest.labelling import cases_to_label
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.progress import say
@@ -36,6 +37,7 @@ class StagesInOrder:
         device: of the networks.
         fingerprint: of the run.
         product: what the last stage leaves, and the name of its folder.
+        tracker: gets the numbers of the logs, too.
 
     Attributes:
         dice: mean, of the labels that a rule made last with those of the pass before; None where there were none.
@@ -50,9 +52,10 @@ class StagesInOrder:
         fingerprint: str,
         *,
         product: str = "bundle",
+        tracker: MLflowTracker | None = None,
     ) -> None:
         self.pipeline, self.manifest, self.output = pipeline, manifest, output
-        self.device, self.fingerprint, self.product = device, fingerprint, product
+        self.device, self.fingerprint, self.product, self.tracker = device, fingerprint, product, tracker
         self.is_main = distributed.rank() == 0
         self.dice: float | None = None
 
@@ -72,7 +75,8 @@ class StagesInOrder:
         while index < count:
             folder = self.output / f"stage{index}" if count > 1 else self.output
             self._fit_batch(index)
-            inputs = StageInputs(self.pipeline, index, self.manifest, folder, self.output / "cache", self.device)
+            cache = self.output / "cache"
+            inputs = StageInputs(self.pipeline, index, self.manifest, folder, cache, self.device, self.tracker)
             with report_stop(self._place(index) if count > 1 else ""):
                 result = self._train_stage(inputs, result, resume=resume)
                 if inputs.stage.then:

@@ -233,7 +233,9 @@ class StageRun:
         total, start = trainer.total, trainer.state.iteration
         log = None
         if self.is_main:
-            log = RunLog(self.folder, resume_at=start, validated=self.progress.validated)
+            log = RunLog(
+                self.folder, resume_at=start, validated=self.progress.validated, tracker=self.inputs.tracker
+            )  # fmt: skip
         bar = TrainingBar(self.title, total, start=start, shown=self.is_main, note=self.note)
         validator = self._build_validator(segmenter, validation, total, log, bar)
         steps: list[Any] = []
