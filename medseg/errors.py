@@ -3,6 +3,7 @@
     MedsegError
     ├── ManifestError     a manifest that does not parse or contradicts itself
     ├── DataError         an image or label file that cannot be used; readers raise its `VolumeError`
+    │   └── FormatError   labels that a file format cannot hold, so that another one has to
     ├── ConfigError       a pipeline, an option or a `--set` that is not understood
     ├── BundleError       a folder that is no usable bundle, or one with foreign code
     ├── CheckpointError   a checkpoint that is damaged or belongs to something else
@@ -21,6 +22,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "FormatError",
     "ManifestError",
     "MedsegError",
     "OutputError",
@@ -33,6 +35,10 @@ class ManifestError(MedsegError):
 
 class ConfigError(MedsegError):
     """A pipeline, an option or a `--set` that is not understood."""
+
+
+class FormatError(DataError):
+    """Labels that a file format cannot hold, so that another one has to."""
 
 
 class BundleError(MedsegError):

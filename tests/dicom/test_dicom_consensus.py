@@ -25,6 +25,7 @@ from medseg.dicom.series import open_series
 from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
 from medseg.errors import ConfigError, DataError
 from medseg.portable.io.header import Header
+from medseg.portable.io.read import read_volume
 
 SHAPE = (24, 20, 12)
 AUTHOR = Author("a person", "by hand")
@@ -336,3 +337,28 @@ def test_undecided_voxels_are_a_segment_and_finished_studies_are_known(tmp_path,
     found = by_dcmqi(out / "consensus.dcm", tmp_path / "dcmqi", affine_of(), SHAPE)
     a, b = ball(), ball(shift=(2, 0, 0))
     np.testing.assert_array_equal(found, a * b + 2 * (a != b))
+
+
+@pytest.mark.parametrize("kind", ["dicom-seg", "rtstruct"])
+def test_the_consensus_is_kept_where_dicom_fails_after_it_was_made(kind, tmp_path, monkeypatch, capfd):
+    series = write_case(tmp_path / "ct")
+    drawn = [seg(tmp_path / f"{name}.dcm", labels, series, "liver") for name, labels in drawings().items()]
+    given = [part for path in drawn for part in ("-a", path)]
+    how = ("-i", series, *given, "-o", tmp_path / "out", "-m", "majority", "--no-report", "--format", kind)
+    name = {"dicom-seg": "write_segmentation", "rtstruct": "write_rtstruct"}[kind]
+
+    def fail(*_):
+        raise ValueError("a sequence of odd length")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"medseg.dicom.write_labels.{name}", fail)
+        assert fused(*how) == 0
+    told = f"no {kind} can be written (a sequence of odd length); the consensus is in consensus.nii.gz"
+    assert told in capfd.readouterr().err
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert told in report["warnings"][-1]
+    majority = (sum(drawings().values()) >= 2).astype(np.uint8)
+    np.testing.assert_array_equal(read_volume(tmp_path / "out" / "consensus.nii.gz")[0][0], majority)
+    assert fused(*how) == 0, "tried again, since it is not what was asked for"
+    wanted = {"dicom-seg": "consensus.dcm", "rtstruct": "consensus.rtstruct.dcm"}[kind]
+    assert [path.name for path in (tmp_path / "out").glob("consensus.*")] == [wanted]

@@ -268,12 +268,12 @@ def test_the_command(model, tmp_path):
 @pytest.mark.parametrize("kind", ["dicom-seg", "rtstruct"])
 def test_labels_are_kept_where_dicom_fails_after_the_network_has_run(kind, model, tmp_path, monkeypatch, capfd):
     write_series(tmp_path / "p1", scan(), spacing=SPACING)
-    name = {"dicom-seg": "write_seg.write_segmentation", "rtstruct": "write_rtstruct.write_rtstruct"}[kind]
+    name = {"dicom-seg": "write_segmentation", "rtstruct": "write_rtstruct"}[kind]
 
     def fail(*_):
         raise ValueError("a sequence of odd length")
 
-    monkeypatch.setattr(f"medseg.dicom.{name}", fail)
+    monkeypatch.setattr(f"medseg.dicom.write_labels.{name}", fail)
     report = predict(model, tmp_path / "p1", tmp_path / "out", format=kind)
     told = f"no {kind} can be written (a sequence of odd length); its labels are in p1.nii.gz"
     assert told in report["failed"][0]["error"]

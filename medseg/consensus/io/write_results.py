@@ -61,6 +61,7 @@ def write_labels(folder: Path, name: str, labels: np.ndarray, form: Form, method
 
     Raises:
         OutputError: it cannot be written.
+        FormatError: a DICOM format cannot hold them.
     """
     if form.series is not None:
         return _write_dicom(folder / f"{name}{form.suffix}", labels, form, form.series, method)
@@ -97,15 +98,14 @@ def check_dicom_seg(form: Form, method: str) -> None:
 
 def _write_dicom(path: Path, labels: np.ndarray, form: Form, series: Series, method: str) -> Path:
     """A segmentation on the series; what stayed undecided is a segment, since a DICOM SEG has no value for it."""
-    from medseg.dicom.write_rtstruct import SUFFIX, write_rtstruct
-    from medseg.dicom.write_seg import SegmentDescription, write_segmentation
+    from medseg.dicom.write_labels import write_dicom_labels
+    from medseg.dicom.write_seg import SegmentDescription
 
     marks = _descriptions(form)
     if (labels == MISSING).any() or not marks:
         marks.append(SegmentDescription("undecided"))
     places = np.where(labels == MISSING, np.uint8(len(marks)), labels)
-    write = write_rtstruct if form.suffix == SUFFIX else write_segmentation
-    write(path, places, series, marks, _author(form, method))
+    write_dicom_labels(path, places, series, marks, _author(form, method))
     return path
 
 

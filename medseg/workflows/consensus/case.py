@@ -30,7 +30,7 @@ from medseg.consensus.statistics.rater_vs_consensus import rater_table
 from medseg.consensus.statistics.report_data import rater_count, summarise
 from medseg.consensus.statistics.uncertainty_maps import disagreement, soft_labels
 from medseg.consensus.study import MISSING, Study
-from medseg.errors import ConfigError, DataError, MedsegError, OutputError
+from medseg.errors import ConfigError, DataError, FormatError, MedsegError, OutputError
 from medseg.portable.io.write import remove_leftovers
 from medseg.records import RECORD, Record, digest_of, read_record
 from medseg.workflows.consensus.collect_studies import Item
@@ -70,8 +70,13 @@ def fuse_item(item: Item, folder: Path, options: ConsensusOptions) -> dict[str, 
         raise DataError("does not fit into memory", path=item.annotations[0], hint="use fewer --jobs") from error
     make_folder(folder)
     refuse_another(item, options.series, folder)  # again: fusing takes its time, and another command may have begun
+    before = finished_labels(folder)
     record.begin()
+    if before is not None:  # in another format, it may be
+        before.unlink(missing_ok=True)
     labels = _write(folder, item, result, options)
+    _, *others = record.products  # the first are the labels
+    record.products = (labels, *others)
     notes = {"labels": labels.name, "warnings": result.report["warnings"], "summary": _summarise(result.report)}
     return {"case": item.name, "status": "done", **record.finish(notes)}
 
@@ -233,7 +238,7 @@ def _merge_reading(of_options: Mapping[str, Any], of_item: Mapping[str, Any]) ->
 def _write(folder: Path, item: Item, result: Result, options: ConsensusOptions) -> Path:
     """Write all files of a result; the report, which says that they are complete, comes last."""
     study, form, fused, report = result.study, result.form, result.fused, result.report
-    labels = write_labels(folder, "consensus", fused.labels, form, report["method"])
+    labels = _write_labels(folder, result)
     write_map(folder, "confidence", fused.confidence, form)
     write_map(folder, "rater_count", rater_count(study), form)
     write_map(folder, "disagreement", result.disagreement, form)
@@ -251,3 +256,14 @@ def _write(folder: Path, item: Item, result: Result, options: ConsensusOptions) 
         write_page(folder / "report.html", result, viewer=options.viewer)
     write_bytes(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
     return labels
+
+
+def _write_labels(folder: Path, result: Result) -> Path:
+    """Write the consensus, as NIfTI with a warning where DICOM fails now that it has been made."""
+    labels, form, report = result.fused.labels, result.form, result.report
+    try:
+        return write_labels(folder, "consensus", labels, form, report["method"])
+    except FormatError as error:
+        written = write_labels(folder, "consensus", labels, _in_format(form, FORMATS["nifti"]))
+        report["warnings"].append(f"{error}; the consensus is in {written.name}")
+        return written

@@ -16,7 +16,7 @@ from medseg import __version__
 from medseg.atomic import make_folder, problem_of_name, real_path, write_whole
 from medseg.bundle.ensemble import Ensemble
 from medseg.bundle.runner import BundleRunner, Progress, prediction_errors
-from medseg.errors import DataError, OutputError
+from medseg.errors import DataError, FormatError, OutputError
 from medseg.portable.inference.label_sink import LEVELS
 from medseg.portable.io.channel_names import FIRST
 from medseg.portable.io.monai_reader import VerifiedReader
@@ -27,7 +27,6 @@ from medseg.portable.io.write import temporary, write_nifti
 from medseg.workflows.predict.collect_cases import DICOM_RESULTS, LONGEST_NAME, OVERLAYS, PROBABILITIES, Item, targets
 from medseg.workflows.predict.formats import (
     FORMATS,
-    FormatError,
     Model,
     check_dicom,
     encode_png,

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medseg.atomic import write_whole
-from medseg.errors import ConfigError, DataError, OutputError
+from medseg.errors import ConfigError
 from medseg.portable.io.header import Header, checked_spacing
 from medseg.portable.io.record import description
 from medseg.portable.io.write import is_flat, source_of, write_labels
-from medseg.workflows.predict.collect_cases import DICOM_RESULTS, Item
+from medseg.workflows.predict.collect_cases import Item
 
 if TYPE_CHECKING:
     from medseg.dicom.write_seg import Author, SegmentDescription
@@ -27,10 +27,6 @@ FORMATS = {"nifti": ".nii.gz", "png": ".png", "nrrd": ".seg.nrrd", "dicom-seg": 
 """What `--format` takes besides, and the ending of each."""
 
 RECORD = "medseg"  # field of a NRRD, text of a PNG, and parameter of a DICOM algorithm, that keeps the record
-
-
-class FormatError(DataError):
-    """A result that the format cannot hold."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ def write_result(path: Path, labels: np.ndarray, item: Item, affine: np.ndarray,
 
     Raises:
         SaveError, OutputError: it cannot be written.
-        FormatError: it cannot be written in that format.
+        FormatError: a DICOM format cannot hold it.
     """
     if item.suffix == FORMATS["nifti"]:
         flat = not item.dicom and is_flat(item.images[0], labels.shape)
@@ -88,21 +84,9 @@ def write_result(path: Path, labels: np.ndarray, item: Item, affine: np.ndarray,
         header = Header(item.images[0], labels.shape, 1, affine, spacing, np.dtype(np.uint8))
         _write_nrrd(path, places[labels], header, line, model.names)
         return
-    _write_dicom(path, places[labels], item, line, model)
+    from medseg.dicom.write_labels import write_dicom_labels
 
-
-def _write_dicom(path: Path, places: np.ndarray, item: Item, line: str, model: Model) -> None:
-    from medseg.dicom.write_rtstruct import write_rtstruct
-    from medseg.dicom.write_seg import write_segmentation
-
-    write = write_rtstruct if item.suffix == FORMATS["rtstruct"] else write_segmentation
-    try:
-        write(path, places, item.series, *_segments_and_author(model, line))
-    except (OutputError, OSError, MemoryError):
-        raise
-    except Exception as error:  # pydicom and highdicom raise whatever an odd header of a source leads to
-        problem = f"no {DICOM_RESULTS[item.suffix]} can be written ({error})"
-        raise FormatError(problem, path=item.images[0]) from error
+    write_dicom_labels(path, places[labels], item.series, *_segments_and_author(model, line))
 
 
 def check_dicom(item: Item, line: str, model: Model) -> None:
