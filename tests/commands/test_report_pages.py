@@ -17,6 +17,7 @@ from medseg.workflows.demo.result import Result
 from medseg.workflows.reports import pages
 from medseg.workflows.reports.formatting import format_duration, format_number, format_percent
 from medseg.workflows.train.self_training import report as self_training
+from medseg.workflows.train.self_training.better_round import advise
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
@@ -96,6 +97,23 @@ def test_self_training_page_without_scores_and_pseudo_labels():
     assert shown(page, "No validation case has a label")
     assert not shown(page, "Pseudo-labels")
     assert not shown(page, "Notes")
+    assert not shown(page, "Later rounds got worse")
+
+
+def test_rounds_that_get_worse_are_told_first():
+    assert advise({0: 0.5, 1: 0.52}, "Dice", "run") is None
+    assert advise({0: 0.5, 1: 0.499}, "Dice", "run") is None, "a difference that is not worth a word"
+    assert advise({0: None, 1: None}, "Dice", "run") is None
+    told = advise({0: 0.52, 1: 0.541, 2: 0.47}, "Dice", "run")
+    assert told == (
+        "use round 1: on the validation cases its fused Dice is 0.541, that of round 2, which is the run's bundle, "
+        "0.470; predict with --model run/round1"
+    )
+    run = self_training.RunDescription(
+        "p", ("axial",), ("a",), 2, {"labeled": 1, "unlabeled": 0, "validation": 1}, False, advice=told
+    )
+    rounds = [self_training.Round(0, dice={"axial": 0.5, "fused": 0.5}, classes={"a": 0.5}, seconds={"training": 1.0})]
+    assert shown(Page(self_training.render_summary(rounds, run, b"png")), "use round 1")
 
 
 def demo_report(folder: Path, dice: dict[str, float | None]) -> demo.Report:

@@ -83,6 +83,7 @@ class RunDescription:
         labelled_ml: structure -> mean volume in the labelled cases, ml; empty if it is not known.
         unit: of volumes: ml, or thousand pixels where the images have no spacing.
         score: what `Round.dice` and `Round.classes` are: Dice, or recall where images are classified.
+        advice: which round to use, where it is not the last one.
     """
 
     title: str
@@ -95,6 +96,7 @@ class RunDescription:
     labelled_ml: Mapping[str, float] = field(default_factory=dict)
     score: str = "Dice"
     unit: str = "ml"
+    advice: str | None = None
 
 
 def write_summary(folder: Path, rounds: Sequence[Round], run: RunDescription) -> Path:

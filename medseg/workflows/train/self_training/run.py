@@ -26,6 +26,7 @@ from medseg.manifest.manifest import Manifest, streams_of
 from medseg.progress import say
 from medseg.records import RECORD, Record, digest_of
 from medseg.stopping import report_stop
+from medseg.workflows.train.self_training.better_round import advise
 from medseg.workflows.train.self_training.check_data import check_rounds, files_of
 from medseg.workflows.train.self_training.labelled_manifest import write_round_manifest
 from medseg.workflows.train.self_training.precision import read_precision
@@ -96,6 +97,8 @@ class SelfTraining:
             copy_bundle(self._folder(last) / "bundle", bundle)
         distributed.barrier()
         self._write_report()
+        if self.is_main and (advice := self._advice()) is not None:
+            say(f"warning: {advice}")
         return self._result(last, bundle)
 
     def _result(self, number: int, bundle: Path) -> StageResult:
@@ -266,6 +269,14 @@ class SelfTraining:
         if self.is_main:
             say(f"warning: {line}")
 
+    def _advice(self) -> str | None:
+        fused = {result.number: result.dice.get("fused") for result in self.results}
+        return advise(fused, self._score, self.inputs.folder.name)
+
+    @property
+    def _score(self) -> str:
+        return "recall" if self.spec.target == "images" else "Dice"
+
     def _write_report(self) -> None:
         if not self.is_main:
             return
@@ -279,7 +290,8 @@ class SelfTraining:
             set(self.spec.modality) == {"CT"},
             tuple(self.warnings),
             self._annotated_volumes_ml,
-            "recall" if self.spec.target == "images" else "Dice",
+            self._score,
             "ml" if unit_of(file for case in self.manifest.cases for file in case.image) == "mm" else "thousand pixels",
+            self._advice(),
         )
         write_summary(self.inputs.folder, self.results, description)
