@@ -135,7 +135,7 @@ def demo_report(folder: Path, dice: dict[str, float | None]) -> demo.Report:
         steps = {f"{NASTY}prediction": 1.0}
         results[method] = Result(folder / "bundle", folder / method, evaluation, steps, [f"{NASTY}{method}"])
     seconds = {"data": 1.0, "training": 200.0, "all": 7200.0}
-    return demo.Report(folder, folder / "dataset.json", results, {1: 0.5}, f"{NASTY}train", seconds, 3, quick=True)
+    return demo.Report(folder, folder / "dataset.json", results, {1: 0.5}, f"{NASTY}train", seconds, 3, quick=False)
 
 
 def test_demo_page_escapes_names_and_needs_every_value(rendered, monkeypatch, tmp_path):
@@ -151,7 +151,6 @@ def test_demo_page_escapes_names_and_needs_every_value(rendered, monkeypatch, tm
     ):
         assert shown(page, text)
     for text in (
-        "A quick run",
         "helped: 0.250 more Dice, 50% of the error",
         "+0.250",
         "better on 2 of 2",

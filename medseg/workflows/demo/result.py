@@ -1,4 +1,4 @@
-"""From medseg/workflows/demo.py."""
+"""What each of the two models of a demonstration came to."""
 
 from __future__ import annotations
 

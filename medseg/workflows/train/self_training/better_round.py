@@ -39,6 +39,6 @@ def advise(fused: Mapping[int, float | None], score: str, folder: str) -> str | 
         return None
     last = max(number for number, value in fused.items() if value is not None)
     return (
-        f"use round {best}: on the validation cases its fused {score} is {fused[best]:.3f}, that of round {last}, which "
-        f"is the run's bundle, {fused[last]:.3f}; predict with --model {folder}/round{best}"
+        f"use round {best}: on the validation cases its fused {score} is {fused[best]:.3f}, that of round {last}, "
+        f"which is the run's bundle, {fused[last]:.3f}; predict with --model {folder}/round{best}"
     )
