@@ -7,6 +7,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -20,6 +22,7 @@ from medseg.manifest.manifest import Manifest
 from medseg.workflows.train import settings
 from medseg.workflows.train.budget import fit, measure_costs
 from medseg.workflows.train.budget.sizing import describe_budget, describe_losses
+from medseg.workflows.train.budget.small_structures import describe_small_structures
 from medseg.workflows.train.budget.step_probe import StageProbe
 from medseg.workflows.train.budget.time_plan import StageCosts, count_validations, fit_stage, fit_stages
 from medseg.workflows.train.plan import plan_pipeline, write_plan
@@ -140,6 +143,30 @@ def test_what_was_given_up_is_said_in_words():
         "width 8 instead of 16",
         "900 iterations instead of 6000",
     ]
+
+
+def test_structures_that_a_coarser_grid_hardly_has_are_named(tmp_path):
+    # a cube of 8 voxels of 1 mm and one of 20: 512 and 8000 mm3
+    label = np.zeros((40, 40, 40), np.uint8)
+    label[2:10, 2:10, 2:10] = 1
+    label[15:35, 15:35, 15:35] = 2
+    for name, array in (("image", label.astype(np.float32)), ("label", label)):
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    content = {
+        "modality": {"0": "MR"},
+        "labels": {"0": "background", "1": "gland", "2": "liver"},
+        "training": [{"image": "image.nii.gz", "label": "label.nii.gz"}],
+    }
+    (tmp_path / "m.json").write_text(json.dumps(content))
+    manifest = Manifest.load(tmp_path / "m.json")
+    labels = {0: "background", 1: "gland", 2: "liver"}
+    before = _pipeline(100, 8, 2, labels=labels, spacing_mm=[1.0, 1.0, 1.0])
+    assert describe_small_structures(before, before, manifest) is None
+    # 512 / 2^3 = 64 voxels are enough, 512 / 3^3 = 19 are not; the liver has 296
+    fine, coarse = (_pipeline(100, 8, 2, labels=labels, spacing_mm=[side] * 3) for side in (2.0, 3.0))
+    assert describe_small_structures(before, fine, manifest) is None
+    told = describe_small_structures(before, coarse, manifest)
+    assert told == "expect little of what has only few voxels left: gland 19"
 
 
 WIDE = ["stages.0.network.width=4", "data.patch=[16,16,16]", "stages.0.schedule.batch.labeled=2"]

@@ -22,6 +22,7 @@ from medseg.workflows.train.budget.choose import choose_plan
 from medseg.workflows.train.budget.closing_costs import measure_closing
 from medseg.workflows.train.budget.measure_costs import Workplace, measure_costs
 from medseg.workflows.train.budget.sizing import Sizing, describe_budget, describe_losses
+from medseg.workflows.train.budget.small_structures import describe_small_structures
 from medseg.workflows.train.budget.time_plan import StageCosts, StageLength, fit_stages
 from medseg.workflows.train.encoder import Start
 
@@ -83,6 +84,8 @@ def fit_budget(
     fitted, lengths = _fix_iterations(planned, chosen, costs, left * (1 - KEPT_BACK))
     end = spent + sum(length.seconds for length in lengths) + ending
     losses = describe_losses(planned, fitted)
+    if (small := describe_small_structures(planned, fitted, manifest)) is not None:
+        losses.append(small)
     sizing.rows["budget"] = describe_budget(seconds, spent, end, trains_now=sizing.output is not None)
     sizing.rows["given up for it"] = "; ".join(losses) or "nothing"
     _say_busy(use, device, fitted)
