@@ -44,7 +44,8 @@ class Count:
         self._printed = now
         if left is None:
             left = (now - self._began) / self.done * (self.total - self.done)
-        return f"{self.title}: {self.done} of {self.total} {self.unit}, {left / 60:.1f} min left"
+        words = describe_left(left) if self.done < self.total else "0.0 min left"
+        return f"{self.title}: {self.done} of {self.total} {self.unit}, {words}"
 
     def where(self) -> str:
         """How far the work is, for the message of an interruption."""
@@ -90,7 +91,7 @@ def show_progress(
             count.done = done
             count.total = total
             seconds = left() if left is not None else None
-            words = "" if seconds is None else f"{seconds / 60:.0f} min left"
+            words = "" if seconds is None else describe_left(seconds)
             bar.update(task, completed=done, total=total, left=words)
             if live or not shown:
                 return
@@ -99,6 +100,18 @@ def show_progress(
                 say(line)
 
         yield update
+
+
+def describe_left(seconds: float) -> str:
+    """The time left in words.
+
+    Examples:
+        >>> describe_left(90)
+        '1.5 min left'
+        >>> describe_left(0)
+        'longer than expected'
+    """
+    return f"{seconds / 60:.1f} min left" if seconds > 0 else "longer than expected"
 
 
 def say(line: str) -> None:

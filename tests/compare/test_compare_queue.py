@@ -258,3 +258,14 @@ def test_the_line_shows_the_time_that_it_is_told(monkeypatch, capsys):
             now[0] += 20.0
     said = capsys.readouterr().err.splitlines()
     assert said == ["comparing: 0 of 2 runs, 9.3 min left", "comparing: 0 of 2 runs, 8.7 min left"]
+
+
+def test_a_run_that_takes_longer_than_those_before_it_is_told(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.show_progress("comparing", unit="runs", left=lambda: max(0.0, 45 - now[0])) as tell:
+        for _ in range(5):
+            tell(0, 2)
+            now[0] += 20.0
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["comparing: 0 of 2 runs, 0.1 min left", "comparing: 0 of 2 runs, longer than expected"]

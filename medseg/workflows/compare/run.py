@@ -14,7 +14,7 @@ import torch
 from medseg.atomic import check_writable, make_folder, write_whole
 from medseg.errors import ConfigError, OutputError
 from medseg.options import api
-from medseg.progress import say, show_progress
+from medseg.progress import describe_left, say, show_progress
 from medseg.records import differing, read_record
 from medseg.workflows.compare.check_arms import ReadyArm, ready_arms
 from medseg.workflows.compare.data_sets import DataSet, list_keys, save
@@ -219,8 +219,8 @@ def _make(
                 failed.append(row)
             findings = write_results(folder, runs, describe)
             line = f"{len(done)} of {len(pending)} runs: {_describe(row, findings, runs)}"
-            left = outlook.seconds()
-            say(line if left is None else f"{line}; {left / 60:.0f} min left")
+            left = outlook.seconds() if len(done) < len(pending) else None
+            say(line if left is None else f"{line}; {describe_left(left)}")
 
         queue = RunQueue(pending, shares, ended, lambda: progress(len(done), len(pending)), outlook)
         queue.run()
