@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -117,3 +119,21 @@ def describe_left(seconds: float) -> str:
 def say(line: str) -> None:
     """Print one line on standard error."""
     print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def silenced(logger: str) -> Iterator[None]:
+    """Keep a package from telling and warning of its own interiors, which would fill the screen.
+
+    Args:
+        logger: name of the package's logger; its errors are still shown.
+    """
+    found = logging.getLogger(logger)
+    before = found.level
+    found.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        found.setLevel(before)

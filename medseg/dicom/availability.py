@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 from medseg.errors import ConfigError
+from medseg.progress import silenced
 
 PACKAGES = ("pydicom", "highdicom")
 PREAMBLE = 128  # bytes before the mark of a DICOM file
@@ -85,12 +84,5 @@ def reason_of(error: Exception) -> str:
 @contextmanager
 def without_pydicom_warnings() -> Iterator[None]:
     """Keep pydicom from warning of odd values: those that matter are checked, and the others fill the screen."""
-    logger = logging.getLogger("pydicom")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
+    with silenced("pydicom"):
+        yield

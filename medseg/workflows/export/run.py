@@ -7,10 +7,6 @@ Such a file holds the network alone: windows of preprocessed images to logits. W
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +23,7 @@ from medseg.cores import usable_cores
 from medseg.errors import BundleError, ConfigError, OutputError
 from medseg.portable.inference.multi_view import ViewsInferer
 from medseg.portable.networks.adapters import Views, context_of
-from medseg.progress import say
+from medseg.progress import say, silenced
 from medseg.workflows.export.options import ExportOptions
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -165,25 +161,11 @@ def _example_windows(part: _Part, data: DataSpec, number: int) -> Tensor:
     return torch.randn((number, len(data.modality), *part.seen), generator=generator)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch and onnxscript from speaking of their own interiors."""
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
-
-
 def _converted(part: _Part, example: Tensor, bundle: Path) -> Any:
     """The network as an `onnx.ModelProto` that takes any number of windows."""
     batch = torch.export.Dim("batch")
     try:
-        with _quiet():
+        with silenced("torch.onnx"):
             program = torch.onnx.export(
                 part.network, (example,), dynamo=True, dynamic_shapes=({0: batch},), input_names=[IMAGE],
                 output_names=[LOGITS], verbose=False,
