@@ -76,7 +76,8 @@ def picture(page: Path, target: Path, height: int) -> None:
         smaller = image.convert("RGB").resize(
             (SHOWN, round(image.height * SHOWN / image.width)), Image.Resampling.LANCZOS
         )
-        smaller.save(target, optimize=True)
+        few = smaller.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        few.save(target, optimize=True)
     shot.unlink()
 
 
