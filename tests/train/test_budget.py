@@ -167,6 +167,9 @@ def test_structures_that_a_coarser_grid_hardly_has_are_named(tmp_path):
     assert describe_small_structures(before, fine, manifest) is None
     told = describe_small_structures(before, coarse, manifest)
     assert told == "expect little of what has only few voxels left: gland 19"
+    label[:, :, 5:] = 255  # of a label that leaves a part out nobody knows how large its structures are
+    nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / "label.nii.gz")
+    assert describe_small_structures(before, coarse, Manifest.load(tmp_path / "m.json")) is None
 
 
 WIDE = ["stages.0.network.width=4", "data.patch=[16,16,16]", "stages.0.schedule.batch.labeled=2"]

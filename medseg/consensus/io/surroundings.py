@@ -75,14 +75,17 @@ def _contains_all(own: np.ndarray, others: Sequence[np.ndarray], c: int) -> bool
         c: number of the class.
     """
     surrounding = own == c
-    inner = (own > 0) & (own != MISSING) & ~surrounding
-    denied = False
+    size = np.count_nonzero(surrounding)
+    drawn = (own > 0) & (own != MISSING)
+    inner = drawn & ~surrounding
+    is_denied = False
     for other in others:
         inner |= (other > 0) & (other != MISSING)
-        if np.count_nonzero(surrounding & (other == 0)) > np.count_nonzero(surrounding) / 2:
-            denied = True
+        background_there = np.count_nonzero(surrounding & (other == 0))
+        if background_there > size / 2:
+            is_denied = True
     total = np.count_nonzero(inner)
-    if not total or not denied:
+    if not total or not is_denied:
         return False
-    covered = np.count_nonzero(inner & (own > 0) & (own != MISSING))
-    return bool(covered >= CONTAINED * total and np.count_nonzero(surrounding) >= LARGER * total)
+    covered = np.count_nonzero(inner & drawn)
+    return bool(covered >= CONTAINED * total and size >= LARGER * total)

@@ -47,23 +47,35 @@ def dice_with_panel(labels: np.ndarray, patterns: VotePatterns, omissions: Omiss
         patterns: of the same raters in the whole region.
         omissions: of the same raters, or None.
     """
-    raters, classes = len(labels), patterns.classes
-    panel = _panel_labels(labels, classes, omissions)
-    agreed = patterns.table[~patterns.disputed()]
-    counts = patterns.counts[~patterns.disputed()]
-    dice = np.full(raters, np.nan)
-    for r in range(raters):
-        # where all agree rater and panel have the same label, if the rater annotated it at all
-        common = np.bincount(agreed[:, r], counts, classes + 1)[1:classes]
-        own, theirs = labels[r], panel
-        compared = (own != MISSING) & (theirs != MISSING)
-        own, theirs = own[compared], theirs[compared]
-        both = common + np.bincount(own[own == theirs], minlength=classes)[1:classes]
-        sizes = 2 * common + np.bincount(own, minlength=classes)[1:classes]
-        sizes += np.bincount(theirs, minlength=classes)[1:classes]
-        if sizes.any():
-            dice[r] = np.mean(2 * both[sizes > 0] / sizes[sizes > 0])
+    panel = _panel_labels(labels, patterns.classes, omissions)
+    is_agreed = ~patterns.disputed()
+    agreed, counts = patterns.table[is_agreed], patterns.counts[is_agreed]
+    dice = np.full(len(labels), np.nan)
+    for r, own in enumerate(labels):
+        # where all agree, the panel has the rater's label
+        common = np.bincount(agreed[:, r], counts, patterns.classes + 1)[: patterns.classes]
+        compared = (own != MISSING) & (panel != MISSING)
+        dice[r] = _mean_dice(own[compared], panel[compared], common)
     return dice
+
+
+def _mean_dice(own: np.ndarray, panel: np.ndarray, common: np.ndarray) -> float:
+    """Mean Dice over the structures that either has; NaN without any.
+
+    Args:
+        own: `(n,)` labels of a rater.
+        panel: `(n,)` labels of the panel at the same voxels.
+        common: `(K,)` further voxels of each class to which both gave it.
+    """
+    classes = len(common)
+    both = common + np.bincount(own[own == panel], minlength=classes)
+    of_rater = common + np.bincount(own, minlength=classes)
+    of_panel = common + np.bincount(panel, minlength=classes)
+    total = (of_rater + of_panel)[1:]
+    there = total > 0
+    if not there.any():
+        return float("nan")
+    return float(np.mean(2 * both[1:][there] / total[there]))
 
 
 def _panel_labels(labels: np.ndarray, classes: int, omissions: Omissions | None) -> np.ndarray:

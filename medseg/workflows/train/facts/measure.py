@@ -52,7 +52,7 @@ def measure(pipeline: Pipeline, manifest: Manifest, data: DataSpec, tell: Tell) 
     total = len(labelled) + len(images)
     has_spacing = not any(_is_picture(case) for case in images)
     unit = "ml" if has_spacing else "share"
-    sizes = _Sizes(manifest, unit)
+    sizes = StructureSizes(manifest, unit)
     for done, case in enumerate(labelled):
         tell(done, total)
         sizes.add(case)
@@ -75,8 +75,8 @@ def measure(pipeline: Pipeline, manifest: Manifest, data: DataSpec, tell: Tell) 
 def cases_to_open(pipeline: Pipeline, manifest: Manifest, data: DataSpec) -> tuple[list[Case], list[Case]]:
     """The cases whose labels, and those whose images are measured."""
     streams = cases_by_stream(pipeline, manifest)
-    labelled = _some(_measurable(streams.get("labeled", []), manifest, data), LABELS)
-    return labelled, _some([case for cases in streams.values() for case in cases], IMAGES)
+    labelled = evenly_spread(_measurable(streams.get("labeled", []), manifest, data), LABELS)
+    return labelled, evenly_spread([case for cases in streams.values() for case in cases], IMAGES)
 
 
 def cases_by_stream(pipeline: Pipeline, manifest: Manifest) -> dict[str, list[Case]]:
@@ -99,7 +99,7 @@ def _measurable(cases: Sequence[Case], manifest: Manifest, data: DataSpec) -> li
     return [case for case in cases if case.label is not None and not is_pseudo(case)]
 
 
-def _some(cases: Sequence[Case], most: int) -> list[Case]:
+def evenly_spread(cases: Sequence[Case], most: int) -> list[Case]:
     """At most so many, evenly spread."""
     if len(cases) <= most:
         return list(cases)
@@ -110,7 +110,7 @@ def _is_picture(case: Case) -> bool:
     return case.image[0].lower().endswith(PICTURES)
 
 
-class _Sizes:
+class StructureSizes:
     """The sizes of structures, label after label.
 
     Args:
