@@ -96,7 +96,8 @@ def predict_study(model: Model, image: Path, result: Path, device: str | None = 
         headers = predictor.headers(item)
         predictor.runner.check_memory(headers, image)
         check = Plausibility([bundle]).case(headers, image)
-        sizes = predictor.run(item, f"medseg {__version__} model={bundle.digest[:24]}", check=check)
+        files = predictor.files_of(item, f"medseg {__version__} model={bundle.digest[:24]}")
+        sizes = predictor.run(item, files, check=check)
     return {
         "model": model.name,
         "model_sha256": bundle.digest,

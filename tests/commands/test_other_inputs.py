@@ -27,6 +27,7 @@ from medseg.portable.io.write import SaveError, remove_leftovers, write_labels
 from medseg.workflows.data.init import init_manifest
 from medseg.workflows.evaluate.run import evaluate
 from medseg.workflows.predict.collect_cases import collect
+from medseg.workflows.predict.earlier_results import EarlierResults
 from medseg.workflows.predict.formats import recorded
 from medseg.workflows.predict.result_files import ResultFiles
 from medseg.workflows.predict.run import predict
@@ -181,6 +182,23 @@ def test_two_commands_at_the_same_time_and_one_name(tmp_path):
     with again.replacing(target) as new:
         write_labels(new, labels, np.eye(4), description=theirs)
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii.gz"]
+
+
+def test_another_images_result_that_comes_before_the_network_runs(model, scans, tmp_path, monkeypatch):
+    mine, theirs = scans
+    predict(model, theirs, tmp_path / "other")
+    target = tmp_path / "out/scan.nii.gz"
+    ask = EarlierResults.refuse
+
+    def and_then_the_other_command_ends(self, item, **options) -> None:
+        ask(self, item, **options)
+        shutil.copy(tmp_path / "other/scan.nii.gz", target)
+
+    monkeypatch.setattr(EarlierResults, "refuse", and_then_the_other_command_ends)
+    monkeypatch.setattr(EarlierResults, "refuse_all", lambda *_, **__: None)
+    report = predict(model, mine, tmp_path / "out")
+    assert "was written meanwhile by another command, of another image" in report["failed"][0]["error"]
+    assert target.read_bytes() == (tmp_path / "other/scan.nii.gz").read_bytes()
 
 
 def test_a_disk_without_second_names_for_files(tmp_path, monkeypatch):

@@ -148,14 +148,23 @@ class CasePredictor:
         """Files that a case's results are written to."""
         return targets(item, self.output, probabilities=self.probabilities)
 
+    def files_of(self, item: Item, line: str) -> ResultFiles:
+        """The files of a case's results, with what is there now.
+
+        Args:
+            item: the case.
+            line: its record.
+        """
+        return ResultFiles(self.targets(item), line)
+
     def run(
-        self, item: Item, line: str, progress: Progress | None = None, check: CaseCheck | None = None
+        self, item: Item, files: ResultFiles, progress: Progress | None = None, check: CaseCheck | None = None
     ) -> dict[str, Any]:
         """Predict a case and write its results.
 
         Args:
             item: the case.
-            line: its record.
+            files: of its results, by `files_of`.
             progress: called with the windows done and all windows.
             check: shown image and result, before anything is written.
 
@@ -171,16 +180,15 @@ class CasePredictor:
         result = self.output / item.result
         try:
             with prediction_errors(item.images[0]):
-                return self._predict_and_write(item, line, progress, check)
+                return self._predict_and_write(item, files, progress, check)
         except OutputError as error:  # of a temporary file
             raise OutputError(error.problem, path=result) from error
         except OSError as error:
             raise OutputError(f"cannot be written ({error.strerror or error})", path=result) from error
 
     def _predict_and_write(
-        self, item: Item, line: str, progress: Progress | None, check: CaseCheck | None
+        self, item: Item, files: ResultFiles, progress: Progress | None, check: CaseCheck | None
     ) -> dict[str, Any]:
-        files = ResultFiles(self.targets(item), line)
         labels_file, probabilities_file = self.output / item.result, self.output / PROBABILITIES / item.probabilities
         reader = SeriesReader(item.series) if item.dicom else None
         with _scratch(probabilities_file if self.probabilities else labels_file) as scratch:
@@ -200,17 +208,15 @@ class CasePredictor:
                 classes_last = prediction.probabilities.transpose(1, 2, 3, 0)
                 source = source_of_item(item)
                 with files.replacing(probabilities_file) as new:
-                    write_nifti(new, classes_last, affine, source=source, slope=1 / LEVELS, description=line)
-            instead = self._write_labels(files, labels, item, affine, line)
+                    write_nifti(new, classes_last, affine, source=source, slope=1 / LEVELS, description=files.record)
+            instead = self._write_labels(files, labels, item, affine)
         if self.overlay:
-            self._draw(labels, affine, item, line)
+            self._draw(labels, affine, item, files.record)
         if item.is_picture:
             return {**instead, "pixels": self._sizes(counts, 1.0)}
         return {**instead, "volumes_ml": self._sizes(counts, abs(np.linalg.det(affine[:3, :3])) / 1000)}
 
-    def _write_labels(
-        self, files: ResultFiles, labels: np.ndarray, item: Item, affine: np.ndarray, line: str
-    ) -> dict[str, str]:
+    def _write_labels(self, files: ResultFiles, labels: np.ndarray, item: Item, affine: np.ndarray) -> dict[str, str]:
         """Write the labels, as NIfTI where DICOM fails now that the network has run.
 
         Returns:
@@ -218,11 +224,11 @@ class CasePredictor:
         """
         try:
             with files.replacing(self.output / item.result) as new:
-                write_result(new, labels, item, affine, line, self.model)
+                write_result(new, labels, item, affine, files.record, self.model)
         except FormatError as error:
             plain = replace(item, suffix=FORMATS["nifti"])
             with files.replacing(self.output / plain.result) as new:
-                write_result(new, labels, plain, affine, line, self.model)
+                write_result(new, labels, plain, affine, files.record, self.model)
             return {"result": plain.result, "instead": f"{error}; its labels are in {plain.result}"}
         return {}
 

@@ -17,7 +17,8 @@ from medseg.workflows.predict.formats import recorded
 class ResultFiles:
     """The files of one case: written aside, and put in place unless another image's result came there meanwhile.
 
-    Other commands that run at the same time may want the same names.
+    Other commands that run at the same time may want the same names. So make it before earlier results are looked
+    at: what comes between is then either seen by that look or told apart from what was there here.
 
     Args:
         paths: the files.
@@ -25,7 +26,7 @@ class ResultFiles:
     """
 
     def __init__(self, paths: Iterable[Path], record: str) -> None:
-        self.image = image_of(record)
+        self.record, self.image = record, image_of(record)
         self.before = {path: recorded(path) for path in paths if path.exists()}
 
     @contextmanager

@@ -40,6 +40,7 @@ from medseg.workflows.predict.models import configure_models, open_models
 from medseg.workflows.predict.options import PredictOptions
 from medseg.workflows.predict.plausibility.check import CaseCheck, ImplausibleError, Plausibility, joined
 from medseg.workflows.predict.plausibility.finding import Finding, findings_of
+from medseg.workflows.predict.result_files import ResultFiles
 from medseg.workflows.predict.summary import Listener, closing
 
 WORTH_SAYING = 2 * GIB
@@ -212,9 +213,10 @@ class _Run:
             entry["result"], entry["instead"] = item.result, f"{problem}; its labels are in {item.result}"
             if not self.overwrite and self.predictor.is_done(item, line):
                 return self._skipped(item, entry)
+        files = self.predictor.files_of(item, line)  # before the look at earlier results, so that nothing slips between
         self.earlier.refuse(item, probabilities=self.probabilities)
         self._tell_headers(headers)
-        return {"status": "done", **entry, **self._predicted(item, headers, line, progress)}
+        return {"status": "done", **entry, **self._predicted(item, headers, files, progress)}
 
     def _tell_headers(self, headers: list[Header]) -> None:
         for header in headers:
@@ -224,14 +226,14 @@ class _Run:
             if found.is_taken and (note := found.note(f"the first channel {headers[0].path.name}")):
                 self.listener.say(f"{header.path}: {note}")
 
-    def _predicted(self, item: Item, headers: list[Header], line: str, progress: Any) -> dict[str, Any]:
+    def _predicted(self, item: Item, headers: list[Header], files: ResultFiles, progress: Any) -> dict[str, Any]:
         """Predict a case; returns its volumes and what is odd about it."""
         needed = self.predictor.runner.check_memory(headers, item.images[0])
         if needed > WORTH_SAYING:
             self.listener.show(f"{item.name}: needs about {needed / GIB:.1f} GiB")
         try:
             check = self._begin_check(item, headers)
-            sizes = self.predictor.run(item, line, progress, check)
+            sizes = self.predictor.run(item, files, progress, check)
         except ImplausibleError as error:
             if (self.predictor.output / item.result).exists():
                 raise ImplausibleError(error.findings, item.images[0], stands=True) from error
