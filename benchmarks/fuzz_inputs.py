@@ -32,7 +32,7 @@ from models import make_bundle
 from PIL import Image
 
 from medseg.bundle.bundle import open_bundle
-from medseg.dicom.series import open_series
+from medseg.dicom.scan.series import open_series
 from medseg.engine import checkpoint
 from medseg.errors import MedsegError
 from medseg.manifest.manifest import Manifest

@@ -162,7 +162,7 @@ def export(options: ExportOptions) -> None:
 
 def compare(options: CompareOptions) -> None:
     """Train several arms on the same data, judge them on the same cases, and say which of them to take."""
-    from medseg.workflows.compare.read_arms import read_comparison
+    from medseg.workflows.compare.arms.read_arms import read_comparison
 
     read_comparison(options)  # mistakes that need no torch are found at once
     from medseg.workflows.compare.run import run_comparison

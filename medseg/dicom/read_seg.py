@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medseg.dicom.overlaps import StackedStructures
-from medseg.dicom.stacking import LPS_TO_RAS
+from medseg.dicom.scan.stacking import LPS_TO_RAS
 from medseg.dicom.structures import Annotation, Color, choose_structures
 from medseg.portable.io.header import Header, checked_spacing
 

@@ -15,7 +15,7 @@ import numpy as np
 from skimage.draw import polygon
 
 from medseg.dicom.overlaps import StackedStructures
-from medseg.dicom.stacking import LPS_TO_RAS
+from medseg.dicom.scan.stacking import LPS_TO_RAS
 from medseg.dicom.structures import Annotation, Color, choose_structures
 from medseg.errors import DataError
 from medseg.portable.io.header import Header

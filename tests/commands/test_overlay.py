@@ -24,7 +24,7 @@ from medseg.workflows.reports.overlay import (
     grey_window,
     turn_to_ras,
 )
-from medseg.workflows.train.self_training.report_figures import _disagreement
+from medseg.workflows.train.self_training.report.figures import _disagreement
 
 PACKAGE = Path(__file__).resolve().parents[2] / "medseg"
 

@@ -16,8 +16,8 @@ from medseg.workflows.demo import report as demo
 from medseg.workflows.demo.result import Result
 from medseg.workflows.reports import pages
 from medseg.workflows.reports.formatting import format_duration, format_number, format_percent
-from medseg.workflows.train.self_training import report as self_training
-from medseg.workflows.train.self_training.better_round import advise
+from medseg.workflows.train.self_training.report import page as self_training
+from medseg.workflows.train.self_training.report.better_round import advise
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (

@@ -19,7 +19,7 @@ from medseg.config.pipeline import Intensity
 from medseg.errors import ConfigError
 from medseg.workflows.evaluate.montage import _show_picture
 from medseg.workflows.reports.overlay import PICTURE, blend_labels, cut_slice
-from medseg.workflows.train.self_training.report_figures import _read_slice, draw_pseudo_labels, keep_slices
+from medseg.workflows.train.self_training.report.figures import _read_slice, draw_pseudo_labels, keep_slices
 
 COLORS = ("red", "green", "blue")
 

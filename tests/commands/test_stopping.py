@@ -182,7 +182,7 @@ def test_rounds_name_the_round_and_what_they_were_at(tmp_path, capfd, monkeypatc
     sets += ["--set", "stages.0.rounds.count=1"]
     arguments = ["train", "--task", "dmpct", "--data", manifest, "-o", folder, *sets]
     with monkeypatch.context() as patch:
-        signal_at(patch, "medseg.workflows.train.self_training.pseudo_labels.count_case", 2)
+        signal_at(patch, "medseg.workflows.train.self_training.labelling.pseudo_labels.count_case", 2)
         code, _, err = ended(capfd, *arguments)
     assert code == 130
     line = err.splitlines()[-1]

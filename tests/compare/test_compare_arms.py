@@ -13,11 +13,11 @@ from tiny import FAST, write_dataset
 
 import medseg
 from medseg.errors import ConfigError, MedsegError, OutputError
-from medseg.workflows.compare.data_sets import list_keys
+from medseg.workflows.compare.arms.data_sets import list_keys
+from medseg.workflows.compare.arms.read_arms import Comparison, read_comparison, read_file
 from medseg.workflows.compare.folder import data_name
 from medseg.workflows.compare.options import CompareOptions
-from medseg.workflows.compare.read_arms import Comparison, read_comparison, read_file
-from medseg.workflows.compare.rows import RunKey
+from medseg.workflows.compare.scores.rows import RunKey
 from medseg.workflows.train import settings
 
 ROOT = Path(__file__).resolve().parents[2]

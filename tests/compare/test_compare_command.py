@@ -18,8 +18,8 @@ from tiny import FAST, write_dataset
 
 import medseg
 from medseg.errors import ConfigError
-from medseg.workflows.compare.processes import THREADS, share_cores
-from medseg.workflows.compare.rows_csv import read_cases, read_runs
+from medseg.workflows.compare.runs.processes import THREADS, share_cores
+from medseg.workflows.compare.scores.rows_csv import read_cases, read_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

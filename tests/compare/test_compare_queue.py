@@ -17,10 +17,10 @@ from medseg import progress
 from medseg.errors import ConfigError
 from medseg.stopping import Stopped
 from medseg.workflows.compare.folder import hold
-from medseg.workflows.compare.processes import Child, Usage, end_all, share_cores
-from medseg.workflows.compare.queue import RunQueue
-from medseg.workflows.compare.rows import RunKey, RunRow
-from medseg.workflows.compare.time_left import TimeLeft
+from medseg.workflows.compare.runs.processes import Child, Usage, end_all, share_cores
+from medseg.workflows.compare.runs.queue import RunQueue
+from medseg.workflows.compare.runs.time_left import TimeLeft
+from medseg.workflows.compare.scores.rows import RunKey, RunRow
 
 BUSY = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
 PATIENT = """
@@ -147,7 +147,7 @@ def test_a_process_keeps_the_lock_when_the_command_that_started_it_is_gone(tmp_p
         "import sys\n"
         "from pathlib import Path\n"
         "from medseg.workflows.compare.folder import hold\n"
-        "from medseg.workflows.compare.processes import Child, share_cores\n"
+        "from medseg.workflows.compare.runs.processes import Child, share_cores\n"
         "folder = Path(sys.argv[1])\n"
         "with hold(folder / '.lock') as lock:\n"
         "    code = 'import time; time.sleep(1.5)'\n"

@@ -16,7 +16,7 @@ from medseg.workflows.compare.report.findings import collect
 from medseg.workflows.compare.report.page import render_report, write_report
 from medseg.workflows.compare.report.sentences import describe_difference, judge, which_to_take
 from medseg.workflows.compare.report.table import as_markdown
-from medseg.workflows.compare.rows import CaseRow, RunKey, RunRow
+from medseg.workflows.compare.scores.rows import CaseRow, RunKey, RunRow
 from medseg.workflows.reports import pages
 
 MIB = 2**20

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import DataError
-from medseg.workflows.compare.rows import CaseRow, RunKey, RunRow
-from medseg.workflows.compare.rows_csv import read_cases, read_runs, write_cases, write_runs
+from medseg.workflows.compare.scores.rows import CaseRow, RunKey, RunRow
+from medseg.workflows.compare.scores.rows_csv import read_cases, read_runs, write_cases, write_runs
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 FORMULAS = st.sampled_from("=+-@'\t\r\n\"|,").flatmap(lambda first: TEXTS.map(lambda text: first + text))

@@ -17,7 +17,7 @@ from medseg.workflows.compare.report.differences import (
     subject_differences,
 )
 from medseg.workflows.compare.report.statistics import Spread, set_iou, summarize
-from medseg.workflows.compare.rows import CaseRow, RunKey
+from medseg.workflows.compare.scores.rows import CaseRow, RunKey
 
 
 def row(arm: str, seed: int, case: str, dice: float | None, structure: str = "liver", **more) -> CaseRow:

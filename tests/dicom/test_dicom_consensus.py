@@ -21,8 +21,8 @@ from medseg.consensus.io.read_study import read_study
 from medseg.consensus.io.segment_table import read_segments
 from medseg.consensus.io.write_results import write_labels
 from medseg.dicom.annotation import read_annotation
-from medseg.dicom.series import open_series
-from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
+from medseg.dicom.scan.series import open_series
+from medseg.dicom.writing.write_seg import Author, SegmentDescription, write_segmentation
 from medseg.errors import ConfigError, DataError
 from medseg.portable.io.header import Header
 from medseg.portable.io.read import read_volume
@@ -351,7 +351,7 @@ def test_the_consensus_is_kept_where_dicom_fails_after_it_was_made(kind, tmp_pat
         raise ValueError("a sequence of odd length")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"medseg.dicom.write_labels.{name}", fail)
+        patch.setattr(f"medseg.dicom.writing.write_labels.{name}", fail)
         assert fused(*how) == 0
     told = f"no {kind} can be written (a sequence of odd length); the consensus is in consensus.nii.gz"
     assert told in capfd.readouterr().err

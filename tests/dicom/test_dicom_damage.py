@@ -11,8 +11,8 @@ from dicoms import affine_of, enhanced, voxels, write_contours, write_series
 from raters import ball
 
 from medseg.dicom.annotation import read_annotation
-from medseg.dicom.series import open_series
-from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
+from medseg.dicom.scan.series import open_series
+from medseg.dicom.writing.write_seg import Author, SegmentDescription, write_segmentation
 from medseg.errors import DataError
 
 SHAPE = (8, 7, 4)

@@ -18,9 +18,9 @@ from scipy import ndimage
 from medseg.cli.app import main
 from medseg.consensus.io.segment_table import read_segments
 from medseg.dicom.annotation import read_annotation
-from medseg.dicom.series import open_series
-from medseg.dicom.snomed import code_of
-from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
+from medseg.dicom.scan.series import open_series
+from medseg.dicom.writing.snomed import code_of
+from medseg.dicom.writing.write_seg import Author, SegmentDescription, write_segmentation
 from medseg.errors import ConfigError, DataError
 from medseg.portable.io.read import read_volume
 from medseg.workflows.predict.run import predict
@@ -273,7 +273,7 @@ def test_labels_are_kept_where_dicom_fails_after_the_network_has_run(kind, model
     def fail(*_):
         raise ValueError("a sequence of odd length")
 
-    monkeypatch.setattr(f"medseg.dicom.write_labels.{name}", fail)
+    monkeypatch.setattr(f"medseg.dicom.writing.write_labels.{name}", fail)
     report = predict(model, tmp_path / "p1", tmp_path / "out", format=kind)
     told = f"no {kind} can be written (a sequence of odd length); its labels are in p1.nii.gz"
     assert told in report["failed"][0]["error"]

@@ -15,8 +15,8 @@ from raters import ball, fields_of, image_of, save, seg_nrrd
 from medseg.cli.app import main
 from medseg.consensus.io.segment_table import read_segments
 from medseg.dicom.annotation import read_annotation
-from medseg.dicom.series import open_series
-from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
+from medseg.dicom.scan.series import open_series
+from medseg.dicom.writing.write_seg import Author, SegmentDescription, write_segmentation
 from medseg.errors import ConfigError
 from medseg.workflows.consensus.options import ConsensusOptions
 

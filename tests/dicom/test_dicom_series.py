@@ -16,8 +16,8 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import JPEGLSLossless, RLELossless
 
 from medseg.dicom.availability import check_dicom_installed
-from medseg.dicom.find_series import find_series
-from medseg.dicom.series import open_series
+from medseg.dicom.scan.find_series import find_series
+from medseg.dicom.scan.series import open_series
 from medseg.errors import ConfigError, DataError
 
 
@@ -279,7 +279,7 @@ class Lacking:
         if name.split(".")[0] in ("pydicom", "highdicom"):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Lacking())
-import medseg.dicom.series, medseg.dicom.annotation, medseg.dicom.write_seg, medseg.consensus.io.read_study
+import medseg.dicom.scan.series, medseg.dicom.annotation, medseg.dicom.writing.write_seg, medseg.consensus.io.read_study
 sys.exit("torch" if "torch" in sys.modules else None)
 """
 

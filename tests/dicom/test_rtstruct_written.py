@@ -10,10 +10,10 @@ import pytest
 from dicoms import STRAIGHT, enhanced, turned, write_series
 
 from medseg.dicom.annotation import read_annotation
-from medseg.dicom.display_colors import color_of
-from medseg.dicom.series import Series, open_series
-from medseg.dicom.write_rtstruct import outlines, write_rtstruct
-from medseg.dicom.write_seg import Author, SegmentDescription
+from medseg.dicom.scan.series import Series, open_series
+from medseg.dicom.writing.display_colors import color_of
+from medseg.dicom.writing.write_rtstruct import outlines, write_rtstruct
+from medseg.dicom.writing.write_seg import Author, SegmentDescription
 from medseg.errors import DataError
 
 AUTHOR = Author("net", "net of three", {"medseg": "medseg 0.1 image=1 model=2"})

@@ -44,8 +44,8 @@ WITH_EXAMPLES: dict[str, Callable[[Path], None]] = {
     "medseg.consensus.fusers.majority:majority": write_nothing,
     "medseg.consensus.fusers.staple:staple": write_nothing,
     "medseg.consensus.statistics.inter_rater_agreement:agreement": write_nothing,
-    "medseg.dicom.series:open_series": write_dicom,
-    "medseg.dicom.write_seg:write_segmentation": write_dicom,
+    "medseg.dicom.scan.series:open_series": write_dicom,
+    "medseg.dicom.writing.write_seg:write_segmentation": write_dicom,
     "medseg.manifest.manifest:Manifest.load": write_nothing,
     "medseg.metrics:segmentation_metrics": write_nothing,
 }

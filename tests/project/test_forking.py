@@ -46,7 +46,7 @@ def test_folder_arguments_environment_and_input_are_the_callers(tmp_path):
 def test_it_has_imported_everything_and_done_nothing():
     """One thread, as a new process has, and as few as the environment says once torch works."""
     code = "[len(os.listdir('/proc/self/task')), 'medseg.workflows.train.run' in sys.modules]"
-    assert value(code) == [1, True]
+    assert value(code, env=os.environ | {"OMP_NUM_THREADS": "1"}) == [1, True]
     threads = "__import__('torch').get_num_threads()"
     assert value(threads, env=os.environ | {"OMP_NUM_THREADS": "3"}) == 3
     without = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}

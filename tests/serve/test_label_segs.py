@@ -12,8 +12,8 @@ import pytest
 from dicoms import affine_of, by_dcmqi, turned, write_series
 from models import labels_of
 
-from medseg.dicom.series import open_series
-from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
+from medseg.dicom.scan.series import open_series
+from medseg.dicom.writing.write_seg import Author, SegmentDescription, write_segmentation
 from medseg.errors import DataError
 from medseg.serve.datastores import export_seg
 from medseg.serve.datastores.import_seg import find_known_names, label_map

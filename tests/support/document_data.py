@@ -14,8 +14,8 @@ from PIL import Image
 from raters import fields_of, seg_nrrd
 from scipy import ndimage
 
-from medseg.dicom.series import open_series
-from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
+from medseg.dicom.scan.series import open_series
+from medseg.dicom.writing.write_seg import Author, SegmentDescription, write_segmentation
 from medseg.workflows.demo.phantom import make_phantom, write_phantoms
 
 SHAPE, SPACING_MM = (40, 32, 20), (8.0, 8.0, 10.0)

@@ -20,7 +20,7 @@ from tiny import write_dataset
 from medseg import methods
 from medseg.atomic import write_whole
 from medseg.workflows.train.run import train
-from medseg.workflows.train.self_training.predict_maps import IMAGE
+from medseg.workflows.train.self_training.labelling.predict_maps import IMAGE
 
 ITERATIONS = 4
 LABELED, WEAK, UNLABELED = 3, 3, 3

@@ -25,10 +25,10 @@ from medseg.manifest.splits import cut_labels, fold_manifest
 from medseg.method import Clock, Predictions
 from medseg.networks.factory import NetworkFactory, check_exportable
 from medseg.planning.plan import plan_data
-from medseg.workflows.compare.judge import class_rows
 from medseg.workflows.compare.report.differences import compare_arms
 from medseg.workflows.compare.report.statistics import summarize
-from medseg.workflows.compare.rows import RunKey
+from medseg.workflows.compare.scores.judge import class_rows
+from medseg.workflows.compare.scores.rows import RunKey
 from medseg.workflows.evaluate.image_classes import class_table
 from medseg.workflows.evaluate.run import evaluate
 from medseg.workflows.predict.run import predict

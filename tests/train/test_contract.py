@@ -26,8 +26,8 @@ from medseg.method import Frozen, Method, Stream
 from medseg.workflows.evaluate.run import evaluate
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.run import train
-from medseg.workflows.train.self_training.predict_maps import Predictors
-from medseg.workflows.train.self_training.prediction_store import PredictionStore
+from medseg.workflows.train.self_training.labelling.predict_maps import Predictors
+from medseg.workflows.train.self_training.labelling.prediction_store import PredictionStore
 
 SMALL = Path(small.__file__)
 QUICK = [change for change in FAST if "batch" not in change]
@@ -160,7 +160,7 @@ def test_a_stage_without_a_segmenter_prepares_the_next_one(manifest, tmp_path, c
 
 
 def test_a_rule_that_looks_at_all_labels_cases_for_the_next_stage(manifest, tmp_path, monkeypatch):
-    from medseg.workflows.train.self_training.predict_views import Voter
+    from medseg.workflows.train.self_training.labelling.predict_views import Voter
 
     predicted = []
     original = Voter.both

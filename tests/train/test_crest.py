@@ -22,7 +22,7 @@ from medseg.ops.semi_supervised.rebalancing import choose_share, class_rates, co
 from medseg.ops.semi_supervised.regions import mean_confidence
 from medseg.portable.inference.label_sink import top_log_odds
 from medseg.workflows.train.run import train
-from medseg.workflows.train.self_training.precision import count_right, summarize
+from medseg.workflows.train.self_training.labelling.precision import count_right, summarize
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ from medseg.method import IGNORE, Method, Predictions, PseudoLabels
 from medseg.workflows.data.check import check_manifest
 from medseg.workflows.train import settings
 from medseg.workflows.train.run import train
-from medseg.workflows.train.self_training.map_slices import colour_maps, evenly_chosen, map_slice, read_map_slice
-from medseg.workflows.train.self_training.predict_maps import MapPredictor
-from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller
+from medseg.workflows.train.self_training.labelling.predict_maps import MapPredictor
+from medseg.workflows.train.self_training.labelling.pseudo_labels import PseudoLabeller
+from medseg.workflows.train.self_training.report.map_slices import colour_maps, evenly_chosen, map_slice, read_map_slice
 from medseg.workflows.train.stages.maps import SavedMaps
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tags_only.py"
@@ -243,7 +243,7 @@ class Doubtful(PseudoLabels):
 
 
 def test_a_case_that_loses_its_pseudo_label_is_what_it_was(tagged, tmp_path):
-    from medseg.workflows.train.self_training.labelled_manifest import write_round_manifest
+    from medseg.workflows.train.self_training.labelling.labelled_manifest import write_round_manifest
 
     manifest = Manifest.load(tagged)
     (bare,) = manifest.unlabeled

@@ -22,7 +22,7 @@ from medseg.portable.masked_losses import DiceAndCrossEntropy
 from medseg.workflows.data.check_case import check_case
 from medseg.workflows.evaluate.run import evaluate
 from medseg.workflows.train.plan import plan_data
-from medseg.workflows.train.self_training.pseudo_label_statistics import count_case, summarize_round
+from medseg.workflows.train.self_training.labelling.pseudo_label_statistics import count_case, summarize_round
 
 LABELS = {"0": "sky", "1": "road", "2": "car"}
 

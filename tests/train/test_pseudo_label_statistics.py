@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medseg.workflows.train.self_training.pseudo_label_statistics import count_case, summarize_round
+from medseg.workflows.train.self_training.labelling.pseudo_label_statistics import count_case, summarize_round
 
 VIEWS = ("sagittal", "coronal", "axial")
 

@@ -24,9 +24,9 @@ from medseg.errors import ConfigError, OutputError
 from medseg.manifest.manifest import Manifest
 from medseg.methods.dmpct import VoteOfViews
 from medseg.workflows.train.run import train
-from medseg.workflows.train.self_training.predict_maps import Predictors
-from medseg.workflows.train.self_training.predict_views import Voter
-from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller
+from medseg.workflows.train.self_training.labelling.predict_maps import Predictors
+from medseg.workflows.train.self_training.labelling.predict_views import Voter
+from medseg.workflows.train.self_training.labelling.pseudo_labels import PseudoLabeller
 from medseg.workflows.train.self_training.time_left import TimeLeft
 
 VIEWS = ("sagittal", "coronal", "axial")

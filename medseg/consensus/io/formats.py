@@ -13,7 +13,7 @@ from medseg.consensus.io.align import Interpolation
 from medseg.consensus.io.annotation_files import LARGEST
 from medseg.consensus.io.segment_table import Segment
 from medseg.consensus.study import MISSING
-from medseg.dicom.series import Series
+from medseg.dicom.scan.series import Series
 from medseg.errors import ConfigError
 from medseg.portable.io.header import Header
 from medseg.structure_names import named_twice

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg.consensus.io.formats import Reading
-from medseg.dicom.series import Series
+from medseg.dicom.scan.series import Series
 from medseg.errors import DataError
 from medseg.portable.geometry import along, check_offset, times
 from medseg.portable.io.header import Header

@@ -19,7 +19,7 @@ from medseg.consensus.io.segment_table import Segment, merge_segments
 from medseg.consensus.io.surroundings import leave_out_surroundings
 from medseg.consensus.statistics.odd_raters import classes_not_looked_for
 from medseg.consensus.study import MISSING, Rater, Study
-from medseg.dicom.series import Series, open_series
+from medseg.dicom.scan.series import Series, open_series
 from medseg.errors import ConfigError, DataError
 from medseg.portable.io.header import Header
 from medseg.portable.io.read import read_header

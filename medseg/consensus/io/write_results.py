@@ -16,12 +16,12 @@ from medseg import __version__
 from medseg.consensus.io.formats import Form
 from medseg.consensus.statistics.uncertainty_maps import STEPS, as_bytes
 from medseg.consensus.study import MISSING
-from medseg.dicom.series import Series
+from medseg.dicom.scan.series import Series
 from medseg.errors import OutputError
 from medseg.portable.io.write import replacing, write_nifti
 
 if TYPE_CHECKING:
-    from medseg.dicom.write_seg import Author, SegmentDescription
+    from medseg.dicom.writing.write_seg import Author, SegmentDescription
 
 SUFFIXES_2D = (".png", ".tif")
 
@@ -90,7 +90,7 @@ def check_dicom_seg(form: Form, method: str) -> None:
     """
     if form.series is None:
         return
-    from medseg.dicom.write_seg import SegmentDescription, check_referable
+    from medseg.dicom.writing.write_seg import SegmentDescription, check_referable
 
     marks = [*_descriptions(form), SegmentDescription("undecided")]
     check_referable(form.series, marks, _author(form, method))
@@ -98,8 +98,8 @@ def check_dicom_seg(form: Form, method: str) -> None:
 
 def _write_dicom(path: Path, labels: np.ndarray, form: Form, series: Series, method: str) -> Path:
     """A segmentation on the series; what stayed undecided is a segment, since a DICOM SEG has no value for it."""
-    from medseg.dicom.write_labels import write_dicom_labels
-    from medseg.dicom.write_seg import SegmentDescription
+    from medseg.dicom.writing.write_labels import write_dicom_labels
+    from medseg.dicom.writing.write_seg import SegmentDescription
 
     marks = _descriptions(form)
     if (labels == MISSING).any() or not marks:
@@ -110,13 +110,13 @@ def _write_dicom(path: Path, labels: np.ndarray, form: Form, series: Series, met
 
 
 def _descriptions(form: Form) -> list[SegmentDescription]:
-    from medseg.dicom.write_seg import SegmentDescription
+    from medseg.dicom.writing.write_seg import SegmentDescription
 
     return [SegmentDescription(segment.title, segment.color) for segment in form.segments]
 
 
 def _author(form: Form, method: str) -> Author:
-    from medseg.dicom.write_seg import Author
+    from medseg.dicom.writing.write_seg import Author
 
     title = " ".join(("medseg consensus", method)).strip()
     return Author(title, title, {"method": method, "raters": str(len(form.sources))})

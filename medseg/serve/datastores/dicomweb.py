@@ -16,7 +16,7 @@ from monailabel.datastore.local import LocalDatastore
 from monailabel.datastore.utils.dicom import dicom_web_download_series
 from pydicom.dataset import Dataset
 
-from medseg.dicom.series import open_series
+from medseg.dicom.scan.series import open_series
 from medseg.errors import DataError
 from medseg.portable.io.write import write_nifti
 from medseg.serve.datastores.export_seg import MADE_BY, by_person

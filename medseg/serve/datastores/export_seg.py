@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from medseg.dicom.series import open_series
-from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
+from medseg.dicom.scan.series import open_series
+from medseg.dicom.writing.write_seg import Author, SegmentDescription, write_segmentation
 from medseg.errors import DataError
 from medseg.portable.geometry import along, offset
 from medseg.portable.io.labels import read_labels

@@ -11,7 +11,7 @@ from typing import IO
 
 from medseg.atomic import make_folder
 from medseg.errors import OutputError
-from medseg.workflows.compare.rows import RunKey
+from medseg.workflows.compare.scores.rows import RunKey
 
 try:
     import fcntl

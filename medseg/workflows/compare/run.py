@@ -16,21 +16,21 @@ from medseg.errors import ConfigError, OutputError
 from medseg.options import api
 from medseg.progress import describe_left, say, show_progress
 from medseg.records import differing, read_record
-from medseg.workflows.compare.check_arms import ReadyArm, ready_arms
-from medseg.workflows.compare.data_sets import DataSet, list_keys, save
+from medseg.workflows.compare.arms.check_arms import ReadyArm, ready_arms
+from medseg.workflows.compare.arms.data_sets import DataSet, list_keys, save
+from medseg.workflows.compare.arms.read_arms import Comparison, read_comparison
 from medseg.workflows.compare.folder import Folder, data_name, hold
-from medseg.workflows.compare.one_run import OneRun
 from medseg.workflows.compare.options import CompareOptions
-from medseg.workflows.compare.plans import freeze_plans
-from medseg.workflows.compare.processes import share_cores
-from medseg.workflows.compare.queue import RunQueue
-from medseg.workflows.compare.read_arms import Comparison, read_comparison
 from medseg.workflows.compare.report.findings import Findings, describe_key
 from medseg.workflows.compare.report.measures import measures_of
 from medseg.workflows.compare.report.page import PAGE
-from medseg.workflows.compare.results import Describer, read_results, write_results
-from medseg.workflows.compare.rows import RunRow
-from medseg.workflows.compare.time_left import TimeLeft
+from medseg.workflows.compare.runs.one_run import OneRun
+from medseg.workflows.compare.runs.plans import freeze_plans
+from medseg.workflows.compare.runs.processes import share_cores
+from medseg.workflows.compare.runs.queue import RunQueue
+from medseg.workflows.compare.runs.time_left import TimeLeft
+from medseg.workflows.compare.scores.results import Describer, read_results, write_results
+from medseg.workflows.compare.scores.rows import RunRow
 from medseg.workflows.reports.formatting import describe_command
 from medseg.workflows.train.options import budget_seconds
 from medseg.workflows.train.run import versions

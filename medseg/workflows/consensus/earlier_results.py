@@ -13,7 +13,7 @@ from typing import Any
 
 from medseg.atomic import folds_case, real_path, same_name
 from medseg.consensus.io.file_names import is_series
-from medseg.dicom.series import open_series
+from medseg.dicom.scan.series import open_series
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.manifest.manifest import Manifest
 from medseg.records import RECORD, digest_of, read_record

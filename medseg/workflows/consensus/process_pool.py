@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 
 from medseg.consensus.io.file_names import is_series
 from medseg.cores import usable_cores
-from medseg.dicom.series import open_series
+from medseg.dicom.scan.series import open_series
 from medseg.errors import MedsegError
 from medseg.portable.io.read import read_header
 from medseg.stopping import shield_from_interrupts

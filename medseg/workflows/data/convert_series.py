@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medseg.atomic import make_folder
-from medseg.dicom.series import Series, open_series
+from medseg.dicom.scan.series import Series, open_series
 from medseg.errors import ConfigError, DataError
 from medseg.manifest.manifest import Manifest
 from medseg.portable.io.channel_names import listed

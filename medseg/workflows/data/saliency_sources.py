@@ -25,7 +25,7 @@ from medseg.portable.io.read import Header, read_header, read_volume
 from medseg.portable.networks.efficientnet_lite import EfficientNetLite
 from medseg.portable.networks.tag_networks import enlarge
 from medseg.workflows.data.options import SaliencyOptions
-from medseg.workflows.train.self_training.predict_views import Voter
+from medseg.workflows.train.self_training.labelling.predict_views import Voter
 
 NETWORK = "efficientnet_lite"
 STRIDE = 8

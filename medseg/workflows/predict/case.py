@@ -37,7 +37,7 @@ from medseg.workflows.predict.formats import (
 from medseg.workflows.predict.result_files import ResultFiles
 
 if TYPE_CHECKING:
-    from medseg.dicom.series import Series
+    from medseg.dicom.scan.series import Series
     from medseg.workflows.predict.plausibility.check import CaseCheck
 
 

@@ -19,7 +19,7 @@ from medseg.portable.io.find_cases import find_cases
 from medseg.portable.io.read import SUFFIXES
 
 if TYPE_CHECKING:
-    from medseg.dicom.series import Series
+    from medseg.dicom.scan.series import Series
 
 DICOM_RESULTS = {".dcm": "dicom-seg", ".rtstruct.dcm": "rtstruct"}
 """Endings of results that refer to DICOM images, and what the formats are called."""
@@ -98,7 +98,7 @@ class Item:
             ConfigError: the extra `dicom` is not installed.
             DataError: it is no volume, or there are several.
         """
-        from medseg.dicom.series import open_series
+        from medseg.dicom.scan.series import open_series
 
         return open_series(self.images[0], self.uid)
 
@@ -186,7 +186,7 @@ def _dicom_cases(inputs: Path, *, one: bool) -> list[Path]:
 
 def _share_a_series(folders: Sequence[Path]) -> bool:
     """Whether a series is spread over several folders, as some exports do."""
-    from medseg.dicom.find_series import first_series
+    from medseg.dicom.scan.find_series import first_series
 
     uids = []
     for folder in folders:

@@ -18,7 +18,7 @@ from medseg.portable.io.write import is_flat, source_of, write_labels
 from medseg.workflows.predict.collect_cases import Item
 
 if TYPE_CHECKING:
-    from medseg.dicom.write_seg import Author, SegmentDescription
+    from medseg.dicom.writing.write_seg import Author, SegmentDescription
 
 AUTO = "auto"
 """What `--format` is unless something is asked for: each result as its image, PNG of a photograph."""
@@ -84,7 +84,7 @@ def write_result(path: Path, labels: np.ndarray, item: Item, affine: np.ndarray,
         header = Header(item.images[0], labels.shape, 1, affine, spacing, np.dtype(np.uint8))
         _write_nrrd(path, places[labels], header, line, model.names)
         return
-    from medseg.dicom.write_labels import write_dicom_labels
+    from medseg.dicom.writing.write_labels import write_dicom_labels
 
     write_dicom_labels(path, places[labels], item.series, *_segments_and_author(model, line))
 
@@ -95,13 +95,13 @@ def check_dicom(item: Item, line: str, model: Model) -> None:
     Raises:
         DataError: the headers of its series cannot be referred to.
     """
-    from medseg.dicom.write_seg import check_referable
+    from medseg.dicom.writing.write_seg import check_referable
 
     check_referable(item.series, *_segments_and_author(model, line))
 
 
 def _segments_and_author(model: Model, line: str) -> tuple[list[SegmentDescription], Author]:
-    from medseg.dicom.write_seg import Author, SegmentDescription
+    from medseg.dicom.writing.write_seg import Author, SegmentDescription
 
     author = Author(f"medseg {model.name}", f"medseg {model.name}", {RECORD: line})
     return [SegmentDescription(name) for name in model.names.values()], author
@@ -114,7 +114,7 @@ def source_of_item(item: Item) -> bytes:
 
 def uncoded(names: Iterable[str]) -> list[str]:
     """Which names of labels DICOM SEG gets no code of their own for."""
-    from medseg.dicom.snomed import code_of
+    from medseg.dicom.writing.snomed import code_of
 
     return [name for name in names if not code_of(name).known]
 
@@ -165,11 +165,11 @@ def recorded(path: Path) -> str | None:
     if not path.is_file():
         return None
     if path.name.endswith(FORMATS["rtstruct"]):
-        from medseg.dicom.write_rtstruct import recorded_description
+        from medseg.dicom.writing.write_rtstruct import recorded_description
 
         return (recorded_description(path) or "").removeprefix(f"{RECORD}=") or None
     if path.name.endswith(FORMATS["dicom-seg"]):
-        from medseg.dicom.write_seg import recorded_parameters
+        from medseg.dicom.writing.write_seg import recorded_parameters
 
         return (recorded_parameters(path) or "").removeprefix(f"{RECORD}=") or None
     if path.name.endswith(FORMATS["png"]):

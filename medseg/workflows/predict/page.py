@@ -12,7 +12,7 @@ from medseg.atomic import write_whole
 from medseg.config.pipeline import DataSpec
 from medseg.dicom.annotation import read_annotation
 from medseg.dicom.availability import is_dicom_file
-from medseg.dicom.series import Series, open_series
+from medseg.dicom.scan.series import Series, open_series
 from medseg.errors import MedsegError
 from medseg.options import several
 from medseg.workflows.evaluate.compare_case import Scale, read_labels

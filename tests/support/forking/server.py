@@ -33,7 +33,7 @@ from forking.request import ROOT, read_at_start, receive, send
 
 IMPORTED = (
     "torch", "torch._dynamo", "monai", "deflate", "medseg.cli.app", "medseg.bundle.runner",
-    "medseg.methods.supervised", "medseg.workflows.compare.run", "medseg.workflows.compare.judge",
+    "medseg.methods.supervised", "medseg.workflows.compare.run", "medseg.workflows.compare.scores.judge",
     "medseg.workflows.consensus.run", "medseg.workflows.data.check", "medseg.workflows.data.init",
     "medseg.workflows.demo.run", "medseg.workflows.evaluate.run", "medseg.workflows.predict.run",
     "medseg.workflows.train.run", "medseg.workflows.train.plan",
@@ -167,7 +167,9 @@ def _follow_environment(request: dict) -> None:
     import torch
 
     threads = os.environ.get("OMP_NUM_THREADS") or os.environ.get("MKL_NUM_THREADS")
-    torch.set_num_threads(int(threads) if threads else len(request["cores"]))
+    wanted = int(threads) if threads else len(request["cores"])
+    if torch.get_num_threads() != wanted:  # setting it, even to what it is, may start a thread
+        torch.set_num_threads(wanted)
     own = [path for path in sys.path[1:] if path not in (str(ROOT), str(Path(__file__).parents[1]))]
     given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[1:] = [*given, *own]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medseg.workflows.compare.rows import RunKey
+from medseg.workflows.compare.scores.rows import RunKey
 
 
 @dataclass(frozen=True)

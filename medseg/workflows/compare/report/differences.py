@@ -16,7 +16,7 @@ from scipy.stats import wilcoxon
 
 from medseg.workflows.compare.report.measures import measures_of
 from medseg.workflows.compare.report.statistics import is_absent
-from medseg.workflows.compare.rows import CaseRow
+from medseg.workflows.compare.scores.rows import CaseRow
 
 DRAWS = 10_000
 """Of the bootstrap."""

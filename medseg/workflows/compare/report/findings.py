@@ -9,7 +9,7 @@ from medseg.workflows.compare.report.description import Description
 from medseg.workflows.compare.report.differences import Difference, compare_arms
 from medseg.workflows.compare.report.measures import Measures, measures_of
 from medseg.workflows.compare.report.statistics import ArmResult, summarize
-from medseg.workflows.compare.rows import CaseRow, RunKey, RunRow
+from medseg.workflows.compare.scores.rows import CaseRow, RunKey, RunRow
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from medseg.workflows.compare.report.table import (
     sentences_of,
     structure_tables,
 )
-from medseg.workflows.compare.rows import CaseRow, RunRow
+from medseg.workflows.compare.scores.rows import CaseRow, RunRow
 from medseg.workflows.reports.pages import ShownPicture, Table, data_uri, render_page
 
 PAGE, TABLE = "report.html", "table.md"

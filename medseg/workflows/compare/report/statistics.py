@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from statistics import mean, stdev
 
 from medseg.workflows.compare.report.measures import OF_IMAGES
-from medseg.workflows.compare.rows import CaseRow
+from medseg.workflows.compare.scores.rows import CaseRow
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def summarize(rows: Sequence[CaseRow]) -> list[ArmResult]:
     Examples:
         Two seeds of one arm, two cases each: the means are 0.8 and 0.9.
 
-        >>> from medseg.workflows.compare.rows import CaseRow, RunKey
+        >>> from medseg.workflows.compare.scores.rows import CaseRow, RunKey
         >>> rows = []
         >>> for seed, values in enumerate([(0.7, 0.9), (0.85, 0.95)]):
         ...     for case, dice in zip("ab", values):

@@ -16,7 +16,7 @@ from medseg.workflows.compare.report.sentences import (
     which_to_take,
 )
 from medseg.workflows.compare.report.statistics import ArmResult, Score, Spread
-from medseg.workflows.compare.rows import RunRow
+from medseg.workflows.compare.scores.rows import RunRow
 from medseg.workflows.reports.cells import markdown_cell
 from medseg.workflows.reports.pages import Table
 

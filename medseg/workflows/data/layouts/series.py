@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.dicom.availability import files_below, holds_dicom
-from medseg.dicom.find_series import FoundSeries, find_series
+from medseg.dicom.scan.find_series import FoundSeries, find_series
 from medseg.errors import DataError
 from medseg.manifest.fields import SUFFIX, stem
 from medseg.manifest.manifest import Manifest

@@ -25,9 +25,9 @@ from medseg.workflows.train.budget.step_probe import NetworkCosts, StageProbe
 from medseg.workflows.train.budget.time_plan import StageCosts
 from medseg.workflows.train.checks.streams import groups_of_stages
 from medseg.workflows.train.self_training.check_data import check_rounds
-from medseg.workflows.train.self_training.predict_maps import Predictors
-from medseg.workflows.train.self_training.predict_views import Voter
-from medseg.workflows.train.self_training.prediction_store import PredictionStore
+from medseg.workflows.train.self_training.labelling.predict_maps import Predictors
+from medseg.workflows.train.self_training.labelling.predict_views import Voter
+from medseg.workflows.train.self_training.labelling.prediction_store import PredictionStore
 from medseg.workflows.train.stages.build import StageInputs, StageResult, count_trainings
 from medseg.workflows.train.stages.maps import SavedMaps
 from medseg.workflows.train.stages.prepare_cases import FEW_CASES

@@ -11,7 +11,7 @@ from medseg.errors import ConfigError, ManifestError
 from medseg.manifest.labelling import Groups, cases_to_label, groups_after
 from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.method import STREAM_KEYS, Stream
-from medseg.workflows.train.self_training.predict_maps import IMAGE
+from medseg.workflows.train.self_training.labelling.predict_maps import IMAGE
 
 MISSING_STREAM = {
     "labeled": ("no labelled case under 'training'", "training needs at least one 'label'"),

@@ -26,15 +26,15 @@ from medseg.manifest.manifest import Manifest, streams_of
 from medseg.progress import say
 from medseg.records import RECORD, Record, digest_of
 from medseg.stopping import report_stop
-from medseg.workflows.train.self_training.better_round import advise
 from medseg.workflows.train.self_training.check_data import check_rounds, files_of
-from medseg.workflows.train.self_training.labelled_manifest import write_round_manifest
-from medseg.workflows.train.self_training.precision import read_precision
-from medseg.workflows.train.self_training.predict_maps import Predictors
-from medseg.workflows.train.self_training.predict_views import Voter
-from medseg.workflows.train.self_training.pseudo_label_statistics import summarize_round
-from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller
-from medseg.workflows.train.self_training.report import Round, RunDescription, write_summary
+from medseg.workflows.train.self_training.labelling.labelled_manifest import write_round_manifest
+from medseg.workflows.train.self_training.labelling.precision import read_precision
+from medseg.workflows.train.self_training.labelling.predict_maps import Predictors
+from medseg.workflows.train.self_training.labelling.predict_views import Voter
+from medseg.workflows.train.self_training.labelling.pseudo_label_statistics import summarize_round
+from medseg.workflows.train.self_training.labelling.pseudo_labels import PseudoLabeller
+from medseg.workflows.train.self_training.report.better_round import advise
+from medseg.workflows.train.self_training.report.page import Round, RunDescription, write_summary
 from medseg.workflows.train.self_training.time_left import TimeLeft
 from medseg.workflows.train.self_training.validation_scores import mean_volumes_ml, score_round
 from medseg.workflows.train.stages.build import WARM_SHARE, StageInputs, StageResult, count_trainings

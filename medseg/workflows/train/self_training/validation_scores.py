@@ -16,7 +16,7 @@ from medseg.manifest.manifest import Case, Manifest
 from medseg.method import IGNORE
 from medseg.portable.io.read import read_header
 from medseg.workflows.evaluate.compare_case import Scale, onto, read_labels
-from medseg.workflows.train.self_training.predict_views import Voter
+from medseg.workflows.train.self_training.labelling.predict_views import Voter
 
 FUSED = "fused"
 

@@ -16,11 +16,11 @@ from medseg.manifest.manifest import Manifest, streams_of
 from medseg.progress import say
 from medseg.stopping import report_stop
 from medseg.workflows.train.group_names import name_of_stage
-from medseg.workflows.train.self_training.label_sheet import write_label_sheet
-from medseg.workflows.train.self_training.labelled_manifest import write_round_manifest
-from medseg.workflows.train.self_training.predict_maps import Predictors
-from medseg.workflows.train.self_training.pseudo_label_statistics import mean_dice
-from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller
+from medseg.workflows.train.self_training.labelling.labelled_manifest import write_round_manifest
+from medseg.workflows.train.self_training.labelling.predict_maps import Predictors
+from medseg.workflows.train.self_training.labelling.pseudo_label_statistics import mean_dice
+from medseg.workflows.train.self_training.labelling.pseudo_labels import PseudoLabeller
+from medseg.workflows.train.self_training.report.label_sheet import write_label_sheet
 from medseg.workflows.train.self_training.run import SelfTraining
 from medseg.workflows.train.self_training.time_left import TimeLeft
 from medseg.workflows.train.stages.build import StageInputs, StageResult

@@ -27,8 +27,8 @@ from medseg.method import Method
 from medseg.networks.factory import definition_of
 from medseg.portable.networks.adapters import Planar
 from medseg.progress import say
-from medseg.workflows.train.self_training.map_sheet import MAP_SHEET, write_map_sheet
-from medseg.workflows.train.self_training.predict_maps import MapPredictor
+from medseg.workflows.train.self_training.labelling.predict_maps import MapPredictor
+from medseg.workflows.train.self_training.report.map_sheet import MAP_SHEET, write_map_sheet
 from medseg.workflows.train.stages.build import PRETRAINED, StageInputs, build_method, open_previous, save_pretrained
 from medseg.workflows.train.stages.maps import MAPS, SavedMaps, TrainedMaps, needs_maps, save_maps
 from medseg.workflows.train.stages.prepare_cases import case_groups, prepare_cases

@@ -11,10 +11,10 @@ import numpy as np
 
 from medseg import __version__
 from medseg.dicom.availability import reason_of, without_pydicom_warnings
-from medseg.dicom.display_colors import color_of
-from medseg.dicom.series import Series
-from medseg.dicom.snomed import code_of
-from medseg.dicom.source_headers import mended_headers
+from medseg.dicom.scan.series import Series
+from medseg.dicom.scan.source_headers import mended_headers
+from medseg.dicom.writing.display_colors import color_of
+from medseg.dicom.writing.snomed import code_of
 from medseg.errors import DataError, MedsegError
 from medseg.portable.io.write import replacing
 
@@ -45,8 +45,8 @@ class SegmentDescription:
     """One segment of a segmentation: its name and colour.
 
     Attributes:
-        name: its label, coded by `medseg.dicom.snomed`.
-        color: red, green, blue in [0, 1]; None: see `medseg.dicom.display_colors`.
+        name: its label, coded by `medseg.dicom.writing.snomed`.
+        color: red, green, blue in [0, 1]; None: see `medseg.dicom.writing.display_colors`.
     """
 
     name: str
@@ -75,8 +75,8 @@ def write_segmentation(
         >>> from pathlib import Path
         >>> import numpy as np
         >>> from medseg.dicom.annotation import read_annotation
-        >>> from medseg.dicom.series import open_series
-        >>> from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
+        >>> from medseg.dicom.scan.series import open_series
+        >>> from medseg.dicom.writing.write_seg import Author, SegmentDescription, write_segmentation
         >>> series = open_series(Path("series"))
         >>> labels = np.zeros(series.header.shape, np.uint8)
         >>> labels[10:20, 10:20, 5:15] = 1

@@ -16,7 +16,7 @@ from medseg.engine import distributed
 from medseg.manifest.manifest import Case, Manifest
 from medseg.method import IGNORE, PseudoLabels
 from medseg.records import Record, digest_of, read_record
-from medseg.workflows.train.self_training.prediction_store import PredictionStore
+from medseg.workflows.train.self_training.labelling.prediction_store import PredictionStore
 from medseg.workflows.train.self_training.validation_scores import read_reference
 
 FILE = "precision.json"

@@ -12,16 +12,16 @@ from medseg.cores import machine_cores
 from medseg.manifest.fields import unit_of
 from medseg.manifest.manifest import Manifest
 from medseg.records import read_record
+from medseg.workflows.compare.arms.read_arms import Comparison
 from medseg.workflows.compare.folder import Folder, hold
-from medseg.workflows.compare.judge import ANSWER
-from medseg.workflows.compare.one_run import OneRun, picture_of, read_result
-from medseg.workflows.compare.plans import describe_plan, read_plan
-from medseg.workflows.compare.read_arms import Comparison
 from medseg.workflows.compare.report.description import ArmDescription, Description, Picture
 from medseg.workflows.compare.report.findings import Findings, collect
 from medseg.workflows.compare.report.page import write_report
-from medseg.workflows.compare.rows import CaseRow, RunKey, RunRow
-from medseg.workflows.compare.rows_csv import CASES, RUNS, read_cases, read_runs, write_cases, write_runs
+from medseg.workflows.compare.runs.one_run import OneRun, picture_of, read_result
+from medseg.workflows.compare.runs.plans import describe_plan, read_plan
+from medseg.workflows.compare.scores.judge import ANSWER
+from medseg.workflows.compare.scores.rows import CaseRow, RunKey, RunRow
+from medseg.workflows.compare.scores.rows_csv import CASES, RUNS, read_cases, read_runs, write_cases, write_runs
 from medseg.workflows.reports.paths import without_folders
 
 MOST_PICTURES = 6

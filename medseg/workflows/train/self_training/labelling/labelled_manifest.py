@@ -9,7 +9,7 @@ from medseg.engine import distributed
 from medseg.manifest.labelling import is_pseudo
 from medseg.manifest.manifest import Case, Manifest
 from medseg.methods import find_rule
-from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller
+from medseg.workflows.train.self_training.labelling.pseudo_labels import PseudoLabeller
 
 
 def write_round_manifest(manifest: Manifest, labeller: PseudoLabeller, path: Path) -> Manifest:

@@ -17,7 +17,7 @@ from medseg.atomic import write_whole
 from medseg.workflows.reports.formatting import describe_computer, format_duration, format_number
 from medseg.workflows.reports.overlay import class_colors, encode_png
 from medseg.workflows.reports.pages import Table, data_uri, render_page
-from medseg.workflows.train.self_training.report_figures import draw_pseudo_labels
+from medseg.workflows.train.self_training.report.figures import draw_pseudo_labels
 
 VIEW_COLORS = {
     "axial": "#1971c2",

@@ -10,10 +10,10 @@ from typing import IO
 
 from medseg.stopping import describe_stop
 from medseg.workflows.compare.folder import hold
-from medseg.workflows.compare.one_run import OneRun
-from medseg.workflows.compare.processes import POLL_SECONDS, STOP_CODES, Child, end_all
-from medseg.workflows.compare.rows import RunRow
-from medseg.workflows.compare.time_left import TimeLeft
+from medseg.workflows.compare.runs.one_run import OneRun
+from medseg.workflows.compare.runs.processes import POLL_SECONDS, STOP_CODES, Child, end_all
+from medseg.workflows.compare.runs.time_left import TimeLeft
+from medseg.workflows.compare.scores.rows import RunRow
 
 LOCK = ".lock"
 

@@ -13,8 +13,8 @@ from medseg.config.pipeline import Pipeline
 from medseg.engine import distributed
 from medseg.errors import ConfigError, MedsegError
 from medseg.records import digest_of, hash_of
-from medseg.workflows.compare.data_sets import DataSet, find_leaks, split_arm
-from medseg.workflows.compare.read_arms import Arm, Comparison
+from medseg.workflows.compare.arms.data_sets import DataSet, find_leaks, split_arm
+from medseg.workflows.compare.arms.read_arms import Arm, Comparison
 from medseg.workflows.train import settings
 from medseg.workflows.train.checks.files import check_files
 from medseg.workflows.train.checks.streams import check_all_streams

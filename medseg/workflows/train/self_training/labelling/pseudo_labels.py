@@ -28,18 +28,18 @@ from medseg.portable.io.write import SaveError, is_flat, remove_leftovers, write
 from medseg.progress import Count
 from medseg.records import Record, digest_of
 from medseg.stopping import report_stop
-from medseg.workflows.train.self_training.map_slices import (
+from medseg.workflows.train.self_training.labelling.precision import judge_rule
+from medseg.workflows.train.self_training.labelling.predict_maps import IMAGE, Predictors
+from medseg.workflows.train.self_training.labelling.prediction_store import PredictionStore
+from medseg.workflows.train.self_training.labelling.pseudo_label_statistics import Counts, count_case
+from medseg.workflows.train.self_training.report.figures import keep_slices
+from medseg.workflows.train.self_training.report.map_slices import (
     KEPT,
     evenly_chosen,
     fullest_place,
     keep_map_slice,
     map_slice,
 )
-from medseg.workflows.train.self_training.precision import judge_rule
-from medseg.workflows.train.self_training.predict_maps import IMAGE, Predictors
-from medseg.workflows.train.self_training.prediction_store import PredictionStore
-from medseg.workflows.train.self_training.pseudo_label_statistics import Counts, count_case
-from medseg.workflows.train.self_training.report_figures import keep_slices
 from medseg.workflows.train.self_training.time_left import TimeLeft
 from medseg.workflows.train.self_training.validation_scores import count_labelled_images, count_labelled_voxels
 

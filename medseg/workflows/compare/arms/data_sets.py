@@ -15,8 +15,8 @@ from medseg.manifest.classification import classified
 from medseg.manifest.manifest import Case, Manifest
 from medseg.manifest.splits import SHOWN, cut_labels, fold_manifest, with_lists
 from medseg.records import digest_of, hash_of
-from medseg.workflows.compare.read_arms import Arm, Comparison
-from medseg.workflows.compare.rows import RunKey
+from medseg.workflows.compare.arms.read_arms import Arm, Comparison
+from medseg.workflows.compare.scores.rows import RunKey
 
 LEARNT = ("training", "validation", "unlabeled")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medseg.dicom.availability import reason_of, without_pydicom_warnings
-from medseg.dicom.slice_headers import Slice
+from medseg.dicom.scan.slice_headers import Slice
 from medseg.errors import DataError
 from medseg.portable.io.header import COPY_AGAIN
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.dicom.series import Series
-from medseg.dicom.write_rtstruct import SUFFIX as RTSTRUCT
-from medseg.dicom.write_rtstruct import write_rtstruct
-from medseg.dicom.write_seg import Author, SegmentDescription, write_segmentation
+from medseg.dicom.scan.series import Series
+from medseg.dicom.writing.write_rtstruct import SUFFIX as RTSTRUCT
+from medseg.dicom.writing.write_rtstruct import write_rtstruct
+from medseg.dicom.writing.write_seg import Author, SegmentDescription, write_segmentation
 from medseg.errors import FormatError, OutputError
 
 

@@ -1,6 +1,6 @@
 """How good a finished run is: its test cases predicted and evaluated, in a process of its own.
 
-python -m medseg.workflows.compare.judge RUN_FOLDER
+python -m medseg.workflows.compare.scores.judge RUN_FOLDER
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from medseg.manifest.splits import subject_of
 from medseg.metrics import METRICS
 from medseg.portable.io.header import Header
 from medseg.records import read_record
-from medseg.workflows.compare.rows import CaseRow, RunKey
-from medseg.workflows.compare.rows_csv import CASES, write_cases
+from medseg.workflows.compare.scores.rows import CaseRow, RunKey
+from medseg.workflows.compare.scores.rows_csv import CASES, write_cases
 from medseg.workflows.evaluate.compare_case import IGNORE, Compared, Pairing, Scale, onto, read_labels
 from medseg.workflows.evaluate.options import EvaluateOptions
 from medseg.workflows.evaluate.run import run_evaluation

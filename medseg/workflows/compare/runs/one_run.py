@@ -9,14 +9,14 @@ from typing import Any
 
 from medseg.atomic import make_folder, write_whole
 from medseg.records import RECORD, Record, digest_of, read_record
-from medseg.workflows.compare.check_arms import ReadyArm
-from medseg.workflows.compare.data_sets import DataSet
+from medseg.workflows.compare.arms.check_arms import ReadyArm
+from medseg.workflows.compare.arms.data_sets import DataSet
 from medseg.workflows.compare.folder import Folder
-from medseg.workflows.compare.judge import TRAINING, WORST, write_request
-from medseg.workflows.compare.plans import count_steps, read_plan
-from medseg.workflows.compare.processes import Usage
-from medseg.workflows.compare.rows import CaseRow, RunKey, RunRow
-from medseg.workflows.compare.rows_csv import CASES, RUNS, read_cases, read_runs, write_runs
+from medseg.workflows.compare.runs.plans import count_steps, read_plan
+from medseg.workflows.compare.runs.processes import Usage
+from medseg.workflows.compare.scores.judge import TRAINING, WORST, write_request
+from medseg.workflows.compare.scores.rows import CaseRow, RunKey, RunRow
+from medseg.workflows.compare.scores.rows_csv import CASES, RUNS, read_cases, read_runs, write_runs
 from medseg.workflows.train.run_folder import RUN
 
 USAGE, LOG = "usage.json", "log.txt"
@@ -94,7 +94,7 @@ class OneRun:
 
     def judging(self) -> list[str]:
         """Arguments of `python` that predict and evaluate its test cases."""
-        return ["-m", "medseg.workflows.compare.judge", str(self.path)]
+        return ["-m", "medseg.workflows.compare.scores.judge", str(self.path)]
 
     def add_usage(self, usage: Usage) -> None:
         """Add what a part of the training took, up to its end or an interruption."""

@@ -13,9 +13,9 @@ from medseg.atomic import write_whole
 from medseg.manifest.manifest import Case, Manifest
 from medseg.portable.io.read import read_header
 from medseg.workflows.reports.overlay import BACKGROUND, FOREGROUND, class_colors, encode_png, show_stored
-from medseg.workflows.train.self_training.label_sheet import add_legend, picture_of
-from medseg.workflows.train.self_training.map_slices import SHOWN, colour_maps, evenly_chosen, map_slice
-from medseg.workflows.train.self_training.predict_maps import MapPredictor
+from medseg.workflows.train.self_training.labelling.predict_maps import MapPredictor
+from medseg.workflows.train.self_training.report.label_sheet import add_legend, picture_of
+from medseg.workflows.train.self_training.report.map_slices import SHOWN, colour_maps, evenly_chosen, map_slice
 
 MAP_SHEET = "maps.png"
 COLUMNS = 4

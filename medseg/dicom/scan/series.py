@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.dicom.find_series import FoundSeries, choose_series, find_series
-from medseg.dicom.pixels import read_rescaled
-from medseg.dicom.slice_headers import Slice, read_slices
-from medseg.dicom.stacking import stack_slices
+from medseg.dicom.scan.find_series import FoundSeries, choose_series, find_series
+from medseg.dicom.scan.pixels import read_rescaled
+from medseg.dicom.scan.slice_headers import Slice, read_slices
+from medseg.dicom.scan.stacking import stack_slices
 from medseg.errors import DataError
 from medseg.portable.io.header import Header, check_memory, checked_spacing, naming
 
@@ -77,7 +77,7 @@ def open_series(place: str | Path, uid: str | None = None) -> Series:
         DataError: nothing is there, several series are, or the series is no volume; says which slices are to blame.
 
     Examples:
-        >>> from medseg.dicom.series import open_series
+        >>> from medseg.dicom.scan.series import open_series
         >>> series = open_series("series/")
         >>> series.modality, series.header.shape, series.header.spacing_mm
         ('CT', (40, 32, 20), (8.0, 8.0, 10.0))

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from medseg.atomic import write_whole
 from medseg.errors import DataError
 from medseg.metrics import METRICS
-from medseg.workflows.compare.rows import CaseRow, RunKey, RunRow
+from medseg.workflows.compare.scores.rows import CaseRow, RunKey, RunRow
 from medseg.workflows.reports.cells import FORMULA, QUOTE
 
 Value = TypeVar("Value")

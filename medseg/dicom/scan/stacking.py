@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.dicom.slice_headers import MOMENTS, Slice
+from medseg.dicom.scan.slice_headers import MOMENTS, Slice
 from medseg.errors import DataError
 from medseg.portable.geometry import times
 from medseg.portable.io.header import SHEAR_TOLERANCE

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from statistics import mean
 
-from medseg.workflows.compare.rows import RunKey
+from medseg.workflows.compare.scores.rows import RunKey
 
 
 class TimeLeft:

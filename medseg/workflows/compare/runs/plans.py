@@ -16,10 +16,10 @@ from medseg.errors import ConfigError
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.progress import say
 from medseg.records import Record
-from medseg.workflows.compare.check_arms import ReadyArm
-from medseg.workflows.compare.data_sets import DataSet
+from medseg.workflows.compare.arms.check_arms import ReadyArm
+from medseg.workflows.compare.arms.data_sets import DataSet
 from medseg.workflows.compare.folder import Folder, data_name, hold
-from medseg.workflows.compare.processes import POLL_SECONDS, Child, end_all
+from medseg.workflows.compare.runs.processes import POLL_SECONDS, Child, end_all
 from medseg.workflows.train import settings
 from medseg.workflows.train.plan import plan_pipeline
 from medseg.workflows.train.stages.build import count_trainings

@@ -16,11 +16,11 @@ from skimage.measure import find_contours
 
 from medseg import __version__
 from medseg.dicom.availability import reason_of, without_pydicom_warnings
-from medseg.dicom.display_colors import color_of
-from medseg.dicom.series import Series
-from medseg.dicom.source_headers import mended_headers
-from medseg.dicom.stacking import LPS_TO_RAS
-from medseg.dicom.write_seg import SERIES_NUMBER, Author, SegmentDescription, shorten
+from medseg.dicom.scan.series import Series
+from medseg.dicom.scan.source_headers import mended_headers
+from medseg.dicom.scan.stacking import LPS_TO_RAS
+from medseg.dicom.writing.display_colors import color_of
+from medseg.dicom.writing.write_seg import SERIES_NUMBER, Author, SegmentDescription, shorten
 from medseg.errors import DataError, MedsegError
 from medseg.portable.io.write import replacing
 
@@ -61,9 +61,9 @@ def write_rtstruct(
         >>> from pathlib import Path
         >>> import numpy as np
         >>> from medseg.dicom.annotation import read_annotation
-        >>> from medseg.dicom.series import open_series
-        >>> from medseg.dicom.write_rtstruct import write_rtstruct
-        >>> from medseg.dicom.write_seg import Author, SegmentDescription
+        >>> from medseg.dicom.scan.series import open_series
+        >>> from medseg.dicom.writing.write_rtstruct import write_rtstruct
+        >>> from medseg.dicom.writing.write_seg import Author, SegmentDescription
         >>> series = open_series(Path("series"))
         >>> labels = np.zeros(series.header.shape, np.uint8)
         >>> labels[10:20, 10:20, 5:15] = 1

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from medseg.dicom.find_series import full_header
-from medseg.dicom.series import Series
+from medseg.dicom.scan.find_series import full_header
+from medseg.dicom.scan.series import Series
 from medseg.errors import DataError
 
 UTF8 = "ISO_IR 192"

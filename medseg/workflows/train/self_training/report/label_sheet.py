@@ -16,14 +16,14 @@ from medseg.methods import find_rule
 from medseg.portable.geometry import along
 from medseg.portable.io.read import Header, read_header, read_volume
 from medseg.workflows.reports.overlay import BACKGROUND, FOREGROUND, class_colors, encode_png, show_stored
-from medseg.workflows.train.self_training.map_slices import (
+from medseg.workflows.train.self_training.labelling.pseudo_labels import PseudoLabeller
+from medseg.workflows.train.self_training.report.map_slices import (
     SHOWN,
     colour_maps,
     evenly_chosen,
     fullest_place,
     read_map_slice,
 )
-from medseg.workflows.train.self_training.pseudo_labels import PseudoLabeller
 
 SHEET = "overview.png"
 MAPS_TITLE = "maps"

@@ -18,8 +18,8 @@ from medseg.atomic import make_folder, write_whole
 from medseg.manifest.manifest import Case, Manifest
 from medseg.method import Predictions, PseudoLabels
 from medseg.records import digest_of, hash_of
-from medseg.workflows.train.self_training.predict_maps import MapPredictor, Predictors, read_inputs
-from medseg.workflows.train.self_training.predict_views import Voter
+from medseg.workflows.train.self_training.labelling.predict_maps import MapPredictor, Predictors, read_inputs
+from medseg.workflows.train.self_training.labelling.predict_views import Voter
 
 DONE = "complete"
 """A file that says that the others are whole, and by which networks and of which images they are."""

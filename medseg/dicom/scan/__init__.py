@@ -1,0 +1,1 @@
+"""Series of DICOM images: found, stacked, read."""

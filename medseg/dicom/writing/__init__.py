@@ -1,0 +1,1 @@
+"""Labels as DICOM: segmentations and structure sets, with codes and colours."""

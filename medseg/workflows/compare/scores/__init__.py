@@ -1,0 +1,1 @@
+"""What the trained models reach, case by case."""

@@ -1,0 +1,1 @@
+"""Pseudo-labels: predictions, the rule, what is known of them."""
