@@ -150,7 +150,7 @@ def test_everything_beyond_the_decathlon(tmp_path):
         ({"labels": {"0": "background", "-1": "x"}}, "accepted are 0 to 254"),
         ({"labels": {"0": "a", "1": "a"}}, "same name twice"),
         ({"labels": {"a": 0, "b": 1, "c": 1}}, "one value to two classes"),
-        ({"labels": {"a": 0, "b": [1, 2]}}, "regions"),
+        ({"labels": {"a": 0, "b": [1, 2]}}, "regions_class_order: is missing"),
         ({"labels": {"0": "a", "x": "b"}}, "labels.x"),
         ({"labels": ["a", "b"]}, "labels"),
         ({"ignore_index": 2}, "ignore_index: 2 is also the value of 'tumour'"),

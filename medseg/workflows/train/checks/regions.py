@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from medseg import methods
 from medseg.config.pipeline import Pipeline
 from medseg.errors import ConfigError
@@ -22,22 +24,25 @@ def check_regions(pipeline: Pipeline, manifest: Manifest) -> None:
     if not manifest.regions:
         return
     names = ", ".join(region.name for region in manifest.regions)
-    labels = f"the labels of {manifest.path} are regions, which overlap ({names})"
+    for problem in _problems(pipeline):
+        raise ConfigError(
+            f"its labels are regions, which overlap ({names}), and {problem}",
+            path=manifest.path,
+            hint="medseg train --task supervised learns regions",
+        )
+
+
+def _problems(pipeline: Pipeline) -> Iterator[str]:
+    """What of a pipeline cannot have regions, as clauses that say what can."""
     if pipeline.classifies:
-        raise ConfigError(f"data.target is images, which have one class each, and {labels}; accepted is voxels")
+        yield "data.target is images, which have one class each; accepted is voxels"
     for index, stage in enumerate(pipeline.stages):
         name = stage.method.name
         if not methods.find(name).takes_regions:
             able = ", ".join(each for each in METHODS if methods.find(each).takes_regions)
-            raise ConfigError(
-                f"{name} is for classes that do not overlap, and {labels}; accepted are {able}",
-                hint="or name each value of the label files as a class of its own in the manifest",
-            )
+            yield f"{name} is for classes that do not overlap; accepted are {able}"
         if len(stage.views) > 1:
-            views = ", ".join(stage.views)
-            raise ConfigError(f"stages.{index}.views are {views}, which vote for labels, and {labels}; accepted is one")
+            yield f"stages.{index}.views are {', '.join(stage.views)}, which vote for one class; accepted is one"
         for part in ("rounds", "then"):
             if getattr(stage, part) is not None:
-                raise ConfigError(
-                    f"stages.{index}.{part} makes labels of one class a voxel, and {labels}; leave it out"
-                )
+                yield f"stages.{index}.{part} makes labels of one class a voxel; accepted is none"
