@@ -40,7 +40,10 @@ class Supervised(Method):
         super().__init__(networks)
         self.terms: SupervisedTerms | RegionTerms
         if networks.region_members:
-            self.terms = RegionTerms(networks.region_members, dice=dice, cross_entropy=cross_entropy, loss=loss)
+            self.terms = RegionTerms(
+                networks.region_members,
+                dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
+            )  # fmt: skip
         else:
             self.terms = SupervisedTerms(
                 networks.spatial_dims, networks.has_background,

@@ -17,6 +17,7 @@ from medseg.data.preprocess import Job, prepare
 from medseg.errors import ConfigError, ManifestError
 from medseg.manifest.manifest import Manifest, schema
 from medseg.planning.plan import plan_data
+from medseg.workflows.consensus.collect_studies import collect_from_manifest
 from medseg.workflows.data.check import check_manifest
 from medseg.workflows.train.facts.measure import StructureSizes
 
@@ -96,6 +97,20 @@ def test_a_raw_folder_of_nnunet_is_read_and_checked(tmp_path, capfd):
     (tmp_path / "raw" / "dataset.json").write_text(json.dumps(described))
     code, told = called(capfd, *init)
     assert (code, "dataset.json: regions_class_order: is missing" in told) == (2, True), told
+
+
+def test_a_consensus_names_values_as_what_they_are(tmp_path):
+    annotations = [{"rater": rater, "label": f"{rater}.nii.gz"} for rater in ("ann", "bob")]
+    (item,) = collect_from_manifest(built(training=[{"image": "a.nii.gz", "annotations": annotations}]), None)
+    assert item.reading["labels"] == {
+        0: "background",
+        1: "rest of whole tumor",
+        2: "rest of tumor core",
+        3: "enhancing tumor",
+    }
+    annotations[0]["classes"] = ["tumor core"]
+    with pytest.raises(ManifestError, match="rater 'ann' looked for some classes only, and the classes are regions"):
+        collect_from_manifest(built(training=[{"image": "a.nii.gz", "annotations": annotations}]), None)
 
 
 def one_case(folder: Path, **changes) -> Manifest:

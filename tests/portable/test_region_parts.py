@@ -96,6 +96,8 @@ def test_what_is_not_known_has_no_gradient():
         assert loss(logits, LABEL, MEMBERS, nothing).item() == 0
     with pytest.raises(ValueError, match="loss locally_adaptive is for classes that do not overlap"):
         RegionTerms(MEMBERS, dice=1, cross_entropy=1, loss="locally_adaptive")
+    with pytest.raises(ValueError, match="loss cross_entropy has no options, got window"):
+        RegionTerms(MEMBERS, dice=1, cross_entropy=1, loss="cross_entropy", loss_options={"window": 3})
 
 
 def test_a_stored_probability_tells_whether_the_region_is_there():

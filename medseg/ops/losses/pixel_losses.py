@@ -105,15 +105,27 @@ class RegionTerms:
         members: of each region the class indices in a label.
         dice: weight of the Dice term.
         cross_entropy: weight of the binary cross-entropy.
-        loss: "cross_entropy" or `SIGMOID`, which are the same here.
+        loss: "cross_entropy" or `SIGMOID`, which are the same here and have no options.
+
+        loss_options: of the loss; none are accepted.
 
     Raises:
-        ValueError: another loss.
+        ValueError: another loss, or options.
     """
 
-    def __init__(self, members: Members, *, dice: float, cross_entropy: float, loss: str) -> None:
-        if loss not in ("cross_entropy", SIGMOID):
+    def __init__(
+        self,
+        members: Members,
+        *,
+        dice: float,
+        cross_entropy: float,
+        loss: str,
+        loss_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if loss not in _PLAIN:
             raise ValueError(f"loss {loss} is for classes that do not overlap, and the labels have regions: {SIGMOID}")
+        if loss_options:
+            raise ValueError(f"loss {loss} has no options, got {', '.join(loss_options)}")
         self.members, self.dice, self.cross_entropy = members, dice, cross_entropy
 
     def __call__(self, logits: Tensor, label: Tensor, covered: Tensor | None = None) -> dict[str, Tensor]:
