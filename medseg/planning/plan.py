@@ -19,7 +19,7 @@ from medseg.config.pipeline import DataSpec, NetworkSpec, View
 from medseg.errors import ConfigError, ManifestError
 from medseg.manifest.manifest import Manifest
 from medseg.networks.sizes import fit_size, plan_strides
-from medseg.ops.augmentation.settings import nested_augment
+from medseg.planning.augmentation import plan_augment
 from medseg.planning.fingerprint import Fingerprint, read_fingerprint
 from medseg.planning.intensity import intensity_rule
 from medseg.planning.planes import THICK_RATIO, check_views, even_spacing, plan_slices
@@ -48,9 +48,6 @@ STRIDED = ("vnet", "unet")
 FEW_SLICES = 16
 """With thick slices and fewer than this, a network in the plane sees all there is to see."""
 
-CROP_PROBABILITY = 0.2
-"""Share of the training patches that are as of a smaller scan (docs/results.md)."""
-
 
 def plan_data(
     manifest: Manifest,
@@ -60,6 +57,7 @@ def plan_data(
     overrides: Mapping[str, Any] | None = None,
     views: Sequence[View] = (),
     patch_voxels: Mapping[int, int] = PATCH_VOXELS,
+    asks_upright: bool = False,
 ) -> DataSpec:
     """Decide how the data are presented to the network.
 
@@ -71,6 +69,7 @@ def plan_data(
         views: of the stage. One is taken for the view; with several the patch has the length of each axis, of which
             each plane makes its own 1, and all views share one grid.
         patch_voxels: spatial dimensions of the network -> voxels of the largest patch.
+        asks_upright: a method asks which way up an image is.
 
     Raises:
         ConfigError: an override that `DataSpec` refuses, or views that do not go with it.
@@ -119,7 +118,10 @@ def plan_data(
         "native_mm": _native_spacing(fingerprint, spacing),
         "smallest_mm": tuple((fingerprint.shape * fingerprint.spacing_mm).min(axis=0).round(1).tolist()),
     }
-    return check_data_spec({**planned, **given, "augment": _plan_augment(view, given.get("augment", {}))})
+    augment = plan_augment(
+        view, given.get("augment", {}), photographs=manifest.shows_colours, asks_upright=asks_upright
+    )
+    return check_data_spec({**planned, **given, "augment": augment})
 
 
 def _plan_spacing(fingerprint: Fingerprint, views: Sequence[View], given: Sequence[float] | None) -> np.ndarray:
@@ -214,24 +216,6 @@ def choose_view(spacing_mm: np.ndarray, shape: np.ndarray) -> View:
         return PLANES[thick]
     flat = int(np.argmin(shape))
     return PLANES[flat] if shape[flat] < 8 else "volume"
-
-
-def _plan_augment(view: View, given: Any) -> Any:
-    """Augmentation as planned for a view, changed by the settings of the pipeline."""
-    if not isinstance(given, Mapping):
-        return given  # `check_data_spec` says what is accepted
-    settings = nested_augment(given)
-    settings["crop"] = {"probability": CROP_PROBABILITY, **settings.get("crop", {})}
-    affine = settings.get("affine", {})
-    if view != "volume" and isinstance(affine, Mapping):
-        settings["affine"] = {"rotate_degrees": _rotation_in_plane(view), **affine}
-    return settings
-
-
-def _rotation_in_plane(view: View) -> tuple[float, float, float]:
-    """Largest rotation about each axis, degrees: in a plane only about the slice axis."""
-    x, y, z = (15.0 if axis == slice_axis(view) else 0.0 for axis in range(3))
-    return x, y, z
 
 
 def plan_patch(size: Sequence[float] | np.ndarray, spacing_mm: np.ndarray, view: View, *, most: float) -> Triple:

@@ -25,7 +25,7 @@ from medseg.planning.plan import GPU_PATCH_VOXELS, PATCH_VOXELS, plan_batch, pla
 from medseg.workflows.train import settings
 from medseg.workflows.train.budget.fit import fit_budget
 from medseg.workflows.train.budget.sizing import Sizing
-from medseg.workflows.train.checks.orientation import check_upright
+from medseg.workflows.train.checks.orientation import asking_upright, check_upright
 from medseg.workflows.train.checks.regions import check_regions
 from medseg.workflows.train.checks.stages import Product, check_buildable
 from medseg.workflows.train.checks.streams import check_all_streams, describe_tag_groups, presences
@@ -104,6 +104,7 @@ def plan_pipeline(
         overrides=dict(pipeline.data),
         views=first.views,
         patch_voxels=GPU_PATCH_VOXELS if device.type == "cuda" else PATCH_VOXELS,
+        asks_upright=bool(asking_upright(pipeline)),
     )
     stages = []
     for index, (stage, of_stage) in enumerate(zip(pipeline.stages, groups, strict=True)):

@@ -6,13 +6,11 @@ from medseg.config.pipeline import DataSpec, Pipeline, Stage
 from medseg.errors import ConfigError
 from medseg.manifest.manifest import Case, Manifest
 from medseg.methods import find
+from medseg.planning.augmentation import SMALL_DEGREES
 from medseg.portable.io.read import read_header
 
 UNPLACED = "it has neither sform nor qform"
 """How the warning of a NIfTI header begins that does not say where its voxels lie."""
-
-LARGEST_DEGREES = 15.0
-"""By which augmentation may turn an image whose quarter turns are to be told apart."""
 
 
 def check_upright(pipeline: Pipeline, data: DataSpec) -> None:
@@ -25,7 +23,7 @@ def check_upright(pipeline: Pipeline, data: DataSpec) -> None:
     Raises:
         ConfigError: it contains some, with the setting to change.
     """
-    for stage in _asking(pipeline):
+    for stage in asking_upright(pipeline):
         for each in stage.specs(data):
             _check(stage.method.name, each)
 
@@ -40,7 +38,7 @@ def orientation_warnings(pipeline: Pipeline, manifest: Manifest) -> list[str]:
     Raises:
         DataError: a file that cannot be read.
     """
-    asking = _asking(pipeline)
+    asking = asking_upright(pipeline)
     if not asking:
         return []
     cases = (*manifest.training, *manifest.unlabeled)
@@ -61,7 +59,7 @@ def is_unplaced(manifest: Manifest, case: Case) -> bool:
     return any(text.startswith(UNPLACED) for text in warnings)
 
 
-def _asking(pipeline: Pipeline) -> list[Stage]:
+def asking_upright(pipeline: Pipeline) -> list[Stage]:
     """The stages whose methods ask which way up an image is."""
     return [stage for stage in pipeline.stages if find(stage.method.name).needs_upright(stage.method.options)]
 
@@ -83,8 +81,8 @@ def _check(name: str, data: DataSpec) -> None:
             hint=f"--set data.augment.flip.axes=[{flips[0]}]",
         )
     degrees = transforms["affine"].rotate_degrees  # type: ignore[attr-defined]
-    if max(degrees) > LARGEST_DEGREES:
+    if max(degrees) > SMALL_DEGREES:
         raise ConfigError(
             f"data.augment.affine.rotate_degrees is {[f'{each:g}' for each in degrees]}: {why}; accepted are at most "
-            f"{LARGEST_DEGREES:g}"
+            f"{SMALL_DEGREES:g}"
         )
