@@ -92,6 +92,8 @@ class Manifest(Item):
         content: dict[str, Any] = whole(self)
         if self.has_background:
             content.pop("background", None)
+        if not self.regions:
+            content.pop("regions", None)
         return content
 
     def places(self) -> Iterator[tuple[str, str, Case]]:

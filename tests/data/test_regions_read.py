@@ -45,6 +45,7 @@ def test_without_regions_each_class_has_its_own_value():
     manifest = built(labels={"background": 0, "liver": 1, "spleen": 7})
     assert manifest.members == {1: (1,), 7: (7,)}
     assert manifest.value_names == {1: "liver", 7: "spleen"}
+    assert "regions" not in manifest.model_dump(mode="json"), "records of earlier runs stay what they were"
 
 
 def test_the_order_of_painting_may_differ_from_that_of_the_values():
