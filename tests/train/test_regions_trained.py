@@ -18,6 +18,9 @@ from tiny import FAST
 from medseg.bundle.bundle import open_bundle
 from medseg.cli.app import main
 from medseg.errors import BundleError
+from medseg.manifest.manifest import Manifest
+from medseg.workflows.compare.scores.judge import _Counter
+from medseg.workflows.compare.scores.rows import RunKey
 
 NAMES = ["whole tumor", "tumor core", "enhancing tumor"]
 SETTINGS = [*FAST, "stages.0.schedule.iterations=12", "stages.0.schedule.validate_every=6"]
@@ -83,6 +86,16 @@ def test_scores_are_those_of_unions_of_the_files(world):
         expected = 2 * (one & other).sum() / (one.sum() + other.sum()) if one.any() else 0.0
         assert float(rows[name]["dice"]) == pytest.approx(expected, abs=1e-5)
         assert float(rows[name]["reference_ml"]) == pytest.approx(other.sum() * 1.5 / 1000, abs=1e-6)
+
+
+def test_a_comparison_counts_the_voxels_of_unions(world):
+    predicted, true = labels_of(world / "out/case3.nii.gz"), labels_of(world / "raw/labelsTs/case3.nii.gz")
+    (case,) = json.loads((world / "scores/metrics.json").read_text())["cases"]
+    rows = _Counter(Manifest.load(world / "m.json"), RunKey("arm", 0, None, None), 1.0).rows(case)
+    expected = {"background": ((predicted == 0) & (true == 0)).sum()}
+    for name, values in zip(NAMES, ([1, 2, 3], [2, 3], [3]), strict=True):
+        expected[name] = (np.isin(predicted, values) & np.isin(true, values)).sum()
+    assert {row.structure: row.shared for row in rows} == expected
 
 
 BY_MONAI = """
