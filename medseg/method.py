@@ -110,10 +110,12 @@ class Networks(Protocol):
     """Makes the networks of a method and remembers how, so that they can be exported.
 
     Attributes:
-        labels: names of the classes, background first.
+        labels: names of the classes, background first; of regions without the background.
         modality: of the channels of the image.
         classes: number of classes with background.
         has_background: whether the first class is the background; else it is a class like the others.
+        region_members: of each region, where classes overlap, the class indices in labels that belong to it; none where
+            they do not (`medseg.portable.regions`).
         spatial_dims: 2 or 3.
         in_channels: channels that the network takes: those of the image, of each of the slices.
         image_channels: channels of the image itself.
@@ -127,6 +129,7 @@ class Networks(Protocol):
     modality: tuple[str, ...]
     classes: int
     has_background: bool
+    region_members: tuple[tuple[int, ...], ...]
     spatial_dims: int
     in_channels: int
     image_channels: int
@@ -136,7 +139,7 @@ class Networks(Protocol):
     previous: Frozen | None
 
     def segmenter(self, out_channels: int | None = None) -> nn.Module:
-        """Image `(B, Cin, *spatial)` to `(B, out_channels, *spatial)`; by default one channel for each class."""
+        """Image `(B, Cin, *spatial)` to `(B, out_channels, *spatial)`; by default one per class or region."""
 
     def encoder_decoder(self) -> EncoderDecoder:
         """The same network in two halves, with features; with pre-trained weights if the pipeline names some."""
@@ -176,6 +179,9 @@ class Method(nn.Module, ABC):
     asks_previous: bool = False
     """Whether it asks the network of the stage before about images: that network's kind, planes, patch and intensities
     are then taken for the new run, and there must be one."""
+
+    takes_regions: bool = False
+    """Whether it learns classes that overlap, of which `Networks.region_members` tells, or makes no segmenter."""
 
     independent: bool = False
 
@@ -281,6 +287,7 @@ class PretrainingMethod(Method):
         network: which is prepared; set by the constructor.
     """
 
+    takes_regions = True
     network: EncoderDecoder
 
     def segmenter(self) -> None:

@@ -227,6 +227,8 @@ def open_bundle(path: str | Path) -> OpenBundle:
             raise BundleError(f"{key} is not what predicts with medseg", path=config_file)
     network, inferer = parts["network_def"], parts["inferer"]
     _check_views(network, inferer, config_file)
+    if getattr(inferer, "paint_order", ()) != data.paint_order:
+        raise BundleError("inferer paints other regions than the labels have", path=config_file, hint="train again")
     weights = folder / "models" / "model.pt"
     network.load_state_dict(checked_weights(_load(weights, expected), network, weights))
     configuration = hashlib.sha256(config_file.read_bytes()).hexdigest()

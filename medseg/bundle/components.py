@@ -11,7 +11,7 @@ from typing import Any
 
 from medseg.atomic import write_whole
 from medseg.bundle import metadata
-from medseg.bundle.configs import SCRIPTS
+from medseg.bundle.configs import SCRIPTS, Config
 from medseg.bundle.safe_load import read_json
 from medseg.bundle.training_facts import TrainingFacts, read_facts
 from medseg.config.pipeline import DataSpec
@@ -45,6 +45,11 @@ def components_of(bundle: Path) -> Rules:
     return checked_rules(read_json(bundle / "configs" / "inference.json")["inferer"].get("components"))
 
 
+def _without_components(inferer: Config) -> Config:
+    """The configuration of an inferer as it was before it got rules."""
+    return inferer["inferer"] if inferer["_target_"] == _TARGET else inferer
+
+
 def set_components(bundle: Path, rules: Rules, gains: Sequence[Mapping[str, Any]]) -> None:
     """Give a bundle its rules in place of those that it has; it is replaced whole.
 
@@ -75,7 +80,7 @@ def _edit(bundle: Path, rules: Rules, gains: Sequence[Mapping[str, Any]]) -> Non
     configs = bundle / "configs"
     inference, described, ours = (read_json(configs / f"{name}.json") for name in ("inference", "metadata", "medseg"))
     package, version = NEEDS
-    inferer = inference["inferer"].get("inferer", inference["inferer"])
+    inferer = _without_components(inference["inferer"])
     inference["inferer"] = inferer
     if rules:
         of_labels = {str(value): rule for value, rule in sorted(rules.items())}
@@ -102,7 +107,7 @@ def write_page(bundle: Path, facts: TrainingFacts | None) -> None:
         OutputError: it cannot be written.
     """
     inference, ours = (read_json(bundle / "configs" / f"{name}.json") for name in ("inference", "medseg"))
-    inferer = inference["inferer"].get("inferer", inference["inferer"])
+    inferer = _without_components(inference["inferer"])
     data = DataSpec(**ours["data"])
     rules = components_of(bundle)
     kept = {data.labels[value]: describe(rule) for value, rule in sorted(rules.items())}

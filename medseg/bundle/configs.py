@@ -53,10 +53,18 @@ def inferer_config(data: DataSpec, views: Sequence[str] = (), fusion: str = "vot
     return inferer
 
 
+def inferer_of_regions(inferer: Config, data: DataSpec) -> Config:
+    """The inferer of a network of regions, where classes overlap; else as it is."""
+    if not data.regions:
+        return inferer
+    target = f"{SCRIPTS}.inference.region_sink.with_regions"
+    return {"_target_": target, "inferer": inferer, "paint_order": list(data.paint_order)}
+
+
 def inference_config(network_def: Config, data: DataSpec, inferer: Config) -> Config:
     """`inference.json`: every image of `dataset_dir` to a label map in `output_dir`."""
     config = load_template("inference.json")
-    fill(config, network_def=network_def, inferer=inferer)
+    fill(config, network_def=network_def, inferer=inferer_of_regions(inferer, data))
     fill(config["preprocessing"], transforms=preprocessing(data, package=SCRIPTS))
     fill(config["dataset"]["data"], channels=len(data.modality))
     return config
@@ -66,21 +74,36 @@ def train_config(network_def: Config, data: DataSpec) -> Config:
     """`train.json`: continue from these weights on labelled data, with MONAI's stock trainer."""
     config = load_template("train.json")
     fill(config, network_def=network_def)
-    if not data.has_background:
-        config["loss"]["has_background"] = False
+    config["loss"] = _loss(data)
     for section in (config["train"], config["validate"]):
         transforms = section["preprocessing"]["transforms"]
         _fill_transforms(transforms, data)
         transforms[:0] = preprocessing(data, ("image", "label"), package=SCRIPTS)
-        (one_hot,) = section["postprocessing"]["transforms"]
-        fill(one_hot, classes=data.classes)
-        if not data.has_background:
+        if data.regions:
+            keys = ["pred", "label"]
+            masks = {"_target_": f"{SCRIPTS}.regions.KnownRegionsd", "keys": keys, **_members(data)}
+            section["postprocessing"]["transforms"] = [masks]
+        else:
+            (one_hot,) = section["postprocessing"]["transforms"]
+            fill(one_hot, classes=data.classes)
+        if data.regions or not data.has_background:
             fill(section["key_metric"]["mean_dice"], include_background=True)
     inferer = inferer_config(data)
     del inferer["label_values"]  # Dice compares class indices, on the network's grid
     inferer["restore"] = False
-    fill(config["validate"], inferer=inferer)
+    fill(config["validate"], inferer=inferer_of_regions(inferer, data))
     return config
+
+
+def _loss(data: DataSpec) -> Config:
+    if data.regions:
+        return {"_target_": f"{SCRIPTS}.regions.RegionDiceAndCrossEntropy", **_members(data)}
+    loss: Config = {"_target_": f"{SCRIPTS}.masked_losses.DiceAndCrossEntropy"}
+    return loss if data.has_background else {**loss, "has_background": False}
+
+
+def _members(data: DataSpec) -> Config:
+    return {"members": [list(indices) for indices in data.region_members]}
 
 
 def evaluate_config() -> Config:

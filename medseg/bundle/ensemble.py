@@ -16,6 +16,7 @@ from medseg.bundle.runner import BundleRunner, Look, Prediction, Progress
 from medseg.portable.inference.components import Rules, keep_components
 from medseg.portable.inference.label_sink import mapped_array
 from medseg.portable.inference.multi_view import ViewsInferer
+from medseg.portable.inference.region_sink import fuse_regions
 from medseg.portable.inference.view_fusion import fuse_mean
 from medseg.portable.io.header import Header
 from medseg.portable.io.monai_reader import VerifiedReader
@@ -72,8 +73,12 @@ class Ensemble:
                 affine = found.affine
             of_bundles.append(_mean_of(of_views, scratch / str(number)))
         mean = mapped_array(scratch / "mean", of_bundles[0].shape) if probabilities else None
-        winners = fuse_mean(of_bundles, mean)
-        values = torch.tensor(self.bundles[0].data.label_values, dtype=torch.uint8)
+        data = self.bundles[0].data
+        if data.regions:
+            winners = _labels_of_regions(of_bundles, data.paint_order, mean)
+        else:
+            winners = fuse_mean(of_bundles, mean)
+        values = torch.tensor(data.label_values, dtype=torch.uint8)
         labels = torch.from_numpy(values.numpy()[winners.numpy()])
         voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
         keep_components(labels, self.rules, int(values[0]), voxel_mm3)
@@ -92,6 +97,23 @@ def _by_view(bundle: OpenBundle) -> list[OpenBundle]:
         of_view.views = (view,)
         single.append(replace(bundle, inferer=of_view))
     return single
+
+
+def _labels_of_regions(of_bundles: Sequence[np.ndarray], order: Sequence[int], mean: np.ndarray | None) -> torch.Tensor:
+    """Class indices `(X, Y, Z)` uint8 of the mean probabilities of regions, a plane at a time.
+
+    Args:
+        of_bundles: of each bundle `(K, X, Y, Z)`, mapped from a file.
+        order: class indices in the order in which they are painted.
+        mean: gets the mean; None: it is not wanted.
+    """
+    labels = torch.zeros(of_bundles[0].shape[1:], dtype=torch.uint8)
+    for plane in range(labels.shape[-1]):
+        here = [torch.from_numpy(np.ascontiguousarray(each[..., plane])) for each in of_bundles]
+        labels[..., plane], stored = fuse_regions(here, order)
+        if mean is not None:
+            mean[..., plane] = stored.numpy()
+    return labels
 
 
 def _mean_of(of_views: Sequence[np.ndarray], file: Path) -> np.ndarray:

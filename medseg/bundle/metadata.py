@@ -47,9 +47,9 @@ def metadata(data: DataSpec, name: str, views: Sequence[str] = ()) -> Config:
     )
     fill(
         tensors["outputs"]["pred"],
-        num_channels=data.classes,
+        num_channels=len(data.output_values),
         spatial_shape=output_size,
-        channel_def={str(index): data.labels[value] for index, value in enumerate(data.label_values)},
+        channel_def={str(index): data.labels[value] for index, value in enumerate(data.output_values)},
     )
     return config
 
@@ -109,7 +109,7 @@ def readme(
 A {_task(data).lower()} model for {kinds_of(data)}, trained by medseg {__version__} at {spacing} mm
 with windows of {window} voxels.{of_views} Not for diagnostic use.
 
-{_of_images(data)}{structure_table(data, facts)}
+{_of_images(data)}{_of_regions(data)}{structure_table(data, facts)}
 
 {training_sections(data, facts)}## Limits
 
@@ -163,6 +163,21 @@ def _of_images(data: DataSpec) -> str:
     return (
         "An image has one class, which is the value of every voxel of its result, or of most where windows differ.\n\n"
     )
+
+
+def _of_regions(data: DataSpec) -> str:
+    """What the values of a result say of classes that overlap."""
+    if not data.regions:
+        return ""
+    painted = "; ".join(f"{region.name} is {_either(region.values)}" for region in data.regions)
+    return (
+        "Its classes overlap: the network has a sigmoid for each of them, and each that is above a half paints its\n"
+        f"value over those before it. In a result {painted}.\n\n"
+    )
+
+
+def _either(values: Sequence[int]) -> str:
+    return " or ".join(map(str, values))
 
 
 def _files(channels: int) -> str:

@@ -36,7 +36,7 @@ def structure_table(data: DataSpec, facts: TrainingFacts | None) -> str:
     rows = [heads, ["---"] * len(heads)]
     for value in data.label_values:
         name = data.labels[value]
-        row = [str(value), cell(name)]
+        row = [", ".join(map(str, data.members.get(value, (value,)))), cell(name)]
         if validation:
             row.append(_score(validation.structures.get(name)) if name in validation.structures else "")
         if sizes and facts:
@@ -148,6 +148,7 @@ def metadata_of(data: DataSpec, facts: TrainingFacts) -> dict[str, object]:
     """Fields of `metadata.json` that tell of the training, by the names that MONAI's model zoo has for them."""
     licence = facts.licence or NOT_STATED
     labels = {str(value): data.labels[value] for value in data.label_values}
+    labels |= {str(value): name for value, name in data.value_names.items()}
     fields: dict[str, object] = {
         "changelog": {"1.0.0": f"as trained, {facts.date}"},
         "copyright": f"As of the training data and its user; licence of the data: {licence}",

@@ -14,7 +14,7 @@ from medseg.config.literals import is_expression, not_plain
 from medseg.errors import ConfigError
 from medseg.networks.registry import NETWORKS, PORTABLE
 from medseg.portable import channel_intensity, resample
-from medseg.portable.inference import components, multi_view, sliding_window
+from medseg.portable.inference import components, multi_view, region_sink, sliding_window
 from medseg.portable.io import monai_reader
 from medseg.portable.networks import adapters, encoder_decoder, image_classifier, tag_networks
 
@@ -50,6 +50,7 @@ OURS: dict[str, Any] = {
     "channel_intensity.ChannelIntensityd": channel_intensity.ChannelIntensityd,
     "resample.Resampled": resample.Resampled,
     "inference.components.with_components": components.with_components,
+    "inference.region_sink.with_regions": region_sink.with_regions,
     "inference.sliding_window.SlabInferer": sliding_window.SlabInferer,
     "inference.multi_view.ViewsInferer": multi_view.ViewsInferer,
 }

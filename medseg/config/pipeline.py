@@ -21,22 +21,15 @@ from pydantic import (
 )
 
 from medseg.config.between_runs import Frozen, Labelling, MethodSpec, Repeat, Rounds
+from medseg.config.data_spec import DataSpec as DataSpec
+from medseg.config.data_spec import Intensity as Intensity
+from medseg.config.data_spec import Sampling as Sampling
+from medseg.config.data_spec import Target as Target
+from medseg.config.data_spec import View as View
 from medseg.config.former_pipelines import as_now
 from medseg.config.literals import not_plain
-from medseg.config.sides import have_sides
 from medseg.networks import registry as networks
-from medseg.ops.augmentation.settings import Augment
-from medseg.portable.planes import slice_axis
-
-View = Literal["volume", "axial", "coronal", "sagittal"]
-Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
-Sampling = Literal["cases", "union", "half", "classes"]
-"""From which cases the patches of a batch are taken. `cases`: from all equally. `union`: in planes equally from the
-slices of all cases, in volumes as `cases`. `half`: half of the patches from annotated cases, half from the others.
-`classes`: of cases with labels equally from those of each class, the others as `cases`."""
-
-Target = Literal["voxels", "images"]
-"""What has a class: each voxel by itself, or an image as a whole, which its only tag names."""
+from medseg.ops.augmentation.settings import Augment as Augment
 
 
 class Weights(Frozen):
@@ -140,119 +133,6 @@ class Stage(Frozen):
     def specs(self, data: DataSpec) -> tuple[DataSpec, ...]:
         """What each network of the stage is trained on."""
         return tuple(data.of_view(view) for view in self.views) or (data,)
-
-
-class Intensity(Frozen):
-    """How stored intensities become network input.
-
-    `zscore`: each image and channel to zero mean and unit variance. `window`: clip to [low, high], subtract `mean`,
-    divide by `std`, all in the image's own units (HU for CT). `fixed`: subtract `mean`, divide by `std`, nothing else,
-    as pre-trained networks want their photographs.
-    """
-
-    kind: Literal["zscore", "window", "fixed"] = "zscore"
-    low: float = 0.0
-    high: float = 1.0
-    mean: float = 0.0
-    std: PositiveFloat = 1.0
-
-
-class DataSpec(Frozen):
-    """What the plan decided about the data; everything that a model must know of them to be used again."""
-
-    later = ("has_background", "native_mm", "target")
-    labels: dict[int, str]
-    modality: tuple[str, ...]
-    spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
-    patch: Triple  # voxels along x, y, z; a 1 makes the network planar across that axis
-    view: View = "volume"
-    slices: Literal[1, 3] = 1  # adjacent slices that a planar network sees as channels, to label the middle one
-    intensity: Intensity | tuple[Intensity, ...] = Intensity()  # several: one for each channel
-    foreground: float = Field(default=0.5, ge=0, le=1)  # share of labelled patches centred on a class
-    sampling: Sampling = "cases"
-    augment: Augment = Augment()
-    overlap: float = Field(default=0.5, ge=0, lt=1)
-    padding: Literal["minimum", "edge"] = "minimum"  # what patches and windows hold beyond the edges of an image
-    smallest_mm: tuple[float, float, float] | None = None  # of the images of training, along each axis
-    resample_axes: tuple[bool, bool, bool] = (True, True, True)  # False: keep each image's own spacing there
-    has_background: bool = True  # False: the first class is one like the others
-    native_mm: tuple[float, float, float] | None = None  # median spacing of the files; None: it is `spacing_mm`
-    target: Target = "voxels"
-
-    @model_validator(mode="after")
-    def _one_for_each_channel(self) -> DataSpec:
-        if isinstance(self.intensity, tuple) and len(self.intensity) != len(self.modality):
-            raise ValueError(f"intensity has {len(self.intensity)} rules for {len(self.modality)} channels")
-        return self
-
-    @property
-    def intensities(self) -> tuple[Intensity, ...]:
-        """The rule of each channel."""
-        if isinstance(self.intensity, tuple):
-            return self.intensity
-        return (self.intensity,) * len(self.modality)
-
-    @property
-    def classes(self) -> int:
-        """How many classes the network tells apart, background included."""
-        return len(self.labels)
-
-    @property
-    def label_values(self) -> tuple[int, ...]:
-        """The value in label files of each class index."""
-        return tuple(sorted(self.labels))
-
-    @property
-    def structures(self) -> dict[int, str]:
-        """Value in label files -> name of every class but the background."""
-        values = self.label_values[int(self.has_background) :]
-        return {value: self.labels[value] for value in values}
-
-    @property
-    def has_sides(self) -> bool:
-        """Whether there are structures of which one lies on the left and one on the right."""
-        return have_sides(self.labels.values())
-
-    @property
-    def slice_axis(self) -> int | None:
-        """The axis across which a planar view cuts; None for volumes."""
-        return slice_axis(self.view)
-
-    @property
-    def spatial_dims(self) -> int:
-        """2 for a planar view, else 3."""
-        return 3 if self.slice_axis is None else 2
-
-    @property
-    def channels(self) -> int:
-        """Channels that the network takes: those of the image, of each of the slices."""
-        return len(self.modality) * (1 if self.slice_axis is None else self.slices)
-
-    @property
-    def context(self) -> tuple[int, int, int]:
-        """Voxels that a planar network sees on either side of the slice that it labels, along each axis."""
-        x, y, z = (self.slices // 2 if axis == self.slice_axis else 0 for axis in range(3))
-        return x, y, z
-
-    @property
-    def network_patch(self) -> tuple[int, ...]:
-        """Voxels of a patch along each axis of the network, 2 or 3 of them."""
-        return tuple(size for axis, size in enumerate(self.patch) if axis != self.slice_axis)
-
-    def along_network(self, of_axes: tuple[float, float, float]) -> tuple[float, ...]:
-        """What is known of each axis, of the axes of the network, 2 or 3 of them."""
-        return tuple(value for axis, value in enumerate(of_axes) if axis != self.slice_axis)
-
-    @property
-    def network_spacing_mm(self) -> tuple[float, ...]:
-        """Distance of voxels along each axis of the network."""
-        return self.along_network(self.spacing_mm)
-
-    def of_view(self, view: View) -> DataSpec:
-        """The same data seen by one network: in a plane the patch is one voxel thick across it."""
-        across = slice_axis(view)
-        patch = tuple(1 if axis == across else size for axis, size in enumerate(self.patch))
-        return self.model_copy(update={"view": view, "patch": patch})
 
 
 class Pipeline(Frozen):

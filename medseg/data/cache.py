@@ -211,6 +211,8 @@ def _record(job: Job) -> Record:
     }
     if not job.spec.has_background:
         settings["background"] = None
+    if job.spec.regions and job.covered is not None:
+        settings["regions"] = list(job.spec.members.values())
     if job.image_class is not None:
         settings["image_class"] = job.image_class
     return Record(Path(RECORD), inputs={"files": files}, settings=settings)

@@ -127,12 +127,23 @@ def _indices(label: MetaTensor, job: Job, file: Path) -> tuple[MetaTensor, str]:
             "every voxel is ignored: nothing to learn from", path=job.label, hint="list the case under unlabeled"
         )
     table = torch.full((IGNORE + 1,), IGNORE, dtype=torch.uint8)
+    told = _told_values(job)
     for index, value in enumerate(job.spec.label_values):
-        is_covered = job.covered is None or job.covered[index]
-        table[value] = index if is_covered else 0
+        table[value] = index if value in told else 0
     small = values.masked_fill(values == job.ignore, IGNORE).byte()
     indices = MetaTensor(table[small.int()], meta=label.meta, applied_operations=label.applied_operations)
     return indices, f"{file}: {note}" if note else ""
+
+
+def _told_values(job: Job) -> set[int]:
+    """The label values of which the label tells where they are: those of the classes that it covers."""
+    if job.covered is None:
+        return set(job.spec.label_values)
+    told: set[int] = set()
+    for is_covered, value in zip(job.covered, job.spec.label_values, strict=True):
+        if is_covered:
+            told.update(job.spec.members.get(value, (value,)))
+    return told
 
 
 def _check_geometry(image: MetaTensor, label: MetaTensor, image_file: Path, file: Path) -> str:

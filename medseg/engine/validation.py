@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from medseg.method import IGNORE
 from medseg.metrics.classification import scores_of_table
+from medseg.portable.regions import Members
 
 
 class ClassDice(Metric):
@@ -28,12 +29,22 @@ class ClassDice(Metric):
         classes: number of classes with background.
         device: where the sums are kept.
         has_background: whether the first class is the background, which is left out.
+        members: of each class but the background the class indices in label maps that belong to it, where classes
+            overlap; none: its own.
     """
 
     _state_dict_all_req_keys = ("_sum", "_count")
 
-    def __init__(self, classes: int, device: torch.device, has_background: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        classes: int,
+        device: torch.device,
+        has_background: bool = True,
+        members: Members = (),
+        **kwargs: Any,
+    ) -> None:
         self.classes, self.first = classes, int(has_background)
+        self.members = members or [(index,) for index in range(self.first, classes)]
         super().__init__(device=device, **kwargs)
 
     @reinit__is_reduced
@@ -47,7 +58,7 @@ class ClassDice(Metric):
         """Add cases."""
         for prediction, label, covered in zip(*output, strict=True):
             maps = prediction.as_subclass(Tensor), label.as_subclass(Tensor)
-            dice, present = case_dice(*maps, self.classes, self.first)
+            dice, present = case_dice(*maps, self.classes, self.members)
             present = present & covered.as_subclass(Tensor)[self.first :].to(present.device)
             self._sum += torch.where(present, dice, 0).to(self._sum)
             self._count += present.to(self._count)
@@ -105,13 +116,23 @@ def _most(classes: Tensor) -> int:
     return int(torch.bincount(classes.flatten().long()).argmax())
 
 
-def case_dice(prediction: Tensor, label: Tensor, classes: int, first: int = 1) -> tuple[Tensor, Tensor]:
-    """Dice of each class from `first` on, and whether the class occurs at all, from one joint histogram."""
+def case_dice(prediction: Tensor, label: Tensor, classes: int, members: Members) -> tuple[Tensor, Tensor]:
+    """Dice of some structures, and whether each occurs at all, from one joint histogram.
+
+    Args:
+        prediction: class indices.
+        label: class indices, 255 = ignore.
+        classes: how many there are.
+        members: of each structure the class indices that belong to it.
+    """
     counted = label != IGNORE
     joint = label[counted].long() * classes + prediction[counted].long()
     table = torch.bincount(joint, minlength=classes * classes).reshape(classes, classes).double()
-    both = table.diagonal()[first:]
-    size = (table.sum(0) + table.sum(1))[first:]
+    belongs = torch.zeros(len(members), classes, dtype=table.dtype, device=table.device)
+    for number, indices in enumerate(members):
+        belongs[number, list(indices)] = 1
+    both = (belongs @ table @ belongs.T).diagonal()
+    size = belongs @ (table.sum(0) + table.sum(1))
     return 2 * both / size.clamp(min=1), size > 0
 
 
@@ -123,6 +144,7 @@ def validate(
     classes: int,
     device: torch.device,
     has_background: bool = True,
+    members: Members = (),
     of_images: bool = False,
 ) -> dict[str, Any]:
     """Dice per class (`ClassDice`), or recall (`ImageClasses`), over this rank's cases and those of all others.
@@ -135,6 +157,7 @@ def validate(
         classes: number of classes with background.
         device: where the network is.
         has_background: whether the first class is the background, which is left out.
+        members: see `ClassDice`.
         of_images: whether whole images have a class.
     """
     evaluator: SupervisedEvaluator | None = None
@@ -144,7 +167,7 @@ def validate(
         batch: Any = evaluator.state.batch  # what an evaluator gives has no further keys
         return output["pred"], output["label"], batch["covered"]
 
-    metric: Metric = ClassDice(classes, device, has_background, output_transform=of_cases)
+    metric: Metric = ClassDice(classes, device, has_background, members, output_transform=of_cases)
     if of_images:
         metric = ImageClasses(classes, device, output_transform=of_cases)
     if not len(loader):  # fewer cases than ranks: an evaluator would not run, and the others wait for this rank's sums

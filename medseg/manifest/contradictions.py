@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from medseg.manifest.regions import wrong_regions
 from medseg.portable.io.channel_names import listed
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ def contradictions(manifest: Manifest, sections: Sequence[str]) -> Iterator[str]
     """What does not go together in a manifest, a line each that begins with the place."""
     if manifest.ignore_index in manifest.labels:
         yield f"ignore_index: {manifest.ignore_index} is also the value of '{manifest.labels[manifest.ignore_index]}'"
+    yield from wrong_regions(manifest.labels, manifest.regions, has_background=manifest.has_background)
     seen: dict[str, str] = {}
     for where, section, case in manifest.places():
         if case.name in seen:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from medseg.structure_names import named_twice
+
 SHOWN = 3  # problems that are spelled out; more would not fit on a line
 
 SUFFIX = re.compile(r"(\.seg)?\.(nii\.gz|nii|nrrd|mha|mhd|png|jpe?g|tiff?)$", re.IGNORECASE)
@@ -85,12 +87,10 @@ def value_to_name(value: Any) -> Any:
     """`{"background": 0}` as `{0: "background"}`.
 
     Raises:
-        ValueError: for one value of two classes, and for nnU-Net's regions (lists of values).
+        ValueError: for one value of two classes.
     """
     if not isinstance(value, Mapping):
         return value
-    if any(isinstance(v, list | tuple) for v in value.values()):
-        raise ValueError("has regions (lists of values); the label files hold one value per voxel: name these values")
     if not value or not all(type(v) is int for v in value.values()):
         if len({str(k).strip().lstrip("+0") for k in value}) < len(value):
             raise ValueError(f"names one value twice: {list(value)}")
@@ -99,6 +99,25 @@ def value_to_name(value: Any) -> Any:
     if len(names) < len(value):
         raise ValueError(f"gives one value to two classes: {dict(value)}")
     return names
+
+
+def checked_labels(labels: dict[int, str], *, has_background: bool) -> dict[int, str]:
+    """Value -> name of the classes, in the order of the values.
+
+    Raises:
+        ValueError: a value that is none, too few classes, or a name that is empty or there twice.
+    """
+    outside = [v for v in labels if not 0 <= v <= 254]
+    if outside:
+        raise ValueError(f"has the values {outside}; accepted are 0 to 254")
+    if not has_background:
+        if len(labels) < 2:
+            raise ValueError(f"is {labels}; accepted are at least two classes where there is no background")
+    elif 0 not in labels or len(labels) < 2:
+        raise ValueError(f"is {labels}; accepted is 0 for the background and at least one class")
+    if named_twice(labels.values()) or not all(name.strip() for name in labels.values()):
+        raise ValueError(f"has an empty name or the same name twice, but for capitals: {list(labels.values())}")
+    return dict(sorted(labels.items()))
 
 
 def with_known_names(content: Any) -> Any:
@@ -148,7 +167,9 @@ ImagePaths = Annotated[
 Labels = Annotated[
     dict[int, str],
     BeforeValidator(value_to_name),
-    WithJsonSchema({"type": "object", "minProperties": 2, "additionalProperties": {"type": ["string", "integer"]}}),
+    WithJsonSchema(
+        {"type": "object", "minProperties": 2, "additionalProperties": {"type": ["string", "integer", "array"]}}
+    ),
 ]
 Modality = Annotated[
     dict[str, str],

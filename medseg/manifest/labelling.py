@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
+from medseg.errors import ManifestError
 from medseg.manifest.case import Case
+from medseg.manifest.manifest import Manifest
 
 Kind = Literal["unlabeled", "weak", "pseudo"]
 """Of cases that a rule may label: without any label, with tags alone, with a label that a rule made."""
@@ -49,3 +52,28 @@ def groups_after(groups: Groups, kinds: Sequence[Kind], makes: Sequence[str] = (
             else:
                 after[stream].append(case)
     return after
+
+
+def with_labels(manifest: Manifest, section: str, labels: Mapping[str, Path]) -> Manifest:
+    """A manifest in which cases of a section have other labels.
+
+    Args:
+        manifest: of any cases.
+        section: one of its lists, such as `training`.
+        labels: case name -> label file.
+
+    Raises:
+        ManifestError: when a name is none of the section's.
+    """
+    cases: tuple[Case, ...] = getattr(manifest, section)
+    unknown = sorted(set(labels) - {c.name for c in cases})
+    if unknown:
+        raise ManifestError(f"{section} has no case called {', '.join(unknown)}", path=manifest.path)
+    changed = []
+    for case in cases:
+        if case.name in labels:
+            file = manifest.relative(Path(labels[case.name]).absolute(), manifest.path.parent)
+            new = case.model_copy(update={"label": file})
+            case = new if new.name == case.name else new.model_copy(update={"case": case.name})
+        changed.append(case)
+    return manifest.model_copy(update={section: tuple(changed)})

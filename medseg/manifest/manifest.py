@@ -24,9 +24,18 @@ from pydantic import (
 from medseg.errors import ManifestError
 from medseg.manifest.case import Annotation, Case, Item
 from medseg.manifest.contradictions import contradictions
-from medseg.manifest.fields import Background, Labels, Modality, dicom_modality, first_of, readable, with_known_names
+from medseg.manifest.fields import (
+    Background,
+    Labels,
+    Modality,
+    checked_labels,
+    dicom_modality,
+    first_of,
+    readable,
+    with_known_names,
+)
 from medseg.manifest.json_file import read_json, write_json
-from medseg.structure_names import named_twice
+from medseg.manifest.regions import Region, members_of, names_of_values, with_regions
 
 __all__ = ["SECTIONS", "Annotation", "Case", "Manifest", "schema"]
 
@@ -45,6 +54,7 @@ class Manifest(Item):
     modality: Modality = Field(default_factory=dict)
     background: Background = 0
     labels: Labels
+    regions: tuple[Region, ...] = ()  # in the order in which they are painted
     ignore_index: int = Field(default=255, ge=-1, le=65535)
     training: tuple[Case, ...] = ()
     validation: tuple[Case, ...] = ()
@@ -52,20 +62,15 @@ class Manifest(Item):
     unlabeled: tuple[Case, ...] = ()
     _path: Path = PrivateAttr(default_factory=lambda: Path("manifest.json").absolute())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _regions_of_nnunet(cls, content: Any) -> Any:
+        return with_regions(content)
+
     @field_validator("labels")
     @classmethod
     def _background_and_classes(cls, labels: dict[int, str], found: ValidationInfo) -> dict[int, str]:
-        outside = [v for v in labels if not 0 <= v <= 254]
-        if outside:
-            raise ValueError(f"has the values {outside}; accepted are 0 to 254")
-        if found.data.get("background", 0) is None:
-            if len(labels) < 2:
-                raise ValueError(f"is {labels}; accepted are at least two classes where there is no background")
-        elif 0 not in labels or len(labels) < 2:
-            raise ValueError(f"is {labels}; accepted is 0 for the background and at least one class")
-        if named_twice(labels.values()) or not all(name.strip() for name in labels.values()):
-            raise ValueError(f"has an empty name or the same name twice, but for capitals: {list(labels.values())}")
-        return dict(sorted(labels.items()))
+        return checked_labels(labels, has_background=found.data.get("background", 0) is not None)
 
     @field_validator("modality")
     @classmethod
@@ -87,6 +92,8 @@ class Manifest(Item):
         content: dict[str, Any] = whole(self)
         if self.has_background:
             content.pop("background", None)
+        if not self.regions:
+            content.pop("regions", None)
         return content
 
     def places(self) -> Iterator[tuple[str, str, Case]]:
@@ -119,6 +126,16 @@ class Manifest(Item):
     def structures(self) -> dict[int, str]:
         """Value in label files -> name of every class but the background."""
         return dict(list(self.labels.items())[int(self.has_background) :])
+
+    @property
+    def members(self) -> dict[int, tuple[int, ...]]:
+        """Value of every class but the background -> the values in label files that belong to it, see `regions`."""
+        return members_of(self.structures, self.regions)
+
+    @property
+    def value_names(self) -> dict[int, str]:
+        """Value in label files -> what the voxels of this value are; of a region what no other one painted over."""
+        return names_of_values(self.structures, self.regions)
 
     @property
     def label_values(self) -> tuple[int, ...]:
@@ -255,29 +272,6 @@ class Manifest(Item):
             present = {self.index_of(each) for each in case.tags}
             told = {index: index in present for index in range(len(self.labels))}
         return {index: there for index, there in told.items() if index >= int(self.has_background)}
-
-    def with_labels(self, section: str, labels: Mapping[str, Path]) -> Manifest:
-        """A manifest in which cases of a section have other labels.
-
-        Args:
-            section: one of `SECTIONS`.
-            labels: case name -> label file.
-
-        Raises:
-            ManifestError: when a name is none of the section's.
-        """
-        cases: tuple[Case, ...] = getattr(self, section)
-        unknown = sorted(set(labels) - {c.name for c in cases})
-        if unknown:
-            raise ManifestError(f"{section} has no case called {', '.join(unknown)}", path=self.path)
-        changed = []
-        for case in cases:
-            if case.name in labels:
-                file = self.relative(Path(labels[case.name]).absolute(), self.path.parent)
-                new = case.model_copy(update={"label": file})
-                case = new if new.name == case.name else new.model_copy(update={"case": case.name})
-            changed.append(case)
-        return self.model_copy(update={section: tuple(changed)})
 
 
 def schema() -> dict[str, Any]:

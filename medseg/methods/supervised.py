@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from medseg.method import Batch, Clock, Method, Networks
-from medseg.ops.losses.pixel_losses import SupervisedTerms
+from medseg.ops.losses.pixel_losses import RegionTerms, SupervisedTerms
 
 
 class Supervised(Method):
-    """Learn from labelled patches alone.
+    """Learn from labelled patches alone; classes may overlap (regions).
 
     Args:
         networks: makes the network.
@@ -25,6 +25,8 @@ class Supervised(Method):
         loss: "cross_entropy", "binary_cross_entropy", a sigmoid for each class, or "locally_adaptive".
         loss_options: keywords of that loss.
     """
+
+    takes_regions = True
 
     def __init__(
         self,
@@ -36,11 +38,18 @@ class Supervised(Method):
         loss_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(networks)
-        self.terms = SupervisedTerms(
-            networks.spatial_dims, networks.has_background,
-            dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options, sigmoid=True,
-        )  # fmt: skip
-        self.independent = loss == "binary_cross_entropy"
+        self.terms: SupervisedTerms | RegionTerms
+        if networks.region_members:
+            self.terms = RegionTerms(
+                networks.region_members,
+                dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
+            )  # fmt: skip
+        else:
+            self.terms = SupervisedTerms(
+                networks.spatial_dims, networks.has_background,
+                dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options, sigmoid=True,
+            )  # fmt: skip
+        self.independent = bool(networks.region_members) or loss == "binary_cross_entropy"
         self.network = networks.segmenter()
 
     def segmenter(self) -> nn.Module:

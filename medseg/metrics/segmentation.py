@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -243,7 +243,7 @@ def segmentation_metrics(
     prediction: np.ndarray,
     reference: np.ndarray,
     *,
-    label_values: Sequence[int],
+    label_values: Sequence[int] | Mapping[int, Sequence[int]],
     spacing_mm: Sequence[float],
     tolerance_mm: float = 1.0,
     ignore: int = 255,
@@ -254,7 +254,8 @@ def segmentation_metrics(
         prediction: integer `(X, Y, Z)`.
         reference: integer `(X, Y, Z)`; voxels that hold `ignore` count nowhere, and a face towards them is no
             surface.
-        label_values: the values to measure, usually without the background's.
+        label_values: the values to measure, usually without the background's; of structures that overlap value -> the
+            values whose union it is.
         spacing_mm: side of a voxel along each axis.
         tolerance_mm: for the surface Dice.
         ignore: value of voxels nobody annotated.
@@ -284,7 +285,8 @@ def segmentation_metrics(
     if len(spacing_mm) != prediction.ndim or not all(0 < s < np.inf for s in spacing_mm):
         raise ValueError(f"spacing_mm must be {prediction.ndim} positive numbers, got {tuple(spacing_mm)}")
     measured = {}
-    for value, pair in pairs(prediction, reference, label_values, ignore):
+    members = label_values if isinstance(label_values, Mapping) else {value: (value,) for value in label_values}
+    for value, pair in pairs(prediction, reference, members, ignore):
         found = Comparison(pair, spacing_mm, tolerance_mm)
         measured[value] = {name: entry.compute(found) for name, entry in METRICS.items()}
     return measured

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import edt
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
+
+from medseg.portable.structure_masks import mask_of
 
 
 class Pair(NamedTuple):
@@ -20,9 +22,17 @@ class Pair(NamedTuple):
 
 
 def pairs(
-    prediction: np.ndarray, reference: np.ndarray, values: Sequence[int], ignore: int
+    prediction: np.ndarray, reference: np.ndarray, members: Mapping[int, Sequence[int]], ignore: int
 ) -> Iterator[tuple[int, Pair]]:
-    """Each value with its two masks; voxels whose reference is `ignore` belong to neither."""
+    """Each structure with its two masks; voxels whose reference is `ignore` belong to neither.
+
+    Args:
+        prediction: integer labels.
+        reference: likewise.
+        members: structure -> its values in both.
+        ignore: value of the reference.
+    """
+    values = [value for of_structure in members.values() for value in of_structure]
     if all(value > 0 for value in values):  # `find_objects` takes 0 for background, and so may we
         labelled = _labelled_box(prediction, reference)
         prediction, reference = prediction[labelled], reference[labelled]
@@ -30,14 +40,14 @@ def pairs(
     ignored = not_annotated if not_annotated.any() else None
     highest = max(values, default=0)
     found = [_boxes(prediction, highest), _boxes(reference, highest)]
-    for value in values:
-        boxes = [of_array[value] for of_array in found if value in of_array]
-        box = _joint(boxes, prediction.shape, value)
-        predicted, true = prediction[box] == value, reference[box] == value
+    for structure, of_structure in members.items():
+        boxes = [of_array[value] for of_array in found for value in of_structure if value in of_array]
+        box = _joint(boxes, prediction.shape, min(of_structure))
+        predicted, true = mask_of(prediction[box], of_structure), mask_of(reference[box], of_structure)
         if ignored is None:
-            yield value, Pair(predicted, true, None)
+            yield structure, Pair(predicted, true, None)
         else:
-            yield value, Pair(predicted & ~ignored[box], true, ignored[box])
+            yield structure, Pair(predicted & ~ignored[box], true, ignored[box])
 
 
 def _labelled_box(one: np.ndarray, other: np.ndarray) -> tuple[slice, ...]:
@@ -58,9 +68,9 @@ def _boxes(array: np.ndarray, highest: int) -> dict[int, tuple[slice, ...]]:
     return {value: box for value, box in enumerate(found, start=1) if box is not None}
 
 
-def _joint(boxes: list[tuple[slice, ...]], shape: Sequence[int], value: int) -> tuple[slice, ...]:
+def _joint(boxes: list[tuple[slice, ...]], shape: Sequence[int], lowest: int) -> tuple[slice, ...]:
     """Box round both masks, one voxel wider: that voxel tells whether what lies beside a mask is annotated."""
-    if value <= 0:
+    if lowest <= 0:
         return tuple(slice(0, length) for length in shape)
     if not boxes:
         return tuple(slice(0, 1) for _ in shape)

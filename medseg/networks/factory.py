@@ -48,20 +48,21 @@ class NetworkFactory:
     ) -> None:
         self.spec, self.data = spec, data
         self.classes, self.spatial_dims, self.in_channels = data.classes, data.spatial_dims, data.channels
+        self.region_members = data.region_members
         self.has_background = data.has_background
         self.image_channels = len(data.modality)
         self.patch = data.network_patch
         self.spacing_mm = data.network_spacing_mm
         self.native_mm = data.along_network(data.native_mm or data.spacing_mm)
-        self.labels = tuple(data.labels[value] for value in data.label_values)
+        self.labels = tuple(data.labels[value] for value in data.output_values)
         self.modality = data.modality
         self.previous = previous
         self.copied: list[Copied] = []
         self._start = start and previous is not None
 
     def segmenter(self, out_channels: int | None = None) -> nn.Module:
-        """Image `(B, Cin, *spatial)` to `(B, out_channels, *spatial)`; by default one channel for each class."""
-        wanted = self.classes if out_channels is None else out_channels
+        """Image `(B, Cin, *spatial)` to `(B, out_channels, *spatial)`; see `Networks.segmenter`."""
+        wanted = len(self.data.output_values) if out_channels is None else out_channels
         if self.data.target == "images":
             halves = self.encoder_decoder()
             return self.headed(halves, self.head(halves.width, wanted))

@@ -83,6 +83,9 @@ def plan_data(
             path=manifest.path,
             hint='"background": null in the manifest stands for a set without one',
         )
+    regions = [region.model_dump(mode="json") for region in manifest.regions]
+    if given.get("regions", regions) != regions:
+        raise ConfigError("data.regions is given, and not that of the manifest, which says so", path=manifest.path)
     _refuse_expressions(manifest)
     fingerprint = read_fingerprint(manifest)
     check_views(views, fingerprint)
@@ -104,6 +107,7 @@ def plan_data(
     planned = {
         "labels": manifest.labels,
         "has_background": manifest.has_background,
+        "regions": manifest.regions,
         "modality": manifest.modalities,
         "spacing_mm": tuple(spacing.tolist()),
         "view": view,

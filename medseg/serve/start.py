@@ -58,6 +58,13 @@ def prepare(studies: str, models: Sequence[Path], work: Path, access: Access) ->
         raise ConfigError("is no folder of studies", path=studies, hint="make it, or give a DICOMweb address")
     named = names_of(models)
     bundles = {name: open_bundle(run) for name, run in named.items()}
+    for name, bundle in bundles.items():
+        if bundle.data.regions:
+            raise ConfigError(
+                f"{name} has regions, which overlap, and clients of the server show one class a voxel",
+                path=bundle.path,
+                hint="medseg predict writes them, each as a segment of its own with --format dicom-seg",
+            )
     modalities = {modality for bundle in bundles.values() for modality in bundle.data.modality}
     app, folder = make_folder(real_path(work) / "app"), make_folder(real_path(work) / "models")
     served = [Model(name, run, keep(bundles[name], folder / name), folder / name) for name, run in named.items()]

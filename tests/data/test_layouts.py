@@ -418,7 +418,7 @@ def test_names_of_a_data_list(tmp_path, capfd):
     (tmp_path / "d/dataset.json").write_text(json.dumps(content))
     manifest, _ = made(capfd, tmp_path / "d", "--label", "1=liver")
     assert manifest.labels == {0: "background", 1: "liver"}
-    for labels, told in (({"x": [1, 2]}, "labels: has regions"), (["x"], "labels: "), ({"one": "x"}, "labels: ")):
+    for labels, told in (({"x": [1, 2]}, "its labels are regions: x"), (["x"], "labels: "), ({"one": "x"}, "labels: ")):
         (tmp_path / "d/dataset.json").write_text(json.dumps(content | {"labels": labels}))
         assert told in refused_again(capfd, tmp_path, "--label", "1=liver")
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import ManifestError, OutputError
+from medseg.manifest.labelling import with_labels
 from medseg.manifest.manifest import Case, Manifest, schema, streams_of
 
 ROOT = Path(__file__).parents[2]
@@ -149,7 +150,7 @@ def test_everything_beyond_the_decathlon(tmp_path):
         ({"labels": {"0": "background", "-1": "x"}}, "accepted are 0 to 254"),
         ({"labels": {"0": "a", "1": "a"}}, "same name twice"),
         ({"labels": {"a": 0, "b": 1, "c": 1}}, "one value to two classes"),
-        ({"labels": {"a": 0, "b": [1, 2]}}, "regions"),
+        ({"labels": {"a": 0, "b": [1, 2]}}, "regions_class_order: is missing"),
         ({"labels": {"0": "a", "x": "b"}}, "labels.x"),
         ({"labels": ["a", "b"]}, "labels"),
         ({"ignore_index": 2}, "ignore_index: 2 is also the value of 'tumour'"),
@@ -273,14 +274,14 @@ def test_saving_is_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_with_labels(tmp_path):
     manifest = Manifest.load(written(tmp_path, content(unlabeled=["images/b.nii.gz", "imagesTr/c_0000.nii.gz"])))
-    made = manifest.with_labels("unlabeled", {"b": tmp_path / "round1" / "b.nii.gz", "c": Path("/far/c.nii.gz")})
+    made = with_labels(manifest, "unlabeled", {"b": tmp_path / "round1" / "b.nii.gz", "c": Path("/far/c.nii.gz")})
     assert made.unlabeled[0].label == "round1/b.nii.gz"
     assert [c.name for c in made.unlabeled] == ["b", "c"]
     assert manifest.unlabeled[0].label is None
     again = Manifest.load(made.save(tmp_path / "round1.json"))
     assert again.label(again.unlabeled[1]) == Path("/far/c.nii.gz")
     with pytest.raises(ManifestError, match="no case called z"):
-        manifest.with_labels("unlabeled", {"z": Path("z.nii")})
+        with_labels(manifest, "unlabeled", {"z": Path("z.nii")})
 
 
 # ---- what is shipped

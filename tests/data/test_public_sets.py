@@ -175,16 +175,6 @@ def test_patterns(tmp_path, capfd):
     assert (code, "does not say where the case's name is" in said) == (2, True)
 
 
-def test_regions_of_nnunet_are_told_to_name_the_values(tmp_path, capfd):
-    """Of whole tumour 1, 2, 3, core 2, 3 and enhancing 3 the files hold 1, 2 and 3."""
-    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
-    content = {"channel_names": {"0": "T1"}, "labels": labels, "file_ending": ".nii.gz", "numTraining": 0}
-    (tmp_path / "dataset.json").write_text(json.dumps(content))
-    code, said = called(capfd, "data", "init", tmp_path, "-o", tmp_path / "m.json")
-    wanted = '{"background": 0, "whole": 1, "whole and core": 2, "whole and core and enhancing": 3}'
-    assert (code, wanted in " ".join(said.split())) == (2, True), said
-
-
 def test_a_dicom_folder_as_an_image_names_the_converter(tmp_path, capfd):
     write_series(tmp_path / "ct", voxels((20, 18, 16)))
     save(tmp_path / "l.nii.gz", cube())

@@ -47,7 +47,11 @@ PROMISED = {
         "wider",
         "fused/report.html",
     ],
-    "docs/manifest.md": ["sets/structures_labels/p1.nii.gz", "sets/photos_labels/masks_1.png"],
+    "docs/manifest.md": [
+        "tumours/probabilities/case3.nii.gz",
+        "sets/structures_labels/p1.nii.gz",
+        "sets/photos_labels/masks_1.png",
+    ],
     "docs/predicting.md": [
         "drawn/overlays/test_000.png",
         "everything/predict_report.json",

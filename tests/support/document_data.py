@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from brats_like import write_brats_like
 from dicoms import affine_of, write_contours, write_series
 from PIL import Image
 from raters import fields_of, seg_nrrd
@@ -44,7 +45,7 @@ def write_scans(folder: Path) -> None:
 
 
 def write_layouts(folder: Path) -> None:
-    """`pairs/`, `cases.csv`, `structures/` and `photos/` with `colors.csv`: data in other layouts."""
+    """`pairs/`, `cases.csv`, `structures/`, `Dataset001_Tumours/`, `photos/` with `colors.csv`: other layouts."""
     lines = ["image,label,subject"]
     for number in range(2):
         image, label, affine = make_phantom(SHAPE, SPACING_MM, seed=number)
@@ -59,6 +60,7 @@ def write_layouts(folder: Path) -> None:
             mask = (label == value).astype(np.uint8)
             nib.save(nib.Nifti1Image(mask, affine), subject / f"segmentations/{name}.nii.gz")
         write_photo(folder / "photos", f"{number}", seed=number)
+    write_brats_like(folder / "Dataset001_Tumours")
     (folder / "cases.csv").write_text("\n".join(lines) + "\n")
     (folder / "colors.csv").write_text("name,r,g,b\nbackground,0,0,0\ncell,255,0,0\nnucleus,0,0,255\n")
 

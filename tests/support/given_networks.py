@@ -42,7 +42,7 @@ class Given:
         self.classes, self.spatial_dims, self.in_channels = classes, spatial_dims, 1
         self.image_channels = 1
         self.labels, self.modality = tuple(map(str, range(classes))), ("OT",)
-        self.has_background = True
+        self.has_background, self.region_members = True, ()
         self.patch = tuple(length for length in PATCHES[spatial_dims] if length > 1)
         self.spacing_mm = self.native_mm = (1.0,) * spatial_dims
         self.previous: Frozen | None = None
@@ -98,7 +98,7 @@ class ByChannel:
         self.classes, self.spatial_dims, self.in_channels = classes, spatial_dims, in_channels
         self.image_channels = in_channels
         self.labels, self.modality = tuple(map(str, range(classes))), ("OT",) * in_channels
-        self.has_background = True
+        self.has_background, self.region_members = True, ()
         self.patch = tuple(length for length in PATCHES[spatial_dims] if length > 1)
         self.spacing_mm = self.native_mm = (1.0,) * spatial_dims
         self.previous: Frozen | None = None

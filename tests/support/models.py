@@ -33,7 +33,7 @@ def definition_of(spec: DataSpec, name: str = "unet") -> dict:
     patch = [n for n in spec.patch if n > 1]
     channels = len(spec.modality)
     inner = registry.network_def(
-        NetworkSpec(name=name, width=4), patch=patch, in_channels=channels, out_channels=spec.classes
+        NetworkSpec(name=name, width=4), patch=patch, in_channels=channels, out_channels=len(spec.output_values)
     )
     return {"_target_": "medseg.portable.networks.adapters.Planar", "network": inner, "axis": 2} if planar else inner
 

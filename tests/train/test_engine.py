@@ -194,7 +194,7 @@ def test_schedules():
 def test_class_dice_counts_what_is_there():
     label = torch.tensor([[[[0, 1, 1, 255, 2, 0]]]])
     prediction = torch.tensor([[[[0, 1, 0, 1, 0, 0]]]])
-    dice, present = case_dice(prediction, label, 4)
+    dice, present = case_dice(prediction, label, 4, [(1,), (2,), (3,)])
     assert dice.tolist() == pytest.approx([2 / 3, 0, 0])
     assert present.tolist() == [True, True, False]
     metric = ClassDice(4, torch.device("cpu"))

@@ -111,7 +111,7 @@ def test_what_is_counted_is_what_the_rules_do(seed):
     for rule in (None, LARGEST, {"smallest_mm3": 4}, {"smallest_mm3": 7.5}, {"smallest_mm3": 1000}):
         labels = torch.from_numpy(prediction.copy())
         keep_components(labels, {1: rule} if rule else {}, voxel_mm3=2.0)
-        dice, _ = case_dice(labels, torch.from_numpy(reference), 2)
+        dice, _ = case_dice(labels, torch.from_numpy(reference), 2, [(1,)])
         assert found.dice(rule) == pytest.approx(float(dice[0]))
 
 

@@ -126,7 +126,7 @@ def _structure_set(labels: np.ndarray, series: Series, segments: Sequence[Segmen
     images = _images_of_slices(series, headers)
     for number, segment in enumerate(segments, start=1):
         made.StructureSetROISequence.append(_structure(number, segment, author, made.FrameOfReferenceUID))
-        made.ROIContourSequence.append(_contours(number, segment, labels == number, series, images))
+        made.ROIContourSequence.append(_contours(number, segment, segment.mask_in(labels, number), series, images))
         made.RTROIObservationsSequence.append(_observation(number))
     return made
 

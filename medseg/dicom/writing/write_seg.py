@@ -17,6 +17,7 @@ from medseg.dicom.writing.display_colors import color_of
 from medseg.dicom.writing.snomed import code_of
 from medseg.errors import DataError, MedsegError
 from medseg.portable.io.write import replacing
+from medseg.portable.structure_masks import mask_of
 
 SUFFIX = ".dcm"
 SERIES_NUMBER = 300  # far from those of scanners, which count from 1
@@ -47,10 +48,21 @@ class SegmentDescription:
     Attributes:
         name: its label, coded by `medseg.dicom.writing.snomed`.
         color: red, green, blue in [0, 1]; None: see `medseg.dicom.writing.display_colors`.
+        places: those of labels that belong to it, where segments overlap; none: its own.
     """
 
     name: str
     color: tuple[float, float, float] | None = None
+    places: tuple[int, ...] = ()
+
+    def mask_in(self, labels: np.ndarray, number: int) -> np.ndarray:
+        """Its voxels, bool of the shape of the labels.
+
+        Args:
+            labels: 0, or the place of a segment counted from 1.
+            number: its own place.
+        """
+        return mask_of(labels, self.places or (number,))
 
 
 def write_segmentation(
@@ -120,6 +132,10 @@ def _segmentation(labels: np.ndarray, series: Series, segments: Sequence[Segment
     frames = np.ascontiguousarray(labels.transpose(2, 1, 0))
     if series.slices[0].frame is not None:  # of a multi-frame file in the order of its frames
         frames = frames[np.argsort([one.frame or 0 for one in series.slices])]
+    empty = not frames.any()
+    if any(segment.places not in ((), (number,)) for number, segment in enumerate(segments, start=1)):
+        masks = [segment.mask_in(frames, number) for number, segment in enumerate(segments, start=1)]
+        frames = np.stack(masks, axis=-1).astype(np.uint8)
     texts = [author.name, author.description, *(segment.name for segment in segments)]
     return hd.seg.Segmentation(
         source_images=mended_headers(series, texts),
@@ -138,7 +154,7 @@ def _segmentation(labels: np.ndarray, series: Series, segments: Sequence[Segment
         content_label="SEGMENTATION",
         content_creator_name="medseg^",
         content_description=shorten(author.description),
-        omit_empty_frames=bool(frames.any()),  # an empty result has to have a frame nevertheless
+        omit_empty_frames=not empty,  # an empty result has to have a frame nevertheless
     )
 
 

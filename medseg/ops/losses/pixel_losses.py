@@ -11,6 +11,7 @@ from torch import Tensor
 from medseg.ops.losses import segmentation as losses
 from medseg.ops.losses.locally_adaptive import LocallyAdaptiveLoss
 from medseg.options import typed
+from medseg.portable.regions import Members, region_cross_entropy, region_dice
 
 PixelLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Logits `(B, classes, *spatial)`, label `(B, 1, *spatial)`, covered `(B, classes)` or None -> scalar."""
@@ -94,4 +95,49 @@ class SupervisedTerms:
         return {
             "dice": self.dice * losses.soft_dice(logits, label, covered, has_background=self.has_background),
             self.name: self.cross_entropy * self.loss(logits, label, covered),
+        }
+
+
+class RegionTerms:
+    """Dice and cross-entropy of a sigmoid for each of several regions, which overlap, with their weights.
+
+    Args:
+        members: of each region the class indices in a label.
+        dice: weight of the Dice term.
+        cross_entropy: weight of the binary cross-entropy.
+        loss: "cross_entropy" or `SIGMOID`, which are the same here and have no options.
+
+        loss_options: of the loss; none are accepted.
+
+    Raises:
+        ValueError: another loss, or options.
+    """
+
+    def __init__(
+        self,
+        members: Members,
+        *,
+        dice: float,
+        cross_entropy: float,
+        loss: str,
+        loss_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if loss not in _PLAIN:
+            raise ValueError(f"loss {loss} is for classes that do not overlap, and the labels have regions: {SIGMOID}")
+        if loss_options:
+            raise ValueError(f"loss {loss} has no options, got {', '.join(loss_options)}")
+        self.members, self.dice, self.cross_entropy = members, dice, cross_entropy
+
+    def __call__(self, logits: Tensor, label: Tensor, covered: Tensor | None = None) -> dict[str, Tensor]:
+        """Terms `dice` and `cross_entropy`.
+
+        Args:
+            logits: `(B, regions, *spatial)`.
+            label: `(B, 1, *spatial)` class indices, 255 = ignore.
+            covered: `(B, classes)` bool, the background first; None: every label covers every region.
+        """
+        known = None if covered is None else covered[:, 1:]
+        return {
+            "dice": self.dice * region_dice(logits, label, self.members, known),
+            "cross_entropy": self.cross_entropy * region_cross_entropy(logits, label, self.members, known),
         }

@@ -177,21 +177,32 @@ class LabelSink:
         Raises:
             ValueError: for NaN or infinite logits, and for another number of channels than of label values.
         """
-        contradicts_values = self._values is not None and len(logits) != len(self._values)
-        if len(logits) < 2 or contradicts_values:
-            raise ValueError(f"the network has {len(logits)} channels; one for each class, background too, is needed")
+        self._check_channels(len(logits))
         if not bool(torch.isfinite(logits.sum())):
             raise ValueError("the network returned NaN or infinite values for this image")
-        winner = channel_argmax(logits)
+        winner = self._decide(logits)
         where = (slice(None),) * self.axis + (planes,)
         if self._make is not None:
-            self._store(probability_bytes(logits, winner, independent=self.independent), where)
+            self._store(self._bytes_of(logits, winner), where)
         if self._confidence is not None:
             confidence = self._confidence_of(logits).half().cpu().numpy()
             self._confidence.transpose(self._order)[where] = confidence
         if self._values is not None and self._values.tolist() != list(range(len(self._values))):
             winner = torch.from_numpy(self._values[winner.cpu().numpy()])
         self.labels.permute(self._order)[where] = winner.to(self.labels.device)
+
+    def _check_channels(self, count: int) -> None:
+        contradicts_values = self._values is not None and count != len(self._values)
+        if count < 2 or contradicts_values:
+            raise ValueError(f"the network has {count} channels; one for each class, background too, is needed")
+
+    def _decide(self, logits: Tensor) -> Tensor:
+        """Class indices `(*spatial)` uint8 of logits `(K, *spatial)`."""
+        return channel_argmax(logits)
+
+    def _bytes_of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Probabilities `(K, *spatial)` uint8 of logits, of which `_decide` made the labels."""
+        return probability_bytes(logits, labels, independent=self.independent)
 
     def _store(self, stored: Tensor, where: tuple[slice, ...]) -> None:
         if self._bytes is None:

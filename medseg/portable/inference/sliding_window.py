@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .components import Rules, keep_components_of_result
 from .label_sink import LabelSink, Maker, MapSink, top_probability
 from .out_of_memory import Attempt, with_less_memory
+from .region_sink import RegionSink
 from .restore_grid import AxisMap, grid_maps, identity_maps
 from .slabs import Slabs
 from .windows import (
@@ -73,6 +74,8 @@ class SlabInferer(Inferer):
         confidence_of: what is written there, of logits `(K, *spatial)`: the probability of the label or, say,
             `label_sink.top_log_odds`.
         independent: whether a sigmoid of each class makes the network's logits probabilities; else a softmax of all.
+        paint_order: class indices of regions in the order in which they are painted, see `region_sink`: the network
+            has a channel for each region, and no confidence is written. Empty: a class is that of the largest logit.
         progress: called with the windows done and the windows in all.
         components: label value -> which of its connected components stay in the labels, see
             `components.with_components`; the others become the first label value.
@@ -105,6 +108,7 @@ class SlabInferer(Inferer):
         self.confidence: Maker | None = None
         self.confidence_of: Callable[[Tensor], Tensor] = top_probability
         self.independent = False
+        self.paint_order: tuple[int, ...] = ()
         self.progress: Callable[[int, int], None] | None = None
 
     @property
@@ -186,6 +190,8 @@ class SlabInferer(Inferer):
 
     def _make_sink(self, maps: Sequence[AxisMap], axis: int, device: torch.device) -> LabelSink | MapSink:
         """Takes what the network gives, on the file's grid."""
+        if self.paint_order:
+            return RegionSink(maps, axis, self.label_values, device, self.probabilities, self.paint_order)
         return LabelSink(
             maps,
             axis,

@@ -170,7 +170,7 @@ def _item_of_case(manifest: Manifest, case: Case) -> Item:
     for annotation in case.annotations:
         partial += _not_looked_for(manifest, annotation)
     reading = {
-        "labels": dict(manifest.labels),
+        "labels": {**manifest.labels, **manifest.value_names},
         "closed": True,
         "missing": manifest.ignore_index,
         "channel": "all" if manifest.channels > 1 else None,
@@ -184,6 +184,9 @@ def _not_looked_for(manifest: Manifest, annotation: Annotation) -> list[tuple[st
     """Pairs of the rater and each class that the rater did not look for."""
     if annotation.classes is None:
         return []
+    if manifest.regions:
+        what = f"rater '{annotation.rater}' looked for some classes only, and the classes are regions, which overlap"
+        raise ManifestError(what, path=manifest.path, hint="a consensus is of values: name these as classes")
     looked_for = {str(value_or_name) for value_or_name in annotation.classes}
     others = []
     for value, name in manifest.labels.items():

@@ -20,6 +20,7 @@ from medseg.consensus.fuse import alias_note
 from medseg.consensus.io.file_names import is_series
 from medseg.consensus.io.write_results import write_bytes
 from medseg.errors import ConfigError, DataError, OutputError
+from medseg.manifest.labelling import with_labels
 from medseg.manifest.manifest import SECTIONS, Manifest
 from medseg.portable.io.write import remove_leftovers
 from medseg.progress import say, show_progress
@@ -171,7 +172,7 @@ def _write_manifest(
             labels[item.name] = found
     for name in [options.section] if options.section else SECTIONS:
         cases = {case.name for case in getattr(manifest, name)}
-        manifest = manifest.with_labels(name, {case: path for case, path in labels.items() if case in cases})
+        manifest = with_labels(manifest, name, {case: path for case, path in labels.items() if case in cases})
     manifest.save(options.output / MANIFEST)
 
 

@@ -138,7 +138,7 @@ class _Checker:
         found = self.label(annotation.label, f"rater {annotation.rater}")
         if found is None or annotation.classes is None:
             return
-        looked_for = self.named(annotation.classes) | self.no_structure
+        looked_for = self.values_of(self.named(annotation.classes)) | self.no_structure
         beyond = sorted(set(found.counts) & self.accepted - looked_for)
         if beyond:
             what = f"rater {annotation.rater} annotated {self.names(beyond)}, which are not in 'classes'"
@@ -200,7 +200,8 @@ class _Checker:
             listed = ", ".join(map(str, unknown[:SHOWN]))
             if len(unknown) > SHOWN:
                 listed += ", ..."
-            accepted = ", ".join(f"{value} {name}" for value, name in self.manifest.labels.items())
+            names = {**self.manifest.labels, **self.manifest.value_names}
+            accepted = ", ".join(f"{value} {name}" for value, name in names.items())
             what = f"{voxels} voxels have unknown values {listed}; known are {accepted}, and {self.ignored}"
             self.report(file, "error", "unknown_values", what)
         self.emptiness(file, found)
@@ -242,7 +243,7 @@ class _Checker:
             return
         present = [tag for tag, there in tags.items() if there] if isinstance(tags, dict) else tags
         in_tags = self.named(present) - self.no_structure
-        in_label = set(found.counts) & set(self.manifest.structures)
+        in_label = {value for value, members in self.manifest.members.items() if set(members) & set(found.counts)}
         sides = {"in the tags but not in the label": in_tags - in_label, "in the label only": in_label - in_tags}
         for what, classes in sides.items():
             if classes:
@@ -252,6 +253,10 @@ class _Checker:
         """Classes given by value or by name, as values."""
         by_name = {name: value for value, name in self.manifest.labels.items()}
         return {by_name[c] if c in by_name else int(c) for c in classes}
+
+    def values_of(self, classes: set[int]) -> set[int]:
+        """The values in label files that belong to some classes."""
+        return {member for value in classes for member in self.manifest.members.get(value, (value,))}
 
     def names(self, found: Sequence[int]) -> str:
         return ", ".join(self.manifest.labels[v] for v in found)

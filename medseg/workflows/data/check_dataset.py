@@ -211,6 +211,6 @@ def _absent_classes(manifest: Manifest, findings: Sequence[Finding]) -> Iterator
     if nothing:
         yield _whole("error", "nothing_to_learn", nothing)
         return
-    absent = [name for value, name in manifest.structures.items() if value not in present]
+    absent = [manifest.labels[value] for value, members in manifest.members.items() if not present & set(members)]
     if absent:
         yield _whole("warning", "class_absent", f"no training label has {', '.join(absent)}: it cannot be learnt")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +109,23 @@ def _described(source: Path, kind: str, options: InitOptions) -> dict[str, Any]:
     read = from_nnunet if kind == "nnunet" else _decathlon
     content = read(source, options.modality)
     if options.names:
-        try:
-            content["labels"] = with_names(dict(value_to_name(content["labels"])), options.names, looked=False)
-        except (TypeError, ValueError) as error:
-            raise ManifestError(
-                f"labels: {error}", path=source, hint="accepted is value: name, or name: value"
-            ) from error
+        content["labels"] = _renamed(content["labels"], options.names, source)
     return content
+
+
+def _renamed(labels: Any, names: Mapping[int, str], source: Path) -> dict[str, str]:
+    """Labels of a file that lists them, with the names that the user gave.
+
+    Raises:
+        ManifestError: the file has no values with one name each.
+    """
+    if isinstance(labels, dict) and any(isinstance(value, list) for value in labels.values()):
+        regions = ", ".join(labels)
+        raise ManifestError(f"--label names values, and its labels are regions: {regions}", path=source)
+    try:
+        return with_names(dict(value_to_name(labels)), names, looked=False)
+    except (TypeError, ValueError) as error:
+        raise ManifestError(f"labels: {error}", path=source, hint="accepted is value: name, or name: value") from error
 
 
 def _decathlon(source: Path, modality: str | None) -> dict[str, Any]:

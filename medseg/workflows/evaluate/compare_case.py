@@ -17,6 +17,7 @@ from medseg.metrics.aggregate import Overlap
 from medseg.portable.geometry import along, check_offset, values_in
 from medseg.portable.io.header import Header
 from medseg.portable.io.labels import read_labels as read_labels_of_file
+from medseg.portable.structure_masks import mask_of
 
 IGNORE = 255
 NO_CLASS = 255
@@ -103,6 +104,7 @@ class Scale:
         pseudo_labels: whether predictions too may hold the ignore value.
         stored: label as it is measured -> value in files, where they differ.
         aliases: further value in files -> the value that means the same.
+        members: label -> the labels that belong to its class, where classes overlap; a label that is missing is alone.
     """
 
     labels: Mapping[int, str]
@@ -113,6 +115,7 @@ class Scale:
     pseudo_labels: bool = False
     stored: Mapping[int, int] = field(default_factory=dict)
     aliases: Mapping[int, int] = field(default_factory=dict)
+    members: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def codes(self) -> dict[int, int]:
@@ -124,11 +127,18 @@ class Scale:
         """What files hold for a label as it is measured."""
         return self.stored.get(label, label)
 
+    def mask_of(self, array: np.ndarray, label: int) -> np.ndarray:
+        """The voxels of a class, or of the background, in an array of labels."""
+        return mask_of(array, self.members.get(label, (label,)))
+
     @classmethod
     def of_manifest(cls, manifest: Manifest, tolerance_mm: float = 1.0) -> Scale:
         """The classes of a data set."""
         background = manifest.label_values[0] if manifest.has_background else None
-        return cls(manifest.structures, background, tolerance_mm, manifest.ignore_index, manifest.classes[0])
+        return cls(
+            manifest.structures, background, tolerance_mm, manifest.ignore_index, manifest.classes[0],
+            members=manifest.members,
+        )  # fmt: skip
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -170,7 +180,7 @@ def _with_labelled(case: Compared, prediction: np.ndarray, reference: np.ndarray
         values = {scale.background_name: scale.background, **values}
     overlaps = {}
     for name, value in values.items():
-        one, other = known & (prediction == value), known & (reference == value)
+        one, other = known & scale.mask_of(prediction, value), known & scale.mask_of(reference, value)
         overlaps[name] = Overlap(*(int(np.count_nonzero(mask)) for mask in (one & other, one, other)))
     counts = (int(np.count_nonzero(known)), int(np.count_nonzero(annotated)))
     return replace(case, labelled=overlaps, known=counts)
@@ -191,7 +201,7 @@ def _measure(
     return segmentation_metrics(
         prediction,
         reference,
-        label_values=[value for value in scale.labels if value in covered],
+        label_values={value: scale.members.get(value, (value,)) for value in scale.labels if value in covered},
         spacing_mm=grid.spacing_mm,
         tolerance_mm=scale.tolerance_mm,
         ignore=IGNORE,

@@ -215,8 +215,8 @@ def _draw_slice(ax: Axes, case: ShownCase, view: View, scale: Scale) -> None:
     reference = cut_slice(case.reference, view, where)
     prediction = cut_slice(case.prediction, view, where)
     for color, value in zip(class_colors(len(values)), values, strict=True):
-        shown.outline(reference == value, color, linewidths=3.4, alpha=0.55)
-        shown.outline(prediction == value, color, linewidths=1.0)
+        shown.outline(scale.mask_of(reference, value), color, linewidths=3.4, alpha=0.55)
+        shown.outline(scale.mask_of(prediction, value), color, linewidths=1.0)
     shown.outline(reference == IGNORE, MUTED, linewidths=0.8, linestyles="dotted")
     shown.write_directions(view)
 

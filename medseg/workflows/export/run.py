@@ -192,7 +192,7 @@ def _describe(model: Any, bundle: OpenBundle, part: _Part) -> None:
 
     data = bundle.data
     classes = []
-    for channel, value in enumerate(data.label_values):
+    for channel, value in enumerate(data.output_values):
         classes.append({"channel": channel, "value": value, "name": data.labels[value]})
     components = {data.labels[value]: rule for value, rule in bundle.inferer.components.items()}
     says: dict[str, Any] = {
@@ -213,6 +213,8 @@ def _describe(model: Any, bundle: OpenBundle, part: _Part) -> None:
         "padding": bundle.inferer.padding,
         "components": components,
     }
+    if data.regions:  # channels above a half are painted one after the other, each with its value
+        says["regions"] = [region.model_dump(mode="json") for region in data.regions]
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in says.items()}
     helper.set_model_props(model, texts)
     model.producer_name, model.producer_version = "medseg", __version__

@@ -92,7 +92,7 @@ class CasePredictor:
         for bundle in runner.bundles:
             folder = real_path(bundle.path)
             names.append(folder.parent.name if folder.name == "bundle" else folder.name)
-        self.model = Model(" + ".join(dict.fromkeys(names)), self.data.structures)
+        self.model = Model(" + ".join(dict.fromkeys(names)), self.data)
 
     def headers(self, item: Item) -> list[Header]:
         """Headers of a case's files, of which the channels are as many as the model's.
@@ -245,8 +245,8 @@ class CasePredictor:
 
     def _sizes(self, counts: np.ndarray, of_voxel: float) -> dict[str, float]:
         sizes = {}
-        for value, name in self.data.structures.items():
-            sizes[name] = round(float(counts[value] * of_voxel), 3)
+        for value, members in self.data.members.items():
+            sizes[self.data.labels[value]] = round(float(counts[list(members)].sum() * of_voxel), 3)
         return sizes
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medseg.atomic import write_whole
+from medseg.config.pipeline import DataSpec
 from medseg.errors import ConfigError
 from medseg.portable.io.header import Header, checked_spacing
 from medseg.portable.io.record import description
@@ -35,11 +36,19 @@ class Model:
 
     Attributes:
         name: of the bundle.
-        names: label value -> name, without the background.
+        data: what the plan decided about the data: the names of label values.
     """
 
     name: str
-    names: Mapping[int, str]
+    data: DataSpec
+
+    @property
+    def places(self) -> np.ndarray:
+        """The place of each label value in a file that describes classes one by one, from 1; `(256,)` uint8."""
+        places = np.zeros(256, np.uint8)
+        values = list(self.data.painted_values)
+        places[values] = np.arange(1, len(values) + 1)
+        return places
 
 
 def suffix_of(kind: str) -> str | None:
@@ -77,12 +86,12 @@ def write_result(path: Path, labels: np.ndarray, item: Item, affine: np.ndarray,
     if item.suffix == FORMATS["png"]:
         _write_png(path, labels, line)
         return
-    places = np.zeros(256, np.uint8)
-    places[list(model.names)] = np.arange(1, len(model.names) + 1)
+    places = model.places
     if item.suffix == FORMATS["nrrd"]:
         spacing = checked_spacing(affine)
         header = Header(item.images[0], labels.shape, 1, affine, spacing, np.dtype(np.uint8))
-        _write_nrrd(path, places[labels], header, line, model.names)
+        names = {value: model.data.value_names[value] for value in model.data.painted_values}
+        _write_nrrd(path, places[labels], header, line, names)
         return
     from medseg.dicom.writing.write_labels import write_dicom_labels
 
@@ -104,7 +113,11 @@ def _segments_and_author(model: Model, line: str) -> tuple[list[SegmentDescripti
     from medseg.dicom.writing.write_seg import Author, SegmentDescription
 
     author = Author(f"medseg {model.name}", f"medseg {model.name}", {RECORD: line})
-    return [SegmentDescription(name) for name in model.names.values()], author
+    segments = []
+    for value in model.data.painted_values:
+        places = model.places[list(model.data.members[value])].tolist()
+        segments.append(SegmentDescription(model.data.labels[value], places=tuple(places)))
+    return segments, author
 
 
 def source_of_item(item: Item) -> bytes:

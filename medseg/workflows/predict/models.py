@@ -83,6 +83,8 @@ def _check_member(bundle: OpenBundle, others: Sequence[OpenBundle]) -> None:
 
 
 def _labels(data: DataSpec) -> str:
+    if data.regions:
+        return ", ".join(f"{region.name} ({', '.join(map(str, region.values))})" for region in data.regions)
     return ", ".join(f"{value} {data.labels[value]}" for value in data.label_values)
 
 

@@ -67,7 +67,7 @@ def _planes(image: np.ndarray, header: Header, classes: np.ndarray, data: DataSp
         shown.write_directions(view)
     figure.suptitle(name, color=FOREGROUND, fontsize=10)
     handles = [
-        Patch(color=color, label=structure) for color, structure in zip(colors, data.structures.values(), strict=True)
+        Patch(color=color, label=structure) for color, structure in zip(colors, data.value_names.values(), strict=True)
     ]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False, fontsize=8,

@@ -83,12 +83,13 @@ def _case_table(cases: Sequence[Mapping[str, Any]], data: DataSpec) -> Table:
 def _draw(folder: Path, case: Mapping[str, Any], data: DataSpec) -> ShownPicture | None:
     """A case with the outlines of its prediction; None where its image was moved meanwhile, which is no error here."""
     images, result = [Path(each) for each in case["images"]], folder / case["result"]
-    scale = Scale(data.structures, data.label_values[0] if data.has_background else None)
+    background = data.label_values[0] if data.has_background else None
+    scale = Scale(data.structures, background, members=data.members)
     ct = data.modality[0] == "CT"
     try:
         if images[0].is_dir() or is_dicom_file(images[0]):
             series = open_series(images[0])
-            labels = _labels_on(series, result, scale)
+            labels = _labels_on(series, result, scale, data.painted_values)
             shown = show_volume(series.voxels()[0], np.zeros_like(labels), labels, series.header, ct=ct)
         else:
             labels, grid = read_labels(result, scale, may_ignore=True)
@@ -99,9 +100,16 @@ def _draw(folder: Path, case: Mapping[str, Any], data: DataSpec) -> ShownPicture
     return ShownPicture(data_uri(draw_cases({case["case"]: shown}, scale, compared=False)), words)
 
 
-def _labels_on(series: Series, result: Path, scale: Scale) -> np.ndarray:
-    """Labels `(X, Y, Z)` on the grid of a series, of a result in any format."""
+def _labels_on(series: Series, result: Path, scale: Scale, written: Sequence[int]) -> np.ndarray:
+    """Labels `(X, Y, Z)` on the grid of a series, of a result in any format.
+
+    Args:
+        series: of the image.
+        result: its file.
+        scale: names the values.
+        written: the values in the order in which a DICOM file has their structures.
+    """
     if not result.name.endswith(".dcm"):
         return read_labels(result, scale, may_ignore=True)[0]
-    values = np.array([0, *scale.labels], np.uint8)  # a file names structures in this order
+    values = np.array([0, *written], np.uint8)
     return values[read_annotation(result, series.header, series.frame_of_reference).labels]

@@ -96,7 +96,7 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
     }
     runner = BundleRunner(bundles[0], device) if len(bundles) == 1 else Ensemble(bundles, device, rules)
     predictor = CasePredictor(runner, output, probabilities=options.probabilities, overlay=options.overlay)
-    if options.format == "dicom-seg" and (names := uncoded(predictor.model.names.values())):
+    if options.format == "dicom-seg" and (names := uncoded(predictor.data.structures.values())):
         listener.say(f"no SNOMED code is known for {', '.join(names)}: coded as Tissue")
     run = _Run(predictor, plausibility, listener, report, earlier, options)
     try:

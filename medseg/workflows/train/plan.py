@@ -26,6 +26,7 @@ from medseg.workflows.train import settings
 from medseg.workflows.train.budget.fit import fit_budget
 from medseg.workflows.train.budget.sizing import Sizing
 from medseg.workflows.train.checks.orientation import asking_upright, check_upright
+from medseg.workflows.train.checks.regions import check_regions
 from medseg.workflows.train.checks.stages import Product, check_buildable
 from medseg.workflows.train.checks.streams import check_all_streams, describe_tag_groups, presences
 from medseg.workflows.train.encoder import Start, open_start
@@ -91,6 +92,7 @@ def plan_pipeline(
         ConfigError: stages, methods or networks that cannot be trained.
         ManifestError: no case of a kind that a method learns from.
     """
+    check_regions(pipeline, manifest)
     seconds = None if budget is None else budget_seconds(budget)
     groups = check_all_streams(pipeline, manifest)
     pipeline = _with_planned_networks(follow_previous(pipeline, start), start)
@@ -124,8 +126,11 @@ def plan_pipeline(
 
 
 def _plan_postprocessing(pipeline: Pipeline, data: DataSpec, product: Product) -> Literal["auto", "none"]:
-    """Whether to choose which components stay: of an encoder there are none, and what is removed is background."""
-    if product != "bundle" or not data.has_background:
+    """Whether to choose which components stay: of an encoder there are none, and what is removed is background.
+
+    Of regions all stay: what is removed of one may be another one's.
+    """
+    if product != "bundle" or not data.has_background or data.regions:
         return "none"
     return pipeline.postprocessing or "auto"
 
@@ -237,10 +242,9 @@ def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
         rules = [f"{modality}: {rule}" for modality, rule in zip(data.modality, rules, strict=True)]
     patch_mm = [round(size * mm, 1) for size, mm in zip(data.patch, data.spacing_mm, strict=True)]
     unit = unit_of(file for case in manifest.cases for file in case.image)
-    classes = ", ".join(data.labels[value] for value in data.label_values)
     return {
         "cases": f"{training}, {others}",
-        "classes": classes if data.has_background else f"{classes}; no background",
+        **_describe_classes(data),
         **({"target": "the class of each image as a whole"} if data.target == "images" else {}),
         "intensity": "; ".join(dict.fromkeys(rules)),
         "view": data.view if data.view == "volume" else f"{data.view} slices",
@@ -248,6 +252,14 @@ def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
         "patch, voxels": " x ".join(f"{size:g}" for size in data.patch),
         f"patch, {unit}": " x ".join(f"{mm:g}" for mm in patch_mm),
     }
+
+
+def _describe_classes(data: DataSpec) -> dict[str, str]:
+    classes = ", ".join(data.labels[value] for value in data.label_values)
+    if not data.regions:
+        return {"classes": classes if data.has_background else f"{classes}; no background"}
+    regions = [f"{region.name} ({', '.join(map(str, region.values))})" for region in data.regions]
+    return {"regions": f"{', '.join(regions)}; a sigmoid for each", "post-processing": "none, since regions overlap"}
 
 
 def _norm(network: NetworkSpec) -> str:

@@ -68,6 +68,11 @@ def follow_previous(pipeline: Pipeline, start: Start | None) -> Pipeline:
             f"has networks for {', '.join(start.views)}; method {first.method.name} starts from one network",
             path=start.path,
         )
+    if start.data.regions:
+        raise ConfigError(
+            f"has regions, which overlap; method {first.method.name} starts from a network of classes that do not",
+            path=start.path,
+        )
     stage = first.model_copy(update={"network": _network_of(start)})
     data = start.data.model_dump(mode="json", include=PRESENTATION) | dict(pipeline.data)
     return pipeline.model_copy(update={"stages": (stage, *pipeline.stages[1:]), "data": data})

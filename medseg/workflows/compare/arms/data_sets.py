@@ -110,7 +110,7 @@ def identity(manifest: Manifest) -> str:
     Raises:
         DataError: a file cannot be read.
     """
-    content = manifest.model_dump(mode="json", include={"labels", "modality", "ignore_index"})
+    content = manifest.model_dump(mode="json", include={"labels", "regions", "modality", "ignore_index"})
     for section in (*LEARNT, "test"):
         content[section] = [_describe(manifest, section, case) for case in getattr(manifest, section)]
     return hash_of(content)

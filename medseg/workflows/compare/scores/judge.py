@@ -123,7 +123,7 @@ class _Counter:
         background, *structures = manifest.label_values
         names = {value: manifest.labels[value] for value in structures}
         self.manifest, self.key = manifest, key
-        self.scale = Scale(names, background, tolerance_mm, manifest.ignore_index)
+        self.scale = Scale(names, background, tolerance_mm, manifest.ignore_index, members=manifest.members)
         self.cases = {case.name: case for case in manifest.test}
         self.planar = True
 
@@ -149,7 +149,7 @@ class _Counter:
                 continue  # other structures are background in this reference
             if not is_background and metrics is None:
                 continue  # the reference does not tell it apart
-            predicted, true = (prediction == value) & known, reference == value
+            predicted, true = self.scale.mask_of(prediction, value) & known, self.scale.mask_of(reference, value)
             row = CaseRow(
                 self.key,
                 case.name,

@@ -10,6 +10,7 @@ from medseg.errors import ManifestError
 from medseg.manifest.fields import stem
 from medseg.manifest.json_file import read_json
 from medseg.manifest.manifest import Manifest
+from medseg.manifest.regions import ORDER
 from medseg.portable.io.channel_names import FIRST, alike, group_channels, listed, split_number
 
 HINT = "see nnU-Net's description of dataset.json"
@@ -28,7 +29,7 @@ def from_nnunet(source: Path, modality: str | None) -> dict[str, Any]:
         modality: instead of the names in dataset.json.
 
     Raises:
-        ManifestError: for region-based labels, and for files that do not fit dataset.json.
+        ManifestError: for files that do not fit dataset.json.
     """
     file = source / "dataset.json"
     described = read_json(file)
@@ -38,38 +39,23 @@ def from_nnunet(source: Path, modality: str | None) -> dict[str, Any]:
     names = described["channel_names"]
     if not isinstance(names, dict) or not isinstance(described["labels"], dict):
         raise ManifestError("its channel_names or labels is no JSON object", path=file, hint=HINT)
-    labels, ignored = _labels(described["labels"], file)
-    content: dict[str, Any] = {"name": str(described.get("name", source.name)), "labels": labels}
+    content: dict[str, Any] = {"name": str(described.get("name", source.name)), **_labels(described)}
     content["modality"] = dict.fromkeys(names, modality) if modality else names
-    if ignored is not None:
-        content["ignore_index"] = ignored
     for key in ("description", "reference", "licence", "license", "release"):
         if isinstance(described.get(key), str):
             content[key] = described[key]
     return content | _cases(source, described, file)
 
 
-def _labels(values: dict[str, Any], file: Path) -> tuple[dict[str, str], int | None]:
-    """Value -> name, and the value that is to be ignored; nnU-Net lists names with their values."""
-    regions = [name for name, value in values.items() if not isinstance(value, int)]
-    if regions:
-        raise ManifestError(f"its labels {', '.join(regions)} are regions", path=file, hint=_without_regions(values))
-    ignored = values.get("ignore")
-    return {str(value): name for name, value in values.items() if name != "ignore"}, ignored
-
-
-def _without_regions(values: dict[str, Any]) -> str:
-    """What to write in place of regions: the label files hold one value per voxel, of which regions are unions."""
-    of_regions: dict[int, list[str]] = {}
-    for name, value in values.items():
-        for each in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(each, int) and each:
-                of_regions.setdefault(each, []).append(name)
-    parts = [f'"{" and ".join(names)}": {value}' for value, names in sorted(of_regions.items())]
-    return (
-        "the label files hold one value per voxel, and can be used as they are: name the values in a copy of "
-        f'dataset.json, such as {{"background": 0, {", ".join(parts)}}}'
-    )
+def _labels(described: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest says of the labels: names with their values, regions, and the value that is to be ignored."""
+    values = dict(described["labels"])
+    said: dict[str, Any] = {}
+    if "ignore" in values:
+        said["ignore_index"] = values.pop("ignore")
+    if any(isinstance(value, list) for value in values.values()):
+        return {**said, "labels": values, ORDER: described.get(ORDER)}
+    return {**said, "labels": {str(value): name for name, value in values.items()}}
 
 
 def with_numbered_channels(content: dict[str, Any], folder: Path) -> dict[str, Any]:

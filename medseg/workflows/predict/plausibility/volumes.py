@@ -10,6 +10,7 @@ import numpy as np
 from medseg.bundle.training_facts import StructureFacts, TrainingFacts
 from medseg.config.pipeline import DataSpec
 from medseg.portable.io.header import Header
+from medseg.portable.structure_masks import mask_of
 from medseg.workflows.predict.plausibility.field_of_view import shows_all_of
 from medseg.workflows.predict.plausibility.finding import Finding, number
 
@@ -51,14 +52,15 @@ def volume_findings(
     findings = []
     for value, name in data.structures.items():
         known = facts.structures.get(value)
-        if known is None or known.size is None or not counts[value]:
+        count = int(counts[list(data.members[value])].sum())
+        if known is None or known.size is None or not count:
             continue
-        size = float(counts[value]) * unit
+        size = count * unit
         widened = factor(known.subjects)
         too_large = size > known.size.largest * widened
         too_small = size < known.size.smallest / widened
         # of a structure that the image's edge cuts nobody knows the size
-        if too_large or (too_small and not _is_cut(labels, value, header.spacing_mm)):
+        if too_large or (too_small and not _is_cut(mask_of(labels, data.members[value]), header.spacing_mm)):
             findings.append(Finding("volume", name, _describe(name, size, known, facts)))
     return findings + _absent(counts, header, data, facts.structures)
 
@@ -72,7 +74,7 @@ def _absent(
     findings = []
     for value, known in structures.items():
         always_there = not known.absent and known.subjects >= ABSENT_FROM
-        if always_there and not counts[value]:
+        if always_there and not counts[list(data.members[value])].any():
             name = data.labels[value]
             findings.append(Finding("absent", name, f"no {name}, which is in all {known.cases} training labels"))
     return findings
@@ -85,14 +87,14 @@ def _unit_size(labels: np.ndarray, header: Header, facts: TrainingFacts) -> floa
     return abs(float(np.linalg.det(header.affine[:3, :3]))) / 1000
 
 
-def _is_cut(labels: np.ndarray, value: int, spacing_mm: Sequence[float]) -> bool:
+def _is_cut(mask: np.ndarray, spacing_mm: Sequence[float]) -> bool:
     """Whether an edge of the image cuts a structure, and not only an island of it."""
-    axes = [axis for axis, length in enumerate(labels.shape) if length > 1]
-    size = float((labels == value).sum()) * prod(spacing_mm[axis] for axis in axes)
+    axes = [axis for axis, length in enumerate(mask.shape) if length > 1]
+    size = float(mask.sum()) * prod(spacing_mm[axis] for axis in axes)
     for axis in axes:
         face_mm2 = prod(spacing_mm[other] for other in axes if other != axis)
-        for plane in (0, labels.shape[axis] - 1):
-            section = float((labels.take(plane, axis) == value).sum()) * face_mm2
+        for plane in (0, mask.shape[axis] - 1):
+            section = float(mask.take(plane, axis).sum()) * face_mm2
             if section >= CUT_SECTION * size ** (1 - 1 / len(axes)):
                 return True
     return False

@@ -163,6 +163,7 @@ class StageProbe(StageRun):
         mean = sum(sizes) / len(sizes)
         typical = min(range(len(sizes)), key=lambda index: abs(sizes[index] - mean))
         inferer = SlabInferer(self.spec.patch, self.spec.overlap, restore=False, context=self.spec.context)
+        inferer.paint_order = self.spec.paint_order
         image = torch.from_numpy(validation[typical].image.astype("float32"))[None].to(self.device)
         segmenter.eval()
         began = time.monotonic()

@@ -131,11 +131,13 @@ class StructureSizes:
         affine = read_header(self.manifest.images(case)[0]).affine
         unit_size = abs(float(np.linalg.det(affine[:3, :3]))) / 1000 if self.unit == "ml" else 1 / counts.sum()
         covered = self.manifest.covered(case) or (True,) * len(self.manifest.labels)
-        for index, value in enumerate(self.manifest.label_values):
-            if value not in self.sizes or not covered[index]:
+        index_of = {value: index for index, value in enumerate(self.manifest.label_values)}
+        for value, members in self.manifest.members.items():
+            if not covered[index_of[value]]:
                 continue
-            self.sizes[value].append(float(counts[index]) * unit_size)
-            if counts[index]:
+            count = sum(int(counts[index_of[member]]) for member in members)
+            self.sizes[value].append(count * unit_size)
+            if count:
                 self.subjects[value].add(case.subject or case.name)
 
     def facts(self) -> dict[int, StructureFacts]:

@@ -166,7 +166,7 @@ def open_previous(path: Path, view: str) -> Frozen:
     if (path / PRETRAINED).is_file():
         return _open_pretrained(path)
     bundle = open_bundle(path)
-    names = tuple(bundle.data.labels[value] for value in bundle.data.label_values)
+    names = tuple(bundle.data.labels[value] for value in bundle.data.output_values)
     network = _of_slices(network_of_view(bundle, view))
     return Frozen(network, names, modality=bundle.data.modality, independent=bundle.independent)
 

@@ -57,11 +57,13 @@ def score_volumes(
         context=spec.context,
         padding=spec.padding,
     )
+    inferer.paint_order = spec.paint_order
     loader = DataLoader(share, batch_size=1)
     of_images = spec.target == "images"
     scores = validate(
         segmenter, loader, inferer,
-        classes=spec.classes, device=device, has_background=spec.has_background, of_images=of_images,
+        classes=spec.classes, device=device, has_background=spec.has_background, members=spec.region_members,
+        of_images=of_images,
     )  # fmt: skip
     structures = spec.structures.values()
     return {**scores, "classes": dict(zip(structures, scores["classes"], strict=True))}

@@ -1,0 +1,177 @@
+"""What a plan decides about the data of a pipeline: labels, spacing, patch, intensities."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from medseg.config.between_runs import Frozen
+from medseg.config.sides import have_sides
+from medseg.manifest.regions import Region, members_of, names_of_values, wrong_regions
+from medseg.ops.augmentation.settings import Augment
+from medseg.portable.planes import slice_axis
+
+View = Literal["volume", "axial", "coronal", "sagittal"]
+Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
+Sampling = Literal["cases", "union", "half", "classes"]
+"""From which cases the patches of a batch are taken. `cases`: from all equally. `union`: in planes equally from the
+slices of all cases, in volumes as `cases`. `half`: half of the patches from annotated cases, half from the others.
+`classes`: of cases with labels equally from those of each class, the others as `cases`."""
+
+Target = Literal["voxels", "images"]
+"""What has a class: each voxel by itself, or an image as a whole, which its only tag names."""
+
+
+class Intensity(Frozen):
+    """How stored intensities become network input.
+
+    `zscore`: each image and channel to zero mean and unit variance. `window`: clip to [low, high], subtract `mean`,
+    divide by `std`, all in the image's own units (HU for CT). `fixed`: subtract `mean`, divide by `std`, nothing else,
+    as pre-trained networks want their photographs.
+    """
+
+    kind: Literal["zscore", "window", "fixed"] = "zscore"
+    low: float = 0.0
+    high: float = 1.0
+    mean: float = 0.0
+    std: PositiveFloat = 1.0
+
+
+class DataSpec(Frozen):
+    """What the plan decided about the data; everything that a model must know of them to be used again."""
+
+    later = ("has_background", "native_mm", "target", "regions")
+    labels: dict[int, str]
+    modality: tuple[str, ...]
+    spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    patch: Triple  # voxels along x, y, z; a 1 makes the network planar across that axis
+    view: View = "volume"
+    slices: Literal[1, 3] = 1  # adjacent slices that a planar network sees as channels, to label the middle one
+    intensity: Intensity | tuple[Intensity, ...] = Intensity()  # several: one for each channel
+    foreground: float = Field(default=0.5, ge=0, le=1)  # share of labelled patches centred on a class
+    sampling: Sampling = "cases"
+    augment: Augment = Augment()
+    overlap: float = Field(default=0.5, ge=0, lt=1)
+    padding: Literal["minimum", "edge"] = "minimum"  # what patches and windows hold beyond the edges of an image
+    smallest_mm: tuple[float, float, float] | None = None  # of the images of training, along each axis
+    resample_axes: tuple[bool, bool, bool] = (True, True, True)  # False: keep each image's own spacing there
+    has_background: bool = True  # False: the first class is one like the others
+    native_mm: tuple[float, float, float] | None = None  # median spacing of the files; None: it is `spacing_mm`
+    target: Target = "voxels"
+    regions: tuple[Region, ...] = ()  # classes that overlap, in the order in which they are painted
+
+    @model_validator(mode="after")
+    def _regions_of_labels(self) -> DataSpec:
+        for problem in wrong_regions(self.labels, self.regions, has_background=self.has_background):
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _one_for_each_channel(self) -> DataSpec:
+        if isinstance(self.intensity, tuple) and len(self.intensity) != len(self.modality):
+            raise ValueError(f"intensity has {len(self.intensity)} rules for {len(self.modality)} channels")
+        return self
+
+    @property
+    def intensities(self) -> tuple[Intensity, ...]:
+        """The rule of each channel."""
+        if isinstance(self.intensity, tuple):
+            return self.intensity
+        return (self.intensity,) * len(self.modality)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the network tells apart, background included."""
+        return len(self.labels)
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """The value in label files of each class index."""
+        return tuple(sorted(self.labels))
+
+    @property
+    def structures(self) -> dict[int, str]:
+        """Value in label files -> name of every class but the background."""
+        values = self.label_values[int(self.has_background) :]
+        return {value: self.labels[value] for value in values}
+
+    @property
+    def members(self) -> dict[int, tuple[int, ...]]:
+        """Value of every class but the background -> the values in label maps that belong to it, see `regions`."""
+        return members_of(self.structures, self.regions)
+
+    @property
+    def value_names(self) -> dict[int, str]:
+        """Value in label maps -> what the voxels of this value are; of a region what no other one painted over."""
+        return names_of_values(self.structures, self.regions)
+
+    @property
+    def output_values(self) -> tuple[int, ...]:
+        """The value of the class of each of the network's channels: regions have none for the background."""
+        return tuple(self.structures) if self.regions else self.label_values
+
+    @property
+    def painted_values(self) -> tuple[int, ...]:
+        """The value of every class but the background, of regions in the order in which they are painted."""
+        value_of = {name: value for value, name in self.labels.items()}
+        return tuple(value_of[region.name] for region in self.regions) or tuple(self.structures)
+
+    @property
+    def paint_order(self) -> tuple[int, ...]:
+        """Class indices of regions in the order in which they are painted; none where classes do not overlap."""
+        return tuple(self.label_values.index(value) for value in self.painted_values) if self.regions else ()
+
+    @property
+    def region_members(self) -> tuple[tuple[int, ...], ...]:
+        """Of each of the network's channels the class indices in a label that make up its region; none without."""
+        if not self.regions:
+            return ()
+        index_of = {value: index for index, value in enumerate(self.label_values)}
+        return tuple(tuple(sorted(index_of[value] for value in values)) for values in self.members.values())
+
+    @property
+    def has_sides(self) -> bool:
+        """Whether there are structures of which one lies on the left and one on the right."""
+        return have_sides(self.labels.values())
+
+    @property
+    def slice_axis(self) -> int | None:
+        """The axis across which a planar view cuts; None for volumes."""
+        return slice_axis(self.view)
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 for a planar view, else 3."""
+        return 3 if self.slice_axis is None else 2
+
+    @property
+    def channels(self) -> int:
+        """Channels that the network takes: those of the image, of each of the slices."""
+        return len(self.modality) * (1 if self.slice_axis is None else self.slices)
+
+    @property
+    def context(self) -> tuple[int, int, int]:
+        """Voxels that a planar network sees on either side of the slice that it labels, along each axis."""
+        x, y, z = (self.slices // 2 if axis == self.slice_axis else 0 for axis in range(3))
+        return x, y, z
+
+    @property
+    def network_patch(self) -> tuple[int, ...]:
+        """Voxels of a patch along each axis of the network, 2 or 3 of them."""
+        return tuple(size for axis, size in enumerate(self.patch) if axis != self.slice_axis)
+
+    def along_network(self, of_axes: tuple[float, float, float]) -> tuple[float, ...]:
+        """What is known of each axis, of the axes of the network, 2 or 3 of them."""
+        return tuple(value for axis, value in enumerate(of_axes) if axis != self.slice_axis)
+
+    @property
+    def network_spacing_mm(self) -> tuple[float, ...]:
+        """Distance of voxels along each axis of the network."""
+        return self.along_network(self.spacing_mm)
+
+    def of_view(self, view: View) -> DataSpec:
+        """The same data seen by one network: in a plane the patch is one voxel thick across it."""
+        across = slice_axis(view)
+        patch = tuple(1 if axis == across else size for axis, size in enumerate(self.patch))
+        return self.model_copy(update={"view": view, "patch": patch})
