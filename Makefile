@@ -11,6 +11,9 @@ VENV ?= .venv
 LABEL_VENV ?= .venv-label
 PYTEST ?=
 
+# a package is compiled as it is first imported: most of torch and what comes with it never is
+PIP_INSTALL := -m pip install --quiet --no-compile
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.medseg-installed
 LABEL_BIN := $(LABEL_VENV)/bin
@@ -28,17 +31,17 @@ env: $(STAMP)
 # torch goes first and pinned: an unpinned search may end at a build for another device
 $(STAMP): constraints.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python $(PIP_INSTALL) "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python $(PIP_INSTALL) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 label-env: $(LABEL_STAMP)
 
 $(LABEL_STAMP): constraints.txt pyproject.toml $(wildcard serving/*.txt)
 	@test -x $(LABEL_BIN)/python || $(PYTHON) -m venv $(LABEL_VENV)
-	$(LABEL_BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(LABEL_BIN)/python -m pip install --quiet $(SERVING) --requirement serving/requirements.txt --editable .
-	$(LABEL_BIN)/python -m pip install --quiet --no-deps --requirement serving/no-deps.txt
+	$(LABEL_BIN)/python $(PIP_INSTALL) "$$(grep '^torch==' constraints.txt)"
+	$(LABEL_BIN)/python $(PIP_INSTALL) $(SERVING) --requirement serving/requirements.txt --editable .
+	$(LABEL_BIN)/python $(PIP_INSTALL) --no-deps --requirement serving/no-deps.txt
 	@touch $@
 
 demo: env

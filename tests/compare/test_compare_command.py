@@ -32,19 +32,22 @@ def data(tmp_path_factory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data"), labeled=3, unlabeled=2, validation=0, test=2)
 
 
-def command(*arguments: object, program: str = "") -> subprocess.Popen:
+def command(*arguments: object, runs_by: str = "") -> subprocess.Popen:
     """`medseg compare` as a process of its own; interrupts reach it, whatever the shell of the tests does.
 
-    What it starts is started by the same program.
+    Args:
+        arguments: of the command.
+        runs_by: the program that it starts its runs by, if not by the one that it is a copy of itself.
     """
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import medseg.cli as c; c.main()"
-    words = [program or python(), "-c", code, "compare", *map(str, arguments), "--device", "cpu"]
+    code = f"import signal, sys; sys.executable = {runs_by or python()!r}; "
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler); import medseg.cli as c; c.main()"
+    words = [python(), "-c", code, "compare", *map(str, arguments), "--device", "cpu"]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def called(*arguments: object, program: str = "") -> tuple[int, str, str]:
+def called(*arguments: object, runs_by: str = "") -> tuple[int, str, str]:
     """Exit code, standard output and standard error."""
-    process = command(*arguments, program=program)
+    process = command(*arguments, runs_by=runs_by)
     out, error = process.communicate(timeout=400)
     return process.returncode, out, error
 
@@ -58,7 +61,7 @@ def compared(data, tmp_path_factory) -> tuple[Path, str, str]:
     """Two arms of one seed, by processes whose time and memory the system counts: the folder, and what was said."""
     folder = tmp_path_factory.mktemp("compared") / "out"
     words = ("--tasks", "supervised,dtc", "--data", data, "-o", folder, *settings())
-    code, out, error = called(*words, program=sys.executable)
+    code, out, error = called(*words, runs_by=sys.executable)
     assert code == 0, error
     return folder, out, error
 

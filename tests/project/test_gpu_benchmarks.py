@@ -128,6 +128,7 @@ def test_paces_of_part_1_count_on_the_same_device_only(tmp_path, monkeypatch):
 
 
 def run(tmp_path: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """A part, in copies of a process unless told otherwise by `PYTHON`."""
     places = {"OUT": str(tmp_path / "out"), "WORK": str(tmp_path / "work"), "PYTHON": python()}
     return subprocess.Popen(
         ["bash", FOLDER / "run.sh", *arguments],
@@ -183,7 +184,7 @@ def test_part_1_runs(tmp_path):
 
 @pytest.mark.slow
 def test_part_2_runs_and_goes_on_after_a_kill(tmp_path):
-    first = run(tmp_path, "part2", "--tiny")
+    first = run(tmp_path, "part2", "--tiny", PYTHON=sys.executable)  # steps see their parent end
     record = tmp_path / "work" / "part2" / "dtc_la.json"
     deadline = time.monotonic() + 240
     while not record.exists():
