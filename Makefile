@@ -54,8 +54,21 @@ docs: env
 test: check
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
+# in two halves at a time, for they wait for servers; the second half's output comes after the first's
+SERVING_TESTS := $(wildcard serving/tests/test_*.py)
+# those that share the server of the fixture `app`, but for test_documents.py, which starts many of its own
+OF_ONE_SERVER := $(patsubst %,serving/tests/test_%.py,access front_page guard label_app mistakes slicer)
+
 test-serving: label-env
+ifeq ($(PYTEST),)
+	@said=$$(mktemp); \
+	$(LABEL_BIN)/python -m pytest $(filter-out $(OF_ONE_SERVER),$(SERVING_TESTS)) >$$said 2>&1 & \
+	$(LABEL_BIN)/python -m pytest $(OF_ONE_SERVER); status=$$?; \
+	wait $$! || status=$$?; \
+	cat $$said; rm -f $$said; exit $$status
+else
 	$(LABEL_BIN)/python -m pytest serving/tests $(PYTEST)
+endif
 
 check: env
 	$(BIN)/ruff format --check .

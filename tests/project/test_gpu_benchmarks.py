@@ -66,7 +66,7 @@ def test_packed_scans_come_back_exactly(tmp_path):
 
 def test_scans_of_more_than_eight_bits_are_refused(tmp_path):
     manifest = write_scans(tmp_path / "data", np.arange(7 * 7 * 7, dtype=np.float64).reshape(7, 7, 7))
-    command = [sys.executable, FOLDER / "scans.py", "pack", manifest, tmp_path / "pack"]
+    command = [python(), FOLDER / "scans.py", "pack", manifest, tmp_path / "pack"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
