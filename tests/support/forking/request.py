@@ -42,7 +42,7 @@ def read_at_start(environment: dict[str, str]) -> dict[str, str]:
     found = {
         name: value
         for name, value in environment.items()
-        if name.startswith(READ_AT_START) and not name.startswith(FOLLOWED)
+        if name.startswith(READ_AT_START) and not name.startswith(FOLLOWED) and name != "PYTHON"  # a script's own
     }
     for path in environment.get("PYTHONPATH", "").split(os.pathsep):
         if (Path(path) / "sitecustomize.py").exists():
