@@ -18,6 +18,9 @@ from hypothesis import settings
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
+# Files are flushed to disk against a power cut, which no test makes; a training waits for it a hundred times and more.
+os.fsync = os.fstat  # an invalid descriptor still fails
+
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
 
@@ -42,6 +45,15 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real scans: {root} is no folder (set MEDSEG_DATA)")
     return root
+
+
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Trainings in this process draw no figures, for modules that say nothing of them; commands draw them."""
+    from undrawn import without_figures
+
+    with without_figures():
+        yield
 
 
 @pytest.fixture

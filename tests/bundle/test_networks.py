@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
+from forking import python
 from models import data_spec, make_bundle
 from pydantic import TypeAdapter, ValidationError
 from tiny import FAST, write_dataset
@@ -84,7 +84,7 @@ def test_a_name_that_is_not_listed_imports_nothing():
         "assert instantiate.class_called('scripts.antigravity.fly', 'scripts') == (None, None)\n"
         "assert set(sys.modules) == before"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([python(), "-c", code], check=True, timeout=120)
 
 
 @pytest.mark.parametrize("entry", NETWORKS.values(), ids=list(NETWORKS))

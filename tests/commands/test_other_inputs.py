@@ -16,6 +16,7 @@ from forking import python
 from models import labels_of, make_bundle, make_image
 from monai.data import MetaTensor
 from raters import ball, save, write_study
+from stock import ask_elsewhere
 from test_consensus_command import VOTE, files_of, mistake, run, write_manifest
 from tiny import write_dataset
 
@@ -250,8 +251,7 @@ def test_the_stock_bundle_does_not_replace_another_images_result(model, scans, t
     out = tmp_path / "out"
 
     def stock(folder: Path) -> subprocess.CompletedProcess:
-        command = [sys.executable, *run_it, "--dataset_dir", str(folder), "--output_dir", str(out)]
-        return subprocess.run(command, cwd=model / "bundle", capture_output=True, text=True, timeout=200)
+        return ask_elsewhere(model / "bundle", *run_it, "--dataset_dir", str(folder), "--output_dir", str(out))
 
     assert stock(scans[0].parent).returncode == 0
     before = (out / "scan.nii.gz").read_bytes()

@@ -20,6 +20,8 @@ from medseg.workflows.train.checks import files as check_before
 from medseg.workflows.train.plan import write_plan
 from medseg.workflows.train.run import train
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 NOTHING = Path("/proc")  # nobody makes files there
 
 

@@ -76,6 +76,7 @@ def test_variables_that_only_a_new_process_follows_start_one():
     loaded = "'torch' in sys.modules"
 
     assert value(loaded, env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": "elsewhere"}) is True
+    assert value(loaded, env=os.environ | {"PYTHONUNBUFFERED": "1", "TORCHELASTIC_RUN_ID": "none"}) is True
     assert value(loaded, env=os.environ | {"MALLOC_ARENA_MAX": "1"}) is False
     assert value(loaded, env=os.environ | {"PYTHONIOENCODING": "latin-1"}) is False
 
@@ -88,6 +89,13 @@ def test_failures_are_shown_as_those_of_a_process():
     assert run("import sys; sys.exit('a word')").stderr == "a word\n"
     assert run("import os; os._exit(7)").returncode == 7
     assert run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)").returncode == -signal.SIGKILL
+    unbuffered = {"env": os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}}
+    assert run("import os; print('said'); os._exit(0)", **unbuffered).stdout == "said\n"
+    assert "Fatal Python error: Aborted" in run("import os; os.abort()", **unbuffered).stderr
+    said = subprocess.run(
+        [python(), "-u", "-c", "import os; print('said'); os._exit(0)"], capture_output=True, text=True
+    )
+    assert said.stdout == "said\n"
     assert run("import atexit; atexit.register(print, 'at the end')").stdout == "at the end\n"
 
 

@@ -66,7 +66,7 @@ def test_packed_scans_come_back_exactly(tmp_path):
 
 def test_scans_of_more_than_eight_bits_are_refused(tmp_path):
     manifest = write_scans(tmp_path / "data", np.arange(7 * 7 * 7, dtype=np.float64).reshape(7, 7, 7))
-    command = [sys.executable, FOLDER / "scans.py", "pack", manifest, tmp_path / "pack"]
+    command = [python(), FOLDER / "scans.py", "pack", manifest, tmp_path / "pack"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
@@ -128,6 +128,7 @@ def test_paces_of_part_1_count_on_the_same_device_only(tmp_path, monkeypatch):
 
 
 def run(tmp_path: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """A part, in copies of a process unless told otherwise by `PYTHON`."""
     places = {"OUT": str(tmp_path / "out"), "WORK": str(tmp_path / "work"), "PYTHON": python()}
     return subprocess.Popen(
         ["bash", FOLDER / "run.sh", *arguments],
@@ -183,7 +184,7 @@ def test_part_1_runs(tmp_path):
 
 @pytest.mark.slow
 def test_part_2_runs_and_goes_on_after_a_kill(tmp_path):
-    first = run(tmp_path, "part2", "--tiny")
+    first = run(tmp_path, "part2", "--tiny", PYTHON=sys.executable)  # steps see their parent end
     record = tmp_path / "work" / "part2" / "dtc_la.json"
     deadline = time.monotonic() + 240
     while not record.exists():

@@ -20,6 +20,8 @@ from medseg.workflows.train import settings
 from medseg.workflows.train.run import train
 from medseg.workflows.train.settings import shipped
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SMALL_STAGE = ("schedule.iterations=2", "network.width=4", "schedule.workers=0")
 SMALL_DATA = ("data.patch=[16,16,16]", "data.overlap=0.25", "data.spacing_mm=[1.5,1.5,1.5]")
 

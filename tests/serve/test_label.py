@@ -30,6 +30,8 @@ from medseg.serve.training.manifest import Studies, gather
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.run import train
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:

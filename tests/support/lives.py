@@ -7,15 +7,20 @@ such a stage. The data set has all that any method asks for, and its scans are n
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pytest
+import torch
 import yaml
 from every_method import Subject, batch_size, every_method, map_names
 from tiny import write_dataset
+from undrawn import without_figures
 
 from medseg import methods
 from medseg.atomic import write_whole
@@ -65,12 +70,13 @@ class Life:
         write_whole(path, yaml.safe_dump({"name": str(self), "stages": stages, "data": data}))
         return path
 
-    def train(self, manifest: Path, folder: Path, *, resume: bool = False) -> Path:
-        """The run folder."""
+    def train(self, manifest: Path, folder: Path, *, resume: bool = False, drawn: bool = False) -> Path:
+        """The run folder, whose page has figures if asked for."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         task = self.write_pipeline(folder.with_suffix(".yaml"))
         own = self.subject.kind if self.subject.own else ()
-        return train(str(task), manifest, folder, method=own, device="cpu", resume=resume)
+        with nullcontext() if drawn else without_figures():
+            return train(str(task), manifest, folder, method=own, device="cpu", resume=resume)
 
 
 def every_life() -> list[Life]:
@@ -102,3 +108,31 @@ def _write_map(folder: Path, image: str, name: str) -> str:
     file = image.replace(".nii.gz", f"_{name}.nii.gz")
     nib.save(nib.Nifti1Image(share, scan.affine), folder / file)
     return file
+
+
+of_every_life = pytest.mark.parametrize("life", every_life(), ids=str)
+
+
+def selected(request: pytest.FixtureRequest, fixture: str) -> list[Life]:
+    """The lives of the tests that were asked for and need a fixture."""
+    return [
+        item.callspec.params["life"]
+        for item in request.session.items
+        if fixture in item.fixturenames and item.path == request.path
+    ]
+
+
+def assert_same(one: Any, other: Any, place: str = "") -> None:
+    """Nested values, tensors bit for bit."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), place
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key, value in one.items():
+            assert_same(value, other[key], f"{place}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), place
+        for number, value in enumerate(one):
+            assert_same(value, other[number], f"{place}.{number}")
+    else:
+        assert one == other, place

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
-import sys
+import tempfile
+from functools import cache
 from pathlib import Path
+
+from forking import folder
 
 BLOCK_MEDSEG = """
 import sys
@@ -19,14 +24,26 @@ sys.meta_path.insert(0, Blocked())
 """
 
 
-def elsewhere(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run Python in a folder where `import medseg` fails."""
-    blocker = folder.parent / "blocker"
-    blocker.mkdir(exist_ok=True)
-    (blocker / "sitecustomize.py").write_text(BLOCK_MEDSEG)
-    environment = {**os.environ, "PYTHONPATH": str(blocker), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
+@cache
+def _blocker() -> Path:
+    """A folder that blocks medseg in each process that has it as its `PYTHONPATH`."""
+    made = Path(tempfile.mkdtemp(prefix="medseg-blocker-"))
+    (made / "sitecustomize.py").write_text(BLOCK_MEDSEG)
+    atexit.register(shutil.rmtree, made)
+    return made
+
+
+def ask_elsewhere(place: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run Python in a folder where `import medseg` fails, as a copy of a process that has imported MONAI."""
+    blocker = str(_blocker())
+    return subprocess.run(
+        [folder("monai", blocker) / "python", *arguments], cwd=place, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": blocker, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def elsewhere(place: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """The same, which must end well."""
+    done = ask_elsewhere(place, *arguments)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done

@@ -18,6 +18,8 @@ from medseg.ops.tags.class_activation import (
 )
 from medseg.ops.tags.map_accumulation import MapBank, Snapshots, as_bytes
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_one_hot_features_give_the_weight_there_and_its_share_as_logit():
     features = torch.zeros(1, 4, 2, 3)

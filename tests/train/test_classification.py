@@ -34,6 +34,8 @@ from medseg.workflows.evaluate.run import evaluate
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.run import train
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SHORT = (
     "stages.0.schedule.iterations=80", "stages.0.network.width=4", "stages.0.schedule.workers=0",
     "stages.0.schedule.validate_every=80",

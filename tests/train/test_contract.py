@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +13,7 @@ import pytest
 import small_methods as small
 import torch
 import yaml
+from forking import python
 from given_networks import factory
 from models import data_spec, make_bundle
 from stock import elsewhere
@@ -28,6 +28,8 @@ from medseg.workflows.predict.run import predict
 from medseg.workflows.train.run import train
 from medseg.workflows.train.self_training.labelling.predict_maps import Predictors
 from medseg.workflows.train.self_training.labelling.prediction_store import PredictionStore
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 SMALL = Path(small.__file__)
 QUICK = [change for change in FAST if "batch" not in change]
@@ -240,7 +242,7 @@ def test_the_network_before_is_asked_and_not_trained():
 @pytest.mark.slow
 def test_two_processes_that_start_from_a_network_agree(manifest, tmp_path):
     first = train("supervised", manifest, tmp_path / "first", overrides=FAST, device="cpu")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "medseg"]
+    launcher = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "medseg"]
     sets = [part for change in [*QUICK, "stages.0.schedule.batch={labeled: 1}"] for part in ("--set", change)]
     arguments = ["train", "--task", "supervised", "--method", f"{SMALL}:Distilled", "--data", manifest,
                  "-o", tmp_path / "run", "--device", "cpu", "--init-from", first, *sets]  # fmt: skip

@@ -24,6 +24,8 @@ from medseg.portable.inference.label_sink import top_log_odds
 from medseg.workflows.train.run import train
 from medseg.workflows.train.self_training.labelling.precision import count_right, summarize
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.mark.parametrize(
     ("counts", "alpha", "worked_out"),

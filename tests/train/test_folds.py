@@ -17,6 +17,8 @@ from medseg.workflows.train.folds import list_runs
 from medseg.workflows.train.options import TrainOptions
 from medseg.workflows.train.run import train
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SHORT = [*FAST, "stages.0.schedule.iterations=2"]
 
 

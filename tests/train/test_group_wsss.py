@@ -28,6 +28,8 @@ from medseg.portable.networks.tag_networks import enlarge
 from medseg.workflows.train.checks.streams import describe_tag_groups
 from medseg.workflows.train.run import train
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CLOCK = Clock(50, 100)
 
 

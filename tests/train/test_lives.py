@@ -5,23 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from lives import ITERATIONS, Life, every_life, write_everything
+from lives import ITERATIONS, Life, assert_same, of_every_life, selected, write_everything
 from stock import elsewhere
 
 from medseg.bundle.bundle import open_bundle
 from medseg.stopping import Stopped
 
 pytestmark = pytest.mark.slow  # seconds for each method, a minute for all
-of_every_life = pytest.mark.parametrize("life", every_life(), ids=str)
 
 OPEN = """
 import json, sys
@@ -59,19 +54,11 @@ def trained(manifest, tmp_path_factory) -> Callable[[Life], Path]:
     def run_of(life: Life) -> Path:
         name = str(life)
         if name not in runs:
-            runs[name] = life.train(manifest, folder / name)
+            # figures show the terms of each method: in 3D the same ones
+            runs[name] = life.train(manifest, folder / name, drawn=life.dims == 2)
         return runs[name]
 
     return run_of
-
-
-def selected(request: pytest.FixtureRequest, fixture: str) -> list[Life]:
-    """The lives of the tests that were asked for and need a fixture."""
-    return [
-        item.callspec.params["life"]
-        for item in request.session.items
-        if fixture in item.fixturenames and item.path == request.path
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -88,22 +75,6 @@ def answers(request, trained, tmp_path_factory) -> dict[str, torch.Tensor]:
 
 def make_image() -> torch.Tensor:
     return torch.randn(1, 1, 32, 16, 16, generator=torch.Generator().manual_seed(0))
-
-
-def assert_same(one: Any, other: Any, place: str = "") -> None:
-    """Nested values, tensors bit for bit."""
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), place
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), place
-        for key, value in one.items():
-            assert_same(value, other[key], f"{place}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), place
-        for number, value in enumerate(one):
-            assert_same(value, other[number], f"{place}.{number}")
-    else:
-        assert one == other, place
 
 
 @of_every_life
@@ -136,59 +107,3 @@ def test_stopped_and_resumed_is_bit_for_bit(life, trained, manifest, tmp_path, m
     assert_same(*states)
     weights = [torch.load(run / "bundle" / "models" / "model.pt", weights_only=True) for run in (trained(life), folder)]
     assert_same(*weights)
-
-
-@pytest.fixture(scope="module")
-def ranks(request, manifest, tmp_path_factory) -> Callable[[Life], list[dict]]:
-    """What two processes that trained the selected lives together say of each."""
-    folder = tmp_path_factory.mktemp("ranks")
-    names = [str(life) for life in selected(request, "ranks")]
-    job = {
-        "folder": str(folder),
-        "manifest": str(manifest),
-        "ports": dict(zip(names, free_ports(len(names)), strict=True)),
-    }
-    (folder / "job.json").write_text(json.dumps(job))
-    script = Path(__file__).parents[1] / "support" / "two_ranks.py"
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-    processes = []
-    for rank in ("0", "1"):
-        environment = os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}
-        with (folder / f"said{rank}.txt").open("w") as said:
-            command = [sys.executable, str(script), str(folder / "job.json")]
-            processes.append(subprocess.Popen(command, env=environment, stdout=said, stderr=said))
-    try:
-        for process in processes:
-            process.wait(120 + 60 * len(names))
-    finally:
-        for process in processes:
-            process.kill()
-
-    def found(life: Life) -> list[dict]:
-        files = [folder / f"{life}-rank{rank}.json" for rank in (0, 1)]
-        if not all(file.exists() for file in files):
-            pytest.fail("\n".join((folder / f"said{rank}.txt").read_text()[-3000:] for rank in (0, 1)))
-        return [json.loads(file.read_text()) for file in files]
-
-    return found
-
-
-def free_ports(count: int) -> list[int]:
-    """As many ports that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
-@of_every_life
-def test_two_processes_that_start_from_a_network_before_are_one_method(life, ranks):
-    """Parameters are equal throughout; buffers when a step begins, for each step starts from those of rank 0."""
-    first, second = ranks(life)
-    assert "error" not in first, first["error"]
-    assert "error" not in second, second["error"]
-    assert_same(first, second)

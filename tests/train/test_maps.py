@@ -29,6 +29,8 @@ from medseg.workflows.train.self_training.labelling.pseudo_labels import PseudoL
 from medseg.workflows.train.self_training.report.map_slices import colour_maps, evenly_chosen, map_slice, read_map_slice
 from medseg.workflows.train.stages.maps import SavedMaps
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tags_only.py"
 SCHEDULE = {"iterations": 2, "lr": 0.01, "workers": 0}
 NETWORK = {"name": "unet", "width": 4}

@@ -29,6 +29,8 @@ from medseg.workflows.train import settings
 from medseg.workflows.train.plan import write_plan
 from medseg.workflows.train.run import train
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "own_method.py"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -15,6 +14,7 @@ import pytest
 import small_methods as small
 import torch
 import yaml
+from forking import python
 from tagged import write_tagged
 from tiny import write_dataset
 
@@ -25,6 +25,8 @@ from medseg.manifest.manifest import Manifest, streams_of
 from medseg.workflows.train import settings
 from medseg.workflows.train.run import train
 from medseg.workflows.train.stages.stage import StageRun
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 SCHEDULE = {"iterations": 2, "lr": 0.01, "workers": 0}
 NETWORK = {"name": "unet", "width": 4}
@@ -185,7 +187,7 @@ def test_rounds_label_cases_with_tags_and_several_stages_have_rounds(tmp_path):
 @pytest.mark.slow
 def test_two_processes_make_the_same_passes(tagged, tmp_path):
     task = write_task(tmp_path / "group.yaml", group(3, stop_dice=0.99))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "medseg"]
+    launcher = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "medseg"]
     arguments = ["train", "--task", task, "--method", f"{SMALL}:Tagger", "--method", f"{SMALL}:SalientMaps",
                  "--data", tagged, "-o", tmp_path / "run", "--device", "cpu",
                  "--set", "stages.0.stages.0.schedule.batch={weak: 1, labeled: 1}",

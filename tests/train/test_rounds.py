@@ -29,6 +29,8 @@ from medseg.workflows.train.self_training.labelling.predict_views import Voter
 from medseg.workflows.train.self_training.labelling.pseudo_labels import PseudoLabeller
 from medseg.workflows.train.self_training.time_left import TimeLeft
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 VIEWS = ("sagittal", "coronal", "axial")
 CPU = torch.device("cpu")
 FAST = (

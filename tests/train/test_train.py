@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from tiny import FAST, write_dataset
 
 from medseg.errors import ConfigError, DataError, ManifestError, OutputError
 from medseg.workflows.train.run import train
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -106,7 +107,7 @@ def wait_for(path: Path, seconds: float = 60) -> None:
 
 @pytest.mark.slow
 def test_two_processes_agree(manifest, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29531"]
+    launcher = [python(), "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29531"]
     changes = sets(
         *FAST,
         "stages.0.schedule.batch={labeled: 1, unlabeled: 1}",

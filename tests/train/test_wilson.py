@@ -27,6 +27,8 @@ from medseg.workflows.train.planned_network import network_of_definition
 from medseg.workflows.train.run import train
 from medseg.workflows.train.settings import load
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CLOCK, EARLY = Clock(50, 100), Clock(1, 100)
 OLD_LABELS = ("background", "class2")
 

@@ -33,21 +33,29 @@ _running: list[subprocess.Popen[bytes]] = []
 
 
 @cache
-def folder() -> Path:
-    """Has the programs `python` and `medseg`; the server behind them runs until this process ends.
+def folder(imported: str = "medseg", modules: str = str(ROOT)) -> Path:
+    """Has the programs `python`, `medseg` and `torchrun`; the server behind them runs until this process ends.
 
     Where the system cannot do that (it needs Linux) they are those of this environment.
+
+    Args:
+        imported: what copies have imported already, as in `server.IMPORTED`.
+        modules: folder that is `PYTHONPATH` as the server starts; a `sitecustomize.py` in it is run by then.
     """
     if not hasattr(os, "pidfd_open"):
         return Path(sys.executable).parent
     place = Path(tempfile.mkdtemp(prefix="medseg-fork-"))
-    real = {"python": [sys.executable], "medseg": [sys.executable, str(Path(sys.executable).with_name("medseg"))]}
+    real = {
+        "python": [sys.executable],
+        "medseg": [sys.executable, str(Path(sys.executable).with_name("medseg"))],
+        "torchrun": [sys.executable, "-m", "torch.distributed.run"],
+    }
     for name, words in real.items():
         client = place / name
         text = CLIENT.format(python=sys.executable, support=str(HERE.parent), real=words, address=str(place / SOCKET))
         client.write_text(text)
         client.chmod(0o755)
-    _start_server(place)
+    _start_server(place, imported, modules)
     return place
 
 
@@ -56,11 +64,12 @@ def python() -> str:
     return str(folder() / "python") if hasattr(os, "pidfd_open") else sys.executable
 
 
-def _start_server(place: Path) -> None:
+def _start_server(place: Path, imported: str, modules: str) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HERE.parent)])
+    environment["PYTHONPATH"] = os.pathsep.join([modules, str(HERE.parent)])
+    of_callers = json.dumps(dict(os.environ) | {"PYTHONPATH": modules})
     server = subprocess.Popen(
-        [sys.executable, str(HERE / "server.py"), str(place / SOCKET), json.dumps(dict(os.environ))],
+        [sys.executable, str(HERE / "server.py"), str(place / SOCKET), of_callers, imported],
         env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     assert server.stdout is not None

@@ -14,8 +14,12 @@ ROOT = Path(__file__).resolve().parents[3]
 READ_AT_START = ("LD_", "MALLOC_", "GLIBC_", "PYTHON", "KMP_", "GOMP_", "MKL_", "TORCH", "PYTORCH", "CUDA", "MPL")
 """Variables, by their beginnings, that a process reads as it starts or imports: a copy cannot follow them later."""
 
-FOLLOWED = ("MKL_NUM_THREADS", "PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR")
-"""Of these, those that it can follow; torch sets the last one itself, also in a process that runs tests."""
+FOLLOWED = (
+    "MKL_NUM_THREADS", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONFAULTHANDLER",
+    "TORCHINDUCTOR_CACHE_DIR", "TORCHELASTIC_", "TORCH_NCCL_",
+)  # fmt: skip
+"""Of these, those that it can follow, by their beginnings. Torch sets the cache also in a process that runs tests, and
+torchrun what follows it, which is read as processes meet."""
 
 LIMITS = tuple(sorted(name for name in dir(resource) if name.startswith("RLIMIT_")))
 _LENGTH = struct.Struct("!I")
@@ -36,7 +40,9 @@ def describe(arguments: list[str]) -> dict:
 def read_at_start(environment: dict[str, str]) -> dict[str, str]:
     """The variables that only a new process follows, and the folders whose `sitecustomize.py` it would run."""
     found = {
-        name: value for name, value in environment.items() if name.startswith(READ_AT_START) and name not in FOLLOWED
+        name: value
+        for name, value in environment.items()
+        if name.startswith(READ_AT_START) and not name.startswith(FOLLOWED) and name != "PYTHON"  # a script's own
     }
     for path in environment.get("PYTHONPATH", "").split(os.pathsep):
         if (Path(path) / "sitecustomize.py").exists():

@@ -1,6 +1,6 @@
 """The fork server: one process that has imported everything and done nothing, and becomes what it is asked for.
 
-    python server.py SOCKET ENVIRONMENT      until its standard input ends
+    python server.py SOCKET ENVIRONMENT IMPORTED      until its standard input ends
 
 It never runs an operation of torch and starts no thread, so that its copies are as good as new. Each copy takes over
 the client's folder, environment, open files, cores, limits and ignored signals, leads a session of its own, and has a
@@ -11,6 +11,7 @@ start one.
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import gc
 import importlib
 import json
@@ -31,13 +32,17 @@ from typing import NoReturn
 
 from forking.request import ROOT, read_at_start, receive, send
 
-IMPORTED = (
-    "torch", "torch._dynamo", "monai", "deflate", "medseg.cli.app", "medseg.bundle.runner",
-    "medseg.methods.supervised", "medseg.workflows.compare.run", "medseg.workflows.compare.scores.judge",
-    "medseg.workflows.consensus.run", "medseg.workflows.data.check", "medseg.workflows.data.init",
-    "medseg.workflows.demo.run", "medseg.workflows.evaluate.run", "medseg.workflows.predict.run",
-    "medseg.workflows.train.run", "medseg.workflows.train.plan",
-)  # fmt: skip
+IMPORTED = {
+    "medseg": (
+        "torch", "torch._dynamo", "monai", "deflate", "medseg.cli.app", "medseg.bundle.runner",
+        "medseg.methods.supervised", "medseg.workflows.compare.run", "medseg.workflows.compare.scores.judge",
+        "medseg.workflows.consensus.run", "medseg.workflows.data.check", "medseg.workflows.data.init",
+        "medseg.workflows.demo.run", "medseg.workflows.evaluate.run", "medseg.workflows.predict.run",
+        "medseg.workflows.train.run", "medseg.workflows.train.plan",
+    ),
+    "monai": ("torch", "torch._dynamo", "monai", "monai.bundle", "ignite.metrics", "nibabel", "scipy.ndimage", "fire"),
+}  # fmt: skip
+"""What copies have imported, by a word for it."""
 
 
 def serve(address: str, environment: dict[str, str]) -> dict:
@@ -174,6 +179,14 @@ def _follow_environment(request: dict) -> None:
     given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[1:] = [*given, *own]
     sys.executable = str(Path(sys.argv[1]).with_name("python"))  # for what it starts in turn
+    if os.environ.get("PYTHONUNBUFFERED"):
+        _write_at_once()
+    if os.environ.get("PYTHONFAULTHANDLER"):
+        faulthandler.enable()
+
+
+def _write_at_once() -> None:
+    sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
 
 
 def _renew_random_state() -> None:
@@ -190,6 +203,9 @@ def _renew_random_state() -> None:
 def _run(words: list[str]) -> None:
     """Run `python WORDS`."""
     first, *rest = words[1:]
+    if first == "-u":  # as torchrun starts its processes
+        _write_at_once()
+        first, *rest = rest
     sys.orig_argv = list(words)
     if first == "-m":
         sys.path[0] = os.getcwd()
@@ -244,8 +260,9 @@ def _end(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    for name in IMPORTED:
+    for name in IMPORTED[sys.argv[3]]:
         importlib.import_module(name)
+    os.fsync = os.fstat  # as in tests/conftest.py
     assert len(os.listdir("/proc/self/task")) == 1, "a thread would not be copied"
     gc.collect()
     gc.freeze()  # what all copies share is not looked through by each of them
