@@ -206,6 +206,15 @@ class Method(nn.Module, ABC):
         """
         return False
 
+    @classmethod
+    def mixes_unlabeled(cls, options: Mapping[str, Any]) -> bool:
+        """Whether it puts parts of unlabelled images into others, so that a single unlabelled case is too few.
+
+        Args:
+            options: as in `streams_of`.
+        """
+        return False
+
     @abstractmethod
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The paper's loss as named, already weighted scalar terms; their sum is minimised.

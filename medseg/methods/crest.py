@@ -72,7 +72,7 @@ class CReST(Method):
         least_exponent: t_min.
         dice: weight of the Dice term of L_s, which the paper does not have.
         cross_entropy: weight of its cross-entropy, or of the loss that takes its place.
-        loss: "cross_entropy" or "locally_adaptive".
+        loss: "cross_entropy", "hard_examples" or "locally_adaptive".
         loss_options: keywords of that loss.
     """
 
