@@ -206,15 +206,6 @@ class Method(nn.Module, ABC):
         """
         return False
 
-    @classmethod
-    def mixes_unlabeled(cls, options: Mapping[str, Any]) -> bool:
-        """Whether it puts parts of unlabelled images into others, so that a single unlabelled case is too few.
-
-        Args:
-            options: as in `streams_of`.
-        """
-        return False
-
     @abstractmethod
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The paper's loss as named, already weighted scalar terms; their sum is minimised.
@@ -277,6 +268,10 @@ class Method(nn.Module, ABC):
         Raises:
             ValueError: what is wrong with them.
         """
+
+    def cautions(self, cases: Mapping[str, int]) -> Sequence[str]:
+        """Warnings of settings that hardly suit the data, each a line; `cases` has the number of each stream's."""
+        return ()
 
     def targets(self) -> PatchTargets | None:
         """Further targets to make of each labelled patch in the loader's workers."""

@@ -133,10 +133,9 @@ class AEL(Method):
         pasted[0] = background_pasted or not networks.has_background
         self.register_buffer("pastable", pasted, persistent=False)
 
-    @classmethod
-    def mixes_unlabeled(cls, options: Mapping[str, Any]) -> bool:
-        """Always."""
-        return True
+    def cautions(self, cases: Mapping[str, int]) -> list[str]:
+        """Where CutMix has nothing to mix."""
+        return [mixing.ALONE] if cases.get("unlabeled") == 1 else []
 
     def segmenter(self) -> nn.Module:
         """The teacher's network."""

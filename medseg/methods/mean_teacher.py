@@ -77,10 +77,9 @@ class MeanTeacher(Method):
         known = networks.previous.labels if networks.previous else ()
         self.rampup = rampup_of_start(networks.labels, known) if rampup is None else rampup
 
-    @classmethod
-    def mixes_unlabeled(cls, options: Mapping[str, Any]) -> bool:
-        """With CutMix."""
-        return options.get("mix") == "cutmix"
+    def cautions(self, cases: Mapping[str, int]) -> list[str]:
+        """Where CutMix has nothing to mix."""
+        return [mixing.ALONE] if self.mix == "cutmix" and cases.get("unlabeled") == 1 else []
 
     def segmenter(self) -> nn.Module:
         """The teacher's network."""

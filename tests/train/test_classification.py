@@ -7,6 +7,7 @@ import shutil
 
 import nibabel as nib
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from classes import write_pictures
@@ -14,23 +15,29 @@ from stock import elsewhere
 from tiny import write_dataset
 
 from medseg import methods
+from medseg.bundle.bundle import open_bundle, write_bundle
 from medseg.config.pipeline import DataSpec, NetworkSpec
 from medseg.data.cache import VolumeCache
 from medseg.data.streams import PatchStreams
 from medseg.engine.validation import ImageClasses
-from medseg.errors import ConfigError, ManifestError
+from medseg.errors import BundleError, ConfigError, ManifestError
 from medseg.manifest.classification import classified
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.manifest.splits import cut_labels, fold_manifest
 from medseg.method import Clock, Predictions
-from medseg.networks.factory import NetworkFactory, check_exportable
+from medseg.networks.factory import NetworkFactory, check_exportable, definition_of
 from medseg.planning.plan import plan_data
+from medseg.portable.networks.adapters import Planar
+from medseg.serve.access.settings import Access
+from medseg.serve.start import prepare
 from medseg.workflows.compare.report.differences import compare_arms
 from medseg.workflows.compare.report.statistics import summarize
 from medseg.workflows.compare.scores.judge import class_rows
 from medseg.workflows.compare.scores.rows import RunKey
 from medseg.workflows.evaluate.image_classes import class_table
 from medseg.workflows.evaluate.run import evaluate
+from medseg.workflows.export.options import ExportOptions
+from medseg.workflows.export.run import run_export
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.run import train
 
@@ -66,6 +73,44 @@ def test_all_pixels_of_an_image_have_its_logits_of_the_pooled_features(dims, nam
     by_hand = pooled @ convolution.weight.flatten(1).T + convolution.bias
     assert found.shape == (2, 3, *[16] * dims)
     assert torch.allclose(found, by_hand.view(2, 3, *[1] * dims).expand_as(found), atol=1e-5)
+
+
+def classifier_bundle(folder):
+    """An untrained classifier of pictures as training leaves one."""
+    data = networks_of_images(2).data
+    spec = NetworkSpec(name="unet", width=4, options={"norm": "batch"})  # as a training is planned
+    network = Planar(NetworkFactory(spec, data).segmenter(), 2).eval()
+    return write_bundle(folder, network, network_def=definition_of(network), data=data, name="tiny")
+
+
+def test_a_classifier_can_be_traced_for_any_number_and_size_of_images(tmp_path):
+    network = open_bundle(classifier_bundle(tmp_path / "bundle")).network
+    with torch.no_grad():
+        traced = torch.jit.trace(network, torch.randn(1, 1, 16, 16, 1))
+        for shape in ((1, 1, 16, 16, 1), (3, 1, 32, 24, 2)):
+            image = torch.randn(shape)
+            assert torch.allclose(traced(image), network(image), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_classifier_is_written_as_onnx(tmp_path):
+    file = run_export(ExportOptions(classifier_bundle(tmp_path / "bundle"), tmp_path / "model.onnx"))
+    session = onnxruntime.InferenceSession(str(file))
+    image = torch.randn(2, 1, 16, 16, 1)
+    with torch.no_grad():
+        expected = open_bundle(tmp_path / "bundle").network(image)
+    (found,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    assert np.allclose(found, expected, atol=1e-4)
+    assert session.get_modelmeta().custom_metadata_map["target"] == "images"
+
+
+def test_a_label_server_refuses_a_classifier_by_its_folder(tmp_path):
+    bundle = classifier_bundle(tmp_path / "bundle")
+    (tmp_path / "studies").mkdir()
+    with pytest.raises(BundleError, match="classifies whole images; the server serves models that segment") as caught:
+        prepare(str(tmp_path / "studies"), [bundle], tmp_path / "work", Access())
+    assert str(bundle) in str(caught.value)
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize("name", ["supervised", "crest", "mean_teacher", "s4l"])

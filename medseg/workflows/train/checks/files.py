@@ -12,7 +12,7 @@ import nibabel as nib
 from medseg.config.pipeline import DataSpec, Pipeline, Stage
 from medseg.errors import DataError, OutputError
 from medseg.manifest.manifest import Case, Manifest, streams_of
-from medseg.methods import find, find_streams
+from medseg.methods import find_streams
 from medseg.portable.io.read import Header
 from medseg.portable.resample import resampled_size
 from medseg.progress import show_progress
@@ -189,13 +189,13 @@ def find_warnings(pipeline: Pipeline, manifest: Manifest) -> list[str]:
     labelled = sum(1 for case in manifest.training if case.is_labelled)
     if labelled and not any(_learns_from(stage, name) for stage in pipeline.stages for name in ("labeled", "all")):
         warnings.append(f"{labelled} cases have labels, from which {pipeline.stages[0].method.name} does not learn")
+    hidden = sum(1 for case in manifest.unlabeled if case.label is not None)
+    if hidden:
+        warnings.append(f"{hidden} cases under 'unlabeled' have a label, which training does not open")
     warnings += class_warnings(manifest, streams_of(manifest)["labeled"])
     for stage, groups in zip(pipeline.stages, groups_of_stages(pipeline, manifest), strict=True):
         if not groups["unlabeled"] and _learns_from(stage, "unlabeled") and not stage.rounds:
             warnings.append(f"no unlabelled case: {stage.method.name} learns from the labelled cases alone")
-        if len(groups["unlabeled"]) == 1 and find(stage.method.name).mixes_unlabeled(stage.method.options):
-            only = groups["unlabeled"][0].name
-            warnings.append(f"{only} is the only unlabelled case: {stage.method.name} has no other one to mix it with")
         if groups["weak"] and not _learns_from(stage, "weak") and not (stage.then or stage.rounds):
             count = len(groups["weak"])
             warnings.append(f"{count} cases have tags only, from which {stage.method.name} does not learn")
