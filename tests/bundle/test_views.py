@@ -32,7 +32,7 @@ from medseg.workflows.predict.run import predict
 SPEC = data_spec(patch=(32, 32, 32), slices=3)
 
 
-def plane_bundle(folder: Path, view: str) -> Path:
+def plane_bundle(folder: Path, view: str, *, independent: bool = False) -> Path:
     """A bundle of one plane, whose network sees three slices."""
     spec = SPEC.of_view(view)
     inner = registry.network_def(
@@ -44,7 +44,9 @@ def plane_bundle(folder: Path, view: str) -> Path:
         "axis": spec.slice_axis,
         "slices": 3,
     }
-    return write_bundle(folder, network_of(definition), network_def=definition, data=spec, name="tiny")
+    return write_bundle(
+        folder, network_of(definition), network_def=definition, data=spec, name="tiny", independent=independent
+    )
 
 
 @pytest.fixture(scope="module")
@@ -292,18 +294,7 @@ def test_views_of_sigmoids_have_the_mean_of_each_class_by_hand():
 
 
 def test_a_joint_bundle_of_sigmoids_knows_that_they_are(tmp_path):
-    parts = {}
-    for view in ("axial", "coronal"):
-        spec = SPEC.of_view(view)
-        inner = registry.network_def(
-            NetworkSpec(name="unet", width=4), patch=(32, 32), in_channels=spec.channels, out_channels=spec.classes
-        )
-        definition = {
-            "_target_": "medseg.portable.networks.adapters.Planar", "network": inner, "axis": spec.slice_axis, "slices": 3
-        }  # fmt: skip
-        parts[view] = write_bundle(
-            tmp_path / view, network_of(definition), network_def=definition, data=spec, name="tiny", independent=True
-        )
+    parts = {view: plane_bundle(tmp_path / view, view, independent=True) for view in ("axial", "coronal")}
     bundle = open_bundle(join_bundles(tmp_path / "all", parts, data=SPEC, name="tiny"))
     assert bundle.independent
     assert bundle.network.independent

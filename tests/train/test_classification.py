@@ -40,6 +40,8 @@ from medseg.workflows.export.options import ExportOptions
 from medseg.workflows.export.run import run_export
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.run import train
+from medseg.workflows.train.self_training.labelling.precision import as_one_image
+from medseg.workflows.train.self_training.report.added_images import SHOWN, choose_added, draw_added_images
 
 SHORT = (
     "stages.0.schedule.iterations=80", "stages.0.network.width=4", "stages.0.schedule.workers=0",
@@ -272,7 +274,7 @@ def test_from_tags_to_votes_with_medseg_and_without(tmp_path):
 
 
 def test_generations_on_images_resume_with_the_same_labels(tmp_path):
-    data = write_pictures(tmp_path / "data", labelled=2, validation=0, unlabelled=2)
+    data = write_pictures(tmp_path / "data", labelled=2, validation=1, unlabelled=2)
     changes = [*SHORT, "stages.0.schedule.batch={labeled: 4, all: 4}", "stages.0.rounds.count=1"]
     changes[0] = "stages.0.schedule.iterations=5"
     run = train("crest_images", data, tmp_path / "run", overrides=changes)
@@ -280,6 +282,13 @@ def test_generations_on_images_resume_with_the_same_labels(tmp_path):
     added = [case for case in manifest.training if case.label]
     assert added
     assert len(manifest.training) + len(manifest.unlabeled) == 12
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (judged,) = [each for each in records if each["kind"] == "pseudo"]
+    assert set(judged["precision"]) == {"dark", "grey", "bright"}
+    assert {share for share in judged["precision"].values() if share is not None} <= {0.0, 0.3333, 0.5, 1.0}
+    page = (run / "summary.html").read_text()
+    assert "Images that each round adds" in page
+    assert "share of images" in page
     for case in added:
         label = np.asarray(nib.load(manifest.label(case)).dataobj)
         assert label.min() == label.max() in (1, 2, 3)
@@ -303,6 +312,26 @@ def votes_of(folder, given):
             label = np.full((16, 16), values[name], np.uint8)
             nib.save(nib.Nifti1Image(label, np.eye(4)), folder / f"{case}.nii.gz")
     return folder
+
+
+def test_an_image_counts_once_by_the_class_of_most_of_its_voxels():
+    assert as_one_image(np.array([[2, 2, 1], [255, 255, 255]])).tolist() == [2]
+    assert as_one_image(np.full((2, 2), 255)).tolist() == [255]
+
+
+def test_images_that_are_added_are_counted_by_class_and_some_are_shown(tmp_path):
+    """Twelve unlabelled images: nine become grey, two bright, and one stays without a class."""
+    manifest = classified(Manifest.load(write_pictures(tmp_path, unlabelled=4)))
+    cases = manifest.unlabeled
+    counts = {case.name: {"fused": [0, 256, 0]} for case in cases[:9]}
+    counts |= {case.name: {"fused": [0, 0, 256]} for case in cases[9:11]}
+    added = choose_added(manifest, cases, counts)
+    assert {name: (count, len(files)) for name, (count, files) in added.items()} == {
+        "dark": (0, 0), "grey": (9, SHOWN), "bright": (2, 2)
+    }  # fmt: skip
+    assert added["bright"][1][0] == manifest.images(cases[9])
+    assert draw_added_images({1: added, 2: added}).startswith(b"\x89PNG")
+    assert choose_added(manifest.model_copy(update={"training": ()}), cases, counts) == {}
 
 
 def test_evaluation_by_hand_counts_missing_predictions_as_wrong(tmp_path):
