@@ -63,10 +63,10 @@ def judge_rule(
         reference = read_reference(manifest, case)
         if case.classes is not None:
             reference[reference == 0] = IGNORE  # a structure that this label does not cover may be there
-        compared = [predicted.labels[0].numpy(), made.numpy(), reference]
+        given, kept = predicted.labels[0].numpy(), made.numpy()
         if rule.counts_images:
-            compared = [as_one_image(values) for values in compared]
-        counts = count_right(*compared, len(manifest.labels))
+            given, kept, reference = as_one_image(given), as_one_image(kept), as_one_image(reference)
+        counts = count_right(given, kept, reference, len(manifest.labels))
         records[place].finish(counts)
         store.forget(case)
     distributed.barrier()

@@ -83,7 +83,6 @@ def render_summary(rounds: Sequence[Round], run: RunDescription, curves: bytes) 
         pseudo_labels=_pseudo_labels(labelled),
         volumes=_volumes(labelled, run),
         precision=_precision(labelled, run),
-        samples=_samples(run),
         slices=data_uri(slices) if slices else None,
         added=data_uri(draw_added_images(added)) if added else None,
         times=_times(rounds),
@@ -181,11 +180,6 @@ def _judged(labelled: Sequence[Round]) -> list[Round]:
     return [each for each in labelled if "precision" in each.statistics]
 
 
-def _samples(run: RunDescription) -> str:
-    """What a rule keeps or leaves."""
-    return "images" if run.score == "recall" else "voxels"
-
-
 def _precision(labelled: Sequence[Round], run: RunDescription) -> Table | None:
     """How right the pseudo-labels are by validation cases, and how much is kept; None where rules are not judged."""
     judged = _judged(labelled)
@@ -196,7 +190,7 @@ def _precision(labelled: Sequence[Round], run: RunDescription) -> Table | None:
         for name in judged[0].statistics[key]:
             shares = [each.statistics[key].get(name) for each in judged]
             rows.append(_number_row(f"{name}, {words}", shares, 3))
-    return Table([f"share of {_samples(run)}", *_round_names(judged)], rows)
+    return Table([f"share of {run.samples}", *_round_names(judged)], rows)
 
 
 def _volumes(labelled: Sequence[Round], run: RunDescription) -> Table:

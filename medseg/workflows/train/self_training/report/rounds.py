@@ -69,3 +69,8 @@ class RunDescription:
     score: str = "Dice"
     unit: str = "ml"
     advice: str | None = None
+
+    @property
+    def samples(self) -> str:
+        """What a rule keeps or leaves."""
+        return "images" if self.score == "recall" else "voxels"
