@@ -275,6 +275,10 @@ class Method(nn.Module, ABC):
             ValueError: what is wrong with them.
         """
 
+    def cautions(self, cases: Mapping[str, int]) -> Sequence[str]:
+        """Warnings of settings that hardly suit the data, each a line; `cases` has the number of each stream's."""
+        return ()
+
     def targets(self) -> PatchTargets | None:
         """Further targets to make of each labelled patch in the loader's workers."""
         return None

@@ -67,6 +67,7 @@ class PseudoLabels(ABC):
         class_counts: voxels of each class in the labels that people made, before the first pass; of a rule that says
             so by `counts_labels`.
         counts_images: whether `class_counts` are to be images of each class instead, each with one class.
+        counts_mm3: whether they are to be volumes in mm^3 instead.
         has_background: whether class 0 is the background; else it is a class like the others.
     """
 
@@ -88,8 +89,9 @@ class PseudoLabels(ABC):
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
-        self.class_counts: Sequence[int] = ()
+        self.class_counts: Sequence[float] = ()
         self.counts_images = False
+        self.counts_mm3 = False
         self.has_background = True
 
     @property

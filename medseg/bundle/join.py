@@ -50,15 +50,18 @@ def join_bundles(out: Path, parts: Mapping[str, Path], *, data: DataSpec, name: 
         networks[view] = bundle.network
         independent.append(bundle.independent)
         definitions[view] = _network_def(bundle.path)
-    definition = {"_target_": "medseg.portable.networks.adapters.Views", "networks": definitions}
+    are_independent = all(independent)
+    definition: dict[str, Any] = {"_target_": "medseg.portable.networks.adapters.Views", "networks": definitions}
+    if are_independent:
+        definition["independent"] = True
     return write_bundle(
         out,
-        Views(networks),
+        Views(networks, are_independent),
         network_def=definition,
         data=data,
         name=name,
         fusion=fusion,
-        independent=all(independent),
+        independent=are_independent,
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,18 @@ from medseg.ops.augmentation.transforms import IntensityTransform, RandomTransfo
 
 AFFINE = "affine"
 RESIZE = Resize.name
+
+
+class Patch(NamedTuple):
+    """One sample, written in place: image `(C, *seen)`, label `(1, *seen)` or None, maps `(M, *seen)`.
+
+    Without a label, `outside` `(1, *seen)` or None is written: 255 where a label would be.
+    """
+
+    image: Tensor
+    label: Tensor | None
+    maps: Tensor
+    outside: Tensor | None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from medseg.config.pipeline import DataSpec
 from medseg.cores import usable_cores
 from medseg.data import augment, sampling
+from medseg.data.body_place import place_in_body
 from medseg.data.cached_volume import CachedVolume
 from medseg.data.label_notes import label_notes, shows_unknown, stand_in_label
 from medseg.data.loader_workers import TIMEOUT_SECONDS, affordable_workers, answer_no_signals, one_thread
@@ -22,18 +22,6 @@ from medseg.errors import ConfigError, DataError
 from medseg.method import IGNORE, LABELED, STREAM_KEYS, UNLABELED, WEAK, Batch, PatchTargets, Stream
 
 _PREFETCH = 2
-
-
-class Patch(NamedTuple):
-    """One sample, written in place: image `(C, *seen)`, label `(1, *seen)` or None, maps `(M, *seen)`.
-
-    Without a label, `outside` `(1, *seen)` or None is written: 255 where a label would be.
-    """
-
-    image: Tensor
-    label: Tensor | None
-    maps: Tensor
-    outside: Tensor | None
 
 
 class PatchStreams(Dataset):
@@ -171,7 +159,7 @@ class PatchStreams(Dataset):
         maps = torch.empty((size, len(names), *self.seen))
         for place, number in enumerate(numbers):
             of_patch = [None if each is None else each[place] for each in (labels, outside)]
-            self._write_sample(stream, number, Patch(images[place], of_patch[0], maps[place], of_patch[1]))
+            self._write_sample(stream, number, augment.Patch(images[place], of_patch[0], maps[place], of_patch[1]))
         if self.thin is not None:
             images = images.movedim(self.thin + 2, 2).flatten(1, 2).contiguous()
             labels = None if labels is None else self._middle_slices(labels)
@@ -186,18 +174,25 @@ class PatchStreams(Dataset):
             found["inside"] = outside != IGNORE
         for index, name in enumerate(names):
             found[name] = maps[:, index : index + 1]
+        return found | self._notes(stream, numbers)
+
+    def _notes(self, stream: str, numbers: Sequence[int]) -> dict[str, Tensor]:
+        """What a stream is told of its patches beside voxels."""
+        keys, found = self.streams[stream].keys, {}
         if "tags" in keys:
             tags = [torch.from_numpy(self._volume(stream, number).tags(self.spec.classes)) for number in numbers]
             found["tags"] = torch.stack(tags)
         if "index" in keys:
             found["index"] = torch.tensor([self._case(stream, number) for number in numbers])
+        if "place" in keys:
+            found["place"] = torch.stack([self._place_in_body(stream, number) for number in numbers])
         return found
 
     def _middle_slices(self, patches: Tensor) -> Tensor:
         assert self.thin is not None
         return patches.select(self.thin + 2, self.spec.slices // 2).contiguous()
 
-    def _write_sample(self, stream: str, number: int, patch: Patch) -> None:
+    def _write_sample(self, stream: str, number: int, patch: augment.Patch) -> None:
         volume = self._volume(stream, number)
         draw, start = self._place(stream, number, labelled=patch.label is not None)
         names = self._map_names(stream)
@@ -221,6 +216,12 @@ class PatchStreams(Dataset):
         augment.apply(draw, source, first, patch.image, patch.outside if patch.label is None else patch.label)
         if maps is not None:
             augment.apply_to_maps(draw, source, first, patch.maps)
+
+    def _place_in_body(self, stream: str, number: int) -> Tensor:
+        draw, start = self._place(stream, number, labelled="label" in self.streams[stream].keys)
+        first = draw.start_of_patch(start, self.spec.patch)
+        axes = [axis for axis in range(3) if axis != self.thin]
+        return place_in_body(self._volume(stream, number), draw, first, self.spec.patch, axes)
 
     def _place(self, stream: str, number: int, *, labelled: bool) -> tuple[augment.Draw, tuple[int, int, int]]:
         """How a sample is changed, and its first voxel before it is."""

@@ -19,7 +19,8 @@ the options name both; by default the paper is followed, but for `pooled` and `s
 needs: alpha rises over the first part of the run (`rampup`), because a network that starts anew teaches itself noise
 otherwise; classes that a batch lacks leave their confidence as it is (`absent`), where the code lets it fall. Donors
 are the last patches that held the class, kept in a bank; the authors read another crop of such an image, which a loader
-that works ahead cannot do. Their hard examples of L_s (OHEM), second head and tenfold rate of heads are left out.
+that works ahead cannot do. Their hard examples of L_s (OHEM) are `loss: hard_examples`; their second head and tenfold
+rate of heads are left out.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name
 from torch import Tensor, nn
 
-from medseg.method import IGNORE, LABELED, UNLABELED, Batch, Clock, Method, Networks
+from medseg.method import IGNORE, UNLABELED, Batch, Clock, Method, Networks, Stream
 from medseg.ops.augmentation.strong_views import jitter_intensities
 from medseg.ops.contact_sheet import MixedImages
 from medseg.ops.losses.pixel_losses import SupervisedTerms
 from medseg.ops.losses.segmentation import weighted_mean
-from medseg.ops.processes import gather_from_processes
 from medseg.ops.schedules import rampup_of_start, sigmoid_rampup
 from medseg.ops.semi_supervised import mixing
-from medseg.ops.semi_supervised.confidence_bank import ConfidenceBank, class_fractions, class_voxels, draw_class
-from medseg.ops.semi_supervised.copy_paste import SMALLEST_PASTE, CopyPaste
+from medseg.ops.semi_supervised.adaptive_cutmix import AdaptiveCutMix, Predicted, random_cutmix
+from medseg.ops.semi_supervised.confidence_bank import ConfidenceBank, draw_class, follow_fractions
+from medseg.ops.semi_supervised.copy_paste import CopyPaste
 from medseg.ops.semi_supervised.donors import DonorBank
 from medseg.ops.semi_supervised.teacher import AveragedTeacher
 
@@ -64,8 +65,8 @@ class AEL(Method):
         sampled_by: whose predicted class sets the rate of a voxel, "student" (the code) or "teacher".
         least_rate: smallest rate of a class.
         cutmix: "adaptive", or "random" for the plain CutMix of the baseline.
-        paste: "aligned", voxels stay where the donor's patch has them; "free", the donor is resized, mirrored and
-            moved; "off".
+        paste: "aligned", voxels go where the body of the other patient has them, in planes where the donor's patch has
+            them; "in_place", in volumes too; "free", the donor is resized, mirrored and moved; "off".
         paste_probability: of each labelled image, to have something pasted in.
         pasted_classes: K.
         paste_scale: smallest and largest factor of a free donor's size.
@@ -77,11 +78,11 @@ class AEL(Method):
         labeled_consistency: whether the same loss is also taken on labelled images, as in the code.
         dice: weight of the Dice term of L_s, which the paper does not have.
         cross_entropy: weight of its cross-entropy, or of the loss that takes its place.
-        loss: "cross_entropy" or "locally_adaptive".
+        loss: "cross_entropy", "hard_examples" or "locally_adaptive".
         loss_options: keywords of that loss.
     """
 
-    streams = (LABELED, UNLABELED)
+    streams = (Stream("labeled", ("label", "place")), UNLABELED)
 
     fractions: Tensor
     all_classes: Tensor
@@ -94,7 +95,8 @@ class AEL(Method):
         reweight: float = 2.0, threshold: float = 0.0,
         sampling: float = 1.0, sampled_by: Literal["student", "teacher"] = "student", least_rate: float = 0.0,
         cutmix: Literal["adaptive", "random"] = "adaptive",
-        paste: Literal["aligned", "free", "off"] = "aligned", paste_probability: float = 0.5, pasted_classes: int = 3,
+        paste: Literal["aligned", "in_place", "free", "off"] = "aligned",
+        paste_probability: float = 0.5, pasted_classes: int = 3,
         paste_scale: tuple[float, float] = (0.5, 1.5), background_pasted: bool = False,
         area: float = 0.005, donors: int = 2, jitter: float = 0.0, labeled_consistency: bool = False,
         dice: float = 0.0, cross_entropy: float = 1.0,
@@ -120,7 +122,9 @@ class AEL(Method):
         self.sampling, self.sampled_by, self.least_rate = sampling, sampled_by, least_rate
         self.cutmix, self.area, self.jitter = cutmix, area, jitter
         self.shown = MixedImages()
+        self.adaptive_cutmix = AdaptiveCutMix(self.unlabeled_donors, self._smallest)
         self.paste, self.pasted_classes = paste, pasted_classes
+        self.is_aligned = paste == "aligned" and networks.spatial_dims == 3
         scale = paste_scale if paste == "free" else None
         self.copy_paste = CopyPaste(self.labeled_donors, probability=paste_probability, scale=scale)
         eligible = torch.ones(self.classes, dtype=torch.bool)
@@ -128,6 +132,10 @@ class AEL(Method):
         pasted = eligible.clone()
         pasted[0] = background_pasted or not networks.has_background
         self.register_buffer("pastable", pasted, persistent=False)
+
+    def cautions(self, cases: Mapping[str, int]) -> list[str]:
+        """Where CutMix has nothing to mix."""
+        return [mixing.ALONE] if cases.get("unlabeled") == 1 else []
 
     def segmenter(self) -> nn.Module:
         """The teacher's network."""
@@ -141,25 +149,26 @@ class AEL(Method):
         """The terms of L_s, and `consistency`."""
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         covered = labeled.get("covered")
-        image, label = self._paste_classes(labeled["image"], labeled["label"], covered)
-        mixed, targets, inside = self._mix(unlabeled["image"], unlabeled.get("inside"))
+        image, label = self._paste_classes(labeled["image"], labeled["label"], covered, labeled.get("place"))
+        mixed = self._mix(unlabeled["image"], unlabeled.get("inside"))
         size = len(image)
-        seen = jitter_intensities(mixed, self.jitter)
-        self.shown.keep(unlabeled["image"], seen, targets)
+        seen = jitter_intensities(mixed.images, self.jitter)
+        self.shown.keep(unlabeled["image"], seen, mixed.logits)
         logits = self.network(torch.cat([image, seen])).float()
         self.bank.update(logits[:size], label, covered)
         terms = self.terms(logits[:size], label, covered)
         ramp = sigmoid_rampup(clock.fraction / self.rampup) if self.rampup else 1.0
-        terms["consistency"] = self.consistency * ramp * self._learn(logits[size:], targets, inside)
+        terms["consistency"] = self.consistency * ramp * self._learn(logits[size:], mixed.logits, mixed.inside)
         if self.labeled_consistency:
             own = self._learn(logits[:size], self.teacher(image), label != IGNORE)
             terms["labeled_consistency"] = self.consistency * ramp * own
         return terms
 
     def watched(self) -> dict[str, Tensor]:
-        """The confidence bank, and the rates of the equalization sampling."""
+        """The confidence bank, the rates of the sampling, and how many images of the batch got nothing of a donor."""
         rates = self.bank.rates(exponent=self.sampling, least=self.least_rate)
-        return {"confidence": self.bank.confidence(), "rate": rates}
+        vanished = torch.tensor(float(self.copy_paste.vanished))
+        return {"confidence": self.bank.confidence(), "rate": rates, "vanished": vanished}
 
     def pictures(self) -> dict[str, Tensor]:
         """Unlabelled images of the last batch, as the student saw them, and what the teacher said of these."""
@@ -186,64 +195,14 @@ class AEL(Method):
             weight = weight * inside.squeeze(1)
         return weighted_mean(F.cross_entropy(logits, pseudo, reduction="none"), weight)
 
-    # Adaptive CutMix of unlabelled images.
-
-    def _mix(self, images: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Unlabelled images with a box of a donor in each, the teacher's logits, and what shows images, mixed alike."""
-        logits = self.teacher(images)
-        shape = images.shape[2:]
+    def _mix(self, images: Tensor, inside: Tensor | None = None) -> Predicted:
+        """Unlabelled images with a box of a donor in each, and what the teacher says of them, mixed alike."""
+        base = Predicted(images, self.teacher(images), inside)
         others = mixing.other_images(len(images))
         if self.cutmix == "random":
-            boxes = [mixing.random_box(shape) for _ in others]
-            donors, donor_logits = images[others], logits[others]
-            donors_inside = None if inside is None else inside[others]
-        else:
-            boxes, donors, donor_logits, donors_inside = self._choose_donors(images, logits, inside, others)
-        masks = mixing.box_masks(boxes, shape, images.device)
-        if inside is not None and donors_inside is not None:
-            inside = mixing.paste(inside, donors_inside, masks)
-        return mixing.paste(images, donors, masks), mixing.paste(logits, donor_logits, masks), inside
-
-    def _choose_donors(
-        self, images: Tensor, logits: Tensor, inside: Tensor | None, others: list[int]
-    ) -> tuple[list[mixing.Box], Tensor, Tensor, Tensor | None]:
-        """For each image a box, a donor that holds the drawn class where one is known, and the teacher's logits of it.
-
-        Args:
-            images: `(B, Cin, *spatial)`.
-            logits: the teacher's, `(B, classes, *spatial)`.
-            inside: `(B, 1, *spatial)` bool, what shows the images; None: everything.
-            others: for each image the one that it gets where no donor is known.
-
-        Returns:
-            Also `inside` of the donors.
-        """
-        bank = self.unlabeled_donors
+            return random_cutmix(base, others)
         chance = self.bank.draw_probability(self.all_classes, temperature=self.temperature).cpu()
-        wanted = [draw_class(chance) for _ in others]
-        donors, donor_logits = images[others].clone(), logits[others].clone()
-        donors_inside = None if inside is None else inside[others].clone()
-        kept: dict[int, int] = {}
-        for number, value in enumerate(wanted):
-            if value is not None and bank.holds(value):
-                kept[number] = bank.draw(value)
-                donors[number] = bank.images[value, kept[number]].to(images.dtype)
-                if donors_inside is not None:
-                    donors_inside[number] = bank.labels[value, kept[number]] != IGNORE
-        if kept:
-            donor_logits[list(kept)] = self.teacher(donors[list(kept)]).to(donor_logits.dtype)
-        found = _predicted(donor_logits, donors_inside)[:, 0]
-        boxes, forgotten = [], []
-        for number, value in enumerate(wanted):
-            box = None
-            if value is not None:
-                box = mixing.component_box(found[number] == value, self._smallest(value, found[number].numel()))
-                if box is None and number in kept:
-                    forgotten.append((value, kept[number]))
-            boxes.append(mixing.random_box(images.shape[2:]) if box is None else box)
-        bank.forget(forgotten)
-        self._keep_donors(images, _predicted(logits, inside))
-        return boxes, donors, donor_logits, donors_inside
+        return self.adaptive_cutmix(base, chance, others, self.teacher)
 
     def _smallest(self, value: int, voxels: int) -> float:
         """Voxels of a class that are worth cutting out: less for classes that are always small."""
@@ -251,49 +210,17 @@ class AEL(Method):
         share = min(self.area, 0.25 * usual) if usual > 0 else self.area
         return share * voxels
 
-    def _keep_donors(self, images: Tensor, predicted: Tensor) -> None:
-        """Keep the images, of all processes, in which the teacher sees enough of a class."""
-        images, predicted = gather_from_processes(images), gather_from_processes(predicted)
-        voxels = class_voxels(predicted, self.classes).cpu()
-        for image, label, count in zip(images, predicted, voxels, strict=True):
-            for value in range(self.classes):
-                if float(count[value]) > self._smallest(value, label.numel()):
-                    self.unlabeled_donors.store(value, image, label)
-
-    # Adaptive copy-paste of labelled images.
-
-    def _paste_classes(self, images: Tensor, labels: Tensor, covered: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _paste_classes(
+        self, images: Tensor, labels: Tensor, covered: Tensor | None, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Labelled images with voxels of badly learnt classes pasted in, and their labels."""
-        self._count_fractions(labels)
+        self.fractions.copy_(follow_fractions(self.fractions, labels))
         if self.paste == "off":
             return images, labels
         chance = self.bank.draw_probability(self.pastable, root=True, temperature=self.temperature).cpu()
         draws = [draw_class(chance) for _ in range(self.pasted_classes)]
         drawn = {value for value in draws if value is not None}
-        pasted = self.copy_paste(images, labels, drawn, covered)
-        self._keep_labeled(images, labels)
+        places = places if self.is_aligned else None
+        pasted = self.copy_paste(images, labels, drawn, covered, places)
+        self.copy_paste.keep(images, labels, self.pastable.tolist(), places)
         return pasted
-
-    def _keep_labeled(self, images: Tensor, labels: Tensor) -> None:
-        """Keep the images, of all processes, that hold enough of a class which may be pasted."""
-        images, labels = gather_from_processes(images), gather_from_processes(labels)
-        voxels = class_voxels(labels, self.classes).cpu()
-        for image, label, count in zip(images, labels, voxels, strict=True):
-            for value in range(self.classes):
-                if bool(self.pastable[value]) and float(count[value]) >= SMALLEST_PASTE:
-                    self.labeled_donors.store(value, image, label)
-
-    @torch.no_grad()
-    def _count_fractions(self, labels: Tensor) -> None:
-        """Follow the share that each class has of the labelled patches that hold it."""
-        areas = class_fractions(gather_from_processes(labels), self.classes)
-        holding = areas > 0
-        mean = areas.sum(0) / holding.sum(0).clamp(min=1)
-        moved = torch.where(self.fractions > 0, 0.9 * self.fractions + 0.1 * mean, mean)
-        self.fractions.copy_(torch.where(holding.any(0), moved, self.fractions))
-
-
-def _predicted(logits: Tensor, inside: Tensor | None) -> Tensor:
-    """The class of each voxel, `(B, 1, *spatial)`; 255 outside of the images."""
-    found = logits.argmax(1, keepdim=True)
-    return found if inside is None else torch.where(inside, found, IGNORE)

@@ -32,7 +32,7 @@ from medseg.ops.losses import segmentation as losses
 from medseg.ops.tags.class_activation import SMALLEST, coarsest_within, largest_of, presence_of, tag_loss
 from medseg.ops.tags.refinement import pamr
 from medseg.ops.tags.saliency import saliency_of, sharpen
-from medseg.portable.networks.tag_networks import CrossTaskSegmenter, enlarge
+from medseg.portable.networks.tag_networks import CrossTaskSegmenter, affordable_grid, enlarge
 
 DILATIONS = {2: (2, 4, 6), 3: (1, 2, 4)}
 """By the number of axes: for maps of some 16 positions along an axis; the paper's 6, 12, 18 are for 41."""
@@ -80,6 +80,9 @@ class AuxSegNet(Method):
         assert isinstance(network, CrossTaskSegmenter)
         self.network = network
         self.row_sums: Tensor | None = None
+        strides = halves.strides[network.level]
+        self.positions = tuple(-(-length // stride) for length, stride in zip(networks.patch, strides, strict=True))
+        self.dilations = tuple(dilations or DILATIONS[networks.spatial_dims])
         self.weights = {
             "tags": tags,
             "saliency": saliency,
@@ -95,6 +98,18 @@ class AuxSegNet(Method):
     def maps(self) -> nn.Module:
         """For a rule the refined maps, the maps as they are, and the refined saliency."""
         return RefinedMaps(self.network)
+
+    def cautions(self, cases: Mapping[str, int]) -> list[str]:
+        """Where the feature map of a patch is too large for its affinity, or too small for the dilations."""
+        found = []
+        size = " x ".join(map(str, self.positions))
+        grid = affordable_grid(self.positions, self.network.most_positions)
+        if grid != self.positions:
+            coarser = " x ".join(map(str, grid))
+            found.append(f"feature maps of {size} positions are looked at on a grid of {coarser} (most_positions)")
+        if max(self.dilations) >= min(grid):
+            found.append(f"a dilation of {max(self.dilations)} reaches over the whole feature map of {size} positions")
+        return found
 
     def watched(self) -> dict[str, Tensor]:
         """The smallest and largest sum of a row of the last batch's affinity; 1 where rows are normalised."""

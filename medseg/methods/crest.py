@@ -42,10 +42,10 @@ from medseg.ops.losses.pixel_losses import SupervisedTerms
 from medseg.ops.losses.segmentation import masked_mean
 from medseg.ops.processes import gather_from_processes
 from medseg.ops.semi_supervised import mixing
-from medseg.ops.semi_supervised.alignment import align, alignment_exponent, alignment_target
+from medseg.ops.semi_supervised.alignment import align, alignment_exponent, alignment_target, unlike_shares
 from medseg.ops.semi_supervised.confidence_bank import class_fractions
 from medseg.ops.semi_supervised.rebalancing import choose_share, class_rates, count_scores, keep_share, ordered_code
-from medseg.ops.semi_supervised.regions import large_components, mean_confidence, whole_image
+from medseg.ops.semi_supervised.regions import samples_of_class
 from medseg.ops.semi_supervised.teacher import AveragedTeacher
 
 SLOTS = 128
@@ -53,9 +53,6 @@ SLOTS = 128
 
 SHARES_DECAY = 0.999
 """Of the moving average of the shares of classes in labels; until it covers as many batches it is their mean."""
-
-UNLIKE = 3
-"""Factor between the shares of a class in labels and predictions from which on alignment may do harm."""
 
 
 class CReST(Method):
@@ -72,7 +69,7 @@ class CReST(Method):
         least_exponent: t_min.
         dice: weight of the Dice term of L_s, which the paper does not have.
         cross_entropy: weight of its cross-entropy, or of the loss that takes its place.
-        loss: "cross_entropy" or "locally_adaptive".
+        loss: "cross_entropy", "hard_examples" or "locally_adaptive".
         loss_options: keywords of that loss.
     """
 
@@ -195,10 +192,7 @@ class CReST(Method):
         """Say so where the network finds other shares of the classes than the labels have."""
         if int(self.seen) < SLOTS:
             return
-        found = []
-        for name, ours, theirs in zip(self.names, self.shares.tolist(), self.recent.mean(0).tolist(), strict=True):
-            if max(ours, theirs) > UNLIKE * min(ours, theirs):
-                found.append(f"{name} {theirs:.2g} instead of {ours:.2g}")
+        found = unlike_shares(self.names, self.shares, self.recent.mean(0))
         if found:
             warnings.warn(
                 f"alignment assumes that unlabelled images have the classes in the shares of the labels; predicted is "
@@ -216,6 +210,7 @@ class ClassRebalanced(PseudoLabels):
         rate: "rank", the paper's; "inverse", the same where class sizes fall geometrically, and without its artefacts
             where classes are few or alike.
         least_rate: smallest rate of a class.
+        sizes: of the classes, N: "voxels", as counted in the labels, or "mm3", where voxels of cases differ in size.
         unit: "voxel"; "region": whole connected components by their mean confidence, background by voxels; or "image":
             an image as a whole has the class of most of its voxels, with their mean confidence, as the paper has it.
         smallest_region: voxels that a component has at least.
@@ -230,15 +225,18 @@ class ClassRebalanced(PseudoLabels):
     def __init__(
         self, classes: int, *,
         alpha: float = 1 / 3, rate: Literal["rank", "inverse"] = "rank", least_rate: float = 0.01,
+        sizes: Literal["voxels", "mm3"] = "voxels",
         unit: Literal["voxel", "region", "image"] = "voxel", smallest_region: int = 8,
         select: Literal["top", "random"] = "top", seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(classes)
         if alpha < 0:
             raise ValueError(f"alpha {alpha:g}: must be at least 0")
+        if sizes == "mm3" and unit == "image":
+            raise ValueError("sizes mm3 is of voxels and regions, and unit is image: accepted is voxels")
         self.alpha, self.rate, self.least_rate = alpha, rate, least_rate
         self.unit, self.smallest_region, self.select, self.seed = unit, smallest_region, select, seed
-        self.counts_images = unit == "image"
+        self.counts_images, self.counts_mm3 = unit == "image", sizes == "mm3"
 
     def summarize(self, case: Predictions) -> dict[str, Any]:
         """For each class the scores of its voxels or regions, counted."""
@@ -284,16 +282,15 @@ class ClassRebalanced(PseudoLabels):
 
     def _samples(self, labels: np.ndarray, scores: np.ndarray, value: int) -> tuple[np.ndarray, np.ndarray]:
         """Codes of the samples of a class `(n,)`, and for each voxel 1 + the number of its sample, 0 where none is."""
-        where = labels == value
-        if self.unit == "image":
-            places, of_samples = whole_image(labels, scores, value, self.classes)
-        elif self.unit == "voxel" or (value == 0 and self.has_background):
-            places = np.zeros(labels.shape, np.int64)
-            places[where] = np.arange(1, int(where.sum()) + 1)
-            of_samples = scores[where]
-        else:
-            places, count = large_components(where, self.smallest_region)
-            of_samples = mean_confidence(scores, places, count)
+        is_background = value == 0 and self.has_background
+        places, of_samples = samples_of_class(
+            labels,
+            scores,
+            value,
+            classes=self.classes,
+            unit="voxel" if self.unit == "region" and is_background else self.unit,
+            smallest=self.smallest_region,
+        )
         if self.select == "random":
             of_samples = np.zeros_like(of_samples)  # of equal samples those that are kept are drawn
         return ordered_code(of_samples), places

@@ -31,6 +31,7 @@ from medseg.ops.losses import segmentation as losses
 from medseg.ops.losses.pixel_losses import SupervisedTerms
 from medseg.ops.schedules import rampup_of_start, sigmoid_rampup
 from medseg.ops.semi_supervised import mixing
+from medseg.ops.semi_supervised.adaptive_cutmix import Predicted, random_cutmix
 from medseg.ops.semi_supervised.teacher import AveragedTeacher
 
 
@@ -49,7 +50,7 @@ class MeanTeacher(Method):
             network that knows all classes.
         dice: weight of the Dice term of L_s.
         cross_entropy: weight of its cross-entropy, or of the loss that takes its place.
-        loss: "cross_entropy" or "locally_adaptive".
+        loss: "cross_entropy", "hard_examples" or "locally_adaptive".
         loss_options: keywords of that loss.
     """
 
@@ -76,6 +77,10 @@ class MeanTeacher(Method):
         known = networks.previous.labels if networks.previous else ()
         self.rampup = rampup_of_start(networks.labels, known) if rampup is None else rampup
 
+    def cautions(self, cases: Mapping[str, int]) -> list[str]:
+        """Where CutMix has nothing to mix."""
+        return [mixing.ALONE] if self.mix == "cutmix" and cases.get("unlabeled") == 1 else []
+
     def segmenter(self) -> nn.Module:
         """The teacher's network."""
         return self.teacher.network
@@ -95,7 +100,8 @@ class MeanTeacher(Method):
         images, inside = unlabeled["image"], unlabeled.get("inside")
         targets = self.teacher(images)
         if self.mix == "cutmix":
-            images, targets, inside = mix_boxes(images, targets, inside)
+            mixed = random_cutmix(Predicted(images, targets, inside), mixing.other_images(len(images)))
+            images, targets, inside = mixed.images, mixed.logits, mixed.inside
         seen = jitter_intensities(images, self.jitter)
         self.shown.keep(unlabeled["image"], seen, targets)
         logits = self.network(torch.cat([labeled["image"], seen])).float()
@@ -118,19 +124,3 @@ class MeanTeacher(Method):
         if inside is not None:
             learnt = learnt & inside.squeeze(1)
         return losses.masked_mean(F.cross_entropy(logits, pseudo, reduction="none"), learnt)
-
-
-def mix_boxes(images: Tensor, targets: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Images, the teacher's logits and what shows the images, with a box of another image of the batch in each.
-
-    Args:
-        images: `(B, C, *spatial)`.
-        targets: `(B, classes, *spatial)`.
-        inside: `(B, 1, *spatial)` bool, or None.
-    """
-    donors = mixing.other_images(len(images))
-    shape = images.shape[2:]
-    boxes = [mixing.random_box(shape) for _ in donors]
-    masks = mixing.box_masks(boxes, shape, images.device)
-    mixed_inside = None if inside is None else mixing.paste(inside, inside[donors], masks)
-    return mixing.paste(images, images[donors], masks), mixing.paste(targets, targets[donors], masks), mixed_inside

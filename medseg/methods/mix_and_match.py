@@ -18,7 +18,7 @@ case whose label covers some classes only, its background is no centre, for nobo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -104,7 +104,7 @@ class MixAndMatch(PretrainingMethod):
         _check(chunk >= 0, "chunk", chunk, "0 or more patches")
         self.network = networks.encoder_decoder()
         freeze_decoder(self.network, networks.in_channels, networks.patch)
-        self.dims = networks.spatial_dims
+        self.dims, self.patch = networks.spatial_dims, networks.patch
         self.background = 0 if networks.has_background else None
         self.spacing_mm = networks.spacing_mm if size_mm else ()
         self.pool, self.smallest, self.largest, self.size_mm = pool, smallest, largest, size_mm
@@ -117,6 +117,16 @@ class MixAndMatch(PretrainingMethod):
         self._counted = dict.fromkeys(COUNTED, 0)
         self._last: tuple[Tensor, Tensor] | None = None
         self._shown: Tensor | None = None
+
+    def cautions(self, cases: Mapping[str, int]) -> list[str]:
+        """Where patches in millimetres are larger than a training patch, so that they are cut."""
+        if self.size_mm is None:
+            return []
+        given = [round(length * spacing) for length, spacing in zip(self.patch, self.spacing_mm, strict=True)]
+        if min(given) >= self.size_mm[1]:
+            return []
+        wanted = " to ".join(f"{side:g}" for side in self.size_mm)
+        return [f"patches of {wanted} mm (size_mm) end where a training patch of {' x '.join(map(str, given))} mm does"]
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The term `triplets`, or `contrastive`."""

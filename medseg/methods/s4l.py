@@ -69,7 +69,7 @@ class S4L(Method):
             averaged.
         dice: weight of the Dice term of L_s.
         cross_entropy: weight of its cross-entropy, or of the loss that takes its place.
-        loss: "cross_entropy" or "locally_adaptive".
+        loss: "cross_entropy", "hard_examples" or "locally_adaptive".
         loss_options: keywords of that loss.
     """
 

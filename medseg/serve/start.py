@@ -13,7 +13,7 @@ from pathlib import Path
 
 from medseg.atomic import make_folder, real_path, write_whole
 from medseg.bundle.bundle import open_bundle
-from medseg.errors import ConfigError
+from medseg.errors import BundleError, ConfigError
 from medseg.progress import say
 from medseg.serve.access.settings import Access, write_access
 from medseg.serve.models import Model, keep, names_of, write_list
@@ -50,7 +50,7 @@ def prepare(studies: str, models: Sequence[Path], work: Path, access: Access) ->
         The app's folder, and environment variables of the server.
 
     Raises:
-        BundleError: a model that is no bundle.
+        BundleError: a model that is no bundle, or that classifies whole images.
         ConfigError: no studies, or two models of one name.
         OutputError: the folder cannot be made, or a model not be copied.
     """
@@ -64,6 +64,12 @@ def prepare(studies: str, models: Sequence[Path], work: Path, access: Access) ->
                 f"{name} has regions, which overlap, and clients of the server show one class a voxel",
                 path=bundle.path,
                 hint="medseg predict writes them, each as a segment of its own with --format dicom-seg",
+            )
+        if bundle.data.target == "images":
+            raise BundleError(
+                "classifies whole images; the server serves models that segment",
+                path=bundle.path,
+                hint="medseg predict classifies images, medseg export writes the network as ONNX",
             )
     modalities = {modality for bundle in bundles.values() for modality in bundle.data.modality}
     app, folder = make_folder(real_path(work) / "app"), make_folder(real_path(work) / "models")

@@ -32,7 +32,7 @@ from medseg.workflows.predict.run import predict
 SPEC = data_spec(patch=(32, 32, 32), slices=3)
 
 
-def plane_bundle(folder: Path, view: str) -> Path:
+def plane_bundle(folder: Path, view: str, *, independent: bool = False) -> Path:
     """A bundle of one plane, whose network sees three slices."""
     spec = SPEC.of_view(view)
     inner = registry.network_def(
@@ -44,7 +44,9 @@ def plane_bundle(folder: Path, view: str) -> Path:
         "axis": spec.slice_axis,
         "slices": 3,
     }
-    return write_bundle(folder, network_of(definition), network_def=definition, data=spec, name="tiny")
+    return write_bundle(
+        folder, network_of(definition), network_def=definition, data=spec, name="tiny", independent=independent
+    )
 
 
 @pytest.fixture(scope="module")
@@ -265,3 +267,41 @@ def test_parts_that_do_not_belong_together_are_refused(world, tmp_path):
     config.write_text(json.dumps(content))
     with pytest.raises(BundleError, match="asks for the views"):
         open_bundle(tmp_path / "c")
+
+
+class Constant(nn.Module):
+    """The same logits at every voxel."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits).view(1, -1, 1, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.logits.expand(len(image), -1, *image.shape[2:])
+
+
+def test_views_of_sigmoids_have_the_mean_of_each_class_by_hand():
+    """Probabilities 0.2 and 0.9 in one plane, 0.4 and 0.5 in the other: 0.3 and 0.7; a sure 1 stays finite."""
+    networks = {}
+    for view, axis, probabilities in (("axial", 2, (0.2, 0.9, 1.0)), ("coronal", 1, (0.4, 0.5, 1.0))):
+        logits = torch.tensor(probabilities).logit(1e-30).clamp(max=99.0)
+        networks[view] = Planar(Constant(*logits.tolist()), axis)
+    found = Views(networks, independent=True)(torch.zeros(1, 1, 2, 2, 2))
+    assert found.sigmoid()[0, :, 0, 0, 0].tolist() == pytest.approx([0.3, 0.7, 1.0])
+    assert bool(torch.isfinite(found).all())
+    together = Views(networks)(torch.zeros(1, 1, 2, 2, 2)).exp()
+    assert together.sum(1).tolist()[0][0][0] == pytest.approx([1.0, 1.0])
+
+
+def test_a_joint_bundle_of_sigmoids_knows_that_they_are(tmp_path):
+    parts = {view: plane_bundle(tmp_path / view, view, independent=True) for view in ("axial", "coronal")}
+    bundle = open_bundle(join_bundles(tmp_path / "all", parts, data=SPEC, name="tiny"))
+    assert bundle.independent
+    assert bundle.network.independent
+    volume = torch.randn(1, 1, 32, 32, 32)
+    found = bundle.network(volume).sigmoid()
+    each = [open_bundle(path).network for path in parts.values()]
+    padded = [nn.functional.pad(volume, pad, mode="replicate") for pad in ((1, 1, 0, 0, 0, 0), (0, 0, 1, 1, 0, 0))]
+    with torch.no_grad():
+        expected = sum(network(image).sigmoid() for network, image in zip(each, padded, strict=True)) / 2
+    assert torch.allclose(found, expected, atol=1e-5)

@@ -287,6 +287,31 @@ def test_maps_move_with_the_image_and_keep_their_values(tmp_path, view):
     assert names == [f"m{int(index)}" for index in batches[5]["index"]]
 
 
+@pytest.mark.parametrize("view", ["volume", "axial"])
+def test_a_place_tells_where_in_the_body_each_voxel_is(tmp_path, view):
+    """Images of coordinates, whose body is all that they show: 0 to 1 along each axis."""
+    turned = Augment(flip={"axes": (0, 1)}, rot90={"axes": (0, 1)}, affine={"probability": 0},
+                     **{name: {"probability": 0} for name in INTENSITY})  # fmt: skip
+    coordinates = np.stack(np.meshgrid(*[np.arange(length) for length in SHAPE], indexing="ij"))
+    case = replace(cached(tmp_path, "c", coordinates), body=tuple("1" * length for length in SHAPE))
+    patch = (8, 8, 8) if view == "volume" else (8, 8, 1)
+    data = replace_modality(spec(patch, augment=turned, view=view))
+    stream = Stream("unlabeled", ("place",))
+    axes = 3 if view == "volume" else 2
+    for number in range(6):
+        batch = streams({"unlabeled": [case]}, {"unlabeled": 2}, data, streams=(stream,))[number]["unlabeled"]
+        for image, place in zip(batch["image"], batch["place"], strict=True):
+            assert place.shape == (axes, axes + 1)
+            voxels = torch.stack(torch.meshgrid(*[torch.arange(8.0)] * axes, indexing="ij"))
+            said = torch.einsum("ab,b...->a...", place[:, :-1], voxels) + place[:, -1].view(-1, *[1] * axes)
+            ends = torch.tensor(SHAPE[:axes]).view(-1, *[1] * axes) - 1
+            assert torch.allclose(said * ends, image[:axes], atol=1e-3)
+
+
+def replace_modality(data: DataSpec) -> DataSpec:
+    return data.model_copy(update={"modality": ("MR",) * 3, "padding": "edge"})
+
+
 def test_tags_say_present_absent_and_not_known(tmp_path):
     tagged = replace(some_case(tmp_path, "t", 1, labelled=False), presence={1: True})
     looked = replace(some_case(tmp_path, "n", 2, labelled=False), presence={1: False, 2: False})

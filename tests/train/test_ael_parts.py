@@ -10,9 +10,9 @@ from test_ael import bank_at, batch_of, logits_of
 from medseg import methods
 from medseg.errors import ConfigError
 from medseg.method import Clock, Frozen
-from medseg.methods.mean_teacher import mix_boxes
 from medseg.ops.losses.segmentation import weighted_mean
 from medseg.ops.semi_supervised import donors, mixing
+from medseg.ops.semi_supervised.adaptive_cutmix import Predicted, random_cutmix
 from medseg.ops.semi_supervised.confidence_bank import ConfidenceBank, draw_class
 
 
@@ -43,17 +43,17 @@ def test_voxels_outside_of_the_image_teach_nothing(name):
     assert float(whole.detach()) == pytest.approx(float(cut.detach()), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["ael", "mean_teacher"])
-def test_boxes_take_along_what_shows_their_image(name):
+@pytest.mark.parametrize("mix", ["adaptive", "random"])
+def test_boxes_take_along_what_shows_their_image(mix):
     torch.manual_seed(0)
     inside = torch.rand(3, 1, 24, 32) > 0.3
-    if name == "ael":
-        method = methods.build("ael", factory(2, 3))
-        images, _, mixed = method._mix(inside.float().expand(-1, 2, -1, -1), inside)
+    images = inside.float().expand(-1, 2, -1, -1)
+    if mix == "adaptive":
+        mixed = methods.build("ael", factory(2, 3))._mix(images, inside)
     else:
-        images, _, mixed = mix_boxes(inside.float(), torch.zeros(3, 3, 24, 32), inside)
-    assert torch.equal(images[:, :1] > 0, mixed)
-    assert not torch.equal(mixed, inside)
+        mixed = random_cutmix(Predicted(images, torch.zeros(3, 3, 24, 32), inside), [1, 2, 0])
+    assert torch.equal(mixed.images[:, :1] > 0, mixed.inside)
+    assert not torch.equal(mixed.inside, inside)
 
 
 def test_a_donor_of_the_bank_knows_what_shows_its_image():
@@ -65,8 +65,8 @@ def test_a_donor_of_the_bank_knows_what_shows_its_image():
     inside[..., 16:] = False
     images[(~inside).expand_as(images)] = 100.0
     for _ in range(3):
-        mixed, _, shown = method._mix(images, inside)
-        assert torch.equal((mixed != 100).all(1, keepdim=True), shown)
+        mixed = method._mix(images, inside)
+        assert torch.equal((mixed.images != 100).all(1, keepdim=True), mixed.inside)
     assert bool(method.unlabeled_donors.filled.any())
 
 
@@ -76,7 +76,7 @@ def test_padding_is_no_area_of_a_class():
     images, label = torch.zeros(1, 2, 25, 40), torch.full((1, 1, 25, 40), 255)
     label[0, 0, 0, :4] = 1
     label[0, 0, 1, :6] = 2
-    method._keep_donors(images, label)
+    method.adaptive_cutmix.keep(images, label)
     assert [method.unlabeled_donors.holds(value) for value in range(3)] == [False, False, True]
 
 
@@ -86,7 +86,7 @@ def test_ignored_voxels_do_not_make_a_class_large_enough_to_be_pasted():
     label = torch.full((1, 1, 24, 32), 255, dtype=torch.uint8)
     label[0, 0, 0, :4] = 1
     label[0, 0, 1, :8] = 2
-    method._keep_labeled(torch.zeros(1, 2, 24, 32), label)
+    method.copy_paste.keep(torch.zeros(1, 2, 24, 32), label, [False, True, True])
     assert [method.labeled_donors.holds(value) for value in range(3)] == [False, False, True]
 
 
@@ -100,7 +100,7 @@ def test_a_donor_in_which_the_class_is_no_longer_seen_is_forgotten_and_another_i
     images = torch.randn(2, 2, 24, 32)
     method._mix(images)
     assert not method.unlabeled_donors.holds(1)
-    mixed, _, _ = method._mix(images)
+    mixed = method._mix(images).images
     changed = mixed[0] != images[0]
     assert bool(changed.any())
     assert torch.equal(mixed[0][changed], images[1][changed])

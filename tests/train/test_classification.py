@@ -7,6 +7,7 @@ import shutil
 
 import nibabel as nib
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from classes import write_pictures
@@ -14,25 +15,33 @@ from stock import elsewhere
 from tiny import write_dataset
 
 from medseg import methods
+from medseg.bundle.bundle import open_bundle, write_bundle
 from medseg.config.pipeline import DataSpec, NetworkSpec
 from medseg.data.cache import VolumeCache
 from medseg.data.streams import PatchStreams
 from medseg.engine.validation import ImageClasses
-from medseg.errors import ConfigError, ManifestError
+from medseg.errors import BundleError, ConfigError, ManifestError
 from medseg.manifest.classification import classified
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.manifest.splits import cut_labels, fold_manifest
 from medseg.method import Clock, Predictions
-from medseg.networks.factory import NetworkFactory, check_exportable
+from medseg.networks.factory import NetworkFactory, check_exportable, definition_of
 from medseg.planning.plan import plan_data
+from medseg.portable.networks.adapters import Planar
+from medseg.serve.access.settings import Access
+from medseg.serve.start import prepare
 from medseg.workflows.compare.report.differences import compare_arms
 from medseg.workflows.compare.report.statistics import summarize
 from medseg.workflows.compare.scores.judge import class_rows
 from medseg.workflows.compare.scores.rows import RunKey
 from medseg.workflows.evaluate.image_classes import class_table
 from medseg.workflows.evaluate.run import evaluate
+from medseg.workflows.export.options import ExportOptions
+from medseg.workflows.export.run import run_export
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.run import train
+from medseg.workflows.train.self_training.labelling.precision import as_one_image
+from medseg.workflows.train.self_training.report.added_images import SHOWN, choose_added, draw_added_images
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -68,6 +77,44 @@ def test_all_pixels_of_an_image_have_its_logits_of_the_pooled_features(dims, nam
     by_hand = pooled @ convolution.weight.flatten(1).T + convolution.bias
     assert found.shape == (2, 3, *[16] * dims)
     assert torch.allclose(found, by_hand.view(2, 3, *[1] * dims).expand_as(found), atol=1e-5)
+
+
+def classifier_bundle(folder):
+    """An untrained classifier of pictures as training leaves one."""
+    data = networks_of_images(2).data
+    spec = NetworkSpec(name="unet", width=4, options={"norm": "batch"})  # as a training is planned
+    network = Planar(NetworkFactory(spec, data).segmenter(), 2).eval()
+    return write_bundle(folder, network, network_def=definition_of(network), data=data, name="tiny")
+
+
+def test_a_classifier_can_be_traced_for_any_number_and_size_of_images(tmp_path):
+    network = open_bundle(classifier_bundle(tmp_path / "bundle")).network
+    with torch.no_grad():
+        traced = torch.jit.trace(network, torch.randn(1, 1, 16, 16, 1))
+        for shape in ((1, 1, 16, 16, 1), (3, 1, 32, 24, 2)):
+            image = torch.randn(shape)
+            assert torch.allclose(traced(image), network(image), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_classifier_is_written_as_onnx(tmp_path):
+    file = run_export(ExportOptions(classifier_bundle(tmp_path / "bundle"), tmp_path / "model.onnx"))
+    session = onnxruntime.InferenceSession(str(file))
+    image = torch.randn(2, 1, 16, 16, 1)
+    with torch.no_grad():
+        expected = open_bundle(tmp_path / "bundle").network(image)
+    (found,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    assert np.allclose(found, expected, atol=1e-4)
+    assert session.get_modelmeta().custom_metadata_map["target"] == "images"
+
+
+def test_a_label_server_refuses_a_classifier_by_its_folder(tmp_path):
+    bundle = classifier_bundle(tmp_path / "bundle")
+    (tmp_path / "studies").mkdir()
+    with pytest.raises(BundleError, match="classifies whole images; the server serves models that segment") as caught:
+        prepare(str(tmp_path / "studies"), [bundle], tmp_path / "work", Access())
+    assert str(bundle) in str(caught.value)
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize("name", ["supervised", "crest", "mean_teacher", "s4l"])
@@ -229,7 +276,7 @@ def test_from_tags_to_votes_with_medseg_and_without(tmp_path):
 
 
 def test_generations_on_images_resume_with_the_same_labels(tmp_path):
-    data = write_pictures(tmp_path / "data", labelled=2, validation=0, unlabelled=2)
+    data = write_pictures(tmp_path / "data", labelled=2, validation=1, unlabelled=2)
     changes = [*SHORT, "stages.0.schedule.batch={labeled: 4, all: 4}", "stages.0.rounds.count=1"]
     changes[0] = "stages.0.schedule.iterations=5"
     run = train("crest_images", data, tmp_path / "run", overrides=changes)
@@ -237,6 +284,13 @@ def test_generations_on_images_resume_with_the_same_labels(tmp_path):
     added = [case for case in manifest.training if case.label]
     assert added
     assert len(manifest.training) + len(manifest.unlabeled) == 12
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (judged,) = [each for each in records if each["kind"] == "pseudo"]
+    assert set(judged["precision"]) == {"dark", "grey", "bright"}
+    assert {share for share in judged["precision"].values() if share is not None} <= {0.0, 0.3333, 0.5, 1.0}
+    page = (run / "summary.html").read_text()
+    assert "Images that each round adds" in page
+    assert "share of images" in page
     for case in added:
         label = np.asarray(nib.load(manifest.label(case)).dataobj)
         assert label.min() == label.max() in (1, 2, 3)
@@ -260,6 +314,26 @@ def votes_of(folder, given):
             label = np.full((16, 16), values[name], np.uint8)
             nib.save(nib.Nifti1Image(label, np.eye(4)), folder / f"{case}.nii.gz")
     return folder
+
+
+def test_an_image_counts_once_by_the_class_of_most_of_its_voxels():
+    assert as_one_image(np.array([[2, 2, 1], [255, 255, 255]])).tolist() == [2]
+    assert as_one_image(np.full((2, 2), 255)).tolist() == [255]
+
+
+def test_images_that_are_added_are_counted_by_class_and_some_are_shown(tmp_path):
+    """Twelve unlabelled images: nine become grey, two bright, and one stays without a class."""
+    manifest = classified(Manifest.load(write_pictures(tmp_path, unlabelled=4)))
+    cases = manifest.unlabeled
+    counts = {case.name: {"fused": [0, 256, 0]} for case in cases[:9]}
+    counts |= {case.name: {"fused": [0, 0, 256]} for case in cases[9:11]}
+    added = choose_added(manifest, cases, counts)
+    assert {name: (count, len(files)) for name, (count, files) in added.items()} == {
+        "dark": (0, 0), "grey": (9, SHOWN), "bright": (2, 2)
+    }  # fmt: skip
+    assert added["bright"][1][0] == manifest.images(cases[9])
+    assert draw_added_images({1: added, 2: added}).startswith(b"\x89PNG")
+    assert choose_added(manifest.model_copy(update={"training": ()}), cases, counts) == {}
 
 
 def test_evaluation_by_hand_counts_missing_predictions_as_wrong(tmp_path):

@@ -109,7 +109,7 @@ class LocallyAdaptiveLoss:
             Scalar; zero where every voxel is ignored, or there is none.
 
         Raises:
-            ValueError: fewer than two classes, or a label that is no class.
+            ValueError: fewer than two classes, a label that is no class, or one of shares of classes.
         """
         if label.numel() == 0:
             return logits.sum() * 0
@@ -164,6 +164,11 @@ class LocallyAdaptiveLoss:
         """What cannot change from step to step is looked at once."""
         self._checked = True
         classes = logits.shape[1]
+        if label.shape[1] != 1 or label.is_floating_point():
+            raise ValueError(
+                f"labels are {label.dtype} of {label.shape[1]} channels; accepted are class indices of one channel: "
+                "which neighbours have the same class is not defined for shares of classes"
+            )
         if classes < 2:
             raise ValueError("the network has one output channel; two are needed, one of them of the background")
         known = label[labeled_mask(label)]

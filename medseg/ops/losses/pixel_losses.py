@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from torch import Tensor
 
 from medseg.ops.losses import segmentation as losses
+from medseg.ops.losses.hard_examples import HardExampleLoss
 from medseg.ops.losses.locally_adaptive import LocallyAdaptiveLoss
 from medseg.options import typed
 from medseg.portable.regions import Members, region_cross_entropy, region_dice
@@ -18,7 +19,7 @@ PixelLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 SIGMOID = "binary_cross_entropy"
 
-PIXEL_LOSSES = ("cross_entropy", SIGMOID, "locally_adaptive")
+PIXEL_LOSSES = ("cross_entropy", SIGMOID, "locally_adaptive", "hard_examples")
 
 _PLAIN: dict[str, PixelLoss] = {
     "cross_entropy": losses.cross_entropy,
@@ -32,7 +33,8 @@ def pixel_loss(name: str, spatial_dims: int, options: Mapping[str, Any] | None =
     Args:
         name: one of `PIXEL_LOSSES`.
         spatial_dims: 2 or 3.
-        options: keywords of `medseg.ops.losses.locally_adaptive.LocallyAdaptiveLoss`.
+        options: keywords of `medseg.ops.losses.locally_adaptive.LocallyAdaptiveLoss`, or of
+            `medseg.ops.losses.hard_examples.HardExampleLoss`.
 
     Raises:
         ConfigError: an option of another type.
@@ -45,12 +47,18 @@ def pixel_loss(name: str, spatial_dims: int, options: Mapping[str, Any] | None =
         if given:
             raise ValueError(f"loss {name} has no options, got {', '.join(given)}")
         return _PLAIN[name]
-    _, *accepted = inspect.signature(LocallyAdaptiveLoss).parameters
+    if name == "hard_examples":
+        return HardExampleLoss(**_checked(HardExampleLoss, given, name))
+    return LocallyAdaptiveLoss(spatial_dims, **_checked(LocallyAdaptiveLoss, given, name))
+
+
+def _checked(kind: Callable[..., PixelLoss], given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Options that a loss has, of the types that it asks for."""
+    accepted = [each for each in inspect.signature(kind).parameters if each != "spatial_dims"]
     unknown = sorted(set(given) - set(accepted))
     if unknown:
         raise ValueError(f"loss {name} has no option {unknown[0]!r}; it has {', '.join(accepted)}")
-    hints = get_type_hints(LocallyAdaptiveLoss.__init__)
-    return LocallyAdaptiveLoss(spatial_dims, **typed(given, hints, f"loss {name}"))
+    return typed(given, get_type_hints(vars(kind)["__init__"]), f"loss {name}")
 
 
 class SupervisedTerms:

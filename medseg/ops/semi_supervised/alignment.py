@@ -6,8 +6,13 @@ Semi-Supervised Learning, CVPR 2021, 10857-10866; arXiv 2102.09559.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+UNLIKE = 3
+"""Factor between the shares of a class in labels and predictions from which on alignment may do harm."""
 
 
 def alignment_exponent(generation: int, last: int, least: float) -> float:
@@ -34,3 +39,12 @@ def align(probabilities: Tensor, target: Tensor, predicted: Tensor) -> Tensor:
     ratio = (target + 1e-6) / (predicted + 1e-6)
     moved = probabilities * ratio.view(1, -1, *[1] * (probabilities.ndim - 2))
     return moved / moved.sum(1, keepdim=True)
+
+
+def unlike_shares(names: Sequence[str], labelled: Tensor, predicted: Tensor) -> list[str]:
+    """Words for each class whose share in predictions is quite another than in labels; the shares are `(classes,)`."""
+    found = []
+    for name, ours, theirs in zip(names, labelled.tolist(), predicted.tolist(), strict=True):
+        if max(ours, theirs) > UNLIKE * min(ours, theirs):
+            found.append(f"{name} {theirs:.2g} instead of {ours:.2g}")
+    return found

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.ops.losses.segmentation import labeled_mask, merge_uncovered, one_hot
-from medseg.ops.processes import sum_over_processes
+from medseg.ops.processes import gather_from_processes, sum_over_processes
 
 
 class ConfidenceBank(nn.Module):
@@ -128,6 +128,21 @@ def class_fractions(label: Tensor, classes: int) -> Tensor:
     """Share of each class among the voxels of each image that are not ignored, `(B, classes)`."""
     known = labeled_mask(label).sum(tuple(range(2, label.ndim))).clamp(min=1)
     return class_voxels(label, classes) / known
+
+
+@torch.no_grad()
+def follow_fractions(usual: Tensor, label: Tensor) -> Tensor:
+    """Move the usual share of each class a tenth of the way to that of a batch, over the images that hold the class.
+
+    Args:
+        usual: `(classes,)`, 0 for a class that no batch has had.
+        label: `(B, 1, *spatial)` class indices of this process; the batches of all processes count.
+    """
+    areas = class_fractions(gather_from_processes(label), len(usual))
+    holding = areas > 0
+    mean = areas.sum(0) / holding.sum(0).clamp(min=1)
+    moved = torch.where(usual > 0, 0.9 * usual + 0.1 * mean, mean)
+    return torch.where(holding.any(0), moved, usual)
 
 
 def draw_class(chance: Tensor) -> int | None:

@@ -25,6 +25,7 @@ class DonorBank(nn.Module):
     newest: Tensor
     images: Tensor
     labels: Tensor
+    places: Tensor
 
     def __init__(self, classes: int, slots: int) -> None:
         super().__init__()
@@ -35,6 +36,7 @@ class DonorBank(nn.Module):
         self.register_buffer("newest", torch.zeros(classes, dtype=torch.long))
         self.register_buffer("images", torch.zeros(0))  # (classes, slots, Cin, *patch), once a patch is known
         self.register_buffer("labels", torch.zeros(0, dtype=torch.uint8))  # (classes, slots, 1, *patch)
+        self.register_buffer("places", torch.zeros(0))  # (classes, slots, n, n + 1)
 
     def holds(self, value: int) -> bool:
         """Whether there is a patch with this class."""
@@ -45,23 +47,34 @@ class DonorBank(nn.Module):
         slots = self.filled[value].nonzero().flatten()
         return int(slots[int(torch.randint(len(slots), ()))])
 
+    def place(self, value: int, slot: int) -> Tensor | None:
+        """Where in the body a patch lies, `(n, n + 1)`; None: it is not known."""
+        return self.places[value, slot] if self.places.numel() else None
+
     @torch.no_grad()
-    def store(self, value: int, image: Tensor, label: Tensor | None = None) -> None:
+    def store(
+        self, value: int, image: Tensor, label: Tensor | None = None, place: Tensor | None = None
+    ) -> None:  # fmt: skip
         """Keep a patch in the place of the oldest one of its class.
 
         Args:
             value: the class.
             image: `(Cin, *patch)`.
             label: `(1, *patch)` class indices, 255 = ignore; None: images alone are kept.
+            place: in the body, `(n, n + 1)`; None: it is not known.
         """
         if self.images.numel() == 0:
             self.images = image.new_zeros(self.classes, self.slots, *image.shape, dtype=torch.float32)
             if label is not None:
                 self.labels = label.new_zeros(self.classes, self.slots, *label.shape, dtype=torch.uint8)
+            if place is not None:
+                self.places = place.new_zeros(self.classes, self.slots, *place.shape, dtype=torch.float32)
         slot = int(self.newest[value])
         self.images[value, slot] = image.float()
         if label is not None:
             self.labels[value, slot] = label.to(torch.uint8)
+        if place is not None:
+            self.places[value, slot] = place.float()
         self.filled[value, slot] = True
         self.newest[value] = (slot + 1) % self.slots
 
@@ -78,7 +91,7 @@ class DonorBank(nn.Module):
 
     def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, *more: Any) -> None:
         """The patches of a checkpoint have the size that they had there."""
-        for name in ("images", "labels"):
+        for name in ("images", "labels", "places"):
             if f"{prefix}{name}" in state:
                 found = state[f"{prefix}{name}"]
                 setattr(self, name, torch.zeros_like(found, device=getattr(self, name).device))

@@ -19,6 +19,10 @@ Box = tuple[slice, ...]
 """Part of an image, one slice for each spatial axis."""
 
 
+ALONE = "there is a single unlabelled case, and no other one to mix it with"
+"""Warning of methods that mix unlabelled images."""
+
+
 def random_box(shape: Sequence[int], share: float = 0.5) -> Box:
     """A box of a share of the image's size at a random place.
 

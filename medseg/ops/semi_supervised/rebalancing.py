@@ -22,7 +22,7 @@ LARGEST_DRAW = 10**9
 
 
 def class_rates(
-    counts: Sequence[int], *, alpha: float, rate: Literal["rank", "inverse"] = "rank", least: float = 0.0
+    counts: Sequence[float], *, alpha: float, rate: Literal["rank", "inverse"] = "rank", least: float = 0.0
 ) -> list[float]:
     """Share of each class that is kept.
 
@@ -30,7 +30,7 @@ def class_rates(
     `(N_min / N_c)^alpha`. N_min is the smallest size above 0.
 
     Args:
-        counts: N, labelled samples of each class.
+        counts: N, labelled samples of each class, or their volume.
         alpha: exponent; 0 keeps everything.
         rate: by rank or by size.
         least: smallest rate of a class that is labelled.

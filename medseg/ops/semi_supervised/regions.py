@@ -2,9 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from scipy import ndimage
 from scipy.special import expit
+
+
+def samples_of_class(
+    labels: np.ndarray,
+    log_odds: np.ndarray,
+    value: int,
+    *,
+    classes: int,
+    unit: Literal["voxel", "region", "image"],
+    smallest: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The samples of a class in one case, and how confident a network is of each.
+
+    Args:
+        labels: class indices, `(X, Y, Z)`.
+        log_odds: of each voxel's label, float16.
+        value: index of the class.
+        classes: number of classes.
+        unit: what a sample is: a voxel, a connected component, or the image as a whole.
+        smallest: voxels that a component has at least.
+
+    Returns:
+        For each voxel 1 + the number of its sample, 0 where none is; and log-odds of the samples `(n,)` float16.
+    """
+    if unit == "image":
+        return whole_image(labels, log_odds, value, classes)
+    where = labels == value
+    if unit == "region":
+        places, count = large_components(where, smallest)
+        return places, mean_confidence(log_odds, places, count)
+    places = np.zeros(labels.shape, np.int64)
+    places[where] = np.arange(1, int(where.sum()) + 1)
+    return places, log_odds[where]
 
 
 def large_components(mask: np.ndarray, smallest: int) -> tuple[np.ndarray, int]:

@@ -64,26 +64,32 @@ class Views(nn.Module):
 
     Args:
         networks: view ("axial", "coronal", "sagittal", "volume") -> network of volumes.
+        independent: whether their logits are of each class by itself, through a sigmoid; else through a softmax.
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+    def __init__(self, networks: Mapping[str, nn.Module], independent: bool = False) -> None:
         super().__init__()
         unknown = sorted(set(networks) - {*PLANES, "volume"})
         if unknown or not networks:
             raise ValueError(f"views are {', '.join(PLANES)} and volume, got {unknown or 'none'}")
         self.networks = nn.ModuleDict(networks)
+        self.independent = independent
 
     def forward(self, volume: Tensor) -> Tensor:
-        """The logarithm of the views' mean probabilities: volume `(B, Cin, X, Y, Z)` to `(B, C, X, Y, Z)`.
+        """Logits of the views' mean probabilities: volume `(B, Cin, X, Y, Z)` to `(B, C, X, Y, Z)`.
 
         Not the vote: that is for whole volumes, and made by `ViewsInferer`.
         """
         total: Tensor | None = None
         for network in self.networks.values():
-            part = network(_pad_by_edges(volume, context_of(network))).softmax(1)
+            logits = network(_pad_by_edges(volume, context_of(network)))
+            part = logits.sigmoid() if self.independent else logits.softmax(1)
             total = part if total is None else total + part
         assert total is not None
-        return (total / len(self.networks)).clamp_min(torch.finfo(total.dtype).tiny).log()
+        mean = total / len(self.networks)
+        if self.independent:
+            return mean.logit(torch.finfo(mean.dtype).eps)
+        return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 
 
 def _pad_by_edges(volume: Tensor, context: tuple[int, int, int]) -> Tensor:

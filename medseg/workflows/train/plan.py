@@ -106,10 +106,12 @@ def plan_pipeline(
         patch_voxels=GPU_PATCH_VOXELS if device.type == "cuda" else PATCH_VOXELS,
         asks_upright=bool(asking_upright(pipeline)),
     )
+    counts = []
+    for of_stage in groups:
+        counts.append({stream: len(cases) for stream, cases in of_stage.items()})
     stages = []
-    for index, (stage, of_stage) in enumerate(zip(pipeline.stages, groups, strict=True)):
-        counts = {stream: len(cases) for stream, cases in of_stage.items()}
-        stages.append(_plan_stage(index, stage, data, counts))
+    for index, stage in enumerate(pipeline.stages):
+        stages.append(_plan_stage(index, stage, data, counts[index]))
     planned = pipeline.model_copy(
         update={
             "stages": tuple(stages),
@@ -118,7 +120,8 @@ def plan_pipeline(
         }
     )
     check_upright(planned, data)
-    check_buildable(planned, start, [presences(manifest, of_stage) for of_stage in groups], product)
+    tags = [presences(manifest, of_stage) for of_stage in groups]
+    check_buildable(planned, start, tags, product, cases=counts)
     if seconds is None:
         return planned
     sizing = sizing or Sizing()

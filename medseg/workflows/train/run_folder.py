@@ -113,8 +113,8 @@ def describe_validation(run: Path) -> str:
         return f"no validation {words}: no validation case has a label"
     if "round" in validations[-1]:
         best = validations[-1]
-        score = best[name][FUSED]
-        several_views = len(best[name]) > 2  # each view's, and the fused
+        score = best["dice"][FUSED]  # of rounds the name whatever the score is
+        several_views = len(best["dice"]) > 2  # each view's, and the fused
         place = f"after round {best['round']}"
         place = f"of all views together {place}" if several_views else place
     else:

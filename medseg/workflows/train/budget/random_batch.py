@@ -36,6 +36,8 @@ def _random_key(
         return {key: torch.ones(count, classes - 1, dtype=torch.uint8)}
     if key == "index":
         return {key: torch.zeros(count, dtype=torch.int64)}
+    if key == "place":  # all at the same place
+        return {key: torch.eye(len(patch), len(patch) + 1).expand(count, -1, -1).clone()}
     if key != "label":
         return {key: torch.zeros(count, 1, *patch)}
     label = np.zeros((count, 1, *patch), np.uint8)

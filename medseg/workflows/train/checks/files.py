@@ -189,6 +189,9 @@ def find_warnings(pipeline: Pipeline, manifest: Manifest) -> list[str]:
     labelled = sum(1 for case in manifest.training if case.is_labelled)
     if labelled and not any(_learns_from(stage, name) for stage in pipeline.stages for name in ("labeled", "all")):
         warnings.append(f"{labelled} cases have labels, from which {pipeline.stages[0].method.name} does not learn")
+    hidden = sum(1 for case in manifest.unlabeled if case.label is not None)
+    if hidden:
+        warnings.append(f"{hidden} cases under 'unlabeled' have a label, which training does not open")
     warnings += class_warnings(manifest, streams_of(manifest)["labeled"])
     for stage, groups in zip(pipeline.stages, groups_of_stages(pipeline, manifest), strict=True):
         if not groups["unlabeled"] and _learns_from(stage, "unlabeled") and not stage.rounds:

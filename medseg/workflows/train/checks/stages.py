@@ -11,9 +11,11 @@ from torch import nn
 
 from medseg import methods
 from medseg.config.pipeline import DataSpec, Pipeline, Stage
+from medseg.engine import distributed
 from medseg.errors import ConfigError
 from medseg.method import Frozen, Method
 from medseg.networks.factory import check_exportable
+from medseg.progress import say
 from medseg.workflows.train.encoder import OpenEncoder, Start
 from medseg.workflows.train.stages.build import build_method, open_previous, select_view
 from medseg.workflows.train.stages.maps import needs_maps, rule_of
@@ -34,6 +36,8 @@ def check_buildable(
     start: Start | None = None,
     tags: Sequence[Presences] | None = None,
     product: Product = "bundle",
+    *,
+    cases: Sequence[Mapping[str, int]] = (),
 ) -> None:
     """Build every network, method and rule once: a mistake in a later stage is found before the first is trained.
 
@@ -42,6 +46,7 @@ def check_buildable(
         start: what the first stage starts from.
         tags: of each stage; None: they are not looked at.
         product: what the run leaves.
+        cases: of each stage, how many each stream has; none: methods are not asked for warnings.
 
     Raises:
         ConfigError: as `build_method`; options that a rule does not have; a segmenter that cannot be exported; a last
@@ -64,6 +69,7 @@ def check_buildable(
                 elif index > 0 and stage.init == "previous":
                     previous = select_view(earlier, view_data.view if stage.views else None)
                 method = build_method(stage, view_data, previous)
+                _tell_cautions(method, stage, cases[index : index + 1])
                 if tags is not None:
                     _check_tags(method, stage, tags[index])
                 left = _find_product(method, pipeline, index, product)
@@ -73,6 +79,22 @@ def check_buildable(
                 if needs_maps(stage):
                     _check_maps(method, stage, view_data)
             earlier = made
+
+
+def _tell_cautions(method: Method, stage: Stage, counted: Sequence[Mapping[str, int]]) -> None:
+    """Say what a method has to say of its settings, once."""
+    if distributed.rank() > 0:
+        return
+    for cases in counted:
+        for caution in method.cautions(cases):
+            line = f"warning: {stage.method.name}: {caution}"
+            if line not in _TOLD:
+                _TOLD.add(line)
+                say(line)
+
+
+_TOLD: set[str] = set()
+"""A run is planned several times, and has several stages and views."""
 
 
 def _check_tags(method: Method, stage: Stage, tags: Presences) -> None:

@@ -33,8 +33,10 @@ from medseg.workflows.train.self_training.labelling.predict_maps import Predicto
 from medseg.workflows.train.self_training.labelling.predict_views import Voter
 from medseg.workflows.train.self_training.labelling.pseudo_label_statistics import summarize_round
 from medseg.workflows.train.self_training.labelling.pseudo_labels import PseudoLabeller
+from medseg.workflows.train.self_training.report.added_images import choose_added
 from medseg.workflows.train.self_training.report.better_round import advise
-from medseg.workflows.train.self_training.report.page import Round, RunDescription, write_summary
+from medseg.workflows.train.self_training.report.page import write_summary
+from medseg.workflows.train.self_training.report.rounds import Round, RunDescription
 from medseg.workflows.train.self_training.time_left import TimeLeft
 from medseg.workflows.train.self_training.validation_scores import mean_volumes_ml, score_round
 from medseg.workflows.train.stages.build import WARM_SHARE, StageInputs, StageResult, count_trainings
@@ -243,7 +245,8 @@ class SelfTraining:
             self._warn(f"round {number}: {len(empty)} unlabelled cases without any structure: {', '.join(empty)}")
         slices = {case.name: labeller.slices(case) for case in self.to_label if case.name in shown}
         seconds = {"labelling": sum(case["seconds"] for case in counts.values())}
-        return labeller, Round(number, statistics, slices=slices, seconds=seconds)
+        added = choose_added(self.manifest, self.to_label, counts)
+        return labeller, Round(number, statistics, slices=slices, seconds=seconds, added=added)
 
     def _is_converged(self, result: Round) -> bool:
         """Whether the pseudo-labels hardly change any more, so that the networks before them are the last."""

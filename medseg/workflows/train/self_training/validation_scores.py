@@ -13,7 +13,7 @@ from medseg.engine.validation import ClassDice, ImageClasses
 from medseg.manifest.classification import class_index
 from medseg.manifest.labelling import is_pseudo
 from medseg.manifest.manifest import Case, Manifest
-from medseg.method import IGNORE
+from medseg.method import IGNORE, PseudoLabels
 from medseg.portable.io.read import read_header
 from medseg.workflows.evaluate.compare_case import Scale, onto, read_labels
 from medseg.workflows.train.self_training.labelling.predict_views import Voter
@@ -97,23 +97,33 @@ def mean_volumes_ml(manifest: Manifest) -> dict[str, float]:
         counts = np.bincount(read_reference(manifest, case).ravel(order="K"), minlength=IGNORE + 1)
         if counts[IGNORE]:
             continue
-        affine = read_header(manifest.images(case)[0]).affine
-        voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
-        volumes.append(counts[int(manifest.has_background) : len(manifest.labels)] * voxel_mm3 / 1000)
+        structures = counts[int(manifest.has_background) : len(manifest.labels)]
+        volumes.append(structures * _voxel_mm3(manifest, case) / 1000)
     if not volumes:
         return {}
     return dict(zip(manifest.structures.values(), np.mean(volumes, 0).tolist(), strict=True))
 
 
-def count_labelled_voxels(manifest: Manifest) -> list[int]:
-    """Voxels of each class in the labels of the training cases, without those that a rule made.
+def class_sizes(manifest: Manifest, rule: PseudoLabels) -> Sequence[float]:
+    """How large each class is in the labels that people made, in what a rule counts: images, mm^3 or voxels.
+
+    Raises:
+        DataError: a label that cannot be read.
+    """
+    if rule.counts_images:
+        return count_labelled_images(manifest)
+    return count_labelled_voxels(manifest, in_mm3=rule.counts_mm3)
+
+
+def count_labelled_voxels(manifest: Manifest, *, in_mm3: bool = False) -> list[float]:
+    """Voxels of each class in the labels of the training cases, or mm^3 of them, without those that a rule made.
 
     Where a label covers some structures only, its background is not counted: it may hold the others.
 
     Raises:
         DataError: a label that cannot be read.
     """
-    counts = np.zeros(len(manifest.labels), np.int64)
+    counts = np.zeros(len(manifest.labels))
     for case in manifest.training:
         if case.label is None or is_pseudo(case):
             continue
@@ -121,8 +131,14 @@ def count_labelled_voxels(manifest: Manifest) -> list[int]:
         of_case = of_case[: len(counts)]
         if case.classes is not None:
             of_case[0] = 0
-        counts += of_case
+        counts += of_case * (_voxel_mm3(manifest, case) if in_mm3 else 1)
     return counts.tolist()
+
+
+def _voxel_mm3(manifest: Manifest, case: Case) -> float:
+    """Of the file of a case."""
+    affine = read_header(manifest.images(case)[0]).affine
+    return abs(float(np.linalg.det(affine[:3, :3])))
 
 
 def count_labelled_images(manifest: Manifest) -> list[int]:

@@ -56,7 +56,12 @@ def prepare_cases(
     if shown:
         _tell_oddities(volumes)
     if name == "labeled":
-        _refuse_one_class(manifest, volumes)
+        given = [volume for volume in volumes if volume.label_path is not None]
+        if given:
+            present = _classes_of_labels(manifest, given)
+            _refuse_one_class(manifest, present)
+            if shown and not _is_told_elsewhere(stage):
+                _tell_absent(manifest, present)
     return volumes
 
 
@@ -77,20 +82,40 @@ _TOLD: set[str] = set()
 """Files are the same for every stage, view and round of a run."""
 
 
-def _refuse_one_class(manifest: Manifest, volumes: Sequence[CachedVolume]) -> None:
-    """Refuse labels that teach nothing.
+def _is_told_elsewhere(stage: Stage) -> bool:
+    """Whether rounds tell of absent classes, or the network that the stage starts from knows them."""
+    return stage.rounds is not None or len(stage.views) > 1 or methods.find(stage.method.name).asks_previous
 
-    Raises:
-        DataError: all of them together hold one class, or no structure.
-    """
-    given = [volume for volume in volumes if volume.label_path is not None]
-    if not given:
-        return
+
+def _tell_absent(manifest: Manifest, present: set[int]) -> None:
+    """Say once which structures no label has."""
+    absent = [name for value, name in manifest.structures.items() if value not in present]
+    line = f"no training label has {', '.join(absent)}: it cannot be learnt"
+    if absent and line not in _TOLD:
+        _TOLD.add(line)
+        say(f"warning: {line}")
+
+
+def _classes_of_labels(manifest: Manifest, given: Sequence[CachedVolume]) -> set[int]:
+    """Label values that labels have, all together."""
     present: set[int] = set()
     for volume in given:
         present |= {manifest.label_values[int(group)] for group in volume.voxel_ranges if group != ANNOTATED}
     if len(present) == 1 and manifest.has_background and any((volume.label == 0).any() for volume in given):
         present.add(manifest.label_values[0])
+    return present
+
+
+def _refuse_one_class(manifest: Manifest, present: set[int]) -> None:
+    """Refuse labels that teach nothing.
+
+    Args:
+        manifest: of the labels.
+        present: their values.
+
+    Raises:
+        DataError: all of them together hold one class, or no structure.
+    """
     nothing = nothing_to_tell_apart(manifest, present)
     if nothing:
         hint = f"see medseg data check {manifest.path}"

@@ -49,7 +49,7 @@ def judge_rule(
     Raises:
         DataError: an image that cannot be predicted, or a label that cannot be read.
     """
-    cases = [case for case in manifest.validation if case.label]
+    cases = [case for case in manifest.validation if case.is_labelled]
     records = [_record(case, decided, store, manifest, folder) for case in cases]
     missing = [place for place, record in enumerate(records) if record.notes() is None]
     distributed.barrier()  # all have seen what is there before anything changes
@@ -63,7 +63,10 @@ def judge_rule(
         reference = read_reference(manifest, case)
         if case.classes is not None:
             reference[reference == 0] = IGNORE  # a structure that this label does not cover may be there
-        counts = count_right(predicted.labels[0].numpy(), made.numpy(), reference, len(manifest.labels))
+        given, kept = predicted.labels[0].numpy(), made.numpy()
+        if rule.counts_images:
+            given, kept, reference = as_one_image(given), as_one_image(kept), as_one_image(reference)
+        counts = count_right(given, kept, reference, len(manifest.labels))
         records[place].finish(counts)
         store.forget(case)
     distributed.barrier()
@@ -80,23 +83,28 @@ def read_precision(folder: Path) -> dict[str, Any]:
 
 def _record(case: Case, decided: Mapping[str, Any], store: PredictionStore, manifest: Manifest, folder: Path) -> Record:
     label = manifest.label(case)
-    assert label is not None
     inputs = {
         "images": [digest_of(path) for path in manifest.images(case)],
-        "label": digest_of(label),
+        "label": digest_of(label) if label else f"class {case.image_class}",
         "networks": store.networks.digest,
     }
     file = make_folder(folder / CASES) / f"{case.name}.json"
     return Record(file, inputs=inputs, settings={"decided": dict(decided)})
 
 
+def as_one_image(values: np.ndarray) -> np.ndarray:
+    """The class of most voxels of an image, which counts once, `(1,)`; 255 where all are 255."""
+    known = values[values != IGNORE]
+    return np.array([np.bincount(known).argmax() if known.size else IGNORE], np.uint8)
+
+
 def count_right(predicted: np.ndarray, kept: np.ndarray, reference: np.ndarray, classes: int) -> dict[str, list[int]]:
-    """Voxels of each class, where the reference is known: `predicted`, `kept` by the rule, and of these `right`.
+    """Voxels or images of each class, where the reference is known: `predicted`, `kept` by the rule, of these `right`.
 
     Args:
-        predicted: `(X, Y, Z)` class indices.
-        kept: `(X, Y, Z)` class indices, 255 where the rule keeps nothing.
-        reference: `(X, Y, Z)` class indices, 255 = not known.
+        predicted: class indices, `(X, Y, Z)`, or `(1,)` of an image as a whole.
+        kept: class indices, 255 where the rule keeps nothing.
+        reference: class indices, 255 = not known.
         classes: with background.
     """
     known = reference != IGNORE

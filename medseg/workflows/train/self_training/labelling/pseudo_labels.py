@@ -28,6 +28,7 @@ from medseg.portable.io.write import SaveError, is_flat, remove_leftovers, write
 from medseg.progress import Count
 from medseg.records import Record, digest_of
 from medseg.stopping import report_stop
+from medseg.workflows.train.self_training.labelling.dead_maps import tell_dead_maps
 from medseg.workflows.train.self_training.labelling.precision import judge_rule
 from medseg.workflows.train.self_training.labelling.predict_maps import IMAGE, Predictors
 from medseg.workflows.train.self_training.labelling.prediction_store import PredictionStore
@@ -41,7 +42,7 @@ from medseg.workflows.train.self_training.report.map_slices import (
     map_slice,
 )
 from medseg.workflows.train.self_training.time_left import TimeLeft
-from medseg.workflows.train.self_training.validation_scores import count_labelled_images, count_labelled_voxels
+from medseg.workflows.train.self_training.validation_scores import class_sizes
 
 PSEUDO = "pseudo"
 SUMMARIES = "summaries"
@@ -104,14 +105,15 @@ class PseudoLabeller:
         rule = methods.build_rule(self.rule.name, len(self.manifest.labels), **self.rule.options)
         rule.has_background = self.manifest.has_background
         if rule.counts_labels:
-            counted = count_labelled_images if rule.counts_images else count_labelled_voxels
-            rule.class_counts = counted(self.manifest)
+            rule.class_counts = class_sizes(self.manifest, rule)
         with PredictionStore(networks, device, rule, self.folder / "predictions") as store:
             decided = self._decide(rule, store, networks) if rule.looks_at_all else {}
             if rule.is_judged:
                 judge_rule(rule, decided, store, self.manifest, self.folder, self.number)
             records = {case.name: self._record(case, networks, decided) for case in self.cases}
             missing = self._find_missing(records, time_left)
+            if missing and distributed.rank() == 0:
+                tell_dead_maps(rule, store, self.manifest, self.cases)
             share = missing[distributed.rank() :: distributed.world()]
             count = Count("labelling", total=len(share))
             with report_stop(count.where):

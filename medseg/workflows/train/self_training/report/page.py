@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,9 @@ from medseg.atomic import write_whole
 from medseg.workflows.reports.formatting import describe_computer, format_duration, format_number
 from medseg.workflows.reports.overlay import class_colors, encode_png
 from medseg.workflows.reports.pages import Table, data_uri, render_page
+from medseg.workflows.train.self_training.report.added_images import draw_added_images
 from medseg.workflows.train.self_training.report.figures import draw_pseudo_labels
+from medseg.workflows.train.self_training.report.rounds import Round, RunDescription
 
 VIEW_COLORS = {
     "axial": "#1971c2",
@@ -38,65 +39,6 @@ STATISTICS = {
     "dice_to_last": "Dice to the round before",
 }
 """Rows of the table of pseudo-labels."""
-
-
-@dataclass
-class Round:
-    """The results of one round.
-
-    Args:
-        number: 0 is the teacher's.
-        pseudo: statistics of the pseudo-labels that it was trained on, see `pseudo_label_statistics`; None for the
-            teacher.
-        dice: on the validation cases: view, and "fused" -> mean over the structures; empty without such cases.
-        classes: structure -> Dice of the fused labels on them.
-        slices: case -> file that `report_figures.keep_slices` wrote.
-        seconds: of training, of predicting and fusing.
-    """
-
-    number: int
-    pseudo: dict[str, Any] | None = None
-    dice: dict[str, float] = field(default_factory=dict)
-    classes: dict[str, float | None] = field(default_factory=dict)
-    slices: dict[str, Path] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def statistics(self) -> dict[str, Any]:
-        """Of its pseudo-labels; only for rounds that have them."""
-        assert self.pseudo is not None
-        return self.pseudo
-
-
-@dataclass(frozen=True)
-class RunDescription:
-    """What the page says of the whole run.
-
-    Args:
-        title: name of the pipeline.
-        views: of the networks.
-        structures: names of the foreground classes.
-        planned: rounds that were asked for.
-        counts: section -> cases.
-        ct: whether the scans are CT.
-        notes: warnings of the run.
-        labelled_ml: structure -> mean volume in the labelled cases, ml; empty if it is not known.
-        unit: of volumes: ml, or thousand pixels where the images have no spacing.
-        score: what `Round.dice` and `Round.classes` are: Dice, or recall where images are classified.
-        advice: which round to use, where it is not the last one.
-    """
-
-    title: str
-    views: tuple[str, ...]
-    structures: tuple[str, ...]
-    planned: int
-    counts: Mapping[str, int]
-    ct: bool
-    notes: Sequence[str] = ()
-    labelled_ml: Mapping[str, float] = field(default_factory=dict)
-    score: str = "Dice"
-    unit: str = "ml"
-    advice: str | None = None
 
 
 def write_summary(folder: Path, rounds: Sequence[Round], run: RunDescription) -> Path:
@@ -126,7 +68,8 @@ def render_summary(rounds: Sequence[Round], run: RunDescription, curves: bytes) 
     """
     scored = [each for each in rounds if each.dice]
     labelled = [each for each in rounds if each.pseudo is not None]
-    slices = _draw_slices(labelled, run)
+    added = {each.number: each.added for each in labelled if each.added}
+    slices = None if added else _draw_slices(labelled, run)
     return render_page(
         "self_training.html",
         title=f"medseg: {run.title}",
@@ -139,17 +82,20 @@ def render_summary(rounds: Sequence[Round], run: RunDescription, curves: bytes) 
         dice_of_structures=_dice_of_structures(scored, run),
         pseudo_labels=_pseudo_labels(labelled),
         volumes=_volumes(labelled, run),
-        precision=_precision(labelled),
+        precision=_precision(labelled, run),
         slices=data_uri(slices) if slices else None,
+        added=data_uri(draw_added_images(added)) if added else None,
         times=_times(rounds),
         computer=describe_computer(),
     )
 
 
 def draw_curves(rounds: Sequence[Round], run: RunDescription) -> bytes:
-    """PNG: validation Dice, agreement and change, and volumes over the rounds."""
-    figure = Figure(figsize=(12, 3.6), dpi=100, layout="constrained")
-    dice, shares, volume = figure.subplots(1, 3)
+    """PNG: validation Dice, agreement and change, volumes, and precision where rules are judged, over the rounds."""
+    judged = _judged([each for each in rounds if each.pseudo is not None])
+    panels = 4 if judged else 3
+    figure = Figure(figsize=(4 * panels, 3.6), dpi=100, layout="constrained")
+    dice, shares, volume, *more = figure.subplots(1, panels)
     for name in (*run.views, "fused"):
         width, size = (2.4, 6) if name == "fused" else (1.2, 4)
         values = {each.number: each.dice.get(name) for each in rounds}
@@ -166,8 +112,13 @@ def draw_curves(rounds: Sequence[Round], run: RunDescription) -> bytes:
     size_name = "volume" if run.unit == "ml" else "size"
     volume.set(title=f"pseudo-labels: mean {size_name}, {run.unit}")
     volume.set_yscale("symlog", linthresh=1)  # a liver and an adrenal gland on one axis
-    for ax in (dice, shares, volume):
-        two_columns = ax is volume and len(run.structures) > 6
+    for ax in more:
+        for structure, color in zip(run.structures, class_colors(len(run.structures)), strict=True):
+            values = {each.number: each.statistics["precision"].get(structure) for each in judged}
+            _draw_curve(ax, values, label=structure, color=color)
+        ax.set(title="pseudo-labels: precision, validation cases", ylim=(0, 1))
+    for ax in (dice, shares, volume, *more):
+        two_columns = ax not in (dice, shares) and len(run.structures) > 6
         _finish_axes(ax, run.planned, legend_columns=2 if two_columns else 1)
     return encode_png(figure)
 
@@ -224,9 +175,14 @@ def _pseudo_labels(labelled: Sequence[Round]) -> Table:
     return Table(["", *_round_names(labelled)], rows)
 
 
-def _precision(labelled: Sequence[Round]) -> Table | None:
+def _judged(labelled: Sequence[Round]) -> list[Round]:
+    """Rounds whose rule was judged by validation cases."""
+    return [each for each in labelled if "precision" in each.statistics]
+
+
+def _precision(labelled: Sequence[Round], run: RunDescription) -> Table | None:
     """How right the pseudo-labels are by validation cases, and how much is kept; None where rules are not judged."""
-    judged = [each for each in labelled if "precision" in each.statistics]
+    judged = _judged(labelled)
     if not judged:
         return None
     rows = []
@@ -234,7 +190,7 @@ def _precision(labelled: Sequence[Round]) -> Table | None:
         for name in judged[0].statistics[key]:
             shares = [each.statistics[key].get(name) for each in judged]
             rows.append(_number_row(f"{name}, {words}", shares, 3))
-    return Table(["share of voxels", *_round_names(judged)], rows)
+    return Table([f"share of {run.samples}", *_round_names(judged)], rows)
 
 
 def _volumes(labelled: Sequence[Round], run: RunDescription) -> Table:
