@@ -14,10 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medseg.consensus.fusers.gcssl.energy import Energy
+from medseg.consensus.fusers.gcssl.energy import ROUNDING, Energy
 
-_LEAST_DROP = 1e-9
-"""A smaller drop of the energy is rounding, not progress."""
 _SCALE = 1e6
 """Integers of SciPy's flow per unit of cost."""
 
@@ -48,15 +46,15 @@ def minimise(energy: Energy) -> tuple[np.ndarray, dict[str, Any]]:
         labels: `(n,)` uint8.
         facts: energies before (each node by itself) and after, numbers of nodes, edges and cuts, and the library.
     """
-    start = energy.cheapest_labels()
+    labels, in_question, rest = decide_sure_nodes(energy)
     if len(energy.unary) == 2:
-        labels, cuts = cut_two_labels(energy)[0], 1
+        labels[in_question], cuts = cut_two_labels(rest)[0], 1
     else:
-        labels, cuts = alpha_expansion(energy, start)
+        labels[in_question], cuts = alpha_expansion(rest)
     facts: dict[str, Any] = {
         "energy": energy.of(labels),
-        "energy_of_votes": energy.of(start),
-        "nodes": int(start.size),
+        "energy_of_votes": energy.of(energy.cheapest_labels()),
+        "nodes": int(labels.size),
         "edges": int(energy.first.size),
         "cuts": cuts,
         "solver": installed_solver(),
@@ -66,48 +64,49 @@ def minimise(energy: Energy) -> tuple[np.ndarray, dict[str, Any]]:
     return labels, facts
 
 
-def alpha_expansion(energy: Energy, start: np.ndarray | None = None, cycles: int = 10) -> tuple[np.ndarray, int]:
-    """Expansion moves until none lowers the energy, and how many cuts that took.
+def decide_sure_nodes(energy: Energy) -> tuple[np.ndarray, np.ndarray, Energy]:
+    """Decide the nodes whose label no neighbours can change, and then those that are sure beside these.
 
-    The first moves are confined to nodes that are likely to take a label, which is several times as fast; then follow
-    moves of all nodes that can take part in one that pays, so that the answer is one that no expansion improves.
+    They have the same labels in every labelling of least energy, and no expansion of the others' best labels would pay
+    that moves one of them.
+
+    Returns:
+        labels: `(n,)` uint8, final at the sure nodes, the cheapest beside them elsewhere.
+        in_question: numbers of all other nodes.
+        rest: the energy of these, up to a constant.
+    """
+    labels = energy.cheapest_labels()
+    in_question, rest = np.arange(labels.size), energy
+    while True:
+        is_sure = rest.sure_nodes()
+        if not is_sure.any():
+            return labels, in_question, rest
+        rest = rest.of_rest(~is_sure, labels[in_question])
+        in_question = in_question[~is_sure]
+        labels[in_question] = rest.cheapest_labels()
+
+
+def alpha_expansion(energy: Energy, cycles: int = 10) -> tuple[np.ndarray, int]:
+    """Expansion moves from the cheapest labels until none lowers the energy, and how many cuts that took.
 
     Args:
         energy: to be lowered.
-        start: `(n,)` labels to start from; None: the cheapest at each node.
-        cycles: at most so many rounds over all labels, confined and not.
+        cycles: at most so many rounds over all labels.
     """
-    labels = (energy.cheapest_labels() if start is None else np.array(start)).astype(np.uint8)
-    labels, confined_cuts = _expand_until_settled(energy, labels, cycles, confined=True)
-    labels, cuts = _expand_until_settled(energy, labels, cycles, confined=False)
-    return labels, confined_cuts + cuts
-
-
-def _expand_until_settled(energy: Energy, labels: np.ndarray, cycles: int, *, confined: bool) -> tuple[np.ndarray, int]:
     count = len(energy.unary)
+    labels = energy.cheapest_labels()
     total_weights = energy.total_weights()
-    choose = _likely_to_take if confined else able_to_take
     failed = cuts = 0
     while failed < count and cuts < cycles * count:
         alpha = cuts % count
-        move = _best_move(energy, labels, alpha, choose(energy, labels, alpha, total_weights))
+        move = _best_move(energy, labels, alpha, able_to_take(energy, labels, alpha, total_weights))
         cuts += 1
-        if move.drop > _LEAST_DROP:
-            labels = labels.copy()
+        if move.drop > ROUNDING:
             labels[move.taken] = alpha
             failed = 0
         else:
             failed += 1  # since the last success nothing has changed: each label needs one failure only
     return labels, cuts
-
-
-def _likely_to_take(energy: Energy, labels: np.ndarray, alpha: int, total_weights: np.ndarray) -> np.ndarray:
-    """`(n,)` bool: nodes that take `alpha` if a quarter of their neighbours' weight is for it, and their neighbours."""
-    likely = _loss(energy, labels, alpha) < total_weights / 4
-    touched = likely[energy.first] | likely[energy.second]
-    likely[energy.first[touched]] = True
-    likely[energy.second[touched]] = True
-    return likely
 
 
 def _loss(energy: Energy, labels: np.ndarray, alpha: int) -> np.ndarray:
@@ -132,7 +131,7 @@ def able_to_take(energy: Energy, labels: np.ndarray, alpha: int, total_weights: 
         for own, other in ((first, second), (second, first)):
             alone = weight * (differ.astype(np.float64) - (labels[other] != alpha))
             won += np.bincount(own, np.where(able[other], weight, alone), labels.size)
-        still = able & (loss < won + _LEAST_DROP)
+        still = able & (loss < won + ROUNDING)
         if np.count_nonzero(still) == np.count_nonzero(able):
             return able
         able = still
