@@ -140,15 +140,17 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
         image = NormalisedImage(reduced.image, region.box, region.units)
     with log.stage("patterns"):
         patterns = _find_patterns(reduced, region)
+        rows = patterns.rows_at(region.disputed_positions())
     given = region.labels[:, region.disputed]
     omissions = None
     if options.omissions:
         with log.stage("omissions"):
-            omissions = find_omissions(region, patterns)
+            omissions = find_omissions(region, patterns, rows)
             log.facts |= omissions.facts
     with log.stage("agreement"):
-        agreement = agreement_of_raters(given, patterns, omissions)
-    scores = score_raters(region, image, len(study.classes), options.weights, agreement, options.seed, log)
+        agreement = agreement_of_raters(patterns, omissions)
+    majority = _most_frequent_labels(patterns)[rows]
+    scores = score_raters(region, image, majority, len(study.classes), options.weights, agreement, options.seed, log)
     log.facts["rho"] = scores.rho
     if image.constant:
         log.warn("the image is constant: nothing is learned from it, and all raters count alike")
@@ -172,6 +174,12 @@ def _find_patterns(study: Study, region: Region) -> VotePatterns:
     """Distinct votes in the box of all labels and its margin."""
     cropped = tuple(Rater(rater.name, rater.labels[region.outer_box]) for rater in study.raters)
     return find_patterns(Study(cropped, study.classes, study.spacing_mm), crop=False)
+
+
+def _most_frequent_labels(patterns: VotePatterns) -> np.ndarray:
+    """`(P,)` uint8: the label of most raters in each pattern, the lowest of equally many; `MISSING` if nobody votes."""
+    votes = patterns.count_votes()
+    return np.where(votes.any(axis=1), votes.argmax(axis=1), MISSING).astype(np.uint8)
 
 
 def _count_votes(

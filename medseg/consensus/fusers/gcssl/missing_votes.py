@@ -32,6 +32,15 @@ class WeightedVotes:
         """`(K, n)` in [0, 1]: the weighted share of raters that give a label; 0 where nobody does."""
         return self.votes / np.where(self.total > 0, self.total, 1)
 
+    def lead(self) -> np.ndarray:
+        """`(n,)` by how much the votes for the label of most votes exceed those for the next."""
+        most = np.zeros_like(self.total)
+        next_most = most.copy()
+        for votes in self.votes:
+            np.maximum(next_most, np.minimum(most, votes), out=next_most)
+            np.maximum(most, votes, out=most)
+        return most - next_most
+
     def costs(self) -> np.ndarray:
         """`(K, n)` in [0, 1]: the weighted share of raters that a label overrules."""
         return np.clip(1 - self.shares(), 0, 1)
@@ -68,7 +77,7 @@ def count_votes(
 def add_predicted_votes(
     counted: WeightedVotes, labels: np.ndarray, voxels: np.ndarray, strength: np.ndarray, posterior: RaterPosterior
 ) -> int:
-    """Add the soft votes of raters where they annotated nothing.
+    """Add the soft votes of raters where they annotated nothing and it could change which label has the most votes.
 
     Args:
         counted: changed in place.
@@ -81,8 +90,13 @@ def add_predicted_votes(
         How many soft votes were added.
     """
     absent = (labels == MISSING) & (strength[:, None] > 0)
-    wanted = np.flatnonzero(absent.any(axis=0))
     raters = np.flatnonzero(absent.any(axis=1))
+    possible = np.zeros(labels.shape[1], np.float32)
+    for r in raters:
+        possible[absent[r]] += np.float32(strength[r])
+    is_open = counted.lead() <= possible
+    wanted = np.flatnonzero(is_open & (possible > 0))
+    added = 0
     for start in range(0, wanted.size, _CHUNK):
         at = wanted[start : start + _CHUNK]
         q = posterior.at(voxels[at], raters)
@@ -91,4 +105,5 @@ def add_predicted_votes(
             predicted = at[here]
             counted.votes[:, predicted] += np.float32(strength[r]) * q[here, e].T
             counted.total[predicted] += np.float32(strength[r])
-    return int(np.count_nonzero(absent))
+            added += predicted.size
+    return added
