@@ -60,17 +60,20 @@ class Energy:
         count = self.unary.shape[1]
         return np.bincount(self.first, self.weight, count) + np.bincount(self.second, self.weight, count)
 
-    def sure_nodes(self) -> np.ndarray:
+    def sure_nodes(self, change: np.ndarray | float = 0.0) -> np.ndarray:
         """`(n,)` bool: nodes that have their cheapest label in every labelling of least energy.
 
         Any other label costs such a node more by itself than all of its neighbours together can win back.
+
+        Args:
+            change: `(n,)`, by how much the difference of two labels' own costs at a node may yet change.
         """
         lowest = np.full(self.unary.shape[1], np.inf)
         second_lowest = lowest.copy()
         for costs in self.unary:
             np.minimum(second_lowest, np.maximum(lowest, costs), out=second_lowest)
             np.minimum(lowest, costs, out=lowest)
-        return second_lowest - lowest > self.total_weights() + ROUNDING
+        return second_lowest - lowest > self.total_weights() + change + ROUNDING
 
     def of_rest(self, rest: np.ndarray, labels: np.ndarray) -> Energy:
         """The energy as a function of some nodes' labels while the others keep theirs, up to a constant.
@@ -80,7 +83,7 @@ class Energy:
             labels: `(n,)` of all nodes, of which those of the others count.
         """
         number = np.cumsum(rest, dtype=np.int32) - 1
-        unary = self.unary[:, rest].astype(np.float64)
+        unary = self.unary[:, rest].astype(np.float64, order="C")
         for own, other in ((self.first, self.second), (self.second, self.first)):
             border = np.flatnonzero(rest[own] & ~rest[other])
             cost = self.weight[border].astype(np.float64)
@@ -94,16 +97,15 @@ def _charge_for_fixed(unary: np.ndarray, node: np.ndarray, label: np.ndarray, co
     """Add to the nodes' own costs what neighbours of fixed label charge them for any other label.
 
     Args:
-        unary: `(K, n)`, changed in place.
+        unary: `(K, n)` in the order of C, changed in place.
         node: of each pair of a node and a fixed neighbour.
         label: of the neighbour.
         cost: float64, what the pair costs if its labels differ.
     """
     count = unary.shape[1]
     unary += np.bincount(node, cost, count).astype(unary.dtype)
-    for c in np.unique(label):
-        same = label == c
-        unary[c] -= np.bincount(node[same], cost[same], count).astype(unary.dtype)
+    flat = unary.reshape(-1)
+    np.subtract.at(flat, label.astype(np.intp) * count + node, cost.astype(unary.dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +140,7 @@ class NeighbourPairs:
 
     def energy(self, costs: np.ndarray, strength: float) -> Energy:
         """Energy with these neighbours; `costs` `(K, n)` are the nodes' own, `strength` is lambda."""
-        unary = costs.copy()
+        unary = np.array(costs, order="C")
         border_cost = (strength * self.border_value).astype(np.float64)
         _charge_for_fixed(unary, self.border_node, self.border_label, border_cost)
         np.maximum(unary, 0, out=unary)  # a rounding error below zero is no capacity

@@ -2,10 +2,6 @@
 
 Y. Boykov, O. Veksler and R. Zabih, "Fast Approximate Energy Minimization via Graph Cuts", TPAMI 2001. In one move every
 node may keep its label or take alpha. The answer costs at most twice the minimum, and usually the minimum itself.
-
-Y. Boykov and V. Kolmogorov, "An Experimental Comparison of Min-Cut/Max-Flow Algorithms for Energy Minimization in
-Vision", TPAMI 2004: PyMaxflow, the default, which is licensed under the GPL. Where it is not installed SciPy cuts: its
-flow has 32-bit integers only, so that costs are rounded to a millionth, and it is some times slower.
 """
 
 from __future__ import annotations
@@ -15,42 +11,43 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medseg.consensus.fusers.gcssl.energy import ROUNDING, Energy
+from medseg.consensus.fusers.gcssl.minimum_cut import Arcs, Cut, installed_solver, minimum_cut
 
-_SCALE = 1e6
-"""Integers of SciPy's flow per unit of cost."""
-
-
-class Cut(NamedTuple):
-    """`taken`: `(n,)` bool, nodes on the sink side. `flow`: value of the cut."""
-
-    taken: np.ndarray
-    flow: float
+_FEW = 0.03
+"""Share of the nodes in question below which a cut is cheaper than to look for more that are sure."""
 
 
-class Arcs(NamedTuple):
-    """Arcs between nodes, all `(m,)`: what it costs if `first` stays and `second` is taken, and the reverse."""
+class SureNodes(NamedTuple):
+    """What is known of a labelling of least energy before any cut.
 
-    first: np.ndarray
-    second: np.ndarray
-    forward: np.ndarray
-    backward: np.ndarray
+    Args:
+        labels: `(n,)` uint8, final at the sure nodes, the cheapest beside them elsewhere.
+        in_question: numbers of all other nodes.
+        rest: the energy of these, up to a constant.
+    """
+
+    labels: np.ndarray
+    in_question: np.ndarray
+    rest: Energy
 
 
-def minimise(energy: Energy) -> tuple[np.ndarray, dict[str, Any]]:
+def minimise(energy: Energy, known: SureNodes | None = None) -> tuple[np.ndarray, dict[str, Any]]:
     """Labels of least energy.
 
     Args:
         energy: costs >= 0 of the pairs; the labels' own costs may have any sign.
+        known: nodes that are sure already; None: none is.
 
     Returns:
         labels: `(n,)` uint8.
         facts: energies before (each node by itself) and after, numbers of nodes, edges and cuts, and the library.
     """
-    labels, in_question, rest = decide_sure_nodes(energy)
+    found = decide_sure_nodes(energy, known=known)
+    labels = found.labels
     if len(energy.unary) == 2:
-        labels[in_question], cuts = cut_two_labels(rest)[0], 1
+        labels[found.in_question], cuts = cut_two_labels(found.rest)[0], 1
     else:
-        labels[in_question], cuts = alpha_expansion(rest)
+        labels[found.in_question], cuts = alpha_expansion(found.rest)
     facts: dict[str, Any] = {
         "energy": energy.of(labels),
         "energy_of_votes": energy.of(energy.cheapest_labels()),
@@ -64,26 +61,38 @@ def minimise(energy: Energy) -> tuple[np.ndarray, dict[str, Any]]:
     return labels, facts
 
 
-def decide_sure_nodes(energy: Energy) -> tuple[np.ndarray, np.ndarray, Energy]:
+def decide_sure_nodes(energy: Energy, change: np.ndarray | float = 0.0, known: SureNodes | None = None) -> SureNodes:
     """Decide the nodes whose label no neighbours can change, and then those that are sure beside these.
 
     They have the same labels in every labelling of least energy, and no expansion of the others' best labels would pay
     that moves one of them.
 
-    Returns:
-        labels: `(n,)` uint8, final at the sure nodes, the cheapest beside them elsewhere.
-        in_question: numbers of all other nodes.
-        rest: the energy of these, up to a constant.
+    Args:
+        energy: to be lowered.
+        change: `(n,)`, by how much the difference of two labels' own costs at a node may yet change.
+        known: nodes that are sure already; None: none is.
     """
-    labels = energy.cheapest_labels()
-    in_question, rest = np.arange(labels.size), energy
+    if known is None:
+        labels, rest = energy.cheapest_labels(), energy
+        in_question = np.arange(labels.size)
+    else:
+        labels, in_question = known.labels.copy(), known.in_question
+        rest = energy.of_rest(_is_among(in_question, labels.size), labels)
+        labels[in_question] = rest.cheapest_labels()
+    change = np.broadcast_to(change, labels.shape)
     while True:
-        is_sure = rest.sure_nodes()
-        if not is_sure.any():
-            return labels, in_question, rest
+        is_sure = rest.sure_nodes(change[in_question])
+        if np.count_nonzero(is_sure) <= _FEW * in_question.size:
+            return SureNodes(labels, in_question, rest)
         rest = rest.of_rest(~is_sure, labels[in_question])
         in_question = in_question[~is_sure]
         labels[in_question] = rest.cheapest_labels()
+
+
+def _is_among(numbers: np.ndarray, count: int) -> np.ndarray:
+    chosen = np.zeros(count, bool)
+    chosen[numbers] = True
+    return chosen
 
 
 def alpha_expansion(energy: Energy, cycles: int = 10) -> tuple[np.ndarray, int]:
@@ -223,74 +232,3 @@ def cut_two_labels(energy: Energy) -> tuple[np.ndarray, Cut]:
     stay, take = np.asarray(energy.unary, np.float64)
     found = minimum_cut(stay, take, Arcs(energy.first, energy.second, energy.weight, energy.weight))
     return found.taken.astype(np.uint8), found
-
-
-def minimum_cut(stay: np.ndarray, take: np.ndarray, arcs: Arcs) -> Cut:
-    """The subset of nodes to take at least cost.
-
-    Args:
-        stay: `(n,)` float64, cost of each node that is not taken.
-        take: `(n,)` float64, cost of each node that is.
-        arcs: costs between nodes, >= 0.
-    """
-    if not stay.size:
-        return Cut(np.zeros(0, bool), 0.0)
-    base = np.minimum(stay, take)  # capacities must not be negative, and a constant changes no decision
-    cut = _cut_by_pymaxflow if installed_solver() == "PyMaxflow" else _cut_by_scipy
-    taken, flow = cut(take - base, stay - base, arcs)
-    return Cut(taken, float(flow + base.sum()))
-
-
-def installed_solver() -> str:
-    """Which library cuts: "PyMaxflow", or "scipy" where it is not installed."""
-    try:
-        import maxflow  # noqa: F401
-    except ImportError:
-        return "scipy"
-    return "PyMaxflow"
-
-
-def _cut_by_pymaxflow(source: np.ndarray, sink: np.ndarray, arcs: Arcs) -> tuple[np.ndarray, float]:
-    import maxflow
-
-    # without the numbers the graph grows by copying, at twice the memory
-    graph = maxflow.GraphFloat(source.size, arcs.first.size)
-    nodes = graph.add_nodes(source.size)
-    graph.add_grid_tedges(nodes, source, sink)
-    graph.add_edges(arcs.first, arcs.second, arcs.forward, arcs.backward)
-    flow = graph.maxflow()
-    return graph.get_grid_segments(nodes), flow
-
-
-def _cut_by_scipy(source: np.ndarray, sink: np.ndarray, arcs: Arcs) -> tuple[np.ndarray, float]:
-    from scipy.sparse import csr_matrix
-    from scipy.sparse.csgraph import breadth_first_order, maximum_flow
-
-    n = source.size
-    source_node, sink_node = n, n + 1
-    nodes = np.arange(n)
-    start = np.concatenate([np.full(n, source_node), nodes, arcs.first, arcs.second])
-    end = np.concatenate([nodes, np.full(n, sink_node), arcs.second, arcs.first])
-    costs = np.concatenate([source, sink, arcs.forward, arcs.backward])
-    capacity = np.rint(costs * _SCALE).astype(np.int32)
-    used = capacity > 0
-    entries = (capacity[used], (start[used], end[used]))
-    graph = csr_matrix(entries, shape=(n + 2, n + 2), dtype=np.int32)
-    residual = graph - maximum_flow(graph, source_node, sink_node).flow
-    residual.data[residual.data < 0] = 0
-    residual.eliminate_zeros()
-    # whatever can still reach the sink is on its side: the same choice among equal cuts as the other library's
-    reaching = breadth_first_order(residual.T.tocsr(), sink_node, return_predecessors=False)
-    on_sink_side = np.zeros(n + 2, bool)
-    on_sink_side[reaching] = True
-    taken = on_sink_side[:n]
-    return taken, _cost_of_cut(taken, source, sink, arcs)
-
-
-def _cost_of_cut(taken: np.ndarray, source: np.ndarray, sink: np.ndarray, arcs: Arcs) -> float:
-    """What a cut costs before any rounding."""
-    first, second = taken[arcs.first], taken[arcs.second]
-    value = source[taken].sum() + sink[~taken].sum()
-    value += arcs.forward[~first & second].sum()
-    value += arcs.backward[first & ~second].sum()
-    return float(value)

@@ -225,7 +225,7 @@ def find_gross_errors(region: Region, patterns: VotePatterns, rows: np.ndarray) 
 
 
 def most_voted_structures(patterns: VotePatterns) -> np.ndarray:
-    """`(P,)` label above 0 of most raters in each pattern, the lowest of equally frequent ones; 0 if nobody gave any."""
+    """`(P,)` label above 0 of most raters in each pattern, of equally frequent ones the lowest; 0 if there is none."""
     votes = patterns.count_votes()
     votes[:, 0] = 0
     return votes.argmax(axis=1)
