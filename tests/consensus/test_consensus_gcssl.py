@@ -311,8 +311,9 @@ def test_guesses_change_shares_by_no_more_than_they_weigh():
     assert 0.5 + change[0] >= 0.6
 
 
-def test_guesses_where_they_cannot_matter_would_change_no_label(study_2d, monkeypatch):
-    study, _ = study_2d
+@pytest.mark.parametrize("kind", ["ellipsoid", "vessels"])
+def test_guesses_where_they_cannot_matter_would_change_no_label(kind, monkeypatch):
+    study, _ = generate(replace(SMALL, kind=kind), 0)
     some = gcssl(study)
     monkeypatch.setattr(decision, "change_by_guesses", lambda total, possible: np.full(total.size, np.inf))
     all_of_them = gcssl(study)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from medseg.consensus.fusers.fusion_log import FusionLog
-from medseg.consensus.fusers.gcssl.energy import find_pairs, thickness_factor
+from medseg.consensus.fusers.gcssl.energy import NeighbourPairs, find_pairs, thickness_factor
 from medseg.consensus.fusers.gcssl.graph_cut import decide_sure_nodes, minimise
 from medseg.consensus.fusers.gcssl.image_features import NormalisedImage
-from medseg.consensus.fusers.gcssl.missing_votes import Ballots, change_by_guesses
+from medseg.consensus.fusers.gcssl.missing_votes import Ballots, WeightedVotes, change_by_guesses
 from medseg.consensus.fusers.gcssl.region import Region
 from medseg.consensus.study import MISSING
 
@@ -59,34 +59,33 @@ def decide(region: Region, ballots: Ballots, image: NormalisedImage, options: Pa
         options: of the pairs.
         log: gets the energy's facts and seconds.
     """
-    counted, possible = ballots.counted, ballots.possible_guesses()
-    has_votes = (counted.total > 0) | (possible > 0)
+    counted, guesses = ballots.counted, ballots.guesses
+    possible = np.zeros_like(counted.total) if guesses is None else guesses.possible()
+    if guesses is not None:
+        with log.stage("missing"):
+            nobody = np.flatnonzero((counted.total == 0) & (possible > 0))
+            log.facts["soft_votes"] = guesses.add(counted, nobody)
+            possible[nobody] = 0
+    has_votes = counted.total > 0
     with log.stage("graph"):
-        nodes = region.disputed.copy()
-        nodes[region.disputed] = has_votes
-        fixed = region.agreed[region.inner_box].copy()
-        fixed[region.disputed & ~nodes] = MISSING  # what nobody can tell has no influence on its neighbours
-        pairs = find_pairs(nodes, fixed, image.smoothed(SIGMA_PAIRS), region.units, options.neighbours)
-        strength = options.smoothness / pairs.lattice if pairs.lattice else 0.0
+        pairs, strength = _find_pairs(region, ballots.votes(), image, options)
+        log.facts |= {"lambda": strength, "beta": pairs.beta}
     sure = None
-    if ballots.guesses is not None and possible.any():
+    if guesses is not None and possible.any():
         with log.stage("missing"):
             costs = ballots.votes().costs()[:, has_votes]
             change = change_by_guesses(counted.total, possible)[has_votes]
             sure = decide_sure_nodes(pairs.energy(costs, strength), change)
-            numbers = np.flatnonzero(has_votes)[sure.in_question]
-            log.facts["soft_votes"] = ballots.guesses.add(counted, numbers)
+            in_question = np.flatnonzero(has_votes)[sure.in_question]
+            log.facts["soft_votes"] += guesses.add(counted, in_question[possible[in_question] > 0])
     with log.stage("graph"):
         votes = ballots.votes()
         shares = votes.shares()[:, has_votes]
-        voted = np.where(fixed == MISSING, 0, fixed).astype(np.uint8)
-        voted[nodes] = shares.argmax(axis=0)
-        scaled = pairs.scaled(thickness_factor(voted, nodes, region.units, options.thin))
-        energy = scaled.energy(votes.costs()[:, has_votes], strength)
+        energy = pairs.energy(votes.costs()[:, has_votes], strength)
     with log.stage("cut"):
         decided, facts = minimise(energy, sure)
     won = shares[decided, np.arange(decided.size)]
-    log.facts |= facts | {"lambda": strength, "beta": pairs.beta}
+    log.facts |= facts
     log.facts["uncovered_voxels"] += int(np.count_nonzero(~has_votes))
     log.facts["overruled_voxels"] = int(np.count_nonzero(won < shares.max(axis=0, initial=0)))
     if "note" in facts:
@@ -94,3 +93,21 @@ def decide(region: Region, ballots: Ballots, image: NormalisedImage, options: Pa
     labels, confidence = np.zeros(has_votes.size, np.uint8), np.zeros(has_votes.size, np.float32)
     labels[has_votes], confidence[has_votes] = decided, won
     return Decision(labels, confidence)
+
+
+def _find_pairs(
+    region: Region, votes: WeightedVotes, image: NormalisedImage, options: PairOptions
+) -> tuple[NeighbourPairs, float]:
+    """Neighbours of the disputed voxels that have any vote, and the factor of what they cost.
+
+    How thin structures are is told by the votes before the guesses, of which it is not known yet where they matter.
+    """
+    nodes = region.disputed.copy()
+    nodes[region.disputed] = votes.total > 0
+    fixed = region.agreed[region.inner_box].copy()
+    fixed[region.disputed & ~nodes] = MISSING  # what nobody can tell has no influence on its neighbours
+    pairs = find_pairs(nodes, fixed, image.smoothed(SIGMA_PAIRS), region.units, options.neighbours)
+    voted = np.where(fixed == MISSING, 0, fixed).astype(np.uint8)
+    voted[region.disputed] = votes.votes.argmax(axis=0)
+    factor = thickness_factor(voted, nodes, region.units, options.thin)
+    return pairs.scaled(factor), options.smoothness / pairs.lattice if pairs.lattice else 0.0

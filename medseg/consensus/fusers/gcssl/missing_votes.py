@@ -121,10 +121,6 @@ class Ballots:
     guesses: Guesses | None
     omissions: Omissions | None
 
-    def possible_guesses(self) -> np.ndarray:
-        """`(n,)` float32, the strength of all votes that could be guessed."""
-        return np.zeros_like(self.counted.total) if self.guesses is None else self.guesses.possible()
-
     def votes(self) -> WeightedVotes:
         """What was counted so far, with omissions as they are to be weighed."""
         return self.counted if self.omissions is None else self.omissions.weigh(self.counted)
