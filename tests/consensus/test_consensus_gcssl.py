@@ -16,10 +16,12 @@ from scipy import ndimage
 import medseg
 from medseg.consensus.boxes import relative_spacing
 from medseg.consensus.fuse import run
+from medseg.consensus.fusers.gcssl import decision
 from medseg.consensus.fusers.gcssl.energy import find_pairs, thickness_factor
 from medseg.consensus.fusers.gcssl.forest import leaf_membership
-from medseg.consensus.fusers.gcssl.graph_cut import installed_solver, minimise
-from medseg.consensus.fusers.gcssl.missing_votes import count_votes
+from medseg.consensus.fusers.gcssl.graph_cut import minimise
+from medseg.consensus.fusers.gcssl.minimum_cut import installed_solver
+from medseg.consensus.fusers.gcssl.missing_votes import change_by_guesses, count_votes
 from medseg.consensus.fusers.gcssl.rater_scores import LeafHistograms, compute_weights, informativeness, kappa
 from medseg.consensus.study import MISSING, Rater, Study
 from medseg.errors import ConfigError, DataError
@@ -299,6 +301,24 @@ def test_gaps_are_filled_by_what_looks_alike(study_2d):
     assert left.facts["uncovered_voxels"] == nobody.sum()
     outside = ~nobody & (truth == 0)
     assert (left.labels == truth)[outside].mean() > 0.9
+
+
+def test_guesses_change_shares_by_no_more_than_they_weigh():
+    # votes of strength 0.6 and 0.2 differ by 0.5 of 0.8; guesses of 0.2 leave 0.6 : 0.4 at worst and 0.8 : 0.2 at best
+    change = change_by_guesses(np.array([0.8, 0.0, 0.0]), np.array([0.2, 0.3, 0.0]))
+    np.testing.assert_allclose(change, [0.4, 2, 0])
+    assert 0.5 - change[0] <= 0.2
+    assert 0.5 + change[0] >= 0.6
+
+
+@pytest.mark.parametrize("kind", ["ellipsoid", "vessels"])
+def test_guesses_where_they_cannot_matter_would_change_no_label(kind, monkeypatch):
+    study, _ = generate(replace(SMALL, kind=kind), 0)
+    some = gcssl(study)
+    monkeypatch.setattr(decision, "change_by_guesses", lambda total, possible: np.full(total.size, np.inf))
+    all_of_them = gcssl(study)
+    assert 0 < some.facts["soft_votes"] < all_of_them.facts["soft_votes"]
+    np.testing.assert_array_equal(some.labels, all_of_them.labels)
 
 
 def test_the_same_seed_gives_the_same(study_2d):

@@ -18,9 +18,9 @@ from medseg.consensus.fusers.gcssl.gross_errors import (
 )
 from medseg.consensus.fusers.gcssl.outlines import Outlines
 from medseg.consensus.fusers.gcssl.rater_scores import compute_weights
-from medseg.consensus.fusers.gcssl.region import find_region
+from medseg.consensus.fusers.gcssl.region import Region, find_region
 from medseg.consensus.fusers.pair_dice import dice_of_pairs
-from medseg.consensus.fusers.vote_patterns import find_patterns
+from medseg.consensus.fusers.vote_patterns import VotePatterns, find_patterns
 from medseg.consensus.study import MISSING, Rater, Study
 
 LINE = 60
@@ -40,10 +40,15 @@ def study_of(labels: list[np.ndarray], classes: int = 2, image: np.ndarray | Non
     return Study(raters, tuple(f"class{c}" for c in range(classes)), (1.0, 1.0, 1.0), image)
 
 
+def patterns_of(region: Region, labels: list[np.ndarray], classes: int) -> VotePatterns:
+    return find_patterns(study_of([each[region.outer_box] for each in labels], classes), crop=False)
+
+
 def gross_of(labels: list[np.ndarray], classes: int = 2) -> tuple[list[int], list[list[int]]]:
     """Positions of G on the line, and rater and class of each structure that lies apart."""
     region = find_region(labels, (1.0, 1.0, 1.0))
-    found = find_gross_errors(region, find_patterns(study_of(labels, classes)))
+    patterns = patterns_of(region, labels, classes)
+    found = find_gross_errors(region, patterns, patterns.rows_at(region.disputed_positions()))
     positions = np.flatnonzero(region.disputed) + region.box[0].start
     return positions[found.voxels].tolist(), np.argwhere(found.apart).tolist()
 
@@ -146,9 +151,9 @@ def test_pairs_of_raters_by_hand():
 
 def agreement_of(labels: list[np.ndarray], classes: int = 2, omissions: bool = False) -> np.ndarray:
     region = find_region(labels, (1.0, 1.0, 1.0))
-    patterns = find_patterns(study_of([each[region.outer_box] for each in labels], classes), crop=False)
-    found = find_omissions(region, patterns) if omissions else None
-    return agreement_of_raters(region.labels[:, region.disputed], patterns, found)
+    patterns = patterns_of(region, labels, classes)
+    rows = patterns.rows_at(region.disputed_positions())
+    return agreement_of_raters(patterns, find_omissions(region, patterns, rows) if omissions else None)
 
 
 def test_agreement_with_the_panel_by_hand():

@@ -17,6 +17,7 @@ from medseg.consensus.fusers.gcssl.graph_cut import (
     able_to_take,
     alpha_expansion,
     cut_two_labels,
+    decide_sure_nodes,
     expansion_move,
     minimise,
 )
@@ -113,6 +114,59 @@ def test_nodes_left_out_of_a_move_would_not_take_part_in_it(seed):
         assert of_some == pytest.approx(of_all, abs=1e-9)
         assert energy.of(moved) == pytest.approx(of_all, abs=1e-9)
         assert np.count_nonzero(able) < 25
+
+
+def chain_of_three() -> Energy:
+    unary = np.array([[0, 0.3, 0.05], [1, 0, 0]])
+    return Energy(unary, np.array([0, 1], np.int32), np.array([1, 2], np.int32), np.array([0.5, 0.1]))
+
+
+def test_sure_nodes_by_hand():
+    # the first loses 1 and can win 0.5; beside it the second pays 0.5 for label 1 and 0.3 for 0, and can win 0.1;
+    # beside that one the last pays 0.1 for label 1 and 0.05 for 0
+    energy = chain_of_three()
+    labels, in_question, _ = decide_sure_nodes(energy)
+    assert in_question.size == 0
+    np.testing.assert_array_equal(labels, [0, 0, 0])
+    assert energy.of(labels) == pytest.approx(0.35)
+    np.testing.assert_array_equal(energy.sure_nodes(), [True, False, False])
+
+
+def test_a_node_whose_costs_may_yet_change_is_not_sure():
+    energy = chain_of_three()
+    assert decide_sure_nodes(energy, np.array([0.4, 0, 0])).in_question.size == 0
+    before = decide_sure_nodes(energy, np.array([0.6, 0, 0]))
+    np.testing.assert_array_equal(before.in_question, [0, 1, 2])
+    # what was sure already stays as it is, and the others are decided beside it
+    known = decide_sure_nodes(energy, np.array([0, 0.2, 0]))
+    np.testing.assert_array_equal(known.in_question, [1, 2])
+    np.testing.assert_array_equal(decide_sure_nodes(energy, known=known).labels, [0, 0, 0])
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_sure_nodes_have_their_labels_in_the_best_labelling(labels):
+    sure = 0
+    for seed in range(30):
+        energy = random_energy(seed, labels)
+        found = decide_sure_nodes(energy)
+        every = labellings(*energy.unary.shape)
+        cost = sum(costs[choice] for costs, choice in zip(energy.unary.T, every, strict=True))
+        for i, j, w in zip(energy.first, energy.second, energy.weight, strict=True):
+            cost = cost + w * (every[i] != every[j])
+        is_sure = np.ones(every.shape[0], bool)
+        is_sure[found.in_question] = False
+        np.testing.assert_array_equal(every[is_sure, cost.argmin()], found.labels[is_sure])
+        sure += np.count_nonzero(is_sure)
+    assert sure > 30
+
+
+def test_no_expansion_of_all_nodes_pays_after_the_sure_ones_were_left_out():
+    for seed in range(20):
+        energy = random_energy(seed, 4, neighbours=4, shape=(12, 10))
+        found, facts = minimise(energy)
+        for alpha in range(4):
+            _, promised = expansion_move(energy, found, alpha)
+            assert promised >= facts["energy"] - 1e-9
 
 
 def grid_pairs(side: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

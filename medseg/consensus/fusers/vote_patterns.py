@@ -93,9 +93,17 @@ class VotePatterns:
 
     def indices(self) -> np.ndarray:
         """Row of `table` of each voxel of `coded_box`."""
+        return _look_up(self._row_of_code(), self.codes)
+
+    def rows_at(self, positions: Sequence[np.ndarray]) -> np.ndarray:
+        """`(n,)` row of `table` of voxels of `coded_box`, whose positions in the grid are `(n,)` along each axis."""
+        in_box = [along - side.start for along, side in zip(positions, self.coded_box, strict=True)]
+        return self._row_of_code()[self.codes[tuple(in_box)]]
+
+    def _row_of_code(self) -> np.ndarray:
         lookup = np.zeros(int(self.pattern_codes.max()) + 1, np.min_scalar_type(len(self.table)))
         lookup[self.pattern_codes] = np.arange(len(self.table))
-        return _look_up(lookup, self.codes)
+        return lookup
 
 
 def find_patterns(study: Study, *, crop: bool = True) -> VotePatterns:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 
 from medseg.consensus.fusers.gcssl.gross_errors import Omissions
-from medseg.consensus.fusers.gcssl.missing_votes import count_votes
 from medseg.consensus.fusers.vote_patterns import VotePatterns
 from medseg.consensus.study import MISSING
 
@@ -19,7 +18,7 @@ LEAST = 0.05
 TIE = 1e-5
 
 
-def agreement_of_raters(labels: np.ndarray, patterns: VotePatterns, omissions: Omissions | None) -> np.ndarray:
+def agreement_of_raters(patterns: VotePatterns, omissions: Omissions | None) -> np.ndarray:
     """`(R,)` in (0, 1]: by how much less than the best rater's is each rater's Dice with the panel's labels.
 
     Where d is a rater's mean Dice over the structures and m the highest one, the agreement is
@@ -27,65 +26,62 @@ def agreement_of_raters(labels: np.ndarray, patterns: VotePatterns, omissions: O
     little wider or narrower than the others loses next to nothing, and who drew another thing nearly everything.
 
     Args:
-        labels: `(R, n)` uint8, what the raters gave at the disputed voxels.
-        patterns: of the same raters in the whole region.
+        patterns: of the raters in the whole region.
         omissions: of the same raters; None: votes decide everywhere.
     """
-    dice = dice_with_panel(labels, patterns, omissions)
+    dice = dice_with_panel(patterns, omissions)
     best = np.nanmax(dice, initial=0.0)
     if not best:
-        return np.ones(len(labels))
+        return np.ones(dice.size)
     shortfall = 1 - np.where(np.isnan(dice), best, dice) / best
     return np.clip((1 - shortfall**2) ** 2, LEAST, 1)
 
 
-def dice_with_panel(labels: np.ndarray, patterns: VotePatterns, omissions: Omissions | None) -> np.ndarray:
+def dice_with_panel(patterns: VotePatterns, omissions: Omissions | None) -> np.ndarray:
     """`(R,)` mean Dice of each rater over the structures of rater or panel; NaN without any.
 
     Args:
-        labels: `(R, n)` uint8 at the disputed voxels.
-        patterns: of the same raters in the whole region.
+        patterns: of the raters in the whole region.
         omissions: of the same raters, or None.
     """
-    panel = _panel_labels(labels, patterns.classes, omissions)
-    is_agreed = ~patterns.disputed()
-    agreed, counts = patterns.table[is_agreed], patterns.counts[is_agreed]
-    dice = np.full(len(labels), np.nan)
-    for r, own in enumerate(labels):
-        # where all agree, the panel has the rater's label
-        common = np.bincount(agreed[:, r], counts, patterns.classes + 1)[: patterns.classes]
-        compared = (own != MISSING) & (panel != MISSING)
-        dice[r] = _mean_dice(own[compared], panel[compared], common)
+    votes = patterns.count_votes()
+    shares = votes / np.maximum(votes.sum(axis=1, keepdims=True), 1)
+    table, panel, counts = patterns.table, _panel_labels(shares), patterns.counts
+    if omissions is not None:
+        overlooked = np.bincount(omissions.rows, minlength=len(table))
+        by_omissions = _panel_labels(omissions.mix(shares, np.arange(len(table))))
+        # each pattern twice: where votes decide, and where somebody overlooked something
+        table = np.concatenate([table, table])
+        panel = np.concatenate([panel, by_omissions])
+        counts = np.concatenate([counts - overlooked, overlooked])
+    dice = np.full(table.shape[1], np.nan)
+    for r, own in enumerate(table.T):
+        compared = (own < patterns.classes) & (panel != MISSING)
+        dice[r] = _mean_dice(own[compared], panel[compared], counts[compared], patterns.classes)
     return dice
 
 
-def _mean_dice(own: np.ndarray, panel: np.ndarray, common: np.ndarray) -> float:
+def _mean_dice(own: np.ndarray, panel: np.ndarray, counts: np.ndarray, classes: int) -> float:
     """Mean Dice over the structures that either has; NaN without any.
 
     Args:
         own: `(n,)` labels of a rater.
-        panel: `(n,)` labels of the panel at the same voxels.
-        common: `(K,)` further voxels of each class to which both gave it.
+        panel: `(n,)` labels of the panel.
+        counts: `(n,)` in how many voxels each of these pairs of labels meets.
+        classes: K.
     """
-    classes = len(common)
-    both = common + np.bincount(own[own == panel], minlength=classes)
-    of_rater = common + np.bincount(own, minlength=classes)
-    of_panel = common + np.bincount(panel, minlength=classes)
-    total = (of_rater + of_panel)[1:]
-    there = total > 0
+    same = own == panel
+    both = np.bincount(own[same], counts[same], classes)
+    total = np.bincount(own, counts, classes) + np.bincount(panel, counts, classes)
+    there = total[1:] > 0
     if not there.any():
         return float("nan")
-    return float(np.mean(2 * both[1:][there] / total[there]))
+    return float(np.mean(2 * both[1:][there] / total[1:][there]))
 
 
-def _panel_labels(labels: np.ndarray, classes: int, omissions: Omissions | None) -> np.ndarray:
-    """`(n,)` uint8: the label of most votes; `MISSING` where two labels tie or nobody votes."""
-    equal = np.full(len(labels), 1 / len(labels))
-    votes = count_votes(labels, [None] * len(labels), equal, classes)
-    if omissions is not None:
-        votes = omissions.weigh(votes)
-    found = votes.votes.argmax(axis=0).astype(np.uint8)
-    highest = votes.votes.max(axis=0)
-    rivals = np.count_nonzero(votes.votes > highest - TIE, axis=0)
+def _panel_labels(shares: np.ndarray) -> np.ndarray:
+    """`(n,)` uint8: the label of the highest of the shares `(n, K)`; `MISSING` where two tie, or nobody votes."""
+    found = shares.argmax(axis=1).astype(np.uint8)
+    rivals = np.count_nonzero(shares > shares.max(axis=1, keepdims=True) - TIE, axis=1)
     found[rivals > 1] = MISSING
     return found

@@ -24,6 +24,9 @@ _FIXED, _OUTSIDE = -1, -2
 _AXES_OF_A_STEP = {4: 1, 8: 2, 6: 1, 18: 2, 26: 3}  # along how many axes a neighbour may be one voxel away
 _OFFERED = {1: (4, 8), 2: (4, 8), 3: (6, 18, 26)}
 
+ROUNDING = 1e-9
+"""Energies that differ by less are equal but for rounding."""
+
 
 @dataclass(frozen=True, eq=False)
 class Energy:
@@ -56,6 +59,53 @@ class Energy:
         """`(n,)` float64: the sum of the weights of each node's pairs, the most that its neighbours can cost it."""
         count = self.unary.shape[1]
         return np.bincount(self.first, self.weight, count) + np.bincount(self.second, self.weight, count)
+
+    def sure_nodes(self, change: np.ndarray | float = 0.0) -> np.ndarray:
+        """`(n,)` bool: nodes that have their cheapest label in every labelling of least energy.
+
+        Any other label costs such a node more by itself than all of its neighbours together can win back.
+
+        Args:
+            change: `(n,)`, by how much the difference of two labels' own costs at a node may yet change.
+        """
+        lowest = np.full(self.unary.shape[1], np.inf)
+        second_lowest = lowest.copy()
+        for costs in self.unary:
+            np.minimum(second_lowest, np.maximum(lowest, costs), out=second_lowest)
+            np.minimum(lowest, costs, out=lowest)
+        return second_lowest - lowest > self.total_weights() + change + ROUNDING
+
+    def of_rest(self, rest: np.ndarray, labels: np.ndarray) -> Energy:
+        """The energy as a function of some nodes' labels while the others keep theirs, up to a constant.
+
+        Args:
+            rest: `(n,)` bool, the nodes to keep; they are numbered afresh in their order.
+            labels: `(n,)` of all nodes, of which those of the others count.
+        """
+        number = np.cumsum(rest, dtype=np.int32) - 1
+        unary = self.unary[:, rest].astype(np.float64, order="C")
+        for own, other in ((self.first, self.second), (self.second, self.first)):
+            border = np.flatnonzero(rest[own] & ~rest[other])
+            cost = self.weight[border].astype(np.float64)
+            _charge_for_fixed(unary, number[own[border]], labels[other[border]], cost)
+        inside = np.flatnonzero(rest[self.first] & rest[self.second])
+        first, second = number[self.first[inside]], number[self.second[inside]]
+        return Energy(unary, first, second, self.weight[inside].astype(np.float64))
+
+
+def _charge_for_fixed(unary: np.ndarray, node: np.ndarray, label: np.ndarray, cost: np.ndarray) -> None:
+    """Add to the nodes' own costs what neighbours of fixed label charge them for any other label.
+
+    Args:
+        unary: `(K, n)` in the order of C, changed in place.
+        node: of each pair of a node and a fixed neighbour.
+        label: of the neighbour.
+        cost: float64, what the pair costs if its labels differ.
+    """
+    count = unary.shape[1]
+    unary += np.bincount(node, cost, count).astype(unary.dtype)
+    flat = unary.reshape(-1)
+    np.subtract.at(flat, label.astype(np.intp) * count + node, cost.astype(unary.dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,13 +140,9 @@ class NeighbourPairs:
 
     def energy(self, costs: np.ndarray, strength: float) -> Energy:
         """Energy with these neighbours; `costs` `(K, n)` are the nodes' own, `strength` is lambda."""
-        unary, count = costs.copy(), costs.shape[1]
+        unary = np.array(costs, order="C")
         border_cost = (strength * self.border_value).astype(np.float64)
-        unary += np.bincount(self.border_node, border_cost, count).astype(unary.dtype)
-        for c in np.unique(self.border_label):
-            same = self.border_label == c
-            saved = np.bincount(self.border_node[same], border_cost[same], count)
-            unary[c] -= saved.astype(unary.dtype)
+        _charge_for_fixed(unary, self.border_node, self.border_label, border_cost)
         np.maximum(unary, 0, out=unary)  # a rounding error below zero is no capacity
         return Energy(unary, self.first, self.second, strength * self.value)
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medseg.consensus.fusers.gcssl.region import Region
-from medseg.consensus.study import MISSING
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -43,15 +42,24 @@ class Sample:
     folds: np.ndarray
 
 
-def draw_sample(region: Region, classes: int, seed: int) -> Sample:
-    """As many voxels of each majority class as there are, up to 6000 / K to learn and eight times as many to score."""
+def draw_sample(region: Region, majority: np.ndarray, classes: int, seed: int) -> Sample:
+    """As many voxels of each majority class as there are, up to 6000 / K to learn and eight times as many to score.
+
+    Args:
+        region: of the raters.
+        majority: `(n,)` uint8, the most frequent label of each disputed voxel; `MISSING` where nobody annotated.
+        classes: K.
+        seed: of the draw.
+    """
     random = np.random.default_rng(seed)
     share = TRAIN_VOXELS // classes
     band = np.flatnonzero(region.band)
-    majority = _majority(region, classes).reshape(-1)[band]
+    label = region.agreed[region.inner_box].copy()
+    label[region.disputed] = majority
+    label_in_band = label.reshape(-1)[band]
     train, scored = [], []
     for c in range(classes):
-        found = np.flatnonzero(majority == c)
+        found = np.flatnonzero(label_in_band == c)
         wanted = min(found.size, (1 + SCORED_PER_TRAINED) * share)
         drawn = band[random.choice(found, wanted, replace=False)]
         # the two lie apart as far as the class is large enough: trees know the labels that they have learned
@@ -60,21 +68,6 @@ def draw_sample(region: Region, classes: int, seed: int) -> Sample:
     target = np.repeat(np.arange(classes, dtype=np.uint8), [part.size for part in train])
     scored_voxels = np.concatenate(scored)
     return Sample(np.concatenate(train), target, scored_voxels, _folds(scored_voxels, region))
-
-
-def _majority(region: Region, classes: int) -> np.ndarray:
-    """The most frequent label of each voxel's raters, the lowest of equally frequent ones."""
-    votes = region.labels[:, region.disputed]
-    best = np.full(votes.shape[1], MISSING, np.uint8)
-    most = np.zeros(votes.shape[1], np.int32)
-    for c in range(classes):
-        count = np.count_nonzero(votes == c, axis=0)
-        more = count > most
-        best[more] = c
-        most[more] = count[more]
-    majority = region.agreed[region.inner_box].copy()
-    majority[region.disputed] = best
-    return majority
 
 
 def _folds(voxels: np.ndarray, region: Region) -> np.ndarray:

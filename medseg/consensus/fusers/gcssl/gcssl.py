@@ -23,11 +23,11 @@ import numpy as np
 from medseg.consensus.boxes import relative_spacing
 from medseg.consensus.fusers.fusion_log import FusionLog
 from medseg.consensus.fusers.gcssl.agreement import agreement_of_raters
-from medseg.consensus.fusers.gcssl.energy import Energy, find_pairs, neighbour_offsets, thickness_factor
-from medseg.consensus.fusers.gcssl.graph_cut import minimise
+from medseg.consensus.fusers.gcssl.decision import PairOptions, decide
+from medseg.consensus.fusers.gcssl.energy import neighbour_offsets
 from medseg.consensus.fusers.gcssl.gross_errors import find_omissions
 from medseg.consensus.fusers.gcssl.image_features import NormalisedImage
-from medseg.consensus.fusers.gcssl.missing_votes import WeightedVotes, add_predicted_votes, count_votes
+from medseg.consensus.fusers.gcssl.missing_votes import Ballots, Guesses, WeightedVotes, count_votes
 from medseg.consensus.fusers.gcssl.rater_scores import (
     WEIGHT_MODES,
     RaterScores,
@@ -40,9 +40,6 @@ from medseg.consensus.fusers.gcssl.study_facts import describe_study, find_unann
 from medseg.consensus.fusers.vote_patterns import VotePatterns, find_patterns
 from medseg.consensus.study import MISSING, Fused, Rater, Study
 from medseg.errors import ConfigError, DataError
-
-SIGMA_PAIRS = 0.7
-"""Smoothing of the intensities that neighbours are compared by, in units of the smallest spacing."""
 
 
 @dataclass(frozen=True)
@@ -140,31 +137,34 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
         image = NormalisedImage(reduced.image, region.box, region.units)
     with log.stage("patterns"):
         patterns = _find_patterns(reduced, region)
+        rows = patterns.rows_at(region.disputed_positions())
     given = region.labels[:, region.disputed]
     omissions = None
     if options.omissions:
         with log.stage("omissions"):
-            omissions = find_omissions(region, patterns)
+            omissions = find_omissions(region, patterns, rows)
             log.facts |= omissions.facts
     with log.stage("agreement"):
-        agreement = agreement_of_raters(given, patterns, omissions)
-    scores = score_raters(region, image, len(study.classes), options.weights, agreement, options.seed, log)
+        agreement = agreement_of_raters(patterns, omissions)
+    majority = _most_frequent_labels(patterns)[rows]
+    scores = score_raters(region, image, majority, len(study.classes), options.weights, agreement, options.seed, log)
     log.facts["rho"] = scores.rho
     if image.constant:
         log.warn("the image is constant: nothing is learned from it, and all raters count alike")
     with log.stage("votes"):
-        votes = _count_votes(reduced, region, given, scores, options)
+        counted = _count_votes(reduced, region, given, scores, options)
+    guesses = None
     if options.ssl and scores.posterior is not None:
-        with log.stage("missing"):
-            voxels = np.flatnonzero(region.disputed)
-            strength = scores.predicted_vote_strength()
-            log.facts["soft_votes"] = add_predicted_votes(votes, given, voxels, strength, scores.posterior)
-    if omissions is not None:
-        votes = omissions.weigh(votes)
+        voxels = np.flatnonzero(region.disputed)
+        guesses = Guesses(given, voxels, scores.predicted_vote_strength(), scores.posterior)
     if not image.constant:
         # the edges of an image that says nothing are noise, and boundaries along them worse than the plain vote
         options = replace(options, smoothness=options.smoothness * scores.rho)
-    labels, confidence = _decide(reduced, region, votes, image, options, log)
+    pairs = PairOptions(options.smoothness, options.thin, options.neighbours)
+    decided = decide(region, Ballots(counted, guesses, omissions), image, pairs, log)
+    labels, confidence = _undisputed_maps(reduced, region)
+    labels[region.box][region.disputed] = decided.labels
+    confidence[region.box][region.disputed] = decided.confidence
     return Fused(labels, confidence, rater_rows(study, kept, scores.weights, scores), log.facts)
 
 
@@ -172,6 +172,12 @@ def _find_patterns(study: Study, region: Region) -> VotePatterns:
     """Distinct votes in the box of all labels and its margin."""
     cropped = tuple(Rater(rater.name, rater.labels[region.outer_box]) for rater in study.raters)
     return find_patterns(Study(cropped, study.classes, study.spacing_mm), crop=False)
+
+
+def _most_frequent_labels(patterns: VotePatterns) -> np.ndarray:
+    """`(P,)` uint8: the label of most raters in each pattern, the lowest of equally many; `MISSING` if nobody votes."""
+    votes = patterns.count_votes()
+    return np.where(votes.any(axis=1), votes.argmax(axis=1), MISSING).astype(np.uint8)
 
 
 def _count_votes(
@@ -190,69 +196,6 @@ def _count_votes(
         mode = options.weights if isinstance(options.weights, str) else "logodds"
         weights = scores.local_weights(labels, np.flatnonzero(region.disputed), mode)
     return count_votes(labels, probabilities, weights, len(study.classes))
-
-
-def _decide(
-    study: Study,
-    region: Region,
-    votes: WeightedVotes,
-    image: NormalisedImage,
-    options: GcsslOptions,
-    log: FusionLog,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and confidence of the whole grid: the cut of the disputed voxels for which there is any vote."""
-    has_votes = votes.total > 0
-    with log.stage("graph"):
-        nodes = region.disputed.copy()
-        nodes[region.disputed] = has_votes
-        without_votes = region.disputed & ~nodes
-        shares = votes.shares()[:, has_votes]
-        costs = votes.costs()[:, has_votes]
-        energy = _build_energy(region, nodes, shares, costs, image, options, log)
-    with log.stage("cut"):
-        decided, facts = minimise(energy)
-    won = shares[decided, np.arange(decided.size)]
-    log.facts |= facts
-    log.facts["uncovered_voxels"] += int(np.count_nonzero(without_votes))
-    log.facts["overruled_voxels"] = int(np.count_nonzero(won < shares.max(axis=0, initial=0)))
-    if "note" in facts:
-        log.warn(facts["note"])
-    labels, confidence = _undisputed_maps(study, region)
-    for volume, values in ((labels, decided), (confidence, won)):
-        volume[region.box][nodes] = values
-        volume[region.box][without_votes] = 0
-    return labels, confidence
-
-
-def _build_energy(
-    region: Region,
-    nodes: np.ndarray,
-    shares: np.ndarray,
-    costs: np.ndarray,
-    image: NormalisedImage,
-    options: GcsslOptions,
-    log: FusionLog,
-) -> Energy:
-    """The votes' costs at the nodes, and the smoothing between neighbours.
-
-    Args:
-        region: around the nodes.
-        nodes: `(x, y, z)` bool, the voxels to decide.
-        shares: `(K, n)` of the votes.
-        costs: `(K, n)`.
-        image: that neighbours are compared by.
-        options: of the fuser; the smoothness is final.
-        log: gets lambda and beta.
-    """
-    fixed = region.agreed[region.inner_box].copy()
-    fixed[region.disputed & ~nodes] = MISSING  # what nobody can tell has no influence on its neighbours
-    pairs = find_pairs(nodes, fixed, image.smoothed(SIGMA_PAIRS), region.units, options.neighbours)
-    voted = np.where(fixed == MISSING, 0, fixed).astype(np.uint8)
-    voted[nodes] = shares.argmax(axis=0)
-    pairs = pairs.scaled(thickness_factor(voted, nodes, region.units, options.thin))
-    strength = options.smoothness / pairs.lattice if pairs.lattice else 0.0
-    log.facts |= {"lambda": strength, "beta": pairs.beta}
-    return pairs.energy(costs, strength)
 
 
 def _undisputed_maps(study: Study, region: Region | None) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,6 @@
 
 Y. Boykov, O. Veksler and R. Zabih, "Fast Approximate Energy Minimization via Graph Cuts", TPAMI 2001. In one move every
 node may keep its label or take alpha. The answer costs at most twice the minimum, and usually the minimum itself.
-
-Y. Boykov and V. Kolmogorov, "An Experimental Comparison of Min-Cut/Max-Flow Algorithms for Energy Minimization in
-Vision", TPAMI 2004: PyMaxflow, the default, which is licensed under the GPL. Where it is not installed SciPy cuts: its
-flow has 32-bit integers only, so that costs are rounded to a millionth, and it is some times slower.
 """
 
 from __future__ import annotations
@@ -14,49 +10,48 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medseg.consensus.fusers.gcssl.energy import Energy
+from medseg.consensus.fusers.gcssl.energy import ROUNDING, Energy
+from medseg.consensus.fusers.gcssl.minimum_cut import Arcs, Cut, installed_solver, minimum_cut
 
-_LEAST_DROP = 1e-9
-"""A smaller drop of the energy is rounding, not progress."""
-_SCALE = 1e6
-"""Integers of SciPy's flow per unit of cost."""
-
-
-class Cut(NamedTuple):
-    """`taken`: `(n,)` bool, nodes on the sink side. `flow`: value of the cut."""
-
-    taken: np.ndarray
-    flow: float
+_FEW = 0.03
+"""Share of the nodes in question below which a cut is cheaper than to look for more that are sure."""
 
 
-class Arcs(NamedTuple):
-    """Arcs between nodes, all `(m,)`: what it costs if `first` stays and `second` is taken, and the reverse."""
+class SureNodes(NamedTuple):
+    """What is known of a labelling of least energy before any cut.
 
-    first: np.ndarray
-    second: np.ndarray
-    forward: np.ndarray
-    backward: np.ndarray
+    Args:
+        labels: `(n,)` uint8, final at the sure nodes, the cheapest beside them elsewhere.
+        in_question: numbers of all other nodes.
+        rest: the energy of these, up to a constant.
+    """
+
+    labels: np.ndarray
+    in_question: np.ndarray
+    rest: Energy
 
 
-def minimise(energy: Energy) -> tuple[np.ndarray, dict[str, Any]]:
+def minimise(energy: Energy, known: SureNodes | None = None) -> tuple[np.ndarray, dict[str, Any]]:
     """Labels of least energy.
 
     Args:
         energy: costs >= 0 of the pairs; the labels' own costs may have any sign.
+        known: nodes that are sure already; None: none is.
 
     Returns:
         labels: `(n,)` uint8.
         facts: energies before (each node by itself) and after, numbers of nodes, edges and cuts, and the library.
     """
-    start = energy.cheapest_labels()
+    found = decide_sure_nodes(energy, known=known)
+    labels = found.labels
     if len(energy.unary) == 2:
-        labels, cuts = cut_two_labels(energy)[0], 1
+        labels[found.in_question], cuts = cut_two_labels(found.rest)[0], 1
     else:
-        labels, cuts = alpha_expansion(energy, start)
+        labels[found.in_question], cuts = alpha_expansion(found.rest)
     facts: dict[str, Any] = {
         "energy": energy.of(labels),
-        "energy_of_votes": energy.of(start),
-        "nodes": int(start.size),
+        "energy_of_votes": energy.of(energy.cheapest_labels()),
+        "nodes": int(labels.size),
         "edges": int(energy.first.size),
         "cuts": cuts,
         "solver": installed_solver(),
@@ -66,48 +61,61 @@ def minimise(energy: Energy) -> tuple[np.ndarray, dict[str, Any]]:
     return labels, facts
 
 
-def alpha_expansion(energy: Energy, start: np.ndarray | None = None, cycles: int = 10) -> tuple[np.ndarray, int]:
-    """Expansion moves until none lowers the energy, and how many cuts that took.
+def decide_sure_nodes(energy: Energy, change: np.ndarray | float = 0.0, known: SureNodes | None = None) -> SureNodes:
+    """Decide the nodes whose label no neighbours can change, and then those that are sure beside these.
 
-    The first moves are confined to nodes that are likely to take a label, which is several times as fast; then follow
-    moves of all nodes that can take part in one that pays, so that the answer is one that no expansion improves.
+    They have the same labels in every labelling of least energy, and no expansion of the others' best labels would pay
+    that moves one of them.
 
     Args:
         energy: to be lowered.
-        start: `(n,)` labels to start from; None: the cheapest at each node.
-        cycles: at most so many rounds over all labels, confined and not.
+        change: `(n,)`, by how much the difference of two labels' own costs at a node may yet change.
+        known: nodes that are sure already; None: none is.
     """
-    labels = (energy.cheapest_labels() if start is None else np.array(start)).astype(np.uint8)
-    labels, confined_cuts = _expand_until_settled(energy, labels, cycles, confined=True)
-    labels, cuts = _expand_until_settled(energy, labels, cycles, confined=False)
-    return labels, confined_cuts + cuts
+    if known is None:
+        labels, rest = energy.cheapest_labels(), energy
+        in_question = np.arange(labels.size)
+    else:
+        labels, in_question = known.labels.copy(), known.in_question
+        rest = energy.of_rest(_is_among(in_question, labels.size), labels)
+        labels[in_question] = rest.cheapest_labels()
+    change = np.broadcast_to(change, labels.shape)
+    while True:
+        is_sure = rest.sure_nodes(change[in_question])
+        if np.count_nonzero(is_sure) <= _FEW * in_question.size:
+            return SureNodes(labels, in_question, rest)
+        rest = rest.of_rest(~is_sure, labels[in_question])
+        in_question = in_question[~is_sure]
+        labels[in_question] = rest.cheapest_labels()
 
 
-def _expand_until_settled(energy: Energy, labels: np.ndarray, cycles: int, *, confined: bool) -> tuple[np.ndarray, int]:
+def _is_among(numbers: np.ndarray, count: int) -> np.ndarray:
+    chosen = np.zeros(count, bool)
+    chosen[numbers] = True
+    return chosen
+
+
+def alpha_expansion(energy: Energy, cycles: int = 10) -> tuple[np.ndarray, int]:
+    """Expansion moves from the cheapest labels until none lowers the energy, and how many cuts that took.
+
+    Args:
+        energy: to be lowered.
+        cycles: at most so many rounds over all labels.
+    """
     count = len(energy.unary)
+    labels = energy.cheapest_labels()
     total_weights = energy.total_weights()
-    choose = _likely_to_take if confined else able_to_take
     failed = cuts = 0
     while failed < count and cuts < cycles * count:
         alpha = cuts % count
-        move = _best_move(energy, labels, alpha, choose(energy, labels, alpha, total_weights))
+        move = _best_move(energy, labels, alpha, able_to_take(energy, labels, alpha, total_weights))
         cuts += 1
-        if move.drop > _LEAST_DROP:
-            labels = labels.copy()
+        if move.drop > ROUNDING:
             labels[move.taken] = alpha
             failed = 0
         else:
             failed += 1  # since the last success nothing has changed: each label needs one failure only
     return labels, cuts
-
-
-def _likely_to_take(energy: Energy, labels: np.ndarray, alpha: int, total_weights: np.ndarray) -> np.ndarray:
-    """`(n,)` bool: nodes that take `alpha` if a quarter of their neighbours' weight is for it, and their neighbours."""
-    likely = _loss(energy, labels, alpha) < total_weights / 4
-    touched = likely[energy.first] | likely[energy.second]
-    likely[energy.first[touched]] = True
-    likely[energy.second[touched]] = True
-    return likely
 
 
 def _loss(energy: Energy, labels: np.ndarray, alpha: int) -> np.ndarray:
@@ -132,7 +140,7 @@ def able_to_take(energy: Energy, labels: np.ndarray, alpha: int, total_weights: 
         for own, other in ((first, second), (second, first)):
             alone = weight * (differ.astype(np.float64) - (labels[other] != alpha))
             won += np.bincount(own, np.where(able[other], weight, alone), labels.size)
-        still = able & (loss < won + _LEAST_DROP)
+        still = able & (loss < won + ROUNDING)
         if np.count_nonzero(still) == np.count_nonzero(able):
             return able
         able = still
@@ -224,74 +232,3 @@ def cut_two_labels(energy: Energy) -> tuple[np.ndarray, Cut]:
     stay, take = np.asarray(energy.unary, np.float64)
     found = minimum_cut(stay, take, Arcs(energy.first, energy.second, energy.weight, energy.weight))
     return found.taken.astype(np.uint8), found
-
-
-def minimum_cut(stay: np.ndarray, take: np.ndarray, arcs: Arcs) -> Cut:
-    """The subset of nodes to take at least cost.
-
-    Args:
-        stay: `(n,)` float64, cost of each node that is not taken.
-        take: `(n,)` float64, cost of each node that is.
-        arcs: costs between nodes, >= 0.
-    """
-    if not stay.size:
-        return Cut(np.zeros(0, bool), 0.0)
-    base = np.minimum(stay, take)  # capacities must not be negative, and a constant changes no decision
-    cut = _cut_by_pymaxflow if installed_solver() == "PyMaxflow" else _cut_by_scipy
-    taken, flow = cut(take - base, stay - base, arcs)
-    return Cut(taken, float(flow + base.sum()))
-
-
-def installed_solver() -> str:
-    """Which library cuts: "PyMaxflow", or "scipy" where it is not installed."""
-    try:
-        import maxflow  # noqa: F401
-    except ImportError:
-        return "scipy"
-    return "PyMaxflow"
-
-
-def _cut_by_pymaxflow(source: np.ndarray, sink: np.ndarray, arcs: Arcs) -> tuple[np.ndarray, float]:
-    import maxflow
-
-    # without the numbers the graph grows by copying, at twice the memory
-    graph = maxflow.GraphFloat(source.size, arcs.first.size)
-    nodes = graph.add_nodes(source.size)
-    graph.add_grid_tedges(nodes, source, sink)
-    graph.add_edges(arcs.first, arcs.second, arcs.forward, arcs.backward)
-    flow = graph.maxflow()
-    return graph.get_grid_segments(nodes), flow
-
-
-def _cut_by_scipy(source: np.ndarray, sink: np.ndarray, arcs: Arcs) -> tuple[np.ndarray, float]:
-    from scipy.sparse import csr_matrix
-    from scipy.sparse.csgraph import breadth_first_order, maximum_flow
-
-    n = source.size
-    source_node, sink_node = n, n + 1
-    nodes = np.arange(n)
-    start = np.concatenate([np.full(n, source_node), nodes, arcs.first, arcs.second])
-    end = np.concatenate([nodes, np.full(n, sink_node), arcs.second, arcs.first])
-    costs = np.concatenate([source, sink, arcs.forward, arcs.backward])
-    capacity = np.rint(costs * _SCALE).astype(np.int32)
-    used = capacity > 0
-    entries = (capacity[used], (start[used], end[used]))
-    graph = csr_matrix(entries, shape=(n + 2, n + 2), dtype=np.int32)
-    residual = graph - maximum_flow(graph, source_node, sink_node).flow
-    residual.data[residual.data < 0] = 0
-    residual.eliminate_zeros()
-    # whatever can still reach the sink is on its side: the same choice among equal cuts as the other library's
-    reaching = breadth_first_order(residual.T.tocsr(), sink_node, return_predecessors=False)
-    on_sink_side = np.zeros(n + 2, bool)
-    on_sink_side[reaching] = True
-    taken = on_sink_side[:n]
-    return taken, _cost_of_cut(taken, source, sink, arcs)
-
-
-def _cost_of_cut(taken: np.ndarray, source: np.ndarray, sink: np.ndarray, arcs: Arcs) -> float:
-    """What a cut costs before any rounding."""
-    first, second = taken[arcs.first], taken[arcs.second]
-    value = source[taken].sum() + sink[~taken].sum()
-    value += arcs.forward[~first & second].sum()
-    value += arcs.backward[first & ~second].sum()
-    return float(value)

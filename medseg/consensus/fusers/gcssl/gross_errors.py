@@ -20,18 +20,15 @@ it, and what this rater lacks of the others' c* puts nothing into G.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from medseg.consensus.boxes import Box
 from medseg.consensus.fusers.gcssl.missing_votes import WeightedVotes
 from medseg.consensus.fusers.gcssl.outlines import Outlines, boxes_of_classes
 from medseg.consensus.fusers.gcssl.region import Region
 from medseg.consensus.fusers.staple import estimate
 from medseg.consensus.fusers.vote_patterns import VotePatterns
-from medseg.consensus.study import MISSING
 
 TAU = 3.0
 """Distance of outlines, in units of the smallest spacing, up to which nothing counts as overlooked."""
@@ -81,8 +78,9 @@ class Omissions:
     """What somebody overlooked, and how far STAPLE is to be trusted about it.
 
     Args:
-        truth: `(n, K)` STAPLE's posterior at the disputed voxels of G.
-        voxels: `(n,)` numbers of these voxels among the disputed ones.
+        truth: `(P, K)` STAPLE's posterior on each vote pattern.
+        voxels: `(n,)` numbers of the voxels of G among the disputed ones.
+        rows: `(n,)` the vote pattern of each of them.
         trust: in [0, 1]; see `trust_in_posterior`.
         facts: JSON-ready: `vote_correlation`, `trust_in_posterior`, `gross_voxels`, and `apart`, pairs of rater's and
             class's number.
@@ -90,8 +88,13 @@ class Omissions:
 
     truth: np.ndarray
     voxels: np.ndarray
+    rows: np.ndarray
     trust: float
     facts: dict[str, object]
+
+    def mix(self, shares: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """`(n, K)` shares of the votes on G, moved towards the posterior of the voxels' patterns `(n,)`."""
+        return self.trust * self.truth[rows] + (1 - self.trust) * shares
 
     def weigh(self, votes: WeightedVotes) -> WeightedVotes:
         """The votes, of the same strength, with a part of their shares on G from the posterior."""
@@ -103,22 +106,23 @@ class Omissions:
             at = self.voxels[part]
             total = votes.total[at]
             shares = votes.votes[:, at] / np.where(total > 0, total, 1)
-            changed[:, at] = (self.trust * self.truth[part].T + (1 - self.trust) * shares) * total
+            changed[:, at] = self.mix(shares.T, self.rows[part]).T * total
         return replace(votes, votes=changed)
 
 
-def find_omissions(region: Region, patterns: VotePatterns) -> Omissions:
+def find_omissions(region: Region, patterns: VotePatterns, rows: np.ndarray) -> Omissions:
     """Where raters overlooked something, and what STAPLE says there.
 
     Args:
         region: of the raters.
         patterns: of the same raters in the region's `outer_box`.
+        rows: `(n,)` pattern of each disputed voxel.
     """
-    none = np.zeros((0, patterns.classes)), np.zeros(0, np.intp)
-    facts: dict[str, object] = {"vote_correlation": None, "trust_in_posterior": 0.0, "gross_voxels": 0, "apart": []}
     if len(region.labels) < FEWEST:
-        return Omissions(*none, 0.0, facts)
-    found = find_gross_errors(region, patterns)
+        facts: dict[str, object] = {"vote_correlation": None, "trust_in_posterior": 0.0, "gross_voxels": 0, "apart": []}
+        nowhere = np.zeros(0, np.intp)
+        return Omissions(np.zeros((len(patterns.table), patterns.classes)), nowhere, nowhere, 0.0, facts)
+    found = find_gross_errors(region, patterns, rows)
     posterior = find_posterior(patterns, found.apart)
     trust = trust_in_posterior(posterior.correlation)
     voxels = np.flatnonzero(found.voxels)
@@ -128,8 +132,7 @@ def find_omissions(region: Region, patterns: VotePatterns) -> Omissions:
         "gross_voxels": int(voxels.size),
         "apart": [[int(r), int(c)] for r, c in np.argwhere(found.apart)],
     }
-    truth = posterior.truth[_rows_of_patterns(region, patterns, voxels)]
-    return Omissions(truth, voxels, trust, facts)
+    return Omissions(posterior.truth, voxels, rows[voxels], trust, facts)
 
 
 def trust_in_posterior(correlation: float) -> float:
@@ -192,70 +195,68 @@ def correlation_of_votes(decisions: np.ndarray, counts: np.ndarray) -> float:
     return float(np.mean(found)) if found else math.nan
 
 
-def find_gross_errors(region: Region, patterns: VotePatterns) -> GrossErrors:
+def find_gross_errors(region: Region, patterns: VotePatterns, rows: np.ndarray) -> GrossErrors:
     """Where a rater lacks what most others have, and has nothing of it near; and whose structures lie apart.
 
     Args:
         region: of the raters.
-        patterns: of the same raters, for the sizes of their structures.
+        patterns: of the same raters in the region's `outer_box`.
+        rows: `(n,)` pattern of each disputed voxel.
     """
-    labels = region.labels[:, region.disputed]
-    structure = most_voted_structure(labels, patterns.classes)
+    structure = most_voted_structures(patterns)[rows]
     positions = np.nonzero(region.disputed)
-    voxels = np.zeros(structure.size, bool)
-    apart = np.zeros((len(labels), patterns.classes), bool)
+    voxels = np.zeros(rows.size, bool)
+    apart = np.zeros((patterns.table.shape[1], patterns.classes), bool)
     boxes = boxes_of_classes(region.labels, patterns.classes)
+    voted = patterns.voted()
     for c in np.unique(structure[structure > 0]):
-        box = boxes[c]
+        box, has = boxes[c], patterns.table == c
         outlines = Outlines(region, box, int(c))
-        apart[:, c] = _lie_apart(region, patterns, box, outlines.within(TAU), int(c))
-        near = outlines.within(max(TAU, SPREADS * outlines.spread()))
+        apart[:, c] = _lie_apart(outlines, patterns.counts @ has)
+        tau = max(TAU, SPREADS * outlines.spread())
         chosen = np.flatnonzero(structure == c)
-        place = tuple(axis[chosen] - side.start for axis, side in zip(positions, box, strict=True))
-        having, lacking, overlooking = (np.zeros(chosen.size, np.int16) for _ in range(3))
-        for r in np.flatnonzero(~apart[:, c]):
-            given = labels[r, chosen]
-            has, close = given == c, near[r][place]
-            lacks = (given != MISSING) & ~has
-            having += has
-            lacking += lacks & close
-            overlooking += lacks & ~close
-        voxels[chosen] = (overlooking > 0) & (having >= CONFIRMED) & (having >= lacking)
+        place = [along[chosen] - side.start for along, side in zip(positions, box, strict=True)]
+        flat = np.ravel_multi_index(place, [side.stop - side.start for side in box])
+        number = np.searchsorted(outlines.voxels, flat)
+        of_it = ~apart[:, c]
+        near = outlines.distances[:, number] <= tau
+        voxels[chosen] = _are_overlooked(has[rows[chosen]].T[of_it], voted[rows[chosen]].T[of_it], near[of_it])
     return GrossErrors(voxels, apart)
 
 
-def most_voted_structure(labels: np.ndarray, classes: int) -> np.ndarray:
-    """`(n,)` uint8: the label above 0 that most of the `(R, n)` labels are, the lowest of equally many; 0: none is."""
-    best = np.zeros(labels.shape[1], np.uint8)
-    most = np.zeros(labels.shape[1], np.int32)
-    for c in range(1, classes):
-        count = np.count_nonzero(labels == c, axis=0)
-        more = count > most
-        best[more] = c
-        most[more] = count[more]
-    return best
+def most_voted_structures(patterns: VotePatterns) -> np.ndarray:
+    """`(P,)` label above 0 of most raters in each pattern, of equally frequent ones the lowest; 0 if there is none."""
+    votes = patterns.count_votes()
+    votes[:, 0] = 0
+    return votes.argmax(axis=1)
 
 
-def _lie_apart(region: Region, patterns: VotePatterns, box: Box, near: Sequence[np.ndarray], c: int) -> np.ndarray:
-    """`(R,)` bool: raters of whose `c` more than `APART` lies away from every other rater's.
+def _are_overlooked(has: np.ndarray, voted: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """`(n,)` bool: voxels that somebody overlooked.
+
+    Args:
+        has: `(R, n)` bool: the rater gave the structure.
+        voted: `(R, n)` bool: the rater annotated the voxel.
+        near: `(R, n)` bool: the rater's structure is so near that no outline is missing.
+    """
+    lacks = voted & ~has
+    having = has.sum(axis=0, dtype=np.uint16)
+    beside = (lacks & near).sum(axis=0, dtype=np.uint16)
+    overlooked = (lacks & ~near).any(axis=0)
+    return overlooked & (having >= CONFIRMED) & (having >= beside)
+
+
+def _lie_apart(outlines: Outlines, sizes: np.ndarray) -> np.ndarray:
+    """`(R,)` bool: raters of whose structure more than `APART` lies away from every other rater's.
 
     Where fewer than two raters' structures would be left nobody is: nothing says then which is the other one.
+
+    Args:
+        outlines: of the structure.
+        sizes: `(R,)` voxels of it by each rater.
     """
-    raters = np.zeros(near[0].shape, np.uint8)
-    for volume in near:
-        raters += volume
-    alone = np.zeros(len(near))
-    for r, volume in enumerate(region.labels):
-        alone[r] = np.count_nonzero((volume[box] == c) & (raters < 2))
-    sizes = patterns.counts @ (patterns.table == c)
+    near = np.count_nonzero(outlines.distances <= TAU, axis=0)
+    alone = np.count_nonzero((outlines.distances == 0) & (near < 2), axis=1)
     apart = alone > APART * sizes
     left = (sizes > 0) & ~apart
     return apart if np.count_nonzero(left) >= 2 else np.zeros_like(apart)
-
-
-def _rows_of_patterns(region: Region, patterns: VotePatterns, voxels: np.ndarray) -> np.ndarray:
-    """`(n,)` rows of the patterns' table of the disputed voxels with these numbers."""
-    flat = np.flatnonzero(region.disputed)[voxels]
-    position = np.unravel_index(flat, region.disputed.shape)
-    sides = zip(position, region.inner_box, patterns.coded_box, strict=True)
-    return patterns.indices()[tuple(axis + inner.start - coded.start for axis, inner, coded in sides)]

@@ -11,6 +11,7 @@ import numpy as np
 from medseg.consensus.study import MISSING
 
 if TYPE_CHECKING:
+    from medseg.consensus.fusers.gcssl.gross_errors import Omissions
     from medseg.consensus.fusers.gcssl.rater_scores import RaterPosterior
 
 _CHUNK = 1 << 16
@@ -65,30 +66,74 @@ def count_votes(
     return WeightedVotes(votes, total)
 
 
-def add_predicted_votes(
-    counted: WeightedVotes, labels: np.ndarray, voxels: np.ndarray, strength: np.ndarray, posterior: RaterPosterior
-) -> int:
-    """Add the soft votes of raters where they annotated nothing.
+@dataclass(frozen=True, eq=False)
+class Guesses:
+    """The soft votes that raters would give where they annotated nothing.
 
     Args:
-        counted: changed in place.
         labels: `(R, n)` uint8 on the disputed voxels.
         voxels: `(n,)` flat indices of these.
         strength: `(R,)`: weight times kappa times rho; a rater of strength 0 gets no vote.
         posterior: how each rater would label a voxel.
-
-    Returns:
-        How many soft votes were added.
     """
-    absent = (labels == MISSING) & (strength[:, None] > 0)
-    wanted = np.flatnonzero(absent.any(axis=0))
-    raters = np.flatnonzero(absent.any(axis=1))
-    for start in range(0, wanted.size, _CHUNK):
-        at = wanted[start : start + _CHUNK]
-        q = posterior.at(voxels[at], raters)
-        for e, r in enumerate(raters):
-            here = absent[r, at]
-            predicted = at[here]
-            counted.votes[:, predicted] += np.float32(strength[r]) * q[here, e].T
-            counted.total[predicted] += np.float32(strength[r])
-    return int(np.count_nonzero(absent))
+
+    labels: np.ndarray
+    voxels: np.ndarray
+    strength: np.ndarray
+    posterior: RaterPosterior
+
+    def possible(self) -> np.ndarray:
+        """`(n,)` float32, the strength of all votes that could be guessed."""
+        total = np.zeros(self.voxels.size, np.float32)
+        for own, strength in zip(self.labels, self.strength, strict=True):
+            total[own == MISSING] += np.float32(strength)
+        return total
+
+    def add(self, counted: WeightedVotes, wanted: np.ndarray) -> int:
+        """Add them to the votes at the voxels of these numbers `(m,)`, and tell how many there were."""
+        added = 0
+        for start in range(0, wanted.size, _CHUNK):
+            at = wanted[start : start + _CHUNK]
+            absent = (self.labels[:, at] == MISSING) & (self.strength[:, None] > 0)
+            raters = np.flatnonzero(absent.any(axis=1))
+            asked = absent.any(axis=0)
+            at, absent = at[asked], absent[:, asked]
+            q = self.posterior.at(self.voxels[at], raters)
+            for e, r in enumerate(raters):
+                here = absent[r]
+                counted.votes[:, at[here]] += np.float32(self.strength[r]) * q[here, e].T
+                counted.total[at[here]] += np.float32(self.strength[r])
+                added += int(np.count_nonzero(here))
+        return added
+
+
+@dataclass(frozen=True, eq=False)
+class Ballots:
+    """All that is said about the disputed voxels.
+
+    Args:
+        counted: votes of what the raters gave.
+        guesses: votes where they gave nothing; None: none are asked for.
+        omissions: what somebody overlooked; None: votes decide everywhere.
+    """
+
+    counted: WeightedVotes
+    guesses: Guesses | None
+    omissions: Omissions | None
+
+    def votes(self) -> WeightedVotes:
+        """What was counted so far, with omissions as they are to be weighed."""
+        return self.counted if self.omissions is None else self.omissions.weigh(self.counted)
+
+
+def change_by_guesses(total: np.ndarray, possible: np.ndarray) -> np.ndarray:
+    """By how much guesses may change the difference of two labels' shares.
+
+    Shares whose difference is d become ones of (d T + g) / (T + s), where T is the strength of the votes, s that of the
+    guesses and |g| <= s. With |d| <= 1 that differs from d by 2 s / (T + s) at most.
+
+    Args:
+        total: T of each voxel.
+        possible: s of each voxel; 0 where nothing is to be guessed.
+    """
+    return 2 * possible / np.where(possible > 0, total + possible, 1)

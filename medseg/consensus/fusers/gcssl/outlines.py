@@ -32,28 +32,31 @@ def _around_both(first: Box, second: Box) -> Box:
 
 
 class Outlines:
-    """What each rater calls `c`, and how far everything else is from it.
+    """What each rater calls `c`, and how far from it the voxels lie that other raters call so.
 
     Args:
         region: of the raters.
         box: around all that anybody calls `c`.
         c: number of the class.
+
+    Attributes:
+        voxels: `(n,)` flat indices in the box of all that anybody calls `c`.
+        distances: `(R, n)` float16, from each rater's structure, in units of the smallest spacing: 0 in the structure,
+            infinite where the rater has none.
     """
 
     def __init__(self, region: Region, box: Box, c: int) -> None:
         sides = tuple(unit if math.isfinite(unit) else 1.0 for unit in region.units)
-        self.distances, self.inner = [], []
-        for volume in region.labels:
-            own = np.ascontiguousarray(volume[box] == c)
-            distance = np.full(own.shape, np.inf, np.float16)
+        structures = [np.ascontiguousarray(volume[box] == c) for volume in region.labels]
+        self.voxels = np.flatnonzero(np.logical_or.reduce(structures))
+        self.distances = np.full((len(structures), self.voxels.size), np.inf, np.float16)
+        self.inner = np.zeros(self.distances.shape, bool)
+        faces = _faces(structures[0].shape)
+        for r, own in enumerate(structures):
             if own.any():
-                distance = edt.edt(~own, anisotropy=sides, parallel=1).astype(np.float16)
-            self.distances.append(distance)
-            self.inner.append(own & ndimage.binary_erosion(own, _faces(own.shape)))
-
-    def within(self, tau: float) -> list[np.ndarray]:
-        """For each rater the voxels at most `tau` from what this rater calls `c`."""
-        return [distance <= tau for distance in self.distances]
+                distance = edt.edt(~own, anisotropy=sides, parallel=1)
+                self.distances[r] = distance.reshape(-1)[self.voxels]
+                self.inner[r] = ndimage.binary_erosion(own, faces).reshape(-1)[self.voxels]
 
     def spread(self) -> float:
         """Median distance of two raters' outlines, and of those of all pairs the median; 0 without a pair.
@@ -61,8 +64,8 @@ class Outlines:
         The distance of two outlines is seen where one of them lies on or outside the other: there it is the distance
         of the voxel from the other's structure.
         """
-        edges = [(distance == 0) & ~inner for distance, inner in zip(self.distances, self.inner, strict=True)]
-        drawn = [r for r, edge in enumerate(edges) if edge.any()]
+        edges = (self.distances == 0) & ~self.inner
+        drawn = np.flatnonzero(edges.any(axis=1))
         medians = []
         for r, s in combinations(drawn, 2):
             from_r = self.distances[r][edges[s] & ~self.inner[r]]

@@ -71,6 +71,7 @@ class RaterScores:
 def score_raters(
     region: Region,
     image: NormalisedImage,
+    majority: np.ndarray,
     classes: int,
     weights: str | Sequence[float],
     agreement: np.ndarray,
@@ -82,6 +83,7 @@ def score_raters(
     Args:
         region: of the raters.
         image: around the region's box.
+        majority: `(n,)` uint8, the most frequent label of each disputed voxel; `MISSING` where nobody annotated.
         classes: K.
         weights: one of `WEIGHT_MODES`, or the weights themselves.
         agreement: `(R,)` in (0, 1], of each rater with the panel.
@@ -91,7 +93,7 @@ def score_raters(
     raters = len(region.labels)
     scores, posterior = np.full(raters, 1 / classes), None
     with log.stage("sample"):
-        sample = draw_sample(region, classes, seed)
+        sample = draw_sample(region, majority, classes, seed)
     if sample.train.size and not image.constant:
         with log.stage("features"):
             features = ImageFeatures(image)

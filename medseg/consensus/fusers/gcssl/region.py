@@ -54,6 +54,11 @@ class Region:
         """`box` as part of `outer_box`."""
         return relative_box(self.box, self.outer_box)
 
+    def disputed_positions(self) -> list[np.ndarray]:
+        """`(n,)` along each axis: where in `outer_box` the disputed voxels lie, in the order of the array."""
+        positions = np.nonzero(self.disputed)
+        return [along + side.start for along, side in zip(positions, self.inner_box, strict=True)]
+
 
 def find_region(labels: Sequence[np.ndarray], spacing_mm: tuple[float, ...]) -> Region | None:
     """The region that the raters' labels `(X, Y, Z)` leave to decide; None if nobody labelled anything."""
