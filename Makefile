@@ -11,7 +11,8 @@ VENV ?= .venv
 LABEL_VENV ?= .venv-label
 PYTEST ?=
 
-# a package is compiled as it is first imported: most of torch and what comes with it never is
+# a package is compiled as it is first imported: most of torch and what comes with it never is. None of the pinned ones
+# warns as it is compiled, which tests would take for an error.
 PIP_INSTALL := -m pip install --quiet --no-compile
 
 BIN := $(VENV)/bin
