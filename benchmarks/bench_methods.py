@@ -3,10 +3,13 @@
     OMP_NUM_THREADS=1 python benchmarks/bench_methods.py [--tasks cutmix,ael] [--patch 64 64 40] [--width 16]
 
 Every pipeline gets the same U-Net, patch and batch: so many labelled patches, and as many of each other stream that it
-asks for. Three things take turns in one process: the method's step; the passes of that step alone (each network on the
-inputs that the method gave it, backward where the method needed gradients, and the optimiser); a supervised step on the
-labelled patches. Prints medians of seconds, the median over the rounds of step / passes ("overhead" is what exceeds 1;
-the goal is 5 %) and of step / supervised step, and how much memory the method's steps took. Batches are random numbers.
+asks for, whole groups where it wants groups. A task stands for its last stage, `task:0` for its first. Three things
+take turns in one process: the method's step; the passes of that step alone (each network on the inputs that the method
+gave it, backward where the method needed gradients, and the optimiser); a supervised step on the labelled patches. What
+a method has beside networks that it makes, such as a localizer or a graph, counts as overhead.
+
+Prints medians of seconds, the median over the rounds of step / passes ("overhead" is what exceeds 1; the goal is 5 %)
+and of step / supervised step, and how much memory the method's steps took. Batches are random numbers.
 
 Each method runs in a process of its own, so that memory is its own.
 """
@@ -20,7 +23,8 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import torch
@@ -30,14 +34,19 @@ from medseg.config.pipeline import DataSpec, NetworkSpec, Stage
 from medseg.engine.allocator import keep_freed_memory
 from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, Precision, StepSettings, use_channels_last
-from medseg.method import Method
+from medseg.method import Frozen, Method
 from medseg.methods import find
-from medseg.networks.factory import DEFINITION
+from medseg.networks.factory import DEFINITION, NetworkFactory
 from medseg.workflows.train.budget.random_batch import random_batch
 from medseg.workflows.train.settings import load
 from medseg.workflows.train.stages.build import build_method
 
-TASKS = "supervised,locally_adaptive,mean_teacher,cutmix,ael,crest,dtc"
+TASKS = (
+    "supervised,locally_adaptive,mean_teacher,cutmix,ael,crest,dtc,s4l,moam:0,mix_and_match:1,auxsegnet:0,auxsegnet,"
+    "group_wsss:0,wilson"
+)
+PASSES = ("forward", "encode", "decode", "segment", "features", "logits", "outputs")
+"""What networks are asked for by these names is a pass, unless it is part of another one."""
 STEPS_BEFORE = 2
 CLASSES = 5
 
@@ -48,12 +57,14 @@ class Call:
 
     Attributes:
         module: the network, or a head.
+        name: of the function that was called.
         inputs: what it was given.
         grad: whether gradients were recorded.
         training: the mode it was in.
     """
 
     module: nn.Module
+    name: str
     inputs: tuple[Any, ...]
     grad: bool
     training: bool
@@ -72,16 +83,64 @@ def data_of(patch: list[int]) -> DataSpec:
     return DataSpec(labels=labels, modality=("MR",), spacing_mm=(1.0, 1.0, 1.0), patch=tuple(patch), view=view)
 
 
+def known_network(stage: Stage, data: DataSpec) -> Frozen:
+    """What a stage starts from that needs a network: it knows all classes but the last."""
+    labels = dict(list(data.labels.items())[:-1])
+    factory = NetworkFactory(stage.network, data.model_copy(update={"labels": labels}))
+    halves = factory.encoder_decoder()
+    network = factory.headed(halves, factory.head(halves.width, len(labels)))
+    return Frozen(network, tuple(labels.values()), modality=data.modality, independent=True)
+
+
+class Recorder:
+    """Notes the outermost passes of some networks until it is stopped.
+
+    Args:
+        modules: the networks and heads.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.calls: list[Call] = []
+        self._depth = 0
+        self._wrapped: list[tuple[nn.Module, str]] = []
+        for module in modules:
+            for name in PASSES:
+                if callable(getattr(type(module), name, None)):
+                    setattr(module, name, self._noting(module, name, getattr(module, name)))
+                    self._wrapped.append((module, name))
+
+    def _noting(self, module: nn.Module, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*inputs: Any) -> Any:
+            if self._depth == 0:
+                kept = tuple(_detached(each) for each in inputs)
+                self.calls.append(Call(module, name, kept, torch.is_grad_enabled(), module.training))
+            self._depth += 1
+            try:
+                return original(*inputs)
+            finally:
+                self._depth -= 1
+
+        return wrapped
+
+    def stop(self) -> None:
+        """Leave the networks as they were."""
+        for module, name in self._wrapped:
+            delattr(module, name)
+
+
 class Steps:
     """Steps of one method on one random batch."""
 
     def __init__(self, task: str, patch: list[int], width: int, patches: int) -> None:
-        stage = as_timed(load(task).stages[-1], width)
+        name, _, place = task.partition(":")
+        stage = as_timed(load(name).stages[int(place or -1)], width)
         data = data_of(patch)
-        self.method: Method = build_method(stage, data)
+        self.previous = known_network(stage, data) if find(stage.method.name).asks_previous else None
+        self.method: Method = build_method(stage, data, self.previous)
         use_channels_last(self.method, data.spatial_dims)
-        streams = find(stage.method.name).streams
-        self.batch = random_batch(data, {stream.name: patches for stream in streams}, data.network_patch, self.method)
+        streams = self.method.streams
+        sizes = {stream.name: -(-patches // stream.batch_multiple) * stream.batch_multiple for stream in streams}
+        self.batch = random_batch(data, sizes, data.network_patch, self.method)
         self.optimizer = make_optimizer(self.method, stage.schedule)
         self.settings = StepSettings(Precision(torch.device("cpu")), stage.schedule.grad_clip, channels_last=True)
         self.streams = [stream.name for stream in streams]
@@ -99,21 +158,15 @@ class Steps:
 
     def record(self) -> list[Call]:
         """The passes of one step."""
-        calls: list[Call] = []
-
-        def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            kept = tuple(_detached(each) for each in inputs)
-            calls.append(Call(module, kept, torch.is_grad_enabled(), module.training))
-
-        hooks = [
-            module.register_forward_pre_hook(note) for module in self.method.modules() if hasattr(module, DEFINITION)
-        ]
+        modules = list(self.method.modules())
+        if self.previous is not None:  # no part of the method
+            modules += self.previous.module.modules()
+        recorder = Recorder([module for module in modules if hasattr(module, DEFINITION)])
         self.trainer().run()
-        for hook in hooks:
-            hook.remove()
-        if not calls:
+        recorder.stop()
+        if not recorder.calls:
             raise SystemExit("no network was called: nothing to compare a step with")
-        return calls
+        return recorder.calls
 
     def passes(self, calls: list[Call]) -> float:
         """Seconds of the recorded passes alone, and of one step of the optimiser."""
@@ -122,7 +175,7 @@ class Steps:
         for call in calls:
             call.module.train(call.training)
             with torch.set_grad_enabled(call.grad):
-                total = _total(call.module(*call.inputs))
+                total = _total(getattr(call.module, call.name)(*call.inputs))
             if call.grad and total.requires_grad:
                 total.backward()
         self.optimizer.step()
@@ -141,7 +194,8 @@ def _total(output: Any) -> Tensor:
     """A number that every output goes into."""
     if isinstance(output, Tensor):
         return output.sum()
-    return torch.stack([_total(each) for each in output if each is not None]).sum()
+    parts = vars(output).values() if is_dataclass(output) else output
+    return torch.stack([_total(each) for each in parts if each is not None]).sum()
 
 
 def measure(task: str, options: argparse.Namespace) -> dict[str, Any]:
