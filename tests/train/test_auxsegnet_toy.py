@@ -107,6 +107,7 @@ class Networks:
     """Gives one encoder."""
 
     classes, spatial_dims, in_channels, has_background, previous = 5, 2, 3, True, None
+    patch = (SIZE, SIZE)
 
     def __init__(self) -> None:
         self.encoder = Encoder()
