@@ -52,7 +52,8 @@ class GcsslOptions:
             "uniform", or one number >= 0 per rater.
         omissions: where somebody overlooked a structure, count omissions as STAPLE does, as far as the votes show that
             they are independent (`gross_errors`); False: votes decide everywhere.
-        ssl: raters vote also where they annotated nothing, as they would label what looks alike; False: they do not.
+        ssl: raters vote also where they annotated nothing, as they would label what looks alike, if that could change a
+            label; False: they do not.
         neighbours: 4 or 8 (default) in a 2D image; 6 (default), 18 or 26 in a volume.
         smoothness: total cost of a voxel that differs from all its neighbours where the image has no edge; 0 gives
             the weighted vote. It is multiplied by the informativeness of the image.
@@ -111,7 +112,7 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
         options: how raters are weighed and how much is smoothed.
 
     Returns:
-        Confidence: the weighted share of the votes that the label won.
+        Confidence: the weighted share of the votes that the label won, guesses among them where they were asked for.
 
     Raises:
         DataError: if the study has no image.
