@@ -114,8 +114,7 @@ class Networks(Protocol):
         modality: of the channels of the image.
         classes: number of classes with background.
         has_background: whether the first class is the background; else it is a class like the others.
-        region_members: of each region, where classes overlap, the class indices in labels that belong to it; none where
-            they do not (`medseg.portable.regions`).
+        region_members: of each region its class indices in labels; none where classes do not overlap.
         spatial_dims: 2 or 3.
         in_channels: channels that the network takes: those of the image, of each of the slices.
         image_channels: channels of the image itself.
@@ -177,8 +176,7 @@ class Method(nn.Module, ABC):
     """What a batch must carry; of a method whose options decide it (`streams_of`), with the paper's options."""
 
     asks_previous: bool = False
-    """Whether it asks the network of the stage before about images: that network's kind, planes, patch and intensities
-    are then taken for the new run, and there must be one."""
+    """Whether it needs the network of the stage before, whose planes, patch and intensities are taken for the run."""
 
     takes_regions: bool = False
     """Whether it learns classes that overlap, of which `Networks.region_members` tells, or makes no segmenter."""
