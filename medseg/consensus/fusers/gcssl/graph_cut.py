@@ -13,7 +13,7 @@ import numpy as np
 from medseg.consensus.fusers.gcssl.energy import ROUNDING, Energy
 from medseg.consensus.fusers.gcssl.minimum_cut import Arcs, Cut, installed_solver, minimum_cut
 
-_FEW = 0.03
+_FEW = 0.1
 """Share of the nodes in question below which a cut is cheaper than to look for more that are sure."""
 
 
