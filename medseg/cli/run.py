@@ -53,7 +53,9 @@ def run_command(app: typer.Typer, arguments: Sequence[str]) -> NoReturn:
         if type(problem).__name__ == "NoArgsIsHelpError":
             typer.echo(message)
             sys.exit(0)
-        _fail(f"{message} (see medseg --help)", 2, debug=debug)
+        context = problem.ctx  # type: ignore[attr-defined]
+        words = context.command_path.split()[1:] if context is not None else []  # without the name of the program
+        _fail(f"{message} (see {' '.join(['medseg', *words])} --help)", 2, debug=debug)
     except MedsegError as error:
         _fail(str(error), 2, debug=debug)
     except OSError as error:

@@ -151,3 +151,17 @@ def test_the_readme_names_only_commands_that_exist(capfd):
     assert used
     for words in used:
         assert command(capfd, *words.split(), "--help")[0] == 0, words
+
+
+MISTAKES = [
+    (["predict", "--nonsense"], "medseg predict"),
+    (["data", "init", "--nonsense"], "medseg data init"),
+    (["nonsense"], "medseg"),
+]
+
+
+@pytest.mark.parametrize(("words", "command"), MISTAKES)
+def test_a_mistake_names_the_help_of_its_command(words, command):
+    done = subprocess.run([python(), "-m", "medseg", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.rstrip().endswith(f"(see {command} --help)")

@@ -171,7 +171,7 @@ def test_a_training_and_its_prediction_are_those_of_any_process(tmp_path):
     assert weights[0].read_bytes() == weights[1].read_bytes()
     wrong = subprocess.run([python(), "-m", "medseg", "train"], capture_output=True, text=True)
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr == "error: Missing option '--task'. (see medseg --help)\n"
+    assert wrong.stderr == "error: Missing option '--task'. (see medseg train --help)\n"
 
 
 def test_what_it_starts_to_work_beside_it_starts_anew():
