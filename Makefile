@@ -2,7 +2,7 @@
 # make test    checks, then all tests, in one process for each core
 # make docs    the documents as a site that needs no network: site/index.html
 # make label-env      a second environment (.venv-label) with medseg and MONAI Label, which needs other versions than medseg
-# make test-serving   tests with real servers in it, about five minutes
+# make test-serving   tests with real servers in it, about six minutes
 # make release-check  version, sdist and wheel, and the wheel at work in a new environment outside the checkout
 # Variables: PYTHON (3.11 or newer makes the environment), VENV (where it is), PYTEST (further arguments)
 

@@ -20,6 +20,7 @@ from medseg.dicom.scan.series import open_series
 from medseg.errors import DataError
 from medseg.portable.io.write import write_nifti
 from medseg.serve.datastores.export_seg import MADE_BY, by_person
+from medseg.serve.datastores.following import FollowedFolder
 from medseg.serve.datastores.import_seg import find_known_names, label_map
 from medseg.serve.datastores.local import check_label, check_name, is_there
 from medseg.serve.models import Model
@@ -28,7 +29,7 @@ from medseg.serve.tasks.consensus import FINAL
 ORIGINAL = "original"  # MONAI Label's tag of what a model proposed
 
 
-class CheckedDicomWeb(DICOMWebDatastore):
+class CheckedDicomWeb(DICOMWebDatastore, FollowedFolder):
     """Fetches a series once and whole, reads every SEG onto its image's grid, and says who made what it stores.
 
     Attributes:
@@ -44,6 +45,7 @@ class CheckedDicomWeb(DICOMWebDatastore):
     def serve(self, models: Iterable[Model]) -> None:
         """Say which models there are; MONAI Label makes the store, which knows of none."""
         self.known, self.proposed, self.unusable = find_known_names(models), {}, {}
+        self.watch()
 
     def get_image_uri(self, image_id: str) -> str:
         """The image of a series as one file, fetched and converted when it is asked for first.
@@ -63,7 +65,7 @@ class CheckedDicomWeb(DICOMWebDatastore):
                 with tempfile.TemporaryDirectory(prefix="medseg-series-") as place:
                     made = Path(place, image.name)
                     _convert(folder, made)
-                    LocalDatastore.add_image(self, image_id, str(made), self._dicom_info(image_id))
+                    FollowedFolder.add_image(self, image_id, str(made), self._dicom_info(image_id))
         return str(image)
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
@@ -82,7 +84,7 @@ class CheckedDicomWeb(DICOMWebDatastore):
             self._fetch(label_id, folder)
             made = Path(place, f"{image_id}.nii.gz")
             label_map(_only_file(folder), Path(self.get_image_uri(image_id)), self.known, made)
-            LocalDatastore.save_label(self, image_id, str(made), label_tag, self._dicom_info(label_id))
+            FollowedFolder.save_label(self, image_id, str(made), label_tag, self._dicom_info(label_id))
         return LocalDatastore.get_label_uri(self, image_id, label_tag)
 
     def _download_labeled_data(self) -> None:
@@ -117,7 +119,7 @@ class CheckedDicomWeb(DICOMWebDatastore):
         proposed = self.proposed.get(image_id) or self.get_label_info(image_id, ORIGINAL).get("model")
         before = MADE_BY.set(MADE_BY.get() or by_person(label_info.get("label_info"), proposed))
         try:
-            return super().save_label(image_id, label_filename, label_tag, label_info, label_id)
+            return DICOMWebDatastore.save_label(self, image_id, label_filename, label_tag, label_info, label_id)
         finally:
             MADE_BY.reset(before)
 

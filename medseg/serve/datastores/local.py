@@ -19,6 +19,7 @@ from medseg.atomic import replacing
 from medseg.errors import DataError
 from medseg.portable.geometry import along, times
 from medseg.portable.io.read import SUFFIXES, VolumeError, read_header, read_volume
+from medseg.serve.datastores.following import FollowedFolder
 from medseg.serve.models import Model
 
 RAW = ".bin"
@@ -174,7 +175,7 @@ class _WholeCopies:
 local_datastore.shutil = _WholeCopies()  # it copies labels and images with nothing but `shutil.copy`
 
 
-class CheckedLocal(LocalDatastore):
+class CheckedLocal(FollowedFolder):
     """A folder of studies.
 
     Attributes:
