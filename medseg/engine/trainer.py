@@ -26,6 +26,12 @@ class DivergenceError(MedsegError):
     """The loss was not finite in two steps in a row."""
 
 
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 by instructions of its own (AVX512-BF16 or AMX)."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public question
+    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
+
+
 @dataclass(frozen=True)
 class Precision:
     """Number format of the step.
@@ -48,11 +54,15 @@ class Precision:
     def of_schedule(cls, amp: str, device: torch.device) -> Precision:
         """The format that a schedule's `amp` asks for.
 
-        Without CUDA it is always float32: half formats are tens of times slower on a CPU.
+        On a CPU it is float32 unless bf16 is asked for and the processor has instructions for it: half formats are tens
+        of times slower on others.
         """
+        if device.type == "cpu" and amp == "bf16" and cpu_has_bf16():
+            return cls(device, torch.bfloat16)
         if device.type != "cuda":
             if amp in ("bf16", "fp16"):
-                warnings.warn(f"amp: {amp} needs a CUDA device; training in float32 on {device}", stacklevel=2)
+                needed = "a processor with AVX512-BF16 or AMX, or a CUDA device" if amp == "bf16" else "a CUDA device"
+                warnings.warn(f"amp: {amp} needs {needed}; training in float32 on {device}", stacklevel=2)
             return cls(device)
         if amp == "off":
             return cls(device)

@@ -276,3 +276,16 @@ def test_freed_memory_is_kept(page_faults) -> None:
 def test_freed_memory_is_kept_by_threads(page_faults) -> None:
     assert len(page_faults["in_a_thread"]) == 3
     assert max(page_faults["in_a_thread"]) < 1000  # of three steps, of which each touches 38 400 pages
+
+
+def test_bfloat16_on_a_processor_that_has_it(monkeypatch):
+    monkeypatch.setattr("medseg.engine.trainer.cpu_has_bf16", lambda: True)
+    assert Precision.of_schedule("bf16", torch.device("cpu")).dtype is torch.bfloat16
+    assert Precision.of_schedule("auto", torch.device("cpu")).dtype is None
+
+
+@pytest.mark.parametrize(("amp", "needed"), [("bf16", "AVX512-BF16 or AMX, or a CUDA device"), ("fp16", "a CUDA device")])
+def test_half_formats_on_other_processors_become_float32_with_a_warning(amp, needed, monkeypatch):
+    monkeypatch.setattr("medseg.engine.trainer.cpu_has_bf16", lambda: False)
+    with pytest.warns(UserWarning, match=f"amp: {amp} needs .*{needed}; training in float32 on cpu"):
+        assert Precision.of_schedule(amp, torch.device("cpu")).dtype is None
