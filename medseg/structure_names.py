@@ -1,7 +1,8 @@
-"""When two names mean one structure: capitals and blanks make no difference, in any command."""
+"""When two names mean one structure: capitals, blanks and how a letter is coded make no difference, in any command."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -13,8 +14,13 @@ def structure_key(name: str) -> str:
         True
         >>> structure_key("left kidney") == structure_key("left_kidney")
         False
+
+        Letters with marks, which macOS takes apart in names of files:
+
+        >>> structure_key("m\u00fcller") == structure_key("MU\u0308LLER")
+        True
     """
-    return " ".join(name.split()).casefold()
+    return unicodedata.normalize("NFC", " ".join(name.split()).casefold())
 
 
 def same_structure(one: str, other: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from medseg.bundle.training_facts import TrainingFacts, read_facts
 from medseg.config.pipeline import DataSpec
 from medseg.errors import OutputError
 from medseg.portable.inference.components import LARGEST, Rule, Rules, checked_rules
+from medseg.portable.io.write import temporary_name
 
 _TARGET = f"{SCRIPTS}.inference.components.with_components"
 
@@ -62,7 +62,7 @@ def set_components(bundle: Path, rules: Rules, gains: Sequence[Mapping[str, Any]
         BundleError: its configuration cannot be read.
         OutputError: it cannot be written.
     """
-    temporary = bundle.with_name(f".{bundle.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(bundle)
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(bundle, temporary)

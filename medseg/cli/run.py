@@ -31,6 +31,9 @@ _CONTINUABLE = ("train", "pretrain", "predict", "compare", "consensus")
 """Commands that find what is finished when they are called again."""
 
 
+_NO_MEMORY = "there is too little memory for this; close other programs, or give smaller inputs"
+
+
 def run_command(app: typer.Typer, arguments: Sequence[str]) -> NoReturn:
     """Run `medseg ARGUMENTS` and exit.
 
@@ -56,8 +59,8 @@ def run_command(app: typer.Typer, arguments: Sequence[str]) -> NoReturn:
         context = problem.ctx  # type: ignore[attr-defined]
         words = context.command_path.split()[1:] if context is not None else []  # without the name of the program
         _fail(f"{message} (see {' '.join(['medseg', *words])} --help)", 2, debug=debug)
-    except MedsegError as error:
-        _fail(str(error), 2, debug=debug)
+    except (MedsegError, MemoryError) as error:
+        _fail(str(error) if isinstance(error, MedsegError) else _NO_MEMORY, 2, debug=debug)
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader of the output is gone; nothing is left to flush at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -256,7 +256,7 @@ def _store(entry: _Entry) -> None:
             temporary.rename(final)
     except (OSError, OutputError) as error:
         if entry.open() is None:
-            reason = getattr(error.__cause__ or error, "strerror", error)
+            reason = getattr(error.__cause__ or error, "strerror", None) or error
             raise OutputError(
                 f"cannot keep the preprocessed {entry.job.name} ({reason})", path=folder, hint="free some space"
             ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,11 @@ def save_atomic(state: Any, path: Path) -> None:
     try:
         with replacing(path) as stream:
             torch.save(state, stream)
-    except RuntimeError as error:  # how torch reports a full disk
-        raise OutputError(f"cannot be written ({str(error).splitlines()[0]})", path=path) from error
+    except RuntimeError as error:  # how torch reports a full disk, in words of its own code
+        reason = str(error).splitlines()[0]
+        if "inline_container" in reason or "PytorchStreamWriter" in reason:
+            reason = "the disk is full, or the file would be larger than is allowed"
+        raise OutputError(f"cannot be written ({reason})", path=path) from error
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -48,14 +52,27 @@ def read(path: Path) -> dict[str, Any]:
     return state
 
 
-def read_weights(path: Path, network: nn.Module) -> None:
+def digest(path: Path) -> str:
+    """SHA-256 of a file of weights, which has room in memory."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_weights(path: Path, network: nn.Module, recorded: str | None = None) -> None:
     """Put the weights that `save_atomic` kept of a network into it.
 
+    Args:
+        path: of the file.
+        network: that they are of.
+        recorded: the `digest` of the file when it was written; None: not known.
+
     Raises:
-        CheckpointError: missing, damaged, of another network, or with NaN.
+        CheckpointError: missing, damaged, exchanged, of another network, or with NaN.
     """
     try:
         state = load_tensors(path)
+        if recorded is not None and (found := digest(path)) != recorded:
+            problem = f"is not what the run kept: SHA-256 {found[:12]}, recorded is {recorded[:12]}"
+            raise CheckpointError(problem, path=path, hint="put that file back, or begin the run again")
         network.load_state_dict(state)
     except FileNotFoundError:
         raise CheckpointError("the weights that the run kept are gone", path=path) from None

@@ -37,6 +37,8 @@ class RunProgress:
         stopped: no further step is taken.
         saved: iteration of the last checkpoint; 0: there is none.
         validated: iteration of the last validation.
+        best_sha256: of the file of the best weights; None: there is none yet, or an earlier version wrote it.
+        unsaved_best: whether no checkpoint has that digest yet.
     """
 
     def __init__(self, best: float = -1.0, done: int = 0) -> None:
@@ -45,6 +47,8 @@ class RunProgress:
         self.stopped = False
         self.saved = done
         self.validated = done
+        self.best_sha256: str | None = None
+        self.unsaved_best = False
 
     @classmethod
     def of_checkpoint(cls, state: dict[str, Any]) -> RunProgress:
@@ -52,11 +56,12 @@ class RunProgress:
         extra, done = state["extra"], int(state["iteration"])
         progress = cls(float(extra["best"]), done)
         progress.validated = int(extra.get("validated", done))
+        progress.best_sha256 = extra.get("best_sha256")
         return progress
 
     def to_checkpoint(self) -> dict[str, Any]:
         """The values that a checkpoint keeps."""
-        return {"best": self.best, "validated": self.validated}
+        return {"best": self.best, "validated": self.validated, "best_sha256": self.best_sha256}
 
 
 class LogTerms:
@@ -162,12 +167,14 @@ class Validate:
             weights = self.segmenter.state_dict()
             if score["mean"] > self.progress.best and checkpoint.all_finite(weights):
                 checkpoint.save_atomic(weights, self.best_weights)
+                self.progress.best_sha256 = checkpoint.digest(self.best_weights)
+                self.progress.unsaved_best = True
         self.progress.best = max(self.progress.best, score["mean"])
         self.progress.validated = iteration
 
 
 class SaveLast:
-    """Keeps `last.pt`: after the first iteration, every two minutes, on stopping and at the end.
+    """Keeps `last.pt`: after the first iteration, with new best weights, every two minutes, on stopping, at the end.
 
     When a checkpoint is written does not change the run; weights that are not finite are never written.
     """
@@ -187,13 +194,14 @@ class SaveLast:
         """Save, if it is time."""
         due = time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS
         first_or_last = trainer.state.iteration in (1, trainer.total)
-        if not (due or first_or_last or self.progress.stopped):
+        if not (due or first_or_last or self.progress.unsaved_best or self.progress.stopped):
             return
         extra = self.progress.to_checkpoint()
         state = checkpoint.capture(trainer, self.scheduler, fingerprint=self.fingerprint, extra=extra)
         if checkpoint.all_finite(state["method"]):
             checkpoint.save_atomic(state, self.path)
             self.progress.saved = trainer.state.iteration
+        self.progress.unsaved_best = False
         self._saved_at = time.monotonic()
 
 

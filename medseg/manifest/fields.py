@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from medseg.portable.io.read import SUFFIXES
 from medseg.structure_names import named_twice
 
 SHOWN = 3  # problems that are spelled out; more would not fit on a line
@@ -125,6 +126,21 @@ def with_known_names(content: Any) -> Any:
     if isinstance(content, Mapping) and "testing" in content and not content.get("test"):
         return {("test" if key == "testing" else key): value for key, value in content.items() if key != "test"}
     return content
+
+
+def unknown_lists(others: Mapping[str, Any] | None) -> list[str]:
+    """Keys of a manifest that are none of its lists of cases and hold such a list, such as "Testing".
+
+    Args:
+        others: what the manifest holds besides the keys that are known.
+    """
+    return [key for key, value in (others or {}).items() if isinstance(value, list) and any(map(_is_case, value))]
+
+
+def _is_case(entry: Any) -> bool:
+    if isinstance(entry, Mapping):
+        return "image" in entry
+    return isinstance(entry, str) and entry.lower().endswith(SUFFIXES)
 
 
 def numbered(value: Any) -> Any:

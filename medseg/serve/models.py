@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import threading
@@ -15,6 +14,7 @@ from typing import Any
 from medseg.atomic import make_folder, real_path, write_whole
 from medseg.bundle.bundle import OpenBundle, open_bundle
 from medseg.errors import BundleError, ConfigError, OutputError
+from medseg.portable.io.write import remove_leftovers, temporary_name
 
 LIST = "models.json"
 SERVICE = "service.json"
@@ -147,7 +147,8 @@ def keep(bundle: OpenBundle, folder: Path) -> Path:
     """
     kept = make_folder(folder) / f"{GIVEN}{bundle.digest[:16]}"
     if not _is_copy(kept, bundle):
-        part = folder / f".{GIVEN}{os.getpid()}"
+        remove_leftovers(folder)
+        part = temporary_name(kept)
         try:
             shutil.rmtree(part, ignore_errors=True)
             shutil.copytree(bundle.path, part, ignore=shutil.ignore_patterns("__pycache__"))

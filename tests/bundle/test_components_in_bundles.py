@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from models import data_spec, labels_of, make_bundle, make_image
 from skimage.measure import label as components
 from stock import elsewhere
 
+from medseg.bundle import components as components_module
 from medseg.bundle.bundle import open_bundle
 from medseg.bundle.components import components_of, set_components
 from medseg.bundle.join import join_bundles
 from medseg.errors import BundleError
 from medseg.workflows.predict.run import predict
+from medseg.workflows.train.run_folder import remove_unfinished
 
 RULES = {1: {"keep": "largest"}, 7: {"smallest_mm3": 60000.0}}
 GAINS = [{"structure": "liver", "dice_before": 0.8, "dice_after": 0.85}]
@@ -103,3 +106,17 @@ def test_a_bundle_of_views_keeps_its_inferer_inside(tmp_path):
     assert '--inferer#components "{}"' in page
     set_components(bundle, {}, [])
     assert (bundle / "configs" / "inference.json").read_text() == before
+
+
+def test_what_a_killed_change_leaves_is_removed_by_the_next_run(tmp_path, monkeypatch):
+    """The child ends in the middle of it, as by SIGKILL: nothing of its own is done any more."""
+    bundle = make_bundle(tmp_path / "bundle")
+    monkeypatch.setattr(components_module, "_edit", lambda *arguments: os._exit(9))
+    child = os.fork()
+    if child == 0:
+        set_components(bundle, RULES, GAINS)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert open_bundle(bundle).network

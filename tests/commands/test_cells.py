@@ -11,6 +11,7 @@ import pytest
 from raters import ball, save, write_study
 
 from medseg.cli.app import main
+from medseg.workflows.evaluate.image_classes import write_class_tables
 from medseg.workflows.evaluate.tables import as_csv, as_markdown
 from medseg.workflows.reports.cells import csv_cell, markdown_cell
 
@@ -83,3 +84,33 @@ def test_cases_with_names_of_formulas(tmp_path: Path):
     cases = [row[0] for row in csv.reader(io.StringIO(as_csv(report)))]
     assert cases == ["case", "'=1+1", "a|b"]
     assert "| a\\|b |" in as_markdown(report)
+
+
+def test_a_name_never_begins_a_row_of_its_own():
+    """A carriage return alone is not quoted by `csv`, and ends a row for who reads it."""
+    names = ["a\r=1+1", "\r=1+1", "a\n=1+1", "a\u2028b"]
+    assert [csv_cell(name) for name in names] == ["a =1+1", "' =1+1", "a =1+1", "a b"]
+
+
+def test_the_tables_of_classified_images_too(tmp_path):
+    case = {"case": "=1+1", "true": "@cat|dog", "given": "@cat|dog", "share": 1.0, "status": "compared", "message": ""}
+    lost = {
+        **case,
+        "case": "|x",
+        "given": None,
+        "share": None,
+        "status": "no prediction",
+        "message": "/home/anna/x.png",
+    }
+    found = {"images": 2, "predicted": 1, "recall": 0.5, "precision": 1.0}
+    report = {
+        "cases": [case, lost], "classes": {"@cat|dog": found}, "prediction": "p", "reference": "r", "section": "test",
+        "balanced_accuracy": 0.5, "accuracy": 0.5, "definitions": {}, "failed": ["|x"],
+    }  # fmt: skip
+    write_class_tables(tmp_path, report)
+    rows = list(csv.reader(io.StringIO((tmp_path / "metrics.csv").read_text())))
+    assert [row[:3] for row in rows[1:]] == [["'=1+1", "'@cat|dog", "'@cat|dog"], ["|x", "'@cat|dog", ""]]
+    text = (tmp_path / "metrics.md").read_text()
+    assert "| @cat\\|dog | 2 | 1 | 0.500 | 1.000 |" in text
+    assert "- \\|x: x.png" in text
+    assert "anna" not in text

@@ -78,3 +78,10 @@ def test_a_mark_that_may_mean_two_files_means_none(tmp_path, capfd):
     save(tmp_path / "pred/c0_gt.nii.gz", cube())
     code, _, _ = scores(capfd, tmp_path, cube(), cube(), ("c0_label", "c0_seg"))
     assert code == 2
+
+
+def test_values_below_the_background_are_not_called_background(tmp_path, capfd):
+    code, said, _ = scores(capfd, tmp_path, cube(-1, "i2"), cube(1, "i2"))
+    assert code == 2
+    assert "only background and values below it (-1); accepted are 1 and more" in said
+    assert "anything but background" not in said

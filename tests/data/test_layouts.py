@@ -116,7 +116,7 @@ def test_images_that_belong_to_no_case_are_told(tmp_path, capfd):
     volume(tmp_path / "d/old/b.nii.gz")
     manifest, said = made(capfd, tmp_path / "d")
     assert names(manifest) == {"training": ["a"]}
-    assert "d: 1 image files belong to no case: old/b.nii.gz" in said
+    assert "d: 1 image file belongs to no case: old/b.nii.gz" in said
 
 
 def test_pairs_in_several_folders(tmp_path, capfd):

@@ -223,3 +223,38 @@ def test_files_of_unknown_endings_are_counted_and_named(tmp_path, capfd):
     (tmp_path / "Labels/x.webp").write_bytes(b"x")
     code, said = called(capfd, "evaluate", *folders)
     assert (code, "1 file of an unknown ending is passed over: 1 .webp (x.webp)" in said) == (0, True), said
+
+
+@pytest.mark.parametrize("make", [kvasir, nnunet_1, capitals], ids=lambda make: make.__name__)
+def test_the_folder_around_an_archive_s_content_is_no_hindrance(make, tmp_path, capfd):
+    root = tmp_path / "unpacked" / "Set" / "Train"
+    root.mkdir(parents=True)
+    (tmp_path / "unpacked" / "__MACOSX").mkdir()
+    names, labels = make(root)
+    code, said = called(capfd, "data", "init", tmp_path / "unpacked", "-o", tmp_path / "m.json")
+    assert (code, f"found in {root}" in said) == (0, True), said
+    manifest = Manifest.load(tmp_path / "m.json")
+    assert [case.name for case in manifest.training] == names["training"]
+    assert {str(value): name for value, name in manifest.labels.items()} == labels
+
+
+@pytest.mark.parametrize(
+    ("images", "mark"), [("ISIC-2017_Training_Data", "segmentation"), ("ISIC_Part1_Training_Data", "Segmentation")]
+)
+def test_earlier_years_of_isic_and_what_belongs_to_no_case(images, mark, tmp_path, capfd):
+    for n in (0, 1):
+        picture(tmp_path / f"set/{images}/ISIC_000000{n}.jpg", np.dstack([disc() * 90 + 20] * 3))
+        picture(tmp_path / f"set/{images}/ISIC_000000{n}_superpixels.png", disc() * 9)
+        picture(tmp_path / f"set/Training_GroundTruth/ISIC_000000{n}_{mark}.png", disc() * 255)
+    code, said = called(capfd, "data", "init", tmp_path / "set", "-o", tmp_path / "m.json")
+    assert (code, "2 image files belong to no case" in said) == (0, True), said
+    manifest = Manifest.load(tmp_path / "m.json")
+    assert [case.name for case in manifest.training] == ["ISIC_0000000", "ISIC_0000001"]
+
+
+def test_a_set_s_images_that_fit_no_pattern_are_named(tmp_path, capfd):
+    (tmp_path / "set").mkdir()
+    lits(tmp_path / "set")
+    volume(tmp_path / "set/test-volume-0.nii")
+    code, said = called(capfd, "data", "init", tmp_path / "set", "-o", tmp_path / "m.json")
+    assert (code, "1 image file belongs to no case: test-volume-0.nii" in said) == (0, True), said

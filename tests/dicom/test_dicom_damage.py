@@ -116,3 +116,15 @@ def test_mosaics_and_radiographs_are_told_what_they_are(tmp_path):
     write_series(tmp_path / "dx", voxels((8, 7, 1)), change=radiograph)
     with pytest.raises(DataError, match=r"is a radiograph \(DX\), a picture without a place in space; .* as PNG"):
         open_series(tmp_path / "dx")
+
+
+def test_ultrasound_and_photographs_are_told_what_they_are(tmp_path):
+    for kind in ("US", "XC", "OP"):
+
+        def change(data, z, kind=kind):
+            data.Modality = kind
+            del data.ImagePositionPatient, data.ImageOrientationPatient
+
+        write_series(tmp_path / kind, voxels((8, 7, 1)), change=change)
+        with pytest.raises(DataError, match=rf"is a photograph or ultrasound image \({kind}\), .* as PNG"):
+            open_series(tmp_path / kind)

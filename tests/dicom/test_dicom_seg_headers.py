@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
 from dicoms import write_contours, write_series
-from models import make_bundle
+from models import labels_of, make_bundle
 from raters import ball, fields_of, image_of, save, seg_nrrd
 
 from medseg.cli.app import main
@@ -203,3 +204,46 @@ def test_a_color_never_stops_a_structure_of_other_formats(tmp_path):
     for color in ("1.5 0 0", "red", "0.1 0.2", "nan 0 0"):
         segments = read_segments(seg_nrrd(tmp_path / "s.seg.nrrd", ball()[None], fields_of(("liver", 1, 0, color))))
         assert [(segment.name, segment.color) for segment in segments] == [("liver", None)]
+
+
+STOPS = {  # what pydicom may raise while it writes -> what is told of it
+    "memory": (MemoryError(), "cannot be written (there is too little memory)"),
+    "disk": (OSError(27, "File too large"), "cannot be written (File too large)"),
+    "header": (ValueError("an odd value"), "no dicom-seg can be written (an odd value)"),
+}
+
+
+@pytest.fixture(params=STOPS)
+def stopped(request, monkeypatch) -> str:
+    """Every SEG stops while it is written; how that is told."""
+    error, told = STOPS[request.param]
+
+    def save_as(self, *arguments, **options):
+        raise error
+
+    monkeypatch.setattr(hd.seg.Segmentation, "save_as", save_as)
+    return told
+
+
+def test_a_prediction_is_kept_whatever_stops_its_seg(stopped, tmp_path, capsys):
+    model = make_bundle(tmp_path / "abdomen" / "bundle").parent
+    command = ["predict", "-m", str(model), "-i", str(series(tmp_path / "p1")), "--no-report", "-o"]
+    assert code_of([*command, str(tmp_path / "plain"), "--format", "nifti"]) == 0
+    capsys.readouterr()
+    assert code_of([*command, str(tmp_path / "out"), "--format", "dicom-seg"]) == 1
+    assert f"{stopped}; its labels are in p1.nii.gz" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p1.nii.gz", "predict_report.json"]
+    kept, wanted = (labels_of(tmp_path / folder / "p1.nii.gz") for folder in ("out", "plain"))
+    np.testing.assert_array_equal(kept, wanted)
+    assert np.unique(kept).size > 1
+
+
+def test_a_consensus_is_kept_whatever_stops_its_seg(stopped, tmp_path, capsys):
+    folder = series(tmp_path / "ct")
+    affine = open_series(folder).header.affine
+    raters = [str(save(tmp_path / f"{name}.nii.gz", ball(), affine)) for name in ("anna", "bob", "cleo")]
+    command = ["consensus", "-i", str(folder), *[word for rater in raters for word in ("-a", rater)], "--no-report"]
+    assert code_of([*command, "-o", str(tmp_path / "out"), "--format", "dicom-seg"]) == 0
+    assert f"{stopped}; the consensus is in consensus.nii.gz" in capsys.readouterr().err
+    np.testing.assert_array_equal(labels_of(tmp_path / "out" / "consensus.nii.gz"), ball())
+    assert not (tmp_path / "out" / "consensus.dcm").exists()

@@ -100,3 +100,23 @@ def test_every_type_and_channels_are_read_as_itk_reads_them(tmp_path):
             found, header = read_volume(tmp_path / "x.mha")
             np.testing.assert_array_equal(found.transpose(3, 2, 1, 0), array)
             assert found.dtype == array.dtype == header.dtype
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"DimSize": None}, "names no DimSize"),
+        ({"DimSize": "5 4"}, "has 2 lengths and 3 dimensions"),
+        ({"NDims": None}, "names no NDims"),
+        ({"NDims": "10"}, "has 3 lengths and 10 dimensions"),
+        ({"ElementType": None}, "names no ElementType"),
+        ({"TransformMatrix": "1 " * 5000}, "has 9999 letters as 'TransformMatrix'"),
+        ({"Offset": "nan 0 0"}, "has 'nan 0 0' as Offset; accepted are numbers"),
+        ({"ElementSpacing": "0,5 0,5 1"}, "has '0,5 0,5 1' as ElementSpacing"),
+    ],
+)
+def test_a_header_that_lacks_what_itk_needs_is_told_by_us_alone(change, words, tmp_path, capfd):
+    lines = written(tmp_path / "x.mha")
+    with pytest.raises(VolumeError, match=words):
+        read_volume(save(tmp_path / "x.mha", lines, **change))
+    assert capfd.readouterr().err == ""

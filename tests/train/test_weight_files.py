@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import make_bundle
+from tiny import FAST, write_dataset
 from torch import nn
 
 from medseg.bundle.bundle import open_bundle
@@ -20,6 +21,7 @@ from medseg.engine import checkpoint
 from medseg.errors import BundleError, CheckpointError, ConfigError
 from medseg.networks.pretrained import load_weights
 from medseg.networks.weight_files import UnreadableWeights, load_tensors
+from medseg.workflows.train.run import train
 
 
 class Touches:
@@ -151,3 +153,37 @@ def test_a_bundle_with_code_for_weights_is_told_so(tmp_path):
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_weights_that_were_exchanged_for_others_are_refused(tmp_path):
+    network = nn.Linear(3, 3, bias=False)
+    written = checkpoint.digest(good(tmp_path / "best.pt"))
+    checkpoint.read_weights(tmp_path / "best.pt", network, written)
+    checkpoint.save_atomic({"weight": torch.ones(3, 3)}, tmp_path / "best.pt")
+    with pytest.raises(CheckpointError, match=f"is not what the run kept: SHA-256 .*, recorded is {written[:12]}"):
+        checkpoint.read_weights(tmp_path / "best.pt", network, written)
+    assert network.weight.flatten().tolist() == [2.0] * 9
+
+
+def exchange(path: Path) -> None:
+    """The same network's weights, of which no checksum tells that they are others."""
+    weights = torch.load(path, weights_only=True)
+    torch.save({key: value + 1 if value.is_floating_point() else value for key, value in weights.items()}, path)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [(exchange, "is not what the run kept"), (Path.unlink, "the weights that the run kept are gone")],
+)
+def test_a_bundle_is_made_of_the_best_weights_or_of_none(change, told, tmp_path):
+    data, run = write_dataset(tmp_path / "data"), tmp_path / "run"
+    changes = [*FAST, "stages.0.schedule.iterations=2", "stages.0.schedule.workers=0"]
+    train("supervised", data, run, overrides=changes, device="cpu")
+    kept = checkpoint.read(run / "last.pt")["extra"]["best_sha256"]
+    assert kept == _sha256(run / "best.pt")
+    shutil.rmtree(run / "bundle")
+    change(run / "best.pt")
+    with pytest.raises(CheckpointError, match=told):
+        train("supervised", data, run, overrides=changes, device="cpu", resume=True)
+    assert not (run / "bundle").exists()

@@ -22,6 +22,9 @@ MOMENTS = (
 RADIOGRAPHS = ("DX", "CR", "MG", "IO", "PX", "RG", "RF", "XA")
 """Modalities of projections."""
 
+PICTURES = ("US", "IVUS", "XC", "ES", "OP", "OPM", "GM", "SM", "DMS")
+"""Modalities of ultrasound, photographs and microscopes."""
+
 
 @dataclass(frozen=True, eq=False)
 class Slice:
@@ -101,16 +104,22 @@ def _slices_of_file(path: Path, header: Any) -> list[Slice]:
     return slices
 
 
+def _has_place(header: Any) -> bool:
+    """Whether a file says where its pixels lie: in itself, or in its frames."""
+    return "ImagePositionPatient" in header or "PerFrameFunctionalGroupsSequence" in header
+
+
 def _refuse_pictures(path: Path, header: Any) -> None:
-    """Refuse what looks like a slice and is none: radiographs, and the mosaics of Siemens' scanners.
+    """Refuse what looks like a slice and is none: radiographs, photographs, and the mosaics of Siemens' scanners.
 
     Raises:
         DataError: it is one of them.
     """
     modality = str(header.get("Modality") or "")
-    if modality in RADIOGRAPHS and "ImagePositionPatient" not in header:
+    if modality in (*RADIOGRAPHS, *PICTURES) and not _has_place(header):
+        kind = "radiograph" if modality in RADIOGRAPHS else "photograph or ultrasound image"
         raise DataError(
-            f"is a radiograph ({modality}), a picture without a place in space; accepted are series of slices",
+            f"is a {kind} ({modality}), a picture without a place in space; accepted are series of slices",
             path=path, hint="save it as PNG or TIFF, and give it to a model of such pictures",
         )  # fmt: skip
     if "MOSAIC" in [str(word).upper() for word in header.get("ImageType") or ()]:

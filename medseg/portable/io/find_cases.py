@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .channel_names import RAW_FOLDERS, group_channels
@@ -72,7 +72,7 @@ DOCUMENTS = (
 
 
 def passed_over(folder: Path) -> str:
-    """What is said of a folder's files whose ending is unknown; empty where there is none.
+    """What is said of a folder's files whose ending is unknown, and of links to nothing; empty where there is none.
 
     Examples:
         >>> from pathlib import Path
@@ -84,20 +84,35 @@ def passed_over(folder: Path) -> str:
         '3 files of unknown endings are passed over: 2 .bmp (b.bmp, ...), 1 .mgz (d.mgz); convert them to NIfTI or PNG'
     """
     by_ending: dict[str, list[str]] = {}
+    nowhere: list[str] = []
     for path in sorted(folder.iterdir()):
         ending = path.suffix.lower()
         is_unknown = not _is_image(path) and ending not in DOCUMENTS
-        if is_unknown and path.is_file() and not path.name.startswith("."):
+        if path.is_symlink() and not path.exists():
+            nowhere.append(path.name)
+        elif is_unknown and path.is_file() and not path.name.startswith("."):
             by_ending.setdefault(ending, []).append(path.name)
+    return "; ".join(filter(None, (_of_unknown_endings(by_ending), _links(nowhere))))
+
+
+def _of_unknown_endings(by_ending: Mapping[str, list[str]]) -> str:
     if not by_ending:
         return ""
-    listed = []
-    for ending, names in by_ending.items():
-        more = ", ..." if len(names) > 1 else ""
-        listed.append(f"{len(names)} {ending} ({names[0]}{more})")
+    listed = [f"{len(names)} {ending} ({_first(names)})" for ending, names in by_ending.items()]
     count = sum(len(names) for names in by_ending.values())
     files = "files of unknown endings are" if count > 1 else "file of an unknown ending is"
     return f"{count} {files} passed over: {', '.join(listed)}; convert them to NIfTI or PNG"
+
+
+def _links(nowhere: Sequence[str]) -> str:
+    if not nowhere:
+        return ""
+    links = "links that lead nowhere are" if len(nowhere) > 1 else "link that leads nowhere is"
+    return f"{len(nowhere)} {links} passed over ({_first(nowhere)})"
+
+
+def _first(names: Sequence[str]) -> str:
+    return f"{names[0]}, ..." if len(names) > 1 else names[0]
 
 
 def by_name(files: Iterable[Path]) -> dict[str, Path]:

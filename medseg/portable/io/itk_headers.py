@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,6 +13,11 @@ HEADER_LIMIT = 1 << 20  # bytes; a text header is never longer
 
 MOST_DIMENSIONS = 16  # of any NRRD
 LONGEST_FIELD = 800  # letters: at some 1,500 the message in which ITK would complain of a field ends its process
+
+META_PLACES = (
+    "Offset", "Position", "Origin", "TransformMatrix", "Rotation", "Orientation", "ElementSpacing", "ElementSize",
+)  # fmt: skip
+"""Keys of a MetaImage that say where it lies: ITK takes 0 for a word that is no number, and says nothing."""
 
 NRRD_REFUSED = frozenset({"data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip"})
 """Keys of headers whose voxels lie in another file, or not right behind the header."""
@@ -38,9 +44,12 @@ def meta_payload(path: Path) -> Payload:
         name, _, value = line.partition("=")
         key = name.strip().lower()
         keys[key] = value.strip()
+        if len(keys[key]) > LONGEST_FIELD and key != "comment":
+            raise VolumeError(f"has {len(keys[key])} letters as '{name.strip()[:40]}'", hint=DAMAGED)
         if key == "elementdatafile":
             break
     _check_dimensions(keys.get("ndims"))
+    _check_lengths(keys)
     data = keys.get("elementdatafile")
     if not data:
         raise VolumeError("is no MetaImage: its header names no ElementDataFile", hint=COPY_AGAIN)
@@ -61,6 +70,26 @@ def meta_payload(path: Path) -> Payload:
     except VolumeError as e:
         raise VolumeError(f"its voxel file {data}: {e.reason}") from e
     return Payload(other, 0, packing, order)
+
+
+def _check_lengths(keys: dict[str, str]) -> None:
+    """See that a MetaImage says of what type and how long it is; ITK tells the terminal, not us, where it does not."""
+    missing = [name for name in ("NDims", "DimSize", "ElementType") if not keys.get(name.lower())]
+    if missing and "elementdatafile" in keys:
+        raise VolumeError(f"its header names no {missing[0]}", hint=DAMAGED)
+    lengths = keys.get("dimsize", "").split()
+    if not missing and len(lengths) != int(keys["ndims"]):
+        raise VolumeError(f"has {len(lengths)} lengths and {keys['ndims']} dimensions", hint=DAMAGED)
+    for name in META_PLACES:
+        if not all(map(_is_finite, keys.get(name.lower(), "").split())):
+            raise VolumeError(f"has '{keys[name.lower()][:40]}' as {name}; accepted are numbers", hint=DAMAGED)
+
+
+def _is_finite(word: str) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False
 
 
 def _is_true(keys: dict[str, str], name: str, otherwise: str = "false") -> bool:

@@ -29,6 +29,15 @@ class SaveError(OutputError):
     """An image or label map that cannot be written."""
 
 
+def cannot_be_written(path: Path, error: BaseException) -> SaveError:
+    """What stopped the writing of a file, as an error that names the file and not a temporary one."""
+    if isinstance(error, OutputError):
+        return SaveError(error.problem, path=path)
+    if isinstance(error, MemoryError):
+        return SaveError("cannot be written (there is too little memory)", path=path)
+    return SaveError(f"cannot be written ({getattr(error, 'strerror', None) or error})", path=path)
+
+
 def _here() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
@@ -68,7 +77,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(written.fileno())
             new.replace(path)
     except OSError as error:
-        raise SaveError(f"cannot be written ({error.strerror or error})", path=path) from error
+        raise cannot_be_written(path, error) from error
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -31,7 +31,7 @@ from medseg.consensus.statistics.report_data import rater_count, summarise
 from medseg.consensus.statistics.uncertainty_maps import disagreement, soft_labels
 from medseg.consensus.study import MISSING, Study
 from medseg.errors import ConfigError, DataError, FormatError, MedsegError, OutputError
-from medseg.portable.io.write import remove_leftovers
+from medseg.portable.io.write import cannot_be_written, remove_leftovers
 from medseg.records import RECORD, Record, digest_of, read_record
 from medseg.workflows.consensus.collect_studies import Item
 from medseg.workflows.consensus.earlier_results import image_digest, refuse_another, refuse_without_record, source_of
@@ -259,11 +259,18 @@ def _write(folder: Path, item: Item, result: Result, options: ConsensusOptions) 
 
 
 def _write_labels(folder: Path, result: Result) -> Path:
-    """Write the consensus, as NIfTI with a warning where DICOM fails now that it has been made."""
+    """Write the consensus, as NIfTI with a warning where another format fails now that it has been made."""
     labels, form, report = result.fused.labels, result.form, result.report
     try:
         return write_labels(folder, "consensus", labels, form, report["method"])
-    except FormatError as error:
-        written = write_labels(folder, "consensus", labels, _in_format(form, FORMATS["nifti"]))
-        report["warnings"].append(f"{error}; the consensus is in {written.name}")
-        return written
+    except (FormatError, OutputError, OSError, MemoryError) as error:
+        path = folder / f"consensus{form.suffix}"
+        reason = error if isinstance(error, FormatError) else cannot_be_written(path, error)
+        if form.suffix == FORMATS["nifti"]:
+            raise reason from error
+        try:
+            written = write_labels(folder, "consensus", labels, _in_format(form, FORMATS["nifti"]))
+        except (OutputError, OSError, MemoryError):
+            raise reason from error  # what was asked for is what is told
+    report["warnings"].append(f"{reason}; the consensus is in {written.name}")
+    return written

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from medseg.consensus.io.file_names import (
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.manifest.manifest import SECTIONS, Annotation, Case, Manifest
 from medseg.portable.io.channel_names import alike, group_channels, shown_by_labels
-from medseg.portable.io.find_cases import is_raw, passed_over
+from medseg.portable.io.find_cases import images_in, is_raw, passed_over
 from medseg.progress import say
 
 NOT_RATERS = ("final", "original")
@@ -57,6 +57,7 @@ def collect_from_files(images: Sequence[Path], annotations: Sequence[Path], name
     raters = resolve_rater_names(annotations, names or None)
     if len(images) == 1 and images[0].is_dir() and not is_series(images[0], annotations):
         return _collect_from_folders(images[0], annotations, raters)
+    _tell_passed_over([place for place in annotations if place.is_dir() and images_in(place)])
     name = case_of(images, annotations) if images else stem(annotations[0].name)
     return [Item(name, tuple(images), tuple(annotations), tuple(raters))]
 
@@ -66,9 +67,7 @@ def _collect_from_folders(folder: Path, annotations: Sequence[Path], raters: Seq
     files = [path for path in annotations if not path.is_dir()]
     if files:
         raise ConfigError(f"{folder} is a folder of images and {files[0]} no folder; give one folder per rater")
-    for place in (folder, *annotations):
-        if others := passed_over(place):
-            say(f"warning: {place}: {others}")
+    _tell_passed_over((folder, *annotations))
     items = []
     names_in_folder = _names_in(folder)
     for case, images in _cases(folder, annotations).items():
@@ -83,6 +82,13 @@ def _collect_from_folders(folder: Path, annotations: Sequence[Path], raters: Seq
     if not items:
         raise DataError("has no image of which a rater's folder has an annotation", path=folder)
     return items
+
+
+def _tell_passed_over(folders: Iterable[Path]) -> None:
+    """Warn of files whose ending is unknown."""
+    for place in folders:
+        if others := passed_over(place):
+            say(f"warning: {place}: {others}")
 
 
 def _names_in(folder: Path) -> set[str]:

@@ -15,10 +15,11 @@ from medseg.manifest.manifest import SECTIONS, Case, Manifest
 from medseg.manifest.splits import draw_lot
 from medseg.options import api
 from medseg.portable.io.read import read_header
+from medseg.progress import say
 from medseg.workflows.data.convert_series import convert_series
 from medseg.workflows.data.labels.converted import PICTURES
 from medseg.workflows.data.labels.finish import finish_labels, found_labels, with_names
-from medseg.workflows.data.layouts.folders import from_folders
+from medseg.workflows.data.layouts.folders import data_set_in, from_folders
 from medseg.workflows.data.layouts.found import Found
 from medseg.workflows.data.layouts.nnunet import from_nnunet, is_nnunet, with_numbered_channels
 from medseg.workflows.data.layouts.patterns import Layout
@@ -48,6 +49,9 @@ def run_init(options: InitOptions) -> Manifest:
     source, output = options.source.absolute(), options.output.absolute()
     if not 0 <= options.validation < 1:
         raise ConfigError(f"--validation is {options.validation}; accepted is 0 to below 1")
+    if source.is_dir() and not options.image_pattern and (inner := data_set_in(source)) != source:
+        say(f"found in {inner}")
+        source = inner
     kind = "folders" if options.image_pattern else _kind(source, options.kind)
     if output in (source, source / "dataset.json"):
         raise ConfigError("the manifest would overwrite its own source", path=output, hint="name another file")

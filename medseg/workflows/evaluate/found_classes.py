@@ -38,7 +38,7 @@ def scale_of_files(paths: Sequence[Path], folder: Path, tolerance_mm: float) -> 
     if not is_wide:
         structures -= {IGNORE}
     if not structures:
-        raise DataError("not one label file holds anything but background (0)", path=folder)
+        raise _without_structures(found, folder)
     if len(structures) > MOST:
         problem = f"its label files hold {len(structures)} values; accepted are up to {MOST} classes"
         raise DataError(problem, path=folder, hint="are they the images, and not labels?")
@@ -47,6 +47,16 @@ def scale_of_files(paths: Sequence[Path], folder: Path, tolerance_mm: float) -> 
     stored = dict(enumerate(sorted(structures), start=1))
     labels = {label: f"label {value}" for label, value in stored.items()}
     return Scale(labels, tolerance_mm=tolerance_mm, ignore=-1, stored=stored)
+
+
+def _without_structures(found: set[int], folder: Path) -> DataError:
+    """Why nothing can be measured: what the files hold, and nothing else."""
+    below = sorted(value for value in found if value < 0)
+    if not below:
+        return DataError("not one label file holds anything but background (0)", path=folder)
+    shown = ", ".join(map(str, below[:8]))
+    problem = f"no label file holds a structure, only background and values below it ({shown}); accepted are 1 and more"
+    return DataError(problem, path=folder, hint="save structures as 1, 2, and so on")
 
 
 def _values(paths: Sequence[Path]) -> tuple[set[int], DataError | None]:

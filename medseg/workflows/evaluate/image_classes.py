@@ -21,6 +21,8 @@ from medseg.metrics.classification import scores_of_table
 from medseg.progress import show_progress
 from medseg.workflows.evaluate.compare_case import Scale, read_labels
 from medseg.workflows.evaluate.pair_files import TABLES, by_reference
+from medseg.workflows.reports.cells import csv_cell, markdown_cell
+from medseg.workflows.reports.paths import without_folders
 
 DEFINITIONS = {
     "accuracy": "share of the images whose class is found",
@@ -192,7 +194,7 @@ def _as_csv(report: Mapping[str, Any]) -> str:
     columns = ("case", "true", "given", "share", "status", "message")
     writer.writerow(columns)
     for case in report["cases"]:
-        writer.writerow(["" if case[column] is None else case[column] for column in columns])
+        writer.writerow(["" if case[column] is None else csv_cell(case[column]) for column in columns])
     return stream.getvalue()
 
 
@@ -200,8 +202,11 @@ def _as_markdown(report: Mapping[str, Any]) -> str:
     rows = []
     for name, found in report["classes"].items():
         counts = f"{found['images']} | {found['predicted']}"
-        rows.append(f"| {name} | {counts} | {number(found['recall'])} | {number(found['precision'])} |")
-    bad = [f"- {case['case']}: {case['message']}" for case in report["cases"] if case["status"] != "compared"]
+        rows.append(f"| {markdown_cell(name)} | {counts} | {number(found['recall'])} | {number(found['precision'])} |")
+    bad = []
+    for case in report["cases"]:
+        if case["status"] != "compared":
+            bad.append(f"- {markdown_cell(case['case'])}: {markdown_cell(without_folders(case['message']))}")
     lines = [
         "# Evaluation",
         "",
@@ -227,11 +232,15 @@ def _confusion(report: Mapping[str, Any]) -> Sequence[str]:
     """How many images of each class (rows) are given each class (columns)."""
     given = [case["given"] for case in report["cases"]]
     columns = [name for name in report["classes"] if name in given]
-    lines = ["## Which class is given", "", "| true | " + " | ".join([*columns, "other or none"]) + " |"]
+    lines = [
+        "## Which class is given",
+        "",
+        "| true | " + " | ".join([*map(markdown_cell, columns), "other or none"]) + " |",
+    ]
     lines.append("| --- |" + " --- |" * (len(columns) + 1))
     for name in report["classes"]:
         of_class = [case["given"] for case in report["cases"] if case["true"] == name]
         counts = [of_class.count(column) for column in columns]
         cells = [*counts, len(of_class) - sum(counts)]
-        lines.append(f"| {name} | " + " | ".join(map(str, cells)) + " |")
+        lines.append(f"| {markdown_cell(name)} | " + " | ".join(map(str, cells)) + " |")
     return lines

@@ -23,7 +23,7 @@ from medseg.portable.io.monai_reader import VerifiedReader
 from medseg.portable.io.read import Header, read_header, read_volume
 from medseg.portable.io.record import DIGITS, image_record
 from medseg.portable.io.record import fingerprint as of_files
-from medseg.portable.io.write import temporary, write_nifti
+from medseg.portable.io.write import cannot_be_written, temporary, write_nifti
 from medseg.workflows.predict.collect_cases import DICOM_RESULTS, LONGEST_NAME, OVERLAYS, PROBABILITIES, Item, targets
 from medseg.workflows.predict.formats import (
     FORMATS,
@@ -217,7 +217,7 @@ class CasePredictor:
         return {**instead, "volumes_ml": self._sizes(counts, abs(np.linalg.det(affine[:3, :3])) / 1000)}
 
     def _write_labels(self, files: ResultFiles, labels: np.ndarray, item: Item, affine: np.ndarray) -> dict[str, str]:
-        """Write the labels, as NIfTI where DICOM fails now that the network has run.
+        """Write the labels, as NIfTI where another format fails now that the network has run, whatever it fails of.
 
         Returns:
             Entries of the report that are not as planned: the name of the result, and why it is there `instead`.
@@ -225,12 +225,18 @@ class CasePredictor:
         try:
             with files.replacing(self.output / item.result) as new:
                 write_result(new, labels, item, affine, files.record, self.model)
-        except FormatError as error:
+            return {}
+        except (FormatError, OutputError, OSError, MemoryError) as error:
             plain = replace(item, suffix=FORMATS["nifti"])
-            with files.replacing(self.output / plain.result) as new:
-                write_result(new, labels, plain, affine, files.record, self.model)
-            return {"result": plain.result, "instead": f"{error}; its labels are in {plain.result}"}
-        return {}
+            if item.suffix == plain.suffix:
+                raise
+            reason = error if isinstance(error, FormatError) else cannot_be_written(self.output / item.result, error)
+            try:
+                with files.replacing(self.output / plain.result) as new:
+                    write_result(new, labels, plain, affine, files.record, self.model)
+            except (OutputError, OSError, MemoryError):
+                raise error from None  # what was asked for is what is told
+        return {"result": plain.result, "instead": f"{reason}; its labels are in {plain.result}"}
 
     def _draw(self, labels: np.ndarray, affine: np.ndarray, item: Item, line: str) -> None:
         """Write the image with its labels drawn over it."""

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from medseg.atomic import folds_case, real_path, same_name
 from medseg.dicom.availability import holds_dicom, is_dicom_file
 from medseg.errors import ConfigError, DataError, ManifestError
-from medseg.manifest.fields import is_picture
+from medseg.manifest.fields import is_picture, unknown_lists
 from medseg.manifest.manifest import SECTIONS, Manifest
 from medseg.portable.io.find_cases import find_cases
 from medseg.portable.io.read import SUFFIXES
+from medseg.progress import say
 
 if TYPE_CHECKING:
     from medseg.dicom.scan.series import Series
@@ -224,7 +225,11 @@ def _of_manifest(manifest: Manifest, section: str | None, channels: int) -> list
         raise ManifestError(
             f"has images of {manifest.channels} channels, the model takes {channels}", path=manifest.path
         )
+    for key in unknown_lists(manifest.model_extra):
+        say(f"warning: {manifest.path}: the list '{key}' is not known and passed over; known are {', '.join(SECTIONS)}")
     sections = [section] if section else (["test"] if manifest.test else list(SECTIONS))
+    if section is None and not manifest.test and manifest.training:
+        say(f"{manifest.path}: has no test cases, so that all are predicted, those of training too")
     modalities = tuple(manifest.modality.values())
     items = []
     for each in sections:

@@ -14,14 +14,17 @@ _TAG = re.compile(r"<(?=[A-Za-z/!])")
 def csv_cell(value: object) -> object:
     """A cell of a CSV: a text that would be a formula gets an apostrophe before it; numbers stay numbers.
 
+    A text is on one line: of what breaks lines `csv` quotes a part only, and the rest would begin a row of its own.
+
     Examples:
         >>> from medseg.workflows.reports.cells import csv_cell
         >>> csv_cell("=1+1"), csv_cell("liver"), csv_cell(-0.5), csv_cell(None)
         ("'=1+1", 'liver', -0.5, None)
     """
-    if isinstance(value, str) and value.startswith(FORMULA):
-        return QUOTE + value
-    return value
+    if not isinstance(value, str):
+        return value
+    on_one_line = " ".join(value.splitlines())
+    return QUOTE + on_one_line if value.startswith(FORMULA) or on_one_line.startswith(FORMULA) else on_one_line
 
 
 def markdown_cell(text: str) -> str:

@@ -18,6 +18,7 @@ from medseg.workflows.data.layouts.found import (
     Found,
     describe,
     first_folder,
+    folders_in,
     images_in,
     is_labelled,
     name_apart,
@@ -69,11 +70,30 @@ def from_folders(source: Path, modality: str | None, layout: Layout | None = Non
     return found
 
 
+def data_set_in(source: Path) -> Path:
+    """The folder itself, or the data set that is all it holds, as archives make a folder around their content."""
+    inner = source
+    while not (_is_data_set(inner) or images_in(inner)):
+        folders = [folder for folder in folders_in(inner) if folder.name != "__MACOSX"]
+        if len(folders) != 1:
+            return source
+        inner = folders[0]
+    return inner if _is_data_set(inner) else source
+
+
+def _is_data_set(folder: Path) -> bool:
+    images, labels = FOLDERS["training"]
+    has_both = first_folder(folder, images) is not None and first_folder(folder, labels) is not None
+    return has_both or (folder / "dataset.json").is_file()
+
+
 def _of_another_layout(source: Path) -> Found | None:
     """The cases of a folder that has no folders of images and labels; None where there are none with a label."""
     known = known_layout(source)
     if known is not None:
-        return by_patterns(source, known)
+        of_known = by_patterns(source, known)
+        _tell_left_out(of_known, source)
+        return of_known
     for find in (find_pairs_in_folders, find_subjects, find_pairs, find_series_folders):
         found = find(source)
         if found is not None and any(is_labelled(case) for case in found.cases):
@@ -91,7 +111,8 @@ def _tell_left_out(found: Found, source: Path) -> None:
         used |= set(case.get(STRUCTURES, {}).values())
     rest = [path.relative_to(source).as_posix() for path in image_files(source) if path not in used]
     if used and rest:
-        say(f"warning: {source}: {len(rest)} image files belong to no case: {listed(rest)}")
+        files = "image files belong" if len(rest) > 1 else "image file belongs"
+        say(f"warning: {source}: {len(rest)} {files} to no case: {listed(rest)}")
 
 
 def _refuse_empty(found: Found, source: Path, nothing: str) -> None:

@@ -38,6 +38,7 @@ def _brats(*endings: str) -> tuple[str, ...]:
 
 
 MR4 = ("T1", "T1c", "T2", "FLAIR")
+RGB = ("red", "green", "blue")
 KNOWN = (
     Layout("BTCV", ("img/img{case}.nii.gz",), "label/label{case}.nii.gz", ("CT",)),
     Layout("MM-WHS (CT)", ("ct_train*/{case}_image.nii.gz",), "ct_train*/{case}_label.nii.gz", ("CT",)),
@@ -48,9 +49,9 @@ KNOWN = (
     Layout("ACDC", ("{case:patient[0-9]+_frame[0-9]+}.nii.gz",), "{case}_gt.nii.gz", ("MR",)),
     Layout("BraTS", _brats("_t1", "_t1ce", "_t2", "_flair"), "{case}/{case}_seg.nii.gz", MR4),
     Layout("BraTS", _brats("-t1n", "-t1c", "-t2w", "-t2f"), "{case}/{case}-seg.nii.gz", MR4),
-    Layout(
-        "ISIC", ("*Input/{case:ISIC_[0-9]+}.jpg",), "*GroundTruth/{case}_segmentation.png", ("red", "green", "blue")
-    ),
+    Layout("ISIC", ("*Input/{case:ISIC_[0-9]+}.jpg",), "*GroundTruth/{case}_segmentation.png", RGB),
+    Layout("ISIC", ("*_Data/{case:ISIC_[0-9]+}.jpg",), "*GroundTruth/{case}_segmentation.png", RGB),
+    Layout("ISIC", ("*_Data/{case:ISIC_[0-9]+}.jpg",), "*GroundTruth/{case}_Segmentation.png", RGB),
 )
 """Public data sets as they are downloaded."""
 

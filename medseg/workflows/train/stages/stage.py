@@ -285,9 +285,9 @@ class StageRun:
 
     def _export(self, segmenter: nn.Module, bundle: Path, *, independent: bool) -> None:
         """Write the bundle of the best validated weights, or of the last where nothing was validated."""
-        best = self.folder / "best.pt"
-        if best.exists():
-            checkpoint.read_weights(best, segmenter)
+        best, recorded = self.folder / "best.pt", self.progress.best_sha256
+        if recorded is not None or best.exists():
+            checkpoint.read_weights(best, segmenter, recorded)
         write_bundle(
             bundle,
             segmenter,
