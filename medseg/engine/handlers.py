@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from medseg.engine import checkpoint, distributed
 from medseg.engine.logs import RunLog, TrainingBar
 from medseg.engine.trainer import MethodTrainer
+from medseg.progress import say
 from medseg.stopping import Stopped, describe_stop
 
 LOG_EVERY = 10
@@ -58,6 +59,14 @@ class RunProgress:
         progress.validated = int(extra.get("validated", done))
         progress.best_sha256 = extra.get("best_sha256")
         return progress
+
+    def forget_other_best(self, weights: Path) -> None:
+        """Begin anew with the best where its weights are not the checkpoint's, as after a kill between the two."""
+        if self.best_sha256 is None or (weights.exists() and checkpoint.digest(weights) == self.best_sha256):
+            return
+        say(f"warning: {weights} is not what the run kept; the best of the validations to come takes its place")
+        self.best, self.best_sha256 = -1.0, None
+        weights.unlink(missing_ok=True)
 
     def to_checkpoint(self) -> dict[str, Any]:
         """The values that a checkpoint keeps."""

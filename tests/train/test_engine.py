@@ -284,7 +284,10 @@ def test_bfloat16_on_a_processor_that_has_it(monkeypatch):
     assert Precision.of_schedule("auto", torch.device("cpu")).dtype is None
 
 
-@pytest.mark.parametrize(("amp", "needed"), [("bf16", "AVX512-BF16 or AMX, or a CUDA device"), ("fp16", "a CUDA device")])
+AMPS = [("bf16", "AVX512-BF16 or AMX, or a CUDA device"), ("fp16", "a CUDA device")]
+
+
+@pytest.mark.parametrize(("amp", "needed"), AMPS)
 def test_half_formats_on_other_processors_become_float32_with_a_warning(amp, needed, monkeypatch):
     monkeypatch.setattr("medseg.engine.trainer.cpu_has_bf16", lambda: False)
     with pytest.warns(UserWarning, match=f"amp: {amp} needs .*{needed}; training in float32 on cpu"):

@@ -18,6 +18,7 @@ from torch import nn
 from medseg.bundle.bundle import open_bundle
 from medseg.config.pipeline import Weights
 from medseg.engine import checkpoint
+from medseg.engine.handlers import RunProgress
 from medseg.errors import BundleError, CheckpointError, ConfigError
 from medseg.networks.pretrained import load_weights
 from medseg.networks.weight_files import UnreadableWeights, load_tensors
@@ -187,3 +188,16 @@ def test_a_bundle_is_made_of_the_best_weights_or_of_none(change, told, tmp_path)
     with pytest.raises(CheckpointError, match=told):
         train("supervised", data, run, overrides=changes, device="cpu", resume=True)
     assert not (run / "bundle").exists()
+
+
+def test_a_run_that_was_killed_between_best_weights_and_their_checkpoint_goes_on(tmp_path, capsys):
+    weights = good(tmp_path / "best.pt")
+    progress = RunProgress(0.7, done=4)
+    progress.best_sha256 = checkpoint.digest(weights)
+    progress.forget_other_best(weights)
+    assert (progress.best, weights.exists(), capsys.readouterr().err) == (0.7, True, "")
+
+    checkpoint.save_atomic({"weight": torch.ones(3, 3)}, weights)
+    progress.forget_other_best(weights)
+    assert (progress.best, progress.best_sha256, weights.exists()) == (-1.0, None, False)
+    assert "best.pt is not what the run kept" in capsys.readouterr().err

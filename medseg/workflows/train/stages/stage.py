@@ -221,6 +221,8 @@ class StageRun:
                 raise checkpoint.CheckpointError("belongs to another run", path=path)
             checkpoint.restore(state, trainer, scheduler, path=path)
             self.progress = handlers.RunProgress.of_checkpoint(state)
+            if self.is_main and trainer.state.iteration < trainer.total:
+                self.progress.forget_other_best(self.folder / "best.pt")
         return trainer, scheduler
 
     def _replicate(self, method: Method) -> nn.Module:
