@@ -116,9 +116,14 @@ def describe_left(seconds: float) -> str:
     return f"{seconds / 60:.1f} min left" if seconds > 0 else "longer than expected"
 
 
+def on_one_line(text: str) -> str:
+    """A text without the line breaks that names of files may have."""
+    return " ".join(text.splitlines())
+
+
 def say(line: str) -> None:
     """Print one line on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    print(on_one_line(line), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+LONGEST_WORD = 400
+"""Letters of a word of a message, beyond which a value that a user gave is cut; names of files have fewer."""
+
 
 class MedsegError(Exception):
     """A problem with what the user gave; as text it is one line, `PATH: what is wrong; what to do`.
@@ -26,12 +29,19 @@ class MedsegError(Exception):
     def reason(self) -> str:
         """The line without the path, for reports that have the file's name elsewhere."""
         text = f"{self.problem}; {self.hint}" if self.hint else self.problem
-        return " ".join(text.split())  # one line, whatever the library's message was
+        words = text.split()  # one line, whatever the library's message was
+        return " ".join(
+            word if len(word) <= LONGEST_WORD else f"{word[:80]}... ({len(word)} letters)" for word in words
+        )
 
     def __str__(self) -> str:
         if self.path is None:
             return self.reason
         return f"{' '.join(str(self.path).split())}: {self.reason}"
+
+
+def _cut(word: str) -> str:
+    return word if len(word) <= LONGEST_WORD else f"{word[:80]}... ({len(word)} letters)"
 
 
 class DataError(MedsegError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from models import data_spec, make_bundle
 from tiny import FAST, write_dataset
 
 from medseg.cli import main
-from medseg.errors import DataError, MedsegError, OutputError
+from medseg.errors import ConfigError, DataError, MedsegError, OutputError
 from medseg.portable.io.read import VolumeError, read_volume
 from medseg.portable.io.write import SaveError, write_nifti
 
@@ -30,6 +31,11 @@ def test_an_error_is_one_line_with_path_problem_and_hint():
     assert str(MedsegError("nothing given")) == "nothing given"
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), again.path, again.hint) == (DataError, str(error), error.path, "give one")
+
+
+def test_a_value_without_end_is_cut():
+    assert str(ConfigError(f"got '{'x' * 1000}' for a rate")) == f"got '{'x' * 79}... (1002 letters) for a rate"
+    assert str(ConfigError(f"got {'x' * 400}")) == f"got {'x' * 400}"
 
 
 def test_readers_and_writers_raise_what_commands_report(tmp_path):
@@ -127,6 +133,21 @@ def test_predict_names_a_broken_image(world, tmp_path, capfd):
     code, err = called(capfd, "predict", *arguments, "--strict")
     assert code == 2
     assert err.splitlines()[-1].startswith(f"error: {world}/data/case0.nii.gz: is cut off")
+
+
+def test_lines_stay_whole_where_names_of_files_have_line_breaks(world, tmp_path, capfd):
+    """Of the lines of these commands none is the second half of a name."""
+    wrong = tmp_path / "images" / "one\nSTRAY.nii.gz"
+    wrong.parent.mkdir()
+    wrong.write_bytes(b"no image")
+    _, err = called(capfd, "predict", "-m", world / "bundle", "-i", wrong.parent, "-o", tmp_path / "o")
+    assert "STRAY" in err
+    assert not [line for line in err.splitlines() if line.startswith("STRAY")]
+    (tmp_path / "true").mkdir()
+    shutil.copy(wrong, tmp_path / "true")
+    _, err = called(capfd, "evaluate", "-p", wrong.parent, "-r", tmp_path / "true", "-o", tmp_path / "tables")
+    assert "STRAY" in err
+    assert not [line for line in err.splitlines() if line.startswith("STRAY")]
 
 
 def test_evaluate_names_a_broken_label(world, tmp_path, capfd):

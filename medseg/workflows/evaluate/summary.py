@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from medseg.progress import on_one_line
 from medseg.workflows.evaluate.image_classes import class_table
 from medseg.workflows.evaluate.tables import number
 
@@ -106,7 +107,7 @@ def problems(report: Mapping[str, Any]) -> list[str]:
     lines += [f"failed: {case['case']}: {case['status']}: {case['message']}" for case in unusable]
     if missing:
         lines.append(f"failed: no prediction of {len(missing)} of {len(report['cases'])} cases: {', '.join(missing)}")
-    return lines
+    return [on_one_line(line) for line in lines]
 
 
 def _few(texts: Sequence[str]) -> Iterator[str]:

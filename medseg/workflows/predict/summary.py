@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
+from medseg.progress import on_one_line
+
 
 class Listener(logging.Handler):
     """Passes warnings of the inferer on, one line each, and keeps them for the report."""
@@ -27,7 +29,7 @@ class Listener(logging.Handler):
 
     def show(self, line: str) -> None:
         """Show a line above the bars."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(on_one_line(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def closing(report: dict[str, Any], output: Path, name: str) -> list[str]:
