@@ -25,7 +25,14 @@ from medseg.planning.plan import (
     plan_patch,
 )
 from medseg.workflows.train import settings
-from medseg.workflows.train.budget.choose import REDUCTIONS, Reduction, reduce_plan, relative_cost
+from medseg.workflows.train.budget.choose import (
+    REDUCTIONS,
+    Candidate,
+    Reduction,
+    iterations_wanted,
+    reduce_plan,
+    relative_cost,
+)
 from medseg.workflows.train.options import budget_seconds
 from medseg.workflows.train.plan import write_plan
 
@@ -224,6 +231,20 @@ def test_reduced_plans_keep_the_field_of_view():
     assert costs == sorted(costs, reverse=True)
     kept = reduce_plan(spec, VNET, Reduction(2.0, 1, 1.0), {"patch", "spacing_mm"})
     assert kept.data == spec
+
+
+def test_iterations_that_are_wanted_before_a_plan_is_made_cheaper():
+    """A thousand; volumes are made narrower only below 500; slices have 1500, whatever would be given up."""
+    volume = DataSpec(labels={0: "b", 1: "c"}, modality=("MR",), spacing_mm=(1, 1, 1), patch=(64, 64, 32))
+    plane = volume.model_copy(update={"view": "axial", "patch": (64, 64, 1)})
+    narrow = VNET.model_copy(update={"width": 8})
+    for data, network, wanted in (
+        (volume, VNET, 1000),
+        (volume, narrow, 500),
+        (plane, VNET, 1500),
+        (plane, narrow, 1500),
+    ):
+        assert iterations_wanted(Candidate(data, VNET), Candidate(data, network)) == wanted
 
 
 def test_budget_words():
