@@ -1,11 +1,11 @@
 """`--budget 25m`: the spacing, patch and width that fit, by quick timing on random batches.
 
-Until there are about a thousand of them, iterations are worth more than resolution and field of view: so the plan is
-made up to twice as coarse, then narrower, then smaller, until enough iterations fit (`iterations_wanted`); what time is
-left goes into more of them. It is not made worse than the last of `REDUCTIONS`, below which small organs disappear:
-then there are fewer iterations. With several views and rounds the time is shared by all trainings, after what
-predicting the unlabelled cases in every round takes. The batch size stays: fewer, larger patches were worse in the same
-minutes (docs/results.md, "The supervised pipeline before and now").
+Until there are about a thousand of them, of slices 1500, iterations are worth more than resolution, width and field of
+view: so the plan is made up to twice as coarse, then narrower, then smaller, until they fit (`iterations_wanted`); what
+time is left goes into more of them. It is not made worse than the last of `REDUCTIONS`, below which small organs
+disappear: then there are fewer iterations. With several views and rounds the time is shared by all trainings, after
+what predicting the unlabelled cases in every round takes. The batch size stays: fewer, larger patches were worse in the
+same minutes (docs/results.md, "The supervised pipeline before and now").
 
 What a neighbour on the machine does at the moment does not decide the plan: steps count with the time that they would
 take alone (`medseg.cores`). How many iterations there are in the end is measured afterwards, see `fit_budget.py`.
@@ -17,7 +17,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import ceil, prod
 
 import numpy as np
@@ -40,10 +39,7 @@ ENOUGH = 1000
 """Iterations, beyond which time goes into a finer plan."""
 
 ENOUGH_OF_SLICES = 1500
-"""The same where single slices are learned."""
-
-ENOUGH_OF_WIDE = 500
-"""Iterations of volumes, beyond which a network is not made narrower: figures in docs/results.md."""
+"""The same where single slices are learned: figures in docs/results.md."""
 
 
 @dataclass(frozen=True)
@@ -175,10 +171,10 @@ def _choose_candidate(
     candidates: Sequence[Candidate], stage: Stage, work: Workload, device: torch.device, budget: float
 ) -> Candidate:
     """Time the cheapest plan, guess the dearest that fits from it, then time down from there."""
+    enough = min(iterations_wanted(candidates[0].data), stage.schedule.iterations)
     cheapest = _time_steps(candidates[-1], stage, device)
     seconds_per_cost = cheapest.step_seconds / relative_cost(cheapest)
-    for candidate, cheaper in pairwise(candidates):
-        enough = min(iterations_wanted(candidate, cheaper), stage.schedule.iterations)
+    for candidate in candidates[:-1]:
         guess = seconds_per_cost * relative_cost(candidate)
         if guess * enough * work.trainings > 2 * budget:
             continue
@@ -188,11 +184,9 @@ def _choose_candidate(
     return cheapest
 
 
-def iterations_wanted(candidate: Candidate, cheaper: Candidate) -> int:
-    """How many iterations must fit, so that a plan is taken and not the next cheaper one."""
-    if candidate.data.spatial_dims == 2:
-        return ENOUGH_OF_SLICES
-    return ENOUGH_OF_WIDE if cheaper.network.width < candidate.network.width else ENOUGH
+def iterations_wanted(data: DataSpec) -> int:
+    """How many iterations must fit, so that a plan is taken and not a cheaper one."""
+    return ENOUGH_OF_SLICES if data.spatial_dims == 2 else ENOUGH
 
 
 def relative_cost(candidate: Candidate) -> float:
