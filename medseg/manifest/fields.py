@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from medseg.portable.io.read import SUFFIXES
 from medseg.structure_names import named_twice
 
 SHOWN = 3  # problems that are spelled out; more would not fit on a line
@@ -140,7 +139,7 @@ def unknown_lists(others: Mapping[str, Any] | None) -> list[str]:
 def _is_case(entry: Any) -> bool:
     if isinstance(entry, Mapping):
         return "image" in entry
-    return isinstance(entry, str) and entry.lower().endswith(SUFFIXES)
+    return isinstance(entry, str) and SUFFIX.search(entry) is not None
 
 
 def numbered(value: Any) -> Any:

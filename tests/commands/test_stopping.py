@@ -153,8 +153,10 @@ def test_a_second_signal_stops_at_once_with_the_last_checkpoint(tmp_path, capfd,
     monkeypatch.setenv("STOP", "4 SIGINT 2")
     code, _, err = ended(capfd, *train_arguments(manifest, folder))
     assert code == 130
-    assert "stopped at 4 of 6 iterations, the last checkpoint is of iteration 1; continue with: " in err
-    assert torch.load(folder / "last.pt", weights_only=True)["iteration"] == 1
+    assert "stopped at 4 of 6 iterations, the last checkpoint is of iteration 3; continue with: " in err
+    assert (
+        torch.load(folder / "last.pt", weights_only=True)["iteration"] == 3
+    )  # with the best weights of the validation
 
 
 def test_stopped_again_and_again_before_the_first_step(tmp_path, capfd, monkeypatch):
