@@ -13,12 +13,18 @@ from pathlib import Path
 import pytest
 from servers import PATIENCE
 
-from medseg.serve.standins import folders
+from medseg.serve import standins
 
-sys.path[:0] = folders()
+PATH = list(sys.path)
+sys.path[:0] = standins.folders()
 
 from medseg.serve.datastores import following  # noqa: E402
 from medseg.serve.datastores.local import CheckedLocal  # noqa: E402
+
+# other tests of this process ask which modules stand-ins are needed for
+sys.path[:] = PATH
+for loaded in [name for name in sys.modules if name.partition(".")[0] in standins.NAMES]:
+    del sys.modules[loaded]
 
 
 @pytest.fixture
