@@ -29,10 +29,7 @@ class MedsegError(Exception):
     def reason(self) -> str:
         """The line without the path, for reports that have the file's name elsewhere."""
         text = f"{self.problem}; {self.hint}" if self.hint else self.problem
-        words = text.split()  # one line, whatever the library's message was
-        return " ".join(
-            word if len(word) <= LONGEST_WORD else f"{word[:80]}... ({len(word)} letters)" for word in words
-        )
+        return " ".join(map(_cut, text.split()))  # one line, whatever the library's message was
 
     def __str__(self) -> str:
         if self.path is None:
