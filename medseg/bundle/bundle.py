@@ -33,7 +33,7 @@ from medseg.bundle.configs import (
 from medseg.bundle.safe_load import checked_weights, literal, read_json, reason_of
 from medseg.config.pipeline import DataSpec
 from medseg.errors import BundleError, OutputError
-from medseg.networks.weight_files import UnreadableWeights, load_tensors
+from medseg.networks.weight_files import UnreadableWeights, load_tensors, sha256_of
 from medseg.portable.inference.multi_view import ViewsInferer
 from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.io.write import temporary_name
@@ -170,7 +170,7 @@ def _write_files(folder: Path, state: dict[str, Tensor], said: Config, configs: 
         "format": FORMAT,
         "medseg_version": __version__,
         "name": said["name"],
-        "weights_sha256": _sha256(weights),
+        "weights_sha256": sha256_of(weights),
         **said,
     }
     for file, content in {**configs, "medseg.json": ours}.items():
@@ -193,14 +193,6 @@ def _flush(folder: Path) -> None:
         if written.is_file():
             with written.open("rb") as stream:
                 os.fsync(stream.fileno())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def open_bundle(path: str | Path) -> OpenBundle:
@@ -283,16 +275,10 @@ def _load(path: Path, expected: str) -> Any:
     """The stored weights, if they are those that were written."""
     again = "copy the bundle again"
     try:
-        found = _sha256(path)
-    except OSError as error:
-        raise BundleError(f"cannot be read ({error.strerror})", path=path, hint=again) from error
-    if found != expected:
-        raise BundleError(
-            f"is damaged or was exchanged: SHA-256 {found[:12]}, recorded is {expected[:12]}",
-            path=path,
-            hint=again,
-        )
-    try:
+        found = sha256_of(path)
+        if found != expected:
+            problem = f"is damaged or was exchanged: SHA-256 {found[:12]}, recorded is {expected[:12]}"
+            raise BundleError(problem, path=path, hint=again)
         return load_tensors(path)
     except UnreadableWeights as error:
         raise BundleError(f"holds no plain weights ({error})", path=path, hint=again) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import nn
 from medseg.atomic import replacing
 from medseg.engine.trainer import MethodTrainer
 from medseg.errors import CheckpointError, OutputError
-from medseg.networks.weight_files import UnreadableWeights, load_tensors
+from medseg.networks.weight_files import UnreadableWeights, load_tensors, sha256_of
 
 
 def save_atomic(state: Any, path: Path) -> None:
@@ -52,25 +51,20 @@ def read(path: Path) -> dict[str, Any]:
     return state
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file of weights, which has room in memory."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def read_weights(path: Path, network: nn.Module, recorded: str | None = None) -> None:
     """Put the weights that `save_atomic` kept of a network into it.
 
     Args:
         path: of the file.
         network: that they are of.
-        recorded: the `digest` of the file when it was written; None: not known.
+        recorded: the SHA-256 of the file when it was written; None: not known.
 
     Raises:
         CheckpointError: missing, damaged, exchanged, of another network, or with NaN.
     """
     try:
         state = load_tensors(path)
-        if recorded is not None and (found := digest(path)) != recorded:
+        if recorded is not None and (found := sha256_of(path)) != recorded:
             problem = f"is not what the run kept: SHA-256 {found[:12]}, recorded is {recorded[:12]}"
             raise CheckpointError(problem, path=path, hint="put that file back, or begin the run again")
         network.load_state_dict(state)

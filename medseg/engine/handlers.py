@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from medseg.engine import checkpoint, distributed
 from medseg.engine.logs import RunLog, TrainingBar
 from medseg.engine.trainer import MethodTrainer
+from medseg.networks.weight_files import sha256_of
 from medseg.progress import say
 from medseg.stopping import Stopped, describe_stop
 
@@ -62,7 +63,7 @@ class RunProgress:
 
     def forget_other_best(self, weights: Path) -> None:
         """Begin anew with the best where its weights are not the checkpoint's, as after a kill between the two."""
-        if self.best_sha256 is None or (weights.exists() and checkpoint.digest(weights) == self.best_sha256):
+        if self.best_sha256 is None or (weights.exists() and sha256_of(weights) == self.best_sha256):
             return
         say(f"warning: {weights} is not what the run kept; the best of the validations to come takes its place")
         self.best, self.best_sha256 = -1.0, None
@@ -176,7 +177,7 @@ class Validate:
             weights = self.segmenter.state_dict()
             if score["mean"] > self.progress.best and checkpoint.all_finite(weights):
                 checkpoint.save_atomic(weights, self.best_weights)
-                self.progress.best_sha256 = checkpoint.digest(self.best_weights)
+                self.progress.best_sha256 = sha256_of(self.best_weights)
                 self.progress.unsaved_best = True
         self.progress.best = max(self.progress.best, score["mean"])
         self.progress.validated = iteration

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from medseg.config.pipeline import Weights
 from medseg.errors import ConfigError
 from medseg.networks.transfer import Copied, named_tensors
-from medseg.networks.weight_files import UnreadableWeights, load_tensors
+from medseg.networks.weight_files import UnreadableWeights, load_tensors, sha256_of
 from medseg.portable.networks.efficientnet_lite import EfficientNetLite, pretrained_keys
 from medseg.portable.networks.encoder_decoder import HeadedNetwork
 from medseg.portable.networks.image_classifier import PooledEncoder
@@ -66,16 +65,15 @@ def load_weights(network: nn.Module, weights: Weights) -> Copied:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file of weights.
+    """SHA-256 of the file that `network.weights` of a pipeline names.
 
     Raises:
         ConfigError: it cannot be read.
     """
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise ConfigError(f"network.weights: cannot be read ({error.strerror})", path=path) from error
+        return sha256_of(path)
+    except UnreadableWeights as error:
+        raise ConfigError(f"network.weights: {error}", path=path) from error
 
 
 def _read_tensors(path: Path) -> Mapping[str, Tensor]:

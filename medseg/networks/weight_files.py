@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 import zipfile
 from pathlib import Path
@@ -15,6 +16,19 @@ CODE = ("Unsupported global", "Unsupported class", "TorchScript", "REDUCE", "BUI
 
 class UnreadableWeights(Exception):  # noqa: N818 - who opens a file raises the error of what it is to be
     """A file that cannot be used; the message says what it is, as "it is empty"."""
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file of weights.
+
+    Raises:
+        UnreadableWeights: it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UnreadableWeights(f"it cannot be read: {error.strerror or error}") from error
 
 
 def load_tensors(path: Path) -> Any:

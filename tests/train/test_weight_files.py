@@ -21,7 +21,7 @@ from medseg.engine import checkpoint
 from medseg.engine.handlers import RunProgress
 from medseg.errors import BundleError, CheckpointError, ConfigError
 from medseg.networks.pretrained import load_weights
-from medseg.networks.weight_files import UnreadableWeights, load_tensors
+from medseg.networks.weight_files import UnreadableWeights, load_tensors, sha256_of
 from medseg.workflows.train.run import train
 
 
@@ -158,7 +158,7 @@ def _sha256(path: Path) -> str:
 
 def test_weights_that_were_exchanged_for_others_are_refused(tmp_path):
     network = nn.Linear(3, 3, bias=False)
-    written = checkpoint.digest(good(tmp_path / "best.pt"))
+    written = sha256_of(good(tmp_path / "best.pt"))
     checkpoint.read_weights(tmp_path / "best.pt", network, written)
     checkpoint.save_atomic({"weight": torch.ones(3, 3)}, tmp_path / "best.pt")
     with pytest.raises(CheckpointError, match=f"is not what the run kept: SHA-256 .*, recorded is {written[:12]}"):
@@ -193,7 +193,7 @@ def test_a_bundle_is_made_of_the_best_weights_or_of_none(change, told, tmp_path)
 def test_a_run_that_was_killed_between_best_weights_and_their_checkpoint_goes_on(tmp_path, capsys):
     weights = good(tmp_path / "best.pt")
     progress = RunProgress(0.7, done=4)
-    progress.best_sha256 = checkpoint.digest(weights)
+    progress.best_sha256 = sha256_of(weights)
     progress.forget_other_best(weights)
     assert (progress.best, weights.exists(), capsys.readouterr().err) == (0.7, True, "")
 

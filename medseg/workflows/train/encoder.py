@@ -21,9 +21,8 @@ from medseg.bundle.safe_load import checked_weights, read_json, reason_of
 from medseg.config import instantiate
 from medseg.config.pipeline import DataSpec, NetworkSpec
 from medseg.errors import BundleError, ConfigError
-from medseg.networks.pretrained import hash_file
 from medseg.networks.transfer import PartOf
-from medseg.networks.weight_files import UnreadableWeights, load_tensors
+from medseg.networks.weight_files import UnreadableWeights, load_tensors, sha256_of
 from medseg.portable.networks.encoder_decoder import EncoderDecoder
 
 ENCODER: Final = "encoder"
@@ -142,7 +141,11 @@ def open_encoder(folder: Path) -> OpenEncoder:
         reason = reason_of(error)
         raise BundleError(f"does not describe an encoder ({reason})", path=file) from error
     weights = folder / WEIGHTS
-    if not weights.is_file() or hash_file(weights) != found.digest:
+    try:
+        is_recorded = sha256_of(weights) == found.digest
+    except UnreadableWeights as error:
+        raise BundleError(f"holds no weights ({error})", path=weights) from error
+    if not is_recorded:
         raise BundleError("is damaged or was exchanged: its SHA-256 is not the recorded one", path=weights)
     return found
 
@@ -163,7 +166,7 @@ def describe_encoder(
     content = {
         "medseg_version": __version__,
         "task": name,
-        "weights_sha256": hash_file(folder / WEIGHTS),
+        "weights_sha256": sha256_of(folder / WEIGHTS),
         "network": spec.model_dump(mode="json"),
         "tensors": list(tensors),
         "data": data.model_dump(mode="json"),
