@@ -25,6 +25,7 @@ rate of heads are left out.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ from medseg.ops.augmentation.strong_views import jitter_intensities
 from medseg.ops.contact_sheet import MixedImages
 from medseg.ops.losses.pixel_losses import SupervisedTerms
 from medseg.ops.losses.segmentation import weighted_mean
+from medseg.ops.ranges import check_not_negative, check_shares
 from medseg.ops.schedules import rampup_of_start, sigmoid_rampup
 from medseg.ops.semi_supervised import mixing
 from medseg.ops.semi_supervised.adaptive_cutmix import AdaptiveCutMix, Predicted, random_cutmix
@@ -44,6 +46,10 @@ from medseg.ops.semi_supervised.confidence_bank import ConfidenceBank, draw_clas
 from medseg.ops.semi_supervised.copy_paste import CopyPaste
 from medseg.ops.semi_supervised.donors import DonorBank
 from medseg.ops.semi_supervised.teacher import AveragedTeacher
+
+
+LOOKED = 200
+"""Steps after which a class without any labelled voxel is told."""
 
 
 class AEL(Method):
@@ -103,6 +109,7 @@ class AEL(Method):
         loss: str = "cross_entropy", loss_options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(networks)
+        self.names = tuple(networks.labels)
         self.terms = SupervisedTerms(
             networks.spatial_dims, networks.has_background,
             dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
@@ -115,6 +122,13 @@ class AEL(Method):
         self.register_buffer("fractions", torch.zeros(self.classes))
         if temperature <= 0:
             raise ValueError(f"temperature {temperature:g}: must be greater than 0")
+        if not 0 < paste_scale[0] <= paste_scale[1]:
+            low, high = paste_scale
+            raise ValueError(f"paste_scale [{low:g}, {high:g}]: must be greater than 0, the smaller factor first")
+        check_shares(threshold=threshold, least_rate=least_rate, paste_probability=paste_probability, area=area)
+        check_not_negative(
+            consistency=consistency, reweight=reweight, sampling=sampling, jitter=jitter, pasted_classes=pasted_classes
+        )
         known = networks.previous.labels if networks.previous else ()
         self.rampup = rampup_of_start(networks.labels, known) if rampup is None else rampup
         self.consistency, self.labeled_consistency = consistency, labeled_consistency
@@ -142,8 +156,16 @@ class AEL(Method):
         return self.teacher.network
 
     def after_step(self, clock: Clock) -> None:
-        """Move the teacher."""
+        """Move the teacher; after some steps tell which classes the bank has not met."""
         self.teacher.follow(self.network, clock.iteration)
+        if clock.iteration + 1 == LOOKED and not bool(self.bank.known.all()):
+            known = self.bank.known.tolist()
+            missing = [name for name, is_known in zip(self.names, known, strict=True) if not is_known]
+            warnings.warn(
+                f"no label of the first {LOOKED} steps has {', '.join(missing)}: AEL neither pastes nor "
+                "weighs a class without labelled voxels",
+                stacklevel=2,
+            )
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The terms of L_s, and `consistency`."""

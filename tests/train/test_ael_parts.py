@@ -217,3 +217,32 @@ def test_half_of_the_donors_are_made_smaller(share, scale, factor):
 def test_a_temperature_of_zero_is_refused():
     with pytest.raises(ConfigError, match="temperature 0: must be greater than 0"):
         methods.build("ael", factory(2, 3), temperature=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"paste_probability": 50}, "paste_probability 50: must be at least 0 and at most 1"),
+        ({"least_rate": -0.1}, "least_rate -0.1: must be at least 0 and at most 1"),
+        ({"threshold": 1.5}, "threshold 1.5: must be at least 0 and at most 1"),
+        ({"reweight": -2}, "reweight -2: must be at least 0"),
+        ({"pasted_classes": -1}, "pasted_classes -1: must be at least 0"),
+        ({"paste_scale": (1.5, 0.5)}, r"paste_scale \[1.5, 0.5\]: must be greater than 0, the smaller factor first"),
+        ({"paste_scale": (0, 1.5)}, r"paste_scale \[0, 1.5\]"),
+    ],
+)
+def test_numbers_that_would_mean_something_else_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        methods.build("ael", factory(2, 3), **options)
+
+
+def test_a_class_that_no_label_has_is_told_once(recwarn):
+    method = methods.build("ael", factory(2, 3))
+    method.bank.update(*logits_of([[0.9, 0.4]], [[0, 1]]))
+    for step in (198, 199, 200):
+        method.after_step(Clock(step, 1000))
+    (told,) = [str(each.message) for each in recwarn]
+    assert told.startswith("no label of the first 200 steps has class2: AEL neither pastes nor")
+    method.bank.update(*logits_of([[0.9]], [[2]]))
+    method.after_step(Clock(199, 1000))
+    assert len(recwarn) == 1
