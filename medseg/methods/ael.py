@@ -25,8 +25,7 @@ rate of heads are left out.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -46,10 +45,6 @@ from medseg.ops.semi_supervised.confidence_bank import ConfidenceBank, draw_clas
 from medseg.ops.semi_supervised.copy_paste import CopyPaste
 from medseg.ops.semi_supervised.donors import DonorBank
 from medseg.ops.semi_supervised.teacher import AveragedTeacher
-
-
-LOOKED = 200
-"""Steps after which a class without any labelled voxel is told."""
 
 
 class AEL(Method):
@@ -77,6 +72,7 @@ class AEL(Method):
         pasted_classes: K.
         paste_scale: smallest and largest factor of a free donor's size.
         background_pasted: whether class 0 may be pasted.
+        not_pasted: names of classes that are never pasted; the code names road, sidewalk, building, vegetation and sky.
         area: share of the patch that a component or class has at least, to be cut out; a quarter of its usual share
             for classes that are always smaller.
         donors: patches kept of each class.
@@ -103,13 +99,13 @@ class AEL(Method):
         cutmix: Literal["adaptive", "random"] = "adaptive",
         paste: Literal["aligned", "in_place", "free", "off"] = "aligned",
         paste_probability: float = 0.5, pasted_classes: int = 3,
-        paste_scale: tuple[float, float] = (0.5, 1.5), background_pasted: bool = False,
+        paste_scale: tuple[float, float] = (0.5, 1.5),
+        background_pasted: bool = False, not_pasted: tuple[str, ...] = (),
         area: float = 0.005, donors: int = 2, jitter: float = 0.0, labeled_consistency: bool = False,
         dice: float = 0.0, cross_entropy: float = 1.0,
         loss: str = "cross_entropy", loss_options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(networks)
-        self.names = tuple(networks.labels)
         self.terms = SupervisedTerms(
             networks.spatial_dims, networks.has_background,
             dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
@@ -141,11 +137,9 @@ class AEL(Method):
         self.is_aligned = paste == "aligned" and networks.spatial_dims == 3
         scale = paste_scale if paste == "free" else None
         self.copy_paste = CopyPaste(self.labeled_donors, probability=paste_probability, scale=scale)
-        eligible = torch.ones(self.classes, dtype=torch.bool)
-        self.register_buffer("all_classes", eligible, persistent=False)
-        pasted = eligible.clone()
-        pasted[0] = background_pasted or not networks.has_background
-        self.register_buffer("pastable", pasted, persistent=False)
+        self.register_buffer("all_classes", torch.ones(self.classes, dtype=torch.bool), persistent=False)
+        pastable = pastable_classes(networks, not_pasted, background=background_pasted)
+        self.register_buffer("pastable", pastable, persistent=False)
 
     def cautions(self, cases: Mapping[str, int]) -> list[str]:
         """Where CutMix has nothing to mix."""
@@ -156,16 +150,8 @@ class AEL(Method):
         return self.teacher.network
 
     def after_step(self, clock: Clock) -> None:
-        """Move the teacher; after some steps tell which classes the bank has not met."""
+        """Move the teacher."""
         self.teacher.follow(self.network, clock.iteration)
-        if clock.iteration + 1 == LOOKED and not bool(self.bank.known.all()):
-            known = self.bank.known.tolist()
-            missing = [name for name, is_known in zip(self.names, known, strict=True) if not is_known]
-            warnings.warn(
-                f"no label of the first {LOOKED} steps has {', '.join(missing)}: AEL neither pastes nor "
-                "weighs a class without labelled voxels",
-                stacklevel=2,
-            )
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The terms of L_s, and `consistency`."""
@@ -246,3 +232,22 @@ class AEL(Method):
         pasted = self.copy_paste(images, labels, drawn, covered, places)
         self.copy_paste.keep(images, labels, self.pastable.tolist(), places)
         return pasted
+
+
+def pastable_classes(networks: Networks, without: Sequence[str], *, background: bool) -> Tensor:
+    """Which classes may be pasted, `(classes,)` bool.
+
+    Args:
+        networks: know the names of the classes.
+        without: names of those that may not.
+        background: whether the background may.
+
+    Raises:
+        ValueError: a name that no class has.
+    """
+    unknown = [name for name in without if name not in networks.labels]
+    if unknown:
+        raise ValueError(f"not_pasted has {unknown[0]!r}; accepted are {', '.join(networks.labels)}")
+    pasted = [name not in without for name in networks.labels]
+    pasted[0] &= background or not networks.has_background
+    return torch.tensor(pasted)

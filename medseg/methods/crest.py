@@ -179,7 +179,7 @@ class CReST(Method):
         self.seen.add_(1)
 
     def _follow_labels(self, labeled: Mapping[str, Tensor]) -> None:
-        """Move p_data by the labels that people made and that cover every class, in patches drawn as unlabelled ones."""
+        """Move p_data by labels that people made and that cover every class, of patches drawn as unlabelled ones."""
         shares = class_fractions(labeled["label"], self.classes)
         counted = shares.sum(1) > 0
         if "evenly" in labeled:

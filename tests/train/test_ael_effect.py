@@ -1,4 +1,4 @@
-"""AEL on pictures whose classes have 1000 : 100 : 10 : 1 of the pixels: what the bank makes of them, and what it brings."""
+"""AEL on pictures whose classes have 1000 : 100 : 10 : 1 of the pixels: its confidence bank, and what it brings."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_rare_classes_are_segmented_better_than_by_cutmix(seed):
         torch.manual_seed(seed)
         method = methods.build(name, Given(nn.Conv2d(3, 4, 3, padding=1), 4, 2), **options)
         dice[name] = dice_of_unseen(trained(method, seed), seed)
-    print(dice)  # noqa: T201
+    print(dice)
     cutmix, ael = dice["mean_teacher"], dice["ael"]
     assert cutmix[3] > 0.1  # with less the teacher has nothing to teach
     assert ael[3] > cutmix[3] + 0.08

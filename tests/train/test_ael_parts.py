@@ -229,6 +229,7 @@ def test_a_temperature_of_zero_is_refused():
         ({"pasted_classes": -1}, "pasted_classes -1: must be at least 0"),
         ({"paste_scale": (1.5, 0.5)}, r"paste_scale \[1.5, 0.5\]: must be greater than 0, the smaller factor first"),
         ({"paste_scale": (0, 1.5)}, r"paste_scale \[0, 1.5\]"),
+        ({"not_pasted": ["sky"]}, "not_pasted has 'sky'; accepted are background, class1, class2"),
     ],
 )
 def test_numbers_that_would_mean_something_else_are_refused(options, words):
@@ -236,13 +237,15 @@ def test_numbers_that_would_mean_something_else_are_refused(options, words):
         methods.build("ael", factory(2, 3), **options)
 
 
-def test_a_class_that_no_label_has_is_told_once(recwarn):
-    method = methods.build("ael", factory(2, 3))
-    method.bank.update(*logits_of([[0.9, 0.4]], [[0, 1]]))
-    for step in (198, 199, 200):
-        method.after_step(Clock(step, 1000))
-    (told,) = [str(each.message) for each in recwarn]
-    assert told.startswith("no label of the first 200 steps has class2: AEL neither pastes nor")
-    method.bank.update(*logits_of([[0.9]], [[2]]))
-    method.after_step(Clock(199, 1000))
-    assert len(recwarn) == 1
+def test_classes_that_are_named_are_neither_drawn_nor_kept_for_pasting():
+    method = methods.build("ael", factory(2, 3), not_pasted=["class1"], paste_probability=1.0)
+    method.bank = bank_at([0.9, 0.1, 0.9])
+    assert method.pastable.tolist() == [False, False, True]
+    labeled = batch_of(2)["labeled"]
+    _, labels = method._paste_classes(labeled["image"], labeled["label"], None)
+    changed = labels != labeled["label"]
+    assert bool(changed.any())
+    assert bool((labels[changed] == 2).all())
+    assert [method.labeled_donors.holds(value) for value in range(3)] == [False, False, True]
+    everything = methods.build("ael", factory(2, 3), background_pasted=True)
+    assert everything.pastable.tolist() == [True, True, True]

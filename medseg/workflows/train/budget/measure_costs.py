@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from medseg.bundle.join import write_joint_bundle
+from medseg.config.between_runs import RuleSpec
 from medseg.config.pipeline import Pipeline
 from medseg.cores import CoreUse, usable_cores
 from medseg.engine import checkpoint, distributed
@@ -159,9 +160,9 @@ def _other_seconds(place: Workplace, index: int, found: Sequence[NetworkCosts], 
         total += _round_seconds(place, index, case_seconds, result)
     total += _choosing_seconds(place, index, result)
     if stage.then is not None:
-        rule = rule_for(place.inputs(index).manifest, stage.then.rule)
-        each = _label_seconds(place, index, rule, result) + case_seconds
-        total += len(_cases_of_rule(place, index)) * each / distributed.world()
+        costs = _rule_costs(place, index, stage.then.rule, result)
+        each = costs.case + case_seconds
+        total += costs.start + len(_cases_of_rule(place, index)) * each / distributed.world()
     return total
 
 
@@ -199,27 +200,42 @@ def _round_seconds(place: Workplace, index: int, case_seconds: float, result: St
     processes = distributed.world()
     total = 0.0
     if rounds and stage.rounds:
-        began = time.monotonic()
-        rule = rule_for(place.inputs(index).manifest, stage.rounds.rule)
-        total += rounds * (time.monotonic() - began)  # it may read all labels
-        each = _label_seconds(place, index, rule, result)
-        judged = len(validation) if rule.is_judged else 0
-        total += rounds * (to_label + judged) * each / processes
+        costs = _rule_costs(place, index, stage.rounds.rule, result)
+        judged = len(validation) if costs.is_judged else 0
+        total += rounds * (costs.start + (to_label + judged) * costs.case / processes)
         total += rounds * _preprocessing_seconds(case_seconds, to_label)
     if validation:
         total += (rounds + 1) * len(validation) * _score_seconds(place, validation, result) / processes
     return total
 
 
-def _label_seconds(place: Workplace, index: int, rule: PseudoLabels, result: StageResult) -> float:
-    """Seconds to predict a case of typical size, make a label of that by a rule, and write it."""
+@dataclass(frozen=True)
+class RuleCosts:
+    """What a pseudo-label rule costs, seconds.
+
+    Args:
+        start: until it is ready for its first pass; it may read all labels.
+        case: to predict a case, mean, make its label and write it.
+        is_judged: whether validation cases are labelled too.
+    """
+
+    start: float
+    case: float
+    is_judged: bool
+
+
+def _rule_costs(place: Workplace, index: int, spec: RuleSpec, result: StageResult) -> RuleCosts:
+    """The costs of the rule of a stage, of a case of typical size."""
     part = place.pipeline.stages[index].rounds or place.pipeline.stages[index].then
     manifest = place.inputs(index).manifest
+    began = time.monotonic()
+    rule = rule_for(manifest, spec)
+    start = time.monotonic() - began
     cases = cases_to_label(streams_of(manifest), part.cases) if part else []
     if not cases:
-        return 0.0
+        return RuleCosts(start, 0.0, rule.is_judged)
     case, share = typical_case(manifest, cases)
-    return _time_rule(place, manifest, case, rule, result) * share
+    return RuleCosts(start, _time_rule(place, manifest, case, rule, result) * share, rule.is_judged)
 
 
 def typical_case(manifest: Manifest, cases: Sequence[Case]) -> tuple[Case, float]:
