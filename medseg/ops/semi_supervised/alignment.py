@@ -16,8 +16,8 @@ UNLIKE = 3
 
 
 NOT_ALIGNED = (
-    "nothing is aligned: no labelled patch was drawn as unlabelled ones are, so that the shares of the classes are not "
-    "known; it needs data.foreground below 1 and another data.sampling than classes"
+    "nothing is aligned: the shares of the classes are not known, since no patch whose label covers all of them was "
+    "drawn as unlabelled ones are; that takes data.foreground below 1 and another data.sampling than classes"
 )
 """Warning of a training whose sampler goes by the classes of labels alone."""
 
