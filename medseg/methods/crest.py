@@ -80,6 +80,7 @@ class CReST(Method):
     recent: Tensor
     shares: Tensor
     seen: Tensor
+    labelled: Tensor
 
     def __init__(
         self, networks: Networks, *,
@@ -106,6 +107,7 @@ class CReST(Method):
         self.register_buffer("recent", torch.full((SLOTS, self.classes), 1 / self.classes))
         self.register_buffer("shares", torch.zeros(self.classes))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        self.register_buffer("labelled", torch.zeros((), dtype=torch.long))  # batches that p_data is of
         self._learnt = torch.zeros(())
 
     def segmenter(self) -> nn.Module:
@@ -192,7 +194,8 @@ class CReST(Method):
         if not bool(counted.any()):
             return
         new = shares[counted].mean(0)
-        kept = min(1 - 1 / (int(self.seen) + 1), SHARES_DECAY) if bool(self.shares.any()) else 0.0
+        self.labelled.add_(1)
+        kept = min(1 - 1 / int(self.labelled), SHARES_DECAY)
         self.shares.copy_(kept * self.shares + (1 - kept) * new)
 
     def _warn_of_shares(self, *, has_ended: bool) -> None:
@@ -287,13 +290,9 @@ class ClassRebalanced(PseudoLabels):
     def _samples(self, labels: np.ndarray, scores: np.ndarray, value: int) -> tuple[np.ndarray, np.ndarray]:
         """Codes of the samples of a class `(n,)`, and for each voxel 1 + the number of its sample, 0 where none is."""
         is_background = value == 0 and self.has_background
+        unit = "voxel" if self.unit == "region" and is_background else self.unit
         places, of_samples = samples_of_class(
-            labels,
-            scores,
-            value,
-            classes=self.classes,
-            unit="voxel" if self.unit == "region" and is_background else self.unit,
-            smallest=self.smallest_region,
+            labels, scores, value, classes=self.classes, unit=unit, smallest=self.smallest_region
         )
         if self.select == "random":
             of_samples = np.zeros_like(of_samples)  # of equal samples those that are kept are drawn

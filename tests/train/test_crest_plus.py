@@ -33,9 +33,13 @@ def test_shares_are_the_mean_of_the_batches_until_these_are_many():
     for share, mean in ((0.2, 0.2), (0.4, 0.3), (0.9, 0.5)):
         method._follow_shares(Q, labeled(share))
         assert method.shares.tolist() == pytest.approx([1 - mean, mean, 0])
-    method.seen.fill_(5000)
+    for _ in range(20):  # of which nothing counts
+        method._follow_shares(Q, labeled(0.9, evenly=torch.tensor([False])))
+    method._follow_shares(Q, labeled(0.1))
+    assert float(method.shares[1]) == pytest.approx((0.2 + 0.4 + 0.9 + 0.1) / 4)
+    method.labelled.fill_(5000)
     method._follow_shares(Q, labeled(0.9))
-    assert float(method.shares[1]) == pytest.approx(0.999 * 0.5 + 0.001 * 0.9)
+    assert float(method.shares[1]) == pytest.approx(0.999 * 0.4 + 0.001 * 0.9)
 
 
 def test_labels_that_a_rule_made_do_not_count():
