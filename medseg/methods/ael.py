@@ -228,6 +228,8 @@ class AEL(Method):
         chance = self.bank.draw_probability(self.pastable, root=True, temperature=self.temperature).cpu()
         draws = [draw_class(chance) for _ in range(self.pasted_classes)]
         drawn = {value for value in draws if value is not None}
+        if covered is not None:
+            drawn.discard(0)  # what a label does not cover may be there
         places = places if self.is_aligned else None
         pasted = self.copy_paste(images, labels, drawn, covered, places)
         self.copy_paste.keep(images, labels, self.pastable.tolist(), places)

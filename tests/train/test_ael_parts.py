@@ -249,3 +249,13 @@ def test_classes_that_are_named_are_neither_drawn_nor_kept_for_pasting():
     assert [method.labeled_donors.holds(value) for value in range(3)] == [False, False, True]
     everything = methods.build("ael", factory(2, 3), background_pasted=True)
     assert everything.pastable.tolist() == [True, True, True]
+
+
+def test_background_that_may_be_a_structure_is_not_pasted():
+    method = methods.build("ael", factory(2, 3), background_pasted=True, paste_probability=1.0)
+    method.bank = bank_at([0.1, 0.1, 0.1])
+    method.pastable[1:] = False
+    labeled = batch_of(2)["labeled"]
+    for covered, is_pasted in ((None, True), (torch.tensor([[True, True, False]] * 3), False)):
+        _, labels = method._paste_classes(labeled["image"], labeled["label"], covered)
+        assert bool((labels != labeled["label"]).any()) is is_pasted

@@ -23,6 +23,7 @@ from medseg.ops.semi_supervised.regions import mean_confidence
 from medseg.portable.inference.label_sink import top_log_odds
 from medseg.workflows.train.run import train
 from medseg.workflows.train.self_training.labelling.precision import count_right, low_precision, summarize
+from medseg.workflows.train.stages.stage import StageRun
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -285,12 +286,23 @@ def test_log_odds_tell_apart_what_is_nearly_certain():
     assert len({float(torch.tensor(value).sigmoid().half()) for value in found[1:]}) == 1
 
 
-def test_generations_run_from_a_manifest_to_a_bundle_and_resume(tmp_path):
+def test_generations_run_from_a_manifest_to_a_bundle_and_resume(tmp_path, monkeypatch):
+    starts = []
+    build = StageRun._build_method
+
+    def built(self, previous):
+        method = build(self, previous)
+        starts.append({name: value.clone() for name, value in method.network.state_dict().items()})
+        return method
+
+    monkeypatch.setattr(StageRun, "_build_method", built)
     manifest = write_dataset(tmp_path / "data", labeled=3, unlabeled=3)
     changes = ["stages.0.schedule.iterations=3", "stages.0.network.width=4", "data.patch=[16,16,16]",
                "stages.0.schedule.workers=0", "stages.0.rounds.count=1"]  # fmt: skip
     run = train("crest", manifest, tmp_path / "run", overrides=changes)
     assert (run / "bundle" / "models" / "model.pt").exists()
+    first, second = starts  # each generation begins anew, with the weights of the seed
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
     pseudo = sorted((run / "round1" / "pseudo").glob("*.nii.gz"))
     assert len(pseudo) == 3
     values = np.concatenate([np.unique(np.asarray(nib.load(path).dataobj)) for path in pseudo])

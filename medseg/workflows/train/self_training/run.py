@@ -82,7 +82,7 @@ class SelfTraining:
             Stopped: by a signal.
         """
         if self.stage.rounds and not self.to_label:
-            self._warn("there is no unlabelled case: only the teachers are trained, which is supervised learning")
+            self._warn("there is no unlabelled case: only the teachers are trained, without rounds")
         if self.is_main:
             make_folder(self.inputs.folder)
             self.warnings += check_rounds(self.manifest, self.inputs.folder / "data_check.json")
