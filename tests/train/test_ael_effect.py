@@ -113,7 +113,7 @@ def dice_of_unseen(network: nn.Module, seed: int) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_rare_classes_are_segmented_better_than_by_cutmix(seed):
-    """Figures of seeds 0, 1, 2 are in the docstring of `FIGURES`."""
+    """Dice of the rarest class with seeds 0, 1, 2: CutMix 0.71, 0.16, 0.61, AEL 0.91, 0.31, 0.89."""
     dice = {}
     plain = {"target": "pseudo_labels", "mix": "cutmix", "jitter": 0.0, "dice": 0.0}
     for name, options in (("mean_teacher", plain), ("ael", {})):
