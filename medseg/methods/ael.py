@@ -195,7 +195,7 @@ class AEL(Method):
         if self.sampling:
             rates = self.bank.rates(exponent=self.sampling, least=self.least_rate)
             drawn = torch.rand(confidence.shape).to(confidence.device)
-            sampled = pseudo if self.sampled_by == "teacher" else logits.detach().argmax(1)
+            sampled = pseudo if self.sampled_by == "teacher" else logits.detach().max(1).indices
             weight = weight * (drawn < rates[sampled])
         if self.threshold:
             weight = weight * (confidence >= self.threshold)
