@@ -19,6 +19,8 @@ class Stream:
             "index" `(B,)` int64, the number of the case among those of the stream;
             "place" `(B, n, n + 1)` float32 for n spatial axes, where in the body the patch lies: voxel v is at A v + c,
             A the matrix and c the last column; 0 and 1 are the first and last slice with tissue along each axis;
+            "evenly" `(B,)` bool, whether case and place of the patch were drawn as those of streams without labels
+            are, and not by the classes of the label;
             any other: the map of that name that the manifest gives for each case, `(B, 1, *spatial)` float32.
             Where it matters a batch also has "covered" and "predicted" beside labels, and "inside" without them, see
             `medseg.data.streams.PatchStreams`.
@@ -47,7 +49,7 @@ class Stream:
         return self.group_size if self.group else 1
 
 
-STREAM_KEYS = ("label", "tags", "index", "place")
+STREAM_KEYS = ("label", "tags", "index", "place", "evenly")
 """Keys of a stream that are no names of maps."""
 
 LABELED = Stream("labeled", ("label",))

@@ -16,8 +16,9 @@ View = Literal["volume", "axial", "coronal", "sagittal"]
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 Sampling = Literal["cases", "union", "half", "classes"]
 """From which cases the patches of a batch are taken. `cases`: from all equally. `union`: in planes equally from the
-slices of all cases, in volumes as `cases`. `half`: half of the patches from annotated cases, half from the others.
-`classes`: of cases with labels equally from those of each class, the others as `cases`."""
+slices of all cases, in volumes as `cases`. `half`: of cases with labels half of the patches from annotated ones, half
+from the others; streams without labels as `union`. `classes`: of cases with labels equally from those of each class,
+the others as `cases`."""
 
 Target = Literal["voxels", "images"]
 """What has a class: each voxel by itself, or an image as a whole, which its only tag names."""

@@ -140,11 +140,9 @@ def start_of(
         labelled: False never looks at what the volume's label holds.
         across: the axis across which a planar view cuts, along which the patch has one voxel.
     """
-    ends = np.subtract(volume.shape, patch)
-    low, high = np.minimum(ends, 0), np.maximum(ends, 0)
-    start = rng.integers(low, high + 1)
+    low, high = _ends(volume, patch)
     # each sample takes the same random numbers, whatever comes of them
-    on_a_class = rng.random() < foreground
+    start, on_a_class = _first_numbers(volume, patch, rng, foreground)
     share_of_classes, share_of_voxels = rng.random(), rng.random()
     if across is not None:
         cumulative = np.cumsum(slice_weights(volume.body, across))
@@ -155,6 +153,26 @@ def start_of(
         start = np.clip(centre - np.asarray(patch) // 2, low, high)
     x, y, z = start.tolist()
     return x, y, z
+
+
+def is_centred(volume: CachedVolume, patch: Sequence[int], rng: np.random.Generator, *, foreground: float) -> bool:
+    """Whether `start_of` centres the patch of a labelled stream on a class, of the same arguments."""
+    _, on_a_class = _first_numbers(volume, patch, rng, foreground)
+    return on_a_class and bool(volume.foreground)
+
+
+def _first_numbers(
+    volume: CachedVolume, patch: Sequence[int], rng: np.random.Generator, foreground: float
+) -> tuple[np.ndarray, bool]:
+    """A place of the patch that is as likely as any other, and whether it is to be centred on a class instead."""
+    low, high = _ends(volume, patch)
+    return rng.integers(low, high + 1), bool(rng.random() < foreground)
+
+
+def _ends(volume: CachedVolume, patch: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest first voxel of a patch along each axis."""
+    ends = np.subtract(volume.shape, patch)
+    return np.minimum(ends, 0), np.maximum(ends, 0)
 
 
 def _possible_centres(volume: CachedVolume, on_a_class: bool, share: float) -> np.ndarray | None:

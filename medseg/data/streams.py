@@ -17,7 +17,7 @@ from medseg.data.body_place import place_in_body
 from medseg.data.cached_volume import CachedVolume
 from medseg.data.label_notes import label_notes, shows_unknown, stand_in_label
 from medseg.data.loader_workers import TIMEOUT_SECONDS, affordable_workers, answer_no_signals, one_thread
-from medseg.data.tag_groups import SameTagsOrder, slice_beside
+from medseg.data.tag_groups import SameTagsOrder, order_of, slice_beside
 from medseg.errors import ConfigError, DataError
 from medseg.method import IGNORE, LABELED, STREAM_KEYS, UNLABELED, WEAK, Batch, PatchTargets, Stream
 
@@ -66,18 +66,8 @@ class PatchStreams(Dataset):
         self.thin = spec.slice_axis
         self._shows_unknown = shows_unknown(spec)
         self.seen = [size + 2 * context for size, context in zip(spec.patch, spec.context, strict=True)]
-        self._orders = {stream: self._order(stream) for stream in self.volumes}
+        self._orders = {name: order_of(cases, self.streams[name], spec) for name, cases in self.volumes.items()}
         self._check(batch)
-
-    def _order(self, stream: str) -> sampling.CaseOrder | sampling.TagOrder | SameTagsOrder:
-        cases, declared = self.volumes[stream], self.streams[stream]
-        if declared.group == "tags":
-            return sampling.TagOrder(cases, self.spec.classes, declared.group_size)
-        if declared.group == "same_tags":
-            return SameTagsOrder(cases, self.spec.classes, declared, self.thin)
-        if self.spec.sampling == "classes" and "label" in declared.keys:
-            return sampling.TagOrder(cases, self.spec.classes, 1)
-        return sampling.CaseOrder(cases, self.spec.sampling, self.thin)
 
     def _check(self, batch: Mapping[str, int]) -> None:
         if self.thin is not None and self.spec.patch[self.thin] != 1:
@@ -186,6 +176,8 @@ class PatchStreams(Dataset):
             found["index"] = torch.tensor([self._case(stream, number) for number in numbers])
         if "place" in keys:
             found["place"] = torch.stack([self._place_in_body(stream, number) for number in numbers])
+        if "evenly" in keys:
+            found["evenly"] = torch.tensor([self._is_drawn_evenly(stream, number) for number in numbers])
         return found
 
     def _middle_slices(self, patches: Tensor) -> Tensor:
@@ -223,11 +215,13 @@ class PatchStreams(Dataset):
         axes = [axis for axis in range(3) if axis != self.thin]
         return place_in_body(self._volume(stream, number), draw, first, self.spec.patch, axes)
 
+    def _draw(self, stream: str, number: int) -> augment.Draw:
+        seed = sampling.transform_seed(self.seed, stream, number)
+        return augment.draw(self.spec.augment, seed, self.spec.patch, self._volume(stream, number).spacing_mm)
+
     def _place(self, stream: str, number: int, *, labelled: bool) -> tuple[augment.Draw, tuple[int, int, int]]:
         """How a sample is changed, and its first voxel before it is."""
-        volume = self._volume(stream, number)
-        seed = sampling.transform_seed(self.seed, stream, number)
-        draw = augment.draw(self.spec.augment, seed, self.spec.patch, volume.spacing_mm)
+        volume, draw = self._volume(stream, number), self._draw(stream, number)
         start = sampling.start_of(
             volume,
             draw.covered_shape(self.spec.patch),
@@ -246,6 +240,15 @@ class PatchStreams(Dataset):
         moved = list(start)
         moved[self.thin] = slice_beside(before[self.thin], slices, volume.shape[self.thin])
         return draw, (moved[0], moved[1], moved[2])
+
+    def _is_drawn_evenly(self, stream: str, number: int) -> bool:
+        if not isinstance(self._orders[stream], sampling.CaseOrder):
+            return False
+        volume = self._volume(stream, number)
+        draw = self._draw(stream, number)
+        rng = sampling.generator(self.seed, stream, number)
+        patch = draw.covered_shape(self.spec.patch)
+        return not sampling.is_centred(volume, patch, rng, foreground=self.spec.foreground)
 
     def _targets(self, labels: Tensor) -> dict[str, Tensor]:
         if self.targets is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medseg.config.pipeline import DataSpec
 from medseg.data import sampling
 from medseg.data.cached_volume import CachedVolume
 from medseg.errors import DataError
@@ -110,6 +111,28 @@ class SameTagsOrder:
             if self._partners[first].lacking[case]:
                 return [case]
         return []
+
+
+def order_of(
+    cases: Sequence[CachedVolume], stream: Stream, spec: DataSpec
+) -> sampling.CaseOrder | sampling.TagOrder | SameTagsOrder:
+    """From which case each sample of a stream is taken.
+
+    Args:
+        cases: of the stream.
+        stream: what it declares.
+        spec: how cases are sampled, and the axis across which a planar view cuts.
+    """
+    if stream.group == "tags":
+        return sampling.TagOrder(cases, spec.classes, stream.group_size)
+    if stream.group == "same_tags":
+        return SameTagsOrder(cases, spec.classes, stream, spec.slice_axis)
+    has_labels = "label" in stream.keys
+    if spec.sampling == "classes" and has_labels:
+        return sampling.TagOrder(cases, spec.classes, 1)
+    # who made a label matters only where it is learnt from
+    is_union = spec.sampling == "half" and not has_labels
+    return sampling.CaseOrder(cases, "union" if is_union else spec.sampling, spec.slice_axis)
 
 
 def partners_of_cases(tags: np.ndarray) -> list[Partners]:

@@ -25,7 +25,7 @@ rate of heads are left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -37,6 +37,7 @@ from medseg.ops.augmentation.strong_views import jitter_intensities
 from medseg.ops.contact_sheet import MixedImages
 from medseg.ops.losses.pixel_losses import SupervisedTerms
 from medseg.ops.losses.segmentation import weighted_mean
+from medseg.ops.ranges import check_not_negative, check_shares
 from medseg.ops.schedules import rampup_of_start, sigmoid_rampup
 from medseg.ops.semi_supervised import mixing
 from medseg.ops.semi_supervised.adaptive_cutmix import AdaptiveCutMix, Predicted, random_cutmix
@@ -71,6 +72,7 @@ class AEL(Method):
         pasted_classes: K.
         paste_scale: smallest and largest factor of a free donor's size.
         background_pasted: whether class 0 may be pasted.
+        not_pasted: names of classes that are never pasted; the code names road, sidewalk, building, vegetation and sky.
         area: share of the patch that a component or class has at least, to be cut out; a quarter of its usual share
             for classes that are always smaller.
         donors: patches kept of each class.
@@ -97,7 +99,8 @@ class AEL(Method):
         cutmix: Literal["adaptive", "random"] = "adaptive",
         paste: Literal["aligned", "in_place", "free", "off"] = "aligned",
         paste_probability: float = 0.5, pasted_classes: int = 3,
-        paste_scale: tuple[float, float] = (0.5, 1.5), background_pasted: bool = False,
+        paste_scale: tuple[float, float] = (0.5, 1.5),
+        background_pasted: bool = False, not_pasted: tuple[str, ...] = (),
         area: float = 0.005, donors: int = 2, jitter: float = 0.0, labeled_consistency: bool = False,
         dice: float = 0.0, cross_entropy: float = 1.0,
         loss: str = "cross_entropy", loss_options: Mapping[str, Any] | None = None,
@@ -115,6 +118,13 @@ class AEL(Method):
         self.register_buffer("fractions", torch.zeros(self.classes))
         if temperature <= 0:
             raise ValueError(f"temperature {temperature:g}: must be greater than 0")
+        if not 0 < paste_scale[0] <= paste_scale[1]:
+            low, high = paste_scale
+            raise ValueError(f"paste_scale [{low:g}, {high:g}]: must be greater than 0, the smaller factor first")
+        check_shares(threshold=threshold, least_rate=least_rate, paste_probability=paste_probability, area=area)
+        check_not_negative(
+            consistency=consistency, reweight=reweight, sampling=sampling, jitter=jitter, pasted_classes=pasted_classes
+        )
         known = networks.previous.labels if networks.previous else ()
         self.rampup = rampup_of_start(networks.labels, known) if rampup is None else rampup
         self.consistency, self.labeled_consistency = consistency, labeled_consistency
@@ -127,11 +137,9 @@ class AEL(Method):
         self.is_aligned = paste == "aligned" and networks.spatial_dims == 3
         scale = paste_scale if paste == "free" else None
         self.copy_paste = CopyPaste(self.labeled_donors, probability=paste_probability, scale=scale)
-        eligible = torch.ones(self.classes, dtype=torch.bool)
-        self.register_buffer("all_classes", eligible, persistent=False)
-        pasted = eligible.clone()
-        pasted[0] = background_pasted or not networks.has_background
-        self.register_buffer("pastable", pasted, persistent=False)
+        self.register_buffer("all_classes", torch.ones(self.classes, dtype=torch.bool), persistent=False)
+        pastable = pastable_classes(networks, not_pasted, background=background_pasted)
+        self.register_buffer("pastable", pastable, persistent=False)
 
     def cautions(self, cases: Mapping[str, int]) -> list[str]:
         """Where CutMix has nothing to mix."""
@@ -187,7 +195,7 @@ class AEL(Method):
         if self.sampling:
             rates = self.bank.rates(exponent=self.sampling, least=self.least_rate)
             drawn = torch.rand(confidence.shape).to(confidence.device)
-            sampled = pseudo if self.sampled_by == "teacher" else logits.detach().argmax(1)
+            sampled = pseudo if self.sampled_by == "teacher" else logits.detach().max(1).indices
             weight = weight * (drawn < rates[sampled])
         if self.threshold:
             weight = weight * (confidence >= self.threshold)
@@ -220,7 +228,28 @@ class AEL(Method):
         chance = self.bank.draw_probability(self.pastable, root=True, temperature=self.temperature).cpu()
         draws = [draw_class(chance) for _ in range(self.pasted_classes)]
         drawn = {value for value in draws if value is not None}
+        if covered is not None:
+            drawn.discard(0)  # what a label does not cover may be there
         places = places if self.is_aligned else None
         pasted = self.copy_paste(images, labels, drawn, covered, places)
         self.copy_paste.keep(images, labels, self.pastable.tolist(), places)
         return pasted
+
+
+def pastable_classes(networks: Networks, without: Sequence[str], *, background: bool) -> Tensor:
+    """Which classes may be pasted, `(classes,)` bool.
+
+    Args:
+        networks: know the names of the classes.
+        without: names of those that may not.
+        background: whether the background may.
+
+    Raises:
+        ValueError: a name that no class has.
+    """
+    unknown = [name for name in without if name not in networks.labels]
+    if unknown:
+        raise ValueError(f"not_pasted has {unknown[0]!r}; accepted are {', '.join(networks.labels)}")
+    pasted = [name not in without for name in networks.labels]
+    pasted[0] &= background or not networks.has_background
+    return torch.tensor(pasted)

@@ -20,9 +20,9 @@ generation to generation, q (target / p_model) normalised; target = p_data^t nor
 generation g of 0 to G.
 
 The paper classifies images, which `unit="image"` with `target: images` does. Voxels as samples, and regions as samples,
-are readings of ours. p_data is measured under the sampler of the patches, since these show other shares of the classes
-than whole images do, on the labels that people made alone. Each generation starts anew. What lies outside of the images
-is in no mean.
+are readings of ours. p_data is measured on the labels that people made, in those patches that are drawn as the ones of
+p_model are: patches that are centred on a class show other shares of the classes, and so do whole images. Each
+generation starts anew. What lies outside of the images is in no mean.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name
 from torch import Tensor, nn
 
-from medseg.method import ALL, IGNORE, LABELED, Batch, Clock, Method, Networks, Predictions, PseudoLabels
+from medseg.method import ALL, IGNORE, Batch, Clock, Method, Networks, Predictions, PseudoLabels, Stream
 from medseg.ops.augmentation.strong_views import jitter_intensities
 from medseg.ops.losses.pixel_losses import SupervisedTerms
 from medseg.ops.losses.segmentation import masked_mean
 from medseg.ops.processes import gather_from_processes
+from medseg.ops.ranges import check_not_negative, check_shares
 from medseg.ops.semi_supervised import mixing
-from medseg.ops.semi_supervised.alignment import align, alignment_exponent, alignment_target, unlike_shares
+from medseg.ops.semi_supervised.alignment import align, alignment_exponent, alignment_target, describe_unlike
 from medseg.ops.semi_supervised.confidence_bank import class_fractions
 from medseg.ops.semi_supervised.rebalancing import choose_share, class_rates, count_scores, keep_share, ordered_code
 from medseg.ops.semi_supervised.regions import samples_of_class
@@ -73,11 +74,13 @@ class CReST(Method):
         loss_options: keywords of that loss.
     """
 
-    streams = (LABELED, ALL)  # a case with a pseudo-label is among the unlabelled ones too
+    # a case with a pseudo-label is among the unlabelled ones too
+    streams = (Stream("labeled", ("label", "evenly")), ALL)
 
     recent: Tensor
     shares: Tensor
     seen: Tensor
+    labelled: Tensor
 
     def __init__(
         self, networks: Networks, *,
@@ -88,6 +91,8 @@ class CReST(Method):
     ) -> None:  # fmt: skip
         super().__init__(networks)
         self.names = tuple(networks.labels)
+        check_shares(threshold=threshold, least_exponent=least_exponent)
+        check_not_negative(consistency=consistency, jitter=jitter)
         if not 0 <= cutout < 1:
             raise ValueError(f"cutout {cutout:g}: must be at least 0 and less than 1")
         self.terms = SupervisedTerms(
@@ -102,6 +107,7 @@ class CReST(Method):
         self.register_buffer("recent", torch.full((SLOTS, self.classes), 1 / self.classes))
         self.register_buffer("shares", torch.zeros(self.classes))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        self.register_buffer("labelled", torch.zeros((), dtype=torch.long))  # batches that p_data is of
         self._learnt = torch.zeros(())
 
     def segmenter(self) -> nn.Module:
@@ -109,10 +115,11 @@ class CReST(Method):
         return self.average.network
 
     def after_step(self, clock: Clock) -> None:
-        """Move the averaged network; at the end of the first generation see whether alignment is in place."""
+        """Move the averaged network; in the first generation see whether alignment is in place."""
         self.average.follow(self.network, clock.iteration)
-        if self.alignment and self.round_number == 0 and clock.iteration + 1 == clock.total:
-            self._warn_if_unlike()
+        done = clock.iteration + 1
+        if self.alignment and self.round_number == 0 and done in (SLOTS, clock.total):
+            self._warn_of_shares(has_ended=done == clock.total)
 
     def watched(self) -> dict[str, Tensor]:
         """Share of the voxels that are learnt, and p_model and p_data."""
@@ -174,9 +181,11 @@ class CReST(Method):
         self.seen.add_(1)
 
     def _follow_labels(self, labeled: Mapping[str, Tensor]) -> None:
-        """Move p_data by the labels that people made and that cover every class."""
+        """Move p_data by labels that people made and that cover every class, of patches drawn as unlabelled ones."""
         shares = class_fractions(labeled["label"], self.classes)
         counted = shares.sum(1) > 0
+        if "evenly" in labeled:
+            counted = counted & labeled["evenly"]
         if "predicted" in labeled:
             counted = counted & ~labeled["predicted"]
         if "covered" in labeled:
@@ -185,20 +194,18 @@ class CReST(Method):
         if not bool(counted.any()):
             return
         new = shares[counted].mean(0)
-        kept = min(1 - 1 / (int(self.seen) + 1), SHARES_DECAY) if bool(self.shares.any()) else 0.0
+        self.labelled.add_(1)
+        kept = min(1 - 1 / int(self.labelled), SHARES_DECAY)
         self.shares.copy_(kept * self.shares + (1 - kept) * new)
 
-    def _warn_if_unlike(self) -> None:
-        """Say so where the network finds other shares of the classes than the labels have."""
-        if int(self.seen) < SLOTS:
+    def _warn_of_shares(self, *, has_ended: bool) -> None:
+        """Say so where p_data is not known, or the trained network finds other shares of the classes."""
+        is_known = bool(self.shares.any())
+        if int(self.seen) < SLOTS or (is_known and not has_ended):
             return
-        found = unlike_shares(self.names, self.shares, self.recent.mean(0))
-        if found:
-            warnings.warn(
-                f"alignment assumes that unlabelled images have the classes in the shares of the labels; predicted is "
-                f"{', '.join(found)}: without alignment it is CReST, which does not assume so",
-                stacklevel=2,
-            )
+        found = describe_unlike(self.names, self.shares, self.recent.mean(0))
+        if found is not None:
+            warnings.warn(found, stacklevel=2)
 
 
 class ClassRebalanced(PseudoLabels):
@@ -230,8 +237,8 @@ class ClassRebalanced(PseudoLabels):
         select: Literal["top", "random"] = "top", seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(classes)
-        if alpha < 0:
-            raise ValueError(f"alpha {alpha:g}: must be at least 0")
+        check_not_negative(alpha=alpha, smallest_region=smallest_region)
+        check_shares(least_rate=least_rate)
         if sizes == "mm3" and unit == "image":
             raise ValueError("sizes mm3 is of voxels and regions, and unit is image: accepted is voxels")
         self.alpha, self.rate, self.least_rate = alpha, rate, least_rate
@@ -283,13 +290,9 @@ class ClassRebalanced(PseudoLabels):
     def _samples(self, labels: np.ndarray, scores: np.ndarray, value: int) -> tuple[np.ndarray, np.ndarray]:
         """Codes of the samples of a class `(n,)`, and for each voxel 1 + the number of its sample, 0 where none is."""
         is_background = value == 0 and self.has_background
+        unit = "voxel" if self.unit == "region" and is_background else self.unit
         places, of_samples = samples_of_class(
-            labels,
-            scores,
-            value,
-            classes=self.classes,
-            unit="voxel" if self.unit == "region" and is_background else self.unit,
-            smallest=self.smallest_region,
+            labels, scores, value, classes=self.classes, unit=unit, smallest=self.smallest_region
         )
         if self.select == "random":
             of_samples = np.zeros_like(of_samples)  # of equal samples those that are kept are drawn

@@ -29,6 +29,7 @@ from medseg.ops.augmentation.strong_views import jitter_intensities
 from medseg.ops.contact_sheet import MixedImages
 from medseg.ops.losses import segmentation as losses
 from medseg.ops.losses.pixel_losses import SupervisedTerms
+from medseg.ops.ranges import check_not_negative, check_shares
 from medseg.ops.schedules import rampup_of_start, sigmoid_rampup
 from medseg.ops.semi_supervised import mixing
 from medseg.ops.semi_supervised.adaptive_cutmix import Predicted, random_cutmix
@@ -71,6 +72,8 @@ class MeanTeacher(Method):
         )  # fmt: skip
         self.network = networks.segmenter()
         self.teacher = AveragedTeacher(self.network, decay=decay)
+        check_shares(threshold=threshold)
+        check_not_negative(consistency=consistency, jitter=jitter)
         self.consistency, self.target, self.threshold = consistency, target, threshold
         self.mix, self.jitter = mix, jitter
         self.shown = MixedImages()

@@ -61,6 +61,7 @@ class MixedImages:
 
     def __init__(self) -> None:
         self._rows: list[Tensor] = []
+        self._logits = torch.zeros(0)
 
     def keep(self, images: Tensor, mixed: Tensor, targets: Tensor) -> None:
         """Keep the middle slices of a batch.
@@ -70,13 +71,17 @@ class MixedImages:
             mixed: as the student sees them, likewise.
             targets: the teacher's logits of these, `(B, classes, *spatial)`.
         """
-        seen = [middle_slices(each, self.COUNT) for each in (images, mixed)]
-        low = min(float(each.min()) for each in seen)
-        high = max(float(each.max()) for each in seen)
-        classes = middle_slices(targets.argmax(1, keepdim=True), self.COUNT)
-        share = classes / max(1, targets.shape[1] - 1)
-        self._rows = [*seen, low + share * (high - low)]
+        self._rows = [middle_slices(each, self.COUNT) for each in (images, mixed)]
+        logits = targets[: self.COUNT].detach()
+        if logits.ndim == 5:
+            logits = logits[..., logits.shape[-1] // 2]
+        self._logits = logits.clone()  # what is made of them takes time, and few steps are shown
 
     def sheet(self) -> dict[str, Tensor]:
         """Rows: the images, what the student saw, and the classes that the teacher gave it, background black."""
-        return {"mixed images": contact_sheet(self._rows)} if self._rows else {}
+        if not self._rows:
+            return {}
+        low = min(float(row.min()) for row in self._rows)
+        high = max(float(row.max()) for row in self._rows)
+        share = self._logits.argmax(1) / max(1, self._logits.shape[1] - 1)
+        return {"mixed images": contact_sheet([*self._rows, low + share * (high - low)])}

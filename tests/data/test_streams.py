@@ -25,7 +25,7 @@ from medseg.data.loader_workers import lost_workers
 from medseg.data.sampling import TagOrder
 from medseg.data.streams import PatchStreams, _affordable, make_loader
 from medseg.errors import ConfigError, DataError, OutputError
-from medseg.method import Stream
+from medseg.method import ALL, LABELED, Stream
 
 CPU = torch.device("cpu")
 INTENSITY = ("contrast", "gamma", "noise")
@@ -205,6 +205,28 @@ def test_foreground_patches_hold_a_uniformly_drawn_class(tmp_path):
         held["two"] += bool((part == 2).any())
     assert held[True] / 2000 == pytest.approx(0.3, abs=0.04)
     assert held["two"] / 2000 > 0.3
+
+
+def test_a_batch_says_which_patches_lie_anywhere(tmp_path):
+    """Those are the patches that there are without foreground; the others are centred on the only voxel of a class."""
+    label = np.zeros(SHAPE, np.uint8)
+    label[12, 10, 9] = 1
+    case = cached(tmp_path, "case", np.random.default_rng(0).normal(size=(1, *SHAPE)), label)
+    stream = Stream("labeled", ("label", "evenly"))
+    some, none = (
+        streams({"labeled": [case]}, {"labeled": 1}, spec(foreground=share, augment=PLAIN), streams=(stream,), total=40)
+        for share in (0.5, 0.0)
+    )
+    evenly = 0
+    for number in range(40):
+        batch, anywhere = some[number]["labeled"], none[number]["labeled"]
+        assert anywhere["evenly"].tolist() == [True]
+        if batch["evenly"].item():
+            evenly += 1
+            assert torch.equal(batch["image"], anywhere["image"])
+        else:
+            assert int(batch["label"][0, 0, 4, 4, 4]) == 1
+    assert 10 < evenly < 30
 
 
 def test_a_volume_without_foreground_gives_any_patch(tmp_path):
@@ -469,3 +491,18 @@ def test_interrupt_stops_the_parent_and_leaves_no_worker(tmp_path):
     time.sleep(0.2)
     with pytest.raises(ProcessLookupError):
         os.killpg(run.pid, 0)
+
+
+def test_half_of_the_patches_are_of_annotated_cases_where_labels_are_learnt_from_alone(tmp_path):
+    """One of five cases is annotated: half of the labelled patches are of it, and a fifth of those without labels."""
+    cases = [replace(some_case(tmp_path, f"c{number}", number), pseudo=number > 0) for number in range(5)]
+    data = streams(
+        {"labeled": cases, "all": cases},
+        {"labeled": 2, "all": 5},
+        spec(sampling="half"),
+        streams=(LABELED, ALL),
+    )
+    for number in range(4):
+        drawn = data.cases_of(number)
+        assert drawn["labeled"].count("c0") == 1
+        assert sorted(drawn["all"]) == ["c0", "c1", "c2", "c3", "c4"]

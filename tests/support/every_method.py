@@ -179,6 +179,8 @@ def make_batch(method: Method, dims: int, channels: int = 2) -> Batch:
             found["index"] = np.arange(size)
         if "place" in stream.keys:
             found["place"] = np.stack([np.eye(dims, dims + 1, dtype=np.float32) / 8] * size)
+        if "evenly" in stream.keys:
+            found["evenly"] = np.arange(size) % 2 == 0
         if "label" in stream.keys:
             found["label"] = make_label(shape, size)
             found |= make_targets(method, found["label"])

@@ -16,5 +16,6 @@ def without_figures() -> Iterator[None]:
     """Trainings in this process draw neither curves nor validation cases; what is measured and the page stay."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page, "draw_trainings", lambda trainings: None)
+        patch.setattr(page, "draw_watched", lambda trainings: None)
         patch.setattr(postprocessing, "draw_validation_case", lambda *arguments: None)
         yield

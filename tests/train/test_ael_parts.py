@@ -217,3 +217,45 @@ def test_half_of_the_donors_are_made_smaller(share, scale, factor):
 def test_a_temperature_of_zero_is_refused():
     with pytest.raises(ConfigError, match="temperature 0: must be greater than 0"):
         methods.build("ael", factory(2, 3), temperature=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"paste_probability": 50}, "paste_probability 50: must be at least 0 and at most 1"),
+        ({"least_rate": -0.1}, "least_rate -0.1: must be at least 0 and at most 1"),
+        ({"threshold": 1.5}, "threshold 1.5: must be at least 0 and at most 1"),
+        ({"reweight": -2}, "reweight -2: must be at least 0"),
+        ({"pasted_classes": -1}, "pasted_classes -1: must be at least 0"),
+        ({"paste_scale": (1.5, 0.5)}, r"paste_scale \[1.5, 0.5\]: must be greater than 0, the smaller factor first"),
+        ({"paste_scale": (0, 1.5)}, r"paste_scale \[0, 1.5\]"),
+        ({"not_pasted": ["sky"]}, "not_pasted has 'sky'; accepted are background, class1, class2"),
+    ],
+)
+def test_numbers_that_would_mean_something_else_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        methods.build("ael", factory(2, 3), **options)
+
+
+def test_classes_that_are_named_are_neither_drawn_nor_kept_for_pasting():
+    method = methods.build("ael", factory(2, 3), not_pasted=["class1"], paste_probability=1.0)
+    method.bank = bank_at([0.9, 0.1, 0.9])
+    assert method.pastable.tolist() == [False, False, True]
+    labeled = batch_of(2)["labeled"]
+    _, labels = method._paste_classes(labeled["image"], labeled["label"], None)
+    changed = labels != labeled["label"]
+    assert bool(changed.any())
+    assert bool((labels[changed] == 2).all())
+    assert [method.labeled_donors.holds(value) for value in range(3)] == [False, False, True]
+    everything = methods.build("ael", factory(2, 3), background_pasted=True)
+    assert everything.pastable.tolist() == [True, True, True]
+
+
+def test_background_that_may_be_a_structure_is_not_pasted():
+    method = methods.build("ael", factory(2, 3), background_pasted=True, paste_probability=1.0)
+    method.bank = bank_at([0.1, 0.1, 0.1])
+    method.pastable[1:] = False
+    labeled = batch_of(2)["labeled"]
+    for covered, is_pasted in ((None, True), (torch.tensor([[True, True, False]] * 3), False)):
+        _, labels = method._paste_classes(labeled["image"], labeled["label"], covered)
+        assert bool((labels != labeled["label"]).any()) is is_pasted

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from classes import write_pictures
 from forking import python
 from tiny import write_dataset
 
 from medseg import cores
+from medseg.bundle.bundle import open_bundle
 from medseg.config.pipeline import Pipeline
 from medseg.cores import CoreUse
 from medseg.manifest.manifest import Manifest
@@ -27,7 +29,9 @@ from medseg.workflows.train.budget.step_probe import StageProbe
 from medseg.workflows.train.budget.time_plan import StageCosts, count_validations, fit_stage, fit_stages
 from medseg.workflows.train.plan import plan_pipeline, write_plan
 from medseg.workflows.train.run import train
-from medseg.workflows.train.stages.build import StageInputs
+from medseg.workflows.train.stages.build import StageInputs, StageResult
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -190,6 +194,51 @@ def test_a_run_with_a_budget_is_repeated_and_resumed_to_the_last_bit(tmp_path, c
     frozen = (first / "pipeline.yaml").read_bytes()
     train("supervised", manifest, first, budget="12s", overrides=WIDE, resume=True)
     assert (first / "pipeline.yaml").read_bytes() == frozen
+
+
+FEW = ["stages.0.network.width=4", "stages.0.rounds.count=1"]
+
+
+def test_generations_of_a_classifier_with_a_budget(tmp_path, capfd):
+    data = write_pictures(tmp_path / "data", validation=1, test=1)
+    run = train("crest_images", data, tmp_path / "run", budget="12s", overrides=FEW)
+    (stage,) = yaml.safe_load((run / "pipeline.yaml").read_text())["stages"]
+    assert 10 <= stage["schedule"]["iterations"] < 6000
+    assert "training will end after about" in capfd.readouterr().err
+    assert open_bundle(run / "bundle").data.target == "images"
+    labels = [case.label for case in Manifest.load(run / "round1" / "manifest.json").training if case.label]
+    assert labels  # the rule has added some
+
+
+@pytest.mark.parametrize(("task", "options"), [("classify", FEW[:1]), ("crest", [*FEW, "data.patch=[16,16,16]"])])
+def test_plans_with_a_budget_of_a_classifier_and_of_a_rule_that_counts_labels(tmp_path, monkeypatch, task, options):
+    if task == "classify":
+        data = write_pictures(tmp_path / "data", validation=1, test=0, unlabelled=0)
+    else:
+        data = write_dataset(tmp_path / "data", labeled=4, unlabeled=2)
+    seen = []
+
+    def measured(place, seconds):
+        costs, use = measure_costs.measure_costs(place, 1)
+        seen.extend(costs)
+        return costs, use
+
+    monkeypatch.setattr(fit, "measure_costs", measured)
+    plan = write_plan(task, data, tmp_path / "plan.yaml", budget="12s", overrides=options)
+    assert plan.stages[0].schedule.iterations >= 10
+    assert seen[0].step > 0
+    assert seen[0].networks == (1 if task == "classify" else 2)
+
+
+def test_validation_cases_by_which_a_rule_is_judged_cost_time_too(tmp_path, monkeypatch):
+    """A second for each case that the rule is asked about: two unlabelled and three validation cases in each round."""
+    manifest = Manifest.load(write_dataset(tmp_path / "data", labeled=4, unlabeled=2, validation=3))
+    pipeline = plan_pipeline(settings.load("crest", [*FEW, "stages.0.rounds.count=2"]), manifest, CPU, None)
+    place = measure_costs.Workplace(pipeline, manifest, CPU, tmp_path / "cache", tmp_path, tmp_path / "scratch")
+    monkeypatch.setattr(measure_costs, "_time_rule", lambda *arguments: 1.0)
+    monkeypatch.setattr(measure_costs, "_score_seconds", lambda *arguments: 0.0)
+    seconds = measure_costs._round_seconds(place, 0, 0.0, StageResult(tmp_path, {}))
+    assert seconds == pytest.approx(2 * (2 + 3), abs=0.5)  # and what reading the labels takes
 
 
 def test_a_plan_with_a_budget_leaves_nothing_but_itself(tmp_path, monkeypatch):

@@ -22,7 +22,8 @@ from medseg.ops.semi_supervised.rebalancing import choose_share, class_rates, co
 from medseg.ops.semi_supervised.regions import mean_confidence
 from medseg.portable.inference.label_sink import top_log_odds
 from medseg.workflows.train.run import train
-from medseg.workflows.train.self_training.labelling.precision import count_right, summarize
+from medseg.workflows.train.self_training.labelling.precision import count_right, low_precision, summarize
+from medseg.workflows.train.stages.stage import StageRun
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -285,12 +286,23 @@ def test_log_odds_tell_apart_what_is_nearly_certain():
     assert len({float(torch.tensor(value).sigmoid().half()) for value in found[1:]}) == 1
 
 
-def test_generations_run_from_a_manifest_to_a_bundle_and_resume(tmp_path):
+def test_generations_run_from_a_manifest_to_a_bundle_and_resume(tmp_path, monkeypatch):
+    starts = []
+    build = StageRun._build_method
+
+    def built(self, previous):
+        method = build(self, previous)
+        starts.append({name: value.clone() for name, value in method.network.state_dict().items()})
+        return method
+
+    monkeypatch.setattr(StageRun, "_build_method", built)
     manifest = write_dataset(tmp_path / "data", labeled=3, unlabeled=3)
     changes = ["stages.0.schedule.iterations=3", "stages.0.network.width=4", "data.patch=[16,16,16]",
                "stages.0.schedule.workers=0", "stages.0.rounds.count=1"]  # fmt: skip
     run = train("crest", manifest, tmp_path / "run", overrides=changes)
     assert (run / "bundle" / "models" / "model.pt").exists()
+    first, second = starts  # each generation begins anew, with the weights of the seed
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
     pseudo = sorted((run / "round1" / "pseudo").glob("*.nii.gz"))
     assert len(pseudo) == 3
     values = np.concatenate([np.unique(np.asarray(nib.load(path).dataobj)) for path in pseudo])
@@ -318,6 +330,10 @@ def test_precision_by_hand():
     found = summarize([counts, counts], ["background", "a", "b"])
     assert found["precision"] == {"background": 1.0, "a": 0.5, "b": None}
     assert found["kept_share"] == {"background": 0.5, "a": 0.6667, "b": None}
+    assert low_precision(found) == []
+    (told,) = low_precision({"precision": {"background": 1.0, "a": 0.49, "b": None, "c": 0.2}})
+    assert told == "pseudo-labels of which less than half is right, by the validation cases: a 49%, c 20%"
+    assert low_precision({}) == []  # of a rule that is not judged
 
 
 def test_a_rule_for_one_network_is_refused_for_three_planes(tmp_path):
@@ -371,7 +387,13 @@ def test_the_averaged_network_is_exported():
 
 
 @pytest.mark.parametrize(
-    ("options", "words"), [({"cutout": 1.0}, "cutout 1"), ({"alignment": "yes, please"}, "alignment of method crest")]
+    ("options", "words"),
+    [
+        ({"cutout": 1.0}, "cutout 1"),
+        ({"alignment": "yes, please"}, "alignment of method crest"),
+        ({"threshold": 95}, "threshold 95: must be at least 0 and at most 1"),
+        ({"least_exponent": -0.5}, "least_exponent -0.5: must be at least 0"),
+    ],
 )
 def test_bad_options_of_the_method(options, words):
     with pytest.raises(ConfigError) as caught:
@@ -384,4 +406,6 @@ def test_bad_options_of_the_rule():
         methods.build_rule("crest", 3, alpha=-1)
     with pytest.raises(ConfigError, match="unit of rule crest is 'slice'"):
         methods.build_rule("crest", 3, unit="slice")
+    with pytest.raises(ConfigError, match="least_rate 2: must be at least 0 and at most 1"):
+        methods.build_rule("crest", 3, least_rate=2)
     assert math.isclose(methods.build_rule("crest", 3).alpha, 1 / 3)

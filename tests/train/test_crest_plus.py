@@ -33,9 +33,13 @@ def test_shares_are_the_mean_of_the_batches_until_these_are_many():
     for share, mean in ((0.2, 0.2), (0.4, 0.3), (0.9, 0.5)):
         method._follow_shares(Q, labeled(share))
         assert method.shares.tolist() == pytest.approx([1 - mean, mean, 0])
-    method.seen.fill_(5000)
+    for _ in range(20):  # of which nothing counts
+        method._follow_shares(Q, labeled(0.9, evenly=torch.tensor([False])))
+    method._follow_shares(Q, labeled(0.1))
+    assert float(method.shares[1]) == pytest.approx((0.2 + 0.4 + 0.9 + 0.1) / 4)
+    method.labelled.fill_(5000)
     method._follow_shares(Q, labeled(0.9))
-    assert float(method.shares[1]) == pytest.approx(0.999 * 0.5 + 0.001 * 0.9)
+    assert float(method.shares[1]) == pytest.approx(0.999 * 0.4 + 0.001 * 0.9)
 
 
 def test_labels_that_a_rule_made_do_not_count():
@@ -45,6 +49,25 @@ def test_labels_that_a_rule_made_do_not_count():
     assert float(method.shares[1]) == pytest.approx(0.2)
     method._follow_shares(Q, labeled(0.9, 0.9, predicted=torch.tensor([True, True])))
     assert float(method.shares[1]) == pytest.approx(0.2)
+
+
+def test_patches_that_are_centred_on_a_class_do_not_count():
+    """p_model is of patches that lie anywhere: of those the label of the first has a fifth of class 1."""
+    method = crest()
+    method._follow_shares(Q, labeled(0.2, 0.9, evenly=torch.tensor([True, False])))
+    assert float(method.shares[1]) == pytest.approx(0.2)
+    method._follow_shares(Q, labeled(0.9, 0.9, evenly=torch.tensor([False, False])))
+    assert float(method.shares[1]) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("done", [SLOTS, 300])
+def test_where_every_patch_is_centred_on_a_class_it_says_that_nothing_is_aligned(done):
+    method = crest(alignment=True)
+    method.seen.fill_(SLOTS)
+    for step in (SLOTS - 2, 298):
+        method.after_step(Clock(step, 300))
+    with pytest.warns(UserWarning, match=r"nothing is aligned.*data\.foreground below 1"):
+        method.after_step(Clock(done - 1, 300))
 
 
 def test_labels_that_cover_some_classes_only_do_not_count():

@@ -16,6 +16,7 @@ from medseg.config.pipeline import Pipeline
 from medseg.manifest.manifest import Manifest
 from medseg.workflows.reports import pages
 from medseg.workflows.train.report import page as report
+from medseg.workflows.train.report import watched
 from medseg.workflows.train.report.curves import draw_trainings, read_trainings
 from medseg.workflows.train.settings import load
 
@@ -87,6 +88,24 @@ def test_logs_are_read_until_where_they_were_cut(tmp_path):
     (training,) = read_trainings(tmp_path)
     assert (training.name, training.iterations, len(training.train)) == ("stage0", 2, 2)
     assert draw_trainings([]) is None
+
+
+def test_what_a_method_watches_is_drawn_by_class(tmp_path, monkeypatch):
+    records = []
+    for step in (10, 20):
+        confidence = {"background": 0.9, "ball": step / 40}
+        records.append({"iteration": step, "kind": "train", "loss": 1.0})
+        records.append({"iteration": step, "kind": "watched", "confidence": confidence, "vanished": 1.0})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    drawn = []
+    monkeypatch.setattr(watched, "encode_png", lambda figure: drawn.append(figure) or b"png")
+    assert watched.draw_watched(read_trainings(tmp_path)) == b"png"
+    confidence, vanished = drawn[0].axes
+    assert [ax.get_title() for ax in (confidence, vanished)] == ["confidence", "vanished"]
+    points = {line.get_label(): line.get_xydata().tolist() for line in confidence.lines}
+    assert points == {"background": [[10, 0.9], [20, 0.9]], "ball": [[10, 0.25], [20, 0.5]]}
+    assert [line.get_xydata().tolist() for line in vanished.lines] == [[[10, 1], [20, 1]]]
+    assert watched.draw_watched([]) is None
 
 
 def test_curves_of_whole_images_show_balanced_accuracy(tmp_path):

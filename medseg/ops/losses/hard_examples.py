@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from medseg.ops.losses.segmentation import labeled_mask, masked_mean, merge_uncovered
+from medseg.ops.ranges import check_shares
 
 
 class HardExampleLoss:
@@ -40,9 +41,7 @@ class HardExampleLoss:
     """
 
     def __init__(self, *, probability: float = 0.7, share: float = 0.085) -> None:
-        for name, value in (("probability", probability), ("share", share)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} {value:g}: must be at least 0 and at most 1")
+        check_shares(probability=probability, share=share)
         self.probability, self.share = probability, share
 
     def __call__(self, logits: Tensor, label: Tensor, covered: Tensor | None = None) -> Tensor:

@@ -200,9 +200,10 @@ class SelectiveSum(torch.autograd.Function):
             counted: whether to divide by the number of voxels instead of the sum of weights.
         """
         amount = labeled_mask(label).to(values.dtype)
-        total = values * amount
+        values = values * amount  # so that ignored voxels, whose labels agree, add nothing to one another
+        total = values.clone()
         for here, there, weight in pairs:
-            same = _same(label[here], label[there]).to(values.dtype)
+            same = (label[here] == label[there]).to(values.dtype)
             total[here].addcmul_(same, values[there], value=weight)
             total[there].addcmul_(same, values[here], value=weight)
             share = 1.0 if counted else weight
@@ -219,18 +220,13 @@ class SelectiveSum(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
         """Gradient of `values`."""
         (label,) = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        total = gradient * labeled_mask(label)
+        gradient = gradient * labeled_mask(label)
+        total = gradient.clone()
         for here, there, weight in ctx.pairs:
-            same = _same(label[here], label[there]).to(gradient.dtype)
+            same = (label[here] == label[there]).to(gradient.dtype)
             total[here].addcmul_(same, gradient[there], value=weight)
             total[there].addcmul_(same, gradient[here], value=weight)
         return total, None, None, None
-
-
-def _same(label: Tensor, neighbour: Tensor) -> Tensor:
-    """Where two labels agree and are not ignored."""
-    return (label == neighbour) & labeled_mask(label)
 
 
 def minkowski_mean(values: Tensor, mask: Tensor, power: float) -> Tensor:

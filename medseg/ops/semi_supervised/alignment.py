@@ -15,6 +15,13 @@ UNLIKE = 3
 """Factor between the shares of a class in labels and predictions from which on alignment may do harm."""
 
 
+NOT_ALIGNED = (
+    "nothing is aligned: the shares of the classes are not known, since no patch whose label covers all of them was "
+    "drawn as unlabelled ones are; that takes data.foreground below 1 and another data.sampling than classes"
+)
+"""Warning of a training whose sampler goes by the classes of labels alone."""
+
+
 def alignment_exponent(generation: int, last: int, least: float) -> float:
     """Exponent t of a generation, from 1 in the first to `least` in the last; 1 where there is one alone."""
     if last == 0:
@@ -41,10 +48,23 @@ def align(probabilities: Tensor, target: Tensor, predicted: Tensor) -> Tensor:
     return moved / moved.sum(1, keepdim=True)
 
 
-def unlike_shares(names: Sequence[str], labelled: Tensor, predicted: Tensor) -> list[str]:
-    """Words for each class whose share in predictions is quite another than in labels; the shares are `(classes,)`."""
+def describe_unlike(names: Sequence[str], labelled: Tensor, predicted: Tensor) -> str | None:
+    """A warning of the classes whose share in predictions is quite another than in labels; None: there are none.
+
+    Args:
+        names: of the classes.
+        labelled: their shares in labels, `(classes,)`; all 0: they are not known, of which it warns too.
+        predicted: the same in predictions.
+    """
+    if not bool(labelled.any()):
+        return NOT_ALIGNED
     found = []
     for name, ours, theirs in zip(names, labelled.tolist(), predicted.tolist(), strict=True):
         if max(ours, theirs) > UNLIKE * min(ours, theirs):
             found.append(f"{name} {theirs:.2g} instead of {ours:.2g}")
-    return found
+    if not found:
+        return None
+    return (
+        "alignment assumes that unlabelled images have the classes in the shares of the labels; predicted is "
+        f"{', '.join(found)}: without alignment it is CReST, which does not assume so"
+    )

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from medseg.ops.losses.segmentation import labeled_mask, merge_uncovered, one_hot
+from medseg.ops.losses.segmentation import IGNORE, labeled_mask, merge_uncovered, one_hot
 from medseg.ops.processes import gather_from_processes, sum_over_processes
 
 
@@ -120,8 +120,9 @@ def class_sums(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def class_voxels(label: Tensor, classes: int) -> Tensor:
-    """Voxels of each class in each image, `(B, classes)`."""
-    return one_hot(label, classes).sum(tuple(range(2, label.ndim)))
+    """Voxels of each class in each image, `(B, classes)` int64; 255 is no class."""
+    counts = [torch.bincount(of_image.flatten(), minlength=IGNORE + 1)[:classes] for of_image in label]
+    return torch.stack(counts)
 
 
 def class_fractions(label: Tensor, classes: int) -> Tensor:

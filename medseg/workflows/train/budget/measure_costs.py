@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medseg import methods
 from medseg.bundle.join import write_joint_bundle
 from medseg.config.between_runs import RuleSpec
 from medseg.config.pipeline import Pipeline
@@ -18,6 +17,7 @@ from medseg.cores import CoreUse, usable_cores
 from medseg.engine import checkpoint, distributed
 from medseg.manifest.labelling import cases_to_label
 from medseg.manifest.manifest import Case, Manifest, streams_of
+from medseg.method import PseudoLabels
 from medseg.portable.io.read import read_header
 from medseg.portable.io.write import write_nifti
 from medseg.workflows.train.budget.stand_in_labels import with_stand_ins
@@ -28,6 +28,7 @@ from medseg.workflows.train.self_training.check_data import check_rounds
 from medseg.workflows.train.self_training.labelling.predict_maps import Predictors
 from medseg.workflows.train.self_training.labelling.predict_views import Voter
 from medseg.workflows.train.self_training.labelling.prediction_store import PredictionStore
+from medseg.workflows.train.self_training.labelling.rules import rule_for
 from medseg.workflows.train.stages.build import StageInputs, StageResult, count_trainings
 from medseg.workflows.train.stages.maps import SavedMaps
 from medseg.workflows.train.stages.prepare_cases import FEW_CASES
@@ -159,8 +160,9 @@ def _other_seconds(place: Workplace, index: int, found: Sequence[NetworkCosts], 
         total += _round_seconds(place, index, case_seconds, result)
     total += _choosing_seconds(place, index, result)
     if stage.then is not None:
-        each = _label_seconds(place, index, stage.then.rule, result) + case_seconds
-        total += len(_cases_of_rule(place, index)) * each / distributed.world()
+        costs = _rule_costs(place, index, stage.then.rule, result)
+        each = costs.case + case_seconds
+        total += costs.start + len(_cases_of_rule(place, index)) * each / distributed.world()
     return total
 
 
@@ -198,23 +200,42 @@ def _round_seconds(place: Workplace, index: int, case_seconds: float, result: St
     processes = distributed.world()
     total = 0.0
     if rounds and stage.rounds:
-        each = _label_seconds(place, index, stage.rounds.rule, result)
-        total += rounds * to_label * each / processes
+        costs = _rule_costs(place, index, stage.rounds.rule, result)
+        judged = len(validation) if costs.is_judged else 0
+        total += rounds * (costs.start + (to_label + judged) * costs.case / processes)
         total += rounds * _preprocessing_seconds(case_seconds, to_label)
     if validation:
         total += (rounds + 1) * len(validation) * _score_seconds(place, validation, result) / processes
     return total
 
 
-def _label_seconds(place: Workplace, index: int, rule: RuleSpec, result: StageResult) -> float:
-    """Seconds to predict a case of typical size, make a label of that by a rule, and write it."""
+@dataclass(frozen=True)
+class RuleCosts:
+    """What a pseudo-label rule costs, seconds.
+
+    Args:
+        start: until it is ready for its first pass; it may read all labels.
+        case: to predict a case, mean, make its label and write it.
+        is_judged: whether validation cases are labelled too.
+    """
+
+    start: float
+    case: float
+    is_judged: bool
+
+
+def _rule_costs(place: Workplace, index: int, spec: RuleSpec, result: StageResult) -> RuleCosts:
+    """The costs of the rule of a stage, of a case of typical size."""
     part = place.pipeline.stages[index].rounds or place.pipeline.stages[index].then
     manifest = place.inputs(index).manifest
+    began = time.monotonic()
+    rule = rule_for(manifest, spec)
+    start = time.monotonic() - began
     cases = cases_to_label(streams_of(manifest), part.cases) if part else []
     if not cases:
-        return 0.0
+        return RuleCosts(start, 0.0, rule.is_judged)
     case, share = typical_case(manifest, cases)
-    return _time_rule(place, manifest, case, rule, result) * share
+    return RuleCosts(start, _time_rule(place, manifest, case, rule, result) * share, rule.is_judged)
 
 
 def typical_case(manifest: Manifest, cases: Sequence[Case]) -> tuple[Case, float]:
@@ -235,15 +256,14 @@ def _score_seconds(place: Workplace, cases: Sequence[Case], result: StageResult)
         return (time.monotonic() - began) * share
 
 
-def _time_rule(place: Workplace, manifest: Manifest, case: Case, rule: RuleSpec, result: StageResult) -> float:
+def _time_rule(place: Workplace, manifest: Manifest, case: Case, rule: PseudoLabels, result: StageResult) -> float:
     """Seconds to predict a case, make a label of that by a rule, and write it."""
-    made = methods.build_rule(rule.name, len(place.manifest.labels), **rule.options)
-    with PredictionStore(Predictors.of_stage(result), place.device, made, place.scratch / "predictions") as store:
+    with PredictionStore(Predictors.of_stage(result), place.device, rule, place.scratch / "predictions") as store:
         store.open()
         began = time.monotonic()
         predicted = store.predict(manifest, case)
-        decided = made.decide({case.name: made.summarize(predicted)}) if made.looks_at_all else {}
-        made.label(predicted, decided, 1)
+        decided = rule.decide({case.name: rule.summarize(predicted)}) if rule.looks_at_all else {}
+        rule.label(predicted, decided, 1)
         header = read_header(manifest.images(case)[0])
         blank = np.zeros(header.shape, np.uint8, "F")
         write_nifti(place.scratch / "label.nii.gz", blank, header.affine, source=header.nifti)

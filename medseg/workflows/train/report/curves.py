@@ -34,11 +34,13 @@ class Training:
         name: of its folder in the run; empty where the run has one network.
         train: one record each few iterations.
         validation: one record each validation.
+        watched: one record each few iterations of what the method watches beside its loss.
     """
 
     name: str
     train: Sequence[Mapping[str, Any]]
     validation: Sequence[Mapping[str, Any]]
+    watched: Sequence[Mapping[str, Any]] = ()
 
     @property
     def score(self) -> str:
@@ -61,7 +63,8 @@ def read_trainings(run: Path) -> list[Training]:
             continue  # of rounds: the summary of their own page
         place = path.parent.relative_to(run).as_posix()
         validation = [record for record in records if record.get("kind") == "validation"]
-        found.append(Training("" if place == "." else place, train, validation))
+        watched = [record for record in records if record.get("kind") == "watched"]
+        found.append(Training("" if place == "." else place, train, validation, watched))
     return found
 
 

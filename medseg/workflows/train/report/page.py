@@ -19,6 +19,7 @@ from medseg.workflows.reports.paths import without_folders
 from medseg.workflows.train.postprocessing.evidence import Evidence
 from medseg.workflows.train.postprocessing.run import CHOSEN, MEASURED, PICTURES
 from medseg.workflows.train.report.curves import draw_trainings, read_trainings
+from medseg.workflows.train.report.watched import draw_watched
 from medseg.workflows.train.run_folder import PLAN, describe_validation
 
 PAGE = "report.html"
@@ -63,7 +64,7 @@ def write_training_report(run: Path, pipeline: Pipeline, manifest: Manifest, com
     """
     evidence = _read_evidence(run)
     trainings = read_trainings(run)
-    curves = draw_trainings(trainings)
+    curves, watched = draw_trainings(trainings), draw_watched(trainings)
     structures = _structure_rows(evidence, _read_rules(run))
     pictures = _pictures(run, manifest, _dice_of_cases(evidence))
     labelled = [case for case in manifest.validation if case.label]
@@ -81,6 +82,7 @@ def write_training_report(run: Path, pipeline: Pipeline, manifest: Manifest, com
         pictures=pictures,
         unseen=len(labelled) - len(pictures),
         curves=data_uri(curves) if curves else None,
+        watched=data_uri(watched) if watched else None,
         plan=_rows(read_record(run / PLAN)),
         versions=_rows(read_record(run / "versions.json")),
         summaries=sorted(path.relative_to(run).as_posix() for path in run.rglob(SUMMARY)),

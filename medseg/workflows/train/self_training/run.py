@@ -28,7 +28,7 @@ from medseg.records import RECORD, Record, digest_of
 from medseg.stopping import report_stop
 from medseg.workflows.train.self_training.check_data import check_rounds, files_of
 from medseg.workflows.train.self_training.labelling.labelled_manifest import write_round_manifest
-from medseg.workflows.train.self_training.labelling.precision import read_precision
+from medseg.workflows.train.self_training.labelling.precision import low_precision, read_precision
 from medseg.workflows.train.self_training.labelling.predict_maps import Predictors
 from medseg.workflows.train.self_training.labelling.predict_views import Voter
 from medseg.workflows.train.self_training.labelling.pseudo_label_statistics import summarize_round
@@ -82,7 +82,7 @@ class SelfTraining:
             Stopped: by a signal.
         """
         if self.stage.rounds and not self.to_label:
-            self._warn("there is no unlabelled case: only the teachers are trained, which is supervised learning")
+            self._warn("there is no unlabelled case: only the teachers are trained, without rounds")
         if self.is_main:
             make_folder(self.inputs.folder)
             self.warnings += check_rounds(self.manifest, self.inputs.folder / "data_check.json")
@@ -222,8 +222,7 @@ class SelfTraining:
         """Make the pseudo-labels of a round."""
         assert self.stage.rounds is not None
         names = sorted(case.name for case in self.to_label)
-        first, middle, last = names[0], names[len(names) // 2], names[-1]
-        shown = list(dict.fromkeys([first, middle, last]))
+        shown = list(dict.fromkeys([names[0], names[len(names) // 2], names[-1]]))
         labeller = PseudoLabeller(
             number=number,
             folder=self._folder(number),
@@ -240,8 +239,9 @@ class SelfTraining:
         statistics = summarize_round(counts, self.structures, self.views) | read_precision(labeller.folder)
         for view in statistics["silent"]:
             self._warn(f"round {number}: the {view} network found nothing but background in any unlabelled case")
-        empty = statistics["empty"]
-        if empty:
+        for line in low_precision(statistics):
+            self._warn(f"round {number}: {line}")
+        if empty := statistics["empty"]:
             self._warn(f"round {number}: {len(empty)} unlabelled cases without any structure: {', '.join(empty)}")
         slices = {case.name: labeller.slices(case) for case in self.to_label if case.name in shown}
         seconds = {"labelling": sum(case["seconds"] for case in counts.values())}

@@ -22,6 +22,9 @@ from medseg.workflows.train.self_training.validation_scores import read_referenc
 FILE = "precision.json"
 """In the folder of a round."""
 
+LEAST = 0.5
+"""Part of the pseudo-labels of a class that is right, below which they teach more errors than truth."""
+
 CASES = "precision"
 """Folder of the records of single cases."""
 
@@ -79,6 +82,21 @@ def judge_rule(
 def read_precision(folder: Path) -> dict[str, Any]:
     """What `judge_rule` wrote; nothing where the rule of a round is not judged."""
     return read_record(folder / FILE)
+
+
+def low_precision(statistics: Mapping[str, Any]) -> list[str]:
+    """A warning where labels of classes are more often wrong than right, by the validation cases; else nothing.
+
+    Args:
+        statistics: what `read_precision` gave.
+    """
+    low = []
+    for name, precision in statistics.get("precision", {}).items():
+        if precision is not None and precision < LEAST:
+            low.append(f"{name} {precision:.0%}")
+    if not low:
+        return []
+    return [f"pseudo-labels of which less than half is right, by the validation cases: {', '.join(low)}"]
 
 
 def _record(case: Case, decided: Mapping[str, Any], store: PredictionStore, manifest: Manifest, folder: Path) -> Record:

@@ -33,6 +33,7 @@ from medseg.workflows.train.self_training.labelling.precision import judge_rule
 from medseg.workflows.train.self_training.labelling.predict_maps import IMAGE, Predictors
 from medseg.workflows.train.self_training.labelling.prediction_store import PredictionStore
 from medseg.workflows.train.self_training.labelling.pseudo_label_statistics import Counts, count_case
+from medseg.workflows.train.self_training.labelling.rules import rule_for
 from medseg.workflows.train.self_training.report.figures import keep_slices
 from medseg.workflows.train.self_training.report.map_slices import (
     KEPT,
@@ -42,7 +43,6 @@ from medseg.workflows.train.self_training.report.map_slices import (
     map_slice,
 )
 from medseg.workflows.train.self_training.time_left import TimeLeft
-from medseg.workflows.train.self_training.validation_scores import class_sizes
 
 PSEUDO = "pseudo"
 SUMMARIES = "summaries"
@@ -102,10 +102,7 @@ class PseudoLabeller:
             OutputError: a pseudo-label that cannot be written; what is there is whole, and a resumed run goes on.
         """
         make_folder(self.folder / PSEUDO)
-        rule = methods.build_rule(self.rule.name, len(self.manifest.labels), **self.rule.options)
-        rule.has_background = self.manifest.has_background
-        if rule.counts_labels:
-            rule.class_counts = class_sizes(self.manifest, rule)
+        rule = rule_for(self.manifest, self.rule)
         with PredictionStore(networks, device, rule, self.folder / "predictions") as store:
             decided = self._decide(rule, store, networks) if rule.looks_at_all else {}
             if rule.is_judged:

@@ -1,0 +1,25 @@
+"""Numbers that options may have: what lies outside is refused by name, where it would silently mean something else."""
+
+from __future__ import annotations
+
+
+def check_shares(**values: float) -> None:
+    """See that each number is a share.
+
+    Raises:
+        ValueError: one that is less than 0 or more than 1.
+    """
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} {value:g}: must be at least 0 and at most 1")
+
+
+def check_not_negative(**values: float) -> None:
+    """See that no number is negative.
+
+    Raises:
+        ValueError: one that is, or is not a number.
+    """
+    for name, value in values.items():
+        if not value >= 0:
+            raise ValueError(f"{name} {value:g}: must be at least 0")
