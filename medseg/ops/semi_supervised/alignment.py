@@ -53,14 +53,15 @@ def describe_unlike(names: Sequence[str], labelled: Tensor, predicted: Tensor) -
 
     Args:
         names: of the classes.
-        labelled: their shares in labels, `(classes,)`; all 0: they are not known, of which it warns too.
+        labelled: their shares in labels, `(classes,)`; a class of which there is none is not compared; all 0: they are
+            not known, of which it warns too.
         predicted: the same in predictions.
     """
     if not bool(labelled.any()):
         return NOT_ALIGNED
     found = []
     for name, ours, theirs in zip(names, labelled.tolist(), predicted.tolist(), strict=True):
-        if max(ours, theirs) > UNLIKE * min(ours, theirs):
+        if ours > 0 and max(ours, theirs) > UNLIKE * min(ours, theirs):
             found.append(f"{name} {theirs:.2g} instead of {ours:.2g}")
     if not found:
         return None
