@@ -179,7 +179,7 @@ def _fuse(item: Item, options: ConsensusOptions) -> Result:
     form = _in_format(form, _suffix(item, options))
     check_dicom_seg(form, options.method)
     fused = run_fuser(study, options.method, options.method_options)
-    summary = summarise(study, fused, list(form.notes))
+    summary = summarise(study, fused, list(form.notes), form.ends_of_axes)
     voxel_ml = float(np.prod(study.spacing_mm)) / 1000
     counts = np.bincount(fused.labels.reshape(-1), minlength=MISSING + 1)
     report = {

@@ -53,7 +53,11 @@ class Energy:
 
     def cheapest_labels(self) -> np.ndarray:
         """`(n,)` uint8: the label of the least cost at each node by itself, the first of equal ones."""
-        return self.unary.argmin(axis=0).astype(np.uint8)
+        lowest, labels = self.unary[0].copy(), np.zeros(self.unary.shape[1], np.uint8)
+        for c, costs in enumerate(self.unary[1:], start=1):
+            np.putmask(labels, costs < lowest, c)
+            np.minimum(lowest, costs, out=lowest)
+        return labels
 
     def total_weights(self) -> np.ndarray:
         """`(n,)` float64: the sum of the weights of each node's pairs, the most that its neighbours can cost it."""
@@ -139,8 +143,8 @@ class NeighbourPairs:
         return replace(self, value=self.value * smaller, border_value=border_value)
 
     def energy(self, costs: np.ndarray, strength: float) -> Energy:
-        """Energy with these neighbours; `costs` `(K, n)` are the nodes' own, `strength` is lambda."""
-        unary = np.array(costs, order="C")
+        """Energy with these neighbours; `costs` `(K, n)` are the nodes' own, and taken over; `strength` is lambda."""
+        unary = np.ascontiguousarray(costs)
         border_cost = (strength * self.border_value).astype(np.float64)
         _charge_for_fixed(unary, self.border_node, self.border_label, border_cost)
         np.maximum(unary, 0, out=unary)  # a rounding error below zero is no capacity
