@@ -57,6 +57,70 @@ def test_exchanged_values():
     assert "with bob and cleo" in found["text"]
 
 
+def test_values_in_another_order():
+    classes = ("background", "liver", "spleen", "kidney", "more")
+    anna, bob = grid("1111022033"), grid("1111022033")
+    bob[0, 0] = 0
+    # what the others call 1, 2, 3 is 2, 3, 1 to the third: Dice 0, and with bob's liver 2 * 3 / 7 the other way
+    (found,) = [entry for entry in oddities(anna, bob, np.uint8([0, 2, 3, 1])[anna], classes=classes)]
+    assert (found["kind"], found["raters"], found["classes"]) == ("exchanged", ["cleo"], ["liver", "spleen", "kidney"])
+    assert "liver looks like kidney, spleen looks like liver and kidney looks like spleen" in found["text"]
+    assert f"0.00 as given and {(1 + (6 / 7 + 2) / 3) / 2:.2f} exchanged" in found["text"]
+    # all moved on by one
+    found = oddities(anna, bob, np.uint8([0, 2, 3, 4])[anna], classes=classes)
+    assert found[0]["kind"] == "exchanged"
+    assert "spleen looks like liver, kidney looks like spleen and more looks like kidney" in found[0]["text"]
+
+
+def test_exchanged_values_among_raters_who_have_not_all_of_them():
+    turned = np.array([0, 2, 1], np.uint8)[CLEO]
+    livers, spleens = np.where(BOB == 1, BOB, 0).astype(np.uint8), np.where(BOB == 2, BOB, 0).astype(np.uint8)
+    found = oddities(ANNA, livers, turned, spleens)
+    assert found[0]["kind"] == "exchanged"
+    assert found[0]["raters"] == ["cleo"]
+    # nobody else has both: which of the two is it?
+    found = oddities(ANNA, turned)
+    assert [entry["raters"] for entry in found] == [["anna", "bob"]]
+    assert found[0]["text"].startswith("Either anna or bob: liver and spleen look exchanged; the mean Dice is 0.00")
+
+
+def test_two_raters_who_hardly_overlap():
+    one = ("background", "liver")
+    seen = (np.minimum(ANNA, 1) * (np.arange(10)[None, :, None] < 5)).astype(np.uint8)
+    assert kinds(seen, (1 - seen).astype(np.uint8), classes=one) == [("inverted", ["anna", "bob"])]
+    assert kinds(seen, np.flip(seen, 1), classes=one) == [("mirrored", ["anna", "bob"])]
+    other = grid("0111111000", "0000000000", "0000000000", "0000000000")
+    (found,) = oddities(seen, other, classes=one)
+    assert found["text"] == "anna and bob hardly overlap: the mean Dice of the two is 0.00."
+    (found,) = oddities(grid("0001100022"), grid("3300000000"), classes=("background", "liver", "spleen", "body"))
+    assert found["kind"] == "nothing in common"
+    assert "anna drew liver and spleen, bob body" in found["text"]
+    # 2 * 2 / 8: they overlap by half, and nothing is said of it
+    assert kinds(grid("0111100000"), grid("0001111000"), classes=one) == []
+
+
+def test_a_mirrored_annotation_is_none_with_left_and_right_exchanged():
+    # two kidneys and a liver on the left: mirrored all fit, exchanged only the kidneys
+    anna = grid("0110000220", "0330000000", "0330000000", "0330000000")
+    bob = grid("0110000220", "0330000000", "0330000000", "0300000000")
+    classes = ("background", "left kidney", "right kidney", "liver")
+    (found,) = oddities(anna, bob, np.flip(anna, 1), classes=classes)
+    assert (found["kind"], found["raters"]) == ("mirrored", ["cleo"])
+    assert "the ends of the second axis exchanged" in found["text"]
+
+
+def test_what_is_mirrored_is_called_by_the_axes_of_the_file(tmp_path):
+    truth = ball(shift=(6, 0, 0))
+    # stored from front to back, from left to right, from bottom to top
+    turned = np.array([[0, 1.0, 0, 0], [1.0, 0, 0, 0], [0, 0, 2.0, 0], [0, 0, 0, 1]])
+    drawn = [truth, ball(radius=5.3, shift=(6, 0, 0)), np.flip(truth, 0)]
+    files = [save(tmp_path / f"r{n}.nii.gz", np.ascontiguousarray(a), turned) for n, a in enumerate(drawn)]
+    image = save(tmp_path / "image.nii.gz", image_of(truth), turned)
+    consensus(ConsensusOptions(tmp_path / "told", [image], files, method="majority", report=False))
+    (found,) = json.loads((tmp_path / "told" / "report.json").read_text())["oddities"]
+    assert found["text"].startswith("r2 looks mirrored, front and back exchanged")
+
+
 def test_a_class_that_was_not_looked_for():
     without = np.where(CLEO == 2, 0, CLEO).astype(np.uint8)
     (found,) = oddities(ANNA, BOB, without)

@@ -65,7 +65,7 @@ def spread_of(labels: list[np.ndarray]) -> float:
     """Median distance of the outlines of class 1 on the line."""
     region = find_region(labels, (1.0, 1.0, 1.0))
     everywhere = tuple(slice(0, length) for length in region.labels.shape[1:])
-    return Outlines(region, everywhere, 1).spread()
+    return Outlines(region, everywhere, 1).spread(np.zeros(len(labels), bool))
 
 
 def test_the_spread_of_outlines_by_hand():
@@ -83,6 +83,37 @@ def test_where_outlines_are_far_from_each_other_more_is_wanted_of_an_omission():
     assert spread_of(raters) == 3
     # from 10 voxels behind the last rater's end, as far as two of the others have it
     assert gross_of(raters)[0] == list(range(23, 33))
+
+
+def test_an_outlier_does_not_hide_what_another_overlooked():
+    seen = line((10, 30))
+    # 10 and 29 are 0 and 16 from the third's structure, 10 is on both outlines: in the middle 0, so that tau is 3. With
+    # the fourth, who lies 11 to 46 away from everybody, the middle of the six pairs would be 10.25 and tau 30.75.
+    raters = [seen, seen, line((10, 14)), line((40, 60))]
+    assert gross_of(raters) == (list(range(17, 30)), [[3, 1]])
+
+
+def distances_of(labels: list[np.ndarray], reach: float) -> np.ndarray:
+    region = find_region(labels, (1.0, 1.0, 1.0))
+    everywhere = tuple(slice(0, length) for length in region.labels.shape[1:])
+    return Outlines(region, everywhere, 1, reach).distances
+
+
+def test_distances_up_to_a_bound_are_those_without_one():
+    raters = [line((10, 30)), line((16, 36)), line((50, 58))]
+    everything, near = distances_of(raters, np.inf), distances_of(raters, 12.0)
+    # from the first rater's end at 29: 30 to 35 are 1 to 6 away, 50 is 21 away
+    assert everything[0].tolist() == [0] * 20 + [1, 2, 3, 4, 5, 6] + list(range(21, 29))
+    np.testing.assert_array_equal(near, np.where(everything <= 12, everything, np.inf))
+
+
+def test_outlines_far_from_each_other_are_seen_beyond_the_first_bound():
+    # pairs of outlines are 0 and 0, four times 6, four times 12 from each other: in the middle 6, so that tau is 18
+    raters = [line((5, 40)), line((5, 40)), line((11, 46)), line((11, 46)), line((17, 28))]
+    assert spread_of(raters) == 6
+    # 45 is 18 from the last rater's end at 27
+    assert gross_of(raters) == ([], [])
+    assert gross_of([*raters[:4], line((17, 27))]) == ([45], [])
 
 
 def test_what_one_rater_alone_has_is_not_overlooked_by_the_others():
