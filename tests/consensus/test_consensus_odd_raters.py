@@ -62,7 +62,7 @@ def test_values_in_another_order():
     anna, bob = grid("1111022033"), grid("1111022033")
     bob[0, 0] = 0
     # what the others call 1, 2, 3 is 2, 3, 1 to the third: Dice 0, and with bob's liver 2 * 3 / 7 the other way
-    (found,) = [entry for entry in oddities(anna, bob, np.uint8([0, 2, 3, 1])[anna], classes=classes)]
+    (found,) = oddities(anna, bob, np.uint8([0, 2, 3, 1])[anna], classes=classes)
     assert (found["kind"], found["raters"], found["classes"]) == ("exchanged", ["cleo"], ["liver", "spleen", "kidney"])
     assert "liver looks like kidney, spleen looks like liver and kidney looks like spleen" in found["text"]
     assert f"0.00 as given and {(1 + (6 / 7 + 2) / 3) / 2:.2f} exchanged" in found["text"]
@@ -236,3 +236,28 @@ def test_what_contains_nothing_or_not_all_counts():
     twice = np.zeros((1, 1, 14), np.uint8)
     twice[..., 3:9] = 2  # six voxels round three: another outline of the same thing, not its surroundings
     assert leave_out_surroundings([Rater("anna", twice), body_drawn_by()[0]], BODY)[1] == []
+
+
+def test_what_the_reference_shows_has_no_say(tmp_path):
+    truth = ball()
+    both = truth.copy()
+    both[2:6, 2:6, 4:8] = 2
+    body = np.where(both > 0, both, 3).astype(np.uint8)
+    # one rater drew the second structure: with the reference there would be two, and two raters who did not look for it
+    files = [save(tmp_path / f"r{n}.nii.gz", labels) for n, labels in enumerate((both, truth, truth))]
+    image, reference = save(tmp_path / "image.nii.gz", image_of(both)), save(tmp_path / "reference.nii.gz", body)
+    found = {}
+    for name, known in (("without", None), ("with", reference)):
+        options = ConsensusOptions(
+            tmp_path / name, [image], files, method="majority", partial=("auto", "r1:2"), reference=known, report=False
+        )
+        consensus(options)
+        report = json.loads((tmp_path / name / "report.json").read_text())
+        found[name] = report["volumes_ml"]["label 2"], report["warnings"]
+    assert found["with"] == found["without"]
+    # 64 voxels by one against the third, who left them empty: a tie, which is background
+    assert found["with"][0] == 0
+    assert "r1: did not look for label 2: 64 voxels that others call so count as not annotated" in found["with"][1]
+    told = json.loads((tmp_path / "with" / "report.json").read_text())["comparison"]
+    # the second structure and the reference's body are nobody's: the ball alone of three is right
+    assert np.isclose(told[0]["dice_to_reference"]["mean"], 1 / 3)

@@ -28,9 +28,7 @@ def rater_count(study: Study) -> np.ndarray:
     return count
 
 
-def summarise(
-    study: Study, fused: Fused, notes: list[str] | None = None, axes: Sequence[str] = AXES
-) -> dict[str, Any]:
+def summarise(study: Study, fused: Fused, notes: list[str] | None = None, axes: Sequence[str] = AXES) -> dict[str, Any]:
     """JSON-ready report of a fusion.
 
     Args:
