@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from medseg.consensus.fusers.fusion_log import FusionLog
-from medseg.consensus.fusers.gcssl.energy import NeighbourPairs, find_pairs, thickness_factor
+from medseg.consensus.fusers.gcssl.energy import NeighbourPairs, find_pairs
 from medseg.consensus.fusers.gcssl.graph_cut import decide_sure_nodes, minimise
 from medseg.consensus.fusers.gcssl.image_features import NormalisedImage
 from medseg.consensus.fusers.gcssl.missing_votes import Ballots, WeightedVotes, change_by_guesses
 from medseg.consensus.fusers.gcssl.region import Region
+from medseg.consensus.fusers.gcssl.thickness import thickness_factor
 from medseg.consensus.study import MISSING
 
 SIGMA_PAIRS = 0.7

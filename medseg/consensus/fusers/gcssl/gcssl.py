@@ -58,7 +58,7 @@ class GcsslOptions:
         smoothness: total cost of a voxel that differs from all its neighbours where the image has no edge; 0 gives
             the weighted vote. It is multiplied by the informativeness of the image.
         thin: distance to the boundary, in units of the smallest spacing, that a structure must reach near a voxel to be
-            smoothed there in full; what is thinner is smoothed less (`energy.thickness_factor`). 0: all alike.
+            smoothed there in full; what is thinner is smoothed less (`thickness.thickness_factor`). 0: all alike.
         local_sc: experimental: each voxel has its own weights, by how a rater's posterior there agrees with the label.
         seed: of the sample and the trees.
 

@@ -7,7 +7,7 @@ they omit independently of one another, which is STAPLE's model. Neither truth n
 
     c*(x)  label above 0 that most raters gave x
     tau    distance up to which outlines are drawn differently: `SPREADS` times the median distance of two raters'
-           outlines of c*, at least `TAU`; whose own lies apart from everybody else's has none of c*
+           outlines of c*, at least `TAU`
     G      the disputed x that somebody overlooked: a rater who annotated x did not give it c* and has no c* within
            tau of x, while two others or more did, and no more have their outline near and x outside of it
     rho    mean correlation of two raters' votes inside STAPLE's structure: near 0 where errors are independent
@@ -219,8 +219,9 @@ def find_gross_errors(region: Region, patterns: VotePatterns, rows: np.ndarray) 
     voted = patterns.voted()
     for c in np.unique(structure[structure > 0]):
         box, has = boxes[c], patterns.table == c
-        outlines, apart[:, c] = _find_outlines(region, box, int(c), patterns.counts @ has)
-        tau = max(TAU, SPREADS * outlines.spread(apart[:, c]))
+        outlines = _find_outlines(region, box, int(c))
+        apart[:, c] = _lie_apart(outlines, patterns.counts @ has)
+        tau = max(TAU, SPREADS * outlines.spread())
         chosen = np.flatnonzero(structure == c)
         place = [along[chosen] - side.start for along, side in zip(positions, box, strict=True)]
         flat = np.ravel_multi_index(place, [side.stop - side.start for side in box])
@@ -231,17 +232,13 @@ def find_gross_errors(region: Region, patterns: VotePatterns, rows: np.ndarray) 
     return GrossErrors(voxels, apart)
 
 
-def _find_outlines(region: Region, box: Box, c: int, sizes: np.ndarray) -> tuple[Outlines, np.ndarray]:
-    """The outlines, and `(R,)` whose structure lies apart.
-
-    Distances are computed in full only where those up to `REACH` do not tell how far outlines are from one another.
-    """
+def _find_outlines(region: Region, box: Box, c: int) -> Outlines:
+    """The outlines, with distances in full only where those up to `REACH` do not tell their spread."""
     outlines = Outlines(region, box, c, REACH)
-    apart = _lie_apart(outlines, sizes)
-    medians = sorted(outlines.median_distances(apart))
+    medians = sorted(outlines.median_distances())
     if medians and medians[len(medians) // 2] > REACH / SPREADS:
-        return Outlines(region, box, c), apart
-    return outlines, apart
+        return Outlines(region, box, c)
+    return outlines
 
 
 def most_voted_structures(patterns: VotePatterns) -> np.ndarray:

@@ -70,25 +70,22 @@ class Outlines:
         distance[around] = near
         return distance
 
-    def spread(self, apart: np.ndarray) -> float:
+    def spread(self) -> float:
         """Median distance of two raters' outlines, and of those of all pairs the median; 0 without a pair.
 
         The distance of two outlines is seen where one of them lies on or outside the other: there it is the distance
         of the voxel from the other's structure.
-
-        Args:
-            apart: `(R,)` bool, raters whose structure is another one, which says nothing about outlines of this one.
         """
-        medians = self.median_distances(apart)
+        medians = self.median_distances()
         return float(np.median(medians)) if medians else 0.0
 
-    def median_distances(self, apart: np.ndarray) -> list[float]:
-        """Median distance of the outlines of each two raters who have some, without those of `apart` `(R,)`.
+    def median_distances(self) -> list[float]:
+        """Median distance of the outlines of each two raters who have some.
 
         With a finite `reach` one that is not above half of it is as it would be without, and no other one is so low.
         """
         edges = (self.distances == 0) & ~self.inner
-        drawn = np.flatnonzero(edges.any(axis=1) & ~apart)
+        drawn = np.flatnonzero(edges.any(axis=1))
         medians = []
         for r, s in combinations(drawn, 2):
             from_r = self.distances[r][edges[s] & ~self.inner[r]]
