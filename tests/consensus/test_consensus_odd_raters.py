@@ -134,6 +134,22 @@ def test_a_class_that_was_not_looked_for():
     assert kinds(ANNA, BOB, part) == []
 
 
+def test_several_classes_that_one_rater_did_not_look_for_are_one_sentence():
+    classes = ("background", "liver", "spleen", "kidney")
+    drawn = np.where(grid("0000000000", "0000033000", "0000033000", "0000000000") > 0, 3, ANNA).astype(np.uint8)
+    other = np.where(drawn > 0, drawn, BOB).astype(np.uint8)
+    other[0, 0] = 1
+    (found,) = oddities(drawn, other, np.where(drawn == 1, 1, 0).astype(np.uint8), classes=classes)
+    assert (found["raters"], found["classes"]) == (["cleo"], ["spleen", "kidney"])
+    assert "cleo never drew spleen and kidney, which two others or more did" in found["text"]
+    assert "--partial-protocol cleo:spleen --partial-protocol cleo:kidney (or auto)" in found["text"]
+    raters = tuple(
+        Rater(n, a) for n, a in zip(NAMES, (drawn, other, np.where(drawn == 1, 1, 0).astype(np.uint8)), strict=False)
+    )
+    study = Study(raters, classes, (1.0, 1.0, 1.0))
+    assert classes_not_looked_for(study) == [("cleo", "spleen"), ("cleo", "kidney")]
+
+
 def test_two_names_of_one_structure():
     renamed = np.where(CLEO == 2, 3, CLEO).astype(np.uint8)
     found = oddities(ANNA, BOB, renamed, classes=("background", "liver", "spleen", "milz"))
@@ -146,6 +162,8 @@ def test_two_names_of_one_structure():
 def test_one_annotation_twice():
     assert kinds(ANNA, BOB, ANNA) == [("identical", ["anna", "cleo"])]
     assert kinds(ANNA, np.zeros_like(ANNA), np.zeros_like(ANNA)) == []
+    (found,) = oddities(ANNA, BOB, ANNA, ANNA)
+    assert found["text"] == "anna, cleo and dora are alike in every voxel: is it one annotation given 3 times?"
 
 
 def test_inverted_mirrored_and_elsewhere():

@@ -32,7 +32,7 @@ def read_study(
     annotations: Sequence[Path | str],
     *,
     names: Sequence[str] | None = None,
-    with_reference: bool = False,
+    references: int = 0,
     **reading: Any,
 ) -> tuple[Study, Form]:
     """Read an image and its raters.
@@ -42,8 +42,8 @@ def read_study(
         annotations: for each rater a label map, a file of probabilities, a DICOM SEG or RTSTRUCT, or a folder with
             the study's file or with one mask per class.
         names: of the raters; default from the files' names.
-        with_reference: the last annotation is what the answer will be compared with: it is read like the others, and
-            says nothing of what they looked for or what surrounds them.
+        references: how many annotations at the end are what the answer will be compared with: they are read like the
+            others, and say nothing of what these looked for or what surrounds them.
         reading: fields of `Reading`.
 
     Raises:
@@ -64,14 +64,14 @@ def read_study(
         first_file = images[0] if images else sources[0][0]
         annotated = AnnotatedImage(_read_header(first_file), is_image=bool(images))
     everybody, segments, files = _read_raters(sources, rater_names, annotated, options, notes)
-    count = len(everybody) - with_reference
-    raters, reference = everybody[:count], everybody[count:]
+    count = len(everybody) - references
+    raters, compared = everybody[:count], everybody[count:]
     _apply_protocols(raters, segments, annotated.grid, options, notes)
     classes = ("background", *(segment.title for segment in segments))
     raters, left_out = leave_out_surroundings(raters, classes)
     notes += left_out
     voxels = read_image(images, annotated.grid, options, notes, series) if images else None
-    study = Study((*raters, *reference), classes, annotated.grid.spacing_mm, voxels)
+    study = Study((*raters, *compared), classes, annotated.grid.spacing_mm, voxels)
     first = files[0]
     return study, Form(
         grid=annotated.grid,

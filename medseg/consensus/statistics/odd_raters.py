@@ -93,14 +93,15 @@ _ORDER = (
 
 
 def _identical(panel: Panel) -> list[Oddity]:
-    """Raters whose annotations are one file twice."""
-    found = []
-    for r, name in enumerate(panel.names):
-        for s in range(r + 1, len(panel.names)):
-            if panel.sizes()[r, 1:].any() and panel.identical[r, s]:
-                other = panel.names[s]
-                text = f"{name} and {other} are alike in every voxel: is it one annotation given twice?"
-                found.append(Oddity("identical", (name, other), (), text))
+    """Raters whose annotations are one file several times."""
+    drew, found = panel.sizes()[:, 1:].any(axis=1), []
+    for r in np.flatnonzero(drew):
+        alike = np.flatnonzero(panel.identical[r])
+        if alike[0] == r and alike.size > 1:
+            names = tuple(panel.names[s] for s in alike)
+            times = "twice" if len(names) == 2 else f"{len(names)} times"
+            text = f"{join_names(names)} are alike in every voxel: is it one annotation given {times}?"
+            found.append(Oddity("identical", names, (), text))
     return found
 
 
@@ -108,7 +109,7 @@ def classes_not_looked_for(study: Study) -> list[tuple[str, str]]:
     """Names of rater and class where it seems that the rater did not look for the class."""
     found = []
     for oddity in _not_looked_for(Panel.of(study)):
-        found.append((oddity.raters[0], oddity.classes[0]))
+        found += [(oddity.raters[0], name) for name in oddity.classes]
     return found
 
 
@@ -118,23 +119,31 @@ def _not_looked_for(panel: Panel) -> list[Oddity]:
     for r, name in enumerate(panel.names):
         if not sizes[r, 1:].any():
             continue  # an empty annotation has its own warning
-        for c in range(1, len(panel.classes)):
-            if sizes[r, c]:
-                continue
-            others = []
-            for s, other in enumerate(panel.names):
-                left_empty = panel.overlap[r, s, 0, c]
-                if s != r and sizes[s, c] and left_empty > MOST * sizes[s, c]:
-                    others.append(other)
-            if len(others) >= 2:
-                title = panel.classes[c]
-                asked = shlex.quote(f"{name}:{title}")  # to be copied into a shell
-                text = (
-                    f"{name} never drew {title}, which {join_names(others)} did. Not looked for? Then give "
-                    f"--partial-protocol {asked} (or auto), so that it is no vote against it."
-                )
-                found.append(Oddity("not looked for", (name,), (title,), text))
+        drawn_by: dict[str, list[str]] = {}
+        for c in np.flatnonzero(sizes[r] == 0):
+            # background by this rater, or not annotated
+            left_empty = panel.overlap[r, :, 0, c] > MOST * sizes[:, c]
+            others = np.flatnonzero((sizes[:, c] > 0) & left_empty)
+            if c and others.size >= 2:
+                drawn_by[panel.classes[c]] = [panel.names[s] for s in others]
+        if drawn_by:
+            found.append(_names_not_looked_for(name, drawn_by))
     return found
+
+
+def _names_not_looked_for(name: str, drawn_by: dict[str, list[str]]) -> Oddity:
+    """The sentence on the structures, each with who drew it, that one rater never drew."""
+    titles = tuple(drawn_by)
+    # to be copied into a shell
+    asked = " ".join(f"--partial-protocol {shlex.quote(f'{name}:{title}')}" for title in titles)
+    one = len(titles) == 1
+    others = f"{join_names(drawn_by[titles[0]])} did" if one else "two others or more did"
+    no_vote = "it is no vote against it" if one else "that is no vote against them"
+    text = (
+        f"{name} never drew {join_names(titles)}, which {others}. Not looked for? Then give {asked} (or auto), so that "
+        f"{no_vote}."
+    )
+    return Oddity("not looked for", (name,), titles, text)
 
 
 def _same_structures(panel: Panel) -> list[Oddity]:

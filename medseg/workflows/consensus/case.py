@@ -221,7 +221,7 @@ def _read(item: Item, options: ConsensusOptions) -> tuple[Study, Form, np.ndarra
         study, form = read_study(images, item.annotations, names=item.raters, **reading)
         return study, form, None
     files = [*item.annotations, options.reference]
-    study, form = read_study(images, files, names=[*item.raters, TRUTH], with_reference=True, **reading)
+    study, form = read_study(images, files, names=[*item.raters, TRUTH], references=1, **reading)
     truth = study.raters[-1].labels
     return Study(study.raters[:-1], study.classes, study.spacing_mm, study.image), form, truth
 

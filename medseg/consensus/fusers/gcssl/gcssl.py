@@ -150,7 +150,7 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
     scores = score_raters(region, image, majority, len(study.classes), options.weights, agreement, options.seed, log)
     log.facts["rho"] = scores.rho
     if image.constant:
-        log.warn("the image is constant: nothing is learned from it, and all raters count alike")
+        log.warn("the image is constant: nothing about the raters is learned from it")
     with log.stage("votes"):
         counted = _count_votes(reduced, region, patterns, rows, scores, options)
     guesses = None

@@ -174,7 +174,7 @@ def findings(result: Result) -> list[str]:
         sentences.append("They nowhere contradict one another, so that there was nothing to decide.")
     rho = result.report.get("rho")
     if rho is not None and rho < 0.3:
-        sentences.append("The image hardly tells the raters apart, so that they count nearly alike.")
+        sentences.append("The image hardly tells the raters apart and has next to no say in their weights.")
     return sentences
 
 
