@@ -46,7 +46,7 @@ def read_crowd(folder: Path) -> tuple[Study, np.ndarray]:
             raise DataError(f"holds {len(files)} annotations; at least {least} are wanted", path=folder / name)
     # read together, so that both have the same classes
     names = [f"{name}{n}" for name, files in (("crowd", crowd), ("expert", experts)) for n in range(len(files))]
-    study, _ = read_study(images[0], [*crowd, *experts], names=names, missing=None)
+    study, _ = read_study(images[0], [*crowd, *experts], names=names, references=len(experts), missing=None)
     truth = vote([rater.labels for rater in study.raters[len(crowd) :]], len(study.classes))
     return Study(study.raters[: len(crowd)], study.classes, study.spacing_mm, study.image), truth
 

@@ -176,8 +176,10 @@ def _make_consensus(study: Study, fused: Fused, values: Any, notes: Sequence[str
         form: of the files, if there are any.
     """
     from medseg.consensus.statistics.report_data import rater_count, summarise
+    from medseg.consensus.statistics.turned_annotations import AXES
 
-    report = summarise(study, fused, list(notes))
+    axes = AXES if form is None else form.ends_of_axes
+    report = summarise(study, fused, list(notes), axes)
     report["label_values"] = [int(value) for value in values.of]
     confidence = fused.confidence.reshape(values.shape)
     n_raters = rater_count(study).reshape(values.shape)

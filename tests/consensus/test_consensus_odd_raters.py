@@ -57,6 +57,70 @@ def test_exchanged_values():
     assert "with bob and cleo" in found["text"]
 
 
+def test_values_in_another_order():
+    classes = ("background", "liver", "spleen", "kidney", "more")
+    anna, bob = grid("1111022033"), grid("1111022033")
+    bob[0, 0] = 0
+    # what the others call 1, 2, 3 is 2, 3, 1 to the third: Dice 0, and with bob's liver 2 * 3 / 7 the other way
+    (found,) = oddities(anna, bob, np.uint8([0, 2, 3, 1])[anna], classes=classes)
+    assert (found["kind"], found["raters"], found["classes"]) == ("exchanged", ["cleo"], ["liver", "spleen", "kidney"])
+    assert "liver looks like kidney, spleen looks like liver and kidney looks like spleen" in found["text"]
+    assert f"0.00 as given and {(1 + (6 / 7 + 2) / 3) / 2:.2f} exchanged" in found["text"]
+    # all moved on by one
+    found = oddities(anna, bob, np.uint8([0, 2, 3, 4])[anna], classes=classes)
+    assert found[0]["kind"] == "exchanged"
+    assert "spleen looks like liver, kidney looks like spleen and more looks like kidney" in found[0]["text"]
+
+
+def test_exchanged_values_among_raters_who_have_not_all_of_them():
+    turned = np.array([0, 2, 1], np.uint8)[CLEO]
+    livers, spleens = np.where(BOB == 1, BOB, 0).astype(np.uint8), np.where(BOB == 2, BOB, 0).astype(np.uint8)
+    found = oddities(ANNA, livers, turned, spleens)
+    assert found[0]["kind"] == "exchanged"
+    assert found[0]["raters"] == ["cleo"]
+    # nobody else has both: which of the two is it?
+    found = oddities(ANNA, turned)
+    assert [entry["raters"] for entry in found] == [["anna", "bob"]]
+    assert found[0]["text"].startswith("Either anna or bob: liver and spleen look exchanged; the mean Dice is 0.00")
+
+
+def test_two_raters_who_hardly_overlap():
+    one = ("background", "liver")
+    seen = (np.minimum(ANNA, 1) * (np.arange(10)[None, :, None] < 5)).astype(np.uint8)
+    assert kinds(seen, (1 - seen).astype(np.uint8), classes=one) == [("inverted", ["anna", "bob"])]
+    assert kinds(seen, np.flip(seen, 1), classes=one) == [("mirrored", ["anna", "bob"])]
+    other = grid("0111111000", "0000000000", "0000000000", "0000000000")
+    (found,) = oddities(seen, other, classes=one)
+    assert found["text"] == "anna and bob hardly overlap: the mean Dice of the two is 0.00."
+    (found,) = oddities(grid("0001100022"), grid("3300000000"), classes=("background", "liver", "spleen", "body"))
+    assert found["kind"] == "nothing in common"
+    assert "anna drew liver and spleen, bob body" in found["text"]
+    # 2 * 2 / 8: they overlap by half, and nothing is said of it
+    assert kinds(grid("0111100000"), grid("0001111000"), classes=one) == []
+
+
+def test_a_mirrored_annotation_is_none_with_left_and_right_exchanged():
+    # two kidneys and a liver on the left: mirrored all fit, exchanged only the kidneys
+    anna = grid("0110000220", "0330000000", "0330000000", "0330000000")
+    bob = grid("0110000220", "0330000000", "0330000000", "0300000000")
+    classes = ("background", "left kidney", "right kidney", "liver")
+    (found,) = oddities(anna, bob, np.flip(anna, 1), classes=classes)
+    assert (found["kind"], found["raters"]) == ("mirrored", ["cleo"])
+    assert "the ends of the second axis exchanged" in found["text"]
+
+
+def test_what_is_mirrored_is_called_by_the_axes_of_the_file(tmp_path):
+    truth = ball(shift=(6, 0, 0))
+    # stored from front to back, from left to right, from bottom to top
+    turned = np.array([[0, 1.0, 0, 0], [1.0, 0, 0, 0], [0, 0, 2.0, 0], [0, 0, 0, 1]])
+    drawn = [truth, ball(radius=5.3, shift=(6, 0, 0)), np.flip(truth, 0)]
+    files = [save(tmp_path / f"r{n}.nii.gz", np.ascontiguousarray(a), turned) for n, a in enumerate(drawn)]
+    image = save(tmp_path / "image.nii.gz", image_of(truth), turned)
+    consensus(ConsensusOptions(tmp_path / "told", [image], files, method="majority", report=False))
+    (found,) = json.loads((tmp_path / "told" / "report.json").read_text())["oddities"]
+    assert found["text"].startswith("r2 looks mirrored, front and back exchanged")
+
+
 def test_a_class_that_was_not_looked_for():
     without = np.where(CLEO == 2, 0, CLEO).astype(np.uint8)
     (found,) = oddities(ANNA, BOB, without)
@@ -68,6 +132,22 @@ def test_a_class_that_was_not_looked_for():
     part = without.copy()
     part[:, 5:] = MISSING
     assert kinds(ANNA, BOB, part) == []
+
+
+def test_several_classes_that_one_rater_did_not_look_for_are_one_sentence():
+    classes = ("background", "liver", "spleen", "kidney")
+    drawn = np.where(grid("0000000000", "0000033000", "0000033000", "0000000000") > 0, 3, ANNA).astype(np.uint8)
+    other = np.where(drawn > 0, drawn, BOB).astype(np.uint8)
+    other[0, 0] = 1
+    (found,) = oddities(drawn, other, np.where(drawn == 1, 1, 0).astype(np.uint8), classes=classes)
+    assert (found["raters"], found["classes"]) == (["cleo"], ["spleen", "kidney"])
+    assert "cleo never drew spleen and kidney, which two others or more did" in found["text"]
+    assert "--partial-protocol cleo:spleen --partial-protocol cleo:kidney (or auto)" in found["text"]
+    raters = tuple(
+        Rater(n, a) for n, a in zip(NAMES, (drawn, other, np.where(drawn == 1, 1, 0).astype(np.uint8)), strict=False)
+    )
+    study = Study(raters, classes, (1.0, 1.0, 1.0))
+    assert classes_not_looked_for(study) == [("cleo", "spleen"), ("cleo", "kidney")]
 
 
 def test_two_names_of_one_structure():
@@ -82,6 +162,8 @@ def test_two_names_of_one_structure():
 def test_one_annotation_twice():
     assert kinds(ANNA, BOB, ANNA) == [("identical", ["anna", "cleo"])]
     assert kinds(ANNA, np.zeros_like(ANNA), np.zeros_like(ANNA)) == []
+    (found,) = oddities(ANNA, BOB, ANNA, ANNA)
+    assert found["text"] == "anna, cleo and dora are alike in every voxel: is it one annotation given 3 times?"
 
 
 def test_inverted_mirrored_and_elsewhere():
@@ -172,3 +254,28 @@ def test_what_contains_nothing_or_not_all_counts():
     twice = np.zeros((1, 1, 14), np.uint8)
     twice[..., 3:9] = 2  # six voxels round three: another outline of the same thing, not its surroundings
     assert leave_out_surroundings([Rater("anna", twice), body_drawn_by()[0]], BODY)[1] == []
+
+
+def test_what_the_reference_shows_has_no_say(tmp_path):
+    truth = ball()
+    both = truth.copy()
+    both[2:6, 2:6, 4:8] = 2
+    body = np.where(both > 0, both, 3).astype(np.uint8)
+    # one rater drew the second structure: with the reference there would be two, and two raters who did not look for it
+    files = [save(tmp_path / f"r{n}.nii.gz", labels) for n, labels in enumerate((both, truth, truth))]
+    image, reference = save(tmp_path / "image.nii.gz", image_of(both)), save(tmp_path / "reference.nii.gz", body)
+    found = {}
+    for name, known in (("without", None), ("with", reference)):
+        options = ConsensusOptions(
+            tmp_path / name, [image], files, method="majority", partial=("auto", "r1:2"), reference=known, report=False
+        )
+        consensus(options)
+        report = json.loads((tmp_path / name / "report.json").read_text())
+        found[name] = report["volumes_ml"]["label 2"], report["warnings"]
+    assert found["with"] == found["without"]
+    # 64 voxels by one against the third, who left them empty: a tie, which is background
+    assert found["with"][0] == 0
+    assert "r1: did not look for label 2: 64 voxels that others call so count as not annotated" in found["with"][1]
+    told = json.loads((tmp_path / "with" / "report.json").read_text())["comparison"]
+    # the second structure and the reference's body are nobody's: the ball alone of three is right
+    assert np.isclose(told[0]["dice_to_reference"]["mean"], 1 / 3)

@@ -85,6 +85,29 @@ def test_where_outlines_are_far_from_each_other_more_is_wanted_of_an_omission():
     assert gross_of(raters)[0] == list(range(23, 33))
 
 
+def distances_of(labels: list[np.ndarray], reach: float) -> np.ndarray:
+    region = find_region(labels, (1.0, 1.0, 1.0))
+    everywhere = tuple(slice(0, length) for length in region.labels.shape[1:])
+    return Outlines(region, everywhere, 1, reach).distances
+
+
+def test_distances_up_to_a_bound_are_those_without_one():
+    raters = [line((10, 30)), line((16, 36)), line((50, 58))]
+    everything, near = distances_of(raters, np.inf), distances_of(raters, 12.0)
+    # from the first rater's end at 29: 30 to 35 are 1 to 6 away, 50 is 21 away
+    assert everything[0].tolist() == [0] * 20 + [1, 2, 3, 4, 5, 6] + list(range(21, 29))
+    np.testing.assert_array_equal(near, np.where(everything <= 12, everything, np.inf))
+
+
+def test_outlines_far_from_each_other_are_seen_beyond_the_first_bound():
+    # pairs of outlines are 0 and 0, four times 6, four times 12 from each other: in the middle 6, so that tau is 18
+    raters = [line((5, 40)), line((5, 40)), line((11, 46)), line((11, 46)), line((17, 28))]
+    assert spread_of(raters) == 6
+    # 45 is 18 from the last rater's end at 27
+    assert gross_of(raters) == ([], [])
+    assert gross_of([*raters[:4], line((17, 27))]) == ([45], [])
+
+
 def test_what_one_rater_alone_has_is_not_overlooked_by_the_others():
     seen = line((10, 30))
     # 5 of 25 voxels are away from everybody else's structure: another one, and no evidence of anything

@@ -50,6 +50,26 @@ def report(tmp_path_factory) -> Path:
     return folder / "out" / "report.html"
 
 
+def test_two_raters_are_told_of_the_image_only_where_it_is_looked_at(tmp_path):
+    image, drawn = write_study(tmp_path)
+    for method, words in (("gcssl", "and the image decides"), ("majority", "and nothing tells who is right")):
+        consensus(ConsensusOptions(tmp_path / method, [image], drawn[:2], method=method, viewer=False))
+        text = (tmp_path / method / "report.html").read_text(encoding="utf-8")
+        assert words in text
+        assert ("Short boundaries are preferred" in text) == (method == "gcssl")
+
+
+def test_pictures_have_no_millimetres_in_whatever_format_their_consensus_is(tmp_path):
+    truth = ball()[:, :, 5]
+    drawn = [save(tmp_path / "a.png", truth), save(tmp_path / "b.png", np.roll(truth, 2, 0))]
+    image = save(tmp_path / "eye.png", (truth * 90).astype(np.uint8))
+    consensus(ConsensusOptions(tmp_path / "out", [image], drawn, format="nifti", method="majority"))
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    text = re.sub(r"<style.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
+    assert "HD95 pixels" in text
+    assert not re.search(r"\b(mm|ml|cm²)\b", text)
+
+
 def test_what_it_says(report):
     text = report.read_text(encoding="utf-8")
     for words in ("Not for diagnostic use", "anna", "liver &amp; co", "Who was trusted, and why", "tumour",

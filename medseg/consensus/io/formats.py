@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from nibabel import orientations
 
 from medseg.consensus.io.align import Interpolation
 from medseg.consensus.io.annotation_files import LARGEST
@@ -15,6 +16,7 @@ from medseg.consensus.io.segment_table import Segment
 from medseg.consensus.study import MISSING
 from medseg.dicom.scan.series import Series
 from medseg.errors import ConfigError
+from medseg.manifest.fields import is_picture
 from medseg.portable.io.header import Header
 from medseg.structure_names import named_twice
 
@@ -92,3 +94,23 @@ class Form:
     notes: tuple[str, ...]
     fields: Mapping[str, str] = field(default_factory=dict)
     series: Series | None = None
+
+    @property
+    def without_spacing(self) -> bool:
+        """Whether the grid is a picture's, which has no millimetres and no patient's axes."""
+        return is_picture(self.grid.path)
+
+    @property
+    def ends_of_axes(self) -> tuple[str, str, str]:
+        """What changes places where an annotation is mirrored along each stored axis."""
+        if self.without_spacing:
+            return "left and right", "top and bottom", "first and last"
+        x, y, z = (_ENDS[code] for code in orientations.aff2axcodes(self.grid.affine))
+        return x, y, z
+
+
+_ENDS = {
+    **dict.fromkeys("LR", "left and right"),
+    **dict.fromkeys("AP", "front and back"),
+    **dict.fromkeys("SI", "top and bottom"),
+}

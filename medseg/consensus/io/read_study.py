@@ -28,7 +28,12 @@ Paths = Path | str | Sequence[Path | str]
 
 
 def read_study(
-    image: Paths | None, annotations: Sequence[Path | str], *, names: Sequence[str] | None = None, **reading: Any
+    image: Paths | None,
+    annotations: Sequence[Path | str],
+    *,
+    names: Sequence[str] | None = None,
+    references: int = 0,
+    **reading: Any,
 ) -> tuple[Study, Form]:
     """Read an image and its raters.
 
@@ -37,6 +42,8 @@ def read_study(
         annotations: for each rater a label map, a file of probabilities, a DICOM SEG or RTSTRUCT, or a folder with
             the study's file or with one mask per class.
         names: of the raters; default from the files' names.
+        references: how many annotations at the end are what the answer will be compared with: they are read like the
+            others, and say nothing of what these looked for or what surrounds them.
         reading: fields of `Reading`.
 
     Raises:
@@ -56,12 +63,15 @@ def read_study(
     else:
         first_file = images[0] if images else sources[0][0]
         annotated = AnnotatedImage(_read_header(first_file), is_image=bool(images))
-    raters, segments, files = _read_raters(sources, rater_names, annotated, options, notes)
+    everybody, segments, files = _read_raters(sources, rater_names, annotated, options, notes)
+    count = len(everybody) - references
+    raters, compared = everybody[:count], everybody[count:]
+    _apply_protocols(raters, segments, annotated.grid, options, notes)
     classes = ("background", *(segment.title for segment in segments))
     raters, left_out = leave_out_surroundings(raters, classes)
     notes += left_out
     voxels = read_image(images, annotated.grid, options, notes, series) if images else None
-    study = Study(tuple(raters), classes, annotated.grid.spacing_mm, voxels)
+    study = Study((*raters, *compared), classes, annotated.grid.spacing_mm, voxels)
     first = files[0]
     return study, Form(
         grid=annotated.grid,
@@ -134,7 +144,6 @@ def _read_raters(
             rater = _hard_rater(name, array, own_indices)
         raters.append(rater)
     _refuse_nothing_but_missing(raters, segments, annotations[0].header.path, options.missing)
-    _apply_protocols(raters, segments, image.grid, options, notes)
     return raters, segments, annotations
 
 

@@ -7,22 +7,20 @@ differs from, and none says who is right.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from medseg.consensus.statistics.exchanged_values import MOST, find_exchanges
 from medseg.consensus.statistics.panel import Panel, join_names
-from medseg.consensus.study import MISSING, Study
+from medseg.consensus.statistics.turned_annotations import AXES, dice_exchanged, find_turn
+from medseg.consensus.study import Study
 
-MOST = 0.5
-"""Share of a structure that counts as most of it, and Dice from which two structures are the same one."""
-CLEARLY = 0.3
-"""How much higher a Dice must become for a rater's values to look exchanged, or an annotation mirrored."""
 MUCH_LOWER = 0.7
 """A rater is odd whose median Dice with the others is below this share of the others' own, and `LOWER` below it."""
 LOWER = 0.2
-AXES = ("left and right", "front and back", "top and bottom")
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,12 @@ class Oddity:
     text: str
 
 
-def find_oddities(study: Study) -> list[dict[str, Any]]:
+def find_oddities(study: Study, axes: Sequence[str] = AXES) -> list[dict[str, Any]]:
     """All that is odd about the raters of a study, JSON-ready entries of `Oddity`; [] if nothing is.
+
+    Args:
+        study: of the raters.
+        axes: what is exchanged where an annotation is mirrored along each axis of the grid.
 
     Examples:
         The third rater has liver and spleen the other way round.
@@ -63,13 +65,23 @@ def find_oddities(study: Study) -> list[dict[str, Any]]:
     if len(study.raters) < 2:
         return []
     panel = Panel.of(study)
-    found = [*_identical(panel), *_not_looked_for(panel), *_same_structures(panel)]
-    exchanged = _exchanged(panel)
-    found += exchanged
-    explained = {name for oddity in exchanged for name in oddity.raters}
-    for r in _odd_ones(panel):
-        if panel.names[r] not in explained:
-            found.append(_what_is_odd(study, panel, r))
+    same = _same_structures(panel)
+    found = [*_identical(panel), *_not_looked_for(panel), *same]
+    exchanges = find_exchanges(panel)
+    for r, others in _odd_ones(panel):
+        own = [exchange for exchange in exchanges if r in exchange.raters]
+        if own:
+            # left and right kidney change places too where the whole annotation is mirrored
+            if find_turn(study, r, dice_exchanged(study, r, own), axes) is None:
+                continue
+            exchanges = [exchange for exchange in exchanges if exchange not in own]
+        elif same and len(others) == 1:
+            continue  # two names of one structure say enough of two raters
+        found.append(_what_is_odd(study, panel, r, others, axes))
+    for exchange in exchanges:
+        names = tuple(panel.names[r] for r in exchange.raters)
+        titles = tuple(panel.classes[c] for c in exchange.classes)
+        found.append(Oddity("exchanged", names, titles, exchange.text))
     found.sort(key=lambda oddity: _ORDER.index(oddity.kind))
     return [{**asdict(oddity), "raters": list(oddity.raters), "classes": list(oddity.classes)} for oddity in found]
 
@@ -81,14 +93,15 @@ _ORDER = (
 
 
 def _identical(panel: Panel) -> list[Oddity]:
-    """Raters whose annotations are one file twice."""
-    found = []
-    for r, name in enumerate(panel.names):
-        for s in range(r + 1, len(panel.names)):
-            if panel.sizes()[r, 1:].any() and panel.identical[r, s]:
-                other = panel.names[s]
-                text = f"{name} and {other} are alike in every voxel: is it one annotation given twice?"
-                found.append(Oddity("identical", (name, other), (), text))
+    """Raters whose annotations are one file several times."""
+    drew, found = panel.sizes()[:, 1:].any(axis=1), []
+    for r in np.flatnonzero(drew):
+        alike = np.flatnonzero(panel.identical[r])
+        if alike[0] == r and alike.size > 1:
+            names = tuple(panel.names[s] for s in alike)
+            times = "twice" if len(names) == 2 else f"{len(names)} times"
+            text = f"{join_names(names)} are alike in every voxel: is it one annotation given {times}?"
+            found.append(Oddity("identical", names, (), text))
     return found
 
 
@@ -96,7 +109,7 @@ def classes_not_looked_for(study: Study) -> list[tuple[str, str]]:
     """Names of rater and class where it seems that the rater did not look for the class."""
     found = []
     for oddity in _not_looked_for(Panel.of(study)):
-        found.append((oddity.raters[0], oddity.classes[0]))
+        found += [(oddity.raters[0], name) for name in oddity.classes]
     return found
 
 
@@ -106,23 +119,31 @@ def _not_looked_for(panel: Panel) -> list[Oddity]:
     for r, name in enumerate(panel.names):
         if not sizes[r, 1:].any():
             continue  # an empty annotation has its own warning
-        for c in range(1, len(panel.classes)):
-            if sizes[r, c]:
-                continue
-            others = []
-            for s, other in enumerate(panel.names):
-                left_empty = panel.overlap[r, s, 0, c]
-                if s != r and sizes[s, c] and left_empty > MOST * sizes[s, c]:
-                    others.append(other)
-            if len(others) >= 2:
-                title = panel.classes[c]
-                asked = shlex.quote(f"{name}:{title}")  # to be copied into a shell
-                text = (
-                    f"{name} never drew {title}, which {join_names(others)} did. Not looked for? Then give "
-                    f"--partial-protocol {asked} (or auto), so that it is no vote against it."
-                )
-                found.append(Oddity("not looked for", (name,), (title,), text))
+        drawn_by: dict[str, list[str]] = {}
+        for c in np.flatnonzero(sizes[r] == 0):
+            # background by this rater, or not annotated
+            left_empty = panel.overlap[r, :, 0, c] > MOST * sizes[:, c]
+            others = np.flatnonzero((sizes[:, c] > 0) & left_empty)
+            if c and others.size >= 2:
+                drawn_by[panel.classes[c]] = [panel.names[s] for s in others]
+        if drawn_by:
+            found.append(_names_not_looked_for(name, drawn_by))
     return found
+
+
+def _names_not_looked_for(name: str, drawn_by: dict[str, list[str]]) -> Oddity:
+    """The sentence on the structures, each with who drew it, that one rater never drew."""
+    titles = tuple(drawn_by)
+    # to be copied into a shell
+    asked = " ".join(f"--partial-protocol {shlex.quote(f'{name}:{title}')}" for title in titles)
+    one = len(titles) == 1
+    others = f"{join_names(drawn_by[titles[0]])} did" if one else "two others or more did"
+    no_vote = "it is no vote against it" if one else "that is no vote against them"
+    text = (
+        f"{name} never drew {join_names(titles)}, which {others}. Not looked for? Then give {asked} (or auto), so that "
+        f"{no_vote}."
+    )
+    return Oddity("not looked for", (name,), titles, text)
 
 
 def _same_structures(panel: Panel) -> list[Oddity]:
@@ -147,57 +168,15 @@ def _same_structures(panel: Panel) -> list[Oddity]:
     return found
 
 
-def _exchanged(panel: Panel) -> list[Oddity]:
-    """Two values of a rater that fit the others' better the other way round."""
+def _odd_ones(panel: Panel) -> list[tuple[int, list[int]]]:
+    """Raters whose median Dice with the others is much lower than that among the others, and the numbers of these.
+
+    Of two raters the first stands for both, where they hardly overlap.
+    """
+    raters, dice, sizes = len(panel.names), panel.mean_dice(), panel.sizes()
+    if raters == 2:
+        return [(0, [1])] if dice[0, 1] < LOWER else []
     found = []
-    raters = len(panel.names)
-    for a in range(1, len(panel.classes)):
-        for b in range(a + 1, len(panel.classes)):
-            gains = np.zeros((raters, raters, 2))
-            for r in range(raters):
-                for s in range(raters):
-                    if r != s:
-                        gains[r, s] = _dice_as_given_and_exchanged(panel, r, s, a, b)
-            fits = (gains[..., 1] > MOST) & (gains[..., 1] > gains[..., 0] + CLEARLY)
-            found += _name_the_exchanged(panel, (a, b), gains, fits)
-    return found
-
-
-def _dice_as_given_and_exchanged(panel: Panel, r: int, s: int, a: int, b: int) -> tuple[float, float]:
-    """Mean Dice of two classes of rater r with those of rater s, as given and with the two exchanged."""
-    dice = panel.dice(r, s)
-    drawn = panel.overlap[r, r][[a, b], [a, b]].all() and panel.overlap[s, s][[a, b], [a, b]].all()
-    if not drawn:
-        return 0.0, 0.0
-    return float(dice[a, a] + dice[b, b]) / 2, float(dice[a, b] + dice[b, a]) / 2
-
-
-def _name_the_exchanged(panel: Panel, classes: tuple[int, int], gains: np.ndarray, fits: np.ndarray) -> list[Oddity]:
-    """The raters who stand against more than half of the others; if that is nobody, each pair that is exchanged."""
-    first, second = (panel.classes[c] for c in classes)
-    count = fits.sum(axis=1)
-    blamed = np.flatnonzero(count > (len(panel.names) - 1) / 2)
-    if len(panel.names) == 2:
-        blamed = np.flatnonzero(count)[:1]
-    found = []
-    for r in blamed:
-        against = np.flatnonzero(fits[r])
-        given, exchanged = gains[r, against].mean(axis=0)
-        others = join_names([panel.names[s] for s in against])
-        text = (
-            f"{panel.names[r]}: {first} and {second} look exchanged; with {others} the mean Dice is "
-            f"{given:.2f} as given and {exchanged:.2f} exchanged."
-        )
-        found.append(Oddity("exchanged", (panel.names[r],), (first, second), text))
-    return found
-
-
-def _odd_ones(panel: Panel) -> list[int]:
-    """Raters whose median Dice with the others is much lower than that among the others."""
-    raters = len(panel.names)
-    if raters < 3:
-        return []
-    dice, sizes, found = panel.mean_dice(), panel.sizes(), []
     for r in range(raters):
         others = [s for s in range(raters) if s != r]
         own = dice[r, others]
@@ -206,60 +185,48 @@ def _odd_ones(panel: Panel) -> list[int]:
             continue
         mine, theirs = float(np.nanmedian(own)), float(np.nanmedian(among))
         if mine < MUCH_LOWER * theirs and mine < theirs - LOWER:
-            found.append(r)
+            found.append((r, others))
     return found
 
 
-def _what_is_odd(study: Study, panel: Panel, r: int) -> Oddity:
-    """Why a rater agrees so little: another list of classes, an inverted mask, a mirrored one, or just elsewhere."""
-    name, sizes = panel.names[r], panel.sizes()
-    drawn = sizes[:, 1:] > 0
-    others = np.delete(np.arange(len(drawn)), r)
+def _what_is_odd(study: Study, panel: Panel, r: int, others: Sequence[int], axes: Sequence[str]) -> Oddity:
+    """Why a rater agrees so little: another list of classes, an inverted mask, a mirrored one, or just elsewhere.
+
+    Args:
+        study: of the raters.
+        panel: the same.
+        r: number of the rater.
+        others: numbers of the others; of a single one nobody can tell which of the two it is.
+        axes: see `find_oddities`.
+    """
+    alone = len(others) == 1
+    names = (panel.names[r], panel.names[others[0]]) if alone else (panel.names[r],)
+    who = f"One of {join_names(names)}" if alone else names[0]
+    drawn = panel.sizes()[:, 1:] > 0
     if not (drawn[r] & drawn[others].any(axis=0)).any():
-        titles = tuple(np.array(panel.classes[1:])[drawn[r]])
-        return Oddity(
-            "nothing in common",
-            (name,),
-            titles,
-            f"{name} drew {join_names(titles)}, and nobody else did: are these other names?",
-        )
+        return _nothing_in_common(panel, r, others)
     dice = panel.mean_dice()
     mine = float(np.nanmedian(dice[r, others]))
-    theirs = float(np.nanmedian(dice[np.ix_(others, others)][np.triu_indices(len(others), 1)]))
-    against = f"the mean Dice with the others is {mine:.2f}, while they have {theirs:.2f} with one another"
-    if len(panel.classes) == 2 and _dice_of_complement(study, r) > max(MOST, mine + CLEARLY):
-        return Oddity("inverted", (name,), (), f"{name} looks inverted, structure for background: {against}.")
-    for axis, what in enumerate(AXES):
-        if _dice_mirrored(study, r, axis) > max(MOST, mine + CLEARLY):
-            return Oddity("mirrored", (name,), (), f"{name} looks mirrored, {what} exchanged: {against}.")
-    return Oddity("elsewhere", (name,), (), f"{name} drew something else than the others, or elsewhere: {against}.")
+    against = f"the mean Dice of the two is {mine:.2f}"
+    if not alone:
+        theirs = float(np.nanmedian(dice[np.ix_(others, others)][np.triu_indices(len(others), 1)]))
+        against = f"the mean Dice with the others is {mine:.2f}, while they have {theirs:.2f} with one another"
+    turn = find_turn(study, r, mine, axes)
+    if turn is not None:
+        return Oddity(turn.kind, names, (), f"{who} looks {turn.words}: {against}.")
+    if alone:
+        return Oddity("elsewhere", names, (), f"{join_names(names)} hardly overlap: {against}.")
+    return Oddity("elsewhere", names, (), f"{who} drew something else than the others, or elsewhere: {against}.")
 
 
-def _dice_of_complement(study: Study, r: int) -> float:
-    """Median Dice of what a rater left as background with the others' structure, in the whole grid."""
-    background = study.raters[r].labels == 0
-    return _median_dice(background.astype(np.uint8), study, r)
-
-
-def _dice_mirrored(study: Study, r: int, axis: int) -> float:
-    """Median over the others of the mean Dice with a rater's annotation mirrored in the middle of the grid."""
-    if study.shape[axis] == 1:
-        return 0.0
-    return _median_dice(np.flip(study.raters[r].labels, axis), study, r)
-
-
-def _median_dice(labels: np.ndarray, study: Study, r: int) -> float:
-    scores = []
-    for s, rater in enumerate(study.raters):
-        if s == r:
-            continue
-        both = (labels != MISSING) & (rater.labels != MISSING)
-        of_classes = []
-        for c in range(1, len(study.classes)):
-            first, second = (labels == c) & both, (rater.labels == c) & both
-            total = np.count_nonzero(first) + np.count_nonzero(second)
-            if total:
-                of_classes.append(2 * np.count_nonzero(first & second) / total)
-        if of_classes:
-            scores.append(float(np.mean(of_classes)))
-    return float(np.median(scores)) if scores else 0.0
+def _nothing_in_common(panel: Panel, r: int, others: Sequence[int]) -> Oddity:
+    """A rater none of whose classes anybody else drew."""
+    name, drawn, titles = panel.names[r], panel.sizes()[:, 1:] > 0, np.array(panel.classes[1:])
+    own = tuple(str(title) for title in titles[drawn[r]])
+    if len(others) > 1:
+        text = f"{name} drew {join_names(own)}, and nobody else did: are these other names?"
+        return Oddity("nothing in common", (name,), own, text)
+    other = panel.names[others[0]]
+    theirs = tuple(str(title) for title in titles[drawn[others[0]]])
+    text = f"{name} drew {join_names(own)}, {other} {join_names(theirs)}, and neither what the other did: other names?"
+    return Oddity("nothing in common", (name, other), own + theirs, text)

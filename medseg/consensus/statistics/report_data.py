@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -11,6 +12,7 @@ from medseg import __version__
 from medseg.consensus.boxes import labelled_box
 from medseg.consensus.fusers.fusion_log import empty_rater_warning
 from medseg.consensus.statistics.odd_raters import find_oddities
+from medseg.consensus.statistics.turned_annotations import AXES
 from medseg.consensus.study import MISSING, Fused, Study
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "PyMaxflow", "SimpleITK")
@@ -26,13 +28,14 @@ def rater_count(study: Study) -> np.ndarray:
     return count
 
 
-def summarise(study: Study, fused: Fused, notes: list[str] | None = None) -> dict[str, Any]:
+def summarise(study: Study, fused: Fused, notes: list[str] | None = None, axes: Sequence[str] = AXES) -> dict[str, Any]:
     """JSON-ready report of a fusion.
 
     Args:
         study: what was fused.
         fused: the answer.
         notes: what was strange about the input; they join the warnings.
+        axes: see `find_oddities`.
     """
     tables = contingencies(study, fused.labels)
     rows = []
@@ -57,7 +60,7 @@ def summarise(study: Study, fused: Fused, notes: list[str] | None = None) -> dic
         "spacing_mm": list(study.spacing_mm),
         **fused.facts,
         "raters": rows,
-        "oddities": find_oddities(study),
+        "oddities": find_oddities(study, axes),
         "versions": versions(),
         "warnings": list(dict.fromkeys(warnings)),
     }

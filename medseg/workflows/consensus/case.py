@@ -179,7 +179,7 @@ def _fuse(item: Item, options: ConsensusOptions) -> Result:
     form = _in_format(form, _suffix(item, options))
     check_dicom_seg(form, options.method)
     fused = run_fuser(study, options.method, options.method_options)
-    summary = summarise(study, fused, list(form.notes))
+    summary = summarise(study, fused, list(form.notes), form.ends_of_axes)
     voxel_ml = float(np.prod(study.spacing_mm)) / 1000
     counts = np.bincount(fused.labels.reshape(-1), minlength=MISSING + 1)
     report = {
@@ -221,7 +221,7 @@ def _read(item: Item, options: ConsensusOptions) -> tuple[Study, Form, np.ndarra
         study, form = read_study(images, item.annotations, names=item.raters, **reading)
         return study, form, None
     files = [*item.annotations, options.reference]
-    study, form = read_study(images, files, names=[*item.raters, TRUTH], **reading)
+    study, form = read_study(images, files, names=[*item.raters, TRUTH], references=1, **reading)
     truth = study.raters[-1].labels
     return Study(study.raters[:-1], study.classes, study.spacing_mm, study.image), form, truth
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from medseg.consensus.fusers.fusion_log import FusionLog
-from medseg.consensus.fusers.gcssl.energy import NeighbourPairs, find_pairs, thickness_factor
+from medseg.consensus.fusers.gcssl.energy import NeighbourPairs, find_pairs
 from medseg.consensus.fusers.gcssl.graph_cut import decide_sure_nodes, minimise
 from medseg.consensus.fusers.gcssl.image_features import NormalisedImage
 from medseg.consensus.fusers.gcssl.missing_votes import Ballots, WeightedVotes, change_by_guesses
 from medseg.consensus.fusers.gcssl.region import Region
+from medseg.consensus.fusers.gcssl.thickness import thickness_factor
 from medseg.consensus.study import MISSING
 
 SIGMA_PAIRS = 0.7
@@ -67,27 +68,28 @@ def decide(region: Region, ballots: Ballots, image: NormalisedImage, options: Pa
             log.facts["soft_votes"] = guesses.add(counted, nobody)
             possible[nobody] = 0
     has_votes = counted.total > 0
-    with log.stage("graph"):
-        pairs, strength = _find_pairs(region, ballots.votes(), image, options)
+    with log.stage("graph"), ballots.weighed() as votes:
+        pairs, strength = _find_pairs(region, votes, image, options)
         log.facts |= {"lambda": strength, "beta": pairs.beta}
     sure = None
     if guesses is not None and possible.any():
         with log.stage("missing"):
-            costs = ballots.votes().costs()[:, has_votes]
+            with ballots.weighed() as votes:
+                before_guesses = pairs.energy(votes.of(has_votes).costs(), strength)
             change = change_by_guesses(counted.total, possible)[has_votes]
-            sure = decide_sure_nodes(pairs.energy(costs, strength), change)
+            sure = decide_sure_nodes(before_guesses, change)
+            del before_guesses
             in_question = np.flatnonzero(has_votes)[sure.in_question]
             log.facts["soft_votes"] += guesses.add(counted, in_question[possible[in_question] > 0])
-    with log.stage("graph"):
-        votes = ballots.votes()
-        shares = votes.shares()[:, has_votes]
-        energy = pairs.energy(votes.costs()[:, has_votes], strength)
+    with log.stage("graph"), ballots.weighed() as votes:
+        energy = pairs.energy(votes.of(has_votes).costs(), strength)
     with log.stage("cut"):
         decided, facts = minimise(energy, sure)
-    won = shares[decided, np.arange(decided.size)]
+    with log.stage("confidence"), ballots.weighed() as votes:
+        won, most = votes.of(has_votes).shares_of(decided)
     log.facts |= facts
     log.facts["uncovered_voxels"] += int(np.count_nonzero(~has_votes))
-    log.facts["overruled_voxels"] = int(np.count_nonzero(won < shares.max(axis=0, initial=0)))
+    log.facts["overruled_voxels"] = int(np.count_nonzero(won < most))
     if "note" in facts:
         log.warn(facts["note"])
     labels, confidence = np.zeros(has_votes.size, np.uint8), np.zeros(has_votes.size, np.float32)

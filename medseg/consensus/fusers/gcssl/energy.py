@@ -9,13 +9,10 @@ of D, so that the answer is that of the whole grid and the graph is as small as 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import edt
 import numpy as np
-from scipy import ndimage
 
 from medseg.consensus.study import MISSING
 from medseg.errors import ConfigError
@@ -53,7 +50,11 @@ class Energy:
 
     def cheapest_labels(self) -> np.ndarray:
         """`(n,)` uint8: the label of the least cost at each node by itself, the first of equal ones."""
-        return self.unary.argmin(axis=0).astype(np.uint8)
+        lowest, labels = self.unary[0].copy(), np.zeros(self.unary.shape[1], np.uint8)
+        for c, costs in enumerate(self.unary[1:], start=1):
+            np.putmask(labels, costs < lowest, c)
+            np.minimum(lowest, costs, out=lowest)
+        return labels
 
     def total_weights(self) -> np.ndarray:
         """`(n,)` float64: the sum of the weights of each node's pairs, the most that its neighbours can cost it."""
@@ -84,11 +85,15 @@ class Energy:
         """
         number = np.cumsum(rest, dtype=np.int32) - 1
         unary = self.unary[:, rest].astype(np.float64, order="C")
-        for own, other in ((self.first, self.second), (self.second, self.first)):
-            border = np.flatnonzero(rest[own] & ~rest[other])
+        first_stays, second_stays = rest[self.first], rest[self.second]
+        for own, other, at in (
+            (self.first, self.second, first_stays & ~second_stays),
+            (self.second, self.first, second_stays & ~first_stays),
+        ):
+            border = np.flatnonzero(at)
             cost = self.weight[border].astype(np.float64)
             _charge_for_fixed(unary, number[own[border]], labels[other[border]], cost)
-        inside = np.flatnonzero(rest[self.first] & rest[self.second])
+        inside = np.flatnonzero(first_stays & second_stays)
         first, second = number[self.first[inside]], number[self.second[inside]]
         return Energy(unary, first, second, self.weight[inside].astype(np.float64))
 
@@ -139,8 +144,8 @@ class NeighbourPairs:
         return replace(self, value=self.value * smaller, border_value=border_value)
 
     def energy(self, costs: np.ndarray, strength: float) -> Energy:
-        """Energy with these neighbours; `costs` `(K, n)` are the nodes' own, `strength` is lambda."""
-        unary = np.array(costs, order="C")
+        """Energy with these neighbours; `costs` `(K, n)` are the nodes' own, and taken over; `strength` is lambda."""
+        unary = np.ascontiguousarray(costs)
         border_cost = (strength * self.border_value).astype(np.float64)
         _charge_for_fixed(unary, self.border_node, self.border_label, border_cost)
         np.maximum(unary, 0, out=unary)  # a rounding error below zero is no capacity
@@ -263,38 +268,3 @@ class _NeighbourSearch:
 
     def _inverse_distance(self, first: np.ndarray, distance: float) -> np.ndarray:
         return np.full(first.size, 1 / distance, self.channels[0].dtype)
-
-
-def thickness_factor(labels: np.ndarray, at: np.ndarray, units: Sequence[float], full: float) -> np.ndarray:
-    """Factor of the smoothing at some voxels, smaller where structures are thin: `min(1, t / full)^2`.
-
-    `t` is the thickness of what is near: the largest distance to another label among the voxels that are no background
-    and at most `full` away along each axis. A strip of w voxels has t of about (w + 1) / 2.
-
-    Args:
-        labels: `(X, Y, Z)` uint8, 0 the background.
-        at: `(X, Y, Z)` bool, the voxels in question.
-        units: spacing over the smallest spacing, infinite for an axis of one voxel.
-        full: thickness from which on the factor is 1, in units of the smallest spacing; 0: everywhere.
-
-    Returns:
-        `(n,)` float32 in (0, 1], in the order of the array; 1 where only background is near.
-    """
-    count = np.count_nonzero(at)
-    if not full or not count:
-        return np.ones(count, np.float32)
-    near = [int(full / unit) if math.isfinite(unit) else 0 for unit in units]
-    (box,) = ndimage.find_objects(at.view(np.uint8))
-    around = []
-    for side, voxels in zip(box, near, strict=True):
-        # what is near a voxel that is near a voxel of the box
-        around.append(slice(max(side.start - 2 * voxels, 0), side.stop + 2 * voxels))
-    window = tuple(around)
-    crop = np.ascontiguousarray(labels[window])
-    sides = tuple(unit if math.isfinite(unit) else 1.0 for unit in units)
-    depth = edt.edt(crop + np.uint8(1), anisotropy=sides, parallel=1)  # every change of label is a boundary
-    depth[crop == 0] = 0
-    thickest = ndimage.maximum_filter(depth, [2 * voxels + 1 for voxels in near], mode="constant")
-    thickness = thickest[at[window]]
-    factor = np.minimum(thickness / np.float32(full), 1) ** 2
-    return np.where(thickness > 0, factor, np.float32(1))

@@ -58,7 +58,7 @@ class GcsslOptions:
         smoothness: total cost of a voxel that differs from all its neighbours where the image has no edge; 0 gives
             the weighted vote. It is multiplied by the informativeness of the image.
         thin: distance to the boundary, in units of the smallest spacing, that a structure must reach near a voxel to be
-            smoothed there in full; what is thinner is smoothed less (`energy.thickness_factor`). 0: all alike.
+            smoothed there in full; what is thinner is smoothed less (`thickness.thickness_factor`). 0: all alike.
         local_sc: experimental: each voxel has its own weights, by how a rater's posterior there agrees with the label.
         seed: of the sample and the trees.
 
@@ -139,7 +139,6 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
     with log.stage("patterns"):
         patterns = _find_patterns(reduced, region)
         rows = patterns.rows_at(region.disputed_positions())
-    given = region.labels[:, region.disputed]
     omissions = None
     if options.omissions:
         with log.stage("omissions"):
@@ -151,12 +150,13 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
     scores = score_raters(region, image, majority, len(study.classes), options.weights, agreement, options.seed, log)
     log.facts["rho"] = scores.rho
     if image.constant:
-        log.warn("the image is constant: nothing is learned from it, and all raters count alike")
+        log.warn("the image is constant: nothing about the raters is learned from it")
     with log.stage("votes"):
-        counted = _count_votes(reduced, region, given, scores, options)
+        counted = _count_votes(reduced, region, patterns, rows, scores, options)
     guesses = None
     if options.ssl and scores.posterior is not None:
         voxels = np.flatnonzero(region.disputed)
+        given = region.labels[:, region.disputed]
         guesses = Guesses(given, voxels, scores.predicted_vote_strength(), scores.posterior)
     if not image.constant:
         # the edges of an image that says nothing are noise, and boundaries along them worse than the plain vote
@@ -182,9 +182,16 @@ def _most_frequent_labels(patterns: VotePatterns) -> np.ndarray:
 
 
 def _count_votes(
-    study: Study, region: Region, labels: np.ndarray, scores: RaterScores, options: GcsslOptions
+    study: Study, region: Region, patterns: VotePatterns, rows: np.ndarray, scores: RaterScores, options: GcsslOptions
 ) -> WeightedVotes:
-    """Votes on the disputed voxels, of which the raters gave `labels` `(R, n)`."""
+    """Votes on the disputed voxels, whose patterns are `rows` `(n,)`."""
+    classes, weights = len(study.classes), scores.weights
+    is_local = options.local_sc and scores.posterior is not None
+    if not is_local and all(rater.probabilities is None for rater in study.raters):
+        labels = np.where(patterns.voted(), patterns.table, MISSING).T
+        of_patterns = count_votes(labels, [None] * len(labels), weights, classes)
+        return WeightedVotes(np.take(of_patterns.votes, rows, axis=1), of_patterns.total[rows])
+    labels = region.labels[:, region.disputed]
     probabilities: list[np.ndarray | None] = []
     for rater in study.raters:
         if rater.probabilities is None:
@@ -192,11 +199,10 @@ def _count_votes(
         else:
             cropped = rater.probabilities[(slice(None), *region.box)]
             probabilities.append(cropped[:, region.disputed])
-    weights = scores.weights
-    if options.local_sc and scores.posterior is not None:
+    if is_local:
         mode = options.weights if isinstance(options.weights, str) else "logodds"
         weights = scores.local_weights(labels, np.flatnonzero(region.disputed), mode)
-    return count_votes(labels, probabilities, weights, len(study.classes))
+    return count_votes(labels, probabilities, weights, classes)
 
 
 def _undisputed_maps(study: Study, region: Region | None) -> tuple[np.ndarray, np.ndarray]:

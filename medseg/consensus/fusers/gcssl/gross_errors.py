@@ -20,10 +20,11 @@ it, and what this rater lacks of the others' c* puts nothing into G.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
+from medseg.consensus.boxes import Box
 from medseg.consensus.fusers.gcssl.missing_votes import WeightedVotes
 from medseg.consensus.fusers.gcssl.outlines import Outlines, boxes_of_classes
 from medseg.consensus.fusers.gcssl.region import Region
@@ -35,6 +36,8 @@ TAU = 3.0
 SPREADS = 3.0
 """Median distances of two outlines up to which they are drawn differently: a fine grid has many voxels in a
 millimetre."""
+REACH = 4 * TAU
+"""Distances up to which outlines are compared at first; whole volumes take several times as long."""
 INDEPENDENT, SHARED = 0.12, 0.18
 """Correlations of votes up to which errors count as independent, and from which on as shared."""
 APART = 0.05
@@ -96,18 +99,23 @@ class Omissions:
         """`(n, K)` shares of the votes on G, moved towards the posterior of the voxels' patterns `(n,)`."""
         return self.trust * self.truth[rows] + (1 - self.trust) * shares
 
-    def weigh(self, votes: WeightedVotes) -> WeightedVotes:
-        """The votes, of the same strength, with a part of their shares on G from the posterior."""
-        if not self.trust or not self.voxels.size:
-            return votes
-        changed = votes.votes.copy()
+    def weigh(self, votes: WeightedVotes) -> np.ndarray:
+        """Take a part of the shares on G from the posterior, in place, and tell what the votes were there, `(K, n)`."""
+        if not self.trust:
+            return votes.votes[:, :0]
+        before = votes.votes[:, self.voxels]
         for start in range(0, self.voxels.size, _CHUNK):
             part = slice(start, start + _CHUNK)
             at = self.voxels[part]
             total = votes.total[at]
-            shares = votes.votes[:, at] / np.where(total > 0, total, 1)
-            changed[:, at] = self.mix(shares.T, self.rows[part]).T * total
-        return replace(votes, votes=changed)
+            shares = before[:, part] / np.where(total > 0, total, 1)
+            votes.votes[:, at] = self.mix(shares.T, self.rows[part]).T * total
+        return before
+
+    def restore(self, votes: WeightedVotes, before: np.ndarray) -> None:
+        """Undo `weigh`, which told what the votes were before."""
+        if before.size:
+            votes.votes[:, self.voxels] = before
 
 
 def find_omissions(region: Region, patterns: VotePatterns, rows: np.ndarray) -> Omissions:
@@ -211,7 +219,7 @@ def find_gross_errors(region: Region, patterns: VotePatterns, rows: np.ndarray) 
     voted = patterns.voted()
     for c in np.unique(structure[structure > 0]):
         box, has = boxes[c], patterns.table == c
-        outlines = Outlines(region, box, int(c))
+        outlines = _find_outlines(region, box, int(c))
         apart[:, c] = _lie_apart(outlines, patterns.counts @ has)
         tau = max(TAU, SPREADS * outlines.spread())
         chosen = np.flatnonzero(structure == c)
@@ -222,6 +230,15 @@ def find_gross_errors(region: Region, patterns: VotePatterns, rows: np.ndarray) 
         near = outlines.distances[:, number] <= tau
         voxels[chosen] = _are_overlooked(has[rows[chosen]].T[of_it], voted[rows[chosen]].T[of_it], near[of_it])
     return GrossErrors(voxels, apart)
+
+
+def _find_outlines(region: Region, box: Box, c: int) -> Outlines:
+    """The outlines, with distances in full only where those up to `REACH` do not tell their spread."""
+    outlines = Outlines(region, box, c, REACH)
+    medians = sorted(outlines.median_distances())
+    if medians and medians[len(medians) // 2] > REACH / SPREADS:
+        return Outlines(region, box, c)
+    return outlines
 
 
 def most_voted_structures(patterns: VotePatterns) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,18 @@ class WeightedVotes:
 
     def costs(self) -> np.ndarray:
         """`(K, n)` in [0, 1]: the weighted share of raters that a label overrules."""
-        return np.clip(1 - self.shares(), 0, 1)
+        costs = self.shares()
+        np.subtract(1, costs, out=costs)
+        return np.clip(costs, 0, 1, out=costs)
+
+    def shares_of(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`(n,)` the share of the votes for a label of each voxel, and the highest share of any label."""
+        total = np.where(self.total > 0, self.total, 1)
+        return self.votes[labels, np.arange(labels.size)] / total, self.votes.max(axis=0) / total
+
+    def of(self, chosen: np.ndarray) -> WeightedVotes:
+        """The votes on some voxels, `(n,)` bool; without a copy where these are all."""
+        return self if chosen.all() else WeightedVotes(self.votes[:, chosen], self.total[chosen])
 
 
 def count_votes(
@@ -121,9 +133,15 @@ class Ballots:
     guesses: Guesses | None
     omissions: Omissions | None
 
-    def votes(self) -> WeightedVotes:
-        """What was counted so far, with omissions as they are to be weighed."""
-        return self.counted if self.omissions is None else self.omissions.weigh(self.counted)
+    @contextmanager
+    def weighed(self) -> Iterator[WeightedVotes]:
+        """What was counted so far, with omissions as they are to be weighed as long as the block lasts."""
+        if self.omissions is None:
+            yield self.counted
+            return
+        before = self.omissions.weigh(self.counted)
+        yield self.counted
+        self.omissions.restore(self.counted, before)
 
 
 def change_by_guesses(total: np.ndarray, possible: np.ndarray) -> np.ndarray:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import combinations
 
 import edt
 import numpy as np
 from scipy import ndimage
 
-from medseg.consensus.boxes import Box
+from medseg.consensus.boxes import Box, bounding_box, enlarge_box
 from medseg.consensus.fusers.gcssl.region import Region
 from medseg.consensus.study import MISSING
 
@@ -38,25 +37,38 @@ class Outlines:
         region: of the raters.
         box: around all that anybody calls `c`.
         c: number of the class.
+        reach: up to which distances are wanted; what lies farther away counts as infinitely far.
 
     Attributes:
         voxels: `(n,)` flat indices in the box of all that anybody calls `c`.
         distances: `(R, n)` float16, from each rater's structure, in units of the smallest spacing: 0 in the structure,
-            infinite where the rater has none.
+            infinite beyond `reach` or where the rater has none.
     """
 
-    def __init__(self, region: Region, box: Box, c: int) -> None:
-        sides = tuple(unit if math.isfinite(unit) else 1.0 for unit in region.units)
+    def __init__(self, region: Region, box: Box, c: int, reach: float = math.inf) -> None:
+        self.reach = reach
+        self.sides = tuple(unit if math.isfinite(unit) else 1.0 for unit in region.units)
         structures = [np.ascontiguousarray(volume[box] == c) for volume in region.labels]
         self.voxels = np.flatnonzero(np.logical_or.reduce(structures))
         self.distances = np.full((len(structures), self.voxels.size), np.inf, np.float16)
         self.inner = np.zeros(self.distances.shape, bool)
-        faces = _faces(structures[0].shape)
         for r, own in enumerate(structures):
-            if own.any():
-                distance = edt.edt(~own, anisotropy=sides, parallel=1)
-                self.distances[r] = distance.reshape(-1)[self.voxels]
-                self.inner[r] = ndimage.binary_erosion(own, faces).reshape(-1)[self.voxels]
+            tight = bounding_box(own)
+            if tight is not None:
+                self.distances[r] = self._distance_from(own, tight).reshape(-1)[self.voxels]
+                self.inner[r] = _without_surface(own).reshape(-1)[self.voxels]
+
+    def _distance_from(self, own: np.ndarray, tight: Box) -> np.ndarray:
+        """`(x, y, z)` float32 distance from a structure that lies in the box `tight`."""
+        if math.isinf(self.reach):
+            return edt.edt(~own, anisotropy=self.sides, parallel=1)
+        margin = [math.ceil(self.reach / side) for side in self.sides]
+        around = enlarge_box(tight, margin, own.shape)
+        near = edt.edt(~own[around], anisotropy=self.sides, parallel=1)
+        near[near > self.reach] = np.inf
+        distance = np.full(own.shape, np.inf, np.float32)
+        distance[around] = near
+        return distance
 
     def spread(self) -> float:
         """Median distance of two raters' outlines, and of those of all pairs the median; 0 without a pair.
@@ -64,21 +76,31 @@ class Outlines:
         The distance of two outlines is seen where one of them lies on or outside the other: there it is the distance
         of the voxel from the other's structure.
         """
+        medians = self.median_distances()
+        return float(np.median(medians)) if medians else 0.0
+
+    def median_distances(self) -> list[float]:
+        """Median distance of the outlines of each two raters who have some.
+
+        With a finite `reach` one that is not above half of it is as it would be without, and no other one is so low.
+        """
         edges = (self.distances == 0) & ~self.inner
         drawn = np.flatnonzero(edges.any(axis=1))
         medians = []
         for r, s in combinations(drawn, 2):
             from_r = self.distances[r][edges[s] & ~self.inner[r]]
             from_s = self.distances[s][edges[r] & ~self.inner[s]]
-            medians.append(np.median(np.concatenate([from_r, from_s]).astype(np.float32)))
-        return float(np.median(medians)) if medians else 0.0
+            medians.append(float(np.median(np.concatenate([from_r, from_s]).astype(np.float32))))
+        return medians
 
 
-def _faces(shape: Sequence[int]) -> np.ndarray:
-    """Neighbours by a face, `(3, 3, 3)` bool; none along an axis of one voxel, which has no inside."""
-    faces = ndimage.generate_binary_structure(3, 1)
-    for axis, length in enumerate(shape):
-        if length == 1:
-            beside = np.moveaxis(faces, axis, 0)
-            beside[0] = beside[2] = False
-    return faces
+def _without_surface(structure: np.ndarray) -> np.ndarray:
+    """The voxels of a structure all of whose neighbours by a face are in it; an axis of one voxel has no inside."""
+    inner = structure.copy()
+    for axis, length in enumerate(structure.shape):
+        if length > 1:
+            own, inside = np.moveaxis(structure, axis, 0), np.moveaxis(inner, axis, 0)
+            inside[1:] &= own[:-1]
+            inside[:-1] &= own[1:]
+            inside[0] = inside[-1] = False
+    return inner

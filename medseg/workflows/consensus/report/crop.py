@@ -59,8 +59,8 @@ class Scene:
 
 
 def is_photograph(result: Result) -> bool:
-    """Whether the annotations are images without a patient's axes and without millimetres, such as PNG."""
-    return result.form.suffix in (".png", ".tif")
+    """Whether the annotated image has no patient's axes and no millimetres, such as PNG, whatever is written."""
+    return result.form.without_spacing
 
 
 def scene_of(result: Result) -> Scene:

@@ -164,21 +164,17 @@ def _mean_pairwise_dice(report: dict[str, Any]) -> float | None:
 
 
 def findings(result: Result) -> list[str]:
-    """Sentences on how far the raters contradict one another, and whether the image told them apart."""
+    """Sentences on the size of the whole consensus, and whether the image told the raters apart."""
     shown = units(result)
     consensus = sum(result.report["volumes_ml"].values()) * shown.per_ml
-    contradicted = _contradicted_ml(result) * shown.per_ml
     sentences = []
-    if contradicted and consensus:
-        sentences.append(
-            f"They contradict one another on {format_size(contradicted)} {shown.size}; "
-            f"the consensus has {format_size(consensus)} {shown.size}."
-        )
-    elif consensus:
+    if len(result.structures) > 1 and consensus:
+        sentences.append(f"All structures of the consensus together have {format_size(consensus)} {shown.size}.")
+    if consensus and not _contradicted_ml(result):
         sentences.append("They nowhere contradict one another, so that there was nothing to decide.")
     rho = result.report.get("rho")
     if rho is not None and rho < 0.3:
-        sentences.append("The image hardly tells the raters apart, so that they count nearly alike.")
+        sentences.append("The image hardly tells the raters apart and has next to no say in their weights.")
     return sentences
 
 
@@ -186,8 +182,9 @@ def oddities(result: Result) -> list[str]:
     """Sentences on what is odd about raters; that there are two only is odd enough to be told first."""
     sentences = [entry["text"] for entry in result.report["oddities"]]
     if len(result.study.raters) == 2:
+        decides = "the image decides" if result.report["method"] == "gcssl" else "nothing tells who is right"
         sentences.append(
-            "There are two raters only: where they contradict one another there is no majority, and the image decides."
+            f"There are two raters only: where they contradict one another there is no majority, and {decides}."
         )
     return sentences
 
