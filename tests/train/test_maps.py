@@ -316,6 +316,15 @@ def test_what_a_rule_cannot_have_is_refused_when_the_run_is_planned(tagged, tmp_
     refused(ManifestError, words, *stages, method=[small.Tagger])
 
 
+@pytest.mark.parametrize("rule", ["auxsegnet", "group_wsss", "tag_maps"])
+def test_a_rule_that_looks_at_the_maps_of_one_view_is_refused_for_two(tagged, tmp_path, rule):
+    task = write_task(
+        tmp_path / "x.yaml", stage("Tagger", rule, views=["axial", "coronal"]), stage("supervised"), patch=[16, 16, 16]
+    )
+    with pytest.raises(ConfigError, match=f"rule {rule} is for one view, got axial, coronal"):
+        train(task, tagged, tmp_path / "x", method=small.Tagger, device="cpu")
+
+
 def test_a_batch_is_no_larger_than_what_the_rule_labelled(tagged, tmp_path, capsys):
     """Of four cases one has no tags, so that the rule gives it no label; the plan could not know."""
     first = stage("Tagger", then={"rule": {"name": "MapsOfTags"}})
