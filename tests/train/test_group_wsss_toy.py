@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_auxsegnet_toy import SIZE, Encoder, Pictures, best_threshold, draw_pictures, miou, relative
+from test_auxsegnet_toy import SIZE, Pictures, best_threshold, draw_pictures, miou, relative
+from test_wilson_toy import Network
 from torch import Tensor, nn
 
 from medseg.method import Clock, Predictions
@@ -20,8 +21,8 @@ class Networks:
     labels = ("background", "red", "green", "blue", "yellow")
     patch, spacing_mm = (SIZE, SIZE), (1.0, 1.0)
 
-    def encoder_decoder(self) -> Encoder:
-        return Encoder()
+    def encoder_decoder(self) -> Network:
+        return Network()
 
     def head(self, in_channels: int, out_channels: int) -> nn.Module:
         return Head(2, in_channels, out_channels)
@@ -67,9 +68,10 @@ def judge(method: GroupWSSS, pictures: Pictures) -> dict[str, float]:
 
 @pytest.mark.slow  # two minutes
 def test_coloured_saliency_is_far_above_the_attention_and_the_group_costs_little():
+    """Seen were 94.4 and 63.0 without the exchange, 94.9 and 65.5 with it."""
     pictures = draw_pictures(300, 0)
-    single = judge(train(pictures, 0, 500, rounds=0), pictures)
-    group = judge(train(pictures, 0, 500, dropout="off"), pictures)
+    single = judge(train(pictures, 0, 400, rounds=0), pictures)
+    group = judge(train(pictures, 0, 400, dropout="off"), pictures)
     for found in (single, group):
-        assert found["pseudo-masks"] > found["attention"] + 5
-    assert group["pseudo-masks"] > single["pseudo-masks"] - 5
+        assert found["pseudo-masks"] > found["attention"] + 20
+    assert group["pseudo-masks"] > single["pseudo-masks"] - 2
