@@ -72,6 +72,8 @@ def test_the_rule_of_the_example_by_hand():
     assert made.flatten().tolist() == [1, 1, IGNORE, 0, 0]  # shares 1, 0.6, 0.4, 0.1, 0
     both = rule.label(Predictions((), (), tags={1: True, 2: True}, maps=[maps]), {}, 1)
     assert both.flatten().tolist() == [1, 2, 2, 2, 2]
+    unknown = rule.label(Predictions((), (), tags={1: True}, maps=[maps]), {}, 1)
+    assert unknown.flatten().tolist() == [1, IGNORE, IGNORE, IGNORE, IGNORE]
     nothing = rule.label(Predictions((), (), tags={1: False, 2: False}, maps=[maps]), {}, 1)
     assert nothing.flatten().tolist() == [0] * 5
     assert rule.label(Predictions((), (), maps=[maps]), {}, 1) is None
@@ -316,7 +318,7 @@ def test_what_a_rule_cannot_have_is_refused_when_the_run_is_planned(tagged, tmp_
     refused(ManifestError, words, *stages, method=[small.Tagger])
 
 
-@pytest.mark.parametrize("rule", ["auxsegnet", "group_wsss", "tag_maps"])
+@pytest.mark.parametrize("rule", ["auxsegnet", "group_wsss", "s4l", "tag_maps"])
 def test_a_rule_that_looks_at_the_maps_of_one_view_is_refused_for_two(tagged, tmp_path, rule):
     task = write_task(
         tmp_path / "x.yaml", stage("Tagger", rule, views=["axial", "coronal"]), stage("supervised"), patch=[16, 16, 16]
