@@ -81,7 +81,9 @@ class TagClassifier(Method):
 
 
 class MapsOfTags(PseudoLabels):
-    """The map of each class whose tag is present, divided by its maximum; the largest wins where it is high.
+    """The map of each class that is not known to be absent, divided by its maximum; the largest wins where it is high.
+
+    Where a class wins that nobody looked for, nothing is learnt.
 
     Args:
         classes: number of classes with background.
@@ -102,13 +104,16 @@ class MapsOfTags(PseudoLabels):
         maps = case.maps[0].float().clamp_min(0)
         maps /= maps.flatten(1).amax(1).clamp_min(1e-5)[:, None, None, None]
         for index in range(1, self.classes):
-            if not case.tags.get(index, False):
+            if case.tags.get(index) is False:
                 maps[index - 1] = 0
         largest, winner = maps.max(0)
         label = torch.full(largest.shape, IGNORE, dtype=torch.uint8)
         label[largest < self.low] = 0
         found = largest > self.high
         label[found] = (winner[found] + 1).to(torch.uint8)
+        for index in range(1, self.classes):
+            if index not in case.tags:
+                label[label == index] = IGNORE
         return label
 
 

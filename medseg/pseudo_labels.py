@@ -81,6 +81,9 @@ class PseudoLabels(ABC):
     is_judged: ClassVar[bool] = False
     """Whether the report says how right its labels would be of labelled validation cases; it makes labels alone."""
 
+    one_view: ClassVar[bool] = False
+    """Whether the rule looks at what a single view says, so that a stage of several is refused."""
+
     inputs: ClassVar[tuple[str, ...]] = ()
     """Of each case also: the maps of these names that the manifest gives, and "image"."""
 

@@ -50,7 +50,8 @@ class Source:
         label: `(1, X, Y, Z)` uint8, or None.
         background: `(C,)`, the image beyond its edges.
         repeat: axes beyond whose ends there are the outermost slices again.
-        maps: `(M, X, Y, Z)` floating point, 0 beyond its other edges; None: there are none.
+        maps: `(M, X, Y, Z)` floating point, 0 beyond its other edges, beyond all where it is made smaller; None: there
+            are none.
         outside: of the label beyond the image's other edges: 0, the background, or 255 where there is none.
         zscored: for each channel whether its intensities are those of `Intensity(kind="zscore")`, which follow from
             all that the image shows; empty: none is.
@@ -204,7 +205,8 @@ def apply_to_maps(draw: Draw, source: Source, start: Sequence[int], maps: Tensor
     """
     assert source.maps is not None
     outside = torch.zeros(len(source.maps))
-    of_maps = Source(source.maps, None, outside, source.repeat)
+    repeat = () if RESIZE in draw.values else source.repeat  # as of a label
+    of_maps = Source(source.maps, None, outside, repeat)
     patch, _ = _cut(draw, of_maps, False, start, maps.shape[1:])
     for kind, value in draw.spatial():
         patch = kind.apply(patch, value)

@@ -40,6 +40,22 @@ def shows_unknown(spec: DataSpec) -> bool:
     return is_resized or (spec.padding == "minimum" and not spec.has_background)
 
 
+def stacked_maps(volume: CachedVolume, names: Sequence[str], *, with_inside: bool) -> Tensor | None:
+    """The maps of a volume `(M, X, Y, Z)`, and last one that is 1 everywhere, to follow where a patch shows the image.
+
+    Args:
+        volume: of the case.
+        names: of its maps; none: there is nothing to stack.
+        with_inside: whether the last one is asked for.
+    """
+    if not names:
+        return None
+    maps = [torch.from_numpy(volume.map(name)) for name in names]
+    if with_inside:
+        maps.append(torch.ones_like(maps[0]))
+    return torch.stack(maps)
+
+
 def stand_in_label(volume: CachedVolume) -> Tensor:
     """A label `(1, X, Y, Z)` that is 0 everywhere, to follow where a patch shows the image."""
     return torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(1, *volume.shape)

@@ -15,7 +15,7 @@ from medseg.cores import usable_cores
 from medseg.data import augment, sampling
 from medseg.data.body_place import place_in_body
 from medseg.data.cached_volume import CachedVolume
-from medseg.data.label_notes import label_notes, shows_unknown, stand_in_label
+from medseg.data.label_notes import label_notes, shows_unknown, stacked_maps, stand_in_label
 from medseg.data.loader_workers import TIMEOUT_SECONDS, affordable_workers, answer_no_signals, one_thread
 from medseg.data.tag_groups import SameTagsOrder, order_of, slice_beside
 from medseg.errors import ConfigError, DataError
@@ -102,8 +102,8 @@ class PatchStreams(Dataset):
 
         Returns:
             For each stream `image` `(B, C, *spatial)` float32 and what its `Stream.keys` name; with `label` also the
-            targets `(B, C', *spatial)` and what `label_notes` says; without one, where patches may show what lies
-            outside of images and is not the background, `inside` `(B, 1, *spatial)` bool.
+            targets `(B, C', *spatial)` and what `label_notes` says; without one, or with maps, where patches may show
+            what lies outside of images and is not the background, `inside` `(B, 1, *spatial)` bool.
             Planar views have two spatial axes; the adjacent slices of an image channel follow one another as
             channels.
         """
@@ -146,7 +146,8 @@ class PatchStreams(Dataset):
             labels = torch.empty((size, 1, *self.seen), dtype=torch.uint8)
         elif self._shows_unknown:
             outside = torch.empty((size, 1, *self.seen), dtype=torch.uint8)
-        maps = torch.empty((size, len(names), *self.seen))
+        with_inside = "label" in keys and bool(names) and self._shows_unknown  # of whose labels 255 says more
+        maps = torch.empty((size, len(names) + with_inside, *self.seen))
         for place, number in enumerate(numbers):
             of_patch = [None if each is None else each[place] for each in (labels, outside)]
             self._write_sample(stream, number, augment.Patch(images[place], of_patch[0], maps[place], of_patch[1]))
@@ -162,6 +163,8 @@ class PatchStreams(Dataset):
             found |= {"label": labels, **notes, **self._targets(labels)}
         if outside is not None:
             found["inside"] = outside != IGNORE
+        elif with_inside:
+            found["inside"] = maps[:, -1:] > 0.5
         for index, name in enumerate(names):
             found[name] = maps[:, index : index + 1]
         return found | self._notes(stream, numbers)
@@ -188,7 +191,7 @@ class PatchStreams(Dataset):
         volume = self._volume(stream, number)
         draw, start = self._place(stream, number, labelled=patch.label is not None)
         names = self._map_names(stream)
-        maps = torch.stack([torch.from_numpy(volume.map(name)) for name in names]) if names else None
+        maps = stacked_maps(volume, names, with_inside=len(patch.maps) > len(names))
         label = None
         if patch.label is not None:
             label = torch.from_numpy(volume.label)[None]

@@ -6,7 +6,7 @@ import re
 from pathlib import PurePath
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_serializer, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from medseg.atomic import problem_of_name
 from medseg.manifest.fields import STRING_OR_LIST, FilePath, ImagePaths, stem
@@ -32,6 +32,11 @@ def checked_map_name(name: str) -> str:
 
 
 MapName = Annotated[str, AfterValidator(checked_map_name)]
+
+
+def _is_answer(value: Any) -> bool:
+    """Whether a value says that a class is in an image, or that it is not."""
+    return isinstance(value, int) and value in (0, 1)
 
 
 class Item(BaseModel):
@@ -84,6 +89,17 @@ class Case(Item):
     @classmethod
     def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
         return {"anyOf": [*STRING_OR_LIST, handler(core)]}
+
+    @field_validator("tags")
+    @classmethod
+    def _true_or_false(
+        cls, tags: tuple[Class, ...] | dict[str, Any] | None
+    ) -> tuple[Class, ...] | dict[str, Any] | None:
+        wrong = {name: there for name, there in tags.items() if not _is_answer(there)} if isinstance(tags, dict) else {}
+        for name, there in wrong.items():
+            accepted = "accepted are true and false; a class that nobody looked for is left out"
+            raise ValueError(f"{name!r} is {there!r}; {accepted}")
+        return tags
 
     @field_serializer("image")
     def _one_or_many(self, image: tuple[str, ...]) -> str | list[str]:

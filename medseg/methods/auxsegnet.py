@@ -121,11 +121,12 @@ class AuxSegNet(Method):
         found = self.network.outputs(labeled["image"])
         sums = found.affinity.detach().sum(2)
         self.row_sums = torch.stack([sums.min(), sums.max()])
-        label, covered = labeled["label"], labeled.get("covered")
+        label, covered, inside = labeled["label"], labeled.get("covered"), labeled.get("inside")
+        salient = labeled["salient"]
         terms = {
             "tags": tag_loss(found.tags, labeled["tags"]),
-            "saliency": _saliency_loss(found.saliency, labeled["salient"]),
-            "refined_saliency": _saliency_loss(found.refine(found.saliency), labeled["salient"]),
+            "saliency": _saliency_loss(found.saliency, salient, inside),
+            "refined_saliency": _saliency_loss(found.refine(found.saliency), salient, inside),
             "segmentation": _segmentation_loss(found.segmentation, label, covered),
             "refined_segmentation": _segmentation_loss(found.refine(found.segmentation), label, covered),
         }
@@ -136,9 +137,17 @@ class AuxSegNet(Method):
         return weighted
 
 
-def _saliency_loss(logits: Tensor, salient: Tensor) -> Tensor:
-    """Binary cross-entropy with salient > 0.5; logits `(B, 1, *positions)`, salient `(B, 1, *spatial)`."""
-    return F.binary_cross_entropy_with_logits(enlarge(logits.float(), salient.shape[2:]), (salient > 0.5).float())
+def _saliency_loss(logits: Tensor, salient: Tensor, inside: Tensor | None) -> Tensor:
+    """Binary cross-entropy with salient > 0.5.
+
+    Args:
+        logits: `(B, 1, *positions)`.
+        salient: `(B, 1, *spatial)`.
+        inside: `(B, 1, *spatial)` bool, what is no padding; None: everything.
+    """
+    enlarged, target = enlarge(logits.float(), salient.shape[2:]), (salient > 0.5).float()
+    each = F.binary_cross_entropy_with_logits(enlarged, target, reduction="none")
+    return losses.masked_mean(each, inside)
 
 
 def _segmentation_loss(logits: Tensor, label: Tensor, covered: Tensor | None) -> Tensor:
@@ -182,6 +191,7 @@ class SaliencyFusion(PseudoLabels):
     """
 
     needs = "maps"
+    one_view = True
     inputs = ("saliency", "image")
     makes = ("salient",)
 
@@ -263,6 +273,6 @@ def fuse_with_saliency(
     is_object, is_salient = largest > object_threshold, saliency > salient_threshold
     label = torch.full(saliency.shape, IGNORE, dtype=torch.uint8)
     label[~is_object & ~is_salient & ~unknown] = 0
-    found = is_object & is_salient
+    found = is_object & is_salient & ~unknown
     label[found] = (winner[found] + 1).to(torch.uint8)
     return label

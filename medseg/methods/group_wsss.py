@@ -10,7 +10,8 @@ class maps before and after T rounds of messages between the K images of a group
 Attention of class c is ReLU((h^T + h^0) / 2)_c, which the rule fuses with saliency S into a pseudo-mask:
 
     score_0 = 1 - S,  score_c = attention of the present class c, between 0 and 1;   label = argmax score
-    255 where two scores are above 0.9, and where the label is 0 but S or an attention is high
+    255 where two scores are above 0.9, and where the label is 0 but S or an attention is high; ours: where a class
+    wins that nobody looked for
 
 The text of the paper was not at hand: followed is its authors' code, whose division by 6 is that of the means above
 with K = 3. It differs in this: any K, and the messages' mean instead of their concatenation (`aggregate`); the graph
@@ -190,6 +191,7 @@ class SaliencyColouring(PseudoLabels):
     """
 
     needs = "maps"
+    one_view = True
     inputs = ("saliency",)
 
     def __init__(
@@ -214,16 +216,18 @@ class SaliencyColouring(PseudoLabels):
         if not present:
             looked_for_all = len(case.tags) == len(case.maps[0])
             return torch.zeros(saliency.shape, dtype=torch.uint8) if looked_for_all else None
-        attention = {index: case.maps[0][index - 1].float() for index in present}
-        label = self.colour(saliency, attention)
+        unknown = [index for index in range(1, self.classes) if index not in case.tags]
+        attention = {index: case.maps[0][index - 1].float() for index in (*present, *unknown)}
+        label = self.colour(saliency, attention, unknown)
         return None if bool((label == IGNORE).all()) else label
 
-    def colour(self, saliency: Tensor, attention: Mapping[int, Tensor]) -> Tensor:
+    def colour(self, saliency: Tensor, attention: Mapping[int, Tensor], unknown: Sequence[int] = ()) -> Tensor:
         """Pseudo-mask of one image, see `SaliencyColouring`.
 
         Args:
             saliency: `(*spatial)`, 0 to 1.
-            attention: index of each class that is present -> `(*spatial)`, of any scale.
+            attention: index of each class that is present, or may be -> `(*spatial)`, of any scale.
+            unknown: of these the classes that nobody looked for; where one wins, nothing is learnt.
 
         Returns:
             `(*spatial)` uint8 class indices, 255 = ignore.
@@ -233,9 +237,10 @@ class SaliencyColouring(PseudoLabels):
         found = torch.where(found < self.least_attention, 0, found)
         scores = torch.cat([1 - saliency[None], found])
         label = indices[scores.argmax(0)]
-        foreground = (label != 0) & ((scores > self.conflict).sum(0) <= 1)
+        unsure = ((scores > self.conflict).sum(0) > 1) | torch.isin(label, label.new_tensor(list(unknown)))
+        foreground = (label != 0) & ~unsure
         hot = (saliency >= self.hot_saliency) | (found > self.hot_attention).any(0)
-        unsure = ((scores > self.conflict).sum(0) > 1) | ((label == 0) & hot)
+        unsure |= (label == 0) & hot
         label = torch.where(unsure, IGNORE, label).to(torch.uint8)
         if int(foreground.sum()) < self.least_foreground * foreground.numel():
             label.fill_(IGNORE)

@@ -226,6 +226,7 @@ class MeanRotations(PseudoLabels):
     """
 
     needs = "maps"
+    one_view = True
 
     def label(self, case: Predictions, decided: Mapping[str, Any], round_number: int) -> Tensor | None:
         """`(X, Y, Z)` uint8."""

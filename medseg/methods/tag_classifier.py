@@ -82,6 +82,8 @@ class TagClassifier(Method):
 class TagMaps(PseudoLabels):
     """The class of the largest relative map where it is high, the background where all are low, 255 between.
 
+    Where the map of a class that nobody looked for is high, nothing is learnt.
+
     Args:
         classes: number of classes with background.
         high: share of its maximum above which a map says that the class is there.
@@ -89,6 +91,7 @@ class TagMaps(PseudoLabels):
     """
 
     needs = "maps"
+    one_view = True
 
     def __init__(self, classes: int, *, high: float = 0.3, low: float = 0.3) -> None:
         super().__init__(classes)
@@ -103,8 +106,9 @@ class TagMaps(PseudoLabels):
         maps = relative_maps(case.maps[0][: self.classes - 1][None])[0]
         present, possible = presence_of(case.tags, self.classes)
         largest, winner = (maps * present.view(-1, 1, 1, 1)).max(0)
+        unknown = (maps * (possible & ~present).view(-1, 1, 1, 1)).amax(0) > self.high
         label = torch.full(largest.shape, IGNORE, dtype=torch.uint8)
         label[(maps * possible.view(-1, 1, 1, 1)).amax(0) <= self.low] = 0
-        found = largest > self.high
+        found = (largest > self.high) & ~unknown
         label[found] = (winner[found] + 1).to(torch.uint8)
         return label

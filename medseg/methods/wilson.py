@@ -141,6 +141,10 @@ class Wilson(Method):
         network = networks.encoder_decoder()
         self.headed = networks.headed(network, networks.head(network.width, self.classes))
         self.level = coarsest_within(network.strides, stride)
+        # neighbours are as far apart along thick slices as within them
+        self.spacing = [
+            mm * stride for mm, stride in zip(networks.spacing_mm, network.strides[self.level], strict=True)
+        ]
         self.localizer = Localizer(networks.spatial_dims, network.channels[self.level], channels, self.classes)
         self.old = OldNetwork(previous, network)
         self.register_buffer("known", torch.tensor(places), persistent=False)
@@ -200,30 +204,32 @@ class Wilson(Method):
 
     def _terms_of_tags(self, weak: Mapping[str, Tensor], clock: Clock) -> dict[str, Tensor]:
         """All five terms; those of pseudo-labels are 0 while the localizer learns alone."""
-        image, tags = weak["image"], weak["tags"]
+        image, tags, inside = weak["image"], weak["tags"], weak.get("inside")
         network = self.headed.network
         features = network.encode(image)
         scores = self.localizer(features[self.level]).float()
         old_features, old = self._ask_old(image)
+        old_of_cells = cell_means(old, scores.shape[2:])
+        cells = None if inside is None else cell_means(inside.float(), scores.shape[2:]) >= 0.5
         terms = {
-            "classification": self._classification(scores, tags),
-            "localization": incremental.localization_prior_loss(scores, cell_means(old, scores.shape[2:]), self.known),
+            "classification": self._classification(scores, tags, cells),
+            "localization": incremental.localization_prior_loss(scores, old_of_cells, self.known, cells),
             "distillation": encoder_distance(features, old_features),
         }
         logits = self.headed.head(network.decode(features))
         # the tags of classes that are not looked at are those of absent ones: only the old network knows of them
         tags = torch.where(self.looked_at, tags, 0)
         maps = self._maps_of_targets(features[self.level])
-        terms["self_training"] = self._self_training(scores, maps, image, tags)
-        terms["segmentation"] = self._segmentation(logits, maps, old, tags)
+        terms["self_training"] = self._self_training(scores, maps, weak, tags, cells)
+        terms["segmentation"] = self._segmentation(logits, maps, old, tags, inside)
         if clock.fraction < self.warmup:
             terms["self_training"] = 0 * terms["self_training"]
             terms["segmentation"] = 0 * terms["segmentation"]
         return terms
 
-    def _classification(self, scores: Tensor, tags: Tensor) -> Tensor:
-        """L_CLS, of the tags that somebody knows."""
-        found = (ngwp(scores) + focal_penalty(scores))[:, 1:]
+    def _classification(self, scores: Tensor, tags: Tensor, cells: Tensor | None) -> Tensor:
+        """L_CLS, of the tags that somebody knows; `cells` of the localizer's grid that show the image, None: all."""
+        found = (ngwp(scores, cells) + focal_penalty(scores, cells))[:, 1:]
         each = nn.functional.binary_cross_entropy_with_logits(found, (tags == 1).float(), reduction="none")
         return masked_mean(each, (tags != IGNORE) & self.looked_at)
 
@@ -236,22 +242,31 @@ class Wilson(Method):
         self.localizer.train(was_training)
         return maps
 
-    def _self_training(self, scores: Tensor, maps: Tensor, image: Tensor, tags: Tensor) -> Tensor:
+    def _self_training(
+        self, scores: Tensor, maps: Tensor, weak: Mapping[str, Tensor], tags: Tensor, cells: Tensor | None
+    ) -> Tensor:
         """L_SSS of the localizer's logits in training, by those in evaluation."""
         present = incremental.keep_present(maps.softmax(1), tags)
         # absent classes are zero in the whole batch mostly, and stay so: averaging works on each class alone
         used = present.flatten(2).any(2).any(0)
-        small = to_grid(image, maps.shape[2:])
+        small = to_grid(weak["image"], maps.shape[2:])
         refined = torch.zeros_like(present)
-        refined[:, used] = pamr(small, present[:, used], dilations=self.dilations, iterations=self.iterations)
+        refined[:, used] = pamr(
+            small, present[:, used], dilations=self.dilations, iterations=self.iterations, spacing=self.spacing
+        )
+        if cells is not None:
+            refined = refined * cells
         certain = incremental.confident_labels(refined, **self.certain)
         usable = incremental.found_as_tagged(certain, tags)
         self.self_trained.lerp_(usable.float().mean(), FOLLOWS)
         return incremental.balanced_cross_entropy(scores, certain, usable)
 
-    def _segmentation(self, logits: Tensor, maps: Tensor, old: Tensor, tags: Tensor) -> Tensor:
-        """L_SEG on the grid of the image."""
+    def _segmentation(
+        self, logits: Tensor, maps: Tensor, old: Tensor, tags: Tensor, inside: Tensor | None
+    ) -> Tensor:  # fmt: skip
+        """L_SEG on the grid of the image, of the voxels that show it."""
         present = incremental.keep_present(enlarge(maps, logits.shape[2:]).softmax(1), tags)
         targets = incremental.soft_targets(present, old, self.known, self.alpha)
-        taught = incremental.taught_classes(targets, tags, self.known)
-        return incremental.soft_target_loss(logits, targets, taught)
+        shown = targets if inside is None else targets * inside
+        taught = incremental.taught_classes(shown, tags, self.known)
+        return incremental.soft_target_loss(logits, targets, taught, inside)

@@ -9,6 +9,7 @@ import pytest
 from models import make_bundle, make_image
 from tiny_sets import called, cube, save
 
+from medseg.portable.io.find_cases import passed_over
 from medseg.structure_names import named_twice
 
 
@@ -56,6 +57,12 @@ def test_training_cases_are_not_predicted_in_silence(model, tmp_path, capfd):
     code, said = predict(capfd, model, tmp_path / "m.json", tmp_path / "out2")
     assert (code, "passed over" in said, "has no test cases" in said) == (0, False, False), said
     assert [path.name for path in (tmp_path / "out2").glob("*.nii.gz")] == ["b.nii.gz"]
+
+
+def test_maps_that_are_kept_beside_pseudo_labels_are_no_images(tmp_path):
+    for name in ("a.nii.gz", "a_maps.npz", "b.mgz"):
+        (tmp_path / name).write_bytes(b"")
+    assert passed_over(tmp_path).startswith("1 file of an unknown ending is passed over: 1 .mgz (b.mgz)")
 
 
 def test_how_a_letter_is_coded_makes_no_second_structure():

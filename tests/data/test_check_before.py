@@ -57,6 +57,37 @@ def test_several_are_counted_and_files_that_are_not_used_do_not_matter(tmp_path)
     assert sections == ["training", "training", "validation"]
 
 
+def write_tags_with_saliency(folder: Path, shape: tuple[int, int, int]) -> Path:
+    """Three images of 24 x 20 x 18 with tags, the saliency of the last of which has a shape."""
+    import nibabel as nib
+
+    path = write_dataset(folder, labeled=3, unlabeled=0, validation=0)
+    content = json.loads(path.read_text())
+    for number, case in enumerate(content["training"]):
+        grid = (24, 20, 18) if number < 2 else shape
+        nib.save(
+            nib.Nifti1Image(np.zeros(grid, np.uint8), nib.load(folder / case["image"]).affine),
+            folder / f"s{number}.nii.gz",
+        )
+        case.pop("label")
+        case.update(tags=[["ball"], ["box"], []][number], maps={"saliency": f"s{number}.nii.gz"})
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("task", ["auxsegnet", "group_wsss"])
+def test_files_of_cases_with_tags_are_looked_at_before_a_stage_is_trained(tmp_path, task):
+    manifest = write_tags_with_saliency(tmp_path / "data", (5, 6, 7))
+    with pytest.raises(DataError, match=r"s2.nii.gz: tagged case case2: map 'saliency': its shape is 5 x 6 x 7"):
+        train(task, manifest, tmp_path / "run", device="cpu")
+    Path(tmp_path / "data" / "case1.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"case1.nii.gz: tagged case case1: .* \(and 1 more like this\)"):
+        train(task, manifest, tmp_path / "run", device="cpu")
+    assert untouched(tmp_path / "run")
+    supervised = Pipeline(name="x", stages=({"method": {"name": "supervised"}},))
+    assert not check_before.check_files(supervised, Manifest.load(manifest)), "which learns from none of them"
+
+
 def test_a_label_of_another_shape_is_told_from_its_header(tmp_path):
     import nibabel as nib
 

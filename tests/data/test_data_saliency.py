@@ -8,12 +8,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from medseg.errors import ConfigError, ManifestError
 from medseg.manifest.manifest import Manifest
+from medseg.ops.tags.saliency import saliency_of
 from medseg.workflows.data.check import check_manifest
-from medseg.workflows.data.saliency import compute_saliency
+from medseg.workflows.data.saliency import compute_saliency, stored_saliency
 from medseg.workflows.data.saliency_check import summarize_saliency
 from medseg.workflows.data.saliency_sources import body_of
 
@@ -108,6 +110,15 @@ def test_masks_of_other_images_are_refused(pictures, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps(content))
     with pytest.raises(ManifestError, match="has no label of any image of the other manifest"):
         compute_saliency(pictures / "tags.json", tmp_path / "out", masks=tmp_path / "other.json")
+
+
+def test_saliency_of_next_to_nothing_is_not_read_as_certain():
+    assert stored_saliency(np.array([0.0, 0.5, 1.0])).tolist() == [0, 128, 255]
+    faint = stored_saliency(np.array([0.0, 0.003, 0.004]))
+    assert saliency_of(torch.from_numpy(faint), "a").tolist() == [0, 0, 0]
+    assert saliency_of(torch.from_numpy(stored_saliency(np.array([0.0, 0.008]))), "a").tolist() == pytest.approx(
+        [0, 2 / 255]
+    )
 
 
 def test_shares_over_all_cases_by_hand():

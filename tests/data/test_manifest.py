@@ -178,6 +178,15 @@ def test_everything_beyond_the_decathlon(tmp_path):
         ({"training": [{"image": "a", "tags": ["lung"]}]}, "training[0].tags: unknown classes ['lung']"),
         ({"training": [{"image": "a", "tags": {"lung": 1}}]}, "unknown classes ['lung']; known are ['background'"),
         (
+            {"training": [{"image": "a", "tags": {"liver": "no"}}]},
+            "training[0].tags: 'liver' is 'no'; accepted are true",
+        ),
+        ({"training": [{"image": "a", "tags": {"liver": 2}}]}, "training[0].tags: 'liver' is 2; accepted are true and"),
+        (
+            {"training": [{"image": "a", "tags": {"liver": None}}]},
+            "training[0].tags: 'liver' is None; accepted are true",
+        ),
+        (
             {"training": [{"image": "a", "annotations": [{"rater": "A", "label": "b", "classes": [7]}]}]},
             "training[0].annotations[0].classes: unknown classes [7]",
         ),

@@ -310,6 +310,23 @@ def test_maps_move_with_the_image_and_keep_their_values(tmp_path, view):
 
 
 @pytest.mark.parametrize("view", ["volume", "axial"])
+def test_with_maps_a_batch_says_what_lies_inside_where_images_are_made_smaller(tmp_path, view):
+    """The labels of these cases have no 255 of their own: it says what lies outside, but for corners that are cut."""
+    smaller = Augment(**PLAIN.model_dump(exclude={"resize"}), resize={"probability": 1.0, "factor": (0.6, 0.6)})
+    patch = (24, 20, 18) if view == "volume" else (24, 20, 1)
+    volumes = {"labeled": [mapped_case(tmp_path, f"m{i}", i) for i in range(2)]}
+    stream = Stream("labeled", ("label", "there"))
+    for padding in ("minimum", "edge"):
+        data = spec(patch, augment=smaller, view=view, padding=padding)
+        batch = streams(volumes, {"labeled": 2}, data, streams=(stream,))[0]["labeled"]
+        inside, labelled = batch["inside"], batch["label"] != 255
+        assert bool(labelled[inside].all())
+        assert 0.8 * int(labelled.sum()) <= int(inside.sum()) < inside.numel()
+    whole = streams(volumes, {"labeled": 2}, spec(patch, augment=PLAIN, view=view), streams=(stream,))
+    assert "inside" not in whole[0]["labeled"]
+
+
+@pytest.mark.parametrize("view", ["volume", "axial"])
 def test_a_place_tells_where_in_the_body_each_voxel_is(tmp_path, view):
     """Images of coordinates, whose body is all that they show: 0 to 1 along each axis."""
     turned = Augment(flip={"axes": (0, 1)}, rot90={"axes": (0, 1)}, affine={"probability": 0},

@@ -129,6 +129,7 @@ def test_thresholds_are_strict():
 
 def test_where_a_class_that_nobody_looked_for_may_be_nothing_is_learnt():
     assert fused([[0.0, 0.0], [0.9, 0.1]], [0.0, 0.0], [True, False], [True, True]) == [255, 0]
+    assert fused([[0.9, 0.9], [0.95, 0.1]], [0.8, 0.8], [True, False], [True, True]) == [255, 1]
 
 
 def predictions(maps, saliency, tags) -> Predictions:
@@ -251,6 +252,23 @@ def test_labels_of_255_change_nothing_in_the_loss_of_the_same_outputs():
     logits = enlarge(found.refine(found.segmentation), (32, 24))
     known = torch.nn.functional.cross_entropy(logits[..., 12:], label[:, 0, :, 12:].long())
     assert method(batch, CLOCK)["refined_segmentation"].item() == pytest.approx(known.item(), rel=1e-5)
+
+
+def test_saliency_beyond_the_image_is_not_taught():
+    """Half of the patch is padding, with a saliency of 0 that nobody said."""
+    method = made().eval()
+    salient = torch.rand(1, 1, 32, 24)
+    salient[..., :12] = 0
+    batch = batch_of(torch.zeros(1, 1, 32, 24, dtype=torch.uint8), torch.tensor([[1, 0]]), salient)
+    inside = torch.zeros(1, 1, 32, 24, dtype=torch.bool)
+    inside[..., 12:] = True
+    batch["labeled"]["inside"] = inside
+    found = method.network.outputs(batch["labeled"]["image"])
+    terms = method(batch, CLOCK)
+    for name, logits in (("saliency", found.saliency), ("refined_saliency", found.refine(found.saliency))):
+        shown = enlarge(logits, (32, 24))[..., 12:]
+        known = torch.nn.functional.binary_cross_entropy_with_logits(shown, (salient[..., 12:] > 0.5).float())
+        assert terms[name].item() == pytest.approx(known.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("term", ["refined_saliency", "refined_segmentation"])

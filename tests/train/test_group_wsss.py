@@ -330,6 +330,15 @@ def test_a_pseudo_mask_is_the_worked_one(at_five):
     assert rule.colour(SALIENCY, {15: attention}).tolist() == [0, 15, 15, 255, 255, 255]
 
 
+def test_where_a_class_wins_that_nobody_looked_for_nothing_is_learnt():
+    """Scores of background, 1 and 2: (1, 0, 0), (0, .5, 1), (0, 1, .25)."""
+    saliency = torch.tensor([0.0, 1.0, 1.0]).view(3, 1, 1)
+    maps = torch.tensor([[0.0, 0.5, 1.0], [0.0, 1.0, 0.25]]).view(2, 3, 1, 1)
+    rule = SaliencyColouring(3)
+    assert rule.label(case({1: True, 2: False}, maps, saliency), {}, 1).flatten().tolist() == [0, 1, 1]
+    assert rule.label(case({1: True}, maps, saliency), {}, 1).flatten().tolist() == [0, IGNORE, 1]
+
+
 def test_an_image_with_hardly_any_foreground_has_no_mask():
     saliency, attention = torch.zeros(1000), torch.zeros(1000)
     saliency[:9], attention[:9] = 1, 1

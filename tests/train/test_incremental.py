@@ -41,6 +41,18 @@ def test_the_loss_of_soft_targets() -> None:
     assert float(step.soft_target_loss(least, targets(0.5), every)) == pytest.approx(1.171045, abs=1e-4)
 
 
+def test_what_lies_outside_of_an_image_is_not_taught() -> None:
+    """Two voxels, the second of which is padding; its logits of 9 would cost more than the ln 2 of each class."""
+    inside = torch.tensor([True, False]).view(1, 1, 1, 2)
+    logits = torch.tensor([0.0, 9.0]).expand(1, 4, 1, 2)
+    both = targets(0.5).expand(1, 4, 1, 2)
+    every = torch.ones(1, 4, dtype=torch.bool)
+    assert float(step.soft_target_loss(logits, both, every, inside)) == pytest.approx(4 * math.log(2))
+    assert float(step.soft_target_loss(logits, both, every)) > 4
+    halves = torch.full((1, 4, 1, 2), 0.5)
+    assert float(step.localization_prior_loss(logits, halves, KNOWN, inside)) == pytest.approx(math.log(2))
+
+
 def test_an_image_whose_hard_targets_miss_a_class_teaches_nothing() -> None:
     maps = torch.tensor([0.6, 0.0, 0.4, 0.0]).view(1, 4, 1, 1)
     hard = step.soft_targets(maps, OLD, KNOWN, 1.0)

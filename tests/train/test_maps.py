@@ -72,6 +72,8 @@ def test_the_rule_of_the_example_by_hand():
     assert made.flatten().tolist() == [1, 1, IGNORE, 0, 0]  # shares 1, 0.6, 0.4, 0.1, 0
     both = rule.label(Predictions((), (), tags={1: True, 2: True}, maps=[maps]), {}, 1)
     assert both.flatten().tolist() == [1, 2, 2, 2, 2]
+    unknown = rule.label(Predictions((), (), tags={1: True}, maps=[maps]), {}, 1)
+    assert unknown.flatten().tolist() == [1, IGNORE, IGNORE, IGNORE, IGNORE]
     nothing = rule.label(Predictions((), (), tags={1: False, 2: False}, maps=[maps]), {}, 1)
     assert nothing.flatten().tolist() == [0] * 5
     assert rule.label(Predictions((), (), maps=[maps]), {}, 1) is None
@@ -314,6 +316,15 @@ def test_what_a_rule_cannot_have_is_refused_when_the_run_is_planned(tagged, tmp_
     words = "no labelled case under 'training', which supervised learns from"
     stages = stage("Tagger"), stage("supervised")
     refused(ManifestError, words, *stages, method=[small.Tagger])
+
+
+@pytest.mark.parametrize("rule", ["auxsegnet", "group_wsss", "s4l", "tag_maps"])
+def test_a_rule_that_looks_at_the_maps_of_one_view_is_refused_for_two(tagged, tmp_path, rule):
+    task = write_task(
+        tmp_path / "x.yaml", stage("Tagger", rule, views=["axial", "coronal"]), stage("supervised"), patch=[16, 16, 16]
+    )
+    with pytest.raises(ConfigError, match=f"rule {rule} is for one view, got axial, coronal"):
+        train(task, tagged, tmp_path / "x", method=small.Tagger, device="cpu")
 
 
 def test_a_batch_is_no_larger_than_what_the_rule_labelled(tagged, tmp_path, capsys):

@@ -18,6 +18,7 @@ from medseg.workflows.reports import pages
 from medseg.workflows.train.report import page as report
 from medseg.workflows.train.report import watched
 from medseg.workflows.train.report.curves import draw_trainings, read_trainings
+from medseg.workflows.train.report.sheets import read_sheets
 from medseg.workflows.train.settings import load
 
 
@@ -74,6 +75,18 @@ def test_without_validation_cases(tmp_path):
     assert shown(page, "No validation Dice: no validation case has a label")
     assert not shown(page, "Validation cases, worst first")
     assert shown(page, "Curves")
+
+
+def test_sheets_of_maps_and_pseudo_labels_are_on_the_page(tmp_path, run):
+    """Files of two stages of a run; the bytes need not be a picture."""
+    (tmp_path / "stage0" / "labels").mkdir(parents=True)
+    (tmp_path / "stage0" / "labels" / "overview.png").write_bytes(b"labels")
+    (tmp_path / "stage1").mkdir()
+    (tmp_path / "stage1" / "maps.png").write_bytes(b"maps")
+    found = read_sheets(tmp_path)
+    assert [each.caption.partition(":")[0] for each in found] == ["stage0/labels/overview.png", "stage1/maps.png"]
+    assert [each.address.rpartition(",")[2] for each in found] == ["bGFiZWxz", "bWFwcw=="]
+    assert shown(page_of(run), "cases to learn from 2 labelled, 2 unlabelled")
 
 
 def test_logs_are_read_until_where_they_were_cut(tmp_path):

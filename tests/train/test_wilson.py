@@ -17,11 +17,13 @@ from medseg import methods
 from medseg.bundle.bundle import open_bundle
 from medseg.config.pipeline import NetworkSpec
 from medseg.errors import ConfigError
+from medseg.manifest.manifest import Manifest
 from medseg.method import LABELED, Clock, Frozen
 from medseg.methods.wilson import Wilson
 from medseg.networks import registry
 from medseg.ops.tags.old_network import OldNetwork
 from medseg.workflows.predict.run import predict
+from medseg.workflows.train.checks.files import find_warnings
 from medseg.workflows.train.plan import write_plan
 from medseg.workflows.train.planned_network import network_of_definition
 from medseg.workflows.train.run import train
@@ -119,6 +121,41 @@ def test_tags_of_old_classes_are_not_looked_at() -> None:
     other = {"weak": {**batch["weak"], "tags": batch["weak"]["tags"].clone()}}
     other["weak"]["tags"][:, 1] = torch.tensor([1, 255, 0])
     assert values_of(method, batch) == values_of(method, other)
+
+
+def test_refinement_reaches_as_far_across_thick_slices_as_within_them(monkeypatch) -> None:
+    networks = factory(3, previous=Frozen(factory(3, 2).segmenter(), OLD_LABELS), start=True)
+    networks.spacing_mm = (1.0, 1.0, 4.0)
+    method = methods.build("wilson", networks, channels=8, stride=2)
+    given = []
+
+    def spy(image, maps, **settings):
+        given.append(settings["spacing"])
+        return maps
+
+    monkeypatch.setattr("medseg.methods.wilson.pamr", spy)
+    method(make_batch(3), CLOCK)
+    assert given == [[2.0, 2.0, 8.0]]
+
+
+def test_padding_teaches_nothing() -> None:
+    """What stands beyond the image, and what is said of it, changes no term but through the encoder's own windows."""
+    method = make(stride=1, share=0.98, background_share=0.98, least=0.0)
+    method.eval()
+    inside = torch.ones(3, 1, 32, 24, dtype=torch.bool)
+    batch = make_batch()
+    without = values_of(method, batch)
+    everywhere = {"weak": {**batch["weak"], "inside": inside}}
+    assert values_of(method, everywhere) == pytest.approx(without)
+    nowhere = {"weak": {**batch["weak"], "inside": inside.clone().fill_(False)}}
+    found = values_of(method, nowhere)
+    assert (found["localization"], found["self_training"], found["segmentation"]) == (0, 0, 0)
+    scores, weak = torch.randn(3, 3, 4, 4), batch["weak"]
+    cells = torch.zeros(3, 1, 4, 4, dtype=torch.bool)
+    cells[..., :2] = True
+    assert torch.allclose(
+        method._classification(scores, weak["tags"], cells), method._classification(scores[..., :2], weak["tags"], None)
+    )
 
 
 def make_labels(*values: int) -> dict:
@@ -249,7 +286,7 @@ def write_steps(folder: Path) -> tuple[Path, Path, Path]:
 
 
 REFUSED = [
-    ({"tags": ["box"]}, "method wilson: the tags of box: in 3 images present, in 0 absent"),
+    ({"tags": ["box"]}, "changed.json: method wilson: the tags of box: in 3 images present, in 0 absent"),
     ({"tags": []}, "method wilson: the tags of box: in 0 images present, in 3 absent"),
     ({"labels": {"0": "background", "1": "box"}}, "knows background, ball; the data set has background, box: ball is"),
     ({"labels": {"0": "ball", "1": "background", "2": "box"}}, "the background of the network that it starts from is"),
@@ -276,7 +313,12 @@ def test_a_step_is_planned_with_the_run_that_it_starts_from(tmp_path: Path) -> N
     make_bundle(tmp_path / "base", known)
     with pytest.raises(ConfigError, match="method wilson asks the network that it starts from, and there is none"):
         write_plan("wilson", box, tmp_path / "plan.yaml", overrides=SMALL, device="cpu")
+    of_all = changed(box, {"tags": ["box"]})
+    with pytest.raises(ConfigError, match=r"changed.json: method wilson: the tags of box: in 3 images present, in 0"):
+        write_plan("wilson", of_all, tmp_path / "plan.yaml", SMALL, device="cpu", init_from=tmp_path / "base")
     planned = write_plan("wilson", box, tmp_path / "plan.yaml", SMALL, device="cpu", init_from=tmp_path / "base")
+    # the tags of the ball, which the base knows, are not looked at
+    assert not [line for line in find_warnings(planned, Manifest.load(box)) if "ball" in line or "background" in line]
     assert (planned.stages[0].network.name, planned.stages[0].network.width) == ("unet", 4)
     assert tuple(planned.data["patch"]) == (16, 16, 8)
     assert load(str(tmp_path / "plan.yaml")) == planned

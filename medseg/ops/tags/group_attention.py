@@ -27,6 +27,7 @@ class Nodes(nn.Module):
 
     Attributes:
         channels: of the states.
+        spacing_mm: of the image's voxels.
     """
 
     network: EncoderDecoder
@@ -36,6 +37,7 @@ class Nodes(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.network = networks.encoder_decoder()
+        self.spacing_mm = networks.spacing_mm
         self.level = coarsest_within(self.network.strides, stride)
         width = self.network.channels[self.level]
         layers: list[nn.Module] = []
@@ -79,7 +81,7 @@ class GroupMaps(nn.Module):
             if told is not None:
                 found[:, value] = (found[:, value] + told) / 2
         maps = enlarge(found.relu(), image.shape[2:])
-        return pamr(image, maps, iterations=self.refine) if self.refine else maps
+        return pamr(image, maps, iterations=self.refine, spacing=self.nodes.spacing_mm) if self.refine else maps
 
     def _told(self, states: Tensor, value: int) -> Tensor | None:
         """Map of a class after the messages `(B, *smaller)`, mean over several groups; None: no partner is known."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.method import IGNORE
-from medseg.ops.losses.segmentation import labeled_mask, one_hot
+from medseg.ops.losses.segmentation import labeled_mask, masked_mean, one_hot
 
 binary_cross_entropy = nn.functional.binary_cross_entropy_with_logits
 
@@ -34,7 +34,7 @@ def old_probabilities(logits: Tensor, known: Tensor, classes: int, *, independen
     return out.index_copy_(1, known, old)
 
 
-def localization_prior_loss(scores: Tensor, old: Tensor, known: Tensor) -> Tensor:
+def localization_prior_loss(scores: Tensor, old: Tensor, known: Tensor, inside: Tensor | None = None) -> Tensor:
     """Mean binary cross-entropy of the localizer's sigmoids and the old network, over its classes and all voxels.
 
     Sigmoid and not softmax: where something new is, all old classes are low, which leaves room for a new one.
@@ -43,8 +43,11 @@ def localization_prior_loss(scores: Tensor, old: Tensor, known: Tensor) -> Tenso
         scores: logits of the localizer, `(B, classes, *spatial)`.
         old: probabilities on the same grid, see `old_probabilities`.
         known: as there.
+        inside: `(B, 1, *spatial)` bool, voxels that count, such as those that are no padding; None: all.
     """
-    return binary_cross_entropy(scores.float().index_select(1, known), old.index_select(1, known))
+    ours, theirs = scores.float().index_select(1, known), old.index_select(1, known)
+    each = binary_cross_entropy(ours, theirs, reduction="none")
+    return masked_mean(each, inside)
 
 
 def keep_present(maps: Tensor, tags: Tensor) -> Tensor:
@@ -103,19 +106,24 @@ def taught_classes(targets: Tensor, tags: Tensor, known: Tensor) -> Tensor:
     return of_class & agrees.all(1, keepdim=True)
 
 
-def soft_target_loss(logits: Tensor, targets: Tensor, taught: Tensor) -> Tensor:
+def soft_target_loss(logits: Tensor, targets: Tensor, taught: Tensor, inside: Tensor | None = None) -> Tensor:
     """Binary cross-entropy, summed over classes, mean over voxels, then over the images that teach anything.
 
     Args:
         logits: `(B, classes, *spatial)`.
         targets: see `soft_targets`.
         taught: see `taught_classes`.
+        inside: `(B, 1, *spatial)` bool, voxels that count, such as those that are no padding; None: all.
 
     Returns:
         Scalar; zero with a graph where no image teaches anything.
     """
-    each = binary_cross_entropy(logits.float(), targets, reduction="none").flatten(2).mean(2)
-    return (each * taught).sum() / taught.any(1).sum().clamp(min=1)
+    each = binary_cross_entropy(logits.float(), targets, reduction="none")
+    if inside is None:
+        of_image = each.flatten(2).mean(2)
+    else:
+        of_image = (each * inside).flatten(2).sum(2) / inside.flatten(2).sum(2).clamp(min=1)
+    return (of_image * taught).sum() / taught.any(1).sum().clamp(min=1)
 
 
 def given_label_loss(

@@ -66,7 +66,7 @@ def images_in(folder: Path) -> list[Path]:
 
 DOCUMENTS = (
     "", ".txt", ".md", ".rst", ".json", ".yaml", ".yml", ".csv", ".tsv", ".xml", ".html", ".pdf", ".log",
-    ".bval", ".bvec", ".py", ".sh", ".sha256", ".md5", ".tmp", ".dcm", ".ima",
+    ".bval", ".bvec", ".py", ".sh", ".sha256", ".md5", ".tmp", ".dcm", ".ima", ".npz",
 )  # fmt: skip
 """Endings of what lies beside images and is none, and of DICOM, which is looked for by its content."""
 

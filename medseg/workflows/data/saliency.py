@@ -32,7 +32,7 @@ def run_saliency(options: SaliencyOptions) -> dict[str, Any]:
     """Compute the saliency of every case of a manifest; what is done is not done again.
 
     Args:
-        options: `output` gets `CASE.nii.gz`, 0 to 255 with a slope of 1/255, on the grid of each image;
+        options: `output` gets `CASE.nii.gz`, whole numbers from 0 to 255, on the grid of each image;
             `manifest.json`, the manifest with `maps: {saliency: ...}`; `overview.png`, some images with their saliency;
             `saliency.json`, what is returned.
 
@@ -114,7 +114,7 @@ def _compute(manifest: Manifest, case: Case, file: Path, options: SaliencyOption
     record.begin()
     grid = read_header(images[0])
     saliency = np.zeros(grid.shape, np.float32) if is_negative else source(images)
-    stored = np.rint(STEPS * saliency).astype(np.uint8)
+    stored = stored_saliency(saliency)
     if is_flat(images[0], stored.shape):
         stored = stored[..., 0]
     try:
@@ -122,6 +122,15 @@ def _compute(manifest: Manifest, case: Case, file: Path, options: SaliencyOption
     except SaveError as error:
         raise OutputError(error.problem, path=file, hint="free some space; the same command goes on here") from error
     record.finish({"empty": not bool(stored.any())})
+
+
+def stored_saliency(saliency: np.ndarray) -> np.ndarray:
+    """Saliency in [0, 1] as whole numbers from 0 to 255.
+
+    Where none is larger than 1 of 255 it is 0 everywhere: a file with a maximum of 1 is read as 0 to 1.
+    """
+    stored = np.rint(STEPS * saliency).astype(np.uint8)
+    return stored if stored.max(initial=0) > 1 else np.zeros_like(stored)
 
 
 def _structures(manifest: Manifest) -> int:

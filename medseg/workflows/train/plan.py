@@ -121,7 +121,7 @@ def plan_pipeline(
     )
     check_upright(planned, data)
     tags = [presences(manifest, of_stage) for of_stage in groups]
-    check_buildable(planned, start, tags, product, cases=counts)
+    check_buildable(planned, start, tags, product, cases=counts, data_set=manifest.path)
     if seconds is None:
         return planned
     sizing = sizing or Sizing()

@@ -12,7 +12,7 @@ import nibabel as nib
 from medseg.config.pipeline import DataSpec, Pipeline, Stage
 from medseg.errors import DataError, OutputError
 from medseg.manifest.manifest import Case, Manifest, streams_of
-from medseg.methods import find_streams
+from medseg.methods import find, find_streams
 from medseg.portable.io.read import Header
 from medseg.portable.resample import resampled_size
 from medseg.progress import show_progress
@@ -38,7 +38,8 @@ def check_files(pipeline: Pipeline, manifest: Manifest) -> list[Finding]:
         manifest: the data set.
 
     Returns:
-        A finding for each case, of section "training", "validation" or "unlabeled".
+        A finding for each case, of section "training", "validation", "unlabeled", or "tagged" where a stage learns from
+        cases with tags alone or labels them.
 
     Raises:
         DataError: a file that is missing or cannot be used; it names the first and counts the others.
@@ -46,6 +47,8 @@ def check_files(pipeline: Pipeline, manifest: Manifest) -> list[Finding]:
     sections = cases_of_training(manifest)
     if not _needs_unlabeled(pipeline):
         del sections["unlabeled"]
+    if _needs_tagged(pipeline):
+        sections["tagged"] = streams_of(manifest)["weak"]
     findings = open_cases(manifest, sections, "looking at the files", headers_only=True)
     errors = []
     for finding in findings:
@@ -122,6 +125,15 @@ def _needs_unlabeled(pipeline: Pipeline) -> bool:
     return any(stage.rounds or stage.then or _learns_from(stage, "unlabeled", "all") for stage in pipeline.stages)
 
 
+def _needs_tagged(pipeline: Pipeline) -> bool:
+    """Whether any stage learns from cases with tags alone, or labels them."""
+    for stage in pipeline.stages:
+        part = stage.rounds or stage.then
+        if _learns_from(stage, "weak", "all") or (part is not None and "weak" in part.cases):
+            return True
+    return False
+
+
 def _learns_from(stage: Stage, *streams: str) -> bool:
     return any(each.name in streams for each in find_streams(stage.method.name, stage.method.options))
 
@@ -160,7 +172,7 @@ def cache_bytes(pipeline: Pipeline, findings: Iterable[Finding]) -> int:
         voxels = _count_voxels(finding.header, data)
         image = voxels * IMAGE_BYTES * len(data.modality)
         label = voxels * LABEL_BYTES
-        if finding.section == "unlabeled":
+        if finding.section in ("unlabeled", "tagged"):
             total += image + rounds * (image + label)
         else:
             total += image + label
@@ -200,7 +212,8 @@ def find_warnings(pipeline: Pipeline, manifest: Manifest) -> list[str]:
             count = len(groups["weak"])
             warnings.append(f"{count} cases have tags only, from which {stage.method.name} does not learn")
         for stream in find_streams(stage.method.name, stage.method.options):
-            if stream.name == "weak" and "tags" in stream.keys:
+            if stream.name == "weak" and "tags" in stream.keys and not find(stage.method.name).asks_previous:
+                # else some classes are known already, and the method looks at the tags of the others itself
                 warnings += tag_warnings(manifest, groups["weak"], stage.method.name)
     warnings += orientation_warnings(pipeline, manifest)
     return list(dict.fromkeys(warnings))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -38,6 +39,7 @@ def check_buildable(
     product: Product = "bundle",
     *,
     cases: Sequence[Mapping[str, int]] = (),
+    data_set: Path | None = None,
 ) -> None:
     """Build every network, method and rule once: a mistake in a later stage is found before the first is trained.
 
@@ -47,6 +49,7 @@ def check_buildable(
         tags: of each stage; None: they are not looked at.
         product: what the run leaves.
         cases: of each stage, how many each stream has; none: methods are not asked for warnings.
+        data_set: the manifest of the tags, for messages.
 
     Raises:
         ConfigError: as `build_method`; options that a rule does not have; a segmenter that cannot be exported; a last
@@ -71,7 +74,7 @@ def check_buildable(
                 method = build_method(stage, view_data, previous)
                 _tell_cautions(method, stage, cases[index : index + 1])
                 if tags is not None:
-                    _check_tags(method, stage, tags[index])
+                    _check_tags(method, stage, tags[index], data_set)
                 left = _find_product(method, pipeline, index, product)
                 if left is not None:
                     check_exportable(left)
@@ -97,7 +100,7 @@ _TOLD: set[str] = set()
 """A run is planned several times, and has several stages and views."""
 
 
-def _check_tags(method: Method, stage: Stage, tags: Presences) -> None:
+def _check_tags(method: Method, stage: Stage, tags: Presences, data_set: Path | None) -> None:
     presence: list[Mapping[int, bool]] = []
     for stream in method.streams:
         if "tags" in stream.keys:
@@ -105,7 +108,7 @@ def _check_tags(method: Method, stage: Stage, tags: Presences) -> None:
     try:
         method.check_tags(presence)
     except ValueError as error:
-        raise ConfigError(f"method {stage.method.name}: {error}") from error
+        raise ConfigError(f"method {stage.method.name}: {error}", path=data_set) from error
 
 
 def _check_rules(index: int, stage: Stage, data: DataSpec) -> None:
@@ -123,7 +126,7 @@ def _check_rules(index: int, stage: Stage, data: DataSpec) -> None:
                     f"stages.{index}: rule {part.rule.name} {what}",
                     hint="--set data.target=images where each image has one class",
                 )
-            if rule.needs == "log_odds" and len(stage.views) > 1:
+            if (rule.one_view or rule.needs == "log_odds") and len(stage.views) > 1:
                 raise ConfigError(
                     f"stages.{index}: rule {part.rule.name} is for one view, got {', '.join(stage.views)}"
                 )

@@ -10,7 +10,7 @@ from statistics import fmean
 from medseg.atomic import write_whole
 from medseg.bundle.components import describe
 from medseg.config.pipeline import Pipeline
-from medseg.manifest.manifest import Manifest
+from medseg.manifest.manifest import Manifest, streams_of
 from medseg.portable.inference.components import Rule
 from medseg.records import read_record
 from medseg.workflows.reports.formatting import describe_computer, format_number
@@ -19,6 +19,7 @@ from medseg.workflows.reports.paths import without_folders
 from medseg.workflows.train.postprocessing.evidence import Evidence
 from medseg.workflows.train.postprocessing.run import CHOSEN, MEASURED, PICTURES
 from medseg.workflows.train.report.curves import draw_trainings, read_trainings
+from medseg.workflows.train.report.sheets import read_sheets
 from medseg.workflows.train.report.watched import draw_watched
 from medseg.workflows.train.run_folder import PLAN, describe_validation
 
@@ -73,7 +74,8 @@ def write_training_report(run: Path, pipeline: Pipeline, manifest: Manifest, com
         title=f"medseg: {pipeline.name}",
         pipeline=pipeline,
         data=manifest.name or manifest.path.name,
-        counts={"labelled": len(manifest.training), "unlabelled": len(manifest.unlabeled), "validation": len(labelled)},
+        cases=_count_cases(manifest),
+        judged=len(labelled),
         iterations=sum(training.iterations for training in trainings),
         trainings=len(trainings),
         found=describe_validation(run),
@@ -81,6 +83,7 @@ def write_training_report(run: Path, pipeline: Pipeline, manifest: Manifest, com
         structures=_structure_table(structures),
         pictures=pictures,
         unseen=len(labelled) - len(pictures),
+        sheets=read_sheets(run),
         curves=data_uri(curves) if curves else None,
         watched=data_uri(watched) if watched else None,
         plan=_rows(read_record(run / PLAN)),
@@ -90,6 +93,15 @@ def write_training_report(run: Path, pipeline: Pipeline, manifest: Manifest, com
         computer=describe_computer(),
     )
     return write_whole(run / PAGE, page)
+
+
+def _count_cases(manifest: Manifest) -> str:
+    """How many cases are learnt from, by what is known of them, those with tags where there are some."""
+    streams = streams_of(manifest)
+    counts = {"labelled": len(streams["labeled"]), "unlabelled": len(streams["unlabeled"])}
+    if streams["weak"]:
+        counts["with tags only"] = len(streams["weak"])
+    return ", ".join(f"{count} {what}" for what, count in counts.items())
 
 
 def _rows(values: Mapping[str, object]) -> Table:

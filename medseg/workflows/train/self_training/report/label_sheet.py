@@ -112,11 +112,12 @@ def _colour(label: np.ndarray, manifest: Manifest) -> np.ndarray:
     return shown
 
 
-def add_legend(figure: Figure, structures: Sequence[str]) -> None:
-    """The colours of the structures, and that of voxels of which nothing is learnt."""
+def add_legend(figure: Figure, structures: Sequence[str], *, left_out: bool = True) -> None:
+    """The colours of the structures, and that of voxels of which nothing is learnt where there are such."""
     colors = class_colors(len(structures))
     patches = [Patch(color=color, label=name) for name, color in zip(structures, colors, strict=True)]
-    patches.append(Patch(color=LEFT_OUT, label="nothing is learnt"))
+    if left_out:
+        patches.append(Patch(color=LEFT_OUT, label="nothing is learnt"))
     figure.legend(
         handles=patches, loc="outside lower center", ncols=8, frameon=False, fontsize=7, labelcolor=FOREGROUND
     )

@@ -66,7 +66,7 @@ def write_map_sheet(
         image_ax.set_title(case.name[:20], fontsize=6, color=FOREGROUND)
         show_stored(maps_ax, picture)
         show_stored(maps_ax, colour_maps(shown, colors))
-    add_legend(figure, structures)
+    add_legend(figure, structures, left_out=False)
     return write_whole(path, encode_png(figure))
 
 
