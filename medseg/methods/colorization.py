@@ -20,6 +20,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name
 from torch import Tensor
 
 from medseg.method import ALL, Batch, Clock, Networks, PretrainingMethod
+from medseg.ops.losses.segmentation import masked_mean
 from medseg.ops.pretext.hidden_boxes import InpaintingTask
 
 
@@ -54,13 +55,13 @@ class Colorization(PretrainingMethod):
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The term `colorization`; `inpainting` of images of one channel."""
-        image = batch["all"]["image"]
+        image, inside = batch["all"]["image"], batch["all"].get("inside")
         if self.colors == 1:
-            return {"inpainting": self.inpainting.loss(self.network, self.head, image)}
+            return {"inpainting": self.inpainting.loss(self.network, self.head, image, inside)}
         grey, target = self.split(image)
         logits = self.head(self.network(grey)).float()
         logits = logits.reshape(len(image), self.bins, self.colors - 1, *image.shape[2:])
-        return {"colorization": F.cross_entropy(logits, target)}
+        return {"colorization": masked_mean(F.cross_entropy(logits, target, reduction="none"), inside)}
 
     def pictures(self) -> dict[str, Tensor]:
         """Of images of one channel those of the last batch hidden, restored and true."""

@@ -37,7 +37,8 @@ class Inpainting(PretrainingMethod):
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The term `inpainting`."""
-        return {"inpainting": self.task.loss(self.network, self.head, batch["all"]["image"])}
+        image, inside = batch["all"]["image"], batch["all"].get("inside")
+        return {"inpainting": self.task.loss(self.network, self.head, image, inside)}
 
     def pictures(self) -> dict[str, Tensor]:
         """Hidden, restored and true images of the last batch."""

@@ -184,15 +184,15 @@ class S4L(Method):
         if "unlabeled" not in batch:
             nothing = torch.zeros((), device=batch["labeled"]["image"].device)
             return {name: nothing for name, weight in wanted.items() if weight}
-        image = batch["unlabeled"]["image"]
+        image, inside = batch["unlabeled"]["image"], batch["unlabeled"].get("inside")
         clean = self.headed(image).float()
         terms = {}
         if self.vat:
             terms["vat"] = self.vat * adversarial_loss(
-                self.headed, image, clean, radius=self.vat_radius, direction=self.vat_direction
+                self.headed, image, clean, radius=self.vat_radius, direction=self.vat_direction, inside=inside
             )
         if self.entropy:
-            terms["entropy"] = self.entropy * mean_entropy(clean)
+            terms["entropy"] = self.entropy * mean_entropy(clean, inside)
         return terms
 
 

@@ -280,6 +280,17 @@ def test_the_divergences_of_the_card():
     assert vat.divergence(p, q, "clean").item() == pytest.approx(0.02258, abs=1e-5)
 
 
+def test_what_lies_outside_of_an_image_is_not_in_the_means():
+    p = torch.tensor([[[0.7, 0.5], [0.3, 0.5]]]).log()  # two voxels
+    q = torch.tensor([[[0.6, 0.5], [0.4, 0.5]]]).log()
+    first = torch.tensor([[[True, False]]])
+    assert vat.divergence(p, q).item() == pytest.approx(0.02160 / 2, abs=1e-5)
+    assert vat.divergence(p, q, inside=first).item() == pytest.approx(0.02160, abs=1e-5)
+    # -0.7 log 0.7 - 0.3 log 0.3 = 0.6109, and log 2 = 0.6931
+    assert vat.mean_entropy(p).item() == pytest.approx((0.6109 + 0.6931) / 2, abs=1e-4)
+    assert vat.mean_entropy(p, first).item() == pytest.approx(0.6109, abs=1e-4)
+
+
 def test_the_adversarial_change_has_its_length_and_leaves_the_statistics():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 1))
