@@ -21,6 +21,7 @@ from torch import Tensor
 
 from medseg.method import ALL, Batch, Clock, Networks, PretrainingMethod
 from medseg.ops.losses.segmentation import masked_mean
+from medseg.ops.pretext.encoders import check_decodes
 from medseg.ops.pretext.hidden_boxes import InpaintingTask
 
 
@@ -50,6 +51,7 @@ class Colorization(PretrainingMethod):
         self.colors = networks.image_channels
         self.slices = networks.in_channels // networks.image_channels
         self.network = networks.encoder_decoder()
+        check_decodes(self.network)
         said = networks.in_channels if self.colors == 1 else bins * (self.colors - 1)
         self.head = networks.head(self.network.width, said)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from medseg.method import ALL, Batch, Clock, Networks, PretrainingMethod
+from medseg.ops.pretext.encoders import check_decodes
 from medseg.ops.pretext.hidden_boxes import InpaintingTask
 
 
@@ -33,6 +34,7 @@ class Inpainting(PretrainingMethod):
         super().__init__(networks)
         self.task = InpaintingTask(boxes, share)
         self.network = networks.encoder_decoder()
+        check_decodes(self.network)
         self.head = networks.head(self.network.width, networks.in_channels)
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:

@@ -146,6 +146,13 @@ def test_options_that_are_refused(name, options, said):
         methods.build(name, factory(2), **options)
 
 
+@pytest.mark.parametrize("name", ["inpainting", "colorization"])
+def test_the_network_of_a_classifier_of_images_says_nothing_of_pixels(name):
+    images = factory(2).data.model_copy(update={"target": "images"})
+    with pytest.raises(ConfigError, match=f"method {name}: .*data.target is images.*accepted with it are rotation"):
+        methods.build(name, NetworkFactory(NetworkSpec(name="vnet", width=4), images))
+
+
 @pytest.mark.parametrize("network", ["unet", "vnet"])
 def test_networks_of_another_width_have_nothing_in_common(network):
     """Counters and slopes agree in all widths, and are no weights."""

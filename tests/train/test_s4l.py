@@ -139,6 +139,23 @@ def test_a_patch_that_is_not_square_is_cut_for_its_copies():
     assert any(torch.equal(made.image[0, 0], image[0, 0, :, start : start + 4]) for start in range(3))
 
 
+@pytest.mark.parametrize(
+    ("name", "patch", "said"),
+    [
+        (
+            "axis10",
+            (16, 24, 16),
+            "axis10: 10 rotations that exchange the axes 0, 1, 2 of the network; of parts of 16 voxels",
+        ),
+        ("axial4", (16, 16, 8), "axial4: 4 rotations that exchange the axes 0, 1 of the network"),
+        ("half4", (16, 24, 8), "half4: 4 rotations, half turns"),
+    ],
+)
+def test_rotations_are_described(name, patch, said):
+    copies = plan_copies(name, factory(3).encoder_decoder(), patch, EQUAL, EQUAL)
+    assert copies.describe(patch).removesuffix(" along these") == said
+
+
 # Tasks.
 
 
