@@ -221,6 +221,14 @@ def test_methods_that_make_the_other_thing_are_refused(manifest, tmp_path):
            str(task), manifest, tmp_path / "b", overrides=["data.patch=[16,16,16]"])  # fmt: skip
 
 
+def test_one_image_in_a_batch_cannot_be_told_apart_which_the_plan_says(manifest, tmp_path):
+    one = [*SMALL, "stages.0.schedule.batch.all=1"]
+    message = r"stages.0.schedule.batch.all is 1; exemplar tells the images of a batch apart; accepted are 2 and more"
+    with pytest.raises(ConfigError, match=message):
+        pretrain("exemplar", manifest, tmp_path / "run", overrides=one)
+    assert not (tmp_path / "run").exists()
+
+
 def test_several_stages_are_refused(tmp_path):
     task = tmp_path / "task.yaml"
     task.write_text("name: x\nstages: [{method: {name: rotation}}, {method: {name: rotation}}]\n")

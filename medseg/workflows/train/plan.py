@@ -180,6 +180,12 @@ def _plan_stage_batch(index: int, stage: Stage, data: DataSpec, case_counts: Map
     if unknown:
         raise ConfigError(f"method {stage.method.name} has no stream {unknown[0]!r}; it has {', '.join(multiples)}")
     batch = {stream: size for stream, size in batch.items() if case_counts.get(stream)}
+    for asked in streams:
+        if batch.get(asked.name, asked.least) < asked.least:
+            raise ConfigError(
+                f"stages.{index}.schedule.batch.{asked.name} is {batch[asked.name]}; {stage.method.name} tells the "
+                f"images of a batch apart; accepted are {asked.least} and more"
+            )
     for stream, size in batch.items():
         if size % multiples[stream]:
             raise ConfigError(
