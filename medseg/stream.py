@@ -32,6 +32,7 @@ class Stream:
         neighbor: of "same_tags", the second image of a group is another of the subject of the first where there is one,
             else, where a plane cuts volumes, another slice of the same volume, 2 to 6 slices away.
         contrast: of "same_tags", the last image of a group shows none of the tags of the first where there is such.
+        least: images that a batch must have, of each process, where they are compared with one another.
         optional: the data set may have no such case; the batch then lacks the stream.
     """
 
@@ -41,6 +42,7 @@ class Stream:
     group_size: int = 2
     neighbor: bool = False
     contrast: bool = False
+    least: int = 1
     optional: bool = False
 
     @property

@@ -264,7 +264,9 @@ def _find(path: Path) -> Path:
     if not path.exists():
         raise BundleError("does not exist", path=path, hint="give a run folder or its bundle")
     hint = "give a run folder or its bundle"
-    if (path / "run.json").exists() or (path / "last.pt").exists():
+    if any((folder / "encoder.json").is_file() for folder in (path, path / "encoder")):
+        hint = "what medseg pretrain leaves segments nothing; medseg train --init-from starts from it"
+    elif (path / "run.json").exists() or (path / "last.pt").exists():
         hint = "its training did not finish; continue it with --resume"
     elif (path / "fold0").is_dir():
         hint = f"it holds the runs of folds; give one of them, such as {path / 'fold0'}"

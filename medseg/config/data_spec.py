@@ -58,7 +58,7 @@ class DataSpec(Frozen):
     smallest_mm: tuple[float, float, float] | None = None  # of the images of training, along each axis
     resample_axes: tuple[bool, bool, bool] = (True, True, True)  # False: keep each image's own spacing there
     has_background: bool = True  # False: the first class is one like the others
-    native_mm: tuple[float, float, float] | None = None  # median spacing of the files; None: it is `spacing_mm`
+    native_mm: tuple[float, float, float] | None = None  # of the files, see `native_spacing`; None: `spacing_mm`
     target: Target = "voxels"
     regions: tuple[Region, ...] = ()  # classes that overlap, in the order in which they are painted
 

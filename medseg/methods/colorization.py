@@ -20,6 +20,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name
 from torch import Tensor
 
 from medseg.method import ALL, Batch, Clock, Networks, PretrainingMethod
+from medseg.ops.losses.segmentation import masked_mean
+from medseg.ops.pretext.encoders import check_decodes
 from medseg.ops.pretext.hidden_boxes import InpaintingTask
 
 
@@ -49,18 +51,19 @@ class Colorization(PretrainingMethod):
         self.colors = networks.image_channels
         self.slices = networks.in_channels // networks.image_channels
         self.network = networks.encoder_decoder()
+        check_decodes(self.network)
         said = networks.in_channels if self.colors == 1 else bins * (self.colors - 1)
         self.head = networks.head(self.network.width, said)
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The term `colorization`; `inpainting` of images of one channel."""
-        image = batch["all"]["image"]
+        image, inside = batch["all"]["image"], batch["all"].get("inside")
         if self.colors == 1:
-            return {"inpainting": self.inpainting.loss(self.network, self.head, image)}
+            return {"inpainting": self.inpainting.loss(self.network, self.head, image, inside)}
         grey, target = self.split(image)
         logits = self.head(self.network(grey)).float()
         logits = logits.reshape(len(image), self.bins, self.colors - 1, *image.shape[2:])
-        return {"colorization": F.cross_entropy(logits, target)}
+        return {"colorization": masked_mean(F.cross_entropy(logits, target, reduction="none"), inside)}
 
     def pictures(self) -> dict[str, Tensor]:
         """Of images of one channel those of the last batch hidden, restored and true."""

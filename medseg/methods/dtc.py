@@ -77,19 +77,19 @@ class DTC(Method):
         """Terms `dice`, `cross_entropy`, `distance`, `consistency` and `exclusivity`."""
         labeled = batch["labeled"]
         label, covered = labeled["label"], labeled.get("covered")
-        images = [labeled["image"]]
+        images, masks = [labeled["image"]], [losses.labeled_mask(label)]
         if "unlabeled" in batch:
-            images.append(batch["unlabeled"]["image"])
+            unlabeled = batch["unlabeled"]
+            images.append(unlabeled["image"])
+            masks.append(unlabeled.get("inside", masks[0].new_ones(len(images[1]), *masks[0].shape[1:])))
         features = self.network.network(torch.cat(images))
         # float32, for the transform layer lives in |z| < 0.005; contiguous, for the losses go channel by channel
         logits = self.network.head(features).float().contiguous()
         z = self.distance_head(features).float().contiguous().tanh()
         size = len(label)  # labelled patches come first
 
-        label_mask = losses.labeled_mask(label)
-        unlabeled_mask = label_mask.new_ones(len(logits) - size, *label_mask.shape[1:])
-        mask = torch.cat([label_mask, unlabeled_mask])
-        distance_mask = label_mask & (labeled["distance_valid"] > 0)
+        mask = torch.cat(masks)
+        distance_mask = masks[0] & (labeled["distance_valid"] > 0)
         if covered is not None:  # how far it is to a structure that nobody outlined is not known
             distance_mask = distance_mask & covered[:, 1:].view(size, -1, *[1] * (label.ndim - 2))
         distance_error = (z[:size] - labeled["distance"]) ** 2

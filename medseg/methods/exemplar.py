@@ -11,6 +11,8 @@ images that have no upright, such as the retina or tissue, where rotation asks n
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from medseg.method import ALL, Batch, Clock, Networks, PretrainingMethod
@@ -27,7 +29,7 @@ class Exemplar(PretrainingMethod):
         embedding: size of the embedding of a view.
     """
 
-    streams = (ALL,)
+    streams = (replace(ALL, least=2),)
 
     def __init__(self, networks: Networks, *, views: int | None = None, embedding: int = 1000) -> None:
         super().__init__(networks)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from medseg.method import ALL, Batch, Clock, Networks, PretrainingMethod
+from medseg.ops.pretext.encoders import check_decodes
 from medseg.ops.pretext.hidden_boxes import InpaintingTask
 
 
@@ -33,11 +34,13 @@ class Inpainting(PretrainingMethod):
         super().__init__(networks)
         self.task = InpaintingTask(boxes, share)
         self.network = networks.encoder_decoder()
+        check_decodes(self.network)
         self.head = networks.head(self.network.width, networks.in_channels)
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The term `inpainting`."""
-        return {"inpainting": self.task.loss(self.network, self.head, batch["all"]["image"])}
+        image, inside = batch["all"]["image"], batch["all"].get("inside")
+        return {"inpainting": self.task.loss(self.network, self.head, image, inside)}
 
     def pictures(self) -> dict[str, Tensor]:
         """Hidden, restored and true images of the last batch."""

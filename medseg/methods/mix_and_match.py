@@ -97,6 +97,7 @@ class MixAndMatch(PretrainingMethod):
         if size_mm is not None:
             _check(0 < size_mm[0] <= size_mm[1], "size_mm", list(size_mm), "two rising numbers above 0")
         _check(resolution >= 0, "resolution", resolution, "0 or more voxels")
+        _check(margin >= 0, "margin", margin, "0 or more")
         _check(temperature > 0, "temperature", temperature, "a number above 0")
         _check(0 <= background_share < 1, "background_share", background_share, "0 or more, below 1")
         _check(0 <= overlap <= 1, "overlap", overlap, "0 to 1")

@@ -19,7 +19,7 @@ from torch import Tensor
 from medseg.method import ALL, Batch, Clock, Networks, PretrainingMethod
 from medseg.ops.pretext.encoders import freeze_decoder
 from medseg.ops.pretext.rotated_copies import Copies, plan_copies
-from medseg.ops.pretext.tasks import RotationTask, pooled, share_found, shows_something
+from medseg.ops.pretext.tasks import RotationTask, answers, pooled, shows_something
 
 
 class Rotation(PretrainingMethod):
@@ -55,7 +55,7 @@ class Rotation(PretrainingMethod):
         return True
 
     def watched(self) -> dict[str, Tensor]:
-        """Share of the copies whose rotation was found, in the last batch."""
+        """How the copies of the last batch were answered, see `medseg.ops.pretext.tasks.answers`."""
         return self._watched
 
     def pictures(self) -> dict[str, Tensor]:
@@ -68,5 +68,5 @@ class Rotation(PretrainingMethod):
         logits = self.task(pooled(self.network.encode(copies.image)))
         self.task.show(copies.image, logits)
         counted = shows_something(copies.image)
-        self._watched = {"rotations found": share_found(logits, copies.number, counted)}
+        self._watched = answers(logits, copies.number, counted)
         return {"rotation": self.task.loss(logits, copies.number, counted)}

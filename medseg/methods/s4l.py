@@ -38,9 +38,9 @@ from medseg.ops.pretext.rotations import RotationSet
 from medseg.ops.pretext.tasks import (
     ExemplarTask,
     RotationTask,
+    answers,
     exemplar_loss,
     pooled,
-    share_found,
     shows_something,
 )
 from medseg.ops.semi_supervised.teacher import AveragedTeacher
@@ -86,6 +86,11 @@ class S4L(Method):
         loss: str = "cross_entropy", loss_options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(networks)
+        _check_weights(rotation=rotation, turned=turned, exemplar=exemplar, vat=vat, entropy=entropy)
+        if half_life < 0:
+            raise ValueError(f"half_life is {half_life:g}; accepted: 0 or more steps")
+        if vat_radius <= 0:
+            raise ValueError(f"vat_radius is {vat_radius:g}; accepted: a number above 0")
         self.terms = SupervisedTerms(
             networks.spatial_dims, networks.has_background,
             dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
@@ -123,7 +128,7 @@ class S4L(Method):
             self.teacher.follow(self.headed, clock.iteration)
 
     def watched(self) -> dict[str, Tensor]:
-        """Share of the copies whose rotation was found, and distances of the exemplar task, in the last batch."""
+        """Of the last batch how the copies were answered, see `answers`, and distances of the exemplar task."""
         distances = {} if self.exemplar_task is None else self.exemplar_task.watched
         return self._watched | distances
 
@@ -173,7 +178,7 @@ class S4L(Method):
         self.rotation_task.show(parts[0].image, logits)
         numbers = [part.number for part in parts]
         counted = [shows_something(part.image) for part in parts]
-        self._watched = {"rotations found": share_found(logits, torch.cat(numbers), torch.cat(counted))}
+        self._watched = answers(logits, torch.cat(numbers), torch.cat(counted))
         of_parts = logits.split([len(number) for number in numbers])
         losses = [self.rotation_task.loss(*part) for part in zip(of_parts, numbers, counted, strict=True)]
         return torch.stack(losses).mean()
@@ -184,15 +189,15 @@ class S4L(Method):
         if "unlabeled" not in batch:
             nothing = torch.zeros((), device=batch["labeled"]["image"].device)
             return {name: nothing for name, weight in wanted.items() if weight}
-        image = batch["unlabeled"]["image"]
+        image, inside = batch["unlabeled"]["image"], batch["unlabeled"].get("inside")
         clean = self.headed(image).float()
         terms = {}
         if self.vat:
             terms["vat"] = self.vat * adversarial_loss(
-                self.headed, image, clean, radius=self.vat_radius, direction=self.vat_direction
+                self.headed, image, clean, radius=self.vat_radius, direction=self.vat_direction, inside=inside
             )
         if self.entropy:
-            terms["entropy"] = self.entropy * mean_entropy(clean)
+            terms["entropy"] = self.entropy * mean_entropy(clean, inside)
         return terms
 
 
@@ -254,3 +259,9 @@ def half_life_decay(steps: float) -> float:
 def sum_of(terms: Mapping[str, Tensor]) -> Tensor:
     """The sum of all terms."""
     return torch.stack(list(terms.values())).sum()
+
+
+def _check_weights(**weights: float) -> None:
+    for name, weight in weights.items():
+        if weight < 0:
+            raise ValueError(f"{name} is {weight:g}; accepted: 0 or more")

@@ -48,7 +48,7 @@ def load_weights(network: nn.Module, weights: Weights) -> Copied:
     if isinstance(inner, EfficientNetLite) and "_conv_stem.weight" in state:
         state = pretrained_keys(state)
     own = named_tensors(network)
-    whole, left = 0, []
+    whole, kernels, left = 0, 0, []
     with torch.no_grad():
         for name, tensor in own.items():
             source = state.get(name)
@@ -59,7 +59,8 @@ def load_weights(network: nn.Module, weights: Weights) -> Copied:
                 continue
             tensor.copy_(source)
             whole += 1
-    if not whole:
+            kernels += tensor.ndim > 1
+    if not kernels:  # networks of other widths still have scalars in common
         raise ConfigError("network.weights: holds nothing that fits the network", path=path)
     return Copied(whole, 0, tuple(left))
 

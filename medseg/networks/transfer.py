@@ -135,28 +135,37 @@ def copy_weights(
         earlier_labels: those of `earlier`.
 
     Raises:
-        ConfigError: nothing agrees, or one network is of planes and one of volumes.
+        ConfigError: no kernel agrees, or one network is of planes and one of volumes.
     """
     own, other = named_tensors(network), named_tensors(earlier)
     _check_alike(own, other)
     same_classes = list(labels) == list(earlier_labels)
     pairs = _common_classes(labels, earlier_labels)
-    whole, by_class, left = 0, 0, []
+    whole, by_class, kernels, left = 0, 0, 0, []
     with torch.no_grad():
         for name, tensor in own.items():
             source = other.get(name)
             if source is not None and source.shape == tensor.shape and (same_classes or name not in axes):
                 tensor.copy_(source)
                 whole += 1
+                kernels += tensor.ndim > 1
             elif source is not None and pairs and _agree_elsewhere(tensor, source, axes.get(name, ())):
                 without_background = tensor.shape[axes[name][0]] == len(labels) - 1
                 _copy_classes(tensor, source, axes[name], _structures(pairs) if without_background else pairs)
                 by_class += 1
             else:
                 left.append(name)
-    if not whole:
-        raise ConfigError("the network has nothing in common with the one it should start from")
+    if not kernels:  # networks of other widths still have scalars in common
+        raise ConfigError(f"the network has nothing in common with the one it should start from{_first(own, other)}")
     return Copied(whole, by_class, tuple(left))
+
+
+def _first(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> str:
+    """By which shapes the first kernel differs that both have; nothing where they have none."""
+    for name, tensor in own.items():
+        if tensor.ndim > 1 and name in other:
+            return f": {name} has the shape {list(tensor.shape)} here and {list(other[name].shape)} there"
+    return ""
 
 
 def _common_classes(labels: Sequence[str], earlier: Sequence[str]) -> list[tuple[int, int]]:

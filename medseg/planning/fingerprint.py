@@ -10,7 +10,11 @@ import numpy as np
 
 from medseg.errors import ManifestError
 from medseg.manifest.manifest import Manifest
+from medseg.ops.pretext.rotations import SPACING_TOLERANCE
 from medseg.portable.io.read import Header, read_header
+
+FEW_FILES = 0.05
+"""Share of the files that may be otherwise."""
 
 
 @dataclass(frozen=True)
@@ -56,3 +60,40 @@ def along_ras_axes(header: Header) -> tuple[list[float], list[int]]:
         spacing[axis] = float(header.spacing_mm[stored])
         shape[axis] = int(header.shape[stored])
     return spacing, shape
+
+
+def native_spacing(fingerprint: Fingerprint, spacing_mm: np.ndarray) -> tuple[float, float, float] | None:
+    """The median spacing of the files; None where the images are not resampled to another one.
+
+    Two axes that the median has alike and more than `FEW_FILES` of the files have not are made unlike: of images with
+    thin and with thick slices some are blurred across, whatever the median says.
+    """
+    files = fingerprint.spacing_mm
+    native = np.median(files, axis=0)
+    earlier: list[int] = []
+    for group in _alike_axes(files):
+        while any(_unevenness(native, a, b) <= 1 + SPACING_TOLERANCE for a in group for b in earlier):
+            native[group] *= max(_unevenness(files, a, b).max() for a in group for b in earlier)
+        earlier += group
+    x, y, z = native.round(4).tolist()
+    return None if np.allclose((x, y, z), spacing_mm, rtol=0.01) else (x, y, z)
+
+
+def _alike_axes(spacing_mm: np.ndarray) -> list[list[int]]:
+    """Groups of axes along which nearly all files `(N, 3)` have voxels of one length."""
+    groups: list[list[int]] = []
+    for axis in range(3):
+        for group in groups:
+            uneven = [_unevenness(spacing_mm, axis, other) > 1 + SPACING_TOLERANCE for other in group]
+            if np.mean(uneven, axis=1).max() <= FEW_FILES:
+                group.append(axis)
+                break
+        else:
+            groups.append([axis])
+    return groups
+
+
+def _unevenness(spacing_mm: np.ndarray, first: int, second: int) -> np.ndarray:
+    """How many times as long voxels `(..., 3)` are along one of two axes as along the other."""
+    ratio = spacing_mm[..., first] / spacing_mm[..., second]
+    return np.maximum(ratio, 1 / ratio)

@@ -20,7 +20,7 @@ from medseg.errors import ConfigError, ManifestError
 from medseg.manifest.manifest import Manifest
 from medseg.networks.sizes import fit_size, plan_strides
 from medseg.planning.augmentation import plan_augment
-from medseg.planning.fingerprint import Fingerprint, read_fingerprint
+from medseg.planning.fingerprint import Fingerprint, native_spacing, read_fingerprint
 from medseg.planning.intensity import intensity_rule
 from medseg.planning.planes import THICK_RATIO, check_views, even_spacing, plan_slices
 from medseg.portable.planes import PLANES, slice_axis
@@ -115,7 +115,7 @@ def plan_data(
         "patch": patch,
         "intensity": given.get("intensity") or intensity_rule(manifest, network),
         "padding": "edge",
-        "native_mm": _native_spacing(fingerprint, spacing),
+        "native_mm": native_spacing(fingerprint, spacing),
         "smallest_mm": tuple((fingerprint.shape * fingerprint.spacing_mm).min(axis=0).round(1).tolist()),
     }
     augment = plan_augment(
@@ -130,12 +130,6 @@ def _plan_spacing(fingerprint: Fingerprint, views: Sequence[View], given: Sequen
     if len(views) > 1:
         spacing = even_spacing(spacing, given=given is not None)
     return spacing
-
-
-def _native_spacing(fingerprint: Fingerprint, spacing_mm: np.ndarray) -> tuple[float, float, float] | None:
-    """The median spacing of the files; None where the images are not resampled to another one."""
-    x, y, z = np.median(fingerprint.spacing_mm, axis=0).round(4).tolist()
-    return None if np.allclose((x, y, z), spacing_mm, rtol=0.01) else (x, y, z)
 
 
 def finer_across_slices(fingerprint: Fingerprint, spacing_mm: np.ndarray) -> np.ndarray:

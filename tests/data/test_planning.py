@@ -14,7 +14,8 @@ from medseg.data.preprocess import Job, prepare
 from medseg.errors import ConfigError, DataError
 from medseg.manifest.manifest import Manifest
 from medseg.networks.sizes import fit_size, plan_strides
-from medseg.planning.fingerprint import Fingerprint
+from medseg.ops.pretext.rotations import choose_rotations
+from medseg.planning.fingerprint import Fingerprint, native_spacing
 from medseg.planning.plan import (
     GPU_PATCH_VOXELS,
     PATCH_VOXELS,
@@ -125,6 +126,25 @@ def test_across_thick_slices_the_spacing_is_that_of_the_thinner_ones():
     assert finer_across_slices(even, median).tolist() == median.tolist()
     many = Fingerprint(spacings, np.array([[100, 100, 60]] * 10), ())
     assert finer_across_slices(many, np.array([0.8, 0.8, 5.0])).tolist() == [0.8, 0.8, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("files", "rotations", "exchanged"),
+    [
+        ({(1, 1, 1): 20}, "axis10", (0, 1, 2)),
+        ({(1, 1, 1): 19, (1, 1, 5): 1}, "axis10", (0, 1, 2)),  # one of 20 may be otherwise
+        ({(1, 1, 1): 12, (1, 1, 5): 8}, "axial4", (0, 1)),  # the median is even, and 8 are blurred across
+        ({(1, 1, 1): 12, (5, 1, 1): 8}, "axial4", (1, 2)),
+        ({(1, 1, 1): 10, (5, 1, 1): 5, (1, 1, 5): 5}, "half4", ()),
+        ({(5, 1, 1): 14, (1, 1, 5): 6}, "half4", ()),
+        ({(0.5, 0.5, 2): 10, (0.8, 0.8, 4): 10}, "axial4", (0, 1)),
+    ],
+)
+def test_files_of_mixed_spacing_do_not_give_a_rotation_away(files, rotations, exchanged):
+    spacings = np.repeat(np.array(list(files), float), list(files.values()), axis=0)
+    native = native_spacing(Fingerprint(spacings, np.full_like(spacings, 64), ()), np.ones(3))
+    found = choose_rotations("auto", (1.0, 1.0, 1.0), native)
+    assert (found.name, found.exchanged) == (rotations, exchanged)
 
 
 def test_overrides_win(tmp_path):

@@ -127,14 +127,16 @@ def test_classes_of_one_size_have_an_even_target(exponent):
 def test_shares_that_differ_by_more_than_three_are_named_by_hand():
     labelled, predicted = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.35, 0.61, 0.04])
     told = describe_unlike(("background", "a", "b"), labelled, predicted)
-    assert told is not None and "predicted is a 0.61 instead of 0.2:" in told
+    assert told is not None
+    assert "predicted is a 0.61 instead of 0.2:" in told
 
 
 def test_a_class_without_labels_is_not_compared_and_one_that_is_not_predicted_is():
     names, predicted = ("background", "a", "b"), torch.tensor([0.6999, 0.3, 0.0001])
     assert describe_unlike(names, torch.tensor([0.7, 0.3, 0.0]), predicted) is None
     told = describe_unlike(names, torch.tensor([0.6, 0.3, 0.1]), predicted)
-    assert told is not None and "predicted is b 0.0001 instead of 0.1:" in told
+    assert told is not None
+    assert "predicted is b 0.0001 instead of 0.1:" in told
 
 
 # The locally adaptive loss.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -18,11 +19,12 @@ from tiny import write_dataset
 
 from medseg import cores
 from medseg.bundle.bundle import open_bundle
-from medseg.config.pipeline import Pipeline
+from medseg.config.pipeline import DataSpec, Pipeline
 from medseg.cores import CoreUse
 from medseg.manifest.manifest import Manifest
+from medseg.networks.registry import network_def
 from medseg.workflows.train import settings
-from medseg.workflows.train.budget import fit, measure_costs
+from medseg.workflows.train.budget import choose, fit, measure_costs
 from medseg.workflows.train.budget.sizing import describe_budget, describe_losses
 from medseg.workflows.train.budget.small_structures import describe_small_structures
 from medseg.workflows.train.budget.step_probe import StageProbe
@@ -252,6 +254,24 @@ def test_a_plan_with_a_budget_leaves_nothing_but_itself(tmp_path, monkeypatch):
     assert seen[0].output is None
     assert not seen[0].scratch.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "plan.yaml"]
+
+
+@pytest.mark.parametrize(("keeps", "width"), [(False, 8), (True, 16)])
+def test_a_network_that_starts_from_weights_is_not_made_another_one(keeps, width, tmp_path, monkeypatch):
+    """The cheapest plan has half the width, in which no weight of the planned network has a place."""
+    manifest = Manifest.load(write_dataset(tmp_path / "data", shape=(48, 48, 40)))
+    device = torch.device("cpu")
+    given = settings.load("supervised")
+    planned = plan_pipeline(given, manifest, device, None)
+    monkeypatch.setattr(choose, "_time_steps", lambda candidate, *_: replace(candidate, step_seconds=60.0))
+    chosen = choose.choose_plan(planned, manifest, device, seconds=60, given=given, keeps_network=keeps)
+    assert chosen.data["spacing_mm"] != planned.data["spacing_mm"]
+    before, after = (each.stages[0].network for each in (planned, chosen))
+    assert (before.width, after.width) == (16, width)
+    sizes = [DataSpec(**each.data).network_patch for each in (planned, chosen)]
+    layers = [network_def(spec, patch=patch, in_channels=1, out_channels=3)
+              for spec, patch in zip((before, after), sizes, strict=True)]  # fmt: skip
+    assert (layers[0] == layers[1]) == keeps
 
 
 def test_a_known_step_gives_a_known_number_of_iterations(tmp_path, monkeypatch):

@@ -44,6 +44,15 @@ tested with them."""
 MIX_POSITIONS = ("auxsegnet",)
 """Methods whose network has no voxel by itself: its affinity mixes what it says of all of them."""
 BY_VOXEL = [subject for subject in LABELLED if subject.name not in (*OF_PATCHES, *MIX_POSITIONS)]
+STRONG_VIEWS = ("mean_teacher", "ael")
+"""Methods that change how the whole of an unlabelled image looks, by its own values or by those of another one."""
+ASK_UNLABELLED = [
+    subject
+    for subject in BY_VOXEL
+    if not subject.own
+    and subject.name not in STRONG_VIEWS
+    and "unlabeled" in [stream.name for stream in subject.kind.streams]
+]
 LOGITS = 12
 """Channels of an image whose channels are logits: more than all heads of a method have."""
 
@@ -223,6 +232,22 @@ def test_what_the_network_says_where_the_label_is_255_changes_no_term(subject, d
     changed = differing(before, values_of(method, change(method, batch, image=ignored)))
     assert not changed - WITHOUT_LABELS.get(subject.name, set())
     assert differing(before, values_of(method, change(method, batch, image=learnt)))
+
+
+@pytest.mark.parametrize("subject", ASK_UNLABELLED, ids=str)
+@in_2d_and_3d
+def test_what_the_network_says_outside_of_unlabelled_images_changes_no_term(subject, dims):
+    method = make_by_channel(subject, dims)
+    batch = make_batch(method, dims, LOGITS)
+    image = batch["unlabeled"]["image"]
+    inside = torch.ones_like(image[:, :1], dtype=torch.bool)
+    inside[:, :, :5] = False
+    other = torch.where(inside, image, image.flip(1) + 1)
+    found = []
+    for shown in ({"image": image, "inside": inside}, {"image": other, "inside": inside}, {"image": other}):
+        found.append(values_of(method, {**batch, "unlabeled": shown}))
+    assert not differing(*found[:2]) - WITHOUT_LABELS.get(subject.name, set())
+    assert differing(*found[1:]) - WITHOUT_LABELS.get(subject.name, set())
 
 
 @of_every_labelled

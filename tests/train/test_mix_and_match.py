@@ -437,6 +437,7 @@ def test_one_class_alone_is_refused_after_some_steps():
         ({"pool": 1}, "pool is 1; accepted: 2 or more patches"),
         ({"smallest": 0.6}, r"smallest, largest is \[0.6, 0.5\]; accepted: 0 < smallest <= largest <= 1"),
         ({"size_mm": [40.0, 10.0]}, r"size_mm is \[40.0, 10.0\]; accepted: two rising numbers above 0"),
+        ({"margin": -0.1}, "margin is -0.1; accepted: 0 or more"),
         ({"temperature": 0.0}, "temperature is 0.0; accepted: a number above 0"),
         ({"background_share": 1.0}, "background_share is 1.0; accepted: 0 or more, below 1"),
         ({"overlap": 1.5}, "overlap is 1.5; accepted: 0 to 1"),

@@ -7,8 +7,10 @@ import torch
 from given_networks import ByChannel, factory
 
 from medseg import methods
+from medseg.config.pipeline import NetworkSpec
 from medseg.errors import ConfigError
 from medseg.method import Clock, Frozen
+from medseg.networks.factory import NetworkFactory
 from medseg.networks.transfer import named_tensors
 from medseg.ops.contact_sheet import contact_sheet, middle_slices
 from medseg.ops.pretext.hidden_boxes import hide_boxes, restoration_loss
@@ -61,6 +63,29 @@ def test_only_what_was_hidden_counts():
     hidden = torch.tensor([[[[False, True, True, False]]]])
     assert restoration_loss(restored, images, hidden).item() == pytest.approx(0.75)
     assert restoration_loss(restored, images, ~hidden & hidden).item() == 0
+
+
+def test_what_lies_outside_of_an_image_is_not_asked_for():
+    torch.manual_seed(0)
+    image = torch.randn(2, 3, 32, 24)
+    inside = torch.ones(2, 1, 32, 24, dtype=torch.bool)
+    inside[:, :, :20] = False
+    method = methods.build("colorization", factory(2, channels=3)).eval()
+    grey, target = method.split(image)
+    logits = method.head(method.network(grey)).reshape(2, 16, 2, 32, 24)
+    each = torch.nn.functional.cross_entropy(logits, target, reduction="none")
+    found = method({"all": {"image": image, "inside": inside}}, CLOCK)["colorization"]
+    assert found.item() == pytest.approx(each[:, :, 20:].mean().item(), rel=1e-5)
+    method = methods.build("inpainting", factory(2, channels=3)).eval()
+    losses = []
+    for shown in (inside, torch.zeros_like(inside)):
+        torch.manual_seed(1)
+        losses.append(method({"all": {"image": image, "inside": shown}}, CLOCK)["inpainting"].item())
+    torch.manual_seed(1)
+    seen, hidden = hide_boxes(image, 8, 0.05)
+    difference = (method.head(method.network(seen)) - image).abs()
+    assert losses[0] == pytest.approx(difference[(hidden & inside).expand_as(difference)].mean().item(), rel=1e-5)
+    assert losses[1] == 0
 
 
 def test_colour_is_what_is_left_beside_grey():
@@ -119,6 +144,23 @@ def test_grey_images_are_inpainted_instead():
 def test_options_that_are_refused(name, options, said):
     with pytest.raises(ConfigError, match=said):
         methods.build(name, factory(2), **options)
+
+
+@pytest.mark.parametrize("name", ["inpainting", "colorization"])
+def test_the_network_of_a_classifier_of_images_says_nothing_of_pixels(name):
+    images = factory(2).data.model_copy(update={"target": "images"})
+    with pytest.raises(ConfigError, match=f"method {name}: .*data.target is images.*accepted with it are rotation"):
+        methods.build(name, NetworkFactory(NetworkSpec(name="vnet", width=4), images))
+
+
+@pytest.mark.parametrize("network", ["unet", "vnet"])
+def test_networks_of_another_width_have_nothing_in_common(network):
+    """Counters and slopes agree in all widths, and are no weights."""
+    options = {"norm": "batch"}
+    earlier = factory(2, name=network, options=options).encoder_decoder()
+    wide = NetworkSpec(name=network, width=8, options=options)
+    with pytest.raises(ConfigError, match=r"nothing in common .*: .*weight has the shape \[8, 2, 3, 3\] here and \[4"):
+        NetworkFactory(wide, factory(2).data, previous=Frozen(earlier), start=True).segmenter()
 
 
 @pytest.mark.parametrize("network", ["unet", "vnet"])

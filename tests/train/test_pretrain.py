@@ -14,6 +14,7 @@ from tiny import write_dataset
 from typer.testing import CliRunner
 
 import medseg
+from medseg.bundle.bundle import open_bundle
 from medseg.cli.app import app
 from medseg.errors import BundleError, ConfigError, ManifestError, MedsegError
 from medseg.manifest.manifest import Manifest
@@ -145,6 +146,34 @@ def test_an_encoder_of_other_images_is_refused(manifest, encoder, tmp_path):
     assert not any((tmp_path / name).exists() for name in "abc")
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("norm=instance", r"norm batch, this network instance; .*--set stages.0.network.options.norm=batch$"),
+        ("num_res_units=1", "num_res_units 2, this network 1"),
+        ("channels=[4,8]", r"channels \[4,8,16\], this network \[4,8\]; .*or --set data.patch=\[16,16,16\]"),
+    ],
+)
+def test_an_encoder_of_other_layers_is_refused(changed, message, manifest, encoder, tmp_path):
+    own = [*SMALL, f"stages.0.network.options.{changed}"]
+    if changed.startswith("channels"):
+        own.append("stages.0.network.options.strides=[2]")
+    refuse(f"encoder's unet has {message}", "supervised", manifest, tmp_path / "a", overrides=own, init_from=encoder)
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_encoder_has_a_place_where_only_the_steps_differ(encoder):
+    opened = open_encoder(encoder)
+    thick = opened.network.model_copy(update={"options": {"norm": "batch", "strides": [[2, 2, 2], [2, 2, 1]]}})
+    opened.check_fits(thick, opened.data)
+
+
+def test_what_pretraining_leaves_does_not_predict_and_says_so(encoder):
+    for folder in (encoder, encoder.parent):
+        with pytest.raises(BundleError, match="medseg pretrain leaves segments nothing; medseg train --init-from"):
+            open_bundle(folder)
+
+
 def test_an_encoder_that_was_exchanged_is_refused(encoder, tmp_path):
     copied = tmp_path / "encoder"
     shutil.copytree(encoder, copied)
@@ -190,6 +219,14 @@ def test_methods_that_make_the_other_thing_are_refused(manifest, tmp_path):
     task.write_text("name: x\nstages: [{method: {name: rotation}, network: {name: unet, width: 4}}]\n")
     refuse("rotation only prepares weights; medseg pretrain makes an encoder of it",
            str(task), manifest, tmp_path / "b", overrides=["data.patch=[16,16,16]"])  # fmt: skip
+
+
+def test_one_image_in_a_batch_cannot_be_told_apart_which_the_plan_says(manifest, tmp_path):
+    one = [*SMALL, "stages.0.schedule.batch.all=1"]
+    message = r"stages.0.schedule.batch.all is 1; exemplar tells the images of a batch apart; accepted are 2 and more"
+    with pytest.raises(ConfigError, match=message):
+        pretrain("exemplar", manifest, tmp_path / "run", overrides=one)
+    assert not (tmp_path / "run").exists()
 
 
 def test_several_stages_are_refused(tmp_path):

@@ -24,7 +24,7 @@ from medseg.ops.pretext.encoders import encoder_tensors
 from medseg.ops.pretext.exemplar_views import make_views
 from medseg.ops.pretext.rotated_copies import RotatedCopies, plan_copies
 from medseg.ops.pretext.rotations import Rotation, choose_rotations, cube_rotations, quarter_turns
-from medseg.ops.pretext.tasks import ExemplarTask, RotationTask, exemplar_loss
+from medseg.ops.pretext.tasks import ExemplarTask, RotationTask, answers, exemplar_loss
 from medseg.ops.semi_supervised.teacher import AveragedTeacher
 from medseg.pseudo_labels import Predictions
 from medseg.workflows.train.checks.orientation import check_upright
@@ -139,6 +139,23 @@ def test_a_patch_that_is_not_square_is_cut_for_its_copies():
     assert any(torch.equal(made.image[0, 0], image[0, 0, :, start : start + 4]) for start in range(3))
 
 
+@pytest.mark.parametrize(
+    ("name", "patch", "said"),
+    [
+        (
+            "axis10",
+            (16, 24, 16),
+            "axis10: 10 rotations that exchange the axes 0, 1, 2 of the network; of parts of 16 voxels",
+        ),
+        ("axial4", (16, 16, 8), "axial4: 4 rotations that exchange the axes 0, 1 of the network"),
+        ("half4", (16, 24, 8), "half4: 4 rotations, half turns"),
+    ],
+)
+def test_rotations_are_described(name, patch, said):
+    copies = plan_copies(name, factory(3).encoder_decoder(), patch, EQUAL, EQUAL)
+    assert copies.describe(patch).removesuffix(" along these") == said
+
+
 # Tasks.
 
 
@@ -171,6 +188,13 @@ def test_there_are_pictures_of_both_tasks(dims):
     assert list(pictures) == ["rotations", "exemplar"]
     views = {2: 8, 3: 4}[dims]
     assert pictures["exemplar"].shape == (1, 2 * (32, 16)[dims - 2], views * 24)  # two images
+
+
+def test_answers_by_hand():
+    # softmax of (5, 0): 0.9933, of (0.1, 0): 0.525, a guess; the last copy counts for nothing
+    logits = torch.tensor([[5.0, 0.0], [0.0, 5.0], [0.1, 0.0], [5.0, 0.0], [5.0, 0.0]])
+    found = answers(logits, torch.tensor([0, 0, 1, 1, 1]), torch.tensor([True] * 4 + [False]))
+    assert {name: share.item() for name, share in found.items()} == {"rotations found": 0.25, "rotations mistaken": 0.5}
 
 
 def test_an_image_of_one_grey_value_is_in_no_mean_of_the_task():
@@ -280,6 +304,17 @@ def test_the_divergences_of_the_card():
     assert vat.divergence(p, q, "clean").item() == pytest.approx(0.02258, abs=1e-5)
 
 
+def test_what_lies_outside_of_an_image_is_not_in_the_means():
+    p = torch.tensor([[[0.7, 0.5], [0.3, 0.5]]]).log()  # two voxels
+    q = torch.tensor([[[0.6, 0.5], [0.4, 0.5]]]).log()
+    first = torch.tensor([[[True, False]]])
+    assert vat.divergence(p, q).item() == pytest.approx(0.02160 / 2, abs=1e-5)
+    assert vat.divergence(p, q, inside=first).item() == pytest.approx(0.02160, abs=1e-5)
+    # -0.7 log 0.7 - 0.3 log 0.3 = 0.6109, and log 2 = 0.6931
+    assert vat.mean_entropy(p).item() == pytest.approx((0.6109 + 0.6931) / 2, abs=1e-4)
+    assert vat.mean_entropy(p, first).item() == pytest.approx(0.6109, abs=1e-4)
+
+
 def test_the_adversarial_change_has_its_length_and_leaves_the_statistics():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 1))
@@ -371,6 +406,19 @@ def test_a_loss_of_a_sigmoid_is_refused_where_a_softmax_predicts(name):
     message = f"method {name}: loss binary_cross_entropy is for a sigmoid .* softmax: cross_entropy, locally_adaptive"
     with pytest.raises(ConfigError, match=message):
         build(name, factory(2), loss="binary_cross_entropy")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"vat": -1.0}, "vat is -1; accepted: 0 or more"),
+        ({"half_life": -5.0}, "half_life is -5; accepted: 0 or more"),
+        ({"vat_radius": 0.0}, "vat_radius is 0; accepted: a number above 0"),
+    ],
+)
+def test_weights_that_are_refused(option, message):
+    with pytest.raises(ConfigError, match=f"method s4l: {message}"):
+        build("s4l", factory(2), **option)
 
 
 def test_heads_of_the_tasks_are_not_in_what_predicts():

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.ops.batch_statistics import frozen_statistics
+from medseg.ops.losses.segmentation import masked_mean
 
 PROBE = 1e-3
 """Root mean square of a voxel by which the direction is sought."""
@@ -28,17 +29,20 @@ Direction = Literal["changed", "clean"]
 """Which prediction stands first in KL: that of the changed image (S4L's code), or that of the image itself (Miyato)."""
 
 
-def divergence(changed: Tensor, clean: Tensor, direction: Direction = "changed") -> Tensor:
+def divergence(
+    changed: Tensor, clean: Tensor, direction: Direction = "changed", inside: Tensor | None = None
+) -> Tensor:
     """Mean over images and voxels of the Kullback-Leibler divergence of two predictions.
 
     Args:
         changed: logits `(B, K, ...)`.
         clean: logits of the same shape.
         direction: which stands first.
+        inside: `(B, 1, ...)` bool, what shows the images and counts; None: everything.
     """
     first, second = (changed, clean) if direction == "changed" else (clean, changed)
     log_first, log_second = first.float().log_softmax(1), second.float().log_softmax(1)
-    return (log_first.exp() * (log_first - log_second)).sum(1).mean()
+    return masked_mean((log_first.exp() * (log_first - log_second)).sum(1, keepdim=True), inside)
 
 
 def of_length(image: Tensor, each: float) -> Tensor:
@@ -53,7 +57,14 @@ def of_length(image: Tensor, each: float) -> Tensor:
     return (flat / norm * each * flat.shape[1] ** 0.5).view_as(image)
 
 
-def adversarial_change(network: nn.Module, image: Tensor, clean: Tensor, radius: float, direction: Direction) -> Tensor:
+def adversarial_change(
+    network: nn.Module,
+    image: Tensor,
+    clean: Tensor,
+    radius: float,
+    direction: Direction,
+    inside: Tensor | None = None,
+) -> Tensor:
     """The change of each image that moves its prediction most, by one power iteration.
 
     Args:
@@ -62,6 +73,7 @@ def adversarial_change(network: nn.Module, image: Tensor, clean: Tensor, radius:
         clean: its logits, without gradient.
         radius: root mean square of a voxel of the change.
         direction: of the divergence.
+        inside: as of `divergence`.
     """
     probe = of_length(torch.randn(image.shape).to(image.device), PROBE).requires_grad_()
     device = image.device.type
@@ -72,7 +84,7 @@ def adversarial_change(network: nn.Module, image: Tensor, clean: Tensor, radius:
             with torch.no_grad():
                 clean = network(image.float())
         with torch.enable_grad():
-            moved = divergence(network(image.float() + probe), clean, direction)
+            moved = divergence(network(image.float() + probe), clean, direction, inside)
             (gradient,) = torch.autograd.grad(moved, probe)
     return of_length(gradient.detach(), radius)
 
@@ -84,6 +96,7 @@ def adversarial_loss(
     *,
     radius: float,
     direction: Direction = "changed",
+    inside: Tensor | None = None,
 ) -> Tensor:
     """The divergence of the prediction of the changed image from that of the image.
 
@@ -93,18 +106,20 @@ def adversarial_loss(
         clean: its logits.
         radius: root mean square of a voxel of the change.
         direction: of the divergence.
+        inside: as of `divergence`.
     """
     clean = clean.detach()
     with frozen_statistics(network):
-        change = adversarial_change(network, image, clean, radius, direction)
-        return divergence(network(image + change), clean, direction)
+        change = adversarial_change(network, image, clean, radius, direction, inside)
+        return divergence(network(image + change), clean, direction, inside)
 
 
-def mean_entropy(logits: Tensor) -> Tensor:
+def mean_entropy(logits: Tensor, inside: Tensor | None = None) -> Tensor:
     """Mean over images and voxels of the entropy of the prediction.
 
     Args:
         logits: `(B, K, ...)`.
+        inside: `(B, 1, ...)` bool, what shows the images and counts; None: everything.
     """
     log_probability = logits.float().log_softmax(1)
-    return -(log_probability.exp() * log_probability).sum(1).mean()
+    return -masked_mean((log_probability.exp() * log_probability).sum(1, keepdim=True), inside)

@@ -1,4 +1,4 @@
-"""Which parts of a network in two halves are its encoder: those that run when it encodes."""
+"""Which parts of a network in two halves are its encoder: those that run when it encodes. And whether it decodes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from medseg.portable.networks.encoder_decoder import EncoderDecoder
+from medseg.portable.networks.image_classifier import PooledEncoder
 
 
 def encoder_tensors(network: EncoderDecoder, in_channels: int, patch: Sequence[int]) -> list[str]:
@@ -40,3 +41,16 @@ def freeze_decoder(network: EncoderDecoder, in_channels: int, patch: Sequence[in
     kept = set(encoder_tensors(network, in_channels, patch))
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in kept)
+
+
+def check_decodes(network: EncoderDecoder) -> None:
+    """See that a network gives something for each pixel, as tasks want it that ask for pixels.
+
+    Raises:
+        ValueError: the network of a classifier of images, which has one vector for each.
+    """
+    if isinstance(network, PooledEncoder):
+        raise ValueError(
+            "it asks what each pixel is, and data.target is images, whose network says nothing of pixels; accepted "
+            "with it are rotation and exemplar"
+        )

@@ -67,18 +67,19 @@ class InpaintingTask:
         self.boxes, self.share = boxes, share
         self._shown: tuple[Tensor, ...] = ()
 
-    def loss(self, network: nn.Module, head: nn.Module, images: Tensor) -> Tensor:
+    def loss(self, network: nn.Module, head: nn.Module, images: Tensor, inside: Tensor | None = None) -> Tensor:
         """The loss of a batch.
 
         Args:
             network: images `(B, C, *spatial)` to features.
             head: features to intensities `(B, C, *spatial)`.
             images: as the network shall restore them.
+            inside: `(B, 1, *spatial)` bool, what shows the images and counts; None: everything.
         """
         seen, hidden = hide_boxes(images, self.boxes, self.share)
         restored = head(network(seen))
         self._shown = tuple(middle_slices(each, SHOWN) for each in (seen, restored, images))
-        return restoration_loss(restored, images, hidden)
+        return restoration_loss(restored, images, hidden if inside is None else hidden & inside)
 
     def pictures(self) -> dict[str, Tensor]:
         """Images of the last batch: with boxes hidden, below as the network restored them, below as they were."""

@@ -54,6 +54,17 @@ class RotatedCopies:
         """Copies of each image."""
         return 2 if self.copies == "one" else len(self.rotations)
 
+    def describe(self, patch: Sequence[int]) -> str:
+        """Which rotations there are, in words.
+
+        Args:
+            patch: voxels of an image along each of its axes.
+        """
+        axes = ", ".join(map(str, self.rotations.exchanged))
+        text = f"{self.rotations.name}: {len(self.rotations)} rotations"
+        text += f" that exchange the axes {axes} of the network" if axes else ", half turns"
+        return f"{text}; of parts of {self.side} voxels along these" if self.cuts(patch) else text
+
     def cuts(self, shape: Sequence[int]) -> bool:
         """Whether images `(*spatial)` of this shape are cut before they are turned."""
         return any(shape[axis] != self.side for axis in self.rotations.exchanged)

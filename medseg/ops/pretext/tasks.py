@@ -23,6 +23,9 @@ from medseg.portable.networks.encoder_decoder import EncoderDecoder
 SHOWN = 4
 """Copies, or images, in a picture."""
 
+CONFIDENT = 0.9
+"""Probability of a rotation above which an answer is no guess."""
+
 VIEWS = {2: 8, 3: 4}
 """Of each image for the exemplar task: in planes as many as S4L's authors make, in volumes fewer, for their memory."""
 
@@ -38,16 +41,26 @@ def shows_something(image: Tensor) -> Tensor:
     return (flat.amax(2) > flat.amin(2)).any(1)
 
 
-def share_found(logits: Tensor, number: Tensor, counted: Tensor) -> Tensor:
-    """Share of the copies whose rotation has the largest logit, a scalar without gradient.
+def answers(logits: Tensor, number: Tensor, counted: Tensor) -> dict[str, Tensor]:
+    """Of the copies the shares whose rotation was found, and whose was mistaken for another with confidence.
+
+    Once the task is learnt, copies of the second kind are of scans whose header says wrongly which way up they are, or
+    of such as have no upright.
 
     Args:
         logits: `(N, rotations)`.
         number: `(N,)` of the rotation.
         counted: `(N,)` bool; what is not, is not in the mean.
+
+    Returns:
+        scalars without gradient.
     """
-    is_found = logits.detach().argmax(1) == number
-    return masked_mean(is_found.float(), counted)
+    probability, best = logits.detach().float().softmax(1).max(1)
+    is_mistaken = (best != number) & (probability > CONFIDENT)
+    return {
+        "rotations found": masked_mean((best == number).float(), counted),
+        "rotations mistaken": masked_mean(is_mistaken.float(), counted),
+    }
 
 
 class RotationTask(nn.Module):

@@ -19,9 +19,11 @@ from medseg.atomic import write_whole
 from medseg.bundle.bundle import OpenBundle, open_bundle
 from medseg.bundle.safe_load import checked_weights, read_json, reason_of
 from medseg.config import instantiate
+from medseg.config.instantiate import build_network
 from medseg.config.pipeline import DataSpec, NetworkSpec
 from medseg.errors import BundleError, ConfigError
-from medseg.networks.transfer import PartOf
+from medseg.networks.registry import halves_def
+from medseg.networks.transfer import PartOf, named_tensors
 from medseg.networks.weight_files import UnreadableWeights, load_tensors, sha256_of
 from medseg.portable.networks.encoder_decoder import EncoderDecoder
 
@@ -32,6 +34,15 @@ DESCRIPTION = "encoder.json"
 NETWORK = "network.json"
 WEIGHTS = "model.pt"
 PORTABLE = "medseg.portable"
+
+FREE = ("dropout", "dropout_prob")
+"""Arguments of networks that weights do not depend on."""
+
+STEPS = ("strides", "upsample_kernel_size")
+"""Those on which the shapes of weights depend in some networks only."""
+
+LEVELS = ("channels", "filters", "kernel_size", "blocks_down", "blocks_up", *STEPS)
+"""Those that follow from the size of the patch where a pipeline does not give them."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ class OpenEncoder:
         """See that network and images are as the encoder knows them.
 
         Raises:
-            ConfigError: another network, or another number of axes or channels.
+            ConfigError: another network or other layers, or another number of axes or channels.
         """
         if (self.network.name, self.network.width) != (network.name, network.width):
             raise ConfigError(
@@ -102,6 +113,51 @@ class OpenEncoder:
                 path=self.path,
                 hint="pretrain on images of the same modalities and as many adjacent slices",
             )
+        self._check_layers(network, data)
+
+    def _check_layers(self, network: NetworkSpec, data: DataSpec) -> None:
+        """See that the network has the layers that the weights are of, else they fit in part, or mean something else.
+
+        Raises:
+            ConfigError: naming the first argument of the network that differs.
+        """
+        here = halves_def(network, patch=data.network_patch, in_channels=data.channels)
+        there, wanted = innermost(self.definition), innermost(here)
+        names = [name for name in {**wanted, **there} if there.get(name) != wanted.get(name) and name not in FREE]
+        if not [name for name in names if name not in STEPS] and self._has_place_in(build_network(here)):
+            return
+        name = names[0]
+        one, other = there.get(name), wanted.get(name)
+        hint = f"--set stages.0.network.options.{name}={_as_setting(one)}"
+        if name in LEVELS:
+            hint += f", or --set data.patch={_as_setting(self.data.patch)}, from which it follows"
+        raise ConfigError(
+            f"the encoder's {network.name} has {name} {_as_setting(one)}, this network {_as_setting(other)}; its "
+            "weights are for the same layers alone",
+            path=self.path,
+            hint=hint,
+        )
+
+    def _has_place_in(self, network: nn.Module) -> bool:
+        """Whether a network has a tensor of the same name and shape for each of the encoder."""
+        own = named_tensors(network)
+        made = instantiate.make(dict(self.definition), NETWORK, PORTABLE)
+        return all(
+            name in own and own[name].shape == tensor.shape
+            for name, tensor in named_tensors(PartOf(made, self.tensors)).items()
+        )
+
+
+def innermost(definition: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The `_target_` dictionary of the network itself in one of a network in halves, or around such."""
+    while "network" in definition:
+        definition = definition["network"]
+    return definition
+
+
+def _as_setting(value: object) -> str:
+    """A value as `--set` takes it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 Start = OpenBundle | OpenEncoder

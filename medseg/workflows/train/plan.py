@@ -25,7 +25,7 @@ from medseg.planning.plan import GPU_PATCH_VOXELS, PATCH_VOXELS, plan_batch, pla
 from medseg.workflows.train import settings
 from medseg.workflows.train.budget.fit import fit_budget
 from medseg.workflows.train.budget.sizing import Sizing
-from medseg.workflows.train.checks.orientation import asking_upright, check_upright
+from medseg.workflows.train.checks.orientation import asking_upright, check_upright, describe_rotations
 from medseg.workflows.train.checks.regions import check_regions
 from medseg.workflows.train.checks.stages import Product, check_buildable
 from medseg.workflows.train.checks.streams import check_all_streams, describe_tag_groups, presences
@@ -180,6 +180,12 @@ def _plan_stage_batch(index: int, stage: Stage, data: DataSpec, case_counts: Map
     if unknown:
         raise ConfigError(f"method {stage.method.name} has no stream {unknown[0]!r}; it has {', '.join(multiples)}")
     batch = {stream: size for stream, size in batch.items() if case_counts.get(stream)}
+    for asked in streams:
+        if batch.get(asked.name, asked.least) < asked.least:
+            raise ConfigError(
+                f"stages.{index}.schedule.batch.{asked.name} is {batch[asked.name]}; {stage.method.name} tells the "
+                f"images of a batch apart; accepted are {asked.least} and more"
+            )
     for stream, size in batch.items():
         if size % multiples[stream]:
             raise ConfigError(
@@ -212,6 +218,9 @@ def describe_plan(pipeline: Pipeline, manifest: Manifest, further: Mapping[str, 
             views = ", ".join(stage.views) or data.view
             rows[f"{name}, views"] = f"{views}; rounds of pseudo-labels: {stage.round_count}"
         rows[name] = _describe_stage(stage)
+        of_rotations = describe_rotations(stage, data)
+        if of_rotations:
+            rows[f"{name}, rotations"] = of_rotations
         of_groups = describe_tag_groups(stage, manifest)
         if of_groups:
             rows[f"{name}, groups"] = of_groups

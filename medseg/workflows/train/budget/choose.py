@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 import numpy as np
@@ -29,6 +29,7 @@ from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
 from medseg.manifest.manifest import Manifest
+from medseg.networks.registry import network_def
 from medseg.networks.sizes import fit_size
 from medseg.planning.plan import with_strides
 from medseg.workflows.train.budget.random_batch import random_batch
@@ -94,7 +95,13 @@ class Candidate:
 
 
 def choose_plan(
-    planned: Pipeline, manifest: Manifest, device: torch.device, *, seconds: float, given: Pipeline
+    planned: Pipeline,
+    manifest: Manifest,
+    device: torch.device,
+    *,
+    seconds: float,
+    given: Pipeline,
+    keeps_network: bool = False,
 ) -> Pipeline:
     """Choose spacing, patch, width, batch size and, for the time being, iterations.
 
@@ -104,14 +111,18 @@ def choose_plan(
         device: where it will train.
         seconds: the budget, divided evenly among the stages.
         given: the pipeline as the user gave it; what it says of data and batch size stays.
+        keeps_network: whether the networks stay as planned, for weights that they start from or that others will.
     """
     data = DataSpec(**planned.data)
     first = planned.stages[0]
     first_width = first.network.width
-    candidates = [reduce_plan(data, first.network, reduction, set(given.data)) for reduction in REDUCTIONS]
+    reductions = [replace(each, narrower=1) for each in REDUCTIONS] if keeps_network else list(REDUCTIONS)
+    candidates = [reduce_plan(data, first.network, reduction, set(given.data)) for reduction in reductions]
     preparation = _preparation_seconds(manifest, data, first.round_count)
     stage_seconds = max(seconds / len(planned.stages) - 10 - preparation, 5.0)
     candidates = [_fit_strides(candidate, first, given.stages[0]) for candidate in candidates]
+    if keeps_network:
+        candidates = [each for each in candidates if _layers(each, first) == _layers(candidates[0], first)]
     best = _choose_candidate(candidates, first, Workload.of_stage(first, manifest), device, stage_seconds)
     stages = []
     for stage in planned.stages:
@@ -123,6 +134,16 @@ def choose_plan(
         stages.append(stage.model_copy(update={"network": network, "schedule": schedule}))
     chosen = planned.model_copy(update={"stages": tuple(stages), "data": best.data.model_dump(mode="json")})
     return _with_strides(chosen, given)
+
+
+def _layers(candidate: Candidate, stage: Stage) -> list[dict]:
+    """What the network of each view is made of."""
+    found = []
+    for data in stage.specs(candidate.data):
+        found.append(
+            network_def(candidate.network, patch=data.network_patch, in_channels=data.channels, out_channels=1)
+        )
+    return found
 
 
 def _with_strides(pipeline: Pipeline, given: Pipeline) -> Pipeline:

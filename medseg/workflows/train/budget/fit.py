@@ -67,7 +67,14 @@ def fit_budget(
     chosen = planned
     if not methods.find(planned.stages[0].method.name).asks_previous:
         with alone():  # under torchrun the other processes wait for the plan
-            chosen = choose_plan(planned, manifest, device, seconds=seconds - spent, given=given)
+            chosen = choose_plan(
+                planned,
+                manifest,
+                device,
+                seconds=seconds - spent,
+                given=given,
+                keeps_network=start is not None or not sizing.leaves_bundle,
+            )
     if sizing.before_preprocessing is not None:
         sizing.before_preprocessing(chosen)
     probe = min(max(PROBE_SECONDS, PROBE_SHARE * seconds), PROBE_MOST * seconds)

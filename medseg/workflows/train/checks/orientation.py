@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import torch
+
 from medseg.config.pipeline import DataSpec, Pipeline, Stage
 from medseg.errors import ConfigError
 from medseg.manifest.manifest import Case, Manifest
 from medseg.methods import find
+from medseg.ops.pretext.rotated_copies import RotatedCopies
 from medseg.planning.augmentation import SMALL_DEGREES
 from medseg.portable.io.read import read_header
+from medseg.workflows.train.stages.build import build_method
 
 UNPLACED = "it has neither sform nor qform"
 """How the warning of a NIfTI header begins that does not say where its voxels lie."""
@@ -57,6 +61,23 @@ def is_unplaced(manifest: Manifest, case: Case) -> bool:
     """
     warnings = [text for path in manifest.images(case) for text in read_header(path).warnings]
     return any(text.startswith(UNPLACED) for text in warnings)
+
+
+def describe_rotations(stage: Stage, data: DataSpec) -> str:
+    """Which rotations a method asks for, in words; empty: none.
+
+    Args:
+        stage: planned.
+        data: planned.
+    """
+    found: list[str] = []
+    if find(stage.method.name).needs_upright(stage.method.options):
+        for each in stage.specs(data):
+            with torch.random.fork_rng(devices=()):
+                copies = getattr(build_method(stage, each), "copies", None)
+            if isinstance(copies, RotatedCopies):
+                found.append(copies.describe(each.network_patch))
+    return "; ".join(dict.fromkeys(found))
 
 
 def asking_upright(pipeline: Pipeline) -> list[Stage]:
