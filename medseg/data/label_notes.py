@@ -1,4 +1,4 @@
-"""What a batch says of its labels besides the labels themselves, where the cases of a stream differ in it."""
+"""What goes with the images and labels of a batch: notes of the labels, maps, and what a method makes of labels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from medseg.config.pipeline import DataSpec
 from medseg.data.augment import RESIZE
 from medseg.data.cached_volume import CachedVolume
+from medseg.method import PatchTargets
 
 
 def label_notes(cases: Sequence[CachedVolume], drawn: Sequence[CachedVolume], classes: int) -> dict[str, Tensor]:
@@ -54,6 +55,23 @@ def stacked_maps(volume: CachedVolume, names: Sequence[str], *, with_inside: boo
     if with_inside:
         maps.append(torch.ones_like(maps[0]))
     return torch.stack(maps)
+
+
+def stacked_targets(labels: Tensor, targets: PatchTargets | None) -> dict[str, Tensor]:
+    """What a method's targets make of each label patch, such as distances: name -> `(B, C', *spatial)`.
+
+    Args:
+        labels: `(B, 1, *spatial)`.
+        targets: of one patch; None: the method has none.
+    """
+    if targets is None:
+        return {}
+    of_patches = [targets(label[0].numpy()) for label in labels]
+    stacked = {}
+    for key in of_patches[0]:
+        arrays = [torch.from_numpy(of_patch[key]) for of_patch in of_patches]
+        stacked[key] = torch.stack(arrays)
+    return stacked
 
 
 def stand_in_label(volume: CachedVolume) -> Tensor:

@@ -15,7 +15,7 @@ from medseg.cores import usable_cores
 from medseg.data import augment, sampling
 from medseg.data.body_place import place_in_body
 from medseg.data.cached_volume import CachedVolume
-from medseg.data.label_notes import label_notes, shows_unknown, stacked_maps, stand_in_label
+from medseg.data.label_notes import label_notes, shows_unknown, stacked_maps, stacked_targets, stand_in_label
 from medseg.data.loader_workers import TIMEOUT_SECONDS, affordable_workers, answer_no_signals, one_thread
 from medseg.data.tag_groups import SameTagsOrder, order_of, slice_beside
 from medseg.errors import ConfigError, DataError
@@ -160,7 +160,7 @@ class PatchStreams(Dataset):
         if labels is not None:
             drawn = [self._volume(stream, number) for number in numbers]
             notes = label_notes(self.volumes[stream], drawn, self.spec.classes)
-            found |= {"label": labels, **notes, **self._targets(labels)}
+            found |= {"label": labels, **notes, **stacked_targets(labels, self.targets)}
         if outside is not None:
             found["inside"] = outside != IGNORE
         elif with_inside:
@@ -252,16 +252,6 @@ class PatchStreams(Dataset):
         rng = sampling.generator(self.seed, stream, number)
         patch = draw.covered_shape(self.spec.patch)
         return not sampling.is_centred(volume, patch, rng, foreground=self.spec.foreground)
-
-    def _targets(self, labels: Tensor) -> dict[str, Tensor]:
-        if self.targets is None:
-            return {}
-        of_patches = [self.targets(label[0].numpy()) for label in labels]
-        stacked = {}
-        for key in of_patches[0]:
-            arrays = [torch.from_numpy(of_patch[key]) for of_patch in of_patches]
-            stacked[key] = torch.stack(arrays)
-        return stacked
 
 
 def make_loader(dataset: PatchStreams, *, start: int, workers: int, device: torch.device) -> DataLoader:
