@@ -38,6 +38,12 @@ DILATIONS = {2: (2, 4, 6), 3: (1, 2, 4)}
 """By the number of axes: for maps of some 16 positions along an axis; the paper's 6, 12, 18 are for 41."""
 
 
+Affinity = Literal[
+    "normalized", "cross", "segmentation", "scaled_normalized", "scaled_cross", "scaled_segmentation"
+]  # fmt: skip
+"""Which affinity, see `AuxSegNet`."""
+
+
 class AuxSegNet(Method):
     """Three tasks on one encoder, and the cross-task affinity.
 
@@ -48,7 +54,8 @@ class AuxSegNet(Method):
         dilations: of the three convolutions of each branch; none: 2, 4, 6, in volumes 1, 2, 4.
         most_positions: of the affinity; a larger feature map is looked at on a coarser grid.
         affinity: "normalized", of both tasks with rows that sum to 1; "cross", of both as it is, which is the paper's;
-            "segmentation", of that task alone.
+            "segmentation", of that task alone; each with "scaled_" before it: products are divided by the square root
+            of `width`, without which rows soon look at a few positions alone.
         tags: weight of the term of the tags.
         saliency: weight of that of the saliency.
         refined_saliency: weight of that of the refined saliency.
@@ -61,7 +68,7 @@ class AuxSegNet(Method):
     def __init__(
         self, networks: Networks, *,
         stride: int = 16, width: int = 128, dilations: Sequence[int] = (), most_positions: int = 4096,
-        affinity: Literal["normalized", "cross", "segmentation"] = "normalized",
+        affinity: Affinity = "normalized",
         tags: float = 1.0, saliency: float = 1.0, refined_saliency: float = 1.0,
         segmentation: float = 1.0, refined_segmentation: float = 1.0,
     ) -> None:  # fmt: skip

@@ -26,12 +26,14 @@ from medseg.planning.plan import (
     plan_patch,
 )
 from medseg.workflows.train import settings
-from medseg.workflows.train.budget.choose import (
+from medseg.workflows.train.budget.choose import relative_cost
+from medseg.workflows.train.budget.reductions import (
     REDUCTIONS,
+    REDUCTIONS_OF_SLICES,
     Reduction,
     iterations_wanted,
     reduce_plan,
-    relative_cost,
+    reductions_for,
 )
 from medseg.workflows.train.options import budget_seconds
 from medseg.workflows.train.plan import write_plan
@@ -256,6 +258,37 @@ def test_slices_want_more_iterations_before_a_plan_is_made_cheaper():
     volume = DataSpec(labels={0: "b", 1: "c"}, modality=("MR",), spacing_mm=(1, 1, 1), patch=(64, 64, 32))
     plane = volume.model_copy(update={"view": "axial", "patch": (64, 64, 1)})
     assert (iterations_wanted(volume), iterations_wanted(plane)) == (1000, 1500)
+
+
+def test_slices_become_parts_before_they_become_coarser():
+    """256 x 224 pixels of 1.5 mm: parts of 192 x 168, then 144 x 128, then fewer channels, then coarser."""
+    plane = DataSpec(
+        labels={0: "b", 1: "c"}, modality=("MR",), spacing_mm=(1.5, 1.5, 10), patch=(256, 224, 1), view="axial"
+    )
+    reduced = [reduce_plan(plane, VNET, reduction, set()) for reduction in REDUCTIONS_OF_SLICES]
+    costs = [relative_cost(each) for each in reduced]
+    assert costs == sorted(costs, reverse=True)
+    assert [each.data.spacing_mm[0] for each in reduced] == [1.5, 1.5, 1.5, 1.5, 1.875, 2.25, 3.0]
+    assert [each.network.width for each in reduced] == [16, 16, 16, 8, 8, 8, 8]
+    assert reduced[2].data.patch[2] == 1
+    assert all(120 <= side <= 152 for side in reduced[2].data.patch[:2])
+    assert relative_cost(reduced[-1]) <= relative_cost(reduce_plan(plane, VNET, REDUCTIONS[-1], set()))
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "expected"),
+    [
+        ("supervised", {"view": "axial", "patch": (64, 64, 1)}, REDUCTIONS_OF_SLICES),
+        ("supervised", {}, REDUCTIONS),
+        ("classify", {"view": "axial", "patch": (64, 64, 1), "target": "images"}, REDUCTIONS),
+        ("auxsegnet", {"view": "axial", "patch": (64, 64, 1)}, REDUCTIONS),  # a part may lack what the tags name
+        ("s4l", {"view": "axial", "patch": (64, 64, 1)}, REDUCTIONS_OF_SLICES),
+    ],
+)
+def test_parts_of_slices_are_for_tasks_without_tags(task, changes, expected):
+    volume = DataSpec(labels={0: "b", 1: "c"}, modality=("MR",), spacing_mm=(1, 1, 1), patch=(64, 64, 32))
+    stages = settings.load(task).stages
+    assert reductions_for(stages, volume.model_copy(update=changes)) is expected
 
 
 def test_budget_words():

@@ -30,8 +30,8 @@ AFFINITY = torch.tensor(
 """Of three positions with the features (1, 0), (0, 1), (1, 0)."""
 
 
-def identity_branch() -> TaskBranch:
-    branch = TaskBranch(2, 2, 2, 1, (1, 1, 1))
+def identity_branch(*, scaled: bool = False) -> TaskBranch:
+    branch = TaskBranch(2, 2, 2, 1, (1, 1, 1), scaled)
     with torch.no_grad():
         for layer in (branch.theta, branch.phi):
             layer.weight.copy_(torch.eye(2).view(2, 2, 1, 1))
@@ -52,6 +52,14 @@ def test_the_affinity_is_the_softmax_of_products():
         alike = identity_branch().affinity(features((1, 2), (1, 2)))[0]
     torch.testing.assert_close(found, AFFINITY, atol=1e-6, rtol=0)
     assert alike.tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_scaled_products_are_divided_by_the_root_of_the_channels():
+    """exp(1 / sqrt 2) = 2.028115: rows (2.028115, 1, 2.028115) / 5.056230 and (1, 2.028115, 1) / 4.028115."""
+    with torch.no_grad():
+        found = identity_branch(scaled=True).affinity(features((1, 0), (0, 1), (1, 0)))[0]
+    outer, middle = [0.401112, 0.197776, 0.401112], [0.248255, 0.503490, 0.248255]
+    torch.testing.assert_close(found, torch.tensor([outer, middle, outer]), atol=1e-6, rtol=0)
 
 
 def test_a_row_says_of_what_a_position_is_made():
@@ -316,10 +324,11 @@ def test_classes_of_another_data_set_are_matched_by_name_in_both_heads():
 
 
 def test_the_definition_of_the_network_makes_it_again():
-    network = made(affinity="cross", dilations=[1, 2, 3]).segmenter()
+    network = made(affinity="scaled_cross", dilations=[1, 2, 3]).segmenter()
     again = build_network(definition_of(network))
     assert again.state_dict().keys() == network.state_dict().keys()
     assert (again.cross, again.fusion.normalize_rows) == (True, False)
+    assert again.saliency.scale == again.segmentation.scale == network.segmentation.scale < 1
 
 
 @pytest.mark.parametrize(

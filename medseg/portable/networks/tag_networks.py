@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from .encoder_decoder import EncoderDecoder
 
 AFFINITIES = ("normalized", "cross", "segmentation")
+SCALED = "scaled_"
+"""Before one of these: products are divided by the square root of the channels, as attention usually does."""
 
 
 def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -101,10 +103,14 @@ class TaskBranch(nn.Module):
         width: channels inside.
         outputs: channels of the head, which has no bias.
         dilations: of the three convolutions.
+        scaled: whether products of the affinity are divided by the square root of `width`.
     """
 
-    def __init__(self, dims: int, channels: int, width: int, outputs: int, dilations: Sequence[int]) -> None:
+    def __init__(
+        self, dims: int, channels: int, width: int, outputs: int, dilations: Sequence[int], scaled: bool = False
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.scale = width**-0.5 if scaled else 1.0
         convolution = Conv[Conv.CONV, dims]
         first, second, third = dilations
         self.before = nn.Sequential(
@@ -122,10 +128,11 @@ class TaskBranch(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
 
     def affinity(self, features: Tensor) -> Tensor:
-        """`softmax_j(theta_i . phi_j)` of features `(B, width, *positions)`: `(B, P, P)` float32."""
+        """`softmax_j(scale theta_i . phi_j)` of features `(B, width, *positions)`: `(B, P, P)` float32."""
         queries, keys = self.theta(features).flatten(2), self.phi(features).flatten(2)
         with torch.autocast(features.device.type, enabled=False):
-            return torch.einsum("bki,bkj->bij", queries.float(), keys.float()).softmax(2)
+            products = torch.einsum("bki,bkj->bij", queries.float(), keys.float())
+            return (self.scale * products).softmax(2)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features on the grid of the affinity, after `before`, to logits `(B, outputs, *positions)` and affinity."""
@@ -170,7 +177,7 @@ class CrossTaskSegmenter(TagNetwork):
         dilations: of the three convolutions of each branch.
         most_positions: where a feature map has more, the branches work on a coarser grid; memory grows with its square.
         affinity: "normalized", of both tasks with rows that sum to 1; "cross", of both as it is; "segmentation", of
-            that task alone.
+            that task alone; each with "scaled_" before it: of scaled products.
         refined: whether `forward` gives the refined segmentation.
 
     Shape: image `(B, Cin, *spatial)` of any size to logits `(B, classes, *spatial)`.
@@ -182,16 +189,18 @@ class CrossTaskSegmenter(TagNetwork):
         affinity: str = "normalized", refined: bool = True,
     ) -> None:  # fmt: skip
         super().__init__(network, classes - 1, level)
-        if affinity not in AFFINITIES:
-            raise ValueError(f"affinity is {affinity!r}; accepted are {', '.join(AFFINITIES)}")
+        kind = affinity.removeprefix(SCALED)
+        if kind not in AFFINITIES:
+            raise ValueError(f"affinity is {affinity!r}; accepted are {', '.join(AFFINITIES)}, {SCALED}normalized, ...")
+        scaled = kind != affinity
         if len(dilations) != 3:
             raise ValueError(f"dilations are {list(dilations)}; accepted are three numbers")
         dims, channels = network.spatial_dims, network.channels[level]
         self.most_positions, self.refined = most_positions, refined
-        self.cross = affinity != "segmentation"
-        self.segmentation = TaskBranch(dims, channels, width, classes, dilations)
-        self.saliency = TaskBranch(dims, channels, width, 1, dilations)
-        self.fusion = AffinityFusion(affinity == "normalized")
+        self.cross = kind != "segmentation"
+        self.segmentation = TaskBranch(dims, channels, width, classes, dilations, scaled)
+        self.saliency = TaskBranch(dims, channels, width, 1, dilations, scaled)
+        self.fusion = AffinityFusion(kind == "normalized")
 
     def outputs(self, image: Tensor) -> Outputs:
         """All that the network says of images `(B, Cin, *spatial)`."""

@@ -1,11 +1,8 @@
 """`--budget 25m`: the spacing, patch and width that fit, by quick timing on random batches.
 
-Until there are about a thousand of them, of slices 1500, iterations are worth more than resolution, width and field of
-view: so the plan is made up to twice as coarse, then narrower, then smaller, until they fit (`iterations_wanted`); what
-time is left goes into more of them. It is not made worse than the last of `REDUCTIONS`, below which small organs
-disappear: then there are fewer iterations. With several views and rounds the time is shared by all trainings, after
-what predicting the unlabelled cases in every round takes. The batch size stays: fewer, larger patches were worse in the
-same minutes (docs/results.md, "The supervised pipeline before and now").
+The plan is made cheaper until enough iterations fit (`reductions`); what time is left goes into more of them. With
+several views and rounds the time is shared by all trainings, after what predicting the unlabelled cases in every round
+takes.
 
 What a neighbour on the machine does at the moment does not decide the plan: steps count with the time that they would
 take alone (`medseg.cores`). How many iterations there are in the end is measured afterwards, see `fit_budget.py`.
@@ -13,85 +10,36 @@ take alone (`medseg.cores`). How many iterations there are in the end is measure
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil, prod
 
 import numpy as np
 import torch
 from ignite.engine import Events
 
-from medseg.config.pipeline import DataSpec, NetworkSpec, Pipeline, Stage
+from medseg.config.pipeline import DataSpec, Pipeline, Stage
 from medseg.cores import CoreWatch
 from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.engine.optimizer import make_optimizer
 from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
 from medseg.manifest.manifest import Manifest
 from medseg.networks.registry import network_def
-from medseg.networks.sizes import fit_size
 from medseg.planning.plan import with_strides
 from medseg.workflows.train.budget.random_batch import random_batch
+from medseg.workflows.train.budget.reductions import (
+    SMALLEST_WIDTH,
+    Candidate,
+    iterations_wanted,
+    reduce_plan,
+    reductions_for,
+)
 from medseg.workflows.train.budget.workload import Workload
 from medseg.workflows.train.stages.build import build_method
 
-ENOUGH = 1000
-"""Iterations, beyond which time goes into a finer plan."""
-
-ENOUGH_OF_SLICES = 1500
-"""The same where single slices are learned: figures in docs/results.md."""
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """How much cheaper a plan is made.
-
-    Args:
-        coarser: factor of the spacing.
-        narrower: divisor of the network's width.
-        smaller: divisor of each side of the patch.
-    """
-
-    coarser: float
-    narrower: int
-    smaller: float
-
-
-REDUCTIONS = (
-    Reduction(1.0, 1, 1.0),
-    Reduction(1.25, 1, 1.0),
-    Reduction(1.5, 1, 1.0),
-    Reduction(2.0, 1, 1.0),
-    Reduction(2.0, 2, 1.0),
-    Reduction(2.0, 2, 1.3),
-    Reduction(2.0, 2, 1.7),
-)
-"""From the plan as it is to the cheapest."""
-
-SMALLEST_WIDTH = 8
-"""Channels below which a network tells few classes apart."""
-
-SMALLEST_PATCH = 16
-"""Voxels along an axis below which a coarser grid would leave nothing to see."""
-
 VALIDATIONS = 10
 TIMED_STEPS = 4
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A plan that may fit the budget.
-
-    Args:
-        data: how the data are presented.
-        network: of every view.
-        step_seconds: mean over the views.
-    """
-
-    data: DataSpec
-    network: NetworkSpec
-    step_seconds: float = 0.0
 
 
 def choose_plan(
@@ -116,7 +64,9 @@ def choose_plan(
     data = DataSpec(**planned.data)
     first = planned.stages[0]
     first_width = first.network.width
-    reductions = [replace(each, narrower=1) for each in REDUCTIONS] if keeps_network else list(REDUCTIONS)
+    reductions = reductions_for(planned.stages, data)
+    if keeps_network:
+        reductions = [replace(each, narrower=1) for each in reductions]
     candidates = [reduce_plan(data, first.network, reduction, set(given.data)) for reduction in reductions]
     preparation = _preparation_seconds(manifest, data, first.round_count)
     stage_seconds = max(seconds / len(planned.stages) - 10 - preparation, 5.0)
@@ -163,31 +113,6 @@ def _fit_strides(candidate: Candidate, stage: Stage, given: Stage) -> Candidate:
     return Candidate(candidate.data, with_strides(candidate.network, candidate.data), candidate.step_seconds)
 
 
-def reduce_plan(data: DataSpec, network: NetworkSpec, reduction: Reduction, fixed: set[str]) -> Candidate:
-    """The plan made cheaper; fine axes become coarser first."""
-    spacing = list(data.spacing_mm)
-    if "spacing_mm" not in fixed:
-        coarsest = reduction.coarser * min(data.spacing_mm)
-        for axis in range(3):
-            if data.resample_axes[axis]:
-                spacing[axis] = max(spacing[axis], coarsest)
-    changes: dict[str, object] = {"spacing_mm": tuple(round(mm, 4) for mm in spacing)}
-    if "patch" not in fixed:
-        patch = []
-        for size, old, new in zip(data.patch, data.spacing_mm, spacing, strict=True):
-            patch.append(_reduce_side(size, size * old / new / reduction.smaller))
-        changes["patch"] = tuple(patch)
-    width = max(min(network.width, SMALLEST_WIDTH), network.width // reduction.narrower)
-    return Candidate(data.model_copy(update=changes), network.model_copy(update={"width": width}))
-
-
-def _reduce_side(size: int, wanted: float) -> int:
-    """A side of the patch near `wanted`, not below what leaves something to see."""
-    if size == 1:
-        return 1
-    return max(min(size, SMALLEST_PATCH), fit_size(wanted + 1e-6, largest=math.inf))
-
-
 def _choose_candidate(
     candidates: Sequence[Candidate], stage: Stage, work: Workload, device: torch.device, budget: float
 ) -> Candidate:
@@ -203,11 +128,6 @@ def _choose_candidate(
         if _count_iterations(timed, stage, work, budget) >= enough:
             return timed
     return cheapest
-
-
-def iterations_wanted(data: DataSpec) -> int:
-    """How many iterations must fit, so that a plan is taken and not a cheaper one."""
-    return ENOUGH_OF_SLICES if data.spatial_dims == 2 else ENOUGH
 
 
 def relative_cost(candidate: Candidate) -> float:
