@@ -169,8 +169,8 @@ def label_by_rule(maps: Tensor, pictures: Pictures) -> tuple[Tensor, Tensor]:
     return torch.stack(labels), torch.stack(salient)[:, None]
 
 
-def run_toy(seed: int, iterations: int, stages: int = 1) -> Iterator[dict[str, float]]:
-    """Figures of the classifier, then of each stage."""
+def run_toy(seed: int, iterations: int, stages: int = 1, affinity: str = "cross") -> Iterator[dict[str, float]]:
+    """Figures of the classifier, then of each stage: `maps` and `refined cam` are the same maps before and after A."""
     torch.manual_seed(seed)
     pictures, tests = draw_pictures(300, seed), draw_pictures(100, seed + 1000)
     networks = Networks()
@@ -184,7 +184,7 @@ def run_toy(seed: int, iterations: int, stages: int = 1) -> Iterator[dict[str, f
     with torch.no_grad():
         maps = classifier.maps()(pictures.image)
     yield {"cam": best_threshold(relative(maps, maps), pictures)}
-    method = AuxSegNet(networks, stride=4, width=32, dilations=(2, 4, 6), affinity="cross")
+    method = AuxSegNet(networks, stride=4, width=32, dilations=(2, 4, 6), affinity=affinity)
     method.network.classifier.load_state_dict(classifier.network.classifier.state_dict())
     for stage in range(stages):
         labels, salient = label_by_rule(maps, pictures)
@@ -203,6 +203,7 @@ def run_toy(seed: int, iterations: int, stages: int = 1) -> Iterator[dict[str, f
             "labels, 255 wrong": miou(labels, pictures.mask),
             "labels, 255 left out": miou(labels, pictures.mask, ignored_is_wrong=False),
             "labelled": float((labels != 255).float().mean()),
+            "maps": best_threshold(relative(maps[:, 4:8], maps[:, 4:8]), pictures),
             "refined cam": best_threshold(relative(maps[:, :4], maps[:, 4:8]), pictures),
             "unrefined": miou(enlarge(found.segmentation, (SIZE, SIZE)).argmax(1), tests.mask),
             "refined": miou(enlarge(found.refine(found.segmentation), (SIZE, SIZE)).argmax(1), tests.mask),
