@@ -268,6 +268,15 @@ def test_annotations_and_tags(made):
     ]
 
 
+def test_tags_of_some_classes_say_nothing_of_the_others(made):
+    """A label of the liver alone that was looked at for livers alone; its tags tell of nothing else."""
+    made.content["training"][0] |= {"tags": {"liver": True}}
+    assert [p for p in made.check().problems if p.code == "tags"] == []
+    made.content["training"][0] |= {"tags": {"liver": False}}
+    (problem,) = [p for p in made.check().problems if p.code == "tags"]
+    assert problem.message == "liver: in the label only"
+
+
 def test_maps(made):
     fine = np.linspace(0, 1, 12 * 10 * 8, dtype="f4").reshape(SHAPE)
     spoilt = fine.copy()

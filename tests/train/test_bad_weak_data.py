@@ -94,6 +94,20 @@ def test_a_class_without_a_labelled_voxel_is_told_once_but_where_the_network_bef
 # CReST.
 
 
+def test_tags_that_a_label_contradicts_are_told_once(tmp_path, capsys):
+    """Both labels have a ball and a box: the first case's tags deny the box, the second's tell of nothing else."""
+
+    def tag(content):
+        content["training"][0]["tags"] = ["ball"]
+        content["training"][1]["tags"] = {"ball": True}
+
+    manifest = edited(write_dataset(tmp_path / "data", validation=0), tag)
+    prepare_twice(manifest, tmp_path, "supervised")
+    told = [line for line in capsys.readouterr().err.splitlines() if "tagged" in line]
+    said = "box in the label and not tagged; medseg data check names them all"
+    assert told == [f"warning: {manifest.images(manifest.training[0])[0].name}: {said}"]
+
+
 def test_voxels_of_255_are_in_no_class_size_and_volumes_are_in_mm3_by_hand(tmp_path):
     """Two cases of 2 x 2 x 2 voxels: of 1 mm^3 with three of class 1 and one ignored, of 2 mm^3 with one of class 1."""
     cases = []

@@ -9,6 +9,7 @@ from pathlib import PurePath
 
 import numpy as np
 
+from medseg.manifest.contradicted_tags import contradicted_tags
 from medseg.manifest.fields import stem
 from medseg.manifest.manifest import Annotation, Case, Manifest
 from medseg.portable.geometry import LARGEST_VOXELS, RESAMPLE, offset, same_order
@@ -238,16 +239,19 @@ class _Checker:
             self.report(file, "warning", "empty", what)
 
     def tags(self, found: Values) -> None:
-        tags = self.case.tags
-        if tags is None or self.case.label is None:
+        told = self.manifest.presence(self.case)
+        if told is None or self.case.label is None:
             return
-        present = [tag for tag, there in tags.items() if there] if isinstance(tags, dict) else tags
-        in_tags = self.named(present) - self.no_structure
-        in_label = {value for value, members in self.manifest.members.items() if set(members) & set(found.counts)}
-        sides = {"in the tags but not in the label": in_tags - in_label, "in the label only": in_label - in_tags}
-        for what, classes in sides.items():
+        labelled = {
+            self.manifest.index_of(value)
+            for value, members in self.manifest.members.items()
+            if set(members) & set(found.counts)
+        }
+        sides = contradicted_tags(told, labelled, self.manifest.covered(self.case))
+        for what, classes in zip(("in the tags but not in the label", "in the label only"), sides, strict=True):
             if classes:
-                self.report(self.case.label, "warning", "tags", f"{self.names(sorted(classes))}: {what}")
+                names = ", ".join(self.manifest.classes[index] for index in classes)
+                self.report(self.case.label, "warning", "tags", f"{names}: {what}")
 
     def named(self, classes: Sequence[int | str]) -> set[int]:
         """Classes given by value or by name, as values."""

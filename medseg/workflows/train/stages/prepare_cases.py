@@ -10,6 +10,7 @@ from medseg.cores import usable_cores
 from medseg.data.cache import CachedVolume, VolumeCache
 from medseg.data.cached_volume import ANNOTATED
 from medseg.errors import DataError
+from medseg.manifest.contradicted_tags import contradicted_tags
 from medseg.manifest.learnable import nothing_to_tell_apart
 from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.method import STREAM_KEYS
@@ -55,6 +56,7 @@ def prepare_cases(
         volumes = cache.prepare(manifest, cases, spec, maps=maps, workers=workers, progress=progress)
     if shown:
         _tell_oddities(volumes)
+        _tell_contradicted_tags(manifest, volumes)
     if name == "labeled":
         given = [volume for volume in volumes if volume.label_path is not None]
         if given:
@@ -80,6 +82,26 @@ def _tell_oddities(volumes: Sequence[CachedVolume]) -> None:
 
 _TOLD: set[str] = set()
 """Files are the same for every stage, view and round of a run."""
+
+
+def _tell_contradicted_tags(manifest: Manifest, volumes: Sequence[CachedVolume]) -> None:
+    """Say which labels and tags disagree; a class may also be too small to be left in a coarser label."""
+    found = []
+    for volume in volumes:
+        if volume.presence is None or volume.label_path is None or volume.pseudo or manifest.regions:
+            continue
+        labelled = {int(group) for group in volume.voxel_ranges if group != ANNOTATED}
+        only_tagged, only_labelled = contradicted_tags(volume.presence, labelled, volume.covered)
+        sides = {"tagged and not in the label": only_tagged, "in the label and not tagged": only_labelled}
+        for what, classes in sides.items():
+            if classes:
+                names = ", ".join(manifest.classes[index] for index in classes)
+                found.append(f"{volume.source.name}: {names} {what}")
+    new = [line for line in found if line not in _TOLD]
+    _TOLD.update(new)
+    if new:
+        more = f" (and {len(new) - 1} more like this)" if len(new) > 1 else ""
+        say(f"warning: {new[0]}{more}; medseg data check names them all")
 
 
 def _is_told_elsewhere(stage: Stage) -> bool:
