@@ -16,7 +16,7 @@ from medseg.ops.tags.class_activation import (
     relative_maps,
     tag_loss,
 )
-from medseg.ops.tags.map_accumulation import MapBank, Snapshots, as_bytes
+from medseg.ops.tags.map_accumulation import Snapshots
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -76,39 +76,6 @@ def test_channels_that_do_not_fit_the_classifier_are_refused():
 
 
 # Accumulation.
-
-
-def take(bank: MapBank, case: int, values: list[float], tags: list[int], logits: list[float], **more) -> None:
-    """One image whose two maps have the same values."""
-    maps = torch.tensor(values).view(1, 1, 1, -1).expand(1, 2, 1, -1)
-    bank.update(torch.tensor([case]), maps, torch.tensor([tags]), torch.tensor([logits]), **more)
-
-
-def test_the_bank_keeps_the_largest_value_ever_of_present_and_likely_classes():
-    bank = MapBank(2, (1, 3))
-    take(bank, 2, [2.0, 1.0, -1.0], [1, 0], [3.0, 3.0])
-    assert bank.stored.shape == (3, 2, 1, 3)
-    assert bank.stored[2].flatten(1).tolist() == [[255, 128, 0], [0, 0, 0]]
-    take(bank, 2, [0.5, 0.0, 1.0], [1, 1], [3.0, -3.0])  # sigmoid(-3) = 0.047
-    assert bank.stored[2].flatten(1).tolist() == [[255, 128, 255], [0, 0, 0]]
-    assert bank.filled[2].tolist() == [True, False]
-    take(bank, 2, [0.2, 0.0, 1.0], [1, 1], [-3.0, -3.0], last=True)  # the first class has a map already
-    assert bank.stored[2].flatten(1).tolist() == [[255, 128, 255], [51, 0, 255]]
-    assert bank.stored[:2].sum() == 0
-    torch.testing.assert_close(bank.maps(torch.tensor([2]))[0, 1, 0], torch.tensor([0.2, 0, 1]))
-
-
-def test_a_bank_that_has_grown_is_read_into_one_that_has_not():
-    bank, other = MapBank(2, (1, 3)), MapBank(2, (1, 3))
-    take(bank, 4, [1.0, 0.5, 0.0], [1, 1], [1.0, 1.0])
-    other.load_state_dict(bank.state_dict())
-    assert torch.equal(other.stored, bank.stored)
-    assert torch.equal(other.filled, bank.filled)
-
-
-def test_each_map_that_is_somewhere_positive_reaches_255():
-    maps = torch.tensor([[[[1e-3, 2e-3]], [[-1.0, -2.0]], [[5.0, 1.0]]]])
-    assert as_bytes(maps).flatten(2).tolist() == [[[127, 255], [0, 0], [255, 51]]]
 
 
 class Scaled(nn.Module):
