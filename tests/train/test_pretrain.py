@@ -61,6 +61,15 @@ def test_tensorboard_has_pictures(encoder):
     assert [event.step for event in events.Images("pictures/rotations")] == [3]
 
 
+def test_its_page_has_curves_and_says_what_to_do_with_the_encoder(encoder):
+    page = (encoder.parent / "report.html").read_text()
+    assert "An encoder, which finds no structure by itself" in page
+    assert "<code>medseg train --init-from</code>" in page
+    assert "<h2>Curves</h2>" in page
+    assert "validation Dice" not in page
+    assert "medseg predict" not in page
+
+
 def test_images_without_an_orientation_are_left_out(manifest, tmp_path, capfd):
     shutil.copytree(manifest.parent, tmp_path / "data")
     found = Manifest.load(tmp_path / "data" / "m.json")

@@ -17,6 +17,7 @@ from medseg.options import api
 from medseg.portable.networks.encoder_decoder import EncoderDecoder
 from medseg.progress import say
 from medseg.stopping import report_stop
+from medseg.workflows.reports.formatting import describe_command
 from medseg.workflows.train import settings
 from medseg.workflows.train.checks.orientation import is_unplaced
 from medseg.workflows.train.encoder import ENCODER, describe_encoder
@@ -65,6 +66,7 @@ def run_pretraining(options: PretrainOptions, *, began: float | None = None) -> 
                 trained = train_one(pipeline, run, options, device, began)
             if distributed.rank() == 0:
                 _describe(run.folder / ENCODER, trained, manifest)
+                _write_report(run.folder, trained, manifest)
             distributed.barrier()
         finally:
             distributed.finish()
@@ -124,6 +126,15 @@ def describe_images(manifest: Manifest) -> str:
     if labelled:
         text += f"; {labelled} of them have a label, which teaches nothing here"
     return text
+
+
+def _write_report(folder: Path, pipeline: Pipeline, manifest: Manifest) -> None:
+    """The page of the run."""
+    from medseg.workflows.train.report.page import write_training_report  # matplotlib takes seconds to import
+
+    command = describe_command("medseg.pretrain(...)")
+    page = write_training_report(folder, pipeline, manifest, command, segments=False)
+    say(f"report: {page}")
 
 
 def _describe(folder: Path, pipeline: Pipeline, manifest: Manifest) -> None:

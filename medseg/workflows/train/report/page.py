@@ -51,7 +51,9 @@ class StructureRow:
     rule: Rule | None
 
 
-def write_training_report(run: Path, pipeline: Pipeline, manifest: Manifest, command: str) -> Path:
+def write_training_report(
+    run: Path, pipeline: Pipeline, manifest: Manifest, command: str, *, segments: bool = True
+) -> Path:
     """Write the page of a finished run.
 
     Args:
@@ -59,6 +61,7 @@ def write_training_report(run: Path, pipeline: Pipeline, manifest: Manifest, com
         pipeline: with its plan.
         manifest: its data set.
         command: that repeats it.
+        segments: whether the run left a bundle that predicts, and not an encoder.
 
     Raises:
         OutputError: the page cannot be written.
@@ -68,7 +71,7 @@ def write_training_report(run: Path, pipeline: Pipeline, manifest: Manifest, com
     curves, watched = draw_trainings(trainings), draw_watched(trainings)
     structures = _structure_rows(evidence, _read_rules(run))
     pictures = _pictures(run, manifest, _dice_of_cases(evidence))
-    labelled = [case for case in manifest.validation if case.label]
+    labelled = [case for case in manifest.validation if case.label and segments]
     page = render_page(
         "training.html",
         title=f"medseg: {pipeline.name}",
@@ -78,7 +81,8 @@ def write_training_report(run: Path, pipeline: Pipeline, manifest: Manifest, com
         judged=len(labelled),
         iterations=sum(training.iterations for training in trainings),
         trainings=len(trainings),
-        found=describe_validation(run),
+        segments=segments,
+        found=describe_validation(run) if segments else "",
         mean=fmean(row.after for row in structures) if structures else None,
         structures=_structure_table(structures),
         pictures=pictures,
