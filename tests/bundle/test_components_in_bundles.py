@@ -17,7 +17,7 @@ from medseg.bundle import components as components_module
 from medseg.bundle.bundle import open_bundle
 from medseg.bundle.components import components_of, set_components
 from medseg.bundle.join import join_bundles
-from medseg.errors import BundleError
+from medseg.errors import BundleError, ConfigError
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.run_folder import remove_unfinished
 
@@ -62,6 +62,28 @@ def test_without_it_and_with_it_are_two_results(world, tmp_path, capfd):
     predict(world / "plain", world / "images", tmp_path / "plain")
     np.testing.assert_array_equal(labels_of(out / "ct0.nii.gz"), labels_of(tmp_path / "plain" / "ct0.nii.gz"))
     assert not np.array_equal(with_rules, labels_of(out / "ct0.nii.gz"))
+
+
+def test_a_user_says_which_structures_are_in_one_piece(world, tmp_path, capfd):
+    plain, images, out = world / "plain", world / "images", tmp_path / "out"
+    predict(plain, images, tmp_path / "plain")
+    before = labels_of(tmp_path / "plain" / "ct0.nii.gz")
+    report = predict(plain, images, out, largest=("liver",))
+    assert report["settings"]["components"] == {"1": {"keep": "largest"}}
+    assert "post-processing by --largest: liver: largest component" in capfd.readouterr().err
+    after = labels_of(out / "ct0.nii.gz")
+    largest = np.bincount(components(before == 1).ravel())[1:].argmax() + 1
+    np.testing.assert_array_equal(after == 1, components(before == 1) == largest)
+    np.testing.assert_array_equal(after == 7, before == 7)
+    report = predict(world / "kept", images, out, largest=("7",))
+    assert report["settings"]["components"] == {"1": RULES[1], "7": {"keep": "largest"}}, "in place of the model's rule"
+    report = predict(plain, images, out, largest=("all",))
+    assert report["settings"]["components"] == {"1": {"keep": "largest"}, "7": {"keep": "largest"}}
+
+
+def test_a_structure_that_the_model_does_not_find_is_refused(world, tmp_path):
+    with pytest.raises(ConfigError, match=r"--largest heart: no such structure; accepted are liver, spleen, all"):
+        predict(world / "plain", world / "images", tmp_path / "out", largest=("heart",))
 
 
 def test_what_the_bundle_says_of_it(world, tmp_path):

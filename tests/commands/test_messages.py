@@ -177,7 +177,7 @@ def test_without_validation_and_unlabelled_cases_it_is_said_at_the_start(tmp_pat
     assert first == f"{tmp_path / 'run'}: there is no run to continue; a new one begins"
     assert "warning: no labelled case under 'validation': the last weights are kept" in err
     assert no_unlabelled == "warning: no unlabelled case: dtc learns from the labelled cases alone"
-    assert rules == "post-processing: no validation case has a label, none is chosen"
+    assert rules.startswith("post-processing: no validation case has a label, none is chosen; medseg predict --largest")
     assert page == f"report: {tmp_path / 'run/report.html'}"
     assert dice == "no validation Dice: no validation case has a label; the bundle:"
 

@@ -10,12 +10,15 @@ from medseg.bundle.bundle import OpenBundle, open_bundle
 from medseg.bundle.components import describe
 from medseg.config.pipeline import DataSpec
 from medseg.errors import BundleError, ConfigError
-from medseg.portable.inference.components import Rules
+from medseg.portable.inference.components import LARGEST, Rules
 from medseg.portable.inference.multi_view import FUSIONS, ViewsInferer
 from medseg.records import hash_of, read_record
 from medseg.workflows.predict.options import PredictOptions
 
 Say = Callable[[str], None]
+
+ALL_STRUCTURES = "all"
+"""In the place of a structure's name."""
 
 
 def open_models(paths: Sequence[Path], say: Say) -> list[OpenBundle]:
@@ -108,15 +111,19 @@ def configure_models(
     if len(bundles) > 1 and options.fusion:
         raise ConfigError(f"--fusion {options.fusion}: of several models the probabilities are averaged, also of views")
     settings = [_configure(bundle, options, averaged=len(bundles) > 1) for bundle in bundles]
+    data = bundles[0].data
     rules = _agreed_rules(bundles, say) if options.postprocessing else {}
+    if rules:
+        say(f"post-processing of the model: {_described(rules, data, unit)} (--no-postprocessing leaves it out)")
+    asked = _rules_of_largest(options.largest, data)
+    if asked:
+        say(f"post-processing by --largest: {_described(asked, data, unit)}")
+    rules = {**rules, **asked}
     for bundle in bundles:
         bundle.inferer.components = rules
     shared: dict[str, Any] = {"probabilities": options.probabilities}
     if rules:
-        data = bundles[0].data
         shared["components"] = {str(value): rule for value, rule in rules.items()}
-        kept = "; ".join(f"{data.labels[value]}: {describe(rule, unit)}" for value, rule in rules.items())
-        say(f"post-processing of the model: {kept} (--no-postprocessing leaves it out)")
     if len(bundles) == 1:
         (bundle,) = bundles
         return {
@@ -130,6 +137,36 @@ def configure_models(
     together = hash_of(sorted([bundle.digest, hash_of(each)] for bundle, each in zip(bundles, settings, strict=True)))
     paths = [str(bundle.path) for bundle in bundles]
     return {"model": paths, "model_sha256": together, "models": models, "settings": shared}, rules
+
+
+def _described(rules: Rules, data: DataSpec, unit: str) -> str:
+    return "; ".join(f"{data.labels[value]}: {describe(rule, unit)}" for value, rule in rules.items())
+
+
+def _rules_of_largest(names: Sequence[str], data: DataSpec) -> Rules:
+    """The rule of the largest component for structures that the user says to be in one piece.
+
+    Raises:
+        ConfigError: no such structure, or labels of which nothing can become background.
+    """
+    if not names:
+        return {}
+    if data.target == "images":
+        raise ConfigError(f"--largest {names[0]}: the model names whole images, and has no structures")
+    if data.regions or not data.has_background:
+        why = "structures overlap" if data.regions else "labels have no background"
+        raise ConfigError(f"--largest {names[0]}: the model's {why}, so that nothing can become background")
+    rules: Rules = {}
+    for name in names:
+        found = []
+        for value, structure in data.structures.items():
+            if name in (structure, str(value), ALL_STRUCTURES):
+                found.append(value)
+        if not found:
+            accepted = ", ".join([*data.structures.values(), ALL_STRUCTURES])
+            raise ConfigError(f"--largest {name}: no such structure; accepted are {accepted}")
+        rules |= dict.fromkeys(found, LARGEST)
+    return rules
 
 
 def _agreed_rules(bundles: Sequence[OpenBundle], say: Say) -> Rules:

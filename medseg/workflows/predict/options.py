@@ -33,6 +33,9 @@ class PredictOptions:
     mirror: Annotated[bool, Option("Average over mirrored images (slower).", group=MODEL)] = False
     overlap: Annotated[float | None, Option("Overlap of windows, 0 to below 1.", group=MODEL)] = None
     postprocessing: Annotated[bool, Option("Keep only the components that the model's rules keep.", group=MODEL)] = True
+    largest: Annotated[
+        tuple[str, ...], Option("Structure to keep in one piece, or all; may be repeated.", ("--largest",), MODEL)
+    ] = ()
     device: Annotated[str, Option("auto, cpu, cuda, cuda:N or mps.", group=MODEL)] = "auto"
 
     implausible: Annotated[str, Option("Of a case unlike those of training: warn, or refuse.", group=WORK)] = "warn"

@@ -75,7 +75,10 @@ def measure(folder: Path, manifest: Manifest, device: torch.device) -> Measured 
     cases = [case for case in manifest.validation if case.label]
     if not cases:
         if distributed.rank() == 0:
-            say("post-processing: no validation case has a label, none is chosen")
+            say(
+                "post-processing: no validation case has a label, none is chosen; "
+                "medseg predict --largest NAME keeps a structure in one piece"
+            )
         return None
     weights = read_json(folder / "bundle" / "configs" / "medseg.json")["weights_sha256"]
     record = Record(folder / MEASURED, inputs={"weights": weights}, settings={"work": "components"}, version=None)
