@@ -201,13 +201,13 @@ def _configure(bundle: OpenBundle, options: PredictOptions, *, averaged: bool) -
 
 
 def _mirror_axes(bundle: OpenBundle) -> tuple[int, ...]:
-    """The axes along which training mirrored.
+    """The axes along which training mirrored: across its slices a planar network cannot have been.
 
     Raises:
         ConfigError: there are none.
     """
     data = bundle.data
-    trained = data.augment.mirrored_axes
+    trained = tuple(axis for axis in data.augment.mirrored_axes if axis != data.slice_axis)
     if trained:
         return trained
     possible = [axis for axis in range(3) if axis != data.slice_axis and not (axis == 0 and data.has_sides)]
