@@ -37,8 +37,6 @@ class VoteOfViews(PseudoLabels):
             miss much more than they invent, and what they miss would be taught as background.
         background_confidence_rounds: rounds, from the first, in which `background_confidence` holds; None: all. Once
             networks miss no more than they invent, leaving background out lets structures swell.
-
-    Of a set without a background no view says so: "any" is the vote, and `background_confidence` leaves nothing out.
     """
 
     def __init__(
@@ -70,14 +68,12 @@ class VoteOfViews(PseudoLabels):
         if self.fusion == "mean":
             assert case.probabilities is not None  # since `needs` asks for them
             return view_fusion.fuse_mean(case.probabilities)
-        background = 0 if self.fusion == "any" and self.has_background else None
+        background = 0 if self.fusion == "any" else None
         return view_fusion.fuse_votes(case.labels, case.confidences, background)
 
     def _background_confidence_of(self, round_number: int) -> float | None:
         """The probability that background needs in a round; None: any."""
         last = self.background_confidence_rounds
-        if not self.has_background:
-            return None
         if last is not None and round_number > last:
             return None
         return self.background_confidence

@@ -92,15 +92,6 @@ def test_planes_that_say_background_may_have_no_vote():
     assert relabelled(votes_of(CARD), fusion="any") == [1, 1, 2, 1]
 
 
-def test_without_a_background_the_first_class_is_one_like_the_others():
-    votes = votes_of(CARD)
-    for options in ({"fusion": "any"}, {"background_confidence": 0.9}):
-        of_set = rule(**options)
-        of_set.has_background = False
-        assert of_set.label(votes, {}, 1).flatten().tolist() == [1, 1, 2, 0]
-        assert relabelled(votes, **options) == ([1, 1, 2, 1] if "fusion" in options else [1, 1, 2, 255])
-
-
 def test_the_mean_is_another_rule():
     maps = np.array([[0.95, 0.05], [0.45, 0.55], [0.45, 0.55]], np.float32)[..., None]
     assert relabelled(votes_of(maps)) == [1]

@@ -239,6 +239,12 @@ def _views(bundle: OpenBundle, options: PredictOptions, *, averaged: bool) -> tu
             f"accepted are {', '.join(FUSIONS)}" if bundle.views else "the model has one network, nothing to fuse"
         )
         raise ConfigError(f"--fusion {options.fusion}: {accepted}", path=bundle.path)
+    if options.fusion == "any" and not bundle.data.has_background:
+        raise ConfigError(
+            "--fusion any: views that say background have no vote, and the model's labels have no background; "
+            "accepted are vote, mean",
+            path=bundle.path,
+        )
     if not bundle.views:
         return ()
     views = tuple(dict.fromkeys(options.views)) or bundle.views
