@@ -194,7 +194,7 @@ def _configure(bundle: OpenBundle, options: PredictOptions, *, averaged: bool) -
         inferer.overlap = options.overlap
     if options.mirror:
         inferer.mirror_axes = _mirror_axes(bundle)
-    settings = {"overlap": inferer.overlap, "mirror_axes": list(inferer.mirror_axes)}
+    settings: dict[str, Any] = {"overlap": inferer.overlap, "mirror_axes": list(inferer.mirror_axes)}
     if isinstance(inferer, ViewsInferer):
         settings |= {"views": list(views), "fusion": inferer.fusion}
     return settings
