@@ -84,6 +84,10 @@ class PseudoLabels(ABC):
     one_view: ClassVar[bool] = False
     """Whether the rule looks at what a single view says, so that a stage of several is refused."""
 
+    tried: ClassVar[Mapping[str, tuple[float, ...]]] = {}
+    """Options that labelled validation cases choose where a pipeline does not give them -> values, the default first.
+    The label that such a rule makes of one case depends on nothing that `decide` decides."""
+
     inputs: ClassVar[tuple[str, ...]] = ()
     """Of each case also: the maps of these names that the manifest gives, and "image"."""
 

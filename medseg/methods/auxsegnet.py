@@ -21,7 +21,7 @@ something else in each stage (`affinity`); the saliency is refined by PAMR in pl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name
@@ -193,7 +193,8 @@ class SaliencyFusion(PseudoLabels):
     Args:
         classes: number of classes with background.
         object_threshold: share of its maximum above which a map says that there is an object.
-        salient_threshold: saliency above which a pixel may be of an object.
+        salient_threshold: saliency above which a pixel may be of an object. Either is chosen by the labelled validation
+            cases, if there are any, where a pipeline does not give it.
         refinement: of the saliency of later stages: "pamr", or "none".
     """
 
@@ -201,6 +202,10 @@ class SaliencyFusion(PseudoLabels):
     one_view = True
     inputs = ("saliency", "image")
     makes = ("salient",)
+    tried: ClassVar[Mapping[str, tuple[float, ...]]] = {
+        "object_threshold": (0.2, 0.35, 0.5, 0.65, 0.8),
+        "salient_threshold": (0.06, 0.15, 0.3, 0.45, 0.6),
+    }
 
     def __init__(
         self, classes: int, *,

@@ -104,6 +104,34 @@ def test_the_given_manifest_is_not_overwritten(pictures, tmp_path):
         compute_saliency(tmp_path / "manifest.json", tmp_path)
 
 
+def test_training_images_whose_label_is_known_become_validation_cases(pictures, tmp_path, capsys):
+    content = json.loads((pictures / "masks.json").read_text())
+    few = {**content, "test": [{**each, "image": str(pictures / each["image"])} for each in content["test"][:1]]}
+    few["test"][0]["label"] = str(pictures / "a_mask.png")
+    (tmp_path / "few.json").write_text(json.dumps(few))
+    folder = tmp_path / "out"
+    compute_saliency(pictures / "tags.json", folder, kind="dark", masks=tmp_path / "few.json", validation=True)
+    assert "1 of 3 training images have a label and are validation cases now" in capsys.readouterr().err
+    manifest = Manifest.load(folder / "manifest.json")
+    assert [case.name for case in manifest.training] == ["b", "c"]
+    (case,) = manifest.validation
+    assert (case.name, case.tags) == ("a", ("cyst",))
+    assert manifest.label(case) == pictures / "a_mask.png"
+    assert manifest.resolve(case.maps["saliency"]).is_file()
+    assert check_manifest(folder / "manifest.json").ok
+
+
+def test_masks_with_other_labels_are_no_validation_cases(pictures, tmp_path):
+    content = json.loads((pictures / "masks.json").read_text())
+    content["labels"] = {"0": "background", "2": "cyst"}
+    (pictures / "others.json").write_text(json.dumps(content))
+    options = {"kind": "dark", "masks": pictures / "others.json", "validation": True}
+    with pytest.raises(ManifestError, match=r"others.json: has the labels .*2: 'cyst'.*; accepted are"):
+        compute_saliency(pictures / "tags.json", tmp_path / "out", **options)
+    with pytest.raises(ConfigError, match="--validation needs --masks"):
+        compute_saliency(pictures / "tags.json", tmp_path / "out", validation=True)
+
+
 def test_masks_of_other_images_are_refused(pictures, tmp_path):
     content = json.loads((pictures / "masks.json").read_text())
     content["test"] = [{"image": str(pictures / "other.png"), "label": str(pictures / "a_mask.png")}]

@@ -96,6 +96,9 @@ class SaliencyOptions:
     masks: Annotated[
         Path | None, Option("Manifest with labels of some of the images, opened to measure the recall alone.")
     ] = None
+    validation: Annotated[
+        bool, Option("Make training images with such a label validation cases: see docs/methods.")
+    ] = False
     empty: Annotated[bool, Option("Saliency of 0 for images whose tags say that no class is there.")] = True
     device: Annotated[str, Option("auto, cpu or cuda.")] = "auto"
 
@@ -107,5 +110,7 @@ class SaliencyOptions:
             raise ConfigError(f"--size is {self.size:g}; accepted is more than 0 and up to 1")
         if self.kind == "features" and self.weights is None:
             raise ConfigError("--kind features needs --weights", hint="give the file of EfficientNet-lite0")
+        if self.validation and self.masks is None:
+            raise ConfigError("--validation needs --masks", hint="give a manifest with labels of some of the images")
         if self.kind == "model" and self.model is None:
             raise ConfigError("--kind model needs --model", hint="give a run folder or a bundle")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ def run_saliency(options: SaliencyOptions) -> dict[str, Any]:
 
     Args:
         options: `output` gets `CASE.nii.gz`, whole numbers from 0 to 255, on the grid of each image;
-            `manifest.json`, the manifest with `maps: {saliency: ...}`; `overview.png`, some images with their saliency;
+            `manifest.json`, the manifest with `maps: {saliency: ...}` and with the validation cases of
+            `with_validation`, if they are asked for; `overview.png`, some images with their saliency;
             `saliency.json`, what is returned.
 
     Returns:
@@ -65,7 +66,10 @@ def run_saliency(options: SaliencyOptions) -> dict[str, Any]:
     found = summarize_saliency(measured)
     write_json(folder / "saliency.json", {"options": plain(options), **found})
     write_whole(folder / "overview.png", draw_sheet(manifest, cases, folder))
-    with_maps(manifest, folder).save(folder / MANIFEST)
+    made = with_maps(manifest, folder)
+    if options.validation:
+        made = with_validation(made, masks)
+    made.save(folder / MANIFEST)
     _tell(found)
     return found
 
@@ -148,6 +152,31 @@ def with_maps(manifest: Manifest, folder: Path) -> Manifest:
             changed.append(case.model_copy(update={"maps": {**case.maps, MAP: file}}))
         lists[section] = tuple(changed)
     return with_lists(manifest, lists)
+
+
+def with_validation(manifest: Manifest, masks: Mapping[str, tuple[Manifest, Case]]) -> Manifest:
+    """The manifest whose training cases with tags alone are validation cases where a label is known.
+
+    Args:
+        manifest: of the images.
+        masks: image file -> the manifest and case that know its label.
+
+    Raises:
+        ManifestError: labels with other values or names than the manifest's.
+    """
+    kept, moved = [], []
+    for case in manifest.training:
+        known = masks.get(str(real_path(manifest.images(case)[0])))
+        if case.is_labelled or known is None:
+            kept.append(case)
+            continue
+        other, of_other = known
+        if other.labels != manifest.labels:
+            raise ManifestError(f"has the labels {other.labels}; accepted are {manifest.labels}", path=other.path)
+        label = Manifest.relative(other.resolve(str(of_other.label)), manifest.path.parent)
+        moved.append(case.model_copy(update={"label": label, "classes": of_other.classes}))
+    say(f"{len(moved)} of {len(manifest.training)} training images have a label and are validation cases now")
+    return with_lists(manifest, {"training": tuple(kept), "validation": (*manifest.validation, *moved)})
 
 
 def _tell(found: dict[str, Any]) -> None:

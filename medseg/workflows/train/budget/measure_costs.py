@@ -162,7 +162,8 @@ def _other_seconds(place: Workplace, index: int, found: Sequence[NetworkCosts], 
     if stage.then is not None:
         costs = _rule_costs(place, index, stage.then.rule, result)
         each = costs.case + case_seconds
-        total += costs.start + len(_cases_of_rule(place, index)) * each / distributed.world()
+        looked_at = len(place.manifest.validation) * costs.case if costs.is_judged else 0.0
+        total += costs.start + (len(_cases_of_rule(place, index)) * each + looked_at) / distributed.world()
     return total
 
 
@@ -216,7 +217,7 @@ class RuleCosts:
     Args:
         start: until it is ready for its first pass; it may read all labels.
         case: to predict a case, mean, make its label and write it.
-        is_judged: whether validation cases are labelled too.
+        is_judged: whether validation cases are labelled too, to judge the rule or to choose its options.
     """
 
     start: float
@@ -231,11 +232,12 @@ def _rule_costs(place: Workplace, index: int, spec: RuleSpec, result: StageResul
     began = time.monotonic()
     rule = rule_for(manifest, spec)
     start = time.monotonic() - began
+    is_judged = rule.is_judged or any(name not in spec.options for name in rule.tried)
     cases = cases_to_label(streams_of(manifest), part.cases) if part else []
     if not cases:
-        return RuleCosts(start, 0.0, rule.is_judged)
+        return RuleCosts(start, 0.0, is_judged)
     case, share = typical_case(manifest, cases)
-    return RuleCosts(start, _time_rule(place, manifest, case, rule, result) * share, rule.is_judged)
+    return RuleCosts(start, _time_rule(place, manifest, case, rule, result) * share, is_judged)
 
 
 def typical_case(manifest: Manifest, cases: Sequence[Case]) -> tuple[Case, float]:

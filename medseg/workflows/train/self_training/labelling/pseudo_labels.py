@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from medseg.portable.io.write import SaveError, is_flat, remove_leftovers, write
 from medseg.progress import Count
 from medseg.records import Record, digest_of
 from medseg.stopping import report_stop
+from medseg.workflows.train.self_training.labelling.choose_options import choose_options
 from medseg.workflows.train.self_training.labelling.dead_maps import tell_dead_maps
 from medseg.workflows.train.self_training.labelling.precision import judge_rule
 from medseg.workflows.train.self_training.labelling.predict_maps import IMAGE, Predictors
@@ -102,6 +103,9 @@ class PseudoLabeller:
             OutputError: a pseudo-label that cannot be written; what is there is whole, and a resumed run goes on.
         """
         make_folder(self.folder / PSEUDO)
+        chosen = choose_options(self.rule, networks, device, self.manifest, self.folder, self.number)
+        if chosen != self.rule:
+            return replace(self, rule=chosen).run(networks, device, time_left)
         rule = rule_for(self.manifest, self.rule)
         with PredictionStore(networks, device, rule, self.folder / "predictions") as store:
             decided = self._decide(rule, store, networks) if rule.looks_at_all else {}
