@@ -18,8 +18,8 @@ PACKAGES = ("nnunetv2==2.8.1",)
 class NnUNet:
     """nnU-Net with the resolution and the narrow network that make it fit for minutes of one core.
 
-    Its own plan is for days on a GPU (32 to 320 channels): resolution and width are taken over from ours, and its
-    planner is asked for the small patches of a small memory. Everything else is its own.
+    Its own plan is for days on a GPU (32 to 320 channels): the resolution is taken over from ours, the width cut,
+    and its planner is asked for the small patches of a small memory. Everything else is its own.
 
     Args:
         environment: of nnU-Net.

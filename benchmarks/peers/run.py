@@ -2,8 +2,9 @@
 
     python benchmarks/peers/run.py --data la/compare_16.json --minutes 15 --seeds 0,1,2 -o runs/peers_la
 
-Each peer has an environment of its own, made on the first call (`--environments`), and is given the resolution and the
-width of our plan, without which it is slower by far than a CPU bears. Wants an otherwise idle core: training is timed
+Each peer has an environment of its own, made on the first call (`--environments`), and is given the resolution of our
+plan and a narrow network (`WIDTH_OF_A_PEER`), without which it is slower by far than a CPU bears; our network has the
+width that our plan chooses. Wants an otherwise idle core: training is timed
 by the clock. nnU-Net takes no seed: each of its runs is another draw. What is finished is not
 done again. Prints and writes `table.md`.
 """

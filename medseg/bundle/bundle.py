@@ -31,6 +31,7 @@ from medseg.bundle.configs import (
     train_config,
 )
 from medseg.bundle.safe_load import checked_weights, literal, read_json, reason_of
+from medseg.bundle.swap import swap_folder
 from medseg.config.pipeline import DataSpec
 from medseg.errors import BundleError, OutputError
 from medseg.networks.weight_files import UnreadableWeights, load_tensors, sha256_of
@@ -129,9 +130,8 @@ def write_bundle(
         _write_files(temporary, state, ours, configs)
         (temporary / "docs" / "README.md").write_text(metadata.readme(data, name, views), "utf-8")
         _flush(temporary)
-        if out.exists():
-            _remove_bundle(out)
-        temporary.replace(out)
+        _refuse_other_folder(out)
+        swap_folder(temporary, out)
     except OSError as error:
         raise OutputError(f"cannot be written ({error.strerror or error})", path=out) from error
     finally:
@@ -139,11 +139,10 @@ def write_bundle(
     return out
 
 
-def _remove_bundle(folder: Path) -> None:
-    """Make way for a new bundle, but only where a bundle is."""
-    if any(folder.iterdir()) and not (folder / "configs" / "medseg.json").is_file():
+def _refuse_other_folder(folder: Path) -> None:
+    """See that a new bundle takes the place of nothing, of an empty folder or of a bundle."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / "configs" / "medseg.json").is_file():
         raise OutputError("exists and is no bundle", path=folder, hint="choose another folder")
-    shutil.rmtree(folder)
 
 
 def _configs(definition: Config, data: DataSpec, name: str, views: list[str], fusion: str) -> dict[str, Config]:

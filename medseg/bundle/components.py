@@ -12,6 +12,7 @@ from medseg.atomic import write_whole
 from medseg.bundle import metadata
 from medseg.bundle.configs import SCRIPTS, Config
 from medseg.bundle.safe_load import read_json
+from medseg.bundle.swap import swap_folder
 from medseg.bundle.training_facts import TrainingFacts, read_facts
 from medseg.config.pipeline import DataSpec
 from medseg.errors import OutputError
@@ -67,8 +68,7 @@ def set_components(bundle: Path, rules: Rules, gains: Sequence[Mapping[str, Any]
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(bundle, temporary)
         _edit(temporary, rules, gains)
-        shutil.rmtree(bundle)
-        temporary.replace(bundle)
+        swap_folder(temporary, bundle)
     except (OSError, shutil.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"cannot be written ({reason})", path=bundle) from error

@@ -12,6 +12,7 @@ from torch import nn
 from medseg.bundle.bundle import open_bundle, write_bundle
 from medseg.bundle.configs import SCRIPTS
 from medseg.bundle.safe_load import read_json
+from medseg.bundle.swap import swap_folder
 from medseg.config.instantiate import current_names
 from medseg.config.pipeline import DataSpec
 from medseg.errors import BundleError, OutputError
@@ -108,8 +109,7 @@ def copy_bundle(source: Path, target: Path) -> None:
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(source, temporary)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.replace(target)
+        swap_folder(temporary, target)
     except (OSError, shutil.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"cannot be written ({reason})", path=target) from error

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from medseg.config.between_runs import Frozen
 from medseg.config.sides import have_sides
@@ -20,8 +20,25 @@ slices of all cases, in volumes as `cases`. `half`: of cases with labels half of
 from the others; streams without labels as `union`. `classes`: of cases with labels equally from those of each class,
 the others as `cases`."""
 
+Padding = Literal["minimum", "edge", "zero"]
+"""What patches and windows hold beyond the edges of an image. `minimum`: of each channel. `edge`: its outermost voxels
+again. `zero`: 0, after the intensities became network input, and a volume that is no larger than a patch lies about the
+middle of it, as in DTC's code, see `medseg.data.sampling`."""
+
 Target = Literal["voxels", "images"]
 """What has a class: each voxel by itself, or an image as a whole, which its only tag names."""
+
+
+def _one_or_three(given: Any) -> Any:
+    """An overlap as it is given, if it is one or three numbers in [0, 1)."""
+    numbers = given if isinstance(given, list | tuple) else [given]
+    are_numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers)
+    if len(numbers) not in (1, 3) or not are_numbers or not all(0 <= each < 1 for each in numbers):
+        raise ValueError("accepted are one number, or three, of at least 0 and less than 1")
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+Overlap = Annotated[float | tuple[float, float, float], BeforeValidator(_one_or_three)]
 
 
 class Intensity(Frozen):
@@ -53,8 +70,8 @@ class DataSpec(Frozen):
     foreground: float = Field(default=0.5, ge=0, le=1)  # share of labelled patches centred on a class
     sampling: Sampling = "cases"
     augment: Augment = Augment()
-    overlap: float = Field(default=0.5, ge=0, lt=1)
-    padding: Literal["minimum", "edge"] = "minimum"  # what patches and windows hold beyond the edges of an image
+    overlap: Overlap = 0.5  # of neighbouring windows: one for all axes, or one for each
+    padding: Padding = "minimum"
     smallest_mm: tuple[float, float, float] | None = None  # of the images of training, along each axis
     resample_axes: tuple[bool, bool, bool] = (True, True, True)  # False: keep each image's own spacing there
     has_background: bool = True  # False: the first class is one like the others

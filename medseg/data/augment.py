@@ -3,8 +3,8 @@
 Crop, rotation and zoom are one map from patch to volume: what is interpolated is interpolated once. Without rotation
 and zoom a patch is an exact copy; so are flips and quarter turns. What lies outside of a volume is what prediction
 sees there (`DataSpec.padding`): its outermost voxels again, in image, label and maps alike, or the background of the
-image, the minimum of each channel, and label 0, or 255 where no class is the background. The transforms themselves are
-in `medseg.ops.augmentation.transforms`.
+image, the minimum of each channel or 0, and label 0, or 255 where no class is the background. The transforms
+themselves are in `medseg.ops.augmentation.transforms`.
 """
 
 from __future__ import annotations

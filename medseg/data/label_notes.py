@@ -38,7 +38,7 @@ def shows_unknown(spec: DataSpec) -> bool:
     """Whether patches may show what lies outside of an image and is 255 in a label, see `medseg.data.augment`."""
     resize = spec.augment.transforms[RESIZE]
     is_resized = getattr(resize, "probability", 0) > 0
-    return is_resized or (spec.padding == "minimum" and not spec.has_background)
+    return is_resized or (spec.padding != "edge" and not spec.has_background)
 
 
 def stacked_maps(volume: CachedVolume, names: Sequence[str], *, with_inside: bool) -> Tensor | None:

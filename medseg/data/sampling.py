@@ -123,6 +123,7 @@ def start_of(
     foreground: float = 0.0,
     labelled: bool = False,
     across: int | None = None,
+    in_the_middle: bool = False,
 ) -> tuple[int, int, int]:
     """First voxel of a random patch.
 
@@ -139,10 +140,11 @@ def start_of(
         foreground: share of patches that are centred on a class.
         labelled: False never looks at what the volume's label holds.
         across: the axis across which a planar view cuts, along which the patch has one voxel.
+        in_the_middle: see `_ends`.
     """
-    low, high = _ends(volume, patch)
+    low, high = _ends(volume, patch, in_the_middle)
     # each sample takes the same random numbers, whatever comes of them
-    start, on_a_class = _first_numbers(volume, patch, rng, foreground)
+    start, on_a_class = _first_numbers(volume, patch, rng, foreground, in_the_middle)
     share_of_classes, share_of_voxels = rng.random(), rng.random()
     if across is not None:
         cumulative = np.cumsum(slice_weights(volume.body, across))
@@ -155,24 +157,48 @@ def start_of(
     return x, y, z
 
 
-def is_centred(volume: CachedVolume, patch: Sequence[int], rng: np.random.Generator, *, foreground: float) -> bool:
+def is_centred(
+    volume: CachedVolume,
+    patch: Sequence[int],
+    rng: np.random.Generator,
+    *,
+    foreground: float,
+    in_the_middle: bool = False,
+) -> bool:
     """Whether `start_of` centres the patch of a labelled stream on a class, of the same arguments."""
-    _, on_a_class = _first_numbers(volume, patch, rng, foreground)
+    _, on_a_class = _first_numbers(volume, patch, rng, foreground, in_the_middle)
     return on_a_class and bool(volume.foreground)
 
 
 def _first_numbers(
-    volume: CachedVolume, patch: Sequence[int], rng: np.random.Generator, foreground: float
+    volume: CachedVolume, patch: Sequence[int], rng: np.random.Generator, foreground: float, in_the_middle: bool
 ) -> tuple[np.ndarray, bool]:
     """A place of the patch that is as likely as any other, and whether it is to be centred on a class instead."""
-    low, high = _ends(volume, patch)
+    low, high = _ends(volume, patch, in_the_middle)
     return rng.integers(low, high + 1), bool(rng.random() < foreground)
 
 
-def _ends(volume: CachedVolume, patch: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest first voxel of a patch along each axis."""
+MARGIN = 3
+"""Voxels on either side that DTC's authors pad a volume by beyond the patch."""
+
+
+def _ends(volume: CachedVolume, patch: Sequence[int], in_the_middle: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest first voxel of a patch along each axis.
+
+    Args:
+        volume: to cut from.
+        patch: voxels along each axis.
+        in_the_middle: as DTC's authors do it: a volume that is not larger than the patch along some axis is first
+            padded along every axis on both sides by half of what is missing and `MARGIN` voxels. Along a shorter axis
+            it then lies within `MARGIN` voxels of the middle of the patch.
+    """
     ends = np.subtract(volume.shape, patch)
-    return np.minimum(ends, 0), np.maximum(ends, 0)
+    if not in_the_middle:
+        return np.minimum(ends, 0), np.maximum(ends, 0)
+    if (ends > 0).all():
+        return np.zeros(3, int), ends
+    before = np.maximum(-ends // 2 + MARGIN, 0)
+    return -before, ends + before
 
 
 def _possible_centres(volume: CachedVolume, on_a_class: bool, share: float) -> np.ndarray | None:

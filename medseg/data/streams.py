@@ -64,7 +64,7 @@ class PatchStreams(Dataset):
         self.seed, self.total = seed, total
         self.rank, self.world = rank
         self.thin = spec.slice_axis
-        self._shows_unknown = shows_unknown(spec)
+        self._shows_unknown, self._pads_zeros = shows_unknown(spec), spec.padding == "zero"
         self.seen = [size + 2 * context for size, context in zip(spec.patch, spec.context, strict=True)]
         self._orders = {name: order_of(cases, self.streams[name], spec) for name, cases in self.volumes.items()}
         self._check(batch)
@@ -200,7 +200,7 @@ class PatchStreams(Dataset):
         source = augment.Source(
             image=torch.from_numpy(volume.image),
             label=label,
-            background=torch.tensor(volume.background),
+            background=torch.zeros(len(volume.image)) if self._pads_zeros else torch.tensor(volume.background),
             repeat=augment.repeated_axes(self.spec),
             maps=maps,
             outside=0 if self.spec.has_background else IGNORE,
@@ -232,6 +232,7 @@ class PatchStreams(Dataset):
             foreground=self.spec.foreground,
             labelled=labelled,
             across=self.thin,
+            in_the_middle=self._pads_zeros,
         )
         order = self._orders[stream]
         if not isinstance(order, SameTagsOrder) or self.thin is None:
@@ -251,7 +252,8 @@ class PatchStreams(Dataset):
         draw = self._draw(stream, number)
         rng = sampling.generator(self.seed, stream, number)
         patch = draw.covered_shape(self.spec.patch)
-        return not sampling.is_centred(volume, patch, rng, foreground=self.spec.foreground)
+        foreground, in_the_middle = self.spec.foreground, self._pads_zeros
+        return not sampling.is_centred(volume, patch, rng, foreground=foreground, in_the_middle=in_the_middle)
 
 
 def make_loader(dataset: PatchStreams, *, start: int, workers: int, device: torch.device) -> DataLoader:

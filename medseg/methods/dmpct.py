@@ -31,7 +31,7 @@ class VoteOfViews(PseudoLabels):
         classes: number of classes with background.
         fusion: "vote"; "any": views that say background have no vote, so that a structure is where any view sees it;
             or "mean": the largest mean of the views' probabilities.
-        ignore_disagreement: do not learn where no two views agree.
+        ignore_disagreement: do not learn where no two of three or more views agree.
         background_confidence: learn background from pseudo-labels only where every view gives it at least this
             probability, such as 0.9; None: wherever the vote is background, as in the paper. Teachers of few scans
             miss much more than they invent, and what they miss would be taught as background.

@@ -17,6 +17,7 @@ beta = 0.3 are those of the authors' code; the paper prints the opposite sign an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -25,7 +26,11 @@ from torch import Tensor, nn
 from medseg.method import LABELED, Batch, Clock, Method, Networks, PatchTargets, Stream
 from medseg.ops.distance import DistanceTargets
 from medseg.ops.losses import segmentation as losses
+from medseg.ops.ranges import check_not_negative
 from medseg.ops.schedules import sigmoid_rampup
+
+UNEVEN = 2.0
+"""From this ratio of the largest to the smallest side of a voxel on, a distance in voxels says little."""
 
 
 class DTC(Method):
@@ -40,7 +45,8 @@ class DTC(Method):
         cross_entropy: weight of a cross-entropy term, which the authors compute but do not train on.
         exclusivity: weight of `mean relu(sum_c sigmoid(-k z_c) - 1)^2`, for more than one foreground class.
         boundary: "half", distances to the voxel's face, or "zero", the authors' map with a boundary of zeros.
-        spacing_mm: voxel size to measure distances with; None, as the authors do, counts voxels.
+        spacing_mm: voxel size to measure distances with, along each axis of the network; None, as the authors do,
+            counts voxels.
         clip: distance at which the map saturates, instead of the largest of the patch.
     """
 
@@ -53,6 +59,12 @@ class DTC(Method):
         spacing_mm: tuple[float, ...] | None = None, clip: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__(networks)
+        check_not_negative(beta=beta, consistency=consistency, rampup_steps=rampup_steps)
+        check_not_negative(steepness=steepness, cross_entropy=cross_entropy, exclusivity=exclusivity)
+        if spacing_mm is not None and len(spacing_mm) != networks.spatial_dims:
+            raise ValueError(
+                f"spacing_mm is {list(spacing_mm)}: the network has {networks.spatial_dims} axes, each of which has one"
+            )
         features = networks.encoder_decoder()
         self.network = networks.headed(features, networks.head(features.width, self.classes))
         self.distance_head = networks.head(features.width, self.classes - 1)
@@ -63,7 +75,17 @@ class DTC(Method):
         self.rampup_steps = rampup_steps
         self.cross_entropy = cross_entropy
         self.exclusivity = exclusivity
+        self._unmeasured_mm = networks.spacing_mm if spacing_mm is None else ()
         self._targets = DistanceTargets(self.classes, boundary=boundary, spacing_mm=spacing_mm, clip=clip)
+
+    def cautions(self, cases: Mapping[str, int]) -> list[str]:
+        """Where a voxel is much longer along one axis, and distances count voxels."""
+        sides = self._unmeasured_mm
+        if not sides or max(sides) <= UNEVEN * min(sides):
+            return []
+        size = " x ".join(f"{side:g}" for side in sides)
+        given = ",".join(f"{side:g}" for side in sides)
+        return [f"distances count voxels, which have {size} mm; method.options.spacing_mm=[{given}] counts millimetres"]
 
     def targets(self) -> PatchTargets:
         """Distance maps of a label patch."""

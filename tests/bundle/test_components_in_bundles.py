@@ -16,8 +16,9 @@ from stock import elsewhere
 from medseg.bundle import components as components_module
 from medseg.bundle.bundle import open_bundle
 from medseg.bundle.components import components_of, set_components
-from medseg.bundle.join import join_bundles
-from medseg.errors import BundleError, ConfigError
+from medseg.bundle.join import copy_bundle, join_bundles
+from medseg.errors import BundleError, ConfigError, OutputError
+from medseg.records import digest_of
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.run_folder import remove_unfinished
 
@@ -50,6 +51,31 @@ def test_monai_alone_keeps_the_same_components(world, tmp_path):
     assert components(before == 7).max() == 1
     assert 0 < (before == 7).sum() * 1.2 * 1.1 * 2.5 < 60000
     assert (ours == 7).sum() == 0
+
+
+WAYS = {
+    "rules": lambda world, here: set_components(here, RULES, GAINS),
+    "copy": lambda world, here: copy_bundle(world / "kept", here),
+    "bundle": lambda world, here: make_bundle(here),
+}
+
+
+@pytest.mark.parametrize("write", WAYS)
+def test_an_older_bundle_stays_where_the_new_one_cannot_take_its_place(write, world, tmp_path, monkeypatch):
+    here = shutil.copytree(world / "plain", tmp_path / "b")
+    before, plain, refused = digest_of(here), Path.replace, []
+
+    def refuse_once(self: Path, target: Path) -> Path:
+        if target == here and not refused:
+            refused.append(self)
+            raise PermissionError(13, "Permission denied")
+        return plain(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse_once)
+    with pytest.raises(OutputError, match="Permission denied"):
+        WAYS[write](world, here)
+    assert digest_of(here) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 def test_without_it_and_with_it_are_two_results(world, tmp_path, capfd):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -27,6 +28,8 @@ from medseg.portable.inference.sliding_window import SlabInferer
 from medseg.portable.inference.view_fusion import fuse_votes
 from medseg.portable.networks.adapters import Planar, Views
 from medseg.portable.planes import PLANES
+from medseg.workflows.predict.models import configure_models
+from medseg.workflows.predict.options import PredictOptions
 from medseg.workflows.predict.run import predict
 
 SPEC = data_spec(patch=(32, 32, 32), slices=3)
@@ -149,6 +152,14 @@ def test_what_views_cannot_do_is_one_line(model, options, words, world, tmp_path
     with pytest.raises(ConfigError, match=words) as caught:
         predict(world / model, world / "images", tmp_path, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_without_a_background_no_view_can_be_silent(world, tmp_path):
+    bundle = open_bundle(world / "all")
+    bundle = replace(bundle, data=bundle.data.model_copy(update={"has_background": False}))
+    asked = PredictOptions(model=world, inputs=world, output=tmp_path, fusion="any")
+    with pytest.raises(ConfigError, match=r"--fusion any: .* have no background; accepted are vote, mean"):
+        configure_models([bundle], asked, print)
 
 
 def test_the_file_may_be_stored_along_any_axes(world, results, tmp_path):

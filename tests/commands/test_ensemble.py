@@ -210,6 +210,7 @@ def test_mirroring_along_the_axes_of_training(flip, axes, world, tmp_path):
         ({}, "0,1,2"),
         ({"augment": {"flip": {"axes": [0, 1], "probability": 0}}}, "0,1,2"),
         ({"labels": {0: "background", 1: "left kidney", 7: "right kidney"}}, "1,2"),
+        ({"view": "axial", "patch": (16, 16, 1), "augment": {"flip": {"axes": [2]}}}, "0,1"),
     ],
 )
 def test_mirroring_that_training_did_not_do_is_refused(changes, axes, world, tmp_path):

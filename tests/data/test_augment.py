@@ -205,6 +205,21 @@ def test_zero_probability_is_never_and_one_always():
         assert {"affine", *INTENSITY} <= always.values.keys()
 
 
+def test_one_flip_is_along_one_axis_each_equally_often():
+    augment = Augment(**OFF.model_dump(exclude={"flip"}), flip={"axes": (0, 1), "probability": 1.0, "one": True})
+    flips = [draw(augment, [seed], (9, 9, 9), (1, 1, 1)).values["flip"] for seed in range(2000)]
+    assert set(flips) == {(0,), (1,)}
+    assert abs(np.mean([flip == (0,) for flip in flips]) - 0.5) < 0.04
+    assert draw(augment, [0], (1, 9, 9), (1, 1, 1)).values["flip"] == (1,)
+    assert draw(augment, [0], (1, 1, 9), (1, 1, 1)).values == {}
+    seldom = Augment(**OFF.model_dump(exclude={"flip"}), flip={"axes": (0, 2), "probability": 0.25, "one": True})
+    flips = [draw(seldom, [seed], (9, 9, 9), (1, 1, 1)).values.get("flip") for seed in range(2000)]
+    assert {len(flip) for flip in flips if flip} == {1}
+    assert abs(np.mean([flip is not None for flip in flips]) - 0.25) < 0.04
+    assert Augment(**augment.model_dump(mode="json")) == augment
+    assert "one" not in Augment().model_dump()["flip"]  # as runs were recorded before
+
+
 def plain(value: object) -> object:
     return value.tolist() if isinstance(value, np.ndarray) else value
 

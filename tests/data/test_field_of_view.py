@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,11 @@ from tiny import FAST, write_dataset
 
 from medseg.bundle.bundle import open_bundle
 from medseg.bundle.configs import inferer_config, train_config
-from medseg.config.pipeline import Augment
+from medseg.config.pipeline import Augment, DataSpec
 from medseg.data.affine_sampling import box
-from medseg.data.augment import Draw, Source, apply, apply_to_maps, repeated_axes
+from medseg.data.augment import Draw, Source, apply, apply_to_maps, draw, repeated_axes
 from medseg.ops.augmentation.field_of_view import Crop, FieldOfView
+from medseg.portable.inference.windows import overlaps_of, window_starts
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.plan import write_plan
 from medseg.workflows.train.run import train
@@ -108,6 +111,19 @@ def test_a_new_plan_has_them_and_a_pipeline_can_say_otherwise(tmp_path):
     assert former.data["padding"] == "minimum"
     assert former.data["augment"]["crop"]["probability"] == 0
     assert write_plan("dtc_la", manifest, tmp_path / "la.yaml").data["augment"]["crop"]["probability"] == 0
+
+
+def test_dtc_la_has_the_patches_and_the_test_windows_of_its_authors(tmp_path):
+    manifest = write_dataset(tmp_path, shape=(24, 20, 18), spacing=(1.0, 1.0, 1.5))
+    data = DataSpec(**write_plan("dtc_la", manifest, tmp_path / "la.yaml").data)
+    along_axes = zip((200, 166, 88), data.patch, overlaps_of(data.overlap), strict=True)
+    starts = [window_starts(*of_axis) for of_axis in along_axes]
+    assert starts == [[0, 18, 36, 54, 72, 88], [0, 18, 36, 54], [0, 4, 8]]
+    assert (data.patch, data.padding) == ((112, 112, 80), "zero")
+    changes = [draw(data.augment, [seed], data.patch, data.spacing_mm).values for seed in range(200)]
+    assert {change["flip"] for change in changes} == {(0,), (1,)}
+    assert {change.get("rot90", 0) for change in changes} == {0, 1, 2, 3}
+    assert {*chain.from_iterable(changes)} == {"flip", "rot90"}
 
 
 def test_bundles_carry_the_padding_and_those_from_before_keep_theirs(tmp_path):

@@ -159,6 +159,8 @@ def test_overrides_win(tmp_path):
 def test_a_wrong_override_is_named_with_its_path(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.overlap: .*less than 1, got 3"):
         planned(write_dataset(tmp_path), overlap=3)
+    with pytest.raises(ConfigError, match=r"data\.overlap: .*one number, or three, .*, got \[0\.5, 0\.25\]"):
+        planned(write_dataset(tmp_path), overlap=[0.5, 0.25])
 
 
 def test_an_unreadable_image_is_named(tmp_path):

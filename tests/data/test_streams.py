@@ -191,6 +191,26 @@ def test_positions_are_uniform_and_reach_both_ends(tmp_path):
         assert ((counts - expected) ** 2 / expected).sum() < 2.5 * len(counts)  # chi squared, far beyond 0.1 %
 
 
+def test_with_zeros_around_a_volume_lies_about_the_middle_of_the_patch(tmp_path):
+    """By the authors of DTC: of 10, 20 and 30 voxels in a patch of 16, 3 + 3 and -2 + 3 and no zeros on either side."""
+    case = cached(tmp_path, "case", np.full((1, 10, 20, 30), 7.0), np.ones((10, 20, 30), np.uint8))
+
+    def starts_of(patch):
+        rngs = [sampling.generator(0, "x", n) for n in range(2000)]
+        return np.array([sampling.start_of(case, patch, rng, in_the_middle=True) for rng in rngs])
+
+    starts = starts_of((16, 16, 16))
+    assert (starts.min(0).tolist(), starts.max(0).tolist()) == ([-6, -1, 0], [0, 5, 14])
+    starts = starts_of((8, 8, 8))
+    assert (starts.min(0).tolist(), starts.max(0).tolist()) == ([0, 0, 0], [2, 12, 22])
+    data = spec((16, 16, 16), augment=PLAIN, padding="zero", foreground=0)
+    batches = [streams({"labeled": [case]}, {"labeled": 1}, data)[number]["labeled"] for number in range(8)]
+    for batch in batches:
+        assert torch.equal(batch["image"] == 7, batch["label"] == 1)
+        assert torch.equal(batch["image"] == 0, batch["label"] == 0)
+        assert int(batch["label"].sum()) in {10 * 16 * 16, 10 * 15 * 16}
+
+
 def test_foreground_patches_hold_a_uniformly_drawn_class(tmp_path):
     label = np.zeros((30, 30, 30), np.uint8)
     label[2, 3, 4] = 1

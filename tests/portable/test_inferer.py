@@ -173,19 +173,29 @@ def test_a_pointwise_network_without_overlap_is_called_as_if_directly():
     assert torch.equal(labels[0, 0].long(), net(image[None]).argmax(1)[0])
 
 
+@pytest.mark.parametrize(("padding", "of_monai"), [("edge", "replicate"), ("zero", "constant")])
 @pytest.mark.parametrize("shape", [(9, 31, 24), (10, 9, 11), (1, 20, 7)])
-def test_with_repeated_edges_small_volumes_are_those_of_monai_too(shape):
+def test_with_repeated_edges_or_zeros_small_volumes_are_those_of_monai_too(shape, padding, of_monai):
     image, net = smooth(*shape), network(3)
-    inferer = SlabInferer((16, 16, 16), restore=False, padding="edge")
+    inferer = SlabInferer((16, 16, 16), restore=False, padding=padding)
     with torch.no_grad():
-        settings_of_monai = {"overlap": 0.5, "mode": "gaussian", "padding_mode": "replicate"}
+        settings_of_monai = {"overlap": 0.5, "mode": "gaussian", "padding_mode": of_monai}
         logits = sliding_window_inference(image[None], (16, 16, 16), 2, net, **settings_of_monai)[0]
     assert int((inferer(image[None], net)[0, 0] != logits.argmax(0)).sum()) <= 2
 
 
 def test_unknown_padding_is_refused():
-    with pytest.raises(ValueError, match="padding must be one of minimum, edge, got 'zero'"):
-        SlabInferer((16, 16, 16), padding="zero")
+    with pytest.raises(ValueError, match="padding must be one of minimum, edge, zero, got 'mean'"):
+        SlabInferer((16, 16, 16), padding="mean")
+
+
+def test_an_overlap_for_each_axis_is_monais():
+    image, net = smooth(30, 26, 41), network(3)
+    labels = SlabInferer((16, 16, 16), (0.25, 0.5, 0.75), restore=False)(image[None], net)
+    logits = reference_logits(image, net, (16, 16, 16), (0.25, 0.5, 0.75))
+    assert int((labels[0, 0] != logits.argmax(0)).sum()) <= 2
+    with pytest.raises(ValueError, match=r"one number or three, got \(0.5, 0.5\)"):
+        SlabInferer((16, 16, 16), (0.5, 0.5))
 
 
 @pytest.mark.parametrize("shape", [(5, 40, 9), (1, 1, 1), (30, 3, 30)])

@@ -26,6 +26,7 @@ from medseg.planning.plan import plan_data
 from medseg.workflows.train import settings
 from medseg.workflows.train.checks import stages as checks
 from medseg.workflows.train.checks.files import find_warnings
+from medseg.workflows.train.plan import write_plan
 from medseg.workflows.train.self_training.labelling.dead_maps import says_something, tell_dead_maps
 from medseg.workflows.train.self_training.labelling.predict_maps import read_inputs
 from medseg.workflows.train.self_training.validation_scores import count_labelled_voxels
@@ -68,6 +69,15 @@ def test_what_a_method_warns_of_is_said_once(capsys):
     for _ in range(2):
         checks._tell_cautions(method, stage, [{"unlabeled": 1}])
     assert capsys.readouterr().err.count(f"warning: ael: {SINGLE}") == 1
+
+
+@pytest.mark.parametrize(("batch", "told"), [(["labeled=2"], 1), (["labeled=2", "unlabeled=1"], 0), ([], 0)])
+def test_cases_that_a_given_batch_leaves_out_are_told(batch, told, tmp_path, capsys):
+    overrides = ["data.patch=[16,16,16]", *(f"stages.0.schedule.batch.{each}" for each in batch)]
+    checks._TOLD.clear()
+    write_plan("dtc", write_dataset(tmp_path), tmp_path / "plan.yaml", overrides=overrides)
+    line = "warning: dtc: schedule.batch is {labeled: 2}, so that nothing is learnt from the 2 unlabeled cases"
+    assert capsys.readouterr().err.count(line) == told
 
 
 def prepare_twice(manifest: Manifest, folder, name: str) -> None:

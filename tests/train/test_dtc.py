@@ -11,11 +11,12 @@ import torch
 from given_networks import Given, factory
 from models import data_spec
 
+from medseg import methods
 from medseg.bundle.bundle import open_bundle, write_bundle
 from medseg.config.instantiate import build_network
 from medseg.config.pipeline import NetworkSpec
 from medseg.engine import checkpoint
-from medseg.errors import CheckpointError
+from medseg.errors import CheckpointError, ConfigError
 from medseg.method import Clock
 from medseg.methods.dtc import DTC
 from medseg.methods.supervised import Supervised
@@ -111,6 +112,32 @@ def test_every_term_equals_its_equation(case):
     assert terms["distance"].item() == pytest.approx(0.3 * lsf / (2 * 120), rel=1e-4)
     assert terms["consistency"].item() == pytest.approx(0.252051 * dtc / (4 * 120), rel=1e-4)
     assert terms["cross_entropy"].item() == 0
+
+
+def test_uneven_voxels_are_told_unless_distances_are_in_millimetres(case):
+    networks = TwoHeads(Fixed(case[1]), 2)
+    assert DTC(networks).cautions({}) == []
+    networks.spacing_mm = (1.25, 1.25, 5.0)
+    (told,) = DTC(networks).cautions({})
+    assert told.startswith("distances count voxels, which have 1.25 x 1.25 x 5 mm; ")
+    assert told.endswith("method.options.spacing_mm=[1.25,1.25,5] counts millimetres")
+    assert DTC(networks, spacing_mm=(1.25, 1.25, 5.0)).cautions({}) == []
+    networks.spacing_mm = (1.0, 1.0, 2.0)
+    assert DTC(networks).cautions({}) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"spacing_mm": (1.0, 1.0)}, r"spacing_mm is \[1.0, 1.0\]: the network has 3 axes"),
+        ({"beta": -0.3}, "beta -0.3: must be at least 0"),
+        ({"steepness": -1500.0}, "steepness -1500: must be at least 0"),
+        ({"rampup_steps": -40}, "rampup_steps -40: must be at least 0"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        methods.build("dtc", factory(3), **options)
 
 
 def test_ramp_takes_the_published_values():

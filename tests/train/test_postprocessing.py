@@ -76,6 +76,18 @@ def test_nothing_where_nothing_should_be_is_a_dice_of_one():
     assert choose_rule("organ", [absent], 11.0).rule == {"smallest_mm3": 11.0}
 
 
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_of_equally_large_components_the_one_counts_that_is_kept(place):
+    """Three of two voxels each, one of which is true: a Dice of 1 if that one is kept, else of 0."""
+    prediction, reference = np.zeros((5, 2, 1), np.uint8), np.zeros((5, 2, 1), np.uint8)
+    prediction[::2] = 1
+    reference[place] = 1
+    labels = keep_components(torch.from_numpy(prediction.copy()), {1: LARGEST}).numpy()
+    found = evidence_of("a", prediction, reference, 1, 2.0)
+    assert found.dice(None) == pytest.approx(2 * 2 / (6 + 2))
+    assert found.dice(LARGEST) == float((labels == reference).all())
+
+
 @pytest.mark.parametrize(
     ("smallest", "sizes"),
     [(None, []), (0.5, []), (100.0, [6.2, 25.0, 100.0]), (1234.5, [77.0, 300.0, 1200.0]), (8.0, [2.0, 8.0])],

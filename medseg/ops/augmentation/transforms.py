@@ -15,7 +15,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -168,17 +176,31 @@ class Rot90(SpatialTransform):
 
 @random_transform("flip")
 class Flip(SpatialTransform):
-    """Mirroring along each of some axes."""
+    """Mirroring along each of some axes by itself or, with `one`, along a single one of them, each equally often."""
 
     axes: tuple[Axis, ...] = ()
     probability: float = Field(default=0.5, ge=0, le=1)
+    one: bool = False
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs were recorded before there was `one`: it is only written where it says something."""
+        content: dict[str, Any] = whole(self)
+        if not self.one:
+            content.pop("one", None)
+        return content
 
     def draw(
         self, rng: np.random.Generator, patch: Sequence[int], spacing_mm: Sequence[float]
     ) -> tuple[int, ...] | None:
         """The axes to reverse."""
         chances = rng.random(3)
-        return tuple(axis for axis in self.axes if patch[axis] > 1 and chances[axis] < self.probability) or None
+        thick = [axis for axis in self.axes if patch[axis] > 1]
+        if not self.one:
+            return tuple(axis for axis in thick if chances[axis] < self.probability) or None
+        if not thick or chances[0] >= self.probability:
+            return None
+        return (thick[int(chances[1] * len(thick))],)
 
     def apply(self, tensor: Tensor, drawn: tuple[int, ...]) -> Tensor:
         """Reverse the axes."""

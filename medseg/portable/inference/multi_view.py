@@ -20,7 +20,7 @@ from .components import Rules, keep_components_of_result
 from .label_sink import ConfidenceArray, Maker, ProbabilityFile, largest_sigmoid
 from .sliding_window import SlabInferer
 from .view_fusion import fuse_mean, fuse_votes
-from .windows import Predictor, window_starts
+from .windows import Overlap, Predictor, overlaps_of, window_starts
 
 FUSIONS = ("vote", "any", "mean")
 """Most views; most of those that do not say background; the largest mean probability."""
@@ -59,7 +59,7 @@ class ViewsInferer(Inferer):
         self,
         roi_size: Sequence[int],
         views: Sequence[str],
-        overlap: float = 0.5,
+        overlap: Overlap = 0.5,
         sw_batch_size: int = 2,
         mirror_axes: Sequence[int] = (),
         label_values: Sequence[int] | None = None,
@@ -178,8 +178,8 @@ class ViewsInferer(Inferer):
 
     def _count_windows(self, window: Sequence[int], size: Sequence[int]) -> int:
         counts = [
-            len(window_starts(max(length, depth), depth, self.overlap))
-            for length, depth in zip(size, window, strict=True)
+            len(window_starts(max(length, depth), depth, overlap))
+            for length, depth, overlap in zip(size, window, overlaps_of(self.overlap), strict=True)
         ]
         return prod(counts)
 

@@ -27,9 +27,11 @@ from .restore_grid import AxisMap, grid_maps, identity_maps
 from .slabs import Slabs
 from .windows import (
     PADDINGS,
+    Overlap,
     Predictor,
     extract_windows,
     order_positions,
+    overlaps_of,
     pad_to_window,
     predict_mirrored,
     slab_axis,
@@ -52,8 +54,8 @@ class SlabInferer(Inferer):
 
     Args:
         roi_size: window in voxels; a 1 makes planar windows.
-        overlap: of neighbouring windows, in [0, 1); their steps are those of MONAI's
-            `sliding_window_inference`.
+        overlap: of neighbouring windows, in [0, 1), along all axes or for each of the three; their steps are those
+            of MONAI's `sliding_window_inference`.
         sw_batch_size: windows of 64 x 64 x 64 voxels at once, more of smaller ones. On a CPU 2 are much
             faster than 1.
         mirror_axes: spatial axes along which each window is also predicted mirrored; the logits are averaged.
@@ -84,7 +86,7 @@ class SlabInferer(Inferer):
     def __init__(
         self,
         roi_size: Sequence[int],
-        overlap: float = 0.5,
+        overlap: Overlap = 0.5,
         sw_batch_size: int = 2,
         mirror_axes: Sequence[int] = (),
         restore: bool = True,
@@ -94,8 +96,7 @@ class SlabInferer(Inferer):
     ) -> None:
         if len(roi_size) != 3 or min(roi_size) < 1:
             raise ValueError(f"roi_size must be three positive numbers, got {list(roi_size)}")
-        if not 0 <= overlap < 1:
-            raise ValueError(f"overlap must be in [0, 1), got {overlap}")
+        overlaps_of(overlap)
         if padding not in PADDINGS:
             raise ValueError(f"padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
         self.roi_size = (int(roi_size[0]), int(roi_size[1]), int(roi_size[2]))
@@ -171,7 +172,8 @@ class SlabInferer(Inferer):
         padded, before = pad_to_window(image, attempt.window, self.padding)
         size = tuple(padded.shape[1:])
         axis = slab_axis(size, attempt.window)
-        starts = [window_starts(*lengths, self.overlap) for lengths in zip(size, attempt.window, strict=True)]
+        along_axes = zip(size, attempt.window, overlaps_of(self.overlap), strict=True)
+        starts = [window_starts(*of_axis) for of_axis in along_axes]
         maps = [axis_map.shifted(planes) for axis_map, planes in zip(maps, before, strict=True)]
         sink = self._make_sink(maps, axis, image.device)
         slabs = Slabs(size, starts, axis, attempt, maps, sink)

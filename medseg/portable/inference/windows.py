@@ -10,10 +10,26 @@ from monai.data.utils import compute_importance_map
 from torch import Tensor
 from torch.nn.functional import pad
 
-PADDINGS = ("minimum", "edge")
-"""What a window holds beyond the edges of an image: each channel's minimum, or the outermost voxels again."""
+PADDINGS = ("minimum", "edge", "zero")
+"""What a window holds beyond the edges of an image: each channel's minimum, the outermost voxels again, or zeros."""
 
 Position = tuple[int, int, int]
+Overlap = float | Sequence[float]
+"""Of neighbouring windows, in [0, 1): one for all axes, or one for each."""
+
+
+def overlaps_of(overlap: Overlap) -> tuple[float, float, float]:
+    """The overlap along each axis.
+
+    Raises:
+        ValueError: it is neither one nor three numbers in [0, 1).
+    """
+    three = (overlap,) * 3 if isinstance(overlap, int | float) else tuple(overlap)
+    if len(three) != 3 or not all(0 <= each < 1 for each in three):
+        raise ValueError(f"overlap must be in [0, 1), one number or three, got {overlap}")
+    return three[0], three[1], three[2]
+
+
 Predictor = Callable[..., Tensor]
 
 
@@ -72,7 +88,8 @@ def pad_to_window(image: Tensor, window: Sequence[int], padding: str = "minimum"
     Args:
         image: of any size.
         window: voxels along each axis.
-        padding: "edge" repeats the outermost voxels; "minimum" takes each channel's minimum, air in CT and MR.
+        padding: "edge" repeats the outermost voxels; "minimum" takes each channel's minimum, air in CT and MR; "zero"
+            takes 0.
 
     Returns:
         The image, not copied if it is large enough, and the planes added in front of each axis.
@@ -86,6 +103,8 @@ def pad_to_window(image: Tensor, window: Sequence[int], padding: str = "minimum"
         amounts += [before[axis], missing[axis] - before[axis]]
     if padding == "edge":
         return pad(image, amounts, mode="replicate"), before
+    if padding == "zero":
+        return pad(image, amounts), before
     padded = [pad(channel, amounts, value=float(channel.min())) for channel in image]
     return torch.stack(padded), before
 

@@ -194,20 +194,20 @@ def _configure(bundle: OpenBundle, options: PredictOptions, *, averaged: bool) -
         inferer.overlap = options.overlap
     if options.mirror:
         inferer.mirror_axes = _mirror_axes(bundle)
-    settings = {"overlap": inferer.overlap, "mirror_axes": list(inferer.mirror_axes)}
+    settings: dict[str, Any] = {"overlap": inferer.overlap, "mirror_axes": list(inferer.mirror_axes)}
     if isinstance(inferer, ViewsInferer):
         settings |= {"views": list(views), "fusion": inferer.fusion}
     return settings
 
 
 def _mirror_axes(bundle: OpenBundle) -> tuple[int, ...]:
-    """The axes along which training mirrored.
+    """The axes along which training mirrored: across its slices a planar network cannot have been.
 
     Raises:
         ConfigError: there are none.
     """
     data = bundle.data
-    trained = data.augment.mirrored_axes
+    trained = tuple(axis for axis in data.augment.mirrored_axes if axis != data.slice_axis)
     if trained:
         return trained
     possible = [axis for axis in range(3) if axis != data.slice_axis and not (axis == 0 and data.has_sides)]
@@ -239,6 +239,12 @@ def _views(bundle: OpenBundle, options: PredictOptions, *, averaged: bool) -> tu
             f"accepted are {', '.join(FUSIONS)}" if bundle.views else "the model has one network, nothing to fuse"
         )
         raise ConfigError(f"--fusion {options.fusion}: {accepted}", path=bundle.path)
+    if options.fusion == "any" and not bundle.data.has_background:
+        raise ConfigError(
+            "--fusion any: views that say background have no vote, and the model's labels have no background; "
+            "accepted are vote, mean",
+            path=bundle.path,
+        )
     if not bundle.views:
         return ()
     views = tuple(dict.fromkeys(options.views)) or bundle.views

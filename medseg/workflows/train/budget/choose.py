@@ -27,6 +27,7 @@ from medseg.engine.trainer import MethodTrainer, StepSettings, use_channels_last
 from medseg.manifest.manifest import Manifest
 from medseg.networks.registry import network_def
 from medseg.planning.plan import with_strides
+from medseg.portable.inference.windows import overlaps_of
 from medseg.workflows.train.budget.random_batch import random_batch
 from medseg.workflows.train.budget.reductions import (
     SMALLEST_WIDTH,
@@ -201,8 +202,8 @@ def _case_seconds(candidate: Candidate, stage: Stage, work: Workload) -> float:
         factors = np.where(data.resample_axes, work.spacing_mm / np.array(data.spacing_mm), 1)
         size = work.size * factors
         windows = 1
-        for voxels, side in zip(size, data.patch, strict=True):
-            windows *= _count_windows(voxels, side, data.overlap)
+        for voxels, side, overlap in zip(size, data.patch, overlaps_of(data.overlap), strict=True):
+            windows *= _count_windows(voxels, side, overlap)
         patches_per_step = 4 if data.spatial_dims == 3 else 16
         total += windows * candidate.step_seconds / (3 * patches_per_step)
     return total / len(views)

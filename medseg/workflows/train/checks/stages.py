@@ -89,11 +89,24 @@ def _tell_cautions(method: Method, stage: Stage, counted: Sequence[Mapping[str, 
     if distributed.rank() > 0:
         return
     for cases in counted:
-        for caution in method.cautions(cases):
+        for caution in [*method.cautions(cases), *_unused_cases(method, stage, cases)]:
             line = f"warning: {stage.method.name}: {caution}"
             if line not in _TOLD:
                 _TOLD.add(line)
                 say(line)
+
+
+def _unused_cases(method: Method, stage: Stage, cases: Mapping[str, int]) -> list[str]:
+    """Where a batch was given that leaves out cases from which the method would learn."""
+    batch = stage.schedule.batch
+    if batch is None:
+        return []
+    left_out = [stream.name for stream in method.streams if stream.name not in batch and cases.get(stream.name)]
+    unused = [f"{cases[name]} {name}" for name in left_out]
+    if not unused:
+        return []
+    given = ", ".join(f"{stream}: {size}" for stream, size in batch.items())
+    return [f"schedule.batch is {{{given}}}, so that nothing is learnt from the {' and '.join(unused)} cases"]
 
 
 _TOLD: set[str] = set()

@@ -12,7 +12,7 @@ from skimage.measure import label
 from medseg.manifest.labelling import is_pseudo
 from medseg.manifest.manifest import Case, Manifest
 from medseg.method import IGNORE
-from medseg.portable.inference.components import LARGEST, Rule
+from medseg.portable.inference.components import LARGEST, Rule, component_mask
 from medseg.portable.io.read import read_header
 from medseg.workflows.train.self_training.validation_scores import read_reference
 
@@ -29,7 +29,7 @@ class Evidence:
         voxel_mm3: volume of a voxel.
         reference: voxels of the structure in the label.
         components: of the prediction, each with its voxels, those of them that the label says something of, and those
-            that are true.
+            that are true; of several that are the largest the one that `LARGEST` keeps is first.
     """
 
     case: str
@@ -54,7 +54,7 @@ class Evidence:
         if rule is None or not self.components:
             return self.components
         if rule == LARGEST:
-            return [max(self.components)]
+            return [max(self.components, key=lambda each: each[0])]  # the first of equals
         return [each for each in self.components if each[0] * self.voxel_mm3 >= rule["smallest_mm3"]]
 
     def plain(self) -> dict[str, Any]:
@@ -88,8 +88,11 @@ def evidence_of(
     voxels = np.bincount(numbers[found], minlength=count + 1)[1:]
     known = np.bincount(numbers[found & (reference != IGNORE)], minlength=count + 1)[1:]
     shared = np.bincount(numbers[found & true], minlength=count + 1)[1:]
-    components = tuple(zip(voxels.tolist(), known.tolist(), shared.tolist(), strict=True))
-    return Evidence(case, voxel_mm3, int(true.sum()), components)
+    components = list(zip(voxels.tolist(), known.tolist(), shared.tolist(), strict=True))
+    if count and (voxels == voxels.max()).sum() > 1:
+        kept = int(numbers[component_mask(found, LARGEST)][0]) - 1
+        components.insert(0, components.pop(kept))
+    return Evidence(case, voxel_mm3, int(true.sum()), tuple(components))
 
 
 def voxel_volume(manifest: Manifest, case: Case) -> float:
