@@ -41,6 +41,7 @@ class FakeRun:
     trains: str = "pass"
     judges: str = "pass"
     taken: Usage = field(default_factory=Usage)
+    is_made: bool = False
 
     @property
     def log(self) -> Path:
@@ -140,6 +141,21 @@ def test_a_run_of_another_command_is_left_to_it(tmp_path):
         ended, queue = go(runs)
     assert [row.key.seed for row in ended] == [1]
     assert queue.elsewhere == [runs[0]]
+
+
+def test_a_run_that_another_command_has_made_meanwhile_is_not_made_again(tmp_path):
+    """Two commands begin at once; the other has let a run go, finished, when this one comes to it."""
+    runs = make(tmp_path, "pass", "open('trained', 'w')", "pass")
+
+    def tick() -> None:
+        runs[1].is_made = True
+
+    ended, queue = go(runs, tick=tick)
+    assert [row.key.seed for row in ended] == [0, 2]
+    assert queue.made_elsewhere == [runs[1]]
+    assert not runs[1].log.exists()
+    with hold(runs[1].path / ".lock", wait=False) as free:
+        assert free is not None
 
 
 def test_a_process_keeps_the_lock_when_the_command_that_started_it_is_gone(tmp_path):

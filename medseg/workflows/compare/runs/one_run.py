@@ -52,6 +52,11 @@ class OneRun:
         """What its processes say."""
         return self.path / LOG
 
+    @property
+    def is_made(self) -> bool:
+        """Whether its folder holds the finished run, made of the same plan and data."""
+        return self.folder.plan(self.key).exists() and self.record().notes() is not None
+
     def record(self) -> Record:
         """Of the finished run.
 
@@ -126,14 +131,9 @@ class OneRun:
         return row
 
 
-def is_finished(run: OneRun) -> bool:
-    """Whether its folder holds the finished run, made of the same plan and data."""
-    return run.folder.plan(run.key).exists() and run.record().notes() is not None
-
-
 def read_result(run: OneRun) -> tuple[RunRow, list[CaseRow]] | None:
     """What its folder says: the rows of a finished run, or why it failed; None where neither is there."""
-    if is_finished(run):
+    if run.is_made:
         return read_runs(run.path / RUNS)[0], read_cases(run.path / CASES)
     if (run.path / RUNS).exists():
         rows = read_runs(run.path / RUNS)

@@ -90,6 +90,8 @@ def _plan_by_timing(
     arguments += ["--budget", budget, "--device", device, "--output", str(plan)]
     for own in ready.arm.method:
         arguments += ["--method", own]
+    if ready.arm.init_from is not None:
+        arguments += ["--init-from", str(ready.arm.init_from)]
     log = plan.with_suffix(".log")
     child = Child(arguments, cores, log)
     try:

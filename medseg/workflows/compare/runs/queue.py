@@ -80,6 +80,8 @@ class RunQueue:
         self._locks: dict[int, ExitStack] = {}
         self.elsewhere: list[OneRun] = []
         """Runs that another command is making."""
+        self.made_elsewhere: list[OneRun] = []
+        """Runs that another command has made since this one began."""
 
     def run(self) -> None:
         """Make all runs; one that fails holds up no other.
@@ -113,6 +115,11 @@ class RunQueue:
             if lock is None:
                 stack.close()
                 self.elsewhere.append(run)
+                self._left.leave_out(run.key)
+                continue
+            if run.is_made:  # by another command, which has let it go since this one began
+                stack.close()
+                self.made_elsewhere.append(run)
                 self._left.leave_out(run.key)
                 continue
             active = _Active(run, self._free.popleft(), lock)

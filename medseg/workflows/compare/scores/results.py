@@ -76,8 +76,20 @@ def _read_tables(folder: Folder) -> Results:
     return results
 
 
+def _not_asked_for(before: Results, runs: Sequence[OneRun]) -> Results:
+    """The finished runs of the tables that are none of these: of another arm, seed or number of labels."""
+    asked = {run.key for run in runs}
+    others = Results()
+    for key, row in before.runs.items():
+        if key not in asked and not row.message:
+            others.runs[key], others.cases[key] = row, before.cases.get(key, [])
+    return others
+
+
 def write_results(folder: Folder, runs: Sequence[OneRun], describe: Describer) -> Findings:
     """Write the tables and the page of what is there until now.
+
+    The tables keep the finished runs that are not asked for this time: with their folders gone, they are nowhere else.
 
     Args:
         folder: of the comparison.
@@ -92,8 +104,10 @@ def write_results(folder: Folder, runs: Sequence[OneRun], describe: Describer) -
         found = [results.runs[run.key] for run in runs if run.key in results.runs]
         rows = [replace(row, message=describe.show(row.message)) for row in found]
         cases = [row for run in runs for row in results.cases.get(run.key, ())]
-        write_cases(folder.path / CASES, cases)
-        write_runs(folder.path / RUNS, rows)
+        others = _not_asked_for(_read_tables(folder), runs)
+        other_cases = [row for of_run in others.cases.values() for row in of_run]
+        write_cases(folder.path / CASES, [*cases, *other_cases])
+        write_runs(folder.path / RUNS, [*rows, *others.runs.values()])
         description = describe(runs, cases)
         write_report(folder.path, description, rows, cases)
     return collect(description, rows, cases)
