@@ -247,7 +247,7 @@ def test_an_arm_that_starts_from_another_is_sized_as_it_is_trained(tmp_path, mon
 
     def started(arguments, cores, log):
         given.append(arguments)
-        return SimpleNamespace(poll=lambda: 0)
+        return SimpleNamespace(poll=lambda: 0, warnings=lambda: [])
 
     monkeypatch.setattr(plans, "Child", started)
     monkeypatch.setattr(plans.settings, "dump", lambda *_: None)

@@ -94,6 +94,21 @@ def test_a_process_that_says_nothing(tmp_path):
     assert ended[0].message == "it wrote nothing"
 
 
+def test_a_process_that_the_system_ends_is_not_named_by_its_progress(tmp_path):
+    killed = "import os; print('step 5 of 9', flush=True); os.kill(os.getpid(), 9)"
+    ended, _ = go(make(tmp_path, killed))
+    assert ended[0].message == "ended by SIGKILL (out of memory?); its last line: step 5 of 9"
+
+
+def test_the_warnings_of_a_process_are_those_of_its_own_lines(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("warning: an earlier one\n")
+    child = Child(["-c", "print('warning: the machine is busy'); print('done')"], share_cores(1)[0], log)
+    while child.poll() is None:
+        time.sleep(0.02)
+    assert child.warnings() == ["the machine is busy"]
+
+
 def test_what_a_training_takes_is_measured_with_its_children_and_without_the_judging(tmp_path):
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BUSY!r}])"
     runs = make(tmp_path, child, judges=BUSY)

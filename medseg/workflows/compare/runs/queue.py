@@ -11,7 +11,7 @@ from typing import IO
 from medseg.stopping import describe_stop
 from medseg.workflows.compare.folder import hold
 from medseg.workflows.compare.runs.one_run import OneRun
-from medseg.workflows.compare.runs.processes import POLL_SECONDS, STOP_CODES, Child, end_all
+from medseg.workflows.compare.runs.processes import POLL_SECONDS, Child, end_all
 from medseg.workflows.compare.runs.time_left import TimeLeft
 from medseg.workflows.compare.scores.rows import RunRow
 
@@ -44,7 +44,7 @@ class _Active:
         if self.trains:
             self.run.add_usage(self.child.usage)
         if code != 0:
-            how = f"stopped from outside ({code})" if code in STOP_CODES else self.child.last_line()
+            how = self.child.describe_failure(code)
             return self.run.fail(how if self.trains else f"trained, but could not be judged: {how}")
         if self.trains:
             self.trains = False
@@ -138,6 +138,6 @@ class RunQueue:
             end_all([active.child for active in self._active])
         finally:
             for active in list(self._active):
-                if active.trains:
+                if active.trains and active.child.poll() is not None:  # else nobody knows what it took
                     active.run.add_usage(active.child.usage)
                 self._remove(active)

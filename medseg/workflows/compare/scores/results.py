@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from medseg.manifest.fields import unit_of
 from medseg.manifest.manifest import Manifest
 from medseg.records import read_record
 from medseg.workflows.compare.arms.read_arms import Comparison
-from medseg.workflows.compare.folder import Folder, hold
+from medseg.workflows.compare.folder import Folder, data_name, hold
 from medseg.workflows.compare.report.description import ArmDescription, Description, Picture
 from medseg.workflows.compare.report.findings import Findings, collect
 from medseg.workflows.compare.report.page import write_report
 from medseg.workflows.compare.runs.one_run import OneRun, picture_of, read_result
-from medseg.workflows.compare.runs.plans import describe_plan, read_plan
+from medseg.workflows.compare.runs.plans import describe_plan, read_plan, warnings_of
 from medseg.workflows.compare.scores.judge import ANSWER
 from medseg.workflows.compare.scores.rows import CaseRow, RunKey, RunRow
 from medseg.workflows.compare.scores.rows_csv import CASES, RUNS, read_cases, read_runs, write_cases, write_runs
@@ -155,8 +155,17 @@ class Describer:
             unit=unit_of(file for case in Manifest.load(data).cases for file in case.image),
             planar=bool(planar) and all(planar),
             pictures=tuple(_worst_pictures(runs, answers)),
-            notes=(comparison.description,) if comparison.description else (),
+            notes=tuple(self._notes(runs)),
         )
+
+    def _notes(self, runs: Sequence[OneRun]) -> Iterator[str]:
+        """What the comparison's file says of it, and what was warned of when plans were made."""
+        if self.comparison.description:
+            yield self.comparison.description
+        plans = {data_name(run.key): run.folder.plan(run.key) for run in runs}
+        for name, plan in plans.items():
+            for line in warnings_of(plan):
+                yield f"{name}, when it was sized: {self.show(line)}"
 
     def _arm(self, name: str, runs: Sequence[OneRun], data: str) -> ArmDescription:
         arm = next(arm for arm in self.comparison.arms if arm.name == name)
@@ -174,7 +183,8 @@ class Describer:
         comparison = self.comparison
         first = runs[0]
         if comparison.test is not None:
-            return f"{_cases(len(first.data.judged.test))} of the list test of {comparison.test}"
+            folds = "" if comparison.folds is None else f", by the networks of {comparison.folds} folds"
+            return f"{_cases(len(first.data.judged.test))} of the list test of {comparison.test}{folds}"
         if comparison.folds is not None:
             names = {case.name for run in runs for case in run.data.judged.test}
             return f"{_cases(len(names))}, each out of its fold of {comparison.folds}"
