@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import platform
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from medseg.cores import machine_cores
 from medseg.manifest.fields import unit_of
 from medseg.manifest.manifest import Manifest
+from medseg.portable.io.read import read_header
 from medseg.records import read_record
 from medseg.workflows.compare.arms.read_arms import Comparison
 from medseg.workflows.compare.folder import Folder, data_name, hold
@@ -140,7 +142,6 @@ class Describer:
         comparison = self.comparison
         data = str(comparison.arms[0].data)
         answers = {run.key: read_record(run.path / ANSWER) for run in runs}
-        planar = [answer["planar"] for answer in answers.values() if "planar" in answer]
         return Description(
             title=comparison.name,
             command=self.show(self.command),
@@ -153,7 +154,7 @@ class Describer:
             versions=self.versions,
             tolerance_mm=comparison.tolerance_mm,
             unit=unit_of(file for case in Manifest.load(data).cases for file in case.image),
-            planar=bool(planar) and all(planar),
+            planar=is_planar(runs, answers, cases),
             pictures=tuple(_worst_pictures(runs, answers)),
             notes=tuple(self._notes(runs)),
         )
@@ -201,6 +202,25 @@ class Describer:
 
 def _cases(number: int) -> str:
     return "1 case" if number == 1 else f"{number} cases"
+
+
+def is_planar(runs: Sequence[OneRun], answers: Mapping[RunKey, Mapping[str, Any]], cases: Sequence[CaseRow]) -> bool:
+    """Whether images are 2D: as the runs' folders say, or where all of them are gone, the first image.
+
+    Args:
+        runs: of the comparison.
+        answers: run -> what its folder says; nothing where it is gone.
+        cases: rows of finished runs.
+
+    Raises:
+        DataError: the image cannot be read.
+    """
+    known = [answer["planar"] for answer in answers.values() if "planar" in answer]
+    has_counts = any(not row.metrics for row in cases)  # of the background: classes of whole images have none
+    if known or not has_counts:
+        return bool(known) and all(known)
+    judged = runs[0].data.judged
+    return 1 in read_header(judged.images(judged.test[0])[0]).shape
 
 
 def _processor() -> str:
