@@ -135,6 +135,10 @@ class Stage(Frozen):
         return tuple(data.of_view(view) for view in self.views) or (data,)
 
 
+LARGEST_SEED = 2**32 - 1
+"""Of numpy; seeds of single steps are products of it, and beyond 2^64 torch has none."""
+
+
 class Pipeline(Frozen):
     """Stages of a paper with their settings; `data` overrides what would be planned from the manifest.
 
@@ -145,7 +149,7 @@ class Pipeline(Frozen):
     later = ("repeats", "postprocessing")
     name: str
     description: str = ""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     stages: tuple[Stage, ...] = Field(min_length=1)
     repeats: tuple[Repeat, ...] = ()
     data: Mapping[str, Any] = Field(default_factory=dict)

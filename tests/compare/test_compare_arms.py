@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -13,10 +15,13 @@ from tiny import FAST, write_dataset
 
 import medseg
 from medseg.errors import ConfigError, MedsegError, OutputError
+from medseg.workflows.compare.arms import check_arms
+from medseg.workflows.compare.arms.check_arms import ready_arms
 from medseg.workflows.compare.arms.data_sets import list_keys
-from medseg.workflows.compare.arms.read_arms import Comparison, read_comparison, read_file
-from medseg.workflows.compare.folder import data_name
+from medseg.workflows.compare.arms.read_arms import Arm, Comparison, read_comparison, read_file
+from medseg.workflows.compare.folder import Folder, data_name
 from medseg.workflows.compare.options import CompareOptions
+from medseg.workflows.compare.runs import plans
 from medseg.workflows.compare.scores.rows import RunKey
 from medseg.workflows.train import settings
 
@@ -92,6 +97,9 @@ def test_a_file_says_what_the_command_line_does_not(tmp_path, data, monkeypatch)
         ({"arms": [{"name": "a/b", "task": "dtc"}]}, "arms.0.name is 'a/b'"),
         ({"arms": [{"task": "dtc"}], "seeds": [1, 1]}, "seeds: 1, 1 has a number twice"),
         ({"arms": [{"task": "dtc"}], "seeds": [-1]}, "seeds: -1 is none"),
+        ({"arms": [{"task": "dtc"}], "seeds": [2**32]}, "seeds: 4294967296 is too large; .* from 0 to 4294967295"),
+        ({"arms": [{"task": "dtc", "set": {"seed": date(2020, 1, 1)}}]}, r"arms.0.set .*seed is datetime.date\(2020"),
+        ({"arms": [{"task": "dtc"}], "tolerance_mm": float("inf")}, "tolerance_mm is inf"),
         ({"arms": [{"task": "dtc"}], "budget": "15"}, "a unit is missing"),
         ({"arms": [{"task": "dtc"}], "budget": "15m", "iterations": 3}, "are both given"),
         ({"arms": [{"task": "dtc", "set": {"a": "$import os"}}]}, "holds values alone"),
@@ -102,6 +110,13 @@ def test_a_file_says_what_the_command_line_does_not(tmp_path, data, monkeypatch)
 def test_a_file_that_is_none(tmp_path, content, says):
     with pytest.raises(ConfigError, match=says):
         read_comparison(CompareOptions(write(tmp_path, content)))
+
+
+def test_a_file_with_a_key_twice(tmp_path):
+    path = tmp_path / "arms.yaml"
+    path.write_text("arms: [{task: supervised}]\ndata: m.json\narms: [{task: dtc}]\n")
+    with pytest.raises(ConfigError, match=r"not a readable YAML \(the key 'arms' is there twice .*line 3, column 1"):
+        read_comparison(CompareOptions(path))
 
 
 @pytest.mark.parametrize(
@@ -191,6 +206,57 @@ def test_arms_that_are_judged_on_other_cases(tmp_path, data):
     arms = [{"name": "a", "task": "supervised"}, {"name": "b", "task": "supervised", "data": str(fewer)}]
     said = refused(tmp_path, comparison=write(tmp_path, {"arms": arms, "data": str(data), "set": FAST}))
     assert said.startswith("arm b is judged on other cases than a; name one manifest for all with --test")
+
+
+def damaged(data: Path, folder: Path, file: str) -> Path:
+    """The data set with an empty file in the place of one of its own."""
+    for path in data.parent.iterdir():
+        shutil.copy(path, folder)
+    (folder / file).write_bytes(b"")
+    return folder / data.name
+
+
+def test_a_test_case_that_cannot_be_read_is_found_before_hours_go_into_training(tmp_path, data):
+    bad = damaged(data, tmp_path, "case6_label.nii.gz")
+    said = refused(tmp_path, tasks="supervised", data=bad, overrides=FAST)
+    assert "arm supervised: " in said
+    assert re.search("case6_label.nii.gz: test case case6: ", said)
+
+
+def test_a_case_of_the_first_fold_that_cannot_be_read_is_found_too(tmp_path, data):
+    bad = damaged(data, tmp_path, "case0.nii.gz")
+    said = refused(tmp_path, tasks="supervised", data=bad, overrides=FAST, folds=3)
+    assert "case0.nii.gz: " in said
+
+
+def test_the_fewest_labels_are_checked_whatever_their_place(tmp_path, data):
+    """A method that needs two labelled cases fails with one, and that is found before any run is made."""
+    seen = []
+
+    def note(pipeline, manifest, *rest):
+        seen.append(len([case for case in manifest.training if case.is_labelled]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check_arms, "plan_pipeline", note)
+        ready_arms(read_comparison(CompareOptions(tasks="supervised", data=data, labels="3,1", overrides=FAST)), "cpu")
+    assert seen == [1]
+
+
+def test_an_arm_that_starts_from_another_is_sized_as_it_is_trained(tmp_path, monkeypatch):
+    given = []
+
+    def started(arguments, cores, log):
+        given.append(arguments)
+        return SimpleNamespace(poll=lambda: 0, warnings=lambda: [])
+
+    monkeypatch.setattr(plans, "Child", started)
+    monkeypatch.setattr(plans.settings, "dump", lambda *_: None)
+    key = RunKey("a", 0)
+    arm = Arm("a", "supervised", init_from=Path("runs/before"))
+    ready = SimpleNamespace(arm=arm, pipeline=None)
+    plans._plan_by_timing(Folder(tmp_path), ready, SimpleNamespace(key=key), "15m", (0,), "cpu")
+    (arguments,) = given
+    assert arguments[arguments.index("--init-from") + 1] == "runs/before"
 
 
 def test_more_folds_or_labels_than_subjects(tmp_path, data):

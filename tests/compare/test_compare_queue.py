@@ -13,13 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from medseg import progress
 from medseg.errors import ConfigError
 from medseg.stopping import Stopped
 from medseg.workflows.compare.folder import hold
 from medseg.workflows.compare.runs.processes import Child, Usage, end_all, share_cores
 from medseg.workflows.compare.runs.queue import RunQueue
-from medseg.workflows.compare.runs.time_left import TimeLeft
 from medseg.workflows.compare.scores.rows import RunKey, RunRow
 
 BUSY = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
@@ -41,6 +39,7 @@ class FakeRun:
     trains: str = "pass"
     judges: str = "pass"
     taken: Usage = field(default_factory=Usage)
+    is_made: bool = False
 
     @property
     def log(self) -> Path:
@@ -93,6 +92,21 @@ def test_a_process_that_says_nothing(tmp_path):
     assert ended[0].message == "it wrote nothing"
 
 
+def test_a_process_that_the_system_ends_is_not_named_by_its_progress(tmp_path):
+    killed = "import os; print('step 5 of 9', flush=True); os.kill(os.getpid(), 9)"
+    ended, _ = go(make(tmp_path, killed))
+    assert ended[0].message == "ended by SIGKILL (out of memory?); its last line: step 5 of 9"
+
+
+def test_the_warnings_of_a_process_are_those_of_its_own_lines(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("warning: an earlier one\n")
+    child = Child(["-c", "print('warning: the machine is busy'); print('done')"], share_cores(1)[0], log)
+    while child.poll() is None:
+        time.sleep(0.02)
+    assert child.warnings() == ["the machine is busy"]
+
+
 def test_what_a_training_takes_is_measured_with_its_children_and_without_the_judging(tmp_path):
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BUSY!r}])"
     runs = make(tmp_path, child, judges=BUSY)
@@ -140,6 +154,21 @@ def test_a_run_of_another_command_is_left_to_it(tmp_path):
         ended, queue = go(runs)
     assert [row.key.seed for row in ended] == [1]
     assert queue.elsewhere == [runs[0]]
+
+
+def test_a_run_that_another_command_has_made_meanwhile_is_not_made_again(tmp_path):
+    """Two commands begin at once; the other has let a run go, finished, when this one comes to it."""
+    runs = make(tmp_path, "pass", "open('trained', 'w')", "pass")
+
+    def tick() -> None:
+        runs[1].is_made = True
+
+    ended, queue = go(runs, tick=tick)
+    assert [row.key.seed for row in ended] == [0, 2]
+    assert queue.made_elsewhere == [runs[1]]
+    assert not runs[1].log.exists()
+    with hold(runs[1].path / ".lock", wait=False) as free:
+        assert free is not None
 
 
 def test_a_process_keeps_the_lock_when_the_command_that_started_it_is_gone(tmp_path):
@@ -195,77 +224,3 @@ def test_a_second_interruption_ends_what_does_not_listen(tmp_path):
     while child.poll() is None:
         assert time.monotonic() - began < 20
     assert child.poll() == -signal.SIGKILL
-
-
-# ---- time left
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_time_left_counts_down_within_a_run_and_never_grows():
-    keys = [RunKey(arm, seed) for arm in ("a", "b") for seed in (0, 1)]
-    clock = Clock()
-    left = TimeLeft(keys, 1, 600.0, now=clock)
-    assert left.seconds() == 2400
-    left.begin(keys[0])
-    clock.now = 100.0
-    assert left.seconds() == 2300
-    clock.now = 650.0
-    assert left.seconds() == 1800, "the run takes longer than it was sized for, and is not counted below nothing"
-    clock.now = 700.0
-    left.end(keys[0])
-    assert left.seconds() == 700 + 2 * 600, "another run of the arm takes as long; of the other arm the size holds"
-
-
-def test_time_left_of_runs_side_by_side():
-    """Two at a time: of runs of 60 s, one that has had 20 s and three that wait, the last ends after 60 + 60 s."""
-    keys = [RunKey("a", seed) for seed in range(5)]
-    clock = Clock()
-    left = TimeLeft(keys, 2, now=clock)
-    left.begin(keys[0])
-    assert left.seconds() is None
-    clock.now = 60.0
-    left.end(keys[0])
-    left.begin(keys[1])
-    clock.now = 80.0
-    assert left.seconds() == 120, "40 + 60 beside 60 + 60"
-    left.leave_out(keys[2])
-    assert left.seconds() == 100, "40 + 60 beside 60"
-
-
-def test_a_run_that_fails_at_once_promises_nothing():
-    keys = [RunKey("a", seed) for seed in range(2)]
-    clock = Clock()
-    left = TimeLeft(keys, 1, now=clock)
-    left.begin(keys[0])
-    clock.now = 1.0
-    left.end(keys[0], failed=True)
-    assert left.seconds() is None
-
-
-def test_the_line_shows_the_time_that_it_is_told(monkeypatch, capsys):
-    now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    with progress.show_progress("comparing", unit="runs", left=lambda: 600 - now[0]) as tell:
-        for _ in range(5):
-            tell(0, 2)
-            now[0] += 20.0
-    said = capsys.readouterr().err.splitlines()
-    assert said == ["comparing: 0 of 2 runs, 9.3 min left", "comparing: 0 of 2 runs, 8.7 min left"]
-
-
-def test_a_run_that_takes_longer_than_those_before_it_is_told(monkeypatch, capsys):
-    now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    with progress.show_progress("comparing", unit="runs", left=lambda: max(0.0, 45 - now[0])) as tell:
-        for _ in range(5):
-            tell(0, 2)
-            now[0] += 20.0
-    said = capsys.readouterr().err.splitlines()
-    assert said == ["comparing: 0 of 2 runs, 0.1 min left", "comparing: 0 of 2 runs, longer than expected"]

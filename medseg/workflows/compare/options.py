@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from medseg.config.pipeline import LARGEST_SEED
 from medseg.errors import ConfigError
 from medseg.options import Option, check_types, several
 from medseg.workflows.train.options import budget_seconds
@@ -94,9 +95,13 @@ def check_seeds(seeds: Sequence[str | int], source: str) -> tuple[int, ...]:
         source: the option or the file that gives them.
 
     Raises:
-        ConfigError: one that is no whole number from 0, or the same twice.
+        ConfigError: one that is no whole number from 0 to `LARGEST_SEED`, or the same twice.
     """
-    return _whole_numbers(seeds, source, least=0)
+    numbers = _whole_numbers(seeds, source, least=0)
+    for number in numbers:
+        if number > LARGEST_SEED:
+            raise ConfigError(f"{source}: {number} is too large; accepted are whole numbers from 0 to {LARGEST_SEED}")
+    return numbers
 
 
 def check_labels(labels: Sequence[str | int], source: str) -> tuple[int, ...]:

@@ -227,6 +227,9 @@ def _make(
     if queue.elsewhere:
         names = "; ".join(describe_key(run.key) for run in queue.elsewhere)
         say(f"another command is making {len(queue.elsewhere)} runs: {names}")
+    if queue.made_elsewhere:
+        names = "; ".join(describe_key(run.key) for run in queue.made_elsewhere)
+        say(f"another command has made {len(queue.made_elsewhere)} runs meanwhile: {names}")
     return failed
 
 

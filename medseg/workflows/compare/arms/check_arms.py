@@ -16,7 +16,7 @@ from medseg.records import digest_of, hash_of
 from medseg.workflows.compare.arms.data_sets import DataSet, find_leaks, split_arm
 from medseg.workflows.compare.arms.read_arms import Arm, Comparison
 from medseg.workflows.train import settings
-from medseg.workflows.train.checks.files import check_files
+from medseg.workflows.train.checks.files import check_files, check_test_files
 from medseg.workflows.train.checks.streams import check_all_streams
 from medseg.workflows.train.encoder import Start, open_start
 from medseg.workflows.train.plan import plan_pipeline
@@ -120,14 +120,22 @@ def _ready_arm(comparison: Comparison, arm: Arm, device: torch.device) -> tuple[
     with methods.use_methods(own):
         for data in data_sets:
             check_all_streams(pipeline, data.learnt)
-        scarcest = data_sets[0]
-        check_files(pipeline, scarcest.learnt)
+        for data in _with_all_cases(data_sets):
+            check_files(pipeline, data.learnt)
+            check_test_files(data.judged)
+        scarcest = min(data_sets, key=lambda data: data.key.labels or 0)
         plan_pipeline(pipeline, scarcest.learnt, device, None, start)
     for data in data_sets:
         problems += find_leaks(data)
         if data.judged.labels != data.learnt.labels:
             problems.append(f"learns the classes {data.learnt.labels} and is judged on {data.judged.labels}")
     return ReadyArm(arm, pipeline, data_sets, start), problems
+
+
+def _with_all_cases(data_sets: Sequence[DataSet]) -> list[DataSet]:
+    """The data sets that together have every case: those of the most labels, of two folds where there are folds."""
+    most = max(data.key.labels or 0 for data in data_sets)
+    return [data for data in data_sets if (data.key.labels or 0) == most][:2]
 
 
 def _judged_alike(ready: Sequence[ReadyArm]) -> Iterator[str]:

@@ -78,9 +78,15 @@ class Comparison:
 
 def _as_overrides(given: Any) -> Any:
     """A mapping of settings as `--set` has them."""
-    if isinstance(given, Mapping):
-        return tuple(f"{key}={json.dumps(value)}" for key, value in given.items())
-    return given
+    if not isinstance(given, Mapping):
+        return given
+    found = []
+    for key, value in given.items():
+        try:
+            found.append(f"{key}={json.dumps(value)}")
+        except TypeError:
+            raise ValueError(f"{key} is {value!r}; accepted are numbers, words, lists and mappings") from None
+    return tuple(found)
 
 
 def _as_list(given: Any) -> Any:
@@ -120,7 +126,7 @@ class ComparisonFile(_Item):
     labels: Annotated[tuple[int, ...], BeforeValidator(_as_list)] = ()
     folds: int | None = Field(default=None, ge=2)
     split_seed: int = 0
-    tolerance_mm: float = Field(default=1.0, ge=0)
+    tolerance_mm: float = Field(default=1.0, ge=0, allow_inf_nan=False)
 
 
 def read_comparison(options: CompareOptions) -> Comparison:

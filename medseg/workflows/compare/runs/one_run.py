@@ -20,6 +20,8 @@ from medseg.workflows.compare.scores.rows_csv import CASES, RUNS, read_cases, re
 from medseg.workflows.train.run_folder import RUN
 
 USAGE, LOG = "usage.json", "log.txt"
+COUNTED, LOST = "usage.open", "usage.lost"
+"""Files that say that a part of the training is being counted, and that nobody was left to note what one took."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class OneRun:
         """What its processes say."""
         return self.path / LOG
 
+    @property
+    def is_made(self) -> bool:
+        """Whether its folder holds the finished run, made of the same plan and data."""
+        return self.folder.plan(self.key).exists() and self.record().notes() is not None
+
     def record(self) -> Record:
         """Of the finished run.
 
@@ -72,8 +79,12 @@ class OneRun:
         """Make the folder ready; what is there of the same run, interrupted, stays."""
         record = self.record()
         if not record.begun:
-            (self.path / USAGE).unlink(missing_ok=True)
+            for name in (USAGE, COUNTED, LOST):
+                (self.path / name).unlink(missing_ok=True)
+        elif (self.path / COUNTED).exists():  # this command was killed while the training went on
+            write_whole(self.path / LOST, "")
         record.begin(self.path / TRAINING)
+        write_whole(self.path / COUNTED, "")
         (self.path / RUNS).unlink(missing_ok=True)  # why it failed the last time
         judged = self.folder.judged(self.key)
         write_request(self.path, self.key, judged, self.device, self.tolerance_mm)
@@ -100,6 +111,7 @@ class OneRun:
         """Add what a part of the training took, up to its end or an interruption."""
         total = self.usage().plus(usage)
         write_whole(make_folder(self.path) / USAGE, json.dumps(asdict(total)) + "\n")
+        (self.path / COUNTED).unlink(missing_ok=True)
 
     def usage(self) -> Usage:
         """What the training took until now, over all its parts."""
@@ -107,9 +119,11 @@ class OneRun:
         return Usage(**found) if found else Usage()
 
     def row(self) -> RunRow:
-        """Of the run, with what its training took until now."""
-        usage = self.usage()
+        """Of the run, with what its training took until now; without it, where a part of that is not known."""
         steps = count_steps(read_plan(self.folder.plan(self.key)), self.data.learnt)
+        if (self.path / LOST).exists():
+            return RunRow(self.key, "", steps)
+        usage = self.usage()
         return RunRow(self.key, "", steps, usage.cpu_seconds, usage.wall_seconds, usage.peak_bytes or None)
 
     def finish(self) -> RunRow:
@@ -126,14 +140,9 @@ class OneRun:
         return row
 
 
-def is_finished(run: OneRun) -> bool:
-    """Whether its folder holds the finished run, made of the same plan and data."""
-    return run.folder.plan(run.key).exists() and run.record().notes() is not None
-
-
 def read_result(run: OneRun) -> tuple[RunRow, list[CaseRow]] | None:
     """What its folder says: the rows of a finished run, or why it failed; None where neither is there."""
-    if is_finished(run):
+    if run.is_made:
         return read_runs(run.path / RUNS)[0], read_cases(run.path / CASES)
     if (run.path / RUNS).exists():
         rows = read_runs(run.path / RUNS)

@@ -15,7 +15,7 @@ from medseg.config.pipeline import DataSpec, Pipeline
 from medseg.errors import ConfigError
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.progress import say
-from medseg.records import Record
+from medseg.records import Record, read_record
 from medseg.workflows.compare.arms.check_arms import ReadyArm
 from medseg.workflows.compare.arms.data_sets import DataSet
 from medseg.workflows.compare.folder import Folder, data_name, hold
@@ -51,12 +51,15 @@ def freeze_plans(
             if record.notes() is not None:
                 continue
             record.begin()
+            warnings: list[str] = []
             if budget is None:
                 _plan_here(folder, ready, data, device)
             else:
                 say(f"sizing {data_name(data.key)} for {budget}")
-                _plan_by_timing(folder, ready, data, budget, cores, str(device))
-            record.finish()
+                warnings = _plan_by_timing(folder, ready, data, budget, cores, str(device))
+            record.finish({"warnings": warnings})
+            for line in warnings:
+                say(f"warning: {data_name(data.key)}: {line}")
             say(f"{data_name(data.key)}: {describe_plan(read_plan(folder.plan(data.key)))}")
 
 
@@ -68,7 +71,7 @@ def _record(folder: Folder, ready: ReadyArm, data: DataSet, budget: str | None) 
     plan = folder.plan(data.key)
     asked = {"pipeline": ready.pipeline.model_dump(mode="json"), "budget": budget}
     inputs = {"manifest": data.learnt_identity}
-    return Record(plan.with_suffix(".json"), inputs=inputs, settings=asked, products=[plan], version=None)
+    return Record(_record_file(plan), inputs=inputs, settings=asked, products=[plan], version=None)
 
 
 def _plan_here(folder: Folder, ready: ReadyArm, data: DataSet, device: torch.device) -> None:
@@ -80,8 +83,8 @@ def _plan_here(folder: Folder, ready: ReadyArm, data: DataSet, device: torch.dev
 
 def _plan_by_timing(
     folder: Folder, ready: ReadyArm, data: DataSet, budget: str, cores: tuple[int, ...], device: str
-) -> None:
-    """Size an arm in a process on the cores that its runs will have."""
+) -> list[str]:
+    """Size an arm in a process on the cores that its runs will have; gives what it warns of, such as a busy machine."""
     plan = folder.plan(data.key)
     open_pipeline = plan.with_suffix(".asked.yaml")
     make_folder(plan.parent)
@@ -90,6 +93,8 @@ def _plan_by_timing(
     arguments += ["--budget", budget, "--device", device, "--output", str(plan)]
     for own in ready.arm.method:
         arguments += ["--method", own]
+    if ready.arm.init_from is not None:
+        arguments += ["--init-from", str(ready.arm.init_from)]
     log = plan.with_suffix(".log")
     child = Child(arguments, cores, log)
     try:
@@ -99,7 +104,18 @@ def _plan_by_timing(
         end_all([child])
         raise
     if code:
-        raise ConfigError(f"arm {ready.arm.name} cannot be sized: {child.last_line()}", path=log)
+        raise ConfigError(f"arm {ready.arm.name} cannot be sized: {child.describe_failure(code)}", path=log)
+    return child.warnings()
+
+
+def warnings_of(plan: Path) -> list[str]:
+    """What was warned of when a plan was made: a sentence each."""
+    found = read_record(_record_file(plan)).get("notes")
+    return found.get("warnings", []) if isinstance(found, dict) else []
+
+
+def _record_file(plan: Path) -> Path:
+    return plan.with_suffix(".json")
 
 
 def count_steps(pipeline: Pipeline, manifest: Manifest) -> int:

@@ -23,6 +23,8 @@ RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in which the system counts the memory of a process that has ended."""
 STOP_CODES = (130, 143, -signal.SIGTERM, -signal.SIGINT)
 """Of a process that was stopped by a signal."""
+WARNING = "warning: "
+"""How lines begin that tell of something that a user would want to know."""
 
 
 @dataclass(frozen=True)
@@ -131,13 +133,26 @@ class Child:
         if self.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def last_line(self) -> str:
-        """The last line that it wrote, without the word "error"."""
+    def describe_failure(self, code: int) -> str:
+        """Why it ended with this code: by a signal, or what the last line says that it wrote."""
+        if code in STOP_CODES:
+            return f"stopped from outside ({code})"
+        written = self._lines()
+        last = written[-1].removeprefix("error: ") if written else "it wrote nothing"
+        if code >= 0:
+            return last
+        memory = " (out of memory?)" if code == -signal.SIGKILL else ""
+        return f"ended by {signal.Signals(-code).name}{memory}; its last line: {last}"
+
+    def warnings(self) -> list[str]:
+        """The warnings that it wrote, without the word."""
+        return [line.removeprefix(WARNING) for line in self._lines() if line.startswith(WARNING)]
+
+    def _lines(self) -> list[str]:
         with self.log.open("rb") as stream:
             stream.seek(self._begins)
             lines = stream.read().decode("utf-8", errors="replace").splitlines()
-        written = [" ".join(line.split()) for line in lines if line.strip()]
-        return written[-1].removeprefix("error: ") if written else "it wrote nothing"
+        return [" ".join(line.split()) for line in lines if line.strip()]
 
 
 def _tree(process: int) -> Iterator[int]:

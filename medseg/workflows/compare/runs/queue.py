@@ -11,7 +11,7 @@ from typing import IO
 from medseg.stopping import describe_stop
 from medseg.workflows.compare.folder import hold
 from medseg.workflows.compare.runs.one_run import OneRun
-from medseg.workflows.compare.runs.processes import POLL_SECONDS, STOP_CODES, Child, end_all
+from medseg.workflows.compare.runs.processes import POLL_SECONDS, Child, end_all
 from medseg.workflows.compare.runs.time_left import TimeLeft
 from medseg.workflows.compare.scores.rows import RunRow
 
@@ -44,7 +44,7 @@ class _Active:
         if self.trains:
             self.run.add_usage(self.child.usage)
         if code != 0:
-            how = f"stopped from outside ({code})" if code in STOP_CODES else self.child.last_line()
+            how = self.child.describe_failure(code)
             return self.run.fail(how if self.trains else f"trained, but could not be judged: {how}")
         if self.trains:
             self.trains = False
@@ -80,6 +80,8 @@ class RunQueue:
         self._locks: dict[int, ExitStack] = {}
         self.elsewhere: list[OneRun] = []
         """Runs that another command is making."""
+        self.made_elsewhere: list[OneRun] = []
+        """Runs that another command has made since this one began."""
 
     def run(self) -> None:
         """Make all runs; one that fails holds up no other.
@@ -115,6 +117,11 @@ class RunQueue:
                 self.elsewhere.append(run)
                 self._left.leave_out(run.key)
                 continue
+            if run.is_made:  # by another command, which has let it go since this one began
+                stack.close()
+                self.made_elsewhere.append(run)
+                self._left.leave_out(run.key)
+                continue
             active = _Active(run, self._free.popleft(), lock)
             self._active.append(active)
             self._left.begin(run.key)
@@ -131,6 +138,6 @@ class RunQueue:
             end_all([active.child for active in self._active])
         finally:
             for active in list(self._active):
-                if active.trains:
+                if active.trains and active.child.poll() is not None:  # else nobody knows what it took
                     active.run.add_usage(active.child.usage)
                 self._remove(active)

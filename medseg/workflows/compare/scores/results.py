@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import platform
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from medseg.cores import machine_cores
 from medseg.manifest.fields import unit_of
 from medseg.manifest.manifest import Manifest
+from medseg.portable.io.read import read_header
 from medseg.records import read_record
 from medseg.workflows.compare.arms.read_arms import Comparison
-from medseg.workflows.compare.folder import Folder, hold
+from medseg.workflows.compare.folder import Folder, data_name, hold
 from medseg.workflows.compare.report.description import ArmDescription, Description, Picture
 from medseg.workflows.compare.report.findings import Findings, collect
 from medseg.workflows.compare.report.page import write_report
 from medseg.workflows.compare.runs.one_run import OneRun, picture_of, read_result
-from medseg.workflows.compare.runs.plans import describe_plan, read_plan
+from medseg.workflows.compare.runs.plans import describe_plan, read_plan, warnings_of
 from medseg.workflows.compare.scores.judge import ANSWER
 from medseg.workflows.compare.scores.rows import CaseRow, RunKey, RunRow
 from medseg.workflows.compare.scores.rows_csv import CASES, RUNS, read_cases, read_runs, write_cases, write_runs
@@ -76,8 +78,20 @@ def _read_tables(folder: Folder) -> Results:
     return results
 
 
+def _not_asked_for(before: Results, runs: Sequence[OneRun]) -> Results:
+    """The finished runs of the tables that are none of these: of another arm, seed or number of labels."""
+    asked = {run.key for run in runs}
+    others = Results()
+    for key, row in before.runs.items():
+        if key not in asked and not row.message:
+            others.runs[key], others.cases[key] = row, before.cases.get(key, [])
+    return others
+
+
 def write_results(folder: Folder, runs: Sequence[OneRun], describe: Describer) -> Findings:
     """Write the tables and the page of what is there until now.
+
+    The tables keep the finished runs that are not asked for this time: with their folders gone, they are nowhere else.
 
     Args:
         folder: of the comparison.
@@ -92,8 +106,10 @@ def write_results(folder: Folder, runs: Sequence[OneRun], describe: Describer) -
         found = [results.runs[run.key] for run in runs if run.key in results.runs]
         rows = [replace(row, message=describe.show(row.message)) for row in found]
         cases = [row for run in runs for row in results.cases.get(run.key, ())]
-        write_cases(folder.path / CASES, cases)
-        write_runs(folder.path / RUNS, rows)
+        others = _not_asked_for(_read_tables(folder), runs)
+        other_cases = [row for of_run in others.cases.values() for row in of_run]
+        write_cases(folder.path / CASES, [*cases, *other_cases])
+        write_runs(folder.path / RUNS, [*rows, *others.runs.values()])
         description = describe(runs, cases)
         write_report(folder.path, description, rows, cases)
     return collect(description, rows, cases)
@@ -126,7 +142,6 @@ class Describer:
         comparison = self.comparison
         data = str(comparison.arms[0].data)
         answers = {run.key: read_record(run.path / ANSWER) for run in runs}
-        planar = [answer["planar"] for answer in answers.values() if "planar" in answer]
         return Description(
             title=comparison.name,
             command=self.show(self.command),
@@ -139,10 +154,19 @@ class Describer:
             versions=self.versions,
             tolerance_mm=comparison.tolerance_mm,
             unit=unit_of(file for case in Manifest.load(data).cases for file in case.image),
-            planar=bool(planar) and all(planar),
+            planar=is_planar(runs, answers, cases),
             pictures=tuple(_worst_pictures(runs, answers)),
-            notes=(comparison.description,) if comparison.description else (),
+            notes=tuple(self._notes(runs)),
         )
+
+    def _notes(self, runs: Sequence[OneRun]) -> Iterator[str]:
+        """What the comparison's file says of it, and what was warned of when plans were made."""
+        if self.comparison.description:
+            yield self.comparison.description
+        plans = {data_name(run.key): run.folder.plan(run.key) for run in runs}
+        for name, plan in plans.items():
+            for line in warnings_of(plan):
+                yield f"{name}, when it was sized: {self.show(line)}"
 
     def _arm(self, name: str, runs: Sequence[OneRun], data: str) -> ArmDescription:
         arm = next(arm for arm in self.comparison.arms if arm.name == name)
@@ -160,7 +184,8 @@ class Describer:
         comparison = self.comparison
         first = runs[0]
         if comparison.test is not None:
-            return f"{_cases(len(first.data.judged.test))} of the list test of {comparison.test}"
+            folds = "" if comparison.folds is None else f", by the networks of {comparison.folds} folds"
+            return f"{_cases(len(first.data.judged.test))} of the list test of {comparison.test}{folds}"
         if comparison.folds is not None:
             names = {case.name for run in runs for case in run.data.judged.test}
             return f"{_cases(len(names))}, each out of its fold of {comparison.folds}"
@@ -177,6 +202,25 @@ class Describer:
 
 def _cases(number: int) -> str:
     return "1 case" if number == 1 else f"{number} cases"
+
+
+def is_planar(runs: Sequence[OneRun], answers: Mapping[RunKey, Mapping[str, Any]], cases: Sequence[CaseRow]) -> bool:
+    """Whether images are 2D: as the runs' folders say, or where all of them are gone, the first image.
+
+    Args:
+        runs: of the comparison.
+        answers: run -> what its folder says; nothing where it is gone.
+        cases: rows of finished runs.
+
+    Raises:
+        DataError: the image cannot be read.
+    """
+    known = [answer["planar"] for answer in answers.values() if "planar" in answer]
+    has_counts = any(not row.metrics for row in cases)  # of the background: classes of whole images have none
+    if known or not has_counts:
+        return bool(known) and all(known)
+    judged = runs[0].data.judged
+    return 1 in read_header(judged.images(judged.test[0])[0]).shape
 
 
 def _processor() -> str:

@@ -5,7 +5,7 @@ several views and rounds the time is shared by all trainings, after what predict
 takes.
 
 What a neighbour on the machine does at the moment does not decide the plan: steps count with the time that they would
-take alone (`medseg.cores`). How many iterations there are in the end is measured afterwards, see `fit_budget.py`.
+take alone (`medseg.cores`). How many iterations there are in the end is measured afterwards, see `fit.py`.
 """
 
 from __future__ import annotations

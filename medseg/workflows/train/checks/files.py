@@ -50,6 +50,24 @@ def check_files(pipeline: Pipeline, manifest: Manifest) -> list[Finding]:
     if _needs_tagged(pipeline):
         sections["tagged"] = streams_of(manifest)["weak"]
     findings = open_cases(manifest, sections, "looking at the files", headers_only=True)
+    _refuse_errors(manifest, findings)
+    return findings
+
+
+def check_test_files(manifest: Manifest) -> None:
+    """Open the header of every image and label that a training will be judged on.
+
+    Args:
+        manifest: whose labelled test cases judge.
+
+    Raises:
+        DataError: as `check_files`.
+    """
+    cases = [case for case in manifest.test if case.is_labelled]
+    _refuse_errors(manifest, open_cases(manifest, {"test": cases}, "looking at the test cases", headers_only=True))
+
+
+def _refuse_errors(manifest: Manifest, findings: Sequence[Finding]) -> None:
     errors = []
     for finding in findings:
         errors += [problem for problem in finding.problems if problem.severity == "error"]
@@ -58,7 +76,6 @@ def check_files(pipeline: Pipeline, manifest: Manifest) -> list[Finding]:
         more = f" (and {len(errors) - 1} more like this)" if len(errors) > 1 else ""
         hint = f"medseg data check {manifest.path} lists all"
         raise DataError(f"{place_of(first)}{first.message}{more}", path=file_of(manifest, first), hint=hint)
-    return findings
 
 
 def channel_warnings(findings: Sequence[Finding]) -> list[str]:
