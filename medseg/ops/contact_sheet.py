@@ -17,7 +17,7 @@ def middle_slices(images: Tensor, count: int) -> Tensor:
         count: of images, at most.
 
     Returns:
-        `(n, height, width)` float32, a copy without gradient, so that nothing larger is kept alive.
+        `(n, X, Y)` float32, a copy without gradient, so that nothing larger is kept alive.
     """
     shown = images[:count, 0].detach()
     if shown.ndim == 4:
@@ -26,13 +26,13 @@ def middle_slices(images: Tensor, count: int) -> Tensor:
 
 
 def contact_sheet(rows: Sequence[Tensor]) -> Tensor:
-    """Rows of slices as one picture, the smallest value of all black and the largest white.
+    """Rows of slices as one picture, x to the right and y downwards, as photographs are; from black to white.
 
     Args:
-        rows: each `(n, height, width)`, with the same height and width; shorter rows are filled up with black.
+        rows: each `(n, X, Y)`, all of one size; shorter rows are filled up with black.
 
     Returns:
-        `(1, len(rows) height, max(n) width)` float32 in [0, 1].
+        `(1, len(rows) Y, max(n) X)` float32 in [0, 1]: 0 is the smallest value of all rows, 1 the largest.
     """
     low = min(float(row.min()) for row in rows)
     high = max(float(row.max()) for row in rows)
@@ -41,7 +41,7 @@ def contact_sheet(rows: Sequence[Tensor]) -> Tensor:
     for row in rows:
         grey = (row - low) / max(high - low, 1e-6)
         whole = F.pad(grey, (0, 0, 0, 0, 0, longest - len(row)))
-        lines.append(torch.cat(list(whole), dim=1))
+        lines.append(torch.cat(list(whole.mT), dim=1))
     return torch.cat(lines)[None].nan_to_num().clamp(0, 1)
 
 
@@ -54,7 +54,7 @@ class MixedImages:
         {}
         >>> shown.keep(torch.zeros(2, 1, 8, 6), torch.ones(2, 1, 8, 6), torch.zeros(2, 3, 8, 6))
         >>> shown.sheet()["mixed images"].shape
-        torch.Size([1, 24, 12])
+        torch.Size([1, 18, 16])
     """
 
     COUNT = 4

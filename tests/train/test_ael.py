@@ -405,7 +405,7 @@ def test_pictures_show_the_images_what_the_student_saw_and_the_classes_by_hand()
     targets[0, 1, 0, 0, 1] = 1.0
     targets[0, 2, 1, 1, 1] = 1.0
     shown.keep(images, mixed, targets)
-    rows = shown.sheet()["mixed images"][0].reshape(3, 2, 3)
+    rows = shown.sheet()["mixed images"][0].reshape(3, 3, 2).mT  # x is drawn to the right, y downwards
     assert rows[0].eq(0).all()
     assert rows[1].nonzero().tolist() == [[1, 2]]
     assert rows[2].tolist() == [[0.5, 0.0, 0.0], [0.0, 1.0, 0.0]]

@@ -344,7 +344,7 @@ def test_a_picture_has_the_patches_of_a_class_in_a_row():
     assert method.pictures() == {}
     method(batch_of(2), CLOCK)
     sheet = method.pictures()["patches"]
-    height, width = method.shape(method.rules(SIZE[2]).largest)
+    width, height = method.shape(method.rules(SIZE[2]).largest)
     assert sheet.shape == (1, 3 * height, 8 * width)
     first = sheet[0, :height].reshape(height, 8, width)
     assert (first.amax((0, 2)) > 0).tolist() == [True] * 3 + [False] * 5  # one patch of background in each of 3 images

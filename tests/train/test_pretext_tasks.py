@@ -49,8 +49,8 @@ def test_pictures_show_what_is_hidden_restored_and_true():
     image = torch.randn(5, 1, 32, 24)
     method({"all": {"image": image}}, CLOCK)
     sheet = method.pictures()["inpainting"]
-    assert sheet.shape == (1, 3 * 32, 4 * 24)
-    true, seen = sheet[0, 64:, :24], sheet[0, :32, :24]
+    assert sheet.shape == (1, 3 * 24, 4 * 32)
+    true, seen = sheet[0, 48:, :32].mT, sheet[0, :24, :32].mT  # x is drawn to the right, y downwards
     low, high = true[0, 0], image[0, 0, 0, 0]
     assert 0.1 < (true != seen).float().mean() < 0.5
     scale = (true - low) / (image[0, 0] - high)

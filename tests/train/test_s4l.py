@@ -175,8 +175,9 @@ def test_a_picture_has_copies_turned_back_by_the_rotation_found():
     found = torch.tensor([0, 1, 2, 0])  # the last one is wrong
     task.show(copies, nn.functional.one_hot(found, 4).float())
     sheet = task.pictures()["rotations"] * 3
-    assert sheet[0, :2].tolist() == [[0, 1, 1, 3, 3, 2, 2, 0], [2, 3, 0, 2, 1, 0, 3, 1]]
-    assert sheet[0, 2:].tolist() == [[0, 1, 0, 1, 0, 1, 2, 0], [2, 3, 2, 3, 2, 3, 3, 1]]
+    # x is drawn to the right, y downwards: 0, 2 above 1, 3 is the square as it was
+    assert sheet[0, :2].tolist() == [[0, 2, 1, 0, 3, 1, 2, 3], [1, 3, 3, 2, 2, 0, 0, 1]]
+    assert sheet[0, 2:].tolist() == [[0, 2, 0, 2, 0, 2, 2, 3], [1, 3, 1, 3, 1, 3, 0, 1]]
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -187,7 +188,7 @@ def test_there_are_pictures_of_both_tasks(dims):
     pictures = method.pictures()
     assert list(pictures) == ["rotations", "exemplar"]
     views = {2: 8, 3: 4}[dims]
-    assert pictures["exemplar"].shape == (1, 2 * (32, 16)[dims - 2], views * 24)  # two images
+    assert pictures["exemplar"].shape == (1, 2 * 24, views * (32, 16)[dims - 2])  # two images
 
 
 def test_answers_by_hand():
