@@ -203,7 +203,7 @@ class SaliencyFusion(PseudoLabels):
     inputs = ("saliency", "image")
     makes = ("salient",)
     tried: ClassVar[Mapping[str, tuple[float, ...]]] = {
-        "object_threshold": (0.2, 0.35, 0.5, 0.65, 0.8),
+        "object_threshold": (0.2, 0.35, 0.5, 0.65, 0.8, 0.9),
         "salient_threshold": (0.06, 0.15, 0.3, 0.45, 0.6),
     }
 

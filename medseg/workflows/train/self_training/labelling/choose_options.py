@@ -42,9 +42,9 @@ def choose_options(
 ) -> RuleSpec:
     """Complete the options of a rule by those with which its labels of validation cases are the best.
 
-    The score of a combination is the mean over the structures of intersection over union, over all voxels of these
-    cases at once; a voxel that is ignored counts as none of the structure. Of equal ones the first is taken, the
-    paper's.
+    The score of a combination is the mean over the classes, the background among them, of intersection over union, over
+    all voxels of these cases at once. A voxel that is ignored is wrong: labels that are right and leave out all that
+    surrounds a structure do not teach where it ends. Of equal ones the first is taken, the paper's.
 
     Args:
         spec: of the rule; what it gives stays.
@@ -81,8 +81,8 @@ def choose_options(
         found = {"cases": [case.name for case in cases], "tried": rows, "chosen": candidates[best]}
         write_whole(folder / FILE, json.dumps(found, indent=1) + "\n")
         say(
-            f"pseudo-labels by {_listed(candidates[best])}, chosen by {len(cases)} validation cases: IoU of the "
-            f"structures {scores[0]:.3f} -> {scores[best]:.3f}"
+            f"pseudo-labels by {_listed(candidates[best])}, chosen by {len(cases)} validation cases: mean IoU, what is "
+            f"ignored being wrong, {scores[0]:.3f} -> {scores[best]:.3f}"
         )
     return spec.model_copy(update={"options": {**spec.options, **candidates[best]}})
 
@@ -99,7 +99,7 @@ def _listed(options: Options) -> str:
 def _count_cases(
     spec: RuleSpec, candidates: Sequence[Options], cases: Sequence[Case], store: PredictionStore, manifest: Manifest
 ) -> np.ndarray:
-    """What `count_overlap` counts of each candidate in all cases, `(candidates, 3, structures)`."""
+    """What `count_overlap` counts of each candidate in all cases, `(candidates, 3, classes)`."""
     rules = []
     for options in candidates:
         completed = spec.model_copy(update={"options": {**spec.options, **options}})
@@ -153,7 +153,7 @@ def _tags_of(reference: np.ndarray, manifest: Manifest, case: Case) -> dict[int,
 
 
 def count_overlap(label: np.ndarray, reference: np.ndarray, classes: int) -> list[list[int]]:
-    """Voxels that both, the label, and the reference give to each structure, where the reference is known.
+    """Voxels that both, the label, and the reference give to each class, where the reference is known.
 
     Args:
         label: class indices, 255 = ignore.
@@ -161,18 +161,18 @@ def count_overlap(label: np.ndarray, reference: np.ndarray, classes: int) -> lis
         classes: with background.
 
     Returns:
-        Three rows of `classes - 1` numbers.
+        Three rows of `classes` numbers.
     """
     known = reference != IGNORE
     parts = (label[known & (label == reference)], label[known], reference[known])
-    return [np.bincount(part.ravel(), minlength=IGNORE + 1)[1:classes].tolist() for part in parts]
+    return [np.bincount(part.ravel(), minlength=IGNORE + 1)[:classes].tolist() for part in parts]
 
 
 def mean_iou(counts: np.ndarray) -> float:
-    """Mean intersection over union of the structures that the label or the reference has anywhere; 0 without one.
+    """Mean intersection over union of the classes that the label or the reference has anywhere; 0 without one.
 
     Args:
-        counts: `(3, structures)` of `count_overlap`, summed over cases.
+        counts: `(3, classes)` of `count_overlap`, summed over cases.
 
     Examples:
         >>> round(mean_iou(np.array([[5, 0], [10, 0], [5, 0]])), 2)
