@@ -20,6 +20,7 @@ something else in each stage (`affinity`); the saliency is refined by PAMR in pl
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -37,10 +38,10 @@ from medseg.portable.networks.tag_networks import CrossTaskSegmenter, affordable
 DILATIONS = {2: (2, 4, 6), 3: (1, 2, 4)}
 """By the number of axes: for maps of some 16 positions along an axis; the paper's 6, 12, 18 are for 41."""
 
+MOST_LOOKED_AT = 0.25
+"""Share of the affinity that one of many positions may have in the end; of more a run warns."""
 
-Affinity = Literal[
-    "normalized", "cross", "segmentation", "scaled_normalized", "scaled_cross", "scaled_segmentation"
-]  # fmt: skip
+Affinity = Literal["normalized", "cross", "segmentation", "scaled_normalized", "scaled_cross", "scaled_segmentation"]
 """Which affinity, see `AuxSegNet`."""
 
 
@@ -86,7 +87,7 @@ class AuxSegNet(Method):
         )  # fmt: skip
         assert isinstance(network, CrossTaskSegmenter)
         self.network = network
-        self.row_sums: Tensor | None = None
+        self.looks: dict[str, Tensor] = {}
         strides = halves.strides[network.level]
         self.positions = tuple(-(-length // stride) for length, stride in zip(networks.patch, strides, strict=True))
         self.dilations = tuple(dilations or DILATIONS[networks.spatial_dims])
@@ -119,15 +120,14 @@ class AuxSegNet(Method):
         return found
 
     def watched(self) -> dict[str, Tensor]:
-        """The smallest and largest sum of a row of the last batch's affinity; 1 where rows are normalised."""
-        return {} if self.row_sums is None else {"row_sums": self.row_sums}
+        """Of the last batch's affinity the smallest and largest sum of a row, and `looked_at`, see `_watch`."""
+        return self.looks
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The five terms of L."""
         labeled = batch["labeled"]
         found = self.network.outputs(labeled["image"])
-        sums = found.affinity.detach().sum(2)
-        self.row_sums = torch.stack([sums.min(), sums.max()])
+        self._watch(found.affinity.detach(), clock)
         label, covered, inside = labeled["label"], labeled.get("covered"), labeled.get("inside")
         salient = labeled["salient"]
         terms = {
@@ -142,6 +142,15 @@ class AuxSegNet(Method):
         weighted = {name: self.weights[name] * term for name, term in terms.items()}
         weighted["tags"] = weighted["tags"] + 0 * unused
         return weighted
+
+    def _watch(self, affinity: Tensor, clock: Clock) -> None:
+        """Keep sums of rows, and which share the position has that all look at most; warn if it is large in the end."""
+        rows, columns = affinity.sum(2), affinity.sum(1)
+        looked_at = (columns.amax(1) / columns.sum(1)).mean()
+        self.looks = {"row_sums": torch.stack([rows.min(), rows.max()]), "looked_at": looked_at}
+        if clock.iteration == clock.total - 1 and rows.shape[1] >= 64 and float(looked_at) > MOST_LOOKED_AT:
+            what = f"{float(looked_at):.0%} of the affinity is with one of {rows.shape[1]} positions"
+            warnings.warn(f"{what}, so that nothing is refined: try affinity=scaled_normalized", stacklevel=2)
 
 
 def _saliency_loss(logits: Tensor, salient: Tensor, inside: Tensor | None) -> Tensor:

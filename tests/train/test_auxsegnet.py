@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -249,6 +250,23 @@ def test_outputs_of_zero_cost_3_ln_2_and_2_ln_21():
     torch.testing.assert_close(method.watched()["row_sums"], torch.ones(2))
     zero = {name for name, term in nothing.items() if term.item() == 0}
     assert zero == {"tags", "segmentation", "refined_segmentation"}
+
+
+def test_an_affinity_that_looks_at_one_position_is_told_in_the_last_step():
+    """Of 64 positions each looks half at the first one, and half at all alike: that has 1 / 2 + 1 / 128 of all."""
+    method, last = made(), Clock(99, 100)
+    even = torch.full((2, 64, 64), 1 / 64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        method._watch(even, last)
+    assert method.watched()["looked_at"].item() == pytest.approx(1 / 64)
+    first = torch.zeros(2, 64, 64)
+    first[:, :, 0] = 1
+    method._watch((even + first) / 2, Clock(98, 100))
+    assert method.watched()["looked_at"].item() == pytest.approx(1 / 2 + 1 / 128)
+    assert method.watched()["row_sums"].tolist() == pytest.approx([1, 1])
+    with pytest.warns(UserWarning, match=r"51% of the affinity is with one of 64 positions"):
+        method._watch((even + first) / 2, last)
 
 
 def test_labels_of_255_change_nothing_in_the_loss_of_the_same_outputs():
