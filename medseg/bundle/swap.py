@@ -11,6 +11,8 @@ from medseg.portable.io.write import temporary_name
 def swap_folder(new: Path, target: Path) -> None:
     """Put a folder where there may be an older one, which is removed only when the new one is there.
 
+    Killed between its two renames it leaves no folder of that name: a training that is resumed makes the bundle again.
+
     Args:
         new: the folder, on the same disk; it has another name afterwards.
         target: its name.

@@ -114,7 +114,7 @@ def test_tags_that_a_label_contradicts_are_told_once(tmp_path, capsys):
     manifest = edited(write_dataset(tmp_path / "data", validation=0), tag)
     prepare_twice(manifest, tmp_path, "supervised")
     told = [line for line in capsys.readouterr().err.splitlines() if "tagged" in line]
-    said = "box in the label and not tagged; medseg data check names them all"
+    said = "box in the label and not tagged"
     assert told == [f"warning: {manifest.images(manifest.training[0])[0].name}: {said}"]
 
 

@@ -55,8 +55,7 @@ def prepare_cases(
     with show_progress(f"preprocessing {name} cases", kept="finished ones are saved", shown=shown) as progress:
         volumes = cache.prepare(manifest, cases, spec, maps=maps, workers=workers, progress=progress)
     if shown:
-        _tell_oddities(volumes)
-        _tell_contradicted_tags(manifest, volumes)
+        _tell_oddities(manifest, volumes)
     if name == "labeled":
         given = [volume for volume in volumes if volume.label_path is not None]
         if given:
@@ -67,41 +66,39 @@ def prepare_cases(
     return volumes
 
 
-def _tell_oddities(volumes: Sequence[CachedVolume]) -> None:
+def _tell_oddities(manifest: Manifest, volumes: Sequence[CachedVolume]) -> None:
     """One line for each kind of oddity of the files, and none for what was told before."""
     found: dict[str, list[str]] = {}
     for volume in volumes:
-        for kind, note in volume.notes.items():
+        notes = dict(volume.notes)
+        contradicted = _describe_contradicted_tags(manifest, volume)
+        if contradicted:
+            notes["tags"] = contradicted
+        for kind, note in notes.items():
             if note not in _TOLD:
                 found.setdefault(kind, []).append(note)
-    for notes in found.values():
-        _TOLD.update(notes)
-        more = f" (and {len(notes) - 1} more like this)" if len(notes) > 1 else ""
-        say(f"warning: {notes[0]}{more}")
+    for notes_of_kind in found.values():
+        _TOLD.update(notes_of_kind)
+        more = f" (and {len(notes_of_kind) - 1} more like this)" if len(notes_of_kind) > 1 else ""
+        say(f"warning: {notes_of_kind[0]}{more}")
 
 
 _TOLD: set[str] = set()
 """Files are the same for every stage, view and round of a run."""
 
 
-def _tell_contradicted_tags(manifest: Manifest, volumes: Sequence[CachedVolume]) -> None:
-    """Say which labels and tags disagree; a class may also be too small to be left in a coarser label."""
+def _describe_contradicted_tags(manifest: Manifest, volume: CachedVolume) -> str:
+    """What label and tags of a case say differently; a class may also be too small to be left in a coarser label."""
+    if volume.presence is None or volume.label_path is None or volume.pseudo or manifest.regions:
+        return ""
+    labelled = {int(group) for group in volume.voxel_ranges if group != ANNOTATED}
+    only_tagged, only_labelled = contradicted_tags(volume.presence, labelled, volume.covered)
     found = []
-    for volume in volumes:
-        if volume.presence is None or volume.label_path is None or volume.pseudo or manifest.regions:
-            continue
-        labelled = {int(group) for group in volume.voxel_ranges if group != ANNOTATED}
-        only_tagged, only_labelled = contradicted_tags(volume.presence, labelled, volume.covered)
-        sides = {"tagged and not in the label": only_tagged, "in the label and not tagged": only_labelled}
-        for what, classes in sides.items():
-            if classes:
-                names = ", ".join(manifest.classes[index] for index in classes)
-                found.append(f"{volume.source.name}: {names} {what}")
-    new = [line for line in found if line not in _TOLD]
-    _TOLD.update(new)
-    if new:
-        more = f" (and {len(new) - 1} more like this)" if len(new) > 1 else ""
-        say(f"warning: {new[0]}{more}; medseg data check names them all")
+    for what, classes in (("tagged and not in the label", only_tagged), ("in the label and not tagged", only_labelled)):
+        if classes:
+            names = ", ".join(manifest.classes[index] for index in classes)
+            found.append(f"{names} {what}")
+    return f"{volume.source.name}: {'; '.join(found)}" if found else ""
 
 
 def _is_told_elsewhere(stage: Stage) -> bool:

@@ -62,10 +62,9 @@ def choose_options(
         OutputError: what was found cannot be written.
     """
     rule = rule_for(manifest, spec)
-    tried = {name: values for name, values in rule.tried.items() if name not in spec.options}
-    if not tried:
+    candidates = _candidates(rule, spec)
+    if not candidates:
         return spec
-    candidates = [dict(zip(tried, values, strict=True)) for values in itertools.product(*tried.values())]
     cases = [case for case in manifest.validation if _can_be_asked(case, rule)][:MOST_CASES]
     if not cases:
         if distributed.rank() == 0:
@@ -75,7 +74,7 @@ def choose_options(
     store = PredictionStore(networks, device, rule, folder / CASES / "predictions")
     counts = _count_cases(spec, candidates, cases, store, manifest)
     scores = [mean_iou(of_candidate) for of_candidate in counts]
-    best = max(range(len(scores)), key=lambda place: (scores[place], -place))
+    best = scores.index(max(scores))
     if distributed.rank() == 0:
         rows = [{"options": options, "iou": score} for options, score in zip(candidates, scores, strict=True)]
         found = {"cases": [case.name for case in cases], "tried": rows, "chosen": candidates[best]}
@@ -85,6 +84,15 @@ def choose_options(
             f"ignored being wrong, {scores[0]:.3f} -> {scores[best]:.3f}"
         )
     return spec.model_copy(update={"options": {**spec.options, **candidates[best]}})
+
+
+def _candidates(rule: PseudoLabels, spec: RuleSpec) -> list[dict[str, float]]:
+    """Every combination of the values to try, the defaults first; none where the pipeline gives all options."""
+    tried = {name: values for name, values in rule.tried.items() if name not in spec.options}
+    if not tried:
+        return []
+    combinations = itertools.product(*tried.values())
+    return [dict(zip(tried, values, strict=True)) for values in combinations]
 
 
 def _can_be_asked(case: Case, rule: PseudoLabels) -> bool:
