@@ -27,6 +27,7 @@ from medseg.config.instantiate import build_network
 from medseg.engine.run_progress import RunProgress
 from medseg.errors import ConfigError
 from medseg.networks.factory import change_arguments, definition_of
+from medseg.portable.networks.adapters import Planar
 from medseg.portable.networks.tag_networks import enlarge
 from medseg.stopping import Stopped
 from medseg.workflows.train.plan import write_plan
@@ -124,6 +125,7 @@ def test_what_is_exported_is_the_head_of_the_best_weights(best, exported, tmp_pa
     choose_head(method, "refined" if exported == "plain" else "plain")
     keep_best_head(method, progress, tmp_path, "heads")
     assert definition_of(method.segmenter())["refined"] == method.segmenter().refined == (exported == "refined")
+    assert definition_of(Planar(method.segmenter(), 2))["network"]["refined"] == (exported == "refined")
     assert json.loads((tmp_path / "chosen_head.json").read_text())["chosen"] == exported
 
 
