@@ -170,6 +170,8 @@ class Method(nn.Module, ABC):
         round_count: rounds after that one.
         independent: whether the segmenter's logits are of each class by itself, through a sigmoid; else a softmax makes
             them probabilities. The bundle says so to the method that starts from it.
+        head_choices: outputs of the segmenter, of which labelled validation cases choose the exported one: name ->
+            arguments of its constructor, attributes too, by which it gives that one; none: nothing is to be chosen.
     """
 
     streams: tuple[Stream, ...] = (LABELED,)
@@ -186,15 +188,14 @@ class Method(nn.Module, ABC):
     def __init__(self, networks: Networks) -> None:
         super().__init__()
         self.classes = networks.classes
-        self.round_number = 0
-        self.round_count = 0
+        self.round_number = self.round_count = 0
+        self.head_choices: Mapping[str, Mapping[str, bool]] = {}
 
     @classmethod
     def streams_of(cls, options: Mapping[str, Any]) -> tuple[Stream, ...]:
         """What a batch must carry with some options, asked before there is a method.
 
-        A method that overrides this, because the size of its groups is an option, also sets `self.streams`, and raises
-        ValueError for options that it refuses.
+        A method that overrides this also sets `self.streams`, and raises ValueError for options that it refuses.
 
         Args:
             options: keywords of the constructor that a pipeline gives, of the right types.
@@ -252,10 +253,9 @@ class Method(nn.Module, ABC):
         return {}
 
     def pictures(self) -> dict[str, Tensor]:
-        """Pictures of the last batch, such as patches or mixed images, for TensorBoard; see `medseg.ops.contact_sheet`.
+        """Pictures of the last batch, such as mixed images, for TensorBoard; see `medseg.ops.contact_sheet`.
 
-        Name -> `(1, height, width)` grey or `(3, height, width)` in [0, 1]; called now and then in the process that
-        writes the log alone. No random number may be drawn.
+        Name -> `(1 or 3, height, width)` in [0, 1]; called as `watched`, but seldom. No random number may be drawn.
         """
         return {}
 

@@ -17,61 +17,14 @@ from torch import Tensor, nn
 
 from medseg.engine import checkpoint, distributed
 from medseg.engine.logs import RunLog, TrainingBar
+from medseg.engine.run_progress import RunProgress
 from medseg.engine.trainer import MethodTrainer
 from medseg.networks.weight_files import sha256_of
-from medseg.progress import say
 from medseg.stopping import Stopped, describe_stop
 
 LOG_EVERY = 10
 PICTURES_EVERY = 500
 SAVE_EVERY_SECONDS = 120.0
-
-
-class RunProgress:
-    """How far a run is, shared by its handlers.
-
-    Args:
-        best: best validation Dice so far, -1 before the first.
-        done: iterations of an earlier run that this one continues.
-
-    Attributes:
-        signal: number of the signal by which this process was asked to stop; 0: none.
-        stopped: no further step is taken.
-        saved: iteration of the last checkpoint; 0: there is none.
-        validated: iteration of the last validation.
-        best_sha256: of the file of the best weights; None: there is none yet, or an earlier version wrote it.
-        unsaved_best: whether no checkpoint has that digest yet.
-    """
-
-    def __init__(self, best: float = -1.0, done: int = 0) -> None:
-        self.best = best
-        self.signal = 0
-        self.stopped = False
-        self.saved = done
-        self.validated = done
-        self.best_sha256: str | None = None
-        self.unsaved_best = False
-
-    @classmethod
-    def of_checkpoint(cls, state: dict[str, Any]) -> RunProgress:
-        """The progress at a checkpoint that `SaveLast` wrote."""
-        extra, done = state["extra"], int(state["iteration"])
-        progress = cls(float(extra["best"]), done)
-        progress.validated = int(extra.get("validated", done))
-        progress.best_sha256 = extra.get("best_sha256")
-        return progress
-
-    def forget_other_best(self, weights: Path) -> None:
-        """Begin anew with the best where its weights are not the checkpoint's, as after a kill between the two."""
-        if self.best_sha256 is None or (weights.exists() and sha256_of(weights) == self.best_sha256):
-            return
-        say(f"warning: {weights} is not what the run kept; the best of the validations to come takes its place")
-        self.best, self.best_sha256 = -1.0, None
-        weights.unlink(missing_ok=True)
-
-    def to_checkpoint(self) -> dict[str, Any]:
-        """The values that a checkpoint keeps."""
-        return {"best": self.best, "validated": self.validated, "best_sha256": self.best_sha256}
 
 
 class LogTerms:
@@ -121,7 +74,8 @@ class Validate:
 
     Args:
         score: gives `{"mean": Dice, "classes": {name: Dice or None}}`; of images that are classified balanced accuracy
-            and recalls, and their `accuracy`.
+            and recalls, and their `accuracy`. Where it chooses between heads of the segmenter, also `head`, whose score
+            this is, and `heads`, the mean of each.
         segmenter: whose weights are kept in `best.pt`.
         folder: of the run.
         progress: shared.
@@ -178,8 +132,10 @@ class Validate:
             if score["mean"] > self.progress.best and checkpoint.all_finite(weights):
                 checkpoint.save_atomic(weights, self.best_weights)
                 self.progress.best_sha256 = sha256_of(self.best_weights)
+                self.progress.head = score.get("head")
                 self.progress.unsaved_best = True
         self.progress.best = max(self.progress.best, score["mean"])
+        self.progress.follow_heads(score.get("heads", {}))
         self.progress.validated = iteration
 
 

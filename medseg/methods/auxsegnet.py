@@ -15,7 +15,8 @@ and the saliency the manifest's, S0; later the map is A ReLU(CAM) and the salien
 Where paper and code disagree the code is followed: A is not transposed, a third dilated convolution follows the
 affinity.
 Departures: any encoder with features; rows of A are divided by their sum, without which the thresholds would mean
-something else in each stage (`affinity`); the saliency is refined by PAMR in place of a dense CRF.
+something else in each stage (`affinity`); the saliency is refined by PAMR in place of a dense CRF. If asked for, the
+bundle predicts by the segmentation before its refinement, or by the one that validation finds better (`exported`).
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name
 from torch import Tensor, nn
 
-from medseg.method import IGNORE, Batch, Clock, LabelAndMaps, Method, Networks, Predictions, PseudoLabels, Stream
+from medseg.method import Batch, Clock, LabelAndMaps, Method, Networks, Predictions, PseudoLabels, Stream
 from medseg.ops.losses import segmentation as losses
 from medseg.ops.tags.class_activation import SMALLEST, coarsest_within, largest_of, presence_of, tag_loss
 from medseg.ops.tags.refinement import pamr
-from medseg.ops.tags.saliency import saliency_of, sharpen
+from medseg.ops.tags.saliency import fuse_with_saliency, saliency_of, sharpen
 from medseg.portable.networks.tag_networks import CrossTaskSegmenter, affordable_grid, enlarge
 
 DILATIONS = {2: (2, 4, 6), 3: (1, 2, 4)}
@@ -43,6 +44,9 @@ MOST_LOOKED_AT = 0.25
 
 Affinity = Literal["normalized", "cross", "segmentation", "scaled_normalized", "scaled_cross", "scaled_segmentation"]
 """Which affinity, see `AuxSegNet`."""
+
+HEADS = {"refined": {"refined": True}, "plain": {"refined": False}}
+"""Either segmentation -> the arguments of `CrossTaskSegmenter` for it."""
 
 
 class AuxSegNet(Method):
@@ -62,6 +66,8 @@ class AuxSegNet(Method):
         refined_saliency: weight of that of the refined saliency.
         segmentation: weight of that of the segmentation.
         refined_segmentation: weight of that of the refined segmentation; 0: the segmentation itself is exported.
+        exported: which segmentation the bundle predicts: "refined", the paper's; "plain", the one that is refined;
+            "validated": the better one by labelled validation cases, which there must be, with its best weights.
     """
 
     streams = (Stream("labeled", ("label", "tags", "salient")),)
@@ -72,6 +78,7 @@ class AuxSegNet(Method):
         affinity: Affinity = "normalized",
         tags: float = 1.0, saliency: float = 1.0, refined_saliency: float = 1.0,
         segmentation: float = 1.0, refined_segmentation: float = 1.0,
+        exported: Literal["refined", "plain", "validated"] = "refined",
     ) -> None:  # fmt: skip
         super().__init__(networks)
         if not networks.has_background:
@@ -79,11 +86,17 @@ class AuxSegNet(Method):
         for name, value in (("width", width), ("most_positions", most_positions)):
             if value < 1:
                 raise ValueError(f"{name} {value}: must be at least 1")
+        if exported == "validated":
+            if refined_segmentation <= 0:
+                raise ValueError(
+                    "exported validated: refined_segmentation is 0, so that there is one segmentation alone"
+                )
+            self.head_choices = HEADS
         halves = networks.encoder_decoder()
         network = networks.assembled(
             CrossTaskSegmenter, network=halves, classes=self.classes, level=coarsest_within(halves.strides, stride),
             width=width, dilations=list(dilations or DILATIONS[networks.spatial_dims]), most_positions=most_positions,
-            affinity=affinity, refined=refined_segmentation > 0,
+            affinity=affinity, refined=exported != "plain" and refined_segmentation > 0,
         )  # fmt: skip
         assert isinstance(network, CrossTaskSegmenter)
         self.network = network
@@ -100,7 +113,7 @@ class AuxSegNet(Method):
         }
 
     def segmenter(self) -> nn.Module:
-        """The network, which gives the refined segmentation."""
+        """The network, which gives the refined segmentation unless another one is asked for."""
         return self.network
 
     def maps(self) -> nn.Module:
@@ -263,37 +276,3 @@ class SaliencyFusion(PseudoLabels):
         shape = used if len(used) == 2 else list(salient.shape)
         refined = pamr(image.float().reshape(1, len(image), *shape), sharp.reshape(1, 1, *shape))
         return refined.reshape(salient.shape)
-
-
-def fuse_with_saliency(
-    maps: Tensor,
-    saliency: Tensor,
-    present: Tensor,
-    possible: Tensor,
-    *,
-    object_threshold: float = 0.2,
-    salient_threshold: float = 0.06,
-) -> Tensor:
-    """The class of the largest map where it and the saliency are high, 0 where neither is, 255 where one is.
-
-    Args:
-        maps: relative, `(structures, *spatial)`.
-        saliency: in [0, 1], `(*spatial)`.
-        present: `(structures,)` bool, classes that are in the image.
-        possible: `(structures,)` bool, these and those that nobody looked for; where a map of one of the latter is
-            high, nothing is learnt.
-        object_threshold: above which a map is high.
-        salient_threshold: above which the saliency is.
-
-    Returns:
-        `(*spatial)` uint8 class indices, 255 = ignore.
-    """
-    around = [1] * saliency.ndim
-    largest, winner = torch.where(present.view(-1, *around), maps, 0).max(0)
-    unknown = torch.where((possible & ~present).view(-1, *around), maps, 0).amax(0) > object_threshold
-    is_object, is_salient = largest > object_threshold, saliency > salient_threshold
-    label = torch.full(saliency.shape, IGNORE, dtype=torch.uint8)
-    label[~is_object & ~is_salient & ~unknown] = 0
-    found = is_object & is_salient & ~unknown
-    label[found] = (winner[found] + 1).to(torch.uint8)
-    return label

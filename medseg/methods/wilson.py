@@ -47,6 +47,9 @@ from medseg.portable.networks.tag_networks import cell_means, enlarge
 FOLLOWS = 0.1
 """How fast numbers that are watched follow those of a step."""
 
+Teacher = Literal["localizer", "labels", "fine_tuning"]
+"""Of new classes, see `Wilson`."""
+
 
 class Localizer(nn.Sequential):
     """Three convolutions, of which the first two have a norm and a leaky ReLU: features to maps of all classes.
@@ -78,7 +81,8 @@ class Wilson(Method):
         networks: makes the network; its stage starts from another one.
         teacher: of new classes: "localizer"; "labels": pseudo-labels that another run made of the tags, without a
             localizer, which is the paper's baseline of offline class-activation maps: L = L_ENC + L_SEG, with what the
-            labels say in place of the soft targets.
+            labels say in place of the soft targets; "fine_tuning": these labels alone, by which old classes are absent
+            and are forgotten, its other baseline: L = L_SEG, with what they say of all classes.
         tags: "new", as in the paper: tags of old classes are not looked at; "all": they are (its table 5).
         alpha: 0 for soft targets of new classes, 1 for hard ones.
         warmup: fraction of the run in which the localizer learns alone (5 of 40 epochs).
@@ -107,7 +111,7 @@ class Wilson(Method):
 
     def __init__(
         self, networks: Networks, *,
-        teacher: Literal["localizer", "labels"] = "localizer",
+        teacher: Teacher = "localizer",
         tags: Literal["new", "all"] = "new", alpha: float = 0.5, warmup: float = 0.125,
         stride: int = 16, channels: int = 256,
         classification: float = 1.0, localization: float = 1.0, distillation: float = 1.0,
@@ -155,8 +159,8 @@ class Wilson(Method):
 
     @classmethod
     def streams_of(cls, options: Mapping[str, Any]) -> tuple[Stream, ...]:
-        """Images with tags; with `teacher: labels` images with labels."""
-        return (LABELED,) if options.get("teacher") == "labels" else cls.streams
+        """Images with tags; with a teacher that is none of tags images with labels."""
+        return cls.streams if options.get("teacher", "localizer") == "localizer" else (LABELED,)
 
     def segmenter(self) -> nn.Module:
         """The network, whose head has a channel for each old and new class."""
@@ -164,7 +168,7 @@ class Wilson(Method):
 
     def maps(self) -> nn.Module | None:
         """The localizer's logits of all classes; None where it is not trained."""
-        if self.teacher == "labels":
+        if self.teacher != "localizer":
             return None
         return FeatureMaps(self.headed.network, self.localizer, self.level)
 
@@ -179,10 +183,10 @@ class Wilson(Method):
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The terms of L by the names of their weights."""
-        if self.teacher == "labels":
-            terms = self._terms_of_labels(batch["labeled"])
-        else:
+        if self.teacher == "localizer":
             terms = self._terms_of_tags(batch["weak"], clock)
+        else:
+            terms = self._terms_of_labels(batch["labeled"])
         return {name: self.weights[name] * term for name, term in terms.items()}
 
     def _ask_old(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -192,15 +196,22 @@ class Wilson(Method):
         return features, incremental.old_probabilities(logits, self.known, self.classes, independent=independent)
 
     def _terms_of_labels(self, labeled: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """L_ENC, and L_SEG by labels that were made before."""
+        """L_ENC, and L_SEG by labels that were made before; of fine-tuning L_SEG by what they say of all classes."""
         network = self.headed.network
         features = network.encode(labeled["image"])
-        old_features, old = self._ask_old(labeled["image"])
         logits = self.headed.head(network.decode(features))
-        found = incremental.given_label_loss(logits, labeled["label"], old, self.known, labeled.get("covered"))
+        label, covered = labeled["label"], labeled.get("covered")
+        terms = {}
+        if self.teacher == "fine_tuning":
+            nobody = torch.ones_like(logits)  # of the background, at most; no class is an old one
+            found = incremental.given_label_loss(logits, label, nobody, self.known[:1], covered)
+        else:
+            old_features, old = self._ask_old(labeled["image"])
+            terms["distillation"] = encoder_distance(features, old_features)
+            found = incremental.given_label_loss(logits, label, old, self.known, covered)
         # the localizer takes no part; processes that train together need every parameter in the graph
         unused = torch.stack([parameter.sum() for parameter in self.localizer.parameters()]).sum()
-        return {"distillation": encoder_distance(features, old_features), "segmentation": found + 0 * unused}
+        return {**terms, "segmentation": found + 0 * unused}
 
     def _terms_of_tags(self, weak: Mapping[str, Tensor], clock: Clock) -> dict[str, Tensor]:
         """All five terms; those of pseudo-labels are 0 while the localizer learns alone."""

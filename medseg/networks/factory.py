@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -179,6 +179,22 @@ def definition_of(network: nn.Module) -> dict[str, Any]:
         f"segmenter() gives a {type(network).__name__} that cannot be exported",
         hint="make its parts by `networks` and join them by FirstChannels or networks.headed",
     )
+
+
+def change_arguments(network: nn.Module, arguments: Mapping[str, Any]) -> None:
+    """Give a network other arguments of its constructor that are attributes of it, too; it will be made again so.
+
+    Args:
+        network: made by `Networks`.
+        arguments: name -> value.
+
+    Raises:
+        ConfigError: as `definition_of`.
+    """
+    definition = definition_of(network)
+    for name, value in arguments.items():
+        setattr(network, name, value)
+    setattr(network, DEFINITION, {**definition, **arguments})
 
 
 def check_exportable(network: nn.Module) -> None:

@@ -16,9 +16,16 @@ from medseg.config.instantiate import build_network
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.manifest.manifest import Manifest
 from medseg.method import Clock, Frozen, Predictions
-from medseg.methods.auxsegnet import SaliencyFusion, fuse_with_saliency
+from medseg.methods.auxsegnet import SaliencyFusion
 from medseg.networks.factory import check_exportable, definition_of
-from medseg.ops.tags.saliency import local_contrast, saliency_of, sharpen, stands_out, unaries
+from medseg.ops.tags.saliency import (
+    fuse_with_saliency,
+    local_contrast,
+    saliency_of,
+    sharpen,
+    stands_out,
+    unaries,
+)
 from medseg.portable.networks.tag_networks import AffinityFusion, TaskBranch, affordable_grid, enlarge, refine
 from medseg.workflows.train import settings
 from medseg.workflows.train.checks.streams import check_all_streams

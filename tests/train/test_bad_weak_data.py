@@ -18,10 +18,10 @@ from medseg.data.cache import VolumeCache
 from medseg.errors import ConfigError, DataError
 from medseg.manifest.manifest import Manifest
 from medseg.method import Clock, Predictions
-from medseg.methods.auxsegnet import fuse_with_saliency
 from medseg.networks.factory import NetworkFactory
 from medseg.ops.losses.locally_adaptive import LocallyAdaptiveLoss
 from medseg.ops.semi_supervised.alignment import alignment_target, describe_unlike
+from medseg.ops.tags.saliency import fuse_with_saliency
 from medseg.planning.plan import plan_data
 from medseg.workflows.train import settings
 from medseg.workflows.train.checks import stages as checks

@@ -18,7 +18,7 @@ from torch import nn
 from medseg.bundle.bundle import open_bundle
 from medseg.config.pipeline import Weights
 from medseg.engine import checkpoint
-from medseg.engine.handlers import RunProgress
+from medseg.engine.run_progress import RunProgress
 from medseg.errors import BundleError, CheckpointError, ConfigError
 from medseg.networks.pretrained import load_weights
 from medseg.networks.weight_files import UnreadableWeights, load_tensors, sha256_of

@@ -189,6 +189,44 @@ def test_labels_that_were_made_before_teach_new_classes_beside_the_old_network()
     assert not [name for name, parameter in method.named_parameters() if parameter.grad is None]
 
 
+def test_fine_tuning_learns_all_classes_of_the_labels_alone() -> None:
+    """The old class is absent by them; what the old network says changes nothing, and it is not asked."""
+    method = make(teacher="fine_tuning").eval()
+    assert (method.streams, method.maps()) == ((LABELED,), None)
+    batch = make_labels(0, 1, 255, 255, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    method.old.previous.module = None
+    terms = method(batch, EARLY)
+    label = batch["labeled"]["label"][:, 0]
+    known = label != 255
+    with torch.no_grad():
+        logits = method.headed(batch["labeled"]["image"])
+    cost = torch.nn.functional.binary_cross_entropy_with_logits
+    expected = sum(cost(logits[:, index][known], (label == index)[known].float()) for index in range(3))
+    assert list(terms) == ["segmentation"]
+    assert terms["segmentation"].item() == pytest.approx(expected.item(), rel=1e-5)
+    sum(method.train()(batch, EARLY).values()).backward()
+    assert not [name for name, parameter in method.named_parameters() if parameter.grad is None]
+
+
+def test_fine_tuning_forgets_what_labels_keep() -> None:
+    """Ten steps on labels of nothing: the old class, which the old network sees everywhere, is lost to one alone."""
+    seen = {}
+    for teacher in ("fine_tuning", "labels"):
+        method = make(teacher=teacher).eval()
+        with torch.no_grad():
+            method.old.previous.module.head.bias[1] = 3.0
+            method.headed.head.convolution.bias[2] = 3.0
+        batch = make_labels(*[0] * 16)
+        optimizer = torch.optim.SGD(method.headed.head.parameters(), lr=0.5)
+        for _ in range(10):
+            optimizer.zero_grad()
+            sum(method(batch, CLOCK).values()).backward()
+            optimizer.step()
+        with torch.no_grad():
+            seen[teacher] = method.headed(batch["labeled"]["image"])[:, 2].sigmoid().mean().item()
+    assert seen["fine_tuning"] < 0.5 < 0.9 < seen["labels"]
+
+
 def test_labels_of_nothing_but_255_leave_the_old_classes_alone_to_be_taught() -> None:
     method = make(teacher="labels")
     batch = make_labels(*[255] * 16)

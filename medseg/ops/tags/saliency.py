@@ -16,6 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from medseg.errors import DataError
+from medseg.method import IGNORE
 
 WIDER = 4
 """How many times as wide as the narrow blur the wide one is."""
@@ -45,6 +46,40 @@ def saliency_of(stored: Tensor, name: str) -> Tensor:
     if bool((values != values.round()).any()):
         raise DataError(f"{name}: saliency up to {most:g} that is not in whole numbers; accepted are 0 to 1")
     return values / 255
+
+
+def fuse_with_saliency(
+    maps: Tensor,
+    saliency: Tensor,
+    present: Tensor,
+    possible: Tensor,
+    *,
+    object_threshold: float = 0.2,
+    salient_threshold: float = 0.06,
+) -> Tensor:
+    """The class of the largest map where it and the saliency are high, 0 where neither is, 255 where one is.
+
+    Args:
+        maps: relative, `(structures, *spatial)`.
+        saliency: in [0, 1], `(*spatial)`.
+        present: `(structures,)` bool, classes that are in the image.
+        possible: `(structures,)` bool, these and those that nobody looked for; where a map of one of the latter is
+            high, nothing is learnt.
+        object_threshold: above which a map is high.
+        salient_threshold: above which the saliency is.
+
+    Returns:
+        `(*spatial)` uint8 class indices, 255 = ignore.
+    """
+    around = [1] * saliency.ndim
+    largest, winner = torch.where(present.view(-1, *around), maps, 0).max(0)
+    unknown = torch.where((possible & ~present).view(-1, *around), maps, 0).amax(0) > object_threshold
+    is_object, is_salient = largest > object_threshold, saliency > salient_threshold
+    label = torch.full(saliency.shape, IGNORE, dtype=torch.uint8)
+    label[~is_object & ~is_salient & ~unknown] = 0
+    found = is_object & is_salient & ~unknown
+    label[found] = (winner[found] + 1).to(torch.uint8)
+    return label
 
 
 def sharpen(saliency: Tensor) -> Tensor:

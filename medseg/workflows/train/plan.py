@@ -121,7 +121,8 @@ def plan_pipeline(
     )
     check_upright(planned, data)
     tags = [presences(manifest, of_stage) for of_stage in groups]
-    check_buildable(planned, start, tags, product, cases=counts, data_set=manifest.path)
+    validated = sum(case.is_labelled for case in manifest.validation)
+    check_buildable(planned, start, tags, product, cases=counts, validated=validated, data_set=manifest.path)
     if seconds is None:
         return planned
     sizing = sizing or Sizing()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,19 @@ def describe_validation(run: Path) -> str:
         best = max(validations, key=lambda record: record[name])  # of equal ones the first, as the bundle has
         score = best[name]
         place = f"at iteration {best['iteration']} of {pipeline.stages[last].schedule.iterations}"
+        place += _describe_head(best.get("head"), validations)
     return f"validation {words} {score:.3f} {place} ({_describe_structures(best['classes'])})"
+
+
+def _describe_head(chosen: str | None, validations: Sequence[Mapping[str, Any]]) -> str:
+    """Which head of the segmenter was chosen, and the best score of each other one; nothing where none was."""
+    if chosen is None:
+        return ""
+    others = []
+    for head in validations[-1]["heads"]:
+        if head != chosen:
+            others.append(f"{head} at best {max(record['heads'][head] for record in validations):.3f}")
+    return f", of its {chosen} head ({', '.join(others)})"
 
 
 def _read_validations(log: Path) -> list[dict[str, Any]]:

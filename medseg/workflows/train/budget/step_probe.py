@@ -111,6 +111,7 @@ class StageProbe(StageRun):
         save = time.monotonic() - began
         segmenter = self._build_segmenter(method)
         case = self._time_case(segmenter, validation) if segmenter and validation else 0.0
+        case *= max(1, len(method.head_choices))  # each is validated
         began = time.monotonic()
         self._finish(segmenter, method, bundle)
         finish = time.monotonic() - began

@@ -39,6 +39,7 @@ def check_buildable(
     product: Product = "bundle",
     *,
     cases: Sequence[Mapping[str, int]] = (),
+    validated: int | None = None,
     data_set: Path | None = None,
 ) -> None:
     """Build every network, method and rule once: a mistake in a later stage is found before the first is trained.
@@ -49,12 +50,13 @@ def check_buildable(
         tags: of each stage; None: they are not looked at.
         product: what the run leaves.
         cases: of each stage, how many each stream has; none: methods are not asked for warnings.
-        data_set: the manifest of the tags, for messages.
+        validated: labelled validation cases; None: it is not known.
+        data_set: the manifest, for messages.
 
     Raises:
         ConfigError: as `build_method`; options that a rule does not have; a segmenter that cannot be exported; a last
             stage without one, or with one where an encoder is wanted; an encoder of other images; tags that teach a
-            method nothing.
+            method nothing; heads that validation cases are to choose between, and there are none.
     """
     data = DataSpec(**pipeline.data)
     for index, stage in enumerate(pipeline.stages):
@@ -75,6 +77,7 @@ def check_buildable(
                 _tell_cautions(method, stage, cases[index : index + 1])
                 if tags is not None:
                     _check_tags(method, stage, tags[index], data_set)
+                _check_heads(method, stage, validated, data_set)
                 left = _find_product(method, pipeline, index, product)
                 if left is not None:
                     check_exportable(left)
@@ -122,6 +125,17 @@ def _check_tags(method: Method, stage: Stage, tags: Presences, data_set: Path | 
         method.check_tags(presence)
     except ValueError as error:
         raise ConfigError(f"method {stage.method.name}: {error}", path=data_set) from error
+
+
+def _check_heads(method: Method, stage: Stage, validated: int | None, data_set: Path | None) -> None:
+    """See that there are cases to choose between heads of a segmenter, where any are to."""
+    if not method.head_choices or validated != 0:
+        return
+    heads = " and ".join(method.head_choices)
+    what = f"method {stage.method.name}: labelled validation cases are to choose between its heads {heads}"
+    raise ConfigError(
+        f"{what}, and there is none", path=data_set, hint="list cases with a label under 'validation', or name one head"
+    )
 
 
 def _check_rules(index: int, stage: Stage, data: DataSpec) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,9 @@ def _draw_validation(ax: Axes, training: Training) -> None:
             points = [(at, value) for at, value in zip(iterations, values, strict=True) if value is not None]
             if points:
                 ax.plot(*zip(*points, strict=True), label=name, color=color, linewidth=1.0, marker=".")
+    for head, style in zip(records[-1].get("heads", {}), cycle(("--", ":")), strict=False):
+        values = [record["heads"][head] for record in records]
+        ax.plot(iterations, values, label=f"mean of the {head} head", color="#5d636b", linestyle=style)
     means = [record[training.score] for record in records]
     ax.plot(iterations, means, label="mean", color="#111315", linewidth=2, marker="o")
     ax.set_ylim(0, 1)

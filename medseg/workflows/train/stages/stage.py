@@ -32,7 +32,7 @@ from medseg.workflows.train.self_training.report.map_sheet import MAP_SHEET, wri
 from medseg.workflows.train.stages.build import PRETRAINED, StageInputs, build_method, open_previous, save_pretrained
 from medseg.workflows.train.stages.maps import MAPS, SavedMaps, TrainedMaps, needs_maps, save_maps
 from medseg.workflows.train.stages.prepare_cases import case_groups, prepare_cases
-from medseg.workflows.train.stages.validation_volumes import score_volumes
+from medseg.workflows.train.stages.validation_volumes import keep_best_head, score_heads
 
 _SEED_STEP = 1000
 """Between the seeds of views, so that another seed of the run is not another view's."""
@@ -103,7 +103,7 @@ class StageRun:
         if self.is_main:
             self._draw_maps(method)  # before the segmenter has its best weights: both parts are of the last step
             if segmenter is not None:
-                self._export(segmenter, bundle, independent=method.independent)
+                self._export(method, segmenter, bundle)
             elif type(method).pretrained is not Method.pretrained:
                 save_pretrained(bundle, method.pretrained())
             if needs_maps(self.stage):
@@ -235,11 +235,10 @@ class StageRun:
         total, start = trainer.total, trainer.state.iteration
         log = None
         if self.is_main:
-            log = RunLog(
-                self.folder, resume_at=start, validated=self.progress.validated, tracker=self.inputs.tracker
-            )  # fmt: skip
+            validated, tracker = self.progress.validated, self.inputs.tracker
+            log = RunLog(self.folder, resume_at=start, validated=validated, tracker=tracker)
         bar = TrainingBar(self.title, total, start=start, shown=self.is_main, note=self.note)
-        validator = self._build_validator(segmenter, validation, total, log, bar)
+        validator = self._build_validator(trainer.method, segmenter, validation, log, bar)
         steps: list[Any] = []
         if distributed.world() > 1:
             steps.append(handlers.Reseed(seed=self.seed))
@@ -266,9 +265,9 @@ class StageRun:
 
     def _build_validator(
         self,
+        method: Method,
         segmenter: nn.Module | None,
         validation: list[CachedVolume],
-        total: int,
         log: RunLog | None,
         bar: TrainingBar,
     ) -> handlers.Validate | None:
@@ -276,25 +275,26 @@ class StageRun:
         if segmenter is None or not validation:
             return None
         return handlers.Validate(
-            partial(score_volumes, segmenter, validation, self.spec, self.device),
+            partial(score_heads, method, segmenter, validation, self.spec, self.device),
             segmenter,
             self.folder,
             self.progress,
-            every=self.stage.schedule.validate_every or max(1, total // 10),
+            every=self.stage.schedule.validate_every or max(1, self.stage.schedule.iterations // 10),
             log=log,
             bar=bar,
         )
 
-    def _export(self, segmenter: nn.Module, bundle: Path, *, independent: bool) -> None:
+    def _export(self, method: Method, segmenter: nn.Module, bundle: Path) -> None:
         """Write the bundle of the best validated weights, or of the last where nothing was validated."""
         best, recorded = self.folder / "best.pt", self.progress.best_sha256
         if recorded is not None or best.exists():
             checkpoint.read_weights(best, segmenter, recorded)
+        keep_best_head(method, self.progress, self.folder, self.title)
         write_bundle(
             bundle,
             segmenter,
             network_def=definition_of(segmenter),
             data=self.spec,
             name=self.inputs.pipeline.name,
-            independent=independent,
+            independent=method.independent,
         )
