@@ -219,9 +219,11 @@ def data_saliency(options: SaliencyOptions) -> None:
     typer.echo(str(options.output / MANIFEST))
 
 
-@app.command("list", help=with_example("List pipelines, methods, networks and the methods of consensus.", "list"))
+@app.command(
+    "list", help=with_example("List pipelines, methods, networks, augmentation and the methods of consensus.", "list")
+)
 def list_(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """List pipelines, methods, networks and the methods of consensus."""
+    """List pipelines, methods, networks, augmentation and the methods of consensus."""
     from medseg.cli.listing import as_text, everything
 
     found = everything()

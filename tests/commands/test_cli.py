@@ -58,6 +58,8 @@ def test_list_names_all_that_is_shipped():
     said = run("list").stdout
     for name in ("dtc", "supervised", "vnet", "dynunet"):
         assert name in said
+    # a change of patches with its settings, as --set takes them
+    assert "axes=[] probability=0.5 one=false" in said
 
 
 def test_version():

@@ -18,7 +18,8 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 
 import medseg.ops.augmentation.field_of_view
-import medseg.ops.augmentation.photographs  # noqa: F401 - they register their transforms
+import medseg.ops.augmentation.photographs
+import medseg.ops.augmentation.resolution  # noqa: F401 - they register their transforms
 from medseg.ops.augmentation.transforms import TRANSFORMS, RandomTransform
 
 FORMER = {
@@ -37,7 +38,7 @@ FORMER_OF_INTENSITY = "intensity_probability"
 """One setting of that time for the probability of every change of intensities."""
 
 
-LATER = ("resize", "color_jitter")
+LATER = ("resize", "color_jitter", "blur", "low_resolution")
 """Transforms added after runs had been recorded: they are only written where they are not off."""
 
 

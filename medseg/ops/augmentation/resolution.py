@@ -1,0 +1,64 @@
+"""Random loss of sharpness: scans of other machines are blurred, or coarser than the voxels that they are stored in.
+
+Both are those of nnU-Net's augmentation (Isensee et al., Nature Methods 2021, supplementary note 4), and off unless a
+pipeline gives them a probability.
+
+The module imports neither torch nor NumPy when it is imported, as `medseg.ops.augmentation.transforms`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import Field, PositiveFloat
+
+from medseg.ops.augmentation.transforms import IntensityTransform, random_transform
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+@random_transform("blur")
+class Blur(IntensityTransform):
+    """A Gaussian filter of every channel, the outermost voxels repeated beyond the edges of the patch."""
+
+    probability: float = Field(default=0.0, ge=0, le=1)
+    sigma: tuple[PositiveFloat, PositiveFloat] = (0.5, 1.0)  # voxels
+
+    def draw(self, rng: np.random.Generator, patch: Sequence[int], spacing_mm: Sequence[float]) -> float | None:
+        """Standard deviation, voxels."""
+        return rng.uniform(*self.sigma) if rng.random() < self.probability else None
+
+    def apply(self, image: Tensor, drawn: float) -> None:
+        """Filter along each axis that is thicker than a voxel."""
+        import torch
+        from monai.networks.layers.convutils import gaussian_1d
+        from monai.networks.layers.simplelayers import separable_filtering
+
+        kernel = gaussian_1d(torch.tensor(drawn), normalize=True)
+        nothing = torch.ones(1)
+        kernels = [kernel if size > 1 else nothing for size in image.shape[1:]]
+        image.copy_(separable_filtering(image[None], kernels, mode="replicate")[0])
+
+
+@random_transform("low_resolution")
+class LowResolution(IntensityTransform):
+    """The image as of a scan with larger voxels: the nearest of fewer voxels are kept and interpolated linearly."""
+
+    probability: float = Field(default=0.0, ge=0, le=1)
+    factor: tuple[PositiveFloat, PositiveFloat] = (0.5, 1.0)  # voxels along an axis, as a part of those there are
+
+    def draw(self, rng: np.random.Generator, patch: Sequence[int], spacing_mm: Sequence[float]) -> float | None:
+        """The factor."""
+        return rng.uniform(*self.factor) if rng.random() < self.probability else None
+
+    def apply(self, image: Tensor, drawn: float) -> None:
+        """Make the image coarser along each axis that is thicker than a voxel, and bring it back to its size."""
+        from torch.nn.functional import interpolate
+
+        shape = image.shape[1:]
+        fewer = [max(1, round(size * drawn)) for size in shape]
+        coarse = interpolate(image[None], size=fewer, mode="nearest-exact")
+        image.copy_(interpolate(coarse, size=shape, mode="trilinear", align_corners=False)[0])
