@@ -59,11 +59,14 @@ class Intensity(Frozen):
 class DataSpec(Frozen):
     """What the plan decided about the data; everything that a model must know of them to be used again."""
 
-    later = ("has_background", "native_mm", "target", "regions")
+    later = ("has_background", "native_mm", "target", "regions", "volume_patch")
     labels: dict[int, str]
     modality: tuple[str, ...]
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     patch: Triple  # voxels along x, y, z; a 1 makes the network planar across that axis
+    volume_patch: Triple | None = (
+        None  # of networks of volumes, where `patch` is what planes are cut from; None: `patch`
+    )
     view: View = "volume"
     slices: Literal[1, 3] = 1  # adjacent slices that a planar network sees as channels, to label the middle one
     intensity: Intensity | tuple[Intensity, ...] = Intensity()  # several: one for each channel
@@ -191,5 +194,6 @@ class DataSpec(Frozen):
     def of_view(self, view: View) -> DataSpec:
         """The same data seen by one network: in a plane the patch is one voxel thick across it."""
         across = slice_axis(view)
-        patch = tuple(1 if axis == across else size for axis, size in enumerate(self.patch))
-        return self.model_copy(update={"view": view, "patch": patch})
+        whole = self.volume_patch if view == "volume" and self.volume_patch else self.patch
+        patch = tuple(1 if axis == across else size for axis, size in enumerate(whole))
+        return self.model_copy(update={"view": view, "patch": patch, "volume_patch": None})

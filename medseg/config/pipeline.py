@@ -146,7 +146,7 @@ class Pipeline(Frozen):
     `repeats` says which are passes of what.
     """
 
-    later = ("repeats", "postprocessing")
+    later = ("repeats", "postprocessing", "measure_pseudo_labels")
     name: str
     description: str = ""
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
@@ -154,6 +154,7 @@ class Pipeline(Frozen):
     repeats: tuple[Repeat, ...] = ()
     data: Mapping[str, Any] = Field(default_factory=dict)
     postprocessing: Literal["auto", "none"] | None = None  # which components stay; None: the plan says auto
+    measure_pseudo_labels: bool = False  # by labels of unlabelled cases, which are opened for that alone
 
     @model_validator(mode="after")
     def _next_stage(self) -> Pipeline:

@@ -58,6 +58,7 @@ def plan_data(
     views: Sequence[View] = (),
     patch_voxels: Mapping[int, int] = PATCH_VOXELS,
     asks_upright: bool = False,
+    volumes: NetworkSpec | None = None,
 ) -> DataSpec:
     """Decide how the data are presented to the network.
 
@@ -70,6 +71,8 @@ def plan_data(
             each plane makes its own 1, and all views share one grid.
         patch_voxels: spatial dimensions of the network -> voxels of the largest patch.
         asks_upright: a method asks which way up an image is.
+        volumes: network of a later stage that learns volumes; where this one learns several planes, its patch is
+            planned too.
 
     Raises:
         ConfigError: an override that `DataSpec` refuses, or views that do not go with it.
@@ -98,8 +101,12 @@ def plan_data(
     resample = [axis != slice_axis(view) for axis in range(3)]
     factors = np.where(resample, fingerprint.spacing_mm / spacing, 1.0)
     size = np.median(fingerprint.shape * factors, axis=0)
+    volume_patch = None
     if len(views) > 1 and "volume" not in views:
         patch = plan_slices(size, spacing, _largest_patch_voxels(2, network.width, memory_bytes))
+        if volumes is not None:
+            most = min(patch_voxels[3], _largest_patch_voxels(3, volumes.width, memory_bytes))
+            volume_patch = plan_patch(size, spacing, "volume", most=most)
     else:
         dims = 3 if view == "volume" else 2
         most = min(patch_voxels[dims], _largest_patch_voxels(dims, network.width, memory_bytes))
@@ -113,6 +120,7 @@ def plan_data(
         "view": view,
         "resample_axes": tuple(resample),
         "patch": patch,
+        "volume_patch": volume_patch,
         "intensity": given.get("intensity") or intensity_rule(manifest, network),
         "padding": "edge",
         "native_mm": native_spacing(fingerprint, spacing),

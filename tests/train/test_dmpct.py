@@ -88,6 +88,50 @@ def test_background_of_which_some_plane_is_not_confident_may_be_left_out():
     assert relabelled(votes_of(maps, full=True), background_confidence=1, fusion="mean")[:4] == [255] * 4
 
 
+def test_confidence_in_the_place_of_agreement():
+    # of the most confident plane that gives the label: 0.7, 0.5, 0.7, 0.9; the two last voxels have one supporter
+    assert relabelled(votes_of(CARD), confidence=0.45) == [1, 1, 2, 0]
+    assert relabelled(votes_of(CARD), confidence=0.6) == [1, 255, 2, 0]
+    assert relabelled(votes_of(CARD), confidence=0.8) == [255, 255, 255, 0]
+    assert relabelled(votes_of(CARD), confidence=0) == relabelled(votes_of(CARD))
+    # without a vote for background: the last voxel is of class 1, of which one plane says 0.45
+    assert relabelled(votes_of(CARD), fusion="any", confidence=0.6) == [1, 255, 2, 255]
+    together = {"confidence": 0.6, "ignore_disagreement": True, "background_confidence": 0.95}
+    assert relabelled(votes_of(CARD), **together) == [1, 255, 255, 255]
+
+
+def test_confidence_in_the_mean_of_the_planes():
+    # means of the classes: .3 .533 .167; .333 .367 .3; .267 .333 .4; .483 .317 .2
+    votes = votes_of(CARD, full=True)
+    assert relabelled(votes, fusion="mean", confidence=0.3) == [1, 1, 2, 0]
+    assert relabelled(votes, fusion="mean", confidence=0.38) == [1, 255, 2, 0]
+    assert relabelled(votes, fusion="mean", confidence=0.41) == [1, 255, 255, 0]
+    assert relabelled(votes, fusion="mean", confidence=0.6) == [255, 255, 255, 255]
+
+
+@pytest.mark.parametrize("shape", [(7, 6, 1), (5, 4, 3)], ids=["2d", "3d"])
+@pytest.mark.parametrize("fusion", ["vote", "any", "mean"])
+def test_confidence_is_that_of_a_slow_twin(shape, fusion):
+    torch.manual_seed(0)
+    maps = torch.rand(3, 3, *shape).softmax(1)
+    stored = (maps * 255).round().to(torch.uint8)
+    confidences, labels = maps.max(1)
+    votes = Predictions(list(labels.to(torch.uint8)), list(confidences.half()), list(stored))
+    plain = rule(fusion=fusion).label(votes, {}, 1)
+    found = rule(fusion=fusion, confidence=0.405).label(votes, {}, 1)
+    for place in np.ndindex(*shape):
+        label = int(plain[place])
+        if fusion == "mean":
+            probability = np.mean([int(view[(label, *place)]) / 255 for view in stored])
+        else:
+            own = [
+                view[place] for view, said in zip(votes.confidences, votes.labels, strict=True) if said[place] == label
+            ]
+            probability = float(max(own))
+        assert int(found[place]) == (label if probability >= 0.405 else 255)
+    assert 0 < int((found == 255).sum()) < found.numel()
+
+
 def test_planes_that_say_background_may_have_no_vote():
     assert relabelled(votes_of(CARD), fusion="any") == [1, 1, 2, 1]
 
@@ -106,7 +150,8 @@ def test_one_plane_teaches_itself():
     ("options", "words"),
     [
         ({"fusion": "median"}, "fusion of rule dmpct is 'median': .* 'vote', 'any' or 'mean'"),
-        ({"background_confidence": 90}, "from 0 to 1"),
+        ({"background_confidence": 90}, "background_confidence is 90.* from 0 to 1"),
+        ({"confidence": 1.5}, "rule dmpct: confidence is 1.5; accepted is a probability from 0 to 1"),
         ({"background_confidence": "most"}, "background_confidence of rule dmpct is 'most': .* valid number"),
         (
             {"background_confidence_rounds": "two"},

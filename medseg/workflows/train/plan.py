@@ -8,30 +8,27 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from medseg import methods
 from medseg.atomic import check_writable, make_folder
-from medseg.config.pipeline import DataSpec, Intensity, NetworkSpec, Pipeline, Stage
+from medseg.config.pipeline import DataSpec, NetworkSpec, Pipeline, Stage
 from medseg.engine import distributed
 from medseg.errors import ConfigError, OutputError
 from medseg.manifest.classification import classified
-from medseg.manifest.fields import unit_of
-from medseg.manifest.manifest import Manifest, streams_of
+from medseg.manifest.manifest import Manifest
 from medseg.networks.pretrained import hash_file
 from medseg.options import api
 from medseg.planning.plan import GPU_PATCH_VOXELS, PATCH_VOXELS, plan_batch, plan_data, with_strides
 from medseg.workflows.train import settings
 from medseg.workflows.train.budget.fit import fit_budget
 from medseg.workflows.train.budget.sizing import Sizing
-from medseg.workflows.train.checks.orientation import asking_upright, check_upright, describe_rotations
+from medseg.workflows.train.checks.orientation import asking_upright, check_upright
 from medseg.workflows.train.checks.regions import check_regions
 from medseg.workflows.train.checks.stages import Product, check_buildable
-from medseg.workflows.train.checks.streams import check_all_streams, describe_tag_groups, presences
+from medseg.workflows.train.checks.streams import check_all_streams, presences
 from medseg.workflows.train.encoder import Start, open_start
-from medseg.workflows.train.group_names import describe_groups, name_of_stage
 from medseg.workflows.train.options import PlanOptions, budget_seconds
+from medseg.workflows.train.plan_in_words import describe_plan, print_plan
 from medseg.workflows.train.planned_network import follow_previous, plan_options
 
 
@@ -105,6 +102,7 @@ def plan_pipeline(
         views=first.views,
         patch_voxels=GPU_PATCH_VOXELS if device.type == "cuda" else PATCH_VOXELS,
         asks_upright=bool(asking_upright(pipeline)),
+        volumes=_network_of_volumes(pipeline),
     )
     counts = []
     for of_stage in groups:
@@ -127,6 +125,25 @@ def plan_pipeline(
         return planned
     sizing = sizing or Sizing()
     return fit_budget(planned, manifest, device, seconds=seconds, given=pipeline, sizing=sizing, start=start)
+
+
+def _network_of_volumes(pipeline: Pipeline) -> NetworkSpec | None:
+    """The network of the first later stage that learns volumes; None: there is none.
+
+    Raises:
+        ConfigError: the first stage learns slices of one plane, whose grid is no grid of volumes.
+    """
+    first = pipeline.stages[0]
+    for index, stage in enumerate(pipeline.stages[1:], 1):
+        if "volume" not in stage.views:
+            continue
+        if len(first.views) == 1 and first.views[0] != "volume":
+            raise ConfigError(
+                f"stages.{index} learns volumes, and stages.0 slices of the {first.views[0]} plane alone; accepted are "
+                "several planes, which share a grid, or volumes"
+            )
+        return stage.network
+    return None
 
 
 def _plan_postprocessing(pipeline: Pipeline, data: DataSpec, product: Product) -> Literal["auto", "none"]:
@@ -152,10 +169,6 @@ def memory_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         return 0.8 * torch.cuda.get_device_properties(device).total_memory
     return 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _count_cases(manifest: Manifest) -> dict[str, int]:
-    return {stream: len(cases) for stream, cases in streams_of(manifest).items()}
 
 
 def _plan_stage(index: int, stage: Stage, data: DataSpec, case_counts: Mapping[str, int]) -> Stage:
@@ -201,100 +214,3 @@ def _plan_stage_batch(index: int, stage: Stage, data: DataSpec, case_counts: Map
         )
     schedule = stage.schedule.model_copy(update={"batch": batch})
     return stage.model_copy(update={"schedule": schedule})
-
-
-def describe_plan(pipeline: Pipeline, manifest: Manifest, further: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The plan as rows of a table: title -> text.
-
-    Args:
-        pipeline: planned.
-        manifest: the data set.
-        further: rows that are added.
-    """
-    data = DataSpec(**pipeline.data)
-    rows = _describe_data(data, manifest)
-    for index, stage in enumerate(pipeline.stages):
-        name = name_of_stage(pipeline, index)
-        if stage.views or stage.rounds:
-            views = ", ".join(stage.views) or data.view
-            rows[f"{name}, views"] = f"{views}; rounds of pseudo-labels: {stage.round_count}"
-        rows[name] = _describe_stage(stage)
-        of_rotations = describe_rotations(stage, data)
-        if of_rotations:
-            rows[f"{name}, rotations"] = of_rotations
-        of_groups = describe_tag_groups(stage, manifest)
-        if of_groups:
-            rows[f"{name}, groups"] = of_groups
-    return {**rows, **describe_groups(pipeline), **(further or {})}
-
-
-def print_plan(pipeline: Pipeline, manifest: Manifest, rows: Mapping[str, str]) -> None:
-    """Print a plan as a table on standard error.
-
-    Args:
-        pipeline: planned.
-        manifest: the data set.
-        rows: that `describe_plan` gave.
-    """
-    table = Table(title=f"Plan: {pipeline.name} on {manifest.name or manifest.path.name}", show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
-    for name, text in rows.items():
-        table.add_row(name, text)
-    Console(stderr=True).print(table)
-
-
-def _describe_data(data: DataSpec, manifest: Manifest) -> dict[str, str]:
-    counts = _count_cases(manifest)
-    training = f"{counts['labeled']} labelled, {counts['unlabeled']} unlabelled"
-    if counts["weak"]:
-        training += f", {counts['weak']} with tags only"
-    others = f"{len(manifest.validation)} validation, {len(manifest.test)} test"
-    rules = [_describe_intensity(rule) for rule in data.intensities]
-    if len(set(rules)) > 1:
-        rules = [f"{modality}: {rule}" for modality, rule in zip(data.modality, rules, strict=True)]
-    patch_mm = [round(size * mm, 1) for size, mm in zip(data.patch, data.spacing_mm, strict=True)]
-    unit = unit_of(file for case in manifest.cases for file in case.image)
-    return {
-        "cases": f"{training}, {others}",
-        **_describe_classes(data),
-        **({"target": "the class of each image as a whole"} if data.target == "images" else {}),
-        "intensity": "; ".join(dict.fromkeys(rules)),
-        "view": data.view if data.view == "volume" else f"{data.view} slices",
-        f"spacing, {unit}": " x ".join(f"{mm:g}" for mm in data.spacing_mm),
-        "patch, voxels": " x ".join(f"{size:g}" for size in data.patch),
-        f"patch, {unit}": " x ".join(f"{mm:g}" for mm in patch_mm),
-    }
-
-
-def _describe_classes(data: DataSpec) -> dict[str, str]:
-    classes = ", ".join(data.labels[value] for value in data.label_values)
-    if not data.regions:
-        return {"classes": classes if data.has_background else f"{classes}; no background"}
-    regions = [f"{region.name} ({', '.join(map(str, region.values))})" for region in data.regions]
-    return {"regions": f"{', '.join(regions)}; a sigmoid for each", "post-processing": "none, since regions overlap"}
-
-
-def _norm(network: NetworkSpec) -> str:
-    norm = network.options.get("norm")
-    if norm is None:
-        return ""
-    return f" {norm if isinstance(norm, str) else norm[0]} norm"
-
-
-def _describe_intensity(rule: Intensity) -> str:
-    if rule.kind == "zscore":
-        return "z-score per image"
-    if rule.kind == "fixed":
-        return f"(x - {rule.mean:g}) / {rule.std:g}, as the pre-trained weights know photographs"
-    return f"window {rule.low:g} to {rule.high:g}, mean {rule.mean:g}, sd {rule.std:g}"
-
-
-def _describe_stage(stage: Stage) -> str:
-    schedule = stage.schedule
-    then = f"; then labels {', '.join(stage.then.cases)} cases by {stage.then.rule.name}" if stage.then else ""
-    batch = " + ".join(f"{size} {stream}" for stream, size in (schedule.batch or {}).items())
-    return (
-        f"{stage.method.name}, {stage.network.name} width {stage.network.width}{_norm(stage.network)}, batch {batch}, "
-        f"{schedule.iterations} iterations, {schedule.optimizer} {schedule.lr:g} {schedule.decay}{then}"
-    )

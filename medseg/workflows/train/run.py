@@ -32,7 +32,8 @@ from medseg.workflows.train.encoder import Start, open_start
 from medseg.workflows.train.facts.keep import keep_facts
 from medseg.workflows.train.folds import TrainingRun, list_runs
 from medseg.workflows.train.options import PretrainOptions, TrainOptions
-from medseg.workflows.train.plan import describe_plan, plan_pipeline, print_plan
+from medseg.workflows.train.plan import plan_pipeline
+from medseg.workflows.train.plan_in_words import describe_plan, print_plan
 from medseg.workflows.train.postprocessing.run import Measured, apply_choice, measure
 from medseg.workflows.train.run_folder import PLAN, RUN, claim
 from medseg.workflows.train.stages.build import StageResult

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from ignite.engine import Events
 
-from medseg.config.pipeline import DataSpec, Pipeline, Stage
+from medseg.config.pipeline import DataSpec, NetworkSpec, Pipeline, Stage
 from medseg.cores import CoreWatch
 from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.engine.optimizer import make_optimizer
@@ -74,17 +74,38 @@ def choose_plan(
     candidates = [_fit_strides(candidate, first, given.stages[0]) for candidate in candidates]
     if keeps_network:
         candidates = [each for each in candidates if _layers(each, first) == _layers(candidates[0], first)]
-    best = _choose_candidate(candidates, first, Workload.of_stage(first, manifest), device, stage_seconds)
+    works = [Workload.of_stage(stage, manifest) for stage in planned.stages]
+    best = _choose_candidate(candidates, first, works[0], device, stage_seconds)
+    timed = [best] * len(planned.stages)
+    for index, stage in enumerate(planned.stages):
+        if data.volume_patch is None or "volume" not in stage.views:
+            continue
+        left = candidates[[(each.data, each.network) for each in candidates].index((best.data, best.network)) :]
+        of_volumes = [_of_volumes(each, stage, first_width) for each in left]
+        timed[index] = _choose_candidate(of_volumes, stage, works[index], device, stage_seconds)
+        place = [each.data for each in of_volumes].index(timed[index].data)
+        factor = relative_cost(left[place]) / relative_cost(best)
+        best = replace(left[place], step_seconds=best.step_seconds * factor)
     stages = []
-    for stage in planned.stages:
-        affordable = _count_iterations(best, stage, Workload.of_stage(stage, manifest), stage_seconds)
+    for stage, work, candidate in zip(planned.stages, works, timed, strict=True):
+        affordable = _count_iterations(candidate, stage, work, stage_seconds)
         iterations = min(stage.schedule.iterations, affordable)
         schedule = stage.schedule.model_copy(update={"iterations": iterations})
-        width = max(min(stage.network.width, SMALLEST_WIDTH), stage.network.width * best.network.width // first_width)
-        network = stage.network.model_copy(update={"width": width})
+        network = _narrowed(stage.network, best.network.width, first_width)
         stages.append(stage.model_copy(update={"network": network, "schedule": schedule}))
     chosen = planned.model_copy(update={"stages": tuple(stages), "data": best.data.model_dump(mode="json")})
     return _with_strides(chosen, given)
+
+
+def _narrowed(network: NetworkSpec, chosen: int, planned: int) -> NetworkSpec:
+    """The network narrower by as much as that of the first stage, whose width was `planned` and is `chosen`."""
+    width = max(min(network.width, SMALLEST_WIDTH), network.width * chosen // planned)
+    return network.model_copy(update={"width": width})
+
+
+def _of_volumes(candidate: Candidate, stage: Stage, planned: int) -> Candidate:
+    """What a plan of planes is to a later stage that learns volumes; `planned` as in `_narrowed`."""
+    return Candidate(candidate.data.of_view("volume"), _narrowed(stage.network, candidate.network.width, planned))
 
 
 def _layers(candidate: Candidate, stage: Stage) -> list[dict]:

@@ -25,6 +25,7 @@ from medseg.workflows.train.budget.step_probe import NetworkCosts, StageProbe
 from medseg.workflows.train.budget.time_plan import StageCosts
 from medseg.workflows.train.checks.streams import groups_of_stages
 from medseg.workflows.train.self_training.check_data import check_rounds
+from medseg.workflows.train.self_training.labelling.measured import cases_to_measure, count_labels_of
 from medseg.workflows.train.self_training.labelling.predict_maps import Predictors
 from medseg.workflows.train.self_training.labelling.predict_views import Voter
 from medseg.workflows.train.self_training.labelling.prediction_store import PredictionStore
@@ -216,7 +217,7 @@ class RuleCosts:
 
     Args:
         start: until it is ready for its first pass; it may read all labels.
-        case: to predict a case, mean, make its label and write it.
+        case: to predict a case, mean, make its label, write and measure it.
         is_judged: whether validation cases are labelled too, to judge the rule or to choose its options.
     """
 
@@ -237,7 +238,19 @@ def _rule_costs(place: Workplace, index: int, spec: RuleSpec, result: StageResul
     if not cases:
         return RuleCosts(start, 0.0, is_judged)
     case, share = typical_case(manifest, cases)
-    return RuleCosts(start, _time_rule(place, manifest, case, rule, result) * share, is_judged)
+    seconds = _time_rule(place, manifest, case, rule, result) * share
+    return RuleCosts(start, seconds + _measuring_seconds(place), is_judged)
+
+
+def _measuring_seconds(place: Workplace) -> float:
+    """Seconds to measure the pseudo-label of a case of typical size by the label of the case, where that is asked."""
+    known = list(cases_to_measure(place.manifest).values())
+    if not (place.pipeline.measure_pseudo_labels and known):
+        return 0.0
+    case, share = typical_case(place.manifest, known)
+    began = time.monotonic()
+    count_labels_of(place.manifest, case, place.manifest.resolve(str(case.label)))
+    return (time.monotonic() - began) * share
 
 
 def typical_case(manifest: Manifest, cases: Sequence[Case]) -> tuple[Case, float]:

@@ -108,11 +108,13 @@ def reduce_plan(data: DataSpec, network: NetworkSpec, reduction: Reduction, fixe
             if data.resample_axes[axis]:
                 spacing[axis] = max(spacing[axis], coarsest)
     changes: dict[str, object] = {"spacing_mm": tuple(round(mm, 4) for mm in spacing)}
-    if "patch" not in fixed:
+    for name, planned in {"patch": data.patch, "volume_patch": data.volume_patch}.items():
+        if name in fixed or planned is None:
+            continue
         patch = []
-        for size, old, new in zip(data.patch, data.spacing_mm, spacing, strict=True):
+        for size, old, new in zip(planned, data.spacing_mm, spacing, strict=True):
             patch.append(_reduce_side(size, size * old / new / reduction.smaller))
-        changes["patch"] = tuple(patch)
+        changes[name] = tuple(patch)
     width = max(min(network.width, SMALLEST_WIDTH), network.width // reduction.narrower)
     return Candidate(data.model_copy(update=changes), network.model_copy(update={"width": width}))
 

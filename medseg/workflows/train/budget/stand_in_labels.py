@@ -13,7 +13,7 @@ from medseg import methods
 from medseg.atomic import make_folder
 from medseg.config.pipeline import Pipeline
 from medseg.manifest.case import Case
-from medseg.manifest.labelling import cases_to_label
+from medseg.manifest.labelling import cases_to_label, is_pseudo
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.portable.io.read import read_header
 from medseg.portable.io.write import is_flat, write_nifti
@@ -34,7 +34,7 @@ def with_stand_ins(pipeline: Pipeline, index: int, manifest: Manifest, folder: P
     for stage in pipeline.stages[:index]:
         if stage.then is None:
             continue
-        cases = [case for case in cases_to_label(streams_of(manifest), stage.then.cases) if case.label is None]
+        cases = [case for case in cases_to_label(streams_of(manifest), stage.then.cases) if not is_pseudo(case)]
         makes = methods.find_rule(stage.then.rule.name).makes
         named = {case.name: _with_label(manifest, case, makes, make_folder(folder)) for case in cases[:MOST]}
         training = [case for case in manifest.training if case.name not in named]

@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel as nib
 
 from medseg.config.pipeline import DataSpec, Pipeline, Stage
-from medseg.errors import DataError, OutputError
+from medseg.errors import ConfigError, DataError, ManifestError, OutputError
 from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.methods import find, find_streams
 from medseg.portable.io.read import Header
@@ -43,6 +43,7 @@ def check_files(pipeline: Pipeline, manifest: Manifest) -> list[Finding]:
 
     Raises:
         DataError: a file that is missing or cannot be used; it names the first and counts the others.
+        ConfigError, ManifestError: pseudo-labels are to be measured, and there are none, or no labels to do it by.
     """
     sections = cases_of_training(manifest)
     if not _needs_unlabeled(pipeline):
@@ -51,7 +52,31 @@ def check_files(pipeline: Pipeline, manifest: Manifest) -> list[Finding]:
         sections["tagged"] = streams_of(manifest)["weak"]
     findings = open_cases(manifest, sections, "looking at the files", headers_only=True)
     _refuse_errors(manifest, findings)
+    if pipeline.measure_pseudo_labels:
+        _check_measured(pipeline, manifest)
     return findings
+
+
+def _check_measured(pipeline: Pipeline, manifest: Manifest) -> None:
+    """Open the header of every label by which pseudo-labels are to be measured.
+
+    Raises:
+        ConfigError: there will be no pseudo-label, or images are classified.
+        ManifestError: no unlabelled case has a label.
+        DataError: a label that cannot be used.
+    """
+    if not any(stage.rounds or stage.then for stage in pipeline.stages):
+        raise ConfigError(f"measure_pseudo_labels is true, and no stage of {pipeline.name} makes pseudo-labels")
+    if pipeline.classifies:
+        raise ConfigError("measure_pseudo_labels is true, and whole images are classified; accepted are label maps")
+    cases = [case for case in manifest.unlabeled if case.label is not None]
+    if not cases:
+        raise ManifestError(
+            "no case under 'unlabeled' has a label, by which measure_pseudo_labels asks to measure",
+            path=manifest.path,
+            hint='give those whose labels are known a "label", or --set measure_pseudo_labels=false',
+        )
+    _refuse_errors(manifest, open_cases(manifest, {"measured": cases}, "looking at their labels", headers_only=True))
 
 
 def check_test_files(manifest: Manifest) -> None:
@@ -220,7 +245,9 @@ def find_warnings(pipeline: Pipeline, manifest: Manifest) -> list[str]:
         warnings.append(f"{labelled} cases have labels, from which {pipeline.stages[0].method.name} does not learn")
     hidden = sum(1 for case in manifest.unlabeled if case.label is not None)
     if hidden:
-        warnings.append(f"{hidden} cases under 'unlabeled' have a label, which training does not open")
+        measured = pipeline.measure_pseudo_labels
+        opened = "is opened to measure pseudo-labels alone" if measured else "training does not open"
+        warnings.append(f"{hidden} cases under 'unlabeled' have a label, which {opened}")
     warnings += class_warnings(manifest, streams_of(manifest)["labeled"])
     for stage, groups in zip(pipeline.stages, groups_of_stages(pipeline, manifest), strict=True):
         if not groups["unlabeled"] and _learns_from(stage, "unlabeled") and not stage.rounds:

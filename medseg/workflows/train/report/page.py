@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from medseg.atomic import write_whole
 from medseg.bundle.components import describe
@@ -22,6 +23,8 @@ from medseg.workflows.train.report.curves import draw_trainings, read_trainings
 from medseg.workflows.train.report.sheets import read_sheets
 from medseg.workflows.train.report.watched import draw_watched
 from medseg.workflows.train.run_folder import PLAN, describe_validation
+from medseg.workflows.train.self_training.labelling.measured import FILE, read_measured
+from medseg.workflows.train.self_training.report.measured_table import measured_table
 
 PAGE = "report.html"
 """Name of the page, in the run folder."""
@@ -88,6 +91,7 @@ def write_training_report(
         pictures=pictures,
         unseen=len(labelled) - len(pictures),
         sheets=read_sheets(run),
+        measured=measured_table(_read_measured(run)),
         curves=data_uri(curves) if curves else None,
         watched=data_uri(watched) if watched else None,
         plan=_rows(read_record(run / PLAN)),
@@ -123,6 +127,15 @@ def _read_rules(run: Path) -> dict[str, Rule | None]:
     """The rule of each structure; of a fold those that all folds chose together."""
     chosen = read_record(run / CHOSEN) or read_record(run.parent / CHOSEN)
     return {row["structure"]: row["rule"] for row in chosen.get("structures", [])}
+
+
+def _read_measured(run: Path) -> dict[str, dict[str, Any]]:
+    """Stage -> how right the pseudo-labels are that it made for the next one; rounds have a page of their own."""
+    found = {}
+    folders = [path.parent for path in run.glob(f"stage*/labels/{FILE}")]
+    for folder in sorted(folders, key=lambda folder: int(folder.parent.name.removeprefix("stage"))):
+        found[folder.parent.name] = read_measured(folder)
+    return found
 
 
 def _structure_rows(evidence: Mapping[str, Sequence[Evidence]], rules: Mapping[str, Rule | None]) -> list[StructureRow]:

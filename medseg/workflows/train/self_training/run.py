@@ -28,10 +28,11 @@ from medseg.records import RECORD, Record, digest_of
 from medseg.stopping import report_stop
 from medseg.workflows.train.self_training.check_data import check_rounds, files_of
 from medseg.workflows.train.self_training.labelling.labelled_manifest import write_round_manifest
+from medseg.workflows.train.self_training.labelling.measured import measure_pseudo_labels
 from medseg.workflows.train.self_training.labelling.precision import low_precision, read_precision
 from medseg.workflows.train.self_training.labelling.predict_maps import Predictors
 from medseg.workflows.train.self_training.labelling.predict_views import Voter
-from medseg.workflows.train.self_training.labelling.pseudo_label_statistics import summarize_round
+from medseg.workflows.train.self_training.labelling.pseudo_label_statistics import cautions_of_round, summarize_round
 from medseg.workflows.train.self_training.labelling.pseudo_labels import PseudoLabeller
 from medseg.workflows.train.self_training.report.added_images import choose_added
 from medseg.workflows.train.self_training.report.better_round import advise
@@ -236,13 +237,11 @@ class SelfTraining:
         networks = Predictors.of_stage(self._result(number - 1, self._folder(number - 1) / "bundle"))
         with report_stop(self._place(number), SAVED):
             counts = labeller.run(networks, self.inputs.device, self.time_left)
+            measured = measure_pseudo_labels(labeller, self.inputs.measured, self._name(number))
         statistics = summarize_round(counts, self.structures, self.views) | read_precision(labeller.folder)
-        for view in statistics["silent"]:
-            self._warn(f"round {number}: the {view} network found nothing but background in any unlabelled case")
-        for line in low_precision(statistics):
+        for line in [*cautions_of_round(statistics), *low_precision(statistics)]:
             self._warn(f"round {number}: {line}")
-        if empty := statistics["empty"]:
-            self._warn(f"round {number}: {len(empty)} unlabelled cases without any structure: {', '.join(empty)}")
+        statistics |= measured
         slices = {case.name: labeller.slices(case) for case in self.to_label if case.name in shown}
         seconds = {"labelling": sum(case["seconds"] for case in counts.values())}
         added = choose_added(self.manifest, self.to_label, counts)

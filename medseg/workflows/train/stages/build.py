@@ -46,6 +46,8 @@ class StageInputs:
         cache: folder of preprocessed volumes, shared by all networks of a run.
         device: of the networks.
         tracker: gets the numbers of the logs, too.
+        measured: the data set of the run, whose unlabelled cases' labels pseudo-labels are measured by; None: they are
+            not measured.
     """
 
     pipeline: Pipeline
@@ -55,6 +57,7 @@ class StageInputs:
     cache: Path
     device: torch.device
     tracker: MLflowTracker | None = None
+    measured: Manifest | None = None
 
     @property
     def stage(self) -> Stage:

@@ -17,6 +17,7 @@ from medseg.progress import say
 from medseg.stopping import report_stop
 from medseg.workflows.train.group_names import name_of_stage
 from medseg.workflows.train.self_training.labelling.labelled_manifest import write_round_manifest
+from medseg.workflows.train.self_training.labelling.measured import add_to_log, measure_pseudo_labels
 from medseg.workflows.train.self_training.labelling.predict_maps import Predictors
 from medseg.workflows.train.self_training.labelling.pseudo_label_statistics import mean_dice
 from medseg.workflows.train.self_training.labelling.pseudo_labels import PseudoLabeller
@@ -56,6 +57,7 @@ class StagesInOrder:
     ) -> None:
         self.pipeline, self.manifest, self.output = pipeline, manifest, output
         self.device, self.fingerprint, self.product, self.tracker = device, fingerprint, product, tracker
+        self.measured = manifest if pipeline.measure_pseudo_labels else None
         self.is_main = distributed.rank() == 0
         self.dice: float | None = None
 
@@ -76,7 +78,9 @@ class StagesInOrder:
             folder = self.output / f"stage{index}" if count > 1 else self.output
             self._fit_batch(index)
             cache = self.output / "cache"
-            inputs = StageInputs(self.pipeline, index, self.manifest, folder, cache, self.device, self.tracker)
+            inputs = StageInputs(
+                self.pipeline, index, self.manifest, folder, cache, self.device, self.tracker, self.measured
+            )
             with report_stop(self._place(index) if count > 1 else ""):
                 result = self._train_stage(inputs, result, resume=resume)
                 if inputs.stage.then:
@@ -152,8 +156,11 @@ class StagesInOrder:
         time_left = TimeLeft({"labelling": float(len(cases))}, shown=self.is_main)
         time_left.say(f"{name_of_stage(self.pipeline, index)}: labelling {len(cases)} cases for the next stage")
         counts = labeller.run(Predictors.of_stage(result), inputs.device, time_left)
+        measured = measure_pseudo_labels(labeller, self.measured, name_of_stage(self.pipeline, index))
         if self.is_main:
             write_label_sheet(self.manifest, labeller)
+            if measured:
+                add_to_log(inputs.folder / "metrics.jsonl", inputs.stage.schedule.iterations, measured)
         self.manifest = write_round_manifest(self.manifest, labeller, labeller.folder / "manifest.json")
         self.dice = mean_dice(list(counts.values()))
 

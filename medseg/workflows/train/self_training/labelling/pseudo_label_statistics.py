@@ -126,6 +126,20 @@ def summarize_round(cases: Mapping[str, Counts], structures: Sequence[str], view
     }
 
 
+def cautions_of_round(statistics: Mapping[str, Any]) -> list[str]:
+    """Warnings of views that found nothing, and of cases without any structure.
+
+    Args:
+        statistics: what `summarize_round` gave.
+    """
+    lines = []
+    for view in statistics["silent"]:
+        lines.append(f"the {view} network found nothing but background in any unlabelled case")
+    if empty := statistics["empty"]:
+        lines.append(f"{len(empty)} unlabelled cases without any structure: {', '.join(empty)}")
+    return lines
+
+
 def _sum(counts: Sequence[Counts], key: str) -> int:
     return sum(case[key] for case in counts)
 

@@ -18,6 +18,7 @@ from medseg.workflows.reports.overlay import class_colors, encode_png
 from medseg.workflows.reports.pages import Table, data_uri, render_page
 from medseg.workflows.train.self_training.report.added_images import draw_added_images
 from medseg.workflows.train.self_training.report.figures import draw_pseudo_labels
+from medseg.workflows.train.self_training.report.measured_table import measured_table
 from medseg.workflows.train.self_training.report.rounds import Round, RunDescription
 
 VIEW_COLORS = {
@@ -83,6 +84,7 @@ def render_summary(rounds: Sequence[Round], run: RunDescription, curves: bytes) 
         pseudo_labels=_pseudo_labels(labelled),
         volumes=_volumes(labelled, run),
         precision=_precision(labelled, run),
+        measured=_measured(labelled),
         slices=data_uri(slices) if slices else None,
         added=data_uri(draw_added_images(added)) if added else None,
         times=_times(rounds),
@@ -193,6 +195,15 @@ def _precision(labelled: Sequence[Round], run: RunDescription) -> Table | None:
     return Table([f"share of {run.samples}", *_round_names(judged)], rows)
 
 
+def _measured(labelled: Sequence[Round]) -> Table | None:
+    """The pseudo-labels against the labels of their cases; None where these stay closed."""
+    found = {}
+    for each in labelled:
+        if "measured" in each.statistics:
+            found[f"round {each.number}"] = each.statistics["measured"]
+    return measured_table(found)
+
+
 def _volumes(labelled: Sequence[Round], run: RunDescription) -> Table:
     rows = []
     for name in run.structures:
@@ -242,9 +253,13 @@ def _records(rounds: Sequence[Round]) -> Iterator[dict[str, Any]]:
 
 def _scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Names and values of the numbers with a decimal point in a record."""
-    for key, value in record.items():
-        inner = value if isinstance(value, dict) else {"": value}
-        for name, number in inner.items():
-            if isinstance(number, float):
-                parts = [record["kind"], key, name]
-                yield "/".join(part for part in parts if part), number
+    yield from _numbers(record["kind"], record)
+
+
+def _numbers(place: str, content: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Nested numbers with a decimal point, with the names of those around them before theirs."""
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _numbers(f"{place}/{key}", value)
+        elif isinstance(value, float):
+            yield f"{place}/{key}", value
