@@ -64,9 +64,7 @@ class DataSpec(Frozen):
     modality: tuple[str, ...]
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     patch: Triple  # voxels along x, y, z; a 1 makes the network planar across that axis
-    volume_patch: Triple | None = (
-        None  # of networks of volumes, where `patch` is what planes are cut from; None: `patch`
-    )
+    volume_patch: Triple | None = None  # of a network of volumes after ones of planes, which have `patch`
     view: View = "volume"
     slices: Literal[1, 3] = 1  # adjacent slices that a planar network sees as channels, to label the middle one
     intensity: Intensity | tuple[Intensity, ...] = Intensity()  # several: one for each channel
