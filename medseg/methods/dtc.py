@@ -109,26 +109,18 @@ class DTC(Method):
         self.exclusivity = exclusivity
         self.changed_copy, self.copy_output, self.noise = changed_copy, copy_output, noise
         self.views = views_of(changed_copy, networks)
-        self._has_sides = have_sides(networks.labels)
         self._watched: dict[str, Tensor] = {}
         self._unmeasured_mm = networks.spacing_mm if spacing_mm is None else ()
         self._targets = DistanceTargets(self.classes, boundary=boundary, spacing_mm=spacing_mm, clip=clip)
 
     def cautions(self, cases: Mapping[str, int]) -> list[str]:
-        """Where distances count voxels that are much longer along one axis, or mirroring exchanges structures."""
-        told = []
-        if self.changed_copy == "mirrored" and self._has_sides:
-            told.append(
-                "changed_copy is mirrored, which shows left structures as right ones, and both are labels; "
-                "turned copies do not"
-            )
+        """Where a voxel is much longer along one axis, and distances count voxels."""
         sides = self._unmeasured_mm
-        if sides and max(sides) > UNEVEN * min(sides):
-            size, given = " x ".join(f"{side:g}" for side in sides), ",".join(f"{side:g}" for side in sides)
-            told.append(
-                f"distances count voxels, which have {size} mm; method.options.spacing_mm=[{given}] counts millimetres"
-            )
-        return told
+        if not sides or max(sides) <= UNEVEN * min(sides):
+            return []
+        size = " x ".join(f"{side:g}" for side in sides)
+        given = ",".join(f"{side:g}" for side in sides)
+        return [f"distances count voxels, which have {size} mm; method.options.spacing_mm=[{given}] counts millimetres"]
 
     def targets(self) -> PatchTargets:
         """Distance maps of a label patch."""
@@ -229,10 +221,18 @@ def views_of(changed_copy: ChangedCopy, networks: Networks) -> tuple[Rotation, .
     Args:
         changed_copy: "mirrored" has a mirror for each axis, "turned" quarter turns in planes of equal voxels and equal
             sides of the patch, or half turns where there is no such plane.
-        networks: know voxels and patch.
+        networks: know voxels, patch and names of structures.
+
+    Raises:
+        ValueError: mirrors, and structures that are labelled as left and right.
     """
     axes = tuple(range(networks.spatial_dims))
     if changed_copy == "mirrored":
+        if have_sides(networks.labels):
+            raise ValueError(
+                "changed_copy is mirrored, which makes left structures look like right ones, and both are labels; "
+                "accepted are none, noise and turned"
+            )
         return tuple(Rotation(axes, (axis,)) for axis in axes if networks.patch[axis] > 1)
     if changed_copy == "turned":
         uneven = [pair for pair in combinations(axes, 2) if networks.patch[pair[0]] != networks.patch[pair[1]]]

@@ -57,14 +57,16 @@ def test_a_head_starts_from_one_that_has_as_many_blocks():
     assert not torch.equal(alone.convolution.weight[0], earlier.head.convolution.weight[0])
 
 
-def test_mirrors_that_exchange_left_and_right_are_told():
+def test_mirrors_that_exchange_left_and_right_are_refused():
     networks = factory(3)
-    networks.labels = ("left kidney", "right kidney")
-    (told,) = DTC(networks, changed_copy="mirrored").cautions({})
-    assert told.startswith("changed_copy is mirrored, which shows left structures as right ones")
-    assert DTC(networks, changed_copy="turned").cautions({}) == []
-    networks.labels = ("background", "atrium")
-    assert DTC(networks, changed_copy="mirrored").cautions({}) == []
+    networks.labels = ("background", "left kidney", "right kidney")
+    with pytest.raises(
+        ConfigError, match=r"changed_copy is mirrored, .*; accepted are none, noise and turned"
+    ) as refused:
+        methods.build("dtc", networks, changed_copy="mirrored")
+    assert "\n" not in str(refused.value)
+    methods.build("dtc", networks, changed_copy="turned")
+    methods.build("dtc", factory(3), changed_copy="mirrored")
 
 
 @pytest.mark.parametrize(
