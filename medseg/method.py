@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medseg.config.sides import have_sides as have_sides
 from medseg.portable.networks.encoder_decoder import EncoderDecoder, HeadedNetwork
 from medseg.pseudo_labels import LabelAndMaps, Predictions, PseudoLabels
 from medseg.stream import ALL, LABELED, STREAM_KEYS, UNLABELED, WEAK, Stream
@@ -143,8 +144,8 @@ class Networks(Protocol):
     def encoder_decoder(self) -> EncoderDecoder:
         """The same network in two halves, with features; with pre-trained weights if the pipeline names some."""
 
-    def head(self, in_channels: int, out_channels: int) -> nn.Module:
-        """A 1x1x1 convolution on features."""
+    def head(self, in_channels: int, out_channels: int, blocks: int = 0) -> nn.Module:
+        """A 1x1x1 convolution on features, after so many blocks of its own: 3x3x3 convolution, batch norm, PReLU."""
 
     def headed(self, network: EncoderDecoder, head: nn.Module) -> HeadedNetwork:
         """A segmenter of a network in halves and a head on its decoder."""
@@ -154,8 +155,7 @@ class Networks(Protocol):
 
         Args:
             kind: one of the classes that `medseg.config.instantiate.OURS` lists.
-            arguments: of its constructor: numbers, lists of them, and parts that `Networks` made. `classes` is the
-                number of classes with background, `structures` that without it.
+            arguments: of its constructor: numbers, lists, parts; `classes` has the background, `structures` has not.
         """
 
 

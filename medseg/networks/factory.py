@@ -85,9 +85,9 @@ class NetworkFactory:
             self._take_over(network, [])
         return network
 
-    def head(self, in_channels: int, out_channels: int) -> nn.Module:
-        """A 1x1x1 convolution on features."""
-        return self._made(registry.head_def(self.spatial_dims, in_channels, out_channels))
+    def head(self, in_channels: int, out_channels: int, blocks: int = 0) -> nn.Module:
+        """A 1x1x1 convolution on features; see `Networks.head`."""
+        return self._made(registry.head_def(self.spatial_dims, in_channels, out_channels, blocks))
 
     def headed(self, network: EncoderDecoder, head: nn.Module) -> HeadedNetwork:
         """A segmenter of a network in halves and a head on its decoder.
@@ -98,7 +98,8 @@ class NetworkFactory:
         segmenter = kind(network, head)
         if self._start and isinstance(head, Head):
             out = head.convolution.out_channels
-            self._take_over(segmenter, [kind(network, self.head(network.width, out + 1))])
+            another = self.head(network.width, out + 1, len(head.blocks))
+            self._take_over(segmenter, [kind(network, another)])
         return segmenter
 
     def assembled(self, kind: type[nn.Module], **arguments: Any) -> nn.Module:

@@ -259,14 +259,15 @@ def halves_def(spec: NetworkSpec, *, patch: Sequence[int], in_channels: int) -> 
     return {"_target_": f"{HALVES}.{entry.halves}", "network": definition}
 
 
-def head_def(dims: int, in_channels: int, out_channels: int) -> dict[str, Any]:
-    """The `_target_` dictionary of a 1x1x1 convolution on features."""
-    return {
+def head_def(dims: int, in_channels: int, out_channels: int, blocks: int = 0) -> dict[str, Any]:
+    """The `_target_` dictionary of a 1x1x1 convolution on features, after so many blocks of its own."""
+    definition = {
         "_target_": f"{HALVES}.Head",
         "spatial_dims": dims,
         "in_channels": in_channels,
         "out_channels": out_channels,
     }
+    return {**definition, "blocks": blocks} if blocks else definition
 
 
 def _own_def(

@@ -97,9 +97,9 @@ def named_tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _named_head(head: nn.Module) -> dict[str, Tensor]:
-    """Of a 1x1x1 convolution the names that a V-Net's own has, which lies on the same features."""
-    tensors = head.convolution.state_dict() if isinstance(head, Head) else head.state_dict()
-    return {f"head.{name}": tensor for name, tensor in tensors.items()}
+    """Of a 1x1x1 convolution the names that a V-Net's own has, which lies on the same features; not after blocks."""
+    alone = head.convolution if isinstance(head, Head) and len(head.blocks) == 0 else head
+    return {f"head.{name}": tensor for name, tensor in alone.state_dict().items()}
 
 
 def class_axes(network: nn.Module, others: Sequence[nn.Module]) -> dict[str, tuple[int, ...]]:

@@ -53,7 +53,7 @@ class Given:
     def encoder_decoder(self) -> EncoderDecoder:
         raise NotImplementedError
 
-    def head(self, in_channels: int, out_channels: int) -> nn.Module:
+    def head(self, in_channels: int, out_channels: int, blocks: int = 0) -> nn.Module:
         raise NotImplementedError
 
     def headed(self, network: EncoderDecoder, head: nn.Module) -> HeadedNetwork:
@@ -110,7 +110,8 @@ class ByChannel:
     def encoder_decoder(self) -> EncoderDecoder:
         return Channels(self.spatial_dims, self.in_channels)
 
-    def head(self, in_channels: int, out_channels: int) -> nn.Module:
+    def head(self, in_channels: int, out_channels: int, blocks: int = 0) -> nn.Module:
+        assert not blocks, "it is without context"
         first = self._next
         self._next += out_channels
         return self._choose(first, out_channels)

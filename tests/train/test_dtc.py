@@ -60,7 +60,7 @@ class TwoHeads(Given):
     def encoder_decoder(self):
         return self.network
 
-    def head(self, in_channels, out_channels):
+    def head(self, in_channels, out_channels, blocks=0):
         if out_channels == self.classes:
             return Channels(0, self.classes)
         return Channels(in_channels - out_channels, in_channels)

@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
+from monai.networks.blocks.convolutions import Convolution
 from monai.networks.layers.factories import Conv
 from monai.networks.layers.simplelayers import SkipConnection
 from monai.networks.nets import DynUNet, SegResNet, UNet
@@ -231,21 +232,24 @@ class VNetHalves(EncoderDecoder):
 
 
 class Head(nn.Module):
-    """A 1x1x1 convolution on features.
+    """A 1x1x1 convolution on features, or on what blocks of its own make of them.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: of the features.
         out_channels: of the result, such as one logit for each class.
+        blocks: 3x3x3 convolutions before it, each with batch norm and PReLU, of as many channels as the features.
     """
 
-    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int) -> None:
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, blocks: int = 0) -> None:
         super().__init__()
+        own = [Convolution(spatial_dims, in_channels, in_channels, norm="batch") for _ in range(blocks)]
+        self.blocks = nn.Sequential(*own)
         self.convolution = Conv[Conv.CONV, spatial_dims](in_channels, out_channels, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         """`(B, in_channels, *spatial)` to `(B, out_channels, *spatial)`."""
-        return self.convolution(features)
+        return self.convolution(self.blocks(features))
 
 
 class HeadedNetwork(nn.Module):
