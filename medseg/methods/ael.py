@@ -107,8 +107,7 @@ class AEL(Method):
     ) -> None:  # fmt: skip
         super().__init__(networks)
         self.terms = SupervisedTerms(
-            networks.spatial_dims, networks.has_background,
-            dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
+            networks, dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
         )  # fmt: skip
         self.network = networks.segmenter()
         self.teacher = AveragedTeacher(self.network, decay=decay)
@@ -164,7 +163,7 @@ class AEL(Method):
         self.shown.keep(unlabeled["image"], seen, mixed.logits)
         logits = self.network(torch.cat([image, seen])).float()
         self.bank.update(logits[:size], label, covered)
-        terms = self.terms(logits[:size], label, covered)
+        terms = self.terms(logits[:size], label, covered, clock)
         ramp = sigmoid_rampup(clock.fraction / self.rampup) if self.rampup else 1.0
         terms["consistency"] = self.consistency * ramp * self._learn(logits[size:], mixed.logits, mixed.inside)
         if self.labeled_consistency:

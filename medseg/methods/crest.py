@@ -96,8 +96,7 @@ class CReST(Method):
         if not 0 <= cutout < 1:
             raise ValueError(f"cutout {cutout:g}: must be at least 0 and less than 1")
         self.terms = SupervisedTerms(
-            networks.spatial_dims, networks.has_background,
-            dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
+            networks, dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
         )  # fmt: skip
         self.network = networks.segmenter()
         self.average = AveragedTeacher(self.network, decay=decay)
@@ -132,7 +131,7 @@ class CReST(Method):
         size, count = len(labeled["image"]), len(weak)
         strong = self._strong(weak)
         logits = self.network(torch.cat([labeled["image"], weak, strong])).float()
-        terms = self.terms(logits[:size], labeled["label"], labeled.get("covered"))
+        terms = self.terms(logits[:size], labeled["label"], labeled.get("covered"), clock)
         probabilities = logits[size : size + count].detach().softmax(1)
         targets = self._align(probabilities) if self.alignment else probabilities
         self._follow_shares(probabilities, labeled, inside)
