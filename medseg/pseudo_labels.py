@@ -85,6 +85,9 @@ class PseudoLabels(ABC):
     one_view: ClassVar[bool] = False
     """Whether the rule looks at what a single view says, so that a stage of several is refused."""
 
+    needs_cases: ClassVar[bool] = False
+    """Whether rounds without a case to label are refused; else the networks of the first round are the product."""
+
     tried: ClassVar[Mapping[str, tuple[float, ...]]] = {}
     """Options that labelled validation cases choose where a pipeline does not give them -> values, the default first.
     The label that such a rule makes of one case depends on nothing that `decide` decides."""

@@ -197,6 +197,7 @@ class ClassRebalanced(PseudoLabels):
     needs = "log_odds"
     counts_labels = True
     is_judged = True
+    needs_cases = True
 
     def __init__(
         self, classes: int, *,

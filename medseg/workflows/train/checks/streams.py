@@ -77,6 +77,12 @@ def check_streams(stage: Stage, manifest: Manifest, groups: Groups) -> None:
     if part is not None:
         maps = [key for key in methods.find_rule(part.rule.name).inputs if key != IMAGE]
         cases = cases_to_label(groups, part.cases)
+        if stage.rounds and not cases and methods.find_rule(part.rule.name).needs_cases:
+            raise ManifestError(
+                f"no unlabelled case, of which rule {part.rule.name} makes labels for the next generation",
+                path=manifest.path,
+                hint="list images without a label under 'unlabeled', or train without rounds: stages.0.rounds=null",
+            )
         _check_maps(f"rule {part.rule.name}", maps, cases, "each case that it labels", manifest)
         _check_validation(part.rule, manifest)
 
