@@ -26,27 +26,15 @@ from medseg.stream import ALL, LABELED, STREAM_KEYS, UNLABELED, WEAK, Stream
 from medseg.structure_names import same_structure as same_structure
 
 __all__ = [
-    "ALL",
-    "IGNORE",
-    "LABELED",
-    "STREAM_KEYS",
-    "UNLABELED",
-    "WEAK",
-    "Batch",
-    "Clock",
-    "Frozen",
-    "LabelAndMaps",
-    "Method",
-    "Networks",
-    "PatchTargets",
-    "Predictions",
-    "PretrainingMethod",
-    "PseudoLabels",
-    "Stream",
-]
+    "ALL", "IGNORE", "LABELED", "STREAM_KEYS", "UNLABELED", "WEAK", "Batch", "Clock", "Frozen", "LabelAndMaps",
+    "Method", "Networks", "PatchTargets", "Predictions", "PretrainingMethod", "PseudoLabels", "Samples", "Stream",
+]  # fmt: skip
 
 Batch = Mapping[str, Mapping[str, Tensor]]
 """stream -> key -> `(B, C, *spatial)`, e.g. `batch["unlabeled"]["image"]`; labels are class indices, 255 = ignore."""
+
+Samples = Callable[[str, Sequence[int]], Mapping[str, Tensor]]
+"""Stream and keys "number" -> what batches had of these samples, on the CPU."""
 
 PatchTargets = Callable[[np.ndarray], dict[str, np.ndarray]]
 """Label patch `(*spatial)` of class indices -> further arrays `(C', *spatial)`; runs in the loader's workers."""
@@ -244,6 +232,13 @@ class Method(nn.Module, ABC):
 
     def after_step(self, clock: Clock) -> None:
         """Update what the optimiser does not, such as an averaged teacher."""
+
+    def recall(self, samples: Samples) -> None:
+        """Make anew what checkpoints leave out, such as patches of earlier batches; called once one is read.
+
+        Args:
+            samples: of the run; the same numbers give the same voxels. No random number may be drawn.
+        """
 
     def watched(self) -> dict[str, Tensor]:
         """Numbers to follow beside the loss terms, such as a bank of confidences; the log and TensorBoard have them.

@@ -68,6 +68,7 @@ class PseudoLabels(ABC):
             so by `counts_labels`.
         counts_images: whether `class_counts` are to be images of each class instead, each with one class.
         counts_mm3: whether they are to be volumes in mm^3 instead.
+        asks_validation: whether it needs labelled validation cases, see `leave_out`.
         has_background: whether class 0 is the background; else it is a class like the others.
     """
 
@@ -84,6 +85,9 @@ class PseudoLabels(ABC):
     one_view: ClassVar[bool] = False
     """Whether the rule looks at what a single view says, so that a stage of several is refused."""
 
+    needs_cases: ClassVar[bool] = False
+    """Whether rounds without a case to label are refused; else the networks of the first round are the product."""
+
     tried: ClassVar[Mapping[str, tuple[float, ...]]] = {}
     """Options that labelled validation cases choose where a pipeline does not give them -> values, the default first.
     The label that such a rule makes of one case depends on nothing that `decide` decides."""
@@ -99,6 +103,7 @@ class PseudoLabels(ABC):
         self.class_counts: Sequence[float] = ()
         self.counts_images = False
         self.counts_mm3 = False
+        self.asks_validation = False
         self.has_background = True
 
     @property
@@ -113,6 +118,25 @@ class PseudoLabels(ABC):
     def decide(self, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """Once for each round, from the summaries of all cases by name: plain numbers, which JSON can hold."""
         return {}
+
+    def for_others(self, decided: Mapping[str, Any]) -> dict[str, Any]:
+        """What is decided, as `label` needs it for cases that had no summary; of a rule that is judged."""
+        return dict(decided)
+
+    def leave_out(
+        self, decided: Mapping[str, Any], precision: Sequence[float | None]
+    ) -> tuple[dict[str, Any], list[int]]:
+        """What is decided in the end, once it is known how right the labels would be; of a rule that is judged.
+
+        Args:
+            decided: what `decide` gave.
+            precision: of each class the part of the kept voxels or images of labelled validation cases that is right;
+                None: nothing of it is kept there.
+
+        Returns:
+            As `decided`, and the classes of which nothing is kept any more.
+        """
+        return dict(decided), []
 
     @abstractmethod
     def label(self, case: Predictions, decided: Mapping[str, Any], round_number: int) -> Tensor | LabelAndMaps | None:

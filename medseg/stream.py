@@ -17,6 +17,7 @@ class Stream:
             "label" `(B, 1, *spatial)` uint8 class indices, 255 = ignore;
             "tags" `(B, structures)` uint8, for each class but the background 1 = present, 0 = absent, 255 = not known;
             "index" `(B,)` int64, the number of the case among those of the stream;
+            "number" `(B,)` int64, of the sample among all of the run, by which `Method.recall` finds it again;
             "place" `(B, n, n + 1)` float32 for n spatial axes, where in the body the patch lies: voxel v is at A v + c,
             A the matrix and c the last column; 0 and 1 are the first and last slice with tissue along each axis;
             "evenly" `(B,)` bool, whether case and place of the patch were drawn as those of streams without labels
@@ -51,7 +52,7 @@ class Stream:
         return self.group_size if self.group else 1
 
 
-STREAM_KEYS = ("label", "tags", "index", "place", "evenly")
+STREAM_KEYS = ("label", "tags", "index", "number", "place", "evenly")
 """Keys of a stream that are no names of maps."""
 
 LABELED = Stream("labeled", ("label",))

@@ -110,7 +110,12 @@ class PatchStreams(Dataset):
         if not 0 <= iteration < self.total:
             raise IndexError(f"iteration {iteration} of {self.total}")
         with one_thread():
-            return {stream: self._patches(stream, iteration) for stream in self.batch}
+            return {stream: self._patches(stream, self._numbers(stream, iteration)) for stream in self.batch}
+
+    def samples(self, stream: str, numbers: Sequence[int]) -> dict[str, Tensor]:
+        """What batches have of some samples, whatever process and iteration they were of, by their key "number"."""
+        with one_thread():
+            return self._patches(stream, numbers)
 
     def cases_of(self, iteration: int) -> dict[str, list[str]]:
         """Names of the cases of an iteration, patch by patch."""
@@ -135,10 +140,9 @@ class PatchStreams(Dataset):
     def _map_names(self, stream: str) -> list[str]:
         return [key for key in self.streams[stream].keys if key not in STREAM_KEYS]
 
-    def _patches(self, stream: str, iteration: int) -> dict[str, Tensor]:
-        """The part of a batch that is of one stream."""
-        numbers, keys = self._numbers(stream, iteration), self.streams[stream].keys
-        size, names = len(numbers), self._map_names(stream)
+    def _patches(self, stream: str, numbers: Sequence[int]) -> dict[str, Tensor]:
+        """What a batch has of one stream."""
+        size, keys, names = len(numbers), self.streams[stream].keys, self._map_names(stream)
         images = torch.empty((size, len(self.spec.modality), *self.seen))
         labels: Tensor | None = None
         outside: Tensor | None = None
@@ -177,6 +181,8 @@ class PatchStreams(Dataset):
             found["tags"] = torch.stack(tags)
         if "index" in keys:
             found["index"] = torch.tensor([self._case(stream, number) for number in numbers])
+        if "number" in keys:
+            found["number"] = torch.tensor(list(numbers))
         if "place" in keys:
             found["place"] = torch.stack([self._place_in_body(stream, number) for number in numbers])
         if "evenly" in keys:
@@ -248,10 +254,8 @@ class PatchStreams(Dataset):
     def _is_drawn_evenly(self, stream: str, number: int) -> bool:
         if not isinstance(self._orders[stream], sampling.CaseOrder):
             return False
-        volume = self._volume(stream, number)
-        draw = self._draw(stream, number)
-        rng = sampling.generator(self.seed, stream, number)
-        patch = draw.covered_shape(self.spec.patch)
+        volume, rng = self._volume(stream, number), sampling.generator(self.seed, stream, number)
+        patch = self._draw(stream, number).covered_shape(self.spec.patch)
         foreground, in_the_middle = self.spec.foreground, self._pads_zeros
         return not sampling.is_centred(volume, patch, rng, foreground=foreground, in_the_middle=in_the_middle)
 

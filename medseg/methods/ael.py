@@ -18,9 +18,9 @@ The sums of L_u go over all voxels of the batch, but those outside of the images
 the options name both; by default the paper is followed, but for `pooled` and `sampled_by`. Two departures are measured
 needs: alpha rises over the first part of the run (`rampup`), because a network that starts anew teaches itself noise
 otherwise; classes that a batch lacks leave their confidence as it is (`absent`), where the code lets it fall. Donors
-are the last patches that held the class, kept in a bank; the authors read another crop of such an image, which a loader
-that works ahead cannot do. Their hard examples of L_s (OHEM) are `loss: hard_examples`; their second head and tenfold
-rate of heads are left out.
+are the last patches that held the class, kept in a bank, of which checkpoints have the numbers; the authors read
+another crop of such an image, which a loader that works ahead cannot do. Their hard examples of L_s (OHEM) are
+`loss: hard_examples`; their second head and tenfold rate of heads are left out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name
 from torch import Tensor, nn
 
-from medseg.method import IGNORE, UNLABELED, Batch, Clock, Method, Networks, Stream
+from medseg.method import IGNORE, Batch, Clock, Method, Networks, Samples, Stream
 from medseg.ops.augmentation.strong_views import jitter_intensities
 from medseg.ops.contact_sheet import MixedImages
 from medseg.ops.losses.pixel_losses import SupervisedTerms
@@ -40,10 +40,10 @@ from medseg.ops.losses.segmentation import weighted_mean
 from medseg.ops.ranges import check_not_negative, check_shares
 from medseg.ops.schedules import rampup_of_start, sigmoid_rampup
 from medseg.ops.semi_supervised import mixing
-from medseg.ops.semi_supervised.adaptive_cutmix import AdaptiveCutMix, Predicted, random_cutmix
+from medseg.ops.semi_supervised.adaptive_cutmix import AdaptiveCutMix, Predicted, random_cutmix, unlabeled_donor
 from medseg.ops.semi_supervised.confidence_bank import ConfidenceBank, draw_class, follow_fractions
 from medseg.ops.semi_supervised.copy_paste import CopyPaste
-from medseg.ops.semi_supervised.donors import DonorBank
+from medseg.ops.semi_supervised.donors import DonorBank, Patch
 from medseg.ops.semi_supervised.teacher import AveragedTeacher
 
 
@@ -84,7 +84,7 @@ class AEL(Method):
         loss_options: keywords of that loss.
     """
 
-    streams = (Stream("labeled", ("label", "place")), UNLABELED)
+    streams = (Stream("labeled", ("label", "number", "place")), Stream("unlabeled", ("number",)))
 
     fractions: Tensor
     all_classes: Tensor
@@ -107,8 +107,7 @@ class AEL(Method):
     ) -> None:  # fmt: skip
         super().__init__(networks)
         self.terms = SupervisedTerms(
-            networks.spatial_dims, networks.has_background,
-            dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
+            networks, dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
         )  # fmt: skip
         self.network = networks.segmenter()
         self.teacher = AveragedTeacher(self.network, decay=decay)
@@ -153,18 +152,26 @@ class AEL(Method):
         """Move the teacher."""
         self.teacher.follow(self.network, clock.iteration)
 
+    def recall(self, samples: Samples) -> None:
+        """Make the donors anew, of which checkpoints have the numbers."""
+        self.labeled_donors.recall(lambda number: self._labeled_donor(samples("labeled", [number])))
+        self.unlabeled_donors.recall(lambda number: unlabeled_donor(samples("unlabeled", [number])))
+
+    def _labeled_donor(self, sample: Mapping[str, Tensor]) -> Patch:
+        return sample["image"][0], sample["label"][0], sample["place"][0] if self.is_aligned else None
+
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The terms of L_s, and `consistency`."""
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        covered = labeled.get("covered")
-        image, label = self._paste_classes(labeled["image"], labeled["label"], covered, labeled.get("place"))
-        mixed = self._mix(unlabeled["image"], unlabeled.get("inside"))
+        covered, notes = labeled.get("covered"), (labeled.get("place"), labeled.get("number"))
+        image, label = self._paste_classes(labeled["image"], labeled["label"], covered, *notes)
+        mixed = self._mix(unlabeled["image"], unlabeled.get("inside"), unlabeled.get("number"))
         size = len(image)
         seen = jitter_intensities(mixed.images, self.jitter)
         self.shown.keep(unlabeled["image"], seen, mixed.logits)
         logits = self.network(torch.cat([image, seen])).float()
         self.bank.update(logits[:size], label, covered)
-        terms = self.terms(logits[:size], label, covered)
+        terms = self.terms(logits[:size], label, covered, clock)
         ramp = sigmoid_rampup(clock.fraction / self.rampup) if self.rampup else 1.0
         terms["consistency"] = self.consistency * ramp * self._learn(logits[size:], mixed.logits, mixed.inside)
         if self.labeled_consistency:
@@ -203,9 +210,9 @@ class AEL(Method):
             weight = weight * inside.squeeze(1)
         return weighted_mean(F.cross_entropy(logits, pseudo, reduction="none"), weight)
 
-    def _mix(self, images: Tensor, inside: Tensor | None = None) -> Predicted:
+    def _mix(self, images: Tensor, inside: Tensor | None = None, numbers: Tensor | None = None) -> Predicted:
         """Unlabelled images with a box of a donor in each, and what the teacher says of them, mixed alike."""
-        base = Predicted(images, self.teacher(images), inside)
+        base = Predicted(images, self.teacher(images), inside, numbers)
         others = mixing.other_images(len(images))
         if self.cutmix == "random":
             return random_cutmix(base, others)
@@ -219,7 +226,12 @@ class AEL(Method):
         return share * voxels
 
     def _paste_classes(
-        self, images: Tensor, labels: Tensor, covered: Tensor | None, places: Tensor | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        covered: Tensor | None,
+        places: Tensor | None = None,
+        numbers: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Labelled images with voxels of badly learnt classes pasted in, and their labels."""
         self.fractions.copy_(follow_fractions(self.fractions, labels))
@@ -232,7 +244,7 @@ class AEL(Method):
             drawn.discard(0)  # what a label does not cover may be there
         places = places if self.is_aligned else None
         pasted = self.copy_paste(images, labels, drawn, covered, places)
-        self.copy_paste.keep(images, labels, self.pastable.tolist(), places)
+        self.copy_paste.keep(images, labels, self.pastable.tolist(), places, numbers)
         return pasted
 
 

@@ -28,7 +28,7 @@ generation starts anew. What lies outside of the images is in no mean.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -37,15 +37,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name
 from torch import Tensor, nn
 
 from medseg.method import ALL, IGNORE, Batch, Clock, Method, Networks, Predictions, PseudoLabels, Stream
-from medseg.ops.augmentation.strong_views import jitter_intensities
+from medseg.ops.augmentation.strong_views import cut_out, jitter_intensities
 from medseg.ops.losses.pixel_losses import SupervisedTerms
 from medseg.ops.losses.segmentation import masked_mean
-from medseg.ops.processes import gather_from_processes
 from medseg.ops.ranges import check_not_negative, check_shares
-from medseg.ops.semi_supervised import mixing
-from medseg.ops.semi_supervised.alignment import align, alignment_exponent, alignment_target, describe_unlike
-from medseg.ops.semi_supervised.confidence_bank import class_fractions
-from medseg.ops.semi_supervised.rebalancing import choose_share, class_rates, count_scores, keep_share, ordered_code
+from medseg.ops.semi_supervised import alignment, rebalancing
 from medseg.ops.semi_supervised.regions import samples_of_class
 from medseg.ops.semi_supervised.teacher import AveragedTeacher
 
@@ -96,8 +92,7 @@ class CReST(Method):
         if not 0 <= cutout < 1:
             raise ValueError(f"cutout {cutout:g}: must be at least 0 and less than 1")
         self.terms = SupervisedTerms(
-            networks.spatial_dims, networks.has_background,
-            dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
+            networks, dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
         )  # fmt: skip
         self.network = networks.segmenter()
         self.average = AveragedTeacher(self.network, decay=decay)
@@ -130,9 +125,9 @@ class CReST(Method):
         labeled, weak = batch["labeled"], batch["all"]["image"]
         inside = batch["all"].get("inside")
         size, count = len(labeled["image"]), len(weak)
-        strong = self._strong(weak)
+        strong = cut_out(jitter_intensities(weak, self.jitter), self.cutout)
         logits = self.network(torch.cat([labeled["image"], weak, strong])).float()
-        terms = self.terms(logits[:size], labeled["label"], labeled.get("covered"))
+        terms = self.terms(logits[:size], labeled["label"], labeled.get("covered"), clock)
         probabilities = logits[size : size + count].detach().softmax(1)
         targets = self._align(probabilities) if self.alignment else probabilities
         self._follow_shares(probabilities, labeled, inside)
@@ -143,22 +138,13 @@ class CReST(Method):
         self._learnt = masked_mean(is_learnt.float(), everywhere)
         return {**terms, "consistency": self.consistency * masked_mean(cost * is_learnt, everywhere)}
 
-    def _strong(self, images: Tensor) -> Tensor:
-        """The images with changed intensities and a box of each blanked out."""
-        changed = jitter_intensities(images, self.jitter)
-        if self.cutout == 0:
-            return changed
-        shape = images.shape[2:]
-        boxes = [mixing.random_box(shape, self.cutout) for _ in images]
-        blank = changed.mean(tuple(range(2, images.ndim)), keepdim=True).expand_as(changed)
-        return mixing.paste(changed, blank, mixing.box_masks(boxes, shape, images.device))
-
     def _align(self, probabilities: Tensor) -> Tensor:
         """Align q with the target of this generation."""
-        exponent = alignment_exponent(self.round_number, self.round_count, self.least_exponent)
+        exponent = alignment.alignment_exponent(self.round_number, self.round_count, self.least_exponent)
         predicted = self.recent.mean(0)
         is_known = bool(self.shares.any())
-        return align(probabilities, alignment_target(self.shares, exponent) if is_known else predicted, predicted)
+        target = alignment.alignment_target(self.shares, exponent) if is_known else predicted
+        return alignment.align(probabilities, target, predicted)
 
     @torch.no_grad()
     def _follow_shares(
@@ -171,39 +157,20 @@ class CReST(Method):
             labeled: what the batch has of labelled images.
             inside: `(B, 1, *spatial)` bool, what shows the unlabelled images; None: everything.
         """
-        axes = tuple(range(2, probabilities.ndim))
-        if inside is None:
-            of_images = probabilities.mean(axes)
-        else:
-            of_images = (probabilities * inside).sum(axes) / inside.sum(axes).clamp(min=1)
-        self.recent[int(self.seen) % SLOTS] = gather_from_processes(of_images).mean(0)
-        self._follow_labels(labeled)
+        self.recent[int(self.seen) % SLOTS] = alignment.shares_in_predictions(probabilities, inside)
         self.seen.add_(1)
-
-    def _follow_labels(self, labeled: Mapping[str, Tensor]) -> None:
-        """Move p_data by labels that people made and that cover every class, of patches drawn as unlabelled ones."""
-        shares = class_fractions(labeled["label"], self.classes)
-        counted = shares.sum(1) > 0
-        if "evenly" in labeled:
-            counted = counted & labeled["evenly"]
-        if "predicted" in labeled:
-            counted = counted & ~labeled["predicted"]
-        if "covered" in labeled:
-            counted = counted & labeled["covered"].all(1)
-        shares, counted = gather_from_processes(shares), gather_from_processes(counted)
-        if not bool(counted.any()):
-            return
-        new = shares[counted].mean(0)
-        self.labelled.add_(1)
-        kept = min(1 - 1 / int(self.labelled), SHARES_DECAY)
-        self.shares.copy_(kept * self.shares + (1 - kept) * new)
+        new = alignment.shares_in_labels(labeled, self.classes)
+        if new is not None:
+            self.labelled.add_(1)
+            kept = min(1 - 1 / int(self.labelled), SHARES_DECAY)
+            self.shares.copy_(kept * self.shares + (1 - kept) * new)
 
     def _warn_of_shares(self, *, has_ended: bool) -> None:
         """Say so where p_data is not known, or the trained network finds other shares of the classes."""
         is_known = bool(self.shares.any())
         if int(self.seen) < SLOTS or (is_known and not has_ended):
             return
-        found = describe_unlike(self.names, self.shares, self.recent.mean(0))
+        found = alignment.describe_unlike(self.names, self.shares, self.recent.mean(0))
         if found is not None:
             warnings.warn(found, stacklevel=2)
 
@@ -222,45 +189,64 @@ class ClassRebalanced(PseudoLabels):
             an image as a whole has the class of most of its voxels, with their mean confidence, as the paper has it.
         smallest_region: voxels that a component has at least.
         select: which samples a share is: "top", the most confident, as in the authors' code; "random".
+        least_precision: part of what is kept of a class that is right in labelled validation cases, below which
+            nothing is added to the class; 0, as in the authors' code: everything is added.
         seed: decides which of equally confident voxels are kept.
     """
 
     needs = "log_odds"
     counts_labels = True
     is_judged = True
+    needs_cases = True
 
     def __init__(
         self, classes: int, *,
         alpha: float = 1 / 3, rate: Literal["rank", "inverse"] = "rank", least_rate: float = 0.01,
         sizes: Literal["voxels", "mm3"] = "voxels",
         unit: Literal["voxel", "region", "image"] = "voxel", smallest_region: int = 8,
-        select: Literal["top", "random"] = "top", seed: int = 0,
+        select: Literal["top", "random"] = "top", least_precision: float = 0.0, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(classes)
         check_not_negative(alpha=alpha, smallest_region=smallest_region)
-        check_shares(least_rate=least_rate)
+        check_shares(least_rate=least_rate, least_precision=least_precision)
         if sizes == "mm3" and unit == "image":
             raise ValueError("sizes mm3 is of voxels and regions, and unit is image: accepted is voxels")
         self.alpha, self.rate, self.least_rate = alpha, rate, least_rate
         self.unit, self.smallest_region, self.select, self.seed = unit, smallest_region, select, seed
+        self.least_precision, self.asks_validation = least_precision, least_precision > 0
         self.counts_images, self.counts_mm3 = unit == "image", sizes == "mm3"
 
     def summarize(self, case: Predictions) -> dict[str, Any]:
         """For each class the scores of its voxels or regions, counted."""
         labels, scores = self._scored(case)
-        return {str(value): count_scores(self._samples(labels, scores, value)[0]) for value in range(self.classes)}
+        counts = {}
+        for value in range(self.classes):
+            counts[str(value)] = rebalancing.count_scores(self._samples(labels, scores, value)[0])
+        return counts
 
     def decide(self, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """Of each class its rate, where to cut, and what each case keeps of the samples at the cut."""
-        rates = class_rates(self.class_counts, alpha=self.alpha, rate=self.rate, least=self.least_rate)
+        rates = rebalancing.class_rates(self.class_counts, alpha=self.alpha, rate=self.rate, least=self.least_rate)
         decided = {}
         for value, rate in enumerate(rates):
             of_class = {name: summary[str(value)] for name, summary in summaries.items()}
-            cut, quotas = choose_share(of_class, rate, self.seed + value)
+            found = rebalancing.decide_class(of_class, rate, self.seed + value)
             if self.unit == "image":  # of thousands of images hardly any lies at the cut, and each record has them all
-                quotas = {name: quota for name, quota in quotas.items() if quota}
-            decided[str(value)] = {"rate": rate, "cut": cut, "quotas": quotas}
+                found["quotas"] = {name: quota for name, quota in found["quotas"].items() if quota}
+            decided[str(value)] = found
         return decided
+
+    def for_others(self, decided: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the samples at the cut other cases keep the share that those keep together."""
+        return {value: {**of_class, "quotas": None} for value, of_class in decided.items()}
+
+    def leave_out(
+        self, decided: Mapping[str, Any], precision: Sequence[float | None]
+    ) -> tuple[dict[str, Any], list[int]]:
+        """Nothing is added to classes of which less than `least_precision` would be right."""
+        wrong = [value for value, right in enumerate(precision) if right is not None and right < self.least_precision]
+        nothing = {str(value): rebalancing.decide_class({}, 0.0, self.seed) for value in wrong}
+        return {**decided, **nothing}, wrong
 
     def label(self, case: Predictions, decided: Mapping[str, Any], round_number: int) -> Tensor | None:
         """The predictions that are kept; everything else is ignored. None: an image as a whole is not kept."""
@@ -268,9 +254,7 @@ class ClassRebalanced(PseudoLabels):
         kept = np.full(labels.shape, IGNORE, np.uint8)
         for value in range(self.classes):
             codes, places = self._samples(labels, scores, value)
-            of_class = decided[str(value)]
-            quota = of_class["quotas"].get(case.name, 0)  # none of a case that was not decided on
-            chosen = keep_share(codes, of_class["cut"], quota, seed=self.seed + value, name=case.name)
+            chosen = rebalancing.keep_share(codes, decided[str(value)], seed=self.seed + value, name=case.name)
             is_kept = np.concatenate([[False], chosen])  # by number of the sample
             kept[is_kept[places]] = value
         if self.unit == "image" and (kept == IGNORE).all():
@@ -296,4 +280,4 @@ class ClassRebalanced(PseudoLabels):
         )
         if self.select == "random":
             of_samples = np.zeros_like(of_samples)  # of equal samples those that are kept are drawn
-        return ordered_code(of_samples), places
+        return rebalancing.ordered_code(of_samples), places

@@ -67,8 +67,7 @@ class MeanTeacher(Method):
     ) -> None:  # fmt: skip
         super().__init__(networks)
         self.terms = SupervisedTerms(
-            networks.spatial_dims, networks.has_background,
-            dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
+            networks, dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
         )  # fmt: skip
         self.network = networks.segmenter()
         self.teacher = AveragedTeacher(self.network, decay=decay)
@@ -108,7 +107,7 @@ class MeanTeacher(Method):
         seen = jitter_intensities(images, self.jitter)
         self.shown.keep(unlabeled["image"], seen, targets)
         logits = self.network(torch.cat([labeled["image"], seen])).float()
-        terms = self.terms(logits[:size], labeled["label"], labeled.get("covered"))
+        terms = self.terms(logits[:size], labeled["label"], labeled.get("covered"), clock)
         ramp = sigmoid_rampup(clock.fraction / self.rampup) if self.rampup else 1.0
         return {**terms, "consistency": self.consistency * ramp * self._distance(logits[size:], targets, inside)}
 

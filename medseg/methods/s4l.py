@@ -92,8 +92,7 @@ class S4L(Method):
         if vat_radius <= 0:
             raise ValueError(f"vat_radius is {vat_radius:g}; accepted: a number above 0")
         self.terms = SupervisedTerms(
-            networks.spatial_dims, networks.has_background,
-            dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
+            networks, dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options,
         )  # fmt: skip
         network = networks.encoder_decoder()
         self.headed = networks.headed(network, networks.head(network.width, self.classes))
@@ -149,8 +148,9 @@ class S4L(Method):
         is_cut = self.copies.cuts(image.shape[2:])
         shape = parts[0].image.shape[2:]
         whole = self.headed(image).float() if is_cut else self._decode(features, upright, shape)
-        terms = self.terms(whole, label, covered)
-        terms["turned"] = self.turned * self._learn_turned(self._decode(features, ~upright, shape), parts[0], covered)
+        terms = self.terms(whole, label, covered, clock)
+        turned = self._decode(features, ~upright, shape)
+        terms["turned"] = self.turned * self._learn_turned(turned, parts[0], covered, clock)
         terms["rotation"] = self.rotation * self._rotation_loss(pooled(features), parts)
         if self.exemplar_task is not None:
             images = [each["image"] for each in batch.values()]
@@ -164,13 +164,13 @@ class S4L(Method):
         rows = chosen.nonzero()[:, 0]
         return self.headed.segment([each[rows] for each in features], shape).float()
 
-    def _learn_turned(self, logits: Tensor, part: Turned, covered: Tensor | None) -> Tensor:
+    def _learn_turned(self, logits: Tensor, part: Turned, covered: Tensor | None, clock: Clock) -> Tensor:
         """L_s of the labelled copies that are not upright."""
         assert part.label is not None
         turned = part.number != 0
         if covered is not None:
             covered = covered.repeat_interleave(self.copies.count, 0)[turned]
-        return sum_of(self.terms(logits, part.label[turned], covered))
+        return sum_of(self.terms(logits, part.label[turned], covered, clock))
 
     def _rotation_loss(self, features: Tensor, parts: Sequence[Turned]) -> Tensor:
         """L_rot of pooled features of all copies."""

@@ -46,8 +46,7 @@ class Supervised(Method):
             )  # fmt: skip
         else:
             self.terms = SupervisedTerms(
-                networks.spatial_dims, networks.has_background,
-                dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options, sigmoid=True,
+                networks, dice=dice, cross_entropy=cross_entropy, loss=loss, loss_options=loss_options, sigmoid=True,
             )  # fmt: skip
         self.independent = bool(networks.region_members) or loss == "binary_cross_entropy"
         self.network = networks.segmenter()
@@ -59,4 +58,4 @@ class Supervised(Method):
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Terms `dice` and `cross_entropy`, or the name of the loss in its place."""
         labeled = batch["labeled"]
-        return self.terms(self.network(labeled["image"]), labeled["label"], labeled.get("covered"))
+        return self.terms(self.network(labeled["image"]), labeled["label"], labeled.get("covered"), clock)

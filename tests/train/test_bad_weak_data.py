@@ -15,7 +15,7 @@ from tiny import write_dataset
 from medseg import methods
 from medseg.config.pipeline import DataSpec, NetworkSpec, Pipeline
 from medseg.data.cache import VolumeCache
-from medseg.errors import ConfigError, DataError
+from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.manifest.manifest import Manifest
 from medseg.method import Clock, Predictions
 from medseg.networks.factory import NetworkFactory
@@ -26,6 +26,7 @@ from medseg.planning.plan import plan_data
 from medseg.workflows.train import settings
 from medseg.workflows.train.checks import stages as checks
 from medseg.workflows.train.checks.files import find_warnings
+from medseg.workflows.train.checks.streams import check_all_streams
 from medseg.workflows.train.plan import write_plan
 from medseg.workflows.train.self_training.labelling.dead_maps import says_something, tell_dead_maps
 from medseg.workflows.train.self_training.labelling.predict_maps import read_inputs
@@ -176,6 +177,18 @@ def test_a_class_without_labels_is_not_compared_and_one_that_is_not_predicted_is
 def test_labels_of_shares_of_classes_are_refused(label, words):
     with pytest.raises(ValueError, match=words):
         LocallyAdaptiveLoss(2)(torch.randn(1, 3, 4, 4), label)
+
+
+# CReST.
+
+
+def test_generations_without_an_unlabelled_case_are_refused_and_one_alone_is_trained(tmp_path):
+    manifest = Manifest.load(write_dataset(tmp_path, labeled=2, unlabeled=0, shape=(12, 10, 8)))
+    with pytest.raises(ManifestError, match="no unlabelled case, of which rule crest makes labels") as caught:
+        check_all_streams(settings.load("crest"), manifest)
+    assert "\n" not in str(caught.value)
+    check_all_streams(settings.load("crest", ["stages.0.rounds=null"]), manifest)
+    check_all_streams(settings.load("dmpct"), manifest)  # of which the teachers are a result
 
 
 # S4L.

@@ -18,7 +18,14 @@ from medseg.errors import ConfigError
 from medseg.method import Clock, Predictions
 from medseg.methods.crest import SLOTS
 from medseg.ops.semi_supervised.alignment import align, alignment_exponent, alignment_target
-from medseg.ops.semi_supervised.rebalancing import choose_share, class_rates, count_scores, keep_share, ordered_code
+from medseg.ops.semi_supervised.rebalancing import (
+    choose_share,
+    class_rates,
+    count_scores,
+    decide_class,
+    keep_share,
+    ordered_code,
+)
 from medseg.ops.semi_supervised.regions import mean_confidence
 from medseg.portable.inference.label_sink import top_log_odds
 from medseg.workflows.train.run import train
@@ -76,8 +83,8 @@ def test_codes_keep_the_order_of_the_scores():
 
 def kept_of(scores: dict[str, np.ndarray], rate: float, seed: int = 0) -> dict[str, np.ndarray]:
     codes = {name: ordered_code(each) for name, each in scores.items()}
-    cut, quotas = choose_share({name: count_scores(each) for name, each in codes.items()}, rate, seed)
-    return {name: keep_share(each, cut, quotas[name], seed=seed, name=name) for name, each in codes.items()}
+    decided = decide_class({name: count_scores(each) for name, each in codes.items()}, rate, seed)
+    return {name: keep_share(each, decided, seed=seed, name=name) for name, each in codes.items()}
 
 
 def test_the_most_confident_are_kept_by_hand():

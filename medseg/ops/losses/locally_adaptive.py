@@ -10,6 +10,7 @@ J. Guo, P. Ren, A. Gu, J. Xu, W. Wu: Locally Adaptive Learning Loss for Semantic
 x: logits; mu_ij: 1 where i and j have the same label and neither is ignored, else 0; g_ij = exp(-d^2 / (2 sigma^2))
 with the chessboard distance d in voxels; k = 5. Nothing is learnt through mu. The paper leaves open what n_i and sigma
 are, which voxels are centres, and whether the mean is taken over an image or over the batch: each is an option here.
+Weights of classes w, which it does not have, multiply l_i, and 1/M becomes 1 / sum_i w_i.
 
 The sums are symmetric in i and j, so that the gradient of the pooling is the same pooling of the gradient: nothing but
 the labels has to be kept for it.
@@ -20,14 +21,16 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from medseg.ops.losses.segmentation import labeled_mask, merge_uncovered
+from medseg.ops.ranges import check_shares
 
 LARGEST_KERNEL = {2: 5, 3: 3}
 """Default window by the number of spatial dimensions: the paper's best in images; larger ones cost much in volumes."""
@@ -36,6 +39,7 @@ Pair = tuple[tuple[slice, ...], tuple[slice, ...], float]
 """Index of voxels, index of their neighbours at one offset, and the weight g of that offset."""
 
 
+@dataclass(eq=False)
 class LocallyAdaptiveLoss:
     """The loss as a function of `(logits, label, covered)`, see `__call__`.
 
@@ -45,13 +49,19 @@ class LocallyAdaptiveLoss:
         power: k, the exponent of the mean over windows; 1 is the plain mean, more stresses the worst windows.
         pooling: n_i: "weight", the sum of the weights, or "count", the number of voxels, as one reader of the paper
             notes, which makes confidence hang on how homogeneous the neighbourhood is.
-        sigma: of g, in voxels; None: 0.3 ((kernel - 1) / 2 - 1) + 0.8.
+        sigma: of g, in units of the distance; None: 0.3 ((kernel - 1) / 2 - 1) + 0.8 voxels, of the shortest edge.
+        distance: d, "chessboard", the longest of the steps along the axes, or "euclidean".
+        distance_unit: "voxels", or "mm", by which neighbours across thick slices weigh less.
         stride: distance of the centres in voxels.
         over: "batch", the mean is taken over all windows of the batch; "image", over those of each image, and then
             the plain mean over images.
+        class_weights: name of a class -> w; of those that are not named 1.
+        warmup: part of the run in which the power is 1, as labels that are not sure want it.
+        labels: names of the classes, background first, for `class_weights`.
+        spacing_mm: of voxels along each axis, for `distance_unit`.
 
     Raises:
-        ValueError: an even kernel, or one of another number of axes; a power below 1, which gives no norm.
+        ValueError: an even kernel, or one of other axes; a power below 1, which gives no norm; a weight of no class.
 
     Examples:
         Without neighbours and with power 1 it is cross-entropy:
@@ -66,44 +76,50 @@ class LocallyAdaptiveLoss:
         0.346058
     """
 
-    def __init__(
-        self,
-        spatial_dims: int,
-        *,
-        kernel: int | Sequence[int] | None = None,
-        power: float = 5.0,
-        pooling: Literal["weight", "count"] = "weight",
-        sigma: float | None = None,
-        stride: int = 1,
-        over: Literal["batch", "image"] = "batch",
-    ) -> None:
-        self.kernel = _check_kernel(kernel, spatial_dims)
-        if not power >= 1:
-            raise ValueError(f"power {power:g}: the mean over windows is a norm for 1 and more only")
-        if power > 20:
-            warnings.warn(f"power {power:g} is nearly the maximum: the worst window alone is learnt from", stacklevel=2)
-        if sigma is not None and sigma <= 0:
-            raise ValueError(f"sigma {sigma:g}: must be greater than 0")
-        if stride < 1:
-            raise ValueError(f"stride {stride}: must be at least 1")
-        if pooling not in ("weight", "count"):
-            raise ValueError(f"pooling {pooling!r}: one of weight, count")
-        if over not in ("batch", "image"):
-            raise ValueError(f"over {over!r}: one of batch, image")
-        self.power = float(power)
-        self.pooling = pooling
-        self.sigma = default_sigma(max(self.kernel)) if sigma is None else float(sigma)
-        self.stride = stride
-        self.over = over
+    spatial_dims: int
+    _: KW_ONLY
+    kernel: int | Sequence[int] | None = None
+    power: float = 5.0
+    pooling: Literal["weight", "count"] = "weight"
+    sigma: float | None = None
+    distance: Literal["chessboard", "euclidean"] = "chessboard"
+    distance_unit: Literal["voxels", "mm"] = "voxels"
+    stride: int = 1
+    over: Literal["batch", "image"] = "batch"
+    class_weights: Mapping[str, float] | None = None
+    warmup: float = 0.0
+    labels: Sequence[str] = ()
+    spacing_mm: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        self.lengths = _check_kernel(self.kernel, self.spatial_dims)
+        if not self.power >= 1:
+            raise ValueError(f"power {self.power:g}: the mean over windows is a norm for 1 and more only")
+        if self.power > 20:
+            warnings.warn(f"power {self.power:g} is nearly the maximum: the worst window alone counts", stacklevel=3)
+        if self.sigma is not None and self.sigma <= 0:
+            raise ValueError(f"sigma {self.sigma:g}: must be greater than 0")
+        if self.stride < 1:
+            raise ValueError(f"stride {self.stride}: must be at least 1")
+        check_shares(warmup=self.warmup)
+        for name, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                raise ValueError(f"{name} {getattr(self, name)!r}: one of {', '.join(get_args(hint))}")
+        self.edges = tuple(self.spacing_mm) if self.distance_unit == "mm" else (1.0,) * self.spatial_dims
+        if len(self.edges) != self.spatial_dims:
+            raise ValueError(f"spacing_mm {list(self.edges)}: one of each of the {self.spatial_dims} axes")
+        self.width = default_sigma(max(self.lengths)) * min(self.edges) if self.sigma is None else float(self.sigma)
+        self.weights = _check_weights(self.class_weights or {}, self.labels)
         self._checked = False
 
-    def __call__(self, logits: Tensor, label: Tensor, covered: Tensor | None = None) -> Tensor:
+    def __call__(self, logits: Tensor, label: Tensor, covered: Tensor | None = None, fraction: float = 1.0) -> Tensor:
         """The loss of a batch.
 
         Args:
             logits: `(B, classes, *spatial)`, not probabilities.
             label: `(B, 1, *spatial)` class indices, 255 = ignore.
             covered: `(B, classes)` bool, see `medseg.ops.losses.segmentation`; None: every label covers every class.
+            fraction: part of the run that is over, for `warmup`.
 
         Returns:
             Scalar; zero where every voxel is ignored, or there is none.
@@ -121,9 +137,15 @@ class LocallyAdaptiveLoss:
             on_grid = torch.zeros_like(centres)
             on_grid[(slice(None), *[slice(None, None, self.stride)] * (centres.ndim - 1))] = True
             centres = centres & on_grid
+        amounts = centres
+        if self.weights is not None:
+            of_class = torch.tensor(self.weights, dtype=losses.dtype, device=losses.device)
+            amounts = of_class[torch.where(centres, label.squeeze(1), 0).long()] * centres
+            losses = losses * amounts
         if self.over == "batch":
-            losses, centres = losses[None], centres[None]
-        means = minkowski_mean(losses.flatten(1), centres.flatten(1), self.power)
+            losses, centres, amounts = losses[None], centres[None], amounts[None]
+        power = 1.0 if fraction < self.warmup else self.power
+        means = minkowski_mean(losses.flatten(1), centres.flatten(1), power, amounts.flatten(1))
         used = centres.flatten(1).any(1)
         return (means * used).sum() / used.sum().clamp(min=1)
 
@@ -146,14 +168,15 @@ class LocallyAdaptiveLoss:
 
     def _pairs(self, shape: Sequence[int]) -> list[Pair]:
         """One of each two opposite offsets of the window, the centre left out."""
-        reach = [range(-(length // 2), length // 2 + 1) for length in self.kernel]
+        reach = [range(-(length // 2), length // 2 + 1) for length in self.lengths]
         offsets = [offset for offset in itertools.product(*reach) if offset > (0,) * len(shape)]
         pairs = []
         for offset in offsets:
             if any(abs(step) >= size for step, size in zip(offset, shape, strict=True)):
                 continue  # the window is larger than the image
-            distance = max(abs(step) for step in offset)
-            weight = math.exp(-(distance**2) / (2 * self.sigma**2))
+            steps = [abs(step) * edge for step, edge in zip(offset, self.edges, strict=True)]
+            distance = max(steps) if self.distance == "chessboard" else math.hypot(*steps)
+            weight = math.exp(-(distance**2) / (2 * self.width**2))
             here = tuple(slice(max(-step, 0), size - max(step, 0)) for step, size in zip(offset, shape, strict=True))
             there = tuple(slice(max(step, 0), size - max(-step, 0)) for step, size in zip(offset, shape, strict=True))
             everything = (slice(None), slice(None))
@@ -181,8 +204,8 @@ class LocallyAdaptiveLoss:
         if bool((values >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
             warnings.warn("these look like probabilities; the locally adaptive loss needs logits", stacklevel=3)
         sizes = label.shape[2:]
-        if any(length // 2 >= size for length, size in zip(self.kernel, sizes, strict=True)):
-            warnings.warn(f"the window {self.kernel} reaches over the whole image of {tuple(sizes)}", stacklevel=3)
+        if any(length // 2 >= size for length, size in zip(self.lengths, sizes, strict=True)):
+            warnings.warn(f"the window {self.lengths} reaches over the whole image of {tuple(sizes)}", stacklevel=3)
 
 
 class SelectiveSum(torch.autograd.Function):
@@ -229,19 +252,21 @@ class SelectiveSum(torch.autograd.Function):
         return total, None, None, None
 
 
-def minkowski_mean(values: Tensor, mask: Tensor, power: float) -> Tensor:
+def minkowski_mean(values: Tensor, mask: Tensor, power: float, amounts: Tensor | None = None) -> Tensor:
     """`(mean(values^power))^(1/power)` where the mask holds, of each row.
 
     Args:
         values: `(N, M)`, not negative.
         mask: `(N, M)` bool.
         power: at least 1.
+        amounts: `(N, M)`, by whose sum it is divided; None: the mask.
 
     Returns:
         `(N,)`; 0 where the mask of a row holds nowhere.
     """
     used = torch.where(mask, values, 0)
-    count = mask.sum(1).clamp(min=1)
+    count = (mask if amounts is None else amounts).sum(1)
+    count = torch.where(count > 0, count, 1)
     if power == 1:
         return used.sum(1) / count
     largest = used.detach().amax(1, keepdim=True).clamp(min=1e-12)  # 12^5 is too large for half precision
@@ -252,6 +277,16 @@ def minkowski_mean(values: Tensor, mask: Tensor, power: float) -> Tensor:
 def default_sigma(kernel: int) -> float:
     """Width of g in voxels: 0.8, 1.1 and 1.4 for windows of 3, 5 and 7."""
     return 0.3 * ((kernel - 1) / 2 - 1) + 0.8
+
+
+def _check_weights(given: Mapping[str, float], labels: Sequence[str]) -> tuple[float, ...] | None:
+    """The weight of each class; None: all are 1."""
+    for name, weight in given.items():
+        if name not in labels:
+            raise ValueError(f"class_weights has {name!r}; accepted are {', '.join(labels)}")
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"class_weights has {weight:g} for {name}: must be at least 0 and finite")
+    return tuple(given.get(name, 1.0) for name in labels) if given else None
 
 
 def _check_kernel(kernel: int | Sequence[int] | None, spatial_dims: int) -> tuple[int, ...]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, get_type_hints
 
 from torch import Tensor
 
+from medseg.method import Clock, Networks
 from medseg.ops.losses import segmentation as losses
 from medseg.ops.losses.hard_examples import HardExampleLoss
 from medseg.ops.losses.locally_adaptive import LocallyAdaptiveLoss
@@ -21,13 +23,23 @@ SIGMOID = "binary_cross_entropy"
 
 PIXEL_LOSSES = ("cross_entropy", SIGMOID, "locally_adaptive", "hard_examples")
 
+KNOWN = ("spatial_dims", "labels", "spacing_mm")
+"""Keywords of losses that are no options, since the data say them."""
+
 _PLAIN: dict[str, PixelLoss] = {
     "cross_entropy": losses.cross_entropy,
     SIGMOID: losses.binary_cross_entropy,
 }
 
 
-def pixel_loss(name: str, spatial_dims: int, options: Mapping[str, Any] | None = None) -> PixelLoss:
+def pixel_loss(
+    name: str,
+    spatial_dims: int,
+    options: Mapping[str, Any] | None = None,
+    *,
+    labels: Sequence[str] = (),
+    spacing_mm: Sequence[float] = (),
+) -> PixelLoss:
     """A loss by its name.
 
     Args:
@@ -35,6 +47,8 @@ def pixel_loss(name: str, spatial_dims: int, options: Mapping[str, Any] | None =
         spatial_dims: 2 or 3.
         options: keywords of `medseg.ops.losses.locally_adaptive.LocallyAdaptiveLoss`, or of
             `medseg.ops.losses.hard_examples.HardExampleLoss`.
+        labels: names of the classes, background first; for options that name them.
+        spacing_mm: of voxels along each axis; for options in millimetres.
 
     Raises:
         ConfigError: an option of another type.
@@ -49,12 +63,13 @@ def pixel_loss(name: str, spatial_dims: int, options: Mapping[str, Any] | None =
         return _PLAIN[name]
     if name == "hard_examples":
         return HardExampleLoss(**_checked(HardExampleLoss, given, name))
-    return LocallyAdaptiveLoss(spatial_dims, **_checked(LocallyAdaptiveLoss, given, name))
+    checked = _checked(LocallyAdaptiveLoss, given, name)
+    return LocallyAdaptiveLoss(spatial_dims, labels=labels, spacing_mm=spacing_mm, **checked)
 
 
 def _checked(kind: Callable[..., PixelLoss], given: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Options that a loss has, of the types that it asks for."""
-    accepted = [each for each in inspect.signature(kind).parameters if each != "spatial_dims"]
+    accepted = [each for each in inspect.signature(kind).parameters if each not in KNOWN]
     unknown = sorted(set(given) - set(accepted))
     if unknown:
         raise ValueError(f"loss {name} has no option {unknown[0]!r}; it has {', '.join(accepted)}")
@@ -65,8 +80,7 @@ class SupervisedTerms:
     """Dice and a pixel loss of labelled images, with their weights.
 
     Args:
-        spatial_dims: 2 or 3.
-        has_background: whether the first class is the background, which has no Dice term.
+        networks: of the method; the background has no Dice term.
         dice: weight of the Dice term.
         cross_entropy: weight of the cross-entropy, or of the loss that takes its place.
         loss: one of `PIXEL_LOSSES`.
@@ -80,8 +94,7 @@ class SupervisedTerms:
 
     def __init__(
         self,
-        spatial_dims: int,
-        has_background: bool = True,
+        networks: Networks,
         *,
         dice: float,
         cross_entropy: float,
@@ -94,15 +107,29 @@ class SupervisedTerms:
             raise ValueError(
                 f"loss {SIGMOID} is for a sigmoid for each class, and this method has a softmax: {accepted}"
             )
-        self.has_background = has_background
+        self.has_background = networks.has_background
         self.dice, self.cross_entropy, self.name = dice, cross_entropy, loss
-        self.loss = pixel_loss(loss, spatial_dims, loss_options)
+        self.loss = pixel_loss(
+            loss, networks.spatial_dims, loss_options, labels=networks.labels, spacing_mm=networks.spacing_mm
+        )
 
-    def __call__(self, logits: Tensor, label: Tensor, covered: Tensor | None = None) -> dict[str, Tensor]:
-        """Terms `dice`, and `cross_entropy` or the name of the loss in its place; shapes as in `PixelLoss`."""
+    def __call__(
+        self, logits: Tensor, label: Tensor, covered: Tensor | None = None, clock: Clock | None = None
+    ) -> dict[str, Tensor]:
+        """Terms `dice`, and `cross_entropy` or the name of the loss in its place.
+
+        Args:
+            logits: as in `PixelLoss`, like `label` and `covered`.
+            label: class indices.
+            covered: the classes that each label covers.
+            clock: where in the run it is, for losses that begin otherwise than they go on; None: at its end.
+        """
+        loss = self.loss
+        if clock is not None and isinstance(loss, LocallyAdaptiveLoss):
+            loss = partial(loss, fraction=clock.fraction)
         return {
             "dice": self.dice * losses.soft_dice(logits, label, covered, has_background=self.has_background),
-            self.name: self.cross_entropy * self.loss(logits, label, covered),
+            self.name: self.cross_entropy * loss(logits, label, covered),
         }
 
 
@@ -114,7 +141,6 @@ class RegionTerms:
         dice: weight of the Dice term.
         cross_entropy: weight of the binary cross-entropy.
         loss: "cross_entropy" or `SIGMOID`, which are the same here and have no options.
-
         loss_options: of the loss; none are accepted.
 
     Raises:
@@ -136,13 +162,16 @@ class RegionTerms:
             raise ValueError(f"loss {loss} has no options, got {', '.join(loss_options)}")
         self.members, self.dice, self.cross_entropy = members, dice, cross_entropy
 
-    def __call__(self, logits: Tensor, label: Tensor, covered: Tensor | None = None) -> dict[str, Tensor]:
+    def __call__(
+        self, logits: Tensor, label: Tensor, covered: Tensor | None = None, clock: Clock | None = None
+    ) -> dict[str, Tensor]:
         """Terms `dice` and `cross_entropy`.
 
         Args:
             logits: `(B, regions, *spatial)`.
             label: `(B, 1, *spatial)` class indices, 255 = ignore.
             covered: `(B, classes)` bool, the background first; None: every label covers every region.
+            clock: where in the run it is, which changes nothing.
         """
         known = None if covered is None else covered[:, 1:]
         return {

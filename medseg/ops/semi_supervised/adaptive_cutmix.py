@@ -18,7 +18,7 @@ from medseg.ops.losses.segmentation import IGNORE
 from medseg.ops.processes import gather_from_processes
 from medseg.ops.semi_supervised import mixing
 from medseg.ops.semi_supervised.confidence_bank import class_voxels, draw_class
-from medseg.ops.semi_supervised.donors import DonorBank
+from medseg.ops.semi_supervised.donors import DonorBank, Patch
 
 Teacher = Callable[[Tensor], Tensor]
 """Images `(B, Cin, *spatial)` to logits `(B, classes, *spatial)`."""
@@ -32,11 +32,13 @@ class Predicted:
         images: `(B, Cin, *spatial)`.
         logits: `(B, classes, *spatial)`.
         inside: `(B, 1, *spatial)` bool, what shows the images; None: everything.
+        numbers: of the samples, `(B,)`; None: not known, as of mixed ones.
     """
 
     images: Tensor
     logits: Tensor
     inside: Tensor | None = None
+    numbers: Tensor | None = None
 
     def classes(self) -> Tensor:
         """The class of each voxel, `(B, 1, *spatial)`; 255 outside of the images."""
@@ -82,7 +84,7 @@ class AdaptiveCutMix:
         wanted = [draw_class(chance) for _ in others]
         donors, slots = self._fetch(base.select(others), wanted, teacher)
         boxes = self._choose_boxes(donors.classes()[:, 0], wanted, slots)
-        self.keep(base.images, base.classes())
+        self.keep(base.images, base.classes(), base.numbers)
         return base.with_boxes_of(donors, boxes)
 
     def _fetch(
@@ -128,19 +130,37 @@ class AdaptiveCutMix:
         self.bank.forget(forgotten)
         return boxes
 
-    def keep(self, images: Tensor, predicted: Tensor) -> None:
+    def keep(self, images: Tensor, predicted: Tensor, numbers: Tensor | None = None) -> None:
         """Keep the images, of all processes, in which the teacher sees enough of a class.
 
         Args:
             images: `(B, Cin, *spatial)`.
             predicted: classes, `(B, 1, *spatial)`, 255 outside of the images.
+            numbers: of the samples, `(B,)`; None: not known.
         """
         images, predicted = gather_from_processes(images), gather_from_processes(predicted)
         voxels = class_voxels(predicted, self.bank.classes).cpu()
-        for image, label, count in zip(images, predicted, voxels, strict=True):
+        of_samples = [None] * len(images) if numbers is None else gather_from_processes(numbers).tolist()
+        for image, label, count, number in zip(images, predicted, voxels, of_samples, strict=True):
             for value in range(self.bank.classes):
                 if float(count[value]) > self.smallest(value, label.numel()):
-                    self.bank.store(value, image, label)
+                    self.bank.store(value, image, _outside_of(label != IGNORE), number=number)
+
+
+def unlabeled_donor(sample: Mapping[str, Tensor]) -> Patch:
+    """The patch that `AdaptiveCutMix.keep` stores of a sample of unlabelled images.
+
+    Args:
+        sample: what a batch of one has of it.
+    """
+    image, inside = sample["image"][0], sample.get("inside")
+    shown = torch.ones_like(image[:1], dtype=torch.bool) if inside is None else inside[0]
+    return image, _outside_of(shown), None
+
+
+def _outside_of(shown: Tensor) -> Tensor:
+    """A label that says nothing but where the image is not, 255."""
+    return torch.where(shown, 0, IGNORE)
 
 
 def random_cutmix(base: Predicted, others: Sequence[int]) -> Predicted:

@@ -6,10 +6,13 @@ Semi-Supervised Learning, CVPR 2021, 10857-10866; arXiv 2102.09559.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from medseg.ops.processes import gather_from_processes
+from medseg.ops.semi_supervised.confidence_bank import class_fractions
 
 UNLIKE = 3
 """Factor between the shares of a class in labels and predictions from which on alignment may do harm."""
@@ -33,6 +36,42 @@ def alignment_target(shares: Tensor, exponent: float) -> Tensor:
     """Shares of the classes to a power, normalised; with an exponent of 0 all classes that occur are alike."""
     flat = torch.where(shares > 0, shares.clamp(min=1e-12) ** exponent, 0)
     return flat / flat.sum()
+
+
+def shares_in_predictions(probabilities: Tensor, inside: Tensor | None = None) -> Tensor:
+    """Shares of the classes in what is predicted of the batch of all processes, `(classes,)`.
+
+    Args:
+        probabilities: `(B, classes, *spatial)`.
+        inside: `(B, 1, *spatial)` bool, what shows the images; None: everything.
+    """
+    axes = tuple(range(2, probabilities.ndim))
+    if inside is None:
+        of_images = probabilities.mean(axes)
+    else:
+        of_images = (probabilities * inside).sum(axes) / inside.sum(axes).clamp(min=1)
+    return gather_from_processes(of_images).mean(0)
+
+
+def shares_in_labels(labeled: Mapping[str, Tensor], classes: int) -> Tensor | None:
+    """Shares of the classes in the labels of the batch of all processes, `(classes,)`; None: no label tells them.
+
+    Labels tell them that people made and that cover every class, of patches drawn as unlabelled ones are.
+
+    Args:
+        labeled: what the batch has of labelled images.
+        classes: number of classes with background.
+    """
+    shares = class_fractions(labeled["label"], classes)
+    counted = shares.sum(1) > 0
+    if "evenly" in labeled:
+        counted = counted & labeled["evenly"]
+    if "predicted" in labeled:
+        counted = counted & ~labeled["predicted"]
+    if "covered" in labeled:
+        counted = counted & labeled["covered"].all(1)
+    shares, counted = gather_from_processes(shares), gather_from_processes(counted)
+    return shares[counted].mean(0) if bool(counted.any()) else None
 
 
 def align(probabilities: Tensor, target: Tensor, predicted: Tensor) -> Tensor:

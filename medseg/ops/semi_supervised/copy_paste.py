@@ -89,8 +89,13 @@ class CopyPaste:
         return self.donors.images[value, slot], self.donors.labels[value, slot], self.donors.place(value, slot)
 
     def keep(
-        self, images: Tensor, labels: Tensor, pastable: Sequence[bool], places: Tensor | None = None
-    ) -> None:  # fmt: skip
+        self,
+        images: Tensor,
+        labels: Tensor,
+        pastable: Sequence[bool],
+        places: Tensor | None = None,
+        numbers: Tensor | None = None,
+    ) -> None:
         """Keep the images, of all processes, that hold enough of a class.
 
         Args:
@@ -98,14 +103,16 @@ class CopyPaste:
             labels: `(B, 1, *spatial)`.
             pastable: of each class whether it may be pasted.
             places: as above.
+            numbers: of the samples, `(B,)`; None: not known.
         """
         images, labels = gather_from_processes(images), gather_from_processes(labels)
         found = [None] * len(images) if places is None else list(gather_from_processes(places))
         voxels = class_voxels(labels, len(pastable)).cpu()
-        for image, label, place, count in zip(images, labels, found, voxels, strict=True):
+        of_samples = [None] * len(images) if numbers is None else gather_from_processes(numbers).tolist()
+        for image, label, place, count, number in zip(images, labels, found, voxels, of_samples, strict=True):
             for value, may_be in enumerate(pastable):
                 if may_be and float(count[value]) >= SMALLEST_PASTE:
-                    self.donors.store(value, image, label, place)
+                    self.donors.store(value, image, label, place, number)
 
 
 def voxels_of(label: Tensor, wanted: Sequence[int]) -> Tensor:

@@ -10,12 +10,15 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from math import floor
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 Counted = Mapping[str, Sequence[int]]
 """Scores of a class in one case: `score`, as ordered integers, rising, and `count` of each."""
+
+NOTHING = 1 << 16
+"""A cut above all codes."""
 
 LARGEST_DRAW = 10**9
 """Samples from which NumPy draws no more."""
@@ -115,22 +118,51 @@ def _draw_quotas(there: Sequence[int], wanted: int, seed: int) -> list[int]:
     return [end - begin for begin, end in pairwise([0, *ends])]
 
 
-def keep_share(codes: np.ndarray, cut: int, quota: int, *, seed: int, name: str) -> np.ndarray:
+def decide_class(cases: Mapping[str, Counted], rate: float, seed: int) -> dict[str, Any]:
+    """What is kept of a class, in plain numbers.
+
+    Args:
+        cases: name -> scores of the class; none: nothing of it is kept.
+        rate: share to keep.
+        seed: decides which of equally confident samples are kept.
+
+    Returns:
+        The `rate`; `cut` and `quotas` as of `choose_share`; and the `share` of the samples with that code that all
+        cases keep together.
+    """
+    cut, quotas = choose_share(cases, rate, seed)
+    has_samples = any(counted["score"] for counted in cases.values())
+    there = 0
+    for counted in cases.values():
+        there += dict(zip(counted["score"], counted["count"], strict=True)).get(cut, 0)
+    share = sum(quotas.values()) / there if there else 0.0
+    return {"rate": rate, "cut": cut if has_samples and rate > 0 else NOTHING, "quotas": quotas, "share": share}
+
+
+def keep_share(codes: np.ndarray, decided: Mapping[str, Any], *, seed: int, name: str) -> np.ndarray:
     """Which samples of a case are kept: all above the cut, and so many of those at it.
 
     Args:
         codes: `(n,)` of the samples of one class.
-        cut: as `choose_share` gives it.
-        quota: how many with the code `cut` are kept.
+        decided: of the class, as `decide_class` gives it; where its quotas are None, the case keeps the share of the
+            samples at the cut, rounded up or down at random.
         seed: of the draw among them.
         name: of the case, so that cases draw differently.
 
     Returns:
         `(n,)` bool.
     """
-    kept = codes > cut
+    kept = codes > decided["cut"]
+    at_cut = np.flatnonzero(codes == decided["cut"])
+    if decided["quotas"] is None:
+        quota = floor(decided["share"] * len(at_cut) + _generator(f"{seed}:{name}:quota").random())
+    else:
+        quota = decided["quotas"].get(name, 0)
     if quota > 0:
-        at_cut = np.flatnonzero(codes == cut)
-        own = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8])
-        kept[np.random.default_rng(own).permutation(at_cut)[:quota]] = True
+        kept[_generator(f"{seed}:{name}").permutation(at_cut)[:quota]] = True
     return kept
+
+
+def _generator(text: str) -> np.random.Generator:
+    """Draws of its own for each text."""
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]))

@@ -153,7 +153,7 @@ def compare(pairing: Pairing, scale: Scale) -> Compared:
         reference, grid = read_labels(pairing.reference, scale, may_ignore=True)
     except DataError as error:
         return Compared(pairing, "unusable reference", str(error))
-    nothing = np.full_like(reference, NO_CLASS if scale.background is None else scale.background)
+    nothing = nothing_like(reference, scale)
     if pairing.prediction is None:
         message = f"no prediction: {pairing.usual_prediction} is not there"
         return Compared(pairing, "no prediction", message, metrics=_measure(pairing, nothing, reference, grid, scale))
@@ -169,6 +169,11 @@ def compare(pairing: Pairing, scale: Scale) -> Compared:
     warnings = (*of_files, *warnings)
     found = Compared(pairing, "compared", warnings=warnings, metrics=metrics, background=background)
     return _with_labelled(found, prediction, reference, scale) if scale.pseudo_labels else found
+
+
+def nothing_like(reference: np.ndarray, scale: Scale) -> np.ndarray:
+    """A prediction that is missing: no structure anywhere on the grid of the reference."""
+    return np.full_like(reference, NO_CLASS if scale.background is None else scale.background)
 
 
 def _with_labelled(case: Compared, prediction: np.ndarray, reference: np.ndarray, scale: Scale) -> Compared:

@@ -14,7 +14,6 @@ from medseg.atomic import check_writable, make_folder
 from medseg.config.pipeline import DataSpec, NetworkSpec, Pipeline, Stage
 from medseg.engine import distributed
 from medseg.errors import ConfigError, OutputError
-from medseg.manifest.classification import classified
 from medseg.manifest.manifest import Manifest
 from medseg.networks.pretrained import hash_file
 from medseg.options import api
@@ -26,6 +25,7 @@ from medseg.workflows.train.checks.orientation import asking_upright, check_upri
 from medseg.workflows.train.checks.regions import check_regions
 from medseg.workflows.train.checks.stages import Product, check_buildable
 from medseg.workflows.train.checks.streams import check_all_streams, presences
+from medseg.workflows.train.data_set import taken_by
 from medseg.workflows.train.encoder import Start, open_start
 from medseg.workflows.train.options import PlanOptions, budget_seconds
 from medseg.workflows.train.plan_in_words import describe_plan, print_plan
@@ -42,9 +42,7 @@ def run_plan(options: PlanOptions) -> Pipeline:
     """
     own = methods.locate_methods(options.method)
     pipeline = settings.load(options.task, options.overrides, own)
-    manifest = Manifest.load(options.data)
-    if pipeline.classifies:
-        manifest = classified(manifest)
+    manifest = taken_by(pipeline, Manifest.load(options.data))
     output = options.output
     if output.is_dir():
         raise OutputError("is a folder; a plan is a file", path=output, hint="give a name that ends in .yaml")

@@ -18,7 +18,6 @@ from medseg.atomic import check_writable, make_folder, write_whole
 from medseg.config.pipeline import Pipeline
 from medseg.engine import distributed
 from medseg.engine.tracking import tracked
-from medseg.manifest.classification import classified
 from medseg.manifest.manifest import Manifest
 from medseg.options import api
 from medseg.progress import say
@@ -28,6 +27,7 @@ from medseg.workflows.reports.formatting import describe_command
 from medseg.workflows.train import settings
 from medseg.workflows.train.budget.sizing import Sizing
 from medseg.workflows.train.checks.files import channel_warnings, check_files, check_space, find_warnings
+from medseg.workflows.train.data_set import taken_by
 from medseg.workflows.train.encoder import Start, open_start
 from medseg.workflows.train.facts.keep import keep_facts
 from medseg.workflows.train.folds import TrainingRun, list_runs
@@ -70,8 +70,7 @@ def run_training(options: TrainOptions, *, began: float | None = None) -> Path:
     began = time.monotonic() if began is None else began
     own = methods.locate_methods(options.method)
     pipeline = settings.load(options.task, options.overrides, own)
-    manifest = Manifest.load(options.data)
-    runs = list_runs(options, classified(manifest) if pipeline.classifies else manifest)
+    runs = list_runs(options, taken_by(pipeline, Manifest.load(options.data)))
     measured: list[Measured] = []
     plans: list[Pipeline] = []
     with methods.use_methods(own):

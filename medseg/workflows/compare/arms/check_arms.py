@@ -115,7 +115,7 @@ def _ready_arm(comparison: Comparison, arm: Arm, device: torch.device) -> tuple[
     own = methods.locate_methods(arm.method)
     pipeline = with_iterations(settings.load(arm.task, arm.overrides, own), comparison.iterations)
     start = open_start(arm.init_from) if arm.init_from else None
-    data_sets = tuple(split_arm(comparison, arm, classifies=pipeline.classifies))
+    data_sets = tuple(split_arm(comparison, arm, pipeline))
     problems: list[str] = []
     with methods.use_methods(own):
         for data in data_sets:
@@ -143,6 +143,9 @@ def _judged_alike(ready: Sequence[ReadyArm]) -> Iterator[str]:
     first = ready[0]
     for other in ready[1:]:
         for mine, theirs in zip(first.data_sets, other.data_sets, strict=True):
+            if mine.judged.has_background != theirs.judged.has_background:
+                yield f"of arms {first.arm.name} and {other.arm.name} one alone has no background (data.has_background)"
+                break
             if _references(mine) != _references(theirs):
                 fold = "" if mine.key.fold is None else f" in fold {mine.key.fold}"
                 yield (

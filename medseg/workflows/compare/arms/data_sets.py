@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from medseg.atomic import make_folder
+from medseg.config.pipeline import Pipeline
 from medseg.errors import ManifestError, MedsegError
-from medseg.manifest.classification import classified
 from medseg.manifest.manifest import Case, Manifest
 from medseg.manifest.splits import SHOWN, cut_labels, fold_manifest, with_lists
 from medseg.records import digest_of, hash_of
 from medseg.workflows.compare.arms.read_arms import Arm, Comparison
 from medseg.workflows.compare.scores.rows import RunKey
+from medseg.workflows.train.data_set import taken_by
 
 LEARNT = ("training", "validation", "unlabeled")
 
@@ -56,19 +57,19 @@ def list_keys(comparison: Comparison) -> list[RunKey]:
     return keys
 
 
-def split_arm(comparison: Comparison, arm: Arm, *, classifies: bool = False) -> list[DataSet]:
+def split_arm(comparison: Comparison, arm: Arm, pipeline: Pipeline) -> list[DataSet]:
     """The data sets of an arm.
 
     Args:
         comparison: what is asked for.
         arm: one of its arms.
-        classifies: whether the arm learns the classes of whole images.
+        pipeline: of the arm, which may take whole images, or a set without a background.
 
     Raises:
         ManifestError: it cannot be split so, or there is nothing to judge on.
     """
-    manifest = _load(arm.data, classifies)
-    other = None if comparison.test is None else _judging(_load(comparison.test, classifies))
+    manifest = taken_by(pipeline, Manifest.load(arm.data))
+    other = None if comparison.test is None else _judging(taken_by(pipeline, Manifest.load(comparison.test)))
     found = []
     for labels in comparison.labels or (None,):
         for fold in range(comparison.folds) if comparison.folds else (None,):
@@ -81,11 +82,6 @@ def split_arm(comparison: Comparison, arm: Arm, *, classifies: bool = False) -> 
                 part = cut_labels(part, labels, comparison.split_seed)
             found.append(DataSet(RunKey(arm.name, comparison.seeds[0], labels, fold), part, judged))
     return found
-
-
-def _load(path: Path, classifies: bool) -> Manifest:
-    manifest = Manifest.load(path)
-    return classified(manifest) if classifies else manifest
 
 
 def _judging(manifest: Manifest) -> Manifest:
@@ -111,6 +107,8 @@ def identity(manifest: Manifest) -> str:
         DataError: a file cannot be read.
     """
     content = manifest.model_dump(mode="json", include={"labels", "regions", "modality", "ignore_index"})
+    if not manifest.has_background and all(case.image_class is None for case in manifest.cases):
+        content["background"] = None
     for section in (*LEARNT, "test"):
         content[section] = [_describe(manifest, section, case) for case in getattr(manifest, section)]
     return hash_of(content)

@@ -62,6 +62,7 @@ class Description:
         tolerance_mm: of the surface Dice.
         unit: of distances: mm, or px where the images have no spacing.
         planar: whether the images are 2D, so that mIoU of the whole set is usual.
+        has_background: of the data set.
         pictures: of the worst cases.
         notes: what a reader should know besides; a sentence each.
     """
@@ -78,5 +79,6 @@ class Description:
     tolerance_mm: float = 1.0
     unit: str = "mm"
     planar: bool = False
+    has_background: bool = True
     pictures: tuple[Picture, ...] = ()
     notes: tuple[str, ...] = ()

@@ -82,7 +82,7 @@ def collect(description: Description, runs: Sequence[RunRow], cases: Sequence[Ca
     return Findings(
         description,
         tuple(finished),
-        tuple(summarize(kept)),
+        tuple(summarize(kept, has_background=description.has_background)),
         tuple(compare_arms(kept, order[0])),
         tuple(_name_missing(description, runs)),
     )

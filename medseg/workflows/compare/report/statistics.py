@@ -63,8 +63,8 @@ class ArmResult:
         absent: structures of cases, over all seeds, that are in neither the prediction nor the reference; left out.
         over_all: metric -> over the structures.
         structures: structure -> metric -> score.
-        set_iou: mean over the classes of the IoU of the whole set, where the rows have the background's counts.
-        set_iou_of: class -> IoU of the whole set, the background among them.
+        set_iou: mean over the classes of the IoU of the whole set, where the rows have the counts of every class.
+        set_iou_of: class -> IoU of the whole set, the background among them, if there is one.
         accuracy: of classified images, the share whose class is found.
     """
 
@@ -80,8 +80,12 @@ class ArmResult:
     accuracy: Spread = Spread()
 
 
-def summarize(rows: Sequence[CaseRow]) -> list[ArmResult]:
+def summarize(rows: Sequence[CaseRow], *, has_background: bool = True) -> list[ArmResult]:
     """The results of all arms, by number of labels and then in the order in which the rows name them.
+
+    Args:
+        rows: of all arms.
+        has_background: of the data set.
 
     Examples:
         Two seeds of one arm, two cases each: the means are 0.8 and 0.9.
@@ -101,7 +105,7 @@ def summarize(rows: Sequence[CaseRow]) -> list[ArmResult]:
     for row in rows:
         groups[row.key.labels, row.key.arm].append(row)
     order = sorted(groups, key=lambda group: -1 if group[0] is None else group[0])
-    return [_summarize_arm(arm, labels, groups[labels, arm]) for labels, arm in order]
+    return [_summarize_arm(arm, labels, groups[labels, arm], has_background) for labels, arm in order]
 
 
 def is_absent(row: CaseRow) -> bool:
@@ -117,19 +121,23 @@ def by_seed(rows: Iterable[CaseRow]) -> dict[int, list[CaseRow]]:
     return found
 
 
-def set_iou(rows: Sequence[CaseRow]) -> dict[str, float]:
+def set_iou(rows: Sequence[CaseRow], *, has_background: bool = True) -> dict[str, float]:
     """Intersection over union of a whole set of cases, from the counts of one training's rows.
 
     One confusion over all cases; a class that neither any prediction nor any reference has is left out
     (Everingham et al., "The Pascal Visual Object Classes Challenge", 2015).
 
+    Args:
+        rows: of one training.
+        has_background: of the data set; else every voxel is of a class that has metrics.
+
     Returns:
-        Class -> IoU, the background among them; empty where the rows have no background.
+        Class -> IoU, the background among them; empty where the rows lack it.
     """
     counts: dict[str, list[int]] = {}
-    has_background = False
+    has_all = not has_background
     for row in rows:
-        has_background = has_background or not row.metrics
+        has_all = has_all or not row.metrics
         total = counts.setdefault(row.structure, [0, 0, 0])
         for place, count in enumerate((row.shared, row.predicted, row.reference)):
             total[place] += count
@@ -138,10 +146,10 @@ def set_iou(rows: Sequence[CaseRow]) -> dict[str, float]:
         union = predicted + reference - shared
         if union:
             found[structure] = shared / union
-    return found if has_background else {}
+    return found if has_all else {}
 
 
-def _summarize_arm(arm: str, labels: int | None, rows: Sequence[CaseRow]) -> ArmResult:
+def _summarize_arm(arm: str, labels: int | None, rows: Sequence[CaseRow], has_background: bool) -> ArmResult:
     judged = [row for row in rows if row.metrics]  # the background has none
     present = [row for row in judged if not is_absent(row)]
     structures = list(dict.fromkeys(row.structure for row in judged))
@@ -150,7 +158,7 @@ def _summarize_arm(arm: str, labels: int | None, rows: Sequence[CaseRow]) -> Arm
     for structure in structures:
         of_structure = [row for row in present if row.structure == structure]
         scores[structure] = {metric: _score(of_structure, metric) for metric in metrics}
-    of_seeds = [set_iou(of_seed) for of_seed in by_seed(rows).values()]
+    of_seeds = [set_iou(of_seed, has_background=has_background) for of_seed in by_seed(rows).values()]
     classes = dict.fromkeys(name for of_seed in of_seeds for name in of_seed)
     of_classes = {}
     for name in classes:

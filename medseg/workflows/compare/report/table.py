@@ -191,7 +191,8 @@ def reading_of(findings: Findings) -> list[str]:
             "accuracy: share of the images whose class is found, one vote for each; its differences are paired."
         )
     if findings.description.planar:
-        lines.append("mIoU of the set: one confusion over all cases, mean over the classes with the background.")
+        of = " with the background" if findings.description.has_background else ""
+        lines.append(f"mIoU of the set: one confusion over all cases, mean over the classes{of}.")
     return lines
 
 

@@ -23,7 +23,7 @@ from medseg.portable.io.header import Header
 from medseg.records import read_record
 from medseg.workflows.compare.scores.rows import CaseRow, RunKey
 from medseg.workflows.compare.scores.rows_csv import CASES, write_cases
-from medseg.workflows.evaluate.compare_case import IGNORE, Compared, Pairing, Scale, onto, read_labels
+from medseg.workflows.evaluate.compare_case import IGNORE, Compared, Pairing, Scale, nothing_like, onto, read_labels
 from medseg.workflows.evaluate.options import EvaluateOptions
 from medseg.workflows.evaluate.run import run_evaluation
 from medseg.workflows.predict.options import PredictOptions
@@ -120,10 +120,8 @@ class _Counter:
     """
 
     def __init__(self, manifest: Manifest, key: RunKey, tolerance_mm: float) -> None:
-        background, *structures = manifest.label_values
-        names = {value: manifest.labels[value] for value in structures}
         self.manifest, self.key = manifest, key
-        self.scale = Scale(names, background, tolerance_mm, manifest.ignore_index, members=manifest.members)
+        self.scale = Scale.of_manifest(manifest, tolerance_mm)
         self.cases = {case.name: case for case in manifest.test}
         self.planar = True
 
@@ -165,7 +163,7 @@ class _Counter:
 
     def _prediction(self, found: dict[str, Any], reference: np.ndarray, grid: Header) -> np.ndarray:
         if found["status"] != "compared":
-            return np.full_like(reference, self.scale.background)  # as the metrics have it
+            return nothing_like(reference, self.scale)  # as the metrics have it
         labels, header = read_labels(Path(found["prediction"]), self.scale, may_ignore=False)
         return onto(grid, labels, header)[0]
 

@@ -18,6 +18,7 @@ from medseg.workflows.compare.arms.read_arms import Comparison
 from medseg.workflows.compare.folder import Folder, data_name, hold
 from medseg.workflows.compare.report.description import ArmDescription, Description, Picture
 from medseg.workflows.compare.report.findings import Findings, collect
+from medseg.workflows.compare.report.measures import OF_VOXELS
 from medseg.workflows.compare.report.page import write_report
 from medseg.workflows.compare.runs.one_run import OneRun, picture_of, read_result
 from medseg.workflows.compare.runs.plans import describe_plan, read_plan, warnings_of
@@ -155,6 +156,7 @@ class Describer:
             tolerance_mm=comparison.tolerance_mm,
             unit=unit_of(file for case in Manifest.load(data).cases for file in case.image),
             planar=is_planar(runs, answers, cases),
+            has_background=runs[0].data.judged.has_background,
             pictures=tuple(_worst_pictures(runs, answers)),
             notes=tuple(self._notes(runs)),
         )
@@ -216,10 +218,15 @@ def is_planar(runs: Sequence[OneRun], answers: Mapping[RunKey, Mapping[str, Any]
         DataError: the image cannot be read.
     """
     known = [answer["planar"] for answer in answers.values() if "planar" in answer]
-    has_counts = any(not row.metrics for row in cases)  # of the background: classes of whole images have none
-    if known or not has_counts:
-        return bool(known) and all(known)
+    if known:
+        return all(known)
     judged = runs[0].data.judged
+    if judged.has_background:
+        has_counts = any(not row.metrics for row in cases)
+    else:
+        has_counts = any(OF_VOXELS.tested in row.metrics for row in cases)  # classes of whole images have none
+    if not has_counts:
+        return False
     return 1 in read_header(judged.images(judged.test[0])[0]).shape
 
 

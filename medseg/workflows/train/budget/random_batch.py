@@ -36,6 +36,8 @@ def _random_key(
         return {key: torch.ones(count, classes - 1, dtype=torch.uint8)}
     if key == "index":
         return {key: torch.zeros(count, dtype=torch.int64)}
+    if key == "number":
+        return {key: torch.arange(count)}
     if key == "evenly":
         return {key: torch.ones(count, dtype=torch.bool)}
     if key == "place":  # all at the same place

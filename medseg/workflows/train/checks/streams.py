@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from medseg import methods
+from medseg.config.between_runs import RuleSpec
 from medseg.config.pipeline import Pipeline, Stage
 from medseg.errors import ConfigError, ManifestError
 from medseg.manifest.labelling import Groups, cases_to_label, groups_after
@@ -76,7 +77,25 @@ def check_streams(stage: Stage, manifest: Manifest, groups: Groups) -> None:
     if part is not None:
         maps = [key for key in methods.find_rule(part.rule.name).inputs if key != IMAGE]
         cases = cases_to_label(groups, part.cases)
+        if stage.rounds and not cases and methods.find_rule(part.rule.name).needs_cases:
+            raise ManifestError(
+                f"no unlabelled case, of which rule {part.rule.name} makes labels for the next generation",
+                path=manifest.path,
+                hint="list images without a label under 'unlabeled', or train without rounds: stages.0.rounds=null",
+            )
         _check_maps(f"rule {part.rule.name}", maps, cases, "each case that it labels", manifest)
+        _check_validation(part.rule, manifest)
+
+
+def _check_validation(spec: RuleSpec, manifest: Manifest) -> None:
+    """See that there are labelled validation cases, where a rule leaves out classes by them."""
+    rule = methods.build_rule(spec.name, len(manifest.labels), **spec.options)
+    if rule.asks_validation and not any(case.is_labelled for case in manifest.validation):
+        raise ManifestError(
+            f"rule {spec.name} leaves out classes by labelled validation cases, and there is none",
+            path=manifest.path,
+            hint="list some under 'validation', or set least_precision to 0",
+        )
 
 
 def describe_tag_groups(stage: Stage, manifest: Manifest) -> str:

@@ -220,6 +220,7 @@ class StageRun:
             if state["fingerprint"] != self.fingerprint:
                 raise checkpoint.CheckpointError("belongs to another run", path=path)
             checkpoint.restore(state, trainer, scheduler, path=path)
+            method.recall(dataset.samples)
             self.progress = handlers.RunProgress.of_checkpoint(state)
             if self.is_main and trainer.state.iteration < trainer.total:
                 self.progress.forget_other_best(self.folder / "best.pt")
@@ -235,8 +236,7 @@ class StageRun:
         total, start = trainer.total, trainer.state.iteration
         log = None
         if self.is_main:
-            validated, tracker = self.progress.validated, self.inputs.tracker
-            log = RunLog(self.folder, resume_at=start, validated=validated, tracker=tracker)
+            log = RunLog(self.folder, resume_at=start, validated=self.progress.validated, tracker=self.inputs.tracker)
         bar = TrainingBar(self.title, total, start=start, shown=self.is_main, note=self.note)
         validator = self._build_validator(trainer.method, segmenter, validation, log, bar)
         steps: list[Any] = []

@@ -36,10 +36,10 @@ def judge_rule(
     manifest: Manifest,
     folder: Path,
     number: int,
-) -> None:
+) -> dict[str, Any]:
     """Write `FILE`: what a rule keeps of the predictions of validation cases, and how much of it is right.
 
-    It only informs: neither the rule nor the next round sees it.
+    It only informs, unless the rule leaves out classes by it (`PseudoLabels.leave_out`).
 
     Args:
         rule: with its class counts.
@@ -49,18 +49,22 @@ def judge_rule(
         folder: of the round.
         number: of the round.
 
+    Returns:
+        What is decided in the end.
+
     Raises:
         DataError: an image that cannot be predicted, or a label that cannot be read.
     """
     cases = [case for case in manifest.validation if case.is_labelled]
-    records = [_record(case, decided, store, manifest, folder) for case in cases]
+    of_others = rule.for_others(decided)
+    records = [_record(case, of_others, store, manifest, folder) for case in cases]
     missing = [place for place, record in enumerate(records) if record.notes() is None]
     distributed.barrier()  # all have seen what is there before anything changes
     for place in missing[distributed.rank() :: distributed.world()]:
         case = cases[place]
         records[place].begin()
         predicted = store.predict(manifest, case)
-        made = rule.label(predicted, decided, number)
+        made = rule.label(predicted, of_others, number)
         if not isinstance(made, Tensor):  # nothing of this case is kept
             made = torch.full_like(predicted.labels[0], IGNORE)
         reference = read_reference(manifest, case)
@@ -73,10 +77,14 @@ def judge_rule(
         records[place].finish(counts)
         store.forget(case)
     distributed.barrier()
+    names = [manifest.labels[value] for value in manifest.label_values]
+    found: dict[str, Any] = summarize([record.notes() or {} for record in records], names)
+    final, left_out = rule.leave_out(decided, list(found["precision"].values()))
+    if left_out:
+        found["left_out"] = [names[value] for value in left_out]
     if distributed.rank() == 0:
-        names = [manifest.labels[value] for value in manifest.label_values]
-        found = summarize([record.notes() or {} for record in records], names)
         write_whole(folder / FILE, json.dumps(found, indent=1) + "\n")
+    return final
 
 
 def read_precision(folder: Path) -> dict[str, Any]:
@@ -85,7 +93,7 @@ def read_precision(folder: Path) -> dict[str, Any]:
 
 
 def low_precision(statistics: Mapping[str, Any]) -> list[str]:
-    """A warning where labels of classes are more often wrong than right, by the validation cases; else nothing.
+    """Warnings where labels of classes are more often wrong than right, by the validation cases, or are left out.
 
     Args:
         statistics: what `read_precision` gave.
@@ -94,9 +102,12 @@ def low_precision(statistics: Mapping[str, Any]) -> list[str]:
     for name, precision in statistics.get("precision", {}).items():
         if precision is not None and precision < LEAST:
             low.append(f"{name} {precision:.0%}")
-    if not low:
-        return []
-    return [f"pseudo-labels of which less than half is right, by the validation cases: {', '.join(low)}"]
+    lines = []
+    if low:
+        lines.append(f"pseudo-labels of which less than half is right, by the validation cases: {', '.join(low)}")
+    if left_out := statistics.get("left_out"):
+        lines.append(f"too little is right by the validation cases, so that nothing is added of {', '.join(left_out)}")
+    return lines
 
 
 def _record(case: Case, decided: Mapping[str, Any], store: PredictionStore, manifest: Manifest, folder: Path) -> Record:

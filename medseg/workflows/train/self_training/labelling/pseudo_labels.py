@@ -110,7 +110,7 @@ class PseudoLabeller:
         with PredictionStore(networks, device, rule, self.folder / "predictions") as store:
             decided = self._decide(rule, store, networks) if rule.looks_at_all else {}
             if rule.is_judged:
-                judge_rule(rule, decided, store, self.manifest, self.folder, self.number)
+                decided = judge_rule(rule, decided, store, self.manifest, self.folder, self.number)
             records = {case.name: self._record(case, networks, decided) for case in self.cases}
             missing = self._find_missing(records, time_left)
             if missing and distributed.rank() == 0:

@@ -192,6 +192,9 @@ def _precision(labelled: Sequence[Round], run: RunDescription) -> Table | None:
         for name in judged[0].statistics[key]:
             shares = [each.statistics[key].get(name) for each in judged]
             rows.append(_number_row(f"{name}, {words}", shares, 3))
+    left_out = [each.statistics.get("left_out", ()) for each in judged]
+    if any(left_out):
+        rows.append(["nothing added of", *(", ".join(names) or "-" for names in left_out)])
     return Table([f"share of {run.samples}", *_round_names(judged)], rows)
 
 
