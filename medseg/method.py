@@ -21,14 +21,16 @@ from torch import Tensor, nn
 
 from medseg.config.sides import have_sides as have_sides
 from medseg.portable.networks.encoder_decoder import EncoderDecoder, HeadedNetwork
-from medseg.pseudo_labels import LabelAndMaps, Predictions, PseudoLabels
-from medseg.stream import ALL, LABELED, STREAM_KEYS, UNLABELED, WEAK, Stream
+from medseg.pseudo_labels import LabelAndMaps as LabelAndMaps
+from medseg.pseudo_labels import Predictions as Predictions
+from medseg.pseudo_labels import PseudoLabels as PseudoLabels
+from medseg.stream import ALL as ALL
+from medseg.stream import LABELED as LABELED
+from medseg.stream import STREAM_KEYS as STREAM_KEYS
+from medseg.stream import UNLABELED as UNLABELED
+from medseg.stream import WEAK as WEAK
+from medseg.stream import Stream as Stream
 from medseg.structure_names import same_structure as same_structure
-
-__all__ = [
-    "ALL", "IGNORE", "LABELED", "STREAM_KEYS", "UNLABELED", "WEAK", "Batch", "Clock", "Frozen", "LabelAndMaps",
-    "Method", "Networks", "PatchTargets", "Predictions", "PretrainingMethod", "PseudoLabels", "Samples", "Stream",
-]  # fmt: skip
 
 Batch = Mapping[str, Mapping[str, Tensor]]
 """stream -> key -> `(B, C, *spatial)`, e.g. `batch["unlabeled"]["image"]`; labels are class indices, 255 = ignore."""
