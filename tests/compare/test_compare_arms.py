@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from tiny import FAST, write_dataset
 
@@ -21,6 +22,7 @@ from medseg.workflows.compare.arms.data_sets import list_keys
 from medseg.workflows.compare.arms.read_arms import Arm, Comparison, read_comparison, read_file
 from medseg.workflows.compare.folder import Folder, data_name
 from medseg.workflows.compare.options import CompareOptions
+from medseg.workflows.compare.run import check_jobs
 from medseg.workflows.compare.runs import plans
 from medseg.workflows.compare.scores.rows import RunKey
 from medseg.workflows.train import settings
@@ -87,6 +89,24 @@ def test_a_file_says_what_the_command_line_does_not(tmp_path, data, monkeypatch)
     assert read_comparison(CompareOptions(path)).arms[0].data == tmp_path / "m.json", "beside the file"
 
 
+def test_what_judges_on_the_command_line_takes_the_place_of_the_file_s(tmp_path, data):
+    arms = [{"task": "dtc"}]
+    on_test = write(tmp_path, {"arms": arms, "data": str(data), "test": str(data)})
+    found = read_comparison(CompareOptions(on_test, folds=3))
+    assert (found.test, found.folds) == (None, 3)
+    out_of_fold = write(tmp_path, {"arms": arms, "data": str(data), "folds": 3})
+    found = read_comparison(CompareOptions(out_of_fold, test=data))
+    assert (found.test, found.folds) == (data, None)
+
+
+def test_runs_of_equal_minutes_do_not_share_a_gpu():
+    with pytest.raises(ConfigError, match=r"--jobs 2: runs of equal minutes would share cuda:0; accepted is 1"):
+        check_jobs(2, torch.device("cuda:0"), "15m")
+    check_jobs(1, torch.device("cuda:0"), "15m")
+    check_jobs(2, torch.device("cpu"), "15m")
+    check_jobs(2, torch.device("cuda:0"), None)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -102,6 +122,8 @@ def test_a_file_says_what_the_command_line_does_not(tmp_path, data, monkeypatch)
         ({"arms": [{"task": "dtc"}], "tolerance_mm": float("inf")}, "tolerance_mm is inf"),
         ({"arms": [{"task": "dtc"}], "budget": "15"}, "a unit is missing"),
         ({"arms": [{"task": "dtc"}], "budget": "15m", "iterations": 3}, "are both given"),
+        ({"arms": [{"task": "dtc"}], "test": "t.json", "folds": 3}, "test and folds are both given"),
+        ({"arms": [{"task": "my task.yaml"}], "data": "m.json"}, "arm 'my task'"),
         ({"arms": [{"task": "dtc", "set": {"a": "$import os"}}]}, "holds values alone"),
         ({"arms": [{"task": "dtc"}]}, "no data set for dtc"),
         ([1], "a comparison is a mapping with 'arms'"),
@@ -131,6 +153,8 @@ def test_a_file_with_a_key_twice(tmp_path):
         ({"tasks": "dtc", "jobs": 0}, "--jobs 0"),
         ({"tasks": "dtc", "folds": 1}, "--folds 1: accepted are 2 and more"),
         ({"tasks": "dtc", "budget": "15m", "iterations": 3}, "both given"),
+        ({"tasks": "dtc", "test": "t.json", "folds": 3}, "--test and --folds are both given"),
+        ({"tasks": "my task.yaml", "data": "m.json"}, r"arm 'my task' \(task my task.yaml\): the name of an arm has"),
         ({"tasks": "dtc"}, "--data is missing"),
     ],
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from medseg import cores
 from medseg.errors import ConfigError
 from medseg.stopping import Stopped
 from medseg.workflows.compare.folder import hold
@@ -133,7 +134,7 @@ def test_runs_side_by_side_have_cores_of_their_own(tmp_path):
     runs = make(tmp_path, f"{write}; {meet}", f"{write}; {meet}")
     go(runs, jobs=2)
     said = [run.log.read_text().split("\n")[0] for run in runs]
-    share = len(os.sched_getaffinity(0)) // 2
+    share = len(share_cores(2)[0])
     assert said[0] != said[1]
     assert all(line.endswith(f"] {share}") for line in said)
 
@@ -146,6 +147,14 @@ def test_shares_of_cores_are_equal_and_apart():
         assert len({core for share in shares for core in share}) == sum(map(len, shares))
     with pytest.raises(ConfigError, match=r"--jobs 9999: this process may use \d+ cores"):
         share_cores(9999)
+
+
+def test_a_container_with_the_time_of_one_core_has_one_to_share(tmp_path, monkeypatch):
+    monkeypatch.setattr(cores, "CONTROL_GROUP", tmp_path / "cpu.max")
+    cores.CONTROL_GROUP.write_text("100000 100000\n")
+    assert len(share_cores(1)[0]) == 1
+    with pytest.raises(ConfigError, match="--jobs 2: this process may use 1 cores"):
+        share_cores(2)
 
 
 def test_a_run_of_another_command_is_left_to_it(tmp_path):

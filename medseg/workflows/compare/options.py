@@ -57,6 +57,7 @@ class CompareOptions:
         check_seeds(self.seeds, "--seeds")
         check_labels(self.labels, "--labels")
         check_effort(self.budget, self.iterations, "--budget", "--iterations")
+        check_judged(self.test, self.folds, "--test", "--folds")
         if self.folds is not None and self.folds < 2:
             raise ConfigError(f"--folds {self.folds}: accepted are 2 and more")
         if self.jobs < 1:
@@ -125,6 +126,16 @@ def check_effort(budget: str | None, iterations: int | None, of_budget: str, of_
         budget_seconds(budget)
     if iterations is not None and iterations < 1:
         raise ConfigError(f"{of_iterations} {iterations}: accepted are 1 and more")
+
+
+def check_judged(test: Path | str | None, folds: int | None, of_test: str, of_folds: str) -> None:
+    """See that what judges is said once.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if test is not None and folds is not None:
+        raise ConfigError(f"{of_test} and {of_folds} are both given; cases of a test list judge, or those out of fold")
 
 
 def _whole_numbers(given: Sequence[str | int], source: str, *, least: int) -> tuple[int, ...]:

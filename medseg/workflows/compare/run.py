@@ -83,6 +83,7 @@ def run_comparison(options: CompareOptions) -> Compared:
     folder = Folder(options.output or Path("runs") / f"compare-{comparison.name}")
     part, parts = options.part
     arms, device = ready_arms(comparison, options.device)
+    check_jobs(options.jobs, device, comparison.budget)
     _claim(folder, comparison, arms, resume=options.resume)
     runs = _list_runs(folder, comparison, arms, device)
     describe = Describer(
@@ -101,6 +102,24 @@ def run_comparison(options: CompareOptions) -> Compared:
 
 
 compare = api(CompareOptions, run_comparison)
+
+
+def check_jobs(jobs: int, device: torch.device, budget: str | None) -> None:
+    """See that runs of equal minutes do not share a GPU, whose time is not told apart as that of cores is.
+
+    Args:
+        jobs: runs side by side.
+        device: of every run.
+        budget: time of each; None: iterations are equal.
+
+    Raises:
+        ConfigError: they would.
+    """
+    if jobs > 1 and device.type != "cpu" and budget is not None:
+        raise ConfigError(
+            f"--jobs {jobs}: runs of equal minutes would share {device}; accepted is 1, or --device cpu",
+            hint="on several GPUs start a command for each: --shard 1/2 --device cuda:0, --shard 2/2 --device cuda:1",
+        )
 
 
 def _claim(folder: Folder, comparison: Comparison, arms: Sequence[ReadyArm], *, resume: bool) -> None:

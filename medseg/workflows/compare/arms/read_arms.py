@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from medseg.config.yaml_values import load_yaml
 from medseg.errors import ConfigError
-from medseg.workflows.compare.options import CompareOptions, check_effort, check_labels, check_seeds
+from medseg.workflows.compare.options import CompareOptions, check_effort, check_judged, check_labels, check_seeds
 from medseg.workflows.train.settings import refuse_expressions, shipped
 
 MEDSEG_DATA = "MEDSEG_DATA"
@@ -139,7 +140,22 @@ def read_comparison(options: CompareOptions) -> Comparison:
         found = _of_tasks(options)
     else:
         found = _of_file(read_file(options.comparison), options.comparison, options)
+    _check_names(found.arms)
     return _override(found, options)
+
+
+def _check_names(arms: Sequence[Arm]) -> None:
+    """See that every arm's name, that of its task where the arm has none of its own, can be that of a folder.
+
+    Raises:
+        ConfigError: one cannot.
+    """
+    for arm in arms:
+        if not re.fullmatch(ARM_NAME, arm.name):
+            raise ConfigError(
+                f"arm {arm.name!r} (task {arm.task}): the name of an arm has up to 60 letters, digits and _ . + -",
+                hint="rename the task's file, or give the arm a name: in a YAML of arms",
+            )
 
 
 def read_file(path: Path) -> ComparisonFile:
@@ -165,6 +181,7 @@ def read_file(path: Path) -> ComparisonFile:
         check_seeds(found.seeds, "seeds")
         check_labels(found.labels, "labels")
         check_effort(found.budget, found.iterations, "budget", "iterations")
+        check_judged(found.test, found.folds, "test", "folds")
     except ConfigError as error:
         raise ConfigError(str(error), path=path) from None
     return found
@@ -226,7 +243,9 @@ def _override(found: Comparison, options: CompareOptions) -> Comparison:
     changes: dict[str, Any] = {}
     if options.budget is not None or options.iterations is not None:
         changes |= {"budget": options.budget, "iterations": options.iterations}
-    for name in ("test", "folds", "split_seed", "tolerance_mm"):
+    if options.test is not None or options.folds is not None:
+        changes |= {"test": options.test, "folds": options.folds}
+    for name in ("split_seed", "tolerance_mm"):
         if getattr(options, name) is not None:
             changes[name] = getattr(options, name)
     if options.seeds:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.atomic import make_folder
-from medseg.cores import core_numbers, pinned
+from medseg.cores import core_numbers, pinned, usable_cores
 from medseg.errors import ConfigError
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
@@ -59,7 +59,7 @@ def share_cores(jobs: int) -> list[tuple[int, ...]]:
     Raises:
         ConfigError: more shares than cores.
     """
-    cores = core_numbers()
+    cores = core_numbers()[: usable_cores()]  # a container may have the time of fewer cores than it may run on
     if jobs > len(cores):
         raise ConfigError(f"--jobs {jobs}: this process may use {len(cores)} cores, and each run needs one")
     size = len(cores) // jobs
