@@ -111,6 +111,8 @@ def plan_data(
         dims = 3 if view == "volume" else 2
         most = min(patch_voxels[dims], _largest_patch_voxels(dims, network.width, memory_bytes))
         patch = plan_patch(size, spacing, view, most=most)
+    if given.get("volume_patch") is not None and volumes is None and "volume" not in views:
+        raise ConfigError("data.volume_patch is given, and no stage has the view volume: accepted is data.patch")
     planned = {
         "labels": manifest.labels,
         "has_background": manifest.has_background,

@@ -159,6 +159,24 @@ def test_a_budget_is_made_for_planes_and_volumes(tmp_path, monkeypatch, seconds,
     assert all(stage.schedule.iterations >= 10 for stage in chosen.stages)
 
 
+def test_a_budget_takes_the_network_that_was_timed(tmp_path, monkeypatch):
+    """By hand: volumes of 32 x 32 x 32 take 1.6 s by a width of 16, 1000 steps of which are too long, and 0.16 s by 8."""
+    manifest = Manifest.load(write_dataset(tmp_path / "data", shape=(64, 64, 64), spacing=(1, 1, 1), validation=0))
+    given = settings.load("dmpct_volume")
+    planned = plan_pipeline(given, manifest, CPU, None)
+
+    def timed(candidate, stage, device):
+        voxels = np.prod(candidate.data.patch) if stage.views == ("volume",) else 0
+        slower = 10 if candidate.network.width > 8 else 1
+        return replace(candidate, step_seconds=1e-6 + float(voxels) * slower * 5e-6)
+
+    monkeypatch.setattr(choose, "_time_steps", timed)
+    chosen = choose.choose_plan(planned, manifest, CPU, seconds=1800, given=given)
+    data = DataSpec(**chosen.data)
+    assert (data.spacing_mm, data.volume_patch) == ((2.0, 2.0, 2.0), (32, 32, 32))
+    assert [stage.network.width for stage in chosen.stages] == [8, 8]
+
+
 def test_a_plan_with_a_budget_tries_both_stages_and_what_lies_between(tmp_path, monkeypatch):
     path = write_dataset(tmp_path / "data", labeled=4, unlabeled=0)
     content = json.loads(path.read_text())
@@ -184,6 +202,12 @@ def test_a_plan_with_a_budget_tries_both_stages_and_what_lies_between(tmp_path, 
     assert all(cost.step > 0 for cost in seen)
     assert all(10 <= stage.schedule.iterations < 6000 for stage in plan.stages)
     assert counted in (["case2"], ["case3"])  # one of a typical size
+
+
+@pytest.mark.parametrize("task", ["supervised", "dmpct"])
+def test_a_patch_of_volumes_that_nothing_would_take_is_refused(manifest, tmp_path, task):
+    with pytest.raises(ConfigError, match="data.volume_patch is given, and no stage has the view volume"):
+        write_plan(task, manifest, tmp_path / "plan.yaml", overrides=["data.volume_patch=[16,16,16]"], device="cpu")
 
 
 def test_volumes_after_a_single_plane_are_refused(manifest, tmp_path):
