@@ -20,6 +20,7 @@ from medseg.data.streams import PatchStreams
 from medseg.errors import ConfigError
 from medseg.manifest.manifest import Manifest
 from medseg.methods.dmpct import VoteOfViews
+from medseg.workflows.compare.runs.plans import describe_plan as in_one_line
 from medseg.workflows.train import settings
 from medseg.workflows.train.budget import choose, fit, measure_costs
 from medseg.workflows.train.budget.reductions import Reduction, reduce_plan
@@ -136,7 +137,10 @@ def test_it_is_planned_and_told(tmp_path):
     assert [stage.schedule.batch for stage in planned.stages] == [{"labeled": 16}, {"labeled": 4}]
     rows = describe_plan(planned, manifest)
     assert rows["patch of volumes, voxels"] == " x ".join(map(str, data.volume_patch))
+    volumes = "x".join(map(str, data.volume_patch))
+    assert in_one_line(planned).startswith(f"1x1x1 mm, patch 144x144x128, of volumes {volumes}; ")
     alone = plan_pipeline(settings.load("dmpct"), manifest, CPU, None)
+    assert "of volumes" not in in_one_line(alone)
     assert "volume_patch" not in alone.data
 
 
@@ -160,7 +164,7 @@ def test_a_budget_is_made_for_planes_and_volumes(tmp_path, monkeypatch, seconds,
 
 
 def test_a_budget_takes_the_network_that_was_timed(tmp_path, monkeypatch):
-    """By hand: volumes of 32 x 32 x 32 take 1.6 s by a width of 16, 1000 steps of which are too long, and 0.16 s by 8."""
+    """By hand: volumes of 32 x 32 x 32 take 1.6 s by a width of 16, too long for 1000 steps, and 0.16 s by 8."""
     manifest = Manifest.load(write_dataset(tmp_path / "data", shape=(64, 64, 64), spacing=(1, 1, 1), validation=0))
     given = settings.load("dmpct_volume")
     planned = plan_pipeline(given, manifest, CPU, None)
@@ -206,7 +210,7 @@ def test_a_plan_with_a_budget_tries_both_stages_and_what_lies_between(tmp_path, 
 
 @pytest.mark.parametrize("task", ["supervised", "dmpct"])
 def test_a_patch_of_volumes_that_nothing_would_take_is_refused(manifest, tmp_path, task):
-    with pytest.raises(ConfigError, match="data.volume_patch is given, and no stage has the view volume"):
+    with pytest.raises(ConfigError, match=r"data\.volume_patch is given, and no stage has the view volume"):
         write_plan(task, manifest, tmp_path / "plan.yaml", overrides=["data.volume_patch=[16,16,16]"], device="cpu")
 
 
