@@ -82,9 +82,9 @@ def plan_data(
     given = dict(overrides or {})
     if given.get("has_background", manifest.has_background) != manifest.has_background:
         raise ConfigError(
-            f"data.has_background is {given['has_background']}; it is the manifest that says so",
+            f"data.has_background is {given['has_background']}; accepted is false, for a set without a background",
             path=manifest.path,
-            hint='"background": null in the manifest stands for a set without one',
+            hint='or leave it out; "background": null in the manifest says the same',
         )
     regions = [region.model_dump(mode="json") for region in manifest.regions]
     if given.get("regions", regions) != regions:
