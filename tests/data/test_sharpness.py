@@ -50,7 +50,7 @@ def test_half_the_resolution_keeps_every_second_voxel_and_a_line_between():
 
 @pytest.mark.parametrize("name", ["blur", "low_resolution"])
 def test_the_slices_that_a_planar_network_sees_are_not_mixed(name):
-    """Three slices of one value each; the middle one has the label: of two of three it would be the mean of the others."""
+    """Three slices of one value each; the middle one, which has the label, is not made of those beside it."""
     settings = {each: {"probability": 0} for each in ("affine", "contrast", "gamma", "noise")}
     drawn = augment.draw(Augment(**settings, **{name: {"probability": 1}}), [1], (8, 8, 1), (1, 1, 1))
     slices = torch.tensor([1.0, 5.0, 2.0]).repeat(1, 8, 8, 1)
