@@ -91,18 +91,20 @@ def train(options: TrainOptions) -> None:
 
 def _tell_training(options: TrainOptions, run: Path) -> None:
     """How good the networks are, and where."""
-    from medseg.cli.next_commands import predict_command
+    from medseg.cli.next_commands import judging_manifest, predict_command
     from medseg.workflows.train.run_folder import describe_validation
 
     if options.fold == ALL:
         for fold in options.chosen_folds:
             typer.echo(f"fold {fold}: {describe_validation(run / f'fold{fold}')}", err=True)
         typer.echo(str(run))
-        _print_next(predict_command(run, options.data, held_out=False))
+        data = judging_manifest(run / f"fold{options.chosen_folds[0]}", options.data)
+        _print_next(predict_command(run, data, held_out=False))
         return
     typer.echo(f"{describe_validation(run)}; the bundle:", err=True)
     typer.echo(str(run / "bundle"))
-    _print_next(predict_command(run, options.data if options.folds is None else run / "manifest.json"))
+    own = run / "manifest.json"
+    _print_next(predict_command(run, judging_manifest(run, options.data) if options.folds is None else own))
 
 
 def pretrain(options: PretrainOptions) -> None:

@@ -27,6 +27,19 @@ def predict_command(run: Path, data: Path, *, held_out: bool = True) -> str:
     return _command("predict", "--model", str(run), *inputs, "--output", str(run / "predictions"))
 
 
+def judging_manifest(run: Path, data: Path) -> Path:
+    """What to predict and evaluate by: the data set, or the run's own manifest if that alone has no background.
+
+    Args:
+        run: folder of the run.
+        data: manifest that it was given; its pipeline may have said `data.has_background: false`.
+    """
+    own = run / "manifest.json"
+    if own.is_file() and not Manifest.load(own).has_background and Manifest.load(data).has_background:
+        return own
+    return data
+
+
 def evaluate_command(inputs: Path, output: Path, section: str | None) -> str | None:
     """The command that evaluates predictions; None where there is no reference label.
 

@@ -82,7 +82,8 @@ class Wilson(Method):
         teacher: of new classes: "localizer"; "labels": pseudo-labels that another run made of the tags, without a
             localizer, which is the paper's baseline of offline class-activation maps: L = L_ENC + L_SEG, with what the
             labels say in place of the soft targets; "fine_tuning": these labels alone, by which old classes are absent
-            and are forgotten, its other baseline: L = L_SEG, with what they say of all classes.
+            and are forgotten: L = L_SEG, with what they say of all classes. The paper's table has this with masks that
+            people drew of the new classes, which may be given in the place of pseudo-labels.
         tags: "new", as in the paper: tags of old classes are not looked at; "all": they are (its table 5).
         alpha: 0 for soft targets of new classes, 1 for hard ones.
         warmup: fraction of the run in which the localizer learns alone (5 of 40 epochs).

@@ -82,9 +82,9 @@ def plan_data(
     given = dict(overrides or {})
     if given.get("has_background", manifest.has_background) != manifest.has_background:
         raise ConfigError(
-            f"data.has_background is {given['has_background']}; it is the manifest that says so",
+            f"data.has_background is {given['has_background']}; accepted is false, for a set without a background",
             path=manifest.path,
-            hint='"background": null in the manifest stands for a set without one',
+            hint='or leave it out; "background": null in the manifest says the same',
         )
     regions = [region.model_dump(mode="json") for region in manifest.regions]
     if given.get("regions", regions) != regions:
@@ -111,6 +111,8 @@ def plan_data(
         dims = 3 if view == "volume" else 2
         most = min(patch_voxels[dims], _largest_patch_voxels(dims, network.width, memory_bytes))
         patch = plan_patch(size, spacing, view, most=most)
+    if given.get("volume_patch") is not None and volumes is None and "volume" not in views:
+        raise ConfigError("data.volume_patch is given, and no stage has the view volume: accepted is data.patch")
     planned = {
         "labels": manifest.labels,
         "has_background": manifest.has_background,

@@ -20,7 +20,8 @@ from tiny import FAST, write_dataset
 from medseg import progress
 from medseg.cli import main
 from medseg.cli.app import app
-from medseg.cli.next_commands import evaluate_command, predict_command
+from medseg.cli.next_commands import evaluate_command, judging_manifest, predict_command
+from medseg.manifest.manifest import Manifest
 from medseg.metrics.aggregate import mean_of_classes, summarize
 from medseg.workflows.evaluate.run import evaluate
 from medseg.workflows.evaluate.summary import problems, table
@@ -121,6 +122,18 @@ def test_next_commands_fit_the_data(tmp_path):
     )  # every fold but one saw it
     neither = write_dataset(tmp_path / "neither", test=0, validation=0)
     assert "--input IMAGES --output" in predict_command(Path("r"), neither)
+
+
+def test_a_run_without_a_background_is_judged_by_its_own_manifest(tmp_path):
+    """Else `medseg evaluate`, which goes by the manifest alone, would say nothing of the first class."""
+    data, run = write_dataset(tmp_path / "data"), tmp_path / "run"
+    assert judging_manifest(run, data) == data
+    run.mkdir()
+    own = Manifest.load(data).save(run / "manifest.json")
+    assert judging_manifest(run, data) == data
+    Manifest.load(data).model_copy(update={"background": None}).save(own)
+    assert judging_manifest(run, data) == own
+    assert judging_manifest(run, own) == own
 
 
 # ---- train

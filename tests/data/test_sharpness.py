@@ -25,7 +25,7 @@ def share_within(distance: float) -> float:
 def test_blur_spreads_a_voxel_as_a_gaussian_in_the_plane_alone():
     image = torch.zeros(2, 9, 9, 1)
     image[0, 4, 4] = 1
-    Blur().apply(image, SIGMA)
+    Blur().apply(image, (SIGMA, SIGMA, 0.0))
     middle, beside = share_within(0.5), (share_within(1.5) - share_within(0.5)) / 2
     assert float(image[0, 4, 4, 0]) == pytest.approx(middle**2, abs=1e-4)
     assert float(image[0, 4, 5, 0]) == pytest.approx(middle * beside, abs=1e-4)
@@ -36,22 +36,33 @@ def test_blur_spreads_a_voxel_as_a_gaussian_in_the_plane_alone():
 
 def test_blur_keeps_even_images_up_to_their_edges():
     image = torch.full((1, 5, 4, 3), -2.5)
-    Blur().apply(image, 1.0)
+    Blur().apply(image, (1.0, 1.0, 1.0))
     assert torch.allclose(image, torch.tensor(-2.5), atol=1e-5)
 
 
 def test_half_the_resolution_keeps_every_second_voxel_and_a_line_between():
     image = torch.arange(8.0).view(1, 8, 1, 1).repeat(1, 1, 2, 1)
-    LowResolution().apply(image, 0.5)
+    LowResolution().apply(image, (0.5, 0.5, 1.0))
     # kept are 1, 3, 5 and 7, which lie at 0.5, 2.5, 4.5 and 6.5 of the voxels
     assert image[0, :, 0, 0].tolist() == [1, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7]
     assert image[0, :, 1, 0].tolist() == [1, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7]
 
 
+@pytest.mark.parametrize("name", ["blur", "low_resolution"])
+def test_the_slices_that_a_planar_network_sees_are_not_mixed(name):
+    """Three slices of one value each; the middle one, which has the label, is not made of those beside it."""
+    settings = {each: {"probability": 0} for each in ("affine", "contrast", "gamma", "noise")}
+    drawn = augment.draw(Augment(**settings, **{name: {"probability": 1}}), [1], (8, 8, 1), (1, 1, 1))
+    slices = torch.tensor([1.0, 5.0, 2.0]).repeat(1, 8, 8, 1)
+    image = torch.empty(1, 8, 8, 3)
+    augment.apply(drawn, augment.Source(slices, None, torch.zeros(1)), (0, 0, 0), image, None)
+    assert torch.allclose(image, slices, atol=1e-6)
+
+
 def test_full_resolution_changes_nothing():
     image = torch.rand(2, 6, 5, 4)
     before = image.clone()
-    LowResolution().apply(image, 1.0)
+    LowResolution().apply(image, (1.0, 1.0, 1.0))
     assert torch.allclose(image, before)
 
 
@@ -60,7 +71,7 @@ def test_patches_are_as_often_changed_as_said(kind):
     name = kind.name
     often = kind(probability=0.25)
     drawn = [often.draw(stream_of([number], name), (8, 8, 8), (1, 1, 1)) for number in range(400)]
-    values = [value for value in drawn if value is not None]
+    values = [value[0] for value in drawn if value is not None]
     assert 70 <= len(values) <= 130
     low, high = (0.5, 1.0)
     assert low <= min(values) < low + 0.05

@@ -107,6 +107,16 @@ def test_a_class_of_weight_0_teaches_nothing_and_alone_gives_no_loss():
     assert torch.isfinite(logits.grad).all()
 
 
+def test_an_image_of_weight_0_is_in_no_mean_of_images():
+    """By hand: the row's windows of class a have losses of 0.226039 and 0.427621; the other image is all of class b."""
+    loss = LocallyAdaptiveLoss(
+        2, kernel=(1, 3), power=1, over="image", class_weights={"b": 0}, labels=("a", "b")
+    )  # fmt: skip
+    labels = torch.cat([ROW_LABEL, torch.ones_like(ROW_LABEL)])
+    found = loss(torch.cat([ROW, ROW]), labels)
+    assert float(found) == pytest.approx((0.226039 + 0.427621) / 2, abs=1e-6)
+
+
 def test_the_exponent_waits_for_the_end_of_the_warm_up():
     """By hand: the plain mean until a tenth of the run is over, then the power of 5."""
     networks = factory(2, 2)

@@ -17,6 +17,8 @@ from tiny import write_dataset
 from medseg.data.streams import PatchStreams
 from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.manifest.manifest import Manifest
+from medseg.workflows.train import settings
+from medseg.workflows.train.checks.files import check_files
 from medseg.workflows.train.run import train
 from medseg.workflows.train.self_training.labelling.measured import (
     add_to_log,
@@ -219,4 +221,7 @@ def test_what_cannot_be_measured_is_refused_before_training(manifest, tmp_path):
         train("dmpct", manifest.with_name("without.json"), tmp_path / "run", overrides=[MEASURED], device="cpu")
     with pytest.raises(ConfigError, match="no stage of supervised makes pseudo-labels"):
         train("supervised", manifest, tmp_path / "run", overrides=[MEASURED], device="cpu")
+    words = "measure_pseudo_labels is true, and auxsegnet labels pseudo and weak cases alone"
+    with pytest.raises(ConfigError, match=words):
+        check_files(settings.load("auxsegnet", [MEASURED]), Manifest.load(manifest))
     assert not (tmp_path / "run" / "last.pt").exists()

@@ -101,7 +101,7 @@ def test_what_does_not_go_together_is_one_line(tmp_path, change, message):
 
 
 def test_a_pipeline_cannot_say_otherwise_than_the_manifest(tmp_path):
-    with pytest.raises(ConfigError, match="has_background is True; it is the manifest that says so"):
+    with pytest.raises(ConfigError, match="has_background is True; accepted is false"):
         spec_of(write_set(tmp_path), has_background=True)
 
 

@@ -18,6 +18,7 @@ from medseg.bundle.bundle import open_bundle
 from medseg.cli.app import app
 from medseg.errors import BundleError, ConfigError, ManifestError, MedsegError
 from medseg.manifest.manifest import Manifest
+from medseg.workflows.train import pretrain as pretraining
 from medseg.workflows.train import settings
 from medseg.workflows.train.checks.files import find_warnings
 from medseg.workflows.train.encoder import open_encoder, open_start
@@ -52,6 +53,16 @@ def test_all_training_images_are_seen_and_labels_teach_nothing(manifest, encoder
     assert other == tmp_path / "run" / "encoder"
     one, same = (torch.load(folder / "model.pt", weights_only=True) for folder in (encoder, other))
     assert all(torch.equal(tensor, same[name]) for name, tensor in one.items())
+
+
+def test_a_set_is_taken_without_a_background_where_the_task_says_so(manifest, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(pretraining, "train_one", lambda pipeline, run, *others: seen.append(run.manifest))
+    monkeypatch.setattr(pretraining, "_describe", lambda *given: None)
+    monkeypatch.setattr(pretraining, "_write_report", lambda *given: None)
+    for changes in ([], ["data.has_background=false"]):
+        pretrain("exemplar", manifest, tmp_path / "run", overrides=[*SMALL, *changes], device="cpu")
+    assert [each.has_background for each in seen] == [True, False]
 
 
 def test_tensorboard_has_pictures(encoder):

@@ -20,6 +20,7 @@ from medseg.data.streams import PatchStreams
 from medseg.errors import ConfigError
 from medseg.manifest.manifest import Manifest
 from medseg.methods.dmpct import VoteOfViews
+from medseg.workflows.compare.runs.plans import describe_plan as in_one_line
 from medseg.workflows.train import settings
 from medseg.workflows.train.budget import choose, fit, measure_costs
 from medseg.workflows.train.budget.reductions import Reduction, reduce_plan
@@ -136,7 +137,10 @@ def test_it_is_planned_and_told(tmp_path):
     assert [stage.schedule.batch for stage in planned.stages] == [{"labeled": 16}, {"labeled": 4}]
     rows = describe_plan(planned, manifest)
     assert rows["patch of volumes, voxels"] == " x ".join(map(str, data.volume_patch))
+    volumes = "x".join(map(str, data.volume_patch))
+    assert in_one_line(planned).startswith(f"1x1x1 mm, patch 144x144x128, of volumes {volumes}; ")
     alone = plan_pipeline(settings.load("dmpct"), manifest, CPU, None)
+    assert "of volumes" not in in_one_line(alone)
     assert "volume_patch" not in alone.data
 
 
@@ -157,6 +161,24 @@ def test_a_budget_is_made_for_planes_and_volumes(tmp_path, monkeypatch, seconds,
     assert data.spacing_mm == (spacing,) * 3
     assert data.volume_patch == tuple(round(64 / spacing) for _ in range(3))
     assert all(stage.schedule.iterations >= 10 for stage in chosen.stages)
+
+
+def test_a_budget_takes_the_network_that_was_timed(tmp_path, monkeypatch):
+    """By hand: volumes of 32 x 32 x 32 take 1.6 s by a width of 16, too long for 1000 steps, and 0.16 s by 8."""
+    manifest = Manifest.load(write_dataset(tmp_path / "data", shape=(64, 64, 64), spacing=(1, 1, 1), validation=0))
+    given = settings.load("dmpct_volume")
+    planned = plan_pipeline(given, manifest, CPU, None)
+
+    def timed(candidate, stage, device):
+        voxels = np.prod(candidate.data.patch) if stage.views == ("volume",) else 0
+        slower = 10 if candidate.network.width > 8 else 1
+        return replace(candidate, step_seconds=1e-6 + float(voxels) * slower * 5e-6)
+
+    monkeypatch.setattr(choose, "_time_steps", timed)
+    chosen = choose.choose_plan(planned, manifest, CPU, seconds=1800, given=given)
+    data = DataSpec(**chosen.data)
+    assert (data.spacing_mm, data.volume_patch) == ((2.0, 2.0, 2.0), (32, 32, 32))
+    assert [stage.network.width for stage in chosen.stages] == [8, 8]
 
 
 def test_a_plan_with_a_budget_tries_both_stages_and_what_lies_between(tmp_path, monkeypatch):
@@ -184,6 +206,12 @@ def test_a_plan_with_a_budget_tries_both_stages_and_what_lies_between(tmp_path, 
     assert all(cost.step > 0 for cost in seen)
     assert all(10 <= stage.schedule.iterations < 6000 for stage in plan.stages)
     assert counted in (["case2"], ["case3"])  # one of a typical size
+
+
+@pytest.mark.parametrize("task", ["supervised", "dmpct"])
+def test_a_patch_of_volumes_that_nothing_would_take_is_refused(manifest, tmp_path, task):
+    with pytest.raises(ConfigError, match=r"data\.volume_patch is given, and no stage has the view volume"):
+        write_plan(task, manifest, tmp_path / "plan.yaml", overrides=["data.volume_patch=[16,16,16]"], device="cpu")
 
 
 def test_volumes_after_a_single_plane_are_refused(manifest, tmp_path):

@@ -146,7 +146,7 @@ class LocallyAdaptiveLoss:
             losses, centres, amounts = losses[None], centres[None], amounts[None]
         power = 1.0 if fraction < self.warmup else self.power
         means = minkowski_mean(losses.flatten(1), centres.flatten(1), power, amounts.flatten(1))
-        used = centres.flatten(1).any(1)
+        used = (amounts.flatten(1) > 0).any(1)  # an image of which nothing counts is in no mean
         return (means * used).sum() / used.sum().clamp(min=1)
 
     def windows(self, logits: Tensor, label: Tensor, covered: Tensor | None = None) -> Tensor:

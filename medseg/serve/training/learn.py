@@ -107,7 +107,9 @@ def _train(model: Model, folder: Path, iterations: int, device: str, say: Say) -
     )
     source = _pipeline(model)
     stages = (stage.model_copy(update={"schedule": schedule, "init": "none"}),)
-    settings.dump(source.model_copy(update={"stages": stages}), folder / "task.yaml")
+    # one stage is a pass of nothing, and studies without a label have none to measure pseudo-labels by
+    alone = {"stages": stages, "repeats": (), "measure_pseudo_labels": False}
+    settings.dump(source.model_copy(update=alone), folder / "task.yaml")
     arguments = ["--task", str(folder / "task.yaml"), "--data", str(folder / "manifest.json")]
     arguments += ["--init-from", str(model.place), "--output", str(folder / "run"), "--device", device]
     run_training(arguments, folder / "run", iterations, say)

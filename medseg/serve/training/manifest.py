@@ -97,6 +97,8 @@ def gather(studies: Studies, bundle: OpenBundle, run: Path, folder: Path, held_o
         "modality": {str(channel): modality for channel, modality in enumerate(bundle.data.modality)},
         "labels": {str(value): name for value, name in bundle.data.labels.items()},
     }
+    if not bundle.data.has_background:
+        content["background"] = None  # else the first class would be judged by nothing
     if before is not None:
         content["ignore_index"] = before.ignore_index
     return _usable(Manifest.build({**content, **cases}, folder / "manifest.json"), studies)

@@ -20,6 +20,7 @@ from medseg.stopping import report_stop
 from medseg.workflows.reports.formatting import describe_command
 from medseg.workflows.train import settings
 from medseg.workflows.train.checks.orientation import is_unplaced
+from medseg.workflows.train.data_set import taken_by
 from medseg.workflows.train.encoder import ENCODER, describe_encoder
 from medseg.workflows.train.folds import TrainingRun
 from medseg.workflows.train.options import PretrainOptions
@@ -51,7 +52,7 @@ def run_pretraining(options: PretrainOptions, *, began: float | None = None) -> 
     began = time.monotonic() if began is None else began
     own = methods.locate_methods(options.method)
     pipeline = load_pretraining(options.task, options.overrides, own)
-    manifest = Manifest.load(options.data)
+    manifest = taken_by(pipeline, Manifest.load(options.data))
     with methods.use_methods(own):
         stage = pipeline.stages[0]
         if methods.find(stage.method.name).needs_upright(stage.method.options):

@@ -134,6 +134,8 @@ def describe_plan(pipeline: Pipeline) -> str:
     data = DataSpec(**pipeline.data)
     spacing = "x".join(f"{mm:g}" for mm in data.spacing_mm)
     patch = "x".join(map(str, data.patch))
+    if data.volume_patch is not None:
+        patch += f", of volumes {'x'.join(map(str, data.volume_patch))}"
     parts = [f"{spacing} mm, patch {patch}"]
     for stage in pipeline.stages:
         batch: dict[str, Any] = stage.schedule.batch or {}

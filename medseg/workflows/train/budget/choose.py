@@ -76,16 +76,14 @@ def choose_plan(
         candidates = [each for each in candidates if _layers(each, first) == _layers(candidates[0], first)]
     works = [Workload.of_stage(stage, manifest) for stage in planned.stages]
     best = _choose_candidate(candidates, first, works[0], device, stage_seconds)
-    timed = [best] * len(planned.stages)
+    timed = [best] * len(planned.stages)  # of what is made coarser for a later stage an upper bound
     for index, stage in enumerate(planned.stages):
         if data.volume_patch is None or "volume" not in stage.views:
             continue
-        left = candidates[[(each.data, each.network) for each in candidates].index((best.data, best.network)) :]
+        left = candidates[_place_of(best, candidates) :]
         of_volumes = [_of_volumes(each, stage, first_width) for each in left]
         timed[index] = _choose_candidate(of_volumes, stage, works[index], device, stage_seconds)
-        place = [each.data for each in of_volumes].index(timed[index].data)
-        factor = relative_cost(left[place]) / relative_cost(best)
-        best = replace(left[place], step_seconds=best.step_seconds * factor)
+        best = left[_place_of(timed[index], of_volumes)]
     stages = []
     for stage, work, candidate in zip(planned.stages, works, timed, strict=True):
         affordable = _count_iterations(candidate, stage, work, stage_seconds)
@@ -95,6 +93,11 @@ def choose_plan(
         stages.append(stage.model_copy(update={"network": network, "schedule": schedule}))
     chosen = planned.model_copy(update={"stages": tuple(stages), "data": best.data.model_dump(mode="json")})
     return _with_strides(chosen, given)
+
+
+def _place_of(candidate: Candidate, among: Sequence[Candidate]) -> int:
+    """The number of the candidate with this data and this network, whatever its steps take."""
+    return [(each.data, each.network) for each in among].index((candidate.data, candidate.network))
 
 
 def _narrowed(network: NetworkSpec, chosen: int, planned: int) -> NetworkSpec:

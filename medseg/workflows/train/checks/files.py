@@ -65,8 +65,15 @@ def _check_measured(pipeline: Pipeline, manifest: Manifest) -> None:
         ManifestError: no unlabelled case has a label.
         DataError: a label that cannot be used.
     """
-    if not any(stage.rounds or stage.then for stage in pipeline.stages):
+    parts = [stage.rounds or stage.then for stage in pipeline.stages]
+    kinds = {kind for part in parts if part is not None for kind in part.cases}
+    if not kinds:
         raise ConfigError(f"measure_pseudo_labels is true, and no stage of {pipeline.name} makes pseudo-labels")
+    if "unlabeled" not in kinds:
+        raise ConfigError(
+            f"measure_pseudo_labels is true, and {pipeline.name} labels {' and '.join(sorted(kinds))} cases alone; "
+            "accepted are rules that label unlabeled ones"
+        )
     if pipeline.classifies:
         raise ConfigError("measure_pseudo_labels is true, and whole images are classified; accepted are label maps")
     cases = [case for case in manifest.unlabeled if case.label is not None]
