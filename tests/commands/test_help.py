@@ -23,7 +23,7 @@ def test_the_list_for_programs(capfd):
     code, said = called(capfd, "list", "--json")
     assert code == 0
     found = json.loads(said)
-    assert list(found) == ["pipelines", "pretraining", "methods", "networks", "consensus"]
+    assert list(found) == ["pipelines", "pretraining", "methods", "networks", "consensus", "augmentation"]
     assert found["methods"] == list(METHODS)
     described = [*found["pipelines"], *found["pretraining"], *found["consensus"]]
     assert all(set(each) == {"name", "description"} and each["description"] for each in described)
