@@ -261,7 +261,7 @@ def test_a_new_transform_is_one_class_and_shifts_nobodys_random_numbers(monkeypa
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"blur": {}}, "there is no transform 'blur'; there are affine, rot90, flip, contrast, gamma, noise"),
+        ({"sharpen": {}}, "there is no transform 'sharpen'; there are affine, rot90, flip, contrast, gamma, noise"),
         ({"flip": {"axes": [3]}}, "flip.axes.0"),
         ({"flip": {"axis": [0]}}, "flip.axis"),
         ({"gamma": {"probability": 1.5}}, "gamma.probability"),

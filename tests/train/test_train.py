@@ -43,8 +43,8 @@ def equal(first: dict, second: dict) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize("task", ["supervised", "dtc"])
-def test_a_run_leaves_all_that_repeats_it(manifest, tmp_path, task):
+@pytest.mark.parametrize(("task", "further"), [("supervised", set()), ("dtc", {"watched"})])
+def test_a_run_leaves_all_that_repeats_it(manifest, tmp_path, task, further):
     run = train(task, manifest, tmp_path / "run", overrides=FAST)
     names = {path.name for path in run.iterdir()}
     assert {
@@ -57,7 +57,7 @@ def test_a_run_leaves_all_that_repeats_it(manifest, tmp_path, task):
         "bundle",
     } <= names
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert {record["kind"] for record in records} == {"train", "validation"}
+    assert {record["kind"] for record in records} == {"train", "validation", *further}
     assert set(records[-1]["classes"]) == {"ball", "box"}
     again = train(str(run), manifest, tmp_path / "again")
     assert equal(weights(run), weights(again))
@@ -252,7 +252,7 @@ def test_wrong_settings_are_named(manifest, tmp_path, change, words):
 
 
 def test_unknown_task_lists_the_known_ones(manifest, tmp_path):
-    with pytest.raises(ConfigError, match=r"ael, ael_paper, auxsegnet, .*, cutmix, dmpct, dtc, dtc_la"):
+    with pytest.raises(ConfigError, match=r"ael, ael_paper, auxsegnet, .*, cutmix, dmpct, dmpct_volume, dtc, dtc_la"):
         train("dct", manifest, tmp_path / "run")
 
 
