@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 from given_networks import factory
+from slow_locally_adaptive import Twin
 
 from medseg import methods
 from medseg.errors import ConfigError
@@ -31,30 +31,6 @@ def scene(dims: int, classes: int = 3, seed: int = 0) -> tuple[torch.Tensor, tor
     label[:, :, 1:3, 1:4] = 1
     label[:, :, 0] = 255
     return logits, torch.from_numpy(label)
-
-
-def slow(logits, label, kernel, power, pooling="weight"):
-    """The equations voxel by voxel."""
-    sigma = default_sigma(max(kernel))
-    losses_of_windows = []
-    values, labels = logits.numpy(), label.numpy()[:, 0]
-    for image, centre in itertools.product(range(len(values)), np.ndindex(*labels.shape[1:])):
-        own = labels[(image, *centre)]
-        if own == 255:
-            continue
-        total, amount = np.zeros(values.shape[1]), 0.0
-        for place in np.ndindex(*labels.shape[1:]):
-            steps = [abs(a - b) for a, b in zip(place, centre, strict=True)]
-            if any(step > length // 2 for step, length in zip(steps, kernel, strict=True)):
-                continue
-            if labels[(image, *place)] != own:
-                continue
-            weight = math.exp(-(max(steps) ** 2) / (2 * sigma**2))
-            total += weight * values[(image, slice(None), *place)]
-            amount += 1 if pooling == "count" else weight
-        pooled = total / amount
-        losses_of_windows.append(math.log(np.exp(pooled).sum()) - pooled[own])
-    return float(np.mean(np.array(losses_of_windows) ** power) ** (1 / power))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +56,8 @@ def test_equals_the_slow_twin(dims, kernel, pooling):
     logits, label = scene(dims)
     for power in (1, 5):
         fast = float(LocallyAdaptiveLoss(dims, kernel=kernel, power=power, pooling=pooling)(logits, label))
-        assert fast == pytest.approx(slow(logits, label, kernel, power, pooling), rel=1e-10)
+        twin = Twin(kernel, power, default_sigma(max(kernel)), pooling)
+        assert fast == pytest.approx(twin(logits, label), rel=1e-10)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -98,14 +98,17 @@ def choose_share(cases: Mapping[str, Counted], rate: float, seed: int) -> tuple[
         left -= totals[score]
         cut = score - 1  # all of this score are kept
     names = sorted(cases)
-    there = []
-    for name in names:
-        of_case = dict(zip(cases[name]["score"], cases[name]["count"], strict=True))
-        there.append(of_case.get(cut, 0))
+    there = [_count_at(cases[name], cut) for name in names]
     if left <= 0 or sum(there) == 0:
         return cut, dict.fromkeys(names, 0)
     drawn = _draw_quotas(there, min(left, sum(there)), seed)
     return cut, dict(zip(names, drawn, strict=True))
+
+
+def _count_at(counted: Counted, code: int) -> int:
+    """How many samples of a case have a code."""
+    of_codes = dict(zip(counted["score"], counted["count"], strict=True))
+    return of_codes.get(code, 0)
 
 
 def _draw_quotas(there: Sequence[int], wanted: int, seed: int) -> list[int]:
@@ -132,11 +135,11 @@ def decide_class(cases: Mapping[str, Counted], rate: float, seed: int) -> dict[s
     """
     cut, quotas = choose_share(cases, rate, seed)
     has_samples = any(counted["score"] for counted in cases.values())
-    there = 0
-    for counted in cases.values():
-        there += dict(zip(counted["score"], counted["count"], strict=True)).get(cut, 0)
+    there = sum(_count_at(counted, cut) for counted in cases.values())
     share = sum(quotas.values()) / there if there else 0.0
-    return {"rate": rate, "cut": cut if has_samples and rate > 0 else NOTHING, "quotas": quotas, "share": share}
+    if not has_samples or rate <= 0:
+        cut = NOTHING
+    return {"rate": rate, "cut": cut, "quotas": quotas, "share": share}
 
 
 def keep_share(codes: np.ndarray, decided: Mapping[str, Any], *, seed: int, name: str) -> np.ndarray:
