@@ -15,8 +15,9 @@ and the saliency the manifest's, S0; later the map is A ReLU(CAM) and the salien
 Where paper and code disagree the code is followed: A is not transposed, a third dilated convolution follows the
 affinity.
 Departures: any encoder with features; rows of A are divided by their sum, without which the thresholds would mean
-something else in each stage (`affinity`); the saliency is refined by PAMR in place of a dense CRF. If asked for, the
-bundle predicts by the segmentation before its refinement, or by the one that validation finds better (`exported`).
+something else in each stage (`affinity`); the saliency is refined by PAMR in place of a dense CRF. If asked for, soft
+Dice is added to either cross-entropy, dice (1 - Dice(P_seg, G)) + dice (1 - Dice(A P_seg, G)) (`dice`), and the bundle
+predicts by the segmentation before its refinement, or by the one that validation finds better (`exported`).
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class AuxSegNet(Method):
         refined_saliency: weight of that of the refined saliency.
         segmentation: weight of that of the segmentation.
         refined_segmentation: weight of that of the refined segmentation; 0: the segmentation itself is exported.
+        dice: weight of a soft Dice term beside either cross-entropy, which the paper does not have: without it short
+            trainings may find background alone for long. It is multiplied by the weight of that segmentation.
         exported: which segmentation the bundle predicts: "refined", the paper's; "plain", the one that is refined;
             "validated": the better one by labelled validation cases, which there must be, with its best weights.
     """
@@ -77,7 +80,7 @@ class AuxSegNet(Method):
         stride: int = 16, width: int = 128, dilations: Sequence[int] = (), most_positions: int = 4096,
         affinity: Affinity = "normalized",
         tags: float = 1.0, saliency: float = 1.0, refined_saliency: float = 1.0,
-        segmentation: float = 1.0, refined_segmentation: float = 1.0,
+        segmentation: float = 1.0, refined_segmentation: float = 1.0, dice: float = 0.0,
         exported: Literal["refined", "plain", "validated"] = "refined",
     ) -> None:  # fmt: skip
         super().__init__(networks)
@@ -86,6 +89,8 @@ class AuxSegNet(Method):
         for name, value in (("width", width), ("most_positions", most_positions)):
             if value < 1:
                 raise ValueError(f"{name} {value}: must be at least 1")
+        if dice < 0:
+            raise ValueError(f"dice {dice:g}: must be at least 0")
         if exported == "validated":
             if refined_segmentation <= 0:
                 raise ValueError(
@@ -104,6 +109,7 @@ class AuxSegNet(Method):
         strides = halves.strides[network.level]
         self.positions = tuple(-(-length // stride) for length, stride in zip(networks.patch, strides, strict=True))
         self.dilations = tuple(dilations or DILATIONS[networks.spatial_dims])
+        self.dice = dice
         self.weights = {
             "tags": tags,
             "saliency": saliency,
@@ -137,22 +143,28 @@ class AuxSegNet(Method):
         return self.looks
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
-        """The five terms of L."""
+        """The five terms of L, and those of Dice if they have a weight."""
         labeled = batch["labeled"]
         found = self.network.outputs(labeled["image"])
         self._watch(found.affinity.detach(), clock)
-        label, covered, inside = labeled["label"], labeled.get("covered"), labeled.get("inside")
-        salient = labeled["salient"]
+        inside, salient = labeled.get("inside"), labeled["salient"]
         terms = {
             "tags": tag_loss(found.tags, labeled["tags"]),
             "saliency": _saliency_loss(found.saliency, salient, inside),
             "refined_saliency": _saliency_loss(found.refine(found.saliency), salient, inside),
-            "segmentation": _segmentation_loss(found.segmentation, label, covered),
-            "refined_segmentation": _segmentation_loss(found.refine(found.segmentation), label, covered),
         }
+        segmentations = {
+            "segmentation": found.segmentation,
+            "refined_segmentation": found.refine(found.segmentation),
+        }
+        terms |= {name: _segmentation_loss(logits, labeled, "cross_entropy") for name, logits in segmentations.items()}
         # the decoder takes no part; processes that train together need every parameter in the graph
         unused = sum(parameter.sum() for parameter in self.network.parameters())
         weighted = {name: self.weights[name] * term for name, term in terms.items()}
+        if self.dice > 0:
+            for name, logits in segmentations.items():
+                weight = self.dice * self.weights[name]
+                weighted[f"{name}_dice"] = weight * _segmentation_loss(logits, labeled, "dice")
         weighted["tags"] = weighted["tags"] + 0 * unused
         return weighted
 
@@ -179,9 +191,12 @@ def _saliency_loss(logits: Tensor, salient: Tensor, inside: Tensor | None) -> Te
     return losses.masked_mean(each, inside)
 
 
-def _segmentation_loss(logits: Tensor, label: Tensor, covered: Tensor | None) -> Tensor:
-    """Cross-entropy; logits `(B, classes, *positions)`, label `(B, 1, *spatial)`."""
-    return losses.cross_entropy(enlarge(logits.float(), label.shape[2:]), label, covered)
+def _segmentation_loss(logits: Tensor, labeled: Mapping[str, Tensor], kind: Literal["cross_entropy", "dice"]) -> Tensor:
+    """Cross-entropy or 1 - soft Dice of logits `(B, classes, *positions)` with the `label` `(B, 1, *spatial)`."""
+    label, covered = labeled["label"], labeled.get("covered")
+    enlarged = enlarge(logits.float(), label.shape[2:])
+    loss = losses.cross_entropy if kind == "cross_entropy" else losses.soft_dice
+    return loss(enlarged, label, covered)
 
 
 class RefinedMaps(nn.Module):

@@ -259,6 +259,31 @@ def test_outputs_of_zero_cost_3_ln_2_and_2_ln_21():
     assert zero == {"tags", "segmentation", "refined_segmentation"}
 
 
+def test_dice_is_added_to_either_segmentation_where_it_has_a_weight():
+    """By hand, all logits 0: 1/3 everywhere, half of 768 voxels of class 1 and a quarter of class 2.
+
+    Dice of class 1 is 2 * 384/3 / (384 + 768/9) = 6/11, of class 2 2 * 192/3 / (192 + 768/9) = 6/13.
+    """
+    method = made(dice=0.5, refined_segmentation=2.0)
+    label = torch.zeros(1, 1, 32, 24, dtype=torch.uint8)
+    label[:, :, :16], label[:, :, 16:24] = 1, 2
+    batch = batch_of(label, torch.tensor([[1, 1]]), torch.rand(1, 1, 32, 24))
+    terms = method(batch, CLOCK)
+    for name in ("segmentation_dice", "refined_segmentation_dice"):
+        method.zero_grad()
+        terms[name].backward(retain_graph=True)
+        assert method.network.segmentation.head.weight.grad.abs().sum() > 0
+    for parameter in method.parameters():
+        parameter.data.zero_()
+    terms = method(batch, CLOCK)
+    by_hand = 1 - (6 / 11 + 6 / 13) / 2
+    assert terms["segmentation_dice"].item() == pytest.approx(0.5 * by_hand, abs=1e-5)
+    assert terms["refined_segmentation_dice"].item() == pytest.approx(0.5 * 2 * by_hand, abs=1e-5)
+    assert not [name for name in made()(batch, CLOCK) if "dice" in name]
+    with pytest.raises(ConfigError, match=r"dice -1: must be at least 0"):
+        made(dice=-1.0)
+
+
 def test_an_affinity_that_looks_at_one_position_is_told_in_the_last_step():
     """Of 64 positions each looks half at the first one, and half at all alike: that has 1 / 2 + 1 / 128 of all."""
     method, last = made(), Clock(99, 100)
