@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
@@ -76,6 +76,12 @@ def checked_path(text: str) -> str:
     if ".." in PurePath(text).parts:
         raise ValueError(f"'{text}' leaves its folder by '..'; move the file, or give its whole path")
     return text
+
+
+def whole_path(path: str | Path) -> Path:
+    """The path from the root without `..`, as `checked_path` accepts it: links are followed where there is a `..`."""
+    whole = Path(path).absolute()
+    return whole.parent.resolve() / whole.name if ".." in whole.parts else whole
 
 
 def listed(value: Any) -> Any:

@@ -32,6 +32,7 @@ from medseg.manifest.fields import (
     dicom_modality,
     first_of,
     readable,
+    whole_path,
     with_known_names,
 )
 from medseg.manifest.json_file import read_json, write_json
@@ -197,7 +198,7 @@ class Manifest(Item):
         except ValidationError as e:
             problems = [readable(p) for p in e.errors(include_url=False)]
             raise ManifestError(first_of(problems), path=path) from None
-        manifest._path = path.absolute()
+        manifest._path = whole_path(path)
         return manifest
 
     def save(self, path: str | Path) -> Path:
@@ -206,7 +207,7 @@ class Manifest(Item):
         Raises:
             OutputError: when it cannot be written.
         """
-        path = Path(path).absolute()
+        path = whole_path(path)
         content = self.model_dump(mode="json", exclude_unset=True)
         if path.parent != self.path.parent:
             for section in SECTIONS:
@@ -228,6 +229,7 @@ class Manifest(Item):
     @staticmethod
     def relative(file: Path, folder: Path) -> str:
         """How a manifest in `folder` names a file: relative inside it, else absolute."""
+        file, folder = whole_path(file), whole_path(folder)
         return (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
 
     def resolve(self, relative: str) -> Path:

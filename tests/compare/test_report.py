@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from medseg.workflows.compare.report.description import ArmDescription, Descript
 from medseg.workflows.compare.report.differences import Difference
 from medseg.workflows.compare.report.findings import collect
 from medseg.workflows.compare.report.page import render_report, write_report
-from medseg.workflows.compare.report.sentences import describe_difference, judge, which_to_take
+from medseg.workflows.compare.report.sentences import _take_the_best, describe_difference, judge, which_to_take
 from medseg.workflows.compare.report.table import as_markdown
 from medseg.workflows.compare.scores.rows import CaseRow, RunKey, RunRow
 from medseg.workflows.reports import pages
@@ -121,6 +122,18 @@ def test_which_to_take():
     assert "as far as one training of each can tell" in opening(alone, rows_of("new", BETTER, 1))
     worse = "Take base, as far as one training of each can tell: every other arm is shown to be worse."
     assert opening(alone, rows_of("new", WORSE, 1)) == worse
+
+
+def test_of_better_arms_that_with_the_highest_mean_of_the_table_is_taken():
+    """Differences are means over cases, the table's are means over structures, of which rare ones count as much."""
+    more, less = (
+        Difference(name, "base", None, "dice", mean, 0.01, 0.1, 20, 1, 0.01)
+        for name, mean in (("a", 0.04), ("b", 0.03))
+    )
+    assert _take_the_best([more, less], {"a": 0.14, "b": 0.17}).startswith("take b, as far as")
+    assert _take_the_best([more, less], {"a": 0.17, "b": 0.14}).startswith("take a, as far as")
+    repeated = replace(less, seeds=3)
+    assert _take_the_best([more, repeated], {"a": 0.17, "b": 0.14}).startswith("take b: ")
 
 
 def test_which_to_take_where_runs_are_missing():

@@ -262,6 +262,24 @@ def test_saving_elsewhere_keeps_paths_right(tmp_path):
         assert moved.test[0].image == ("/x/y.nii",)
 
 
+def test_a_manifest_that_is_named_by_a_way_up_is_saved_elsewhere_without_it(tmp_path, monkeypatch):
+    """`--data ../data/dataset.json`, of which another manifest is made; also where the way up leaves a link."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("data/images", "elsewhere/deep", "runs"):
+        Path(folder).mkdir(parents=True)
+    Path("data/images/a.nii.gz").touch()
+    content = {"labels": {"0": "background", "1": "liver"}, "unlabeled": [{"image": "images/a.nii.gz"}]}
+    Path("data/dataset.json").write_text(json.dumps(content))
+    Path("link").symlink_to("elsewhere/deep")
+    for way in ("runs/../data/dataset.json", "link/../../data/dataset.json"):
+        loaded = Manifest.load(Path(way))
+        saved = Manifest.load(loaded.save("runs/../runs/made.json"))
+        assert saved.unlabeled[0].image == ((tmp_path / "data/images/a.nii.gz").as_posix(),)
+        assert all(file.exists() for file in saved.images(saved.unlabeled[0]))
+    inside = Manifest.relative(Path("runs/../data/images/a.nii.gz"), tmp_path / "elsewhere/../data")
+    assert inside == "images/a.nii.gz"
+
+
 def test_saving_is_whole_or_not_at_all(tmp_path, monkeypatch):
     manifest = Manifest.load(written(tmp_path, content()))
     (tmp_path / "n.json").write_text("old")

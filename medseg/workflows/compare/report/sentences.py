@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from medseg.workflows.compare.report.differences import FEWEST_SUBJECTS, Difference
 from medseg.workflows.compare.report.findings import Findings, count_of
 from medseg.workflows.compare.report.measures import measures_of, metric_called
@@ -116,7 +118,7 @@ def _which_to_take(findings: Findings, labels: int | None) -> str:
     found = [each for each in findings.differences if each.labels == labels and each.metric == findings.measures.tested]
     better = [each for each in found if judge(each) == BETTER]
     if better:
-        return _take_the_best(better)
+        return _take_the_best(better, {each.arm: _mean_dice(findings, labels, each.arm) for each in better})
     if all(judge(each) == WORSE for each in found):
         return f"take {first}{_caution(found)}: every other arm is shown to be worse."
     best = max(finished, key=lambda name: _mean_dice(findings, labels, name))
@@ -127,9 +129,9 @@ def _which_to_take(findings: Findings, labels: int | None) -> str:
     return f"no arm is shown to be better than {first}; {means}, which at this size may be chance."
 
 
-def _take_the_best(better: list[Difference]) -> str:
-    """Of arms that are better than the first."""
-    best = max(better, key=lambda each: (each.seeds > 1, each.mean or 0.0))  # one training alone may be a lucky one
+def _take_the_best(better: list[Difference], means: Mapping[str, float]) -> str:
+    """Of arms that are better than the first, the one with the highest mean, which the table shows."""
+    best = max(better, key=lambda each: (each.seeds > 1, means[each.arm]))  # one training alone may be a lucky one
     others = [each.arm for each in better if each is not best]
     line = f"take {best.arm}{_caution([best])}: {describe_numbers(best)} against {best.first}"
     if not others:
