@@ -166,8 +166,8 @@ def _make_environment(folder: Path, packages: tuple[str, ...]) -> None:
     venv.create(folder, with_pip=True)
     own = torch.__version__.partition("+")[0]
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, f"torch=={own}"], check=True)
-    subprocess.run([*pip, *packages], check=True)
+    # in one call: else a peer's torchvision brings the newest torch
+    subprocess.run([*pip, f"torch=={own}", *packages], check=True)
     made.write_text("\n".join(packages))
 
 
