@@ -76,7 +76,8 @@ def test_arms_are_trained_judged_and_shown(compared):
         ("supervised", 0, 6, ""),
         ("dtc", 0, 6, ""),
     ]
-    assert all(run.cpu_seconds > 0 and run.peak_bytes > 1e6 for run in runs)
+    # of copies that a server makes little is counted; `test_compare_queue.py` measures a process by itself
+    assert all(run.cpu_seconds > 0 and run.peak_bytes > 0 for run in runs)
     cases = read_cases(folder / "cases.csv")
     assert [(row.case, row.structure) for row in cases if row.key.arm == "dtc"] == [
         (case, structure) for case in ("case5", "case6") for structure in ("background", "ball", "box")
