@@ -67,8 +67,8 @@ class AuxSegNet(Method):
         refined_saliency: weight of that of the refined saliency.
         segmentation: weight of that of the segmentation.
         refined_segmentation: weight of that of the refined segmentation; 0: the segmentation itself is exported.
-        dice: weight of a soft Dice term beside either cross-entropy, which the paper does not have: without it short
-            trainings may find background alone for long. It is multiplied by the weight of that segmentation.
+        dice: weight of a soft Dice term beside either cross-entropy, multiplied by the weight of that segmentation;
+            the paper has none, and none was seen to help.
         exported: which segmentation the bundle predicts: "refined", the paper's; "plain", the one that is refined;
             "validated": the better one by labelled validation cases, which there must be, with its best weights.
     """
@@ -157,7 +157,8 @@ class AuxSegNet(Method):
             "segmentation": found.segmentation,
             "refined_segmentation": found.refine(found.segmentation),
         }
-        terms |= {name: _segmentation_loss(logits, labeled, "cross_entropy") for name, logits in segmentations.items()}
+        for name, logits in segmentations.items():
+            terms[name] = _segmentation_loss(logits, labeled, "cross_entropy")
         # the decoder takes no part; processes that train together need every parameter in the graph
         unused = sum(parameter.sum() for parameter in self.network.parameters())
         weighted = {name: self.weights[name] * term for name, term in terms.items()}
