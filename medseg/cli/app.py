@@ -116,7 +116,7 @@ def pretrain(options: PretrainOptions) -> None:
     encoder = run_pretraining(options, began=began)
     if os.environ.get("RANK", "0") == "0":
         typer.echo(str(encoder))
-        _print_next(start_command(encoder, options.data))
+        _print_next(start_command(encoder, options.data, options.overrides))
 
 
 def plan(options: PlanOptions) -> None:

@@ -69,9 +69,13 @@ def _has_labels(manifest: Manifest, section: str | None) -> bool:
     return bool(cases) and all(value_of(manifest, case) is not None for case in cases)
 
 
-def start_command(encoder: Path, data: Path) -> str:
-    """The command that trains a segmenter which starts from an encoder."""
-    return _command("train", "--task", "supervised", "--data", str(data), "--init-from", str(encoder))
+def start_command(encoder: Path, data: Path, overrides: Sequence[str] = ()) -> str:
+    """The command that trains a segmenter which starts from an encoder; what was set of the background stays set."""
+    further = []
+    for override in overrides:
+        if override.startswith("data.has_background="):
+            further += ["--set", override]
+    return _command("train", "--task", "supervised", "--data", str(data), "--init-from", str(encoder), *further)
 
 
 def train_command(plan: Path, data: Path, device: str, methods: Sequence[str] = ()) -> str:

@@ -20,7 +20,7 @@ from tiny import FAST, write_dataset
 from medseg import progress
 from medseg.cli import main
 from medseg.cli.app import app
-from medseg.cli.next_commands import evaluate_command, judging_manifest, predict_command
+from medseg.cli.next_commands import evaluate_command, judging_manifest, predict_command, start_command
 from medseg.manifest.manifest import Manifest
 from medseg.metrics.aggregate import mean_of_classes, summarize
 from medseg.workflows.evaluate.run import evaluate
@@ -122,6 +122,13 @@ def test_next_commands_fit_the_data(tmp_path):
     )  # every fold but one saw it
     neither = write_dataset(tmp_path / "neither", test=0, validation=0)
     assert "--input IMAGES --output" in predict_command(Path("r"), neither)
+
+
+def test_a_start_from_an_encoder_keeps_what_was_set_of_the_background():
+    given = ("data.has_background=false", "stages.0.network.width=4")
+    started = "medseg train --task supervised --data m.json --init-from r/encoder"
+    assert start_command(Path("r/encoder"), Path("m.json"), given) == f"{started} --set data.has_background=false"
+    assert start_command(Path("r/encoder"), Path("m.json")) == started
 
 
 def test_a_run_without_a_background_is_judged_by_its_own_manifest(tmp_path):

@@ -222,3 +222,18 @@ def test_volumes_after_a_single_plane_are_refused(manifest, tmp_path):
     words = "stages.1 learns volumes, and stages.0 slices of the axial plane alone; accepted are several planes"
     with pytest.raises(ConfigError, match=words):
         train(str(task), manifest, tmp_path / "run", device="cpu")
+
+
+def test_volumes_after_slices_that_the_data_section_asks_for_are_refused(manifest, tmp_path):
+    content = yaml.safe_load(settings.shipped()["dmpct_volume"].read_text())
+    content["stages"][0] = {**content["stages"][1], "views": [], "then": {"rule": {"name": "dmpct"}}}
+    content["data"] = {"view": "axial"}
+    task = tmp_path / "planar.yaml"
+    task.write_text(yaml.safe_dump(content))
+    words = "stages.1 learns volumes, and stages.0 slices of the axial plane alone; accepted are several planes"
+    with pytest.raises(ConfigError, match=words):
+        train(str(task), manifest, tmp_path / "run", device="cpu")
+    content["data"] = {"view": "volume"}
+    task.write_text(yaml.safe_dump(content))
+    plan = write_plan(str(task), manifest, tmp_path / "plan.yaml", device="cpu")
+    assert min(plan.stages[1].specs(DataSpec(**plan.data))[0].patch) > 1

@@ -102,6 +102,7 @@ def plan_pipeline(
         asks_upright=bool(asking_upright(pipeline)),
         volumes=_network_of_volumes(pipeline),
     )
+    _check_grid_of_volumes(pipeline, data)
     counts = []
     for of_stage in groups:
         counts.append({stream: len(cases) for stream, cases in of_stage.items()})
@@ -126,22 +127,28 @@ def plan_pipeline(
 
 
 def _network_of_volumes(pipeline: Pipeline) -> NetworkSpec | None:
-    """The network of the first later stage that learns volumes; None: there is none.
+    """The network of the first later stage that learns volumes; None: there is none."""
+    for stage in pipeline.stages[1:]:
+        if "volume" in stage.views:
+            return stage.network
+    return None
+
+
+def _check_grid_of_volumes(pipeline: Pipeline, data: DataSpec) -> None:
+    """Refuse a later stage of volumes after slices of one plane, whose patch is one voxel thick.
 
     Raises:
-        ConfigError: the first stage learns slices of one plane, whose grid is no grid of volumes.
+        ConfigError: the first stage learns slices of one plane, whether a pipeline, a setting or the plan said so.
     """
-    first = pipeline.stages[0]
+    if len(pipeline.stages[0].views) > 1 or data.view == "volume":
+        return
     for index, stage in enumerate(pipeline.stages[1:], 1):
-        if "volume" not in stage.views:
-            continue
-        if len(first.views) == 1 and first.views[0] != "volume":
+        if "volume" in stage.views:
             raise ConfigError(
-                f"stages.{index} learns volumes, and stages.0 slices of the {first.views[0]} plane alone; accepted are "
-                "several planes, which share a grid, or volumes"
+                f"stages.{index} learns volumes, and stages.0 slices of the {data.view} plane alone; accepted are "
+                "several planes, which share a grid, or volumes",
+                hint="say --set stages.0.views=[volume]",
             )
-        return stage.network
-    return None
 
 
 def _plan_postprocessing(pipeline: Pipeline, data: DataSpec, product: Product) -> Literal["auto", "none"]:
