@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from medseg.consensus.fuse import run
-from medseg.consensus.fusers.gcssl.agreement import agreement_of_raters
-from medseg.consensus.fusers.gcssl.gross_errors import (
+from medseg.consensus.fusers.gcssl.raters.agreement import agreement_of_raters
+from medseg.consensus.fusers.gcssl.raters.gross_errors import (
     correlation_of_votes,
     find_gross_errors,
     find_omissions,
     find_posterior,
     trust_in_posterior,
 )
-from medseg.consensus.fusers.gcssl.outlines import Outlines
-from medseg.consensus.fusers.gcssl.rater_scores import compute_weights
+from medseg.consensus.fusers.gcssl.raters.outlines import Outlines
+from medseg.consensus.fusers.gcssl.raters.scores import compute_weights
 from medseg.consensus.fusers.gcssl.region import Region, find_region
 from medseg.consensus.fusers.pair_dice import dice_of_pairs
 from medseg.consensus.fusers.vote_patterns import VotePatterns, find_patterns

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg.consensus.fusers.gcssl.energy import Energy, find_pairs, neighbour_offsets
-from medseg.consensus.fusers.gcssl.graph_cut import (
+from medseg.consensus.fusers.gcssl.graph_cut.alpha_expansion import (
     able_to_take,
     alpha_expansion,
     cut_two_labels,
@@ -21,8 +20,9 @@ from medseg.consensus.fusers.gcssl.graph_cut import (
     expansion_move,
     minimise,
 )
-from medseg.consensus.fusers.gcssl.missing_votes import count_votes
-from medseg.consensus.fusers.gcssl.rater_scores import compute_weights
+from medseg.consensus.fusers.gcssl.graph_cut.energy import Energy, find_pairs, neighbour_offsets
+from medseg.consensus.fusers.gcssl.raters.missing_votes import count_votes
+from medseg.consensus.fusers.gcssl.raters.scores import compute_weights
 from medseg.consensus.study import MISSING
 from medseg.errors import ConfigError
 

@@ -14,11 +14,11 @@ from scipy import ndimage
 
 from medseg.consensus.boxes import relative_spacing
 from medseg.consensus.fuse import run
-from medseg.consensus.fusers.gcssl.energy import Energy, find_pairs
-from medseg.consensus.fusers.gcssl.forest import leaf_membership
-from medseg.consensus.fusers.gcssl.graph_cut import minimise
+from medseg.consensus.fusers.gcssl.graph_cut.alpha_expansion import minimise
+from medseg.consensus.fusers.gcssl.graph_cut.energy import Energy, find_pairs
 from medseg.consensus.fusers.gcssl.image_features import ImageFeatures, NormalisedImage
-from medseg.consensus.fusers.gcssl.rater_scores import LeafHistograms, compute_weights, informativeness
+from medseg.consensus.fusers.gcssl.raters.forest import leaf_membership
+from medseg.consensus.fusers.gcssl.raters.scores import LeafHistograms, compute_weights, informativeness
 from medseg.consensus.fusers.gcssl.region import find_region
 from medseg.consensus.study import MISSING, Study
 

@@ -21,14 +21,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medseg.consensus.boxes import relative_spacing
-from medseg.consensus.fusers.fusion_log import FusionLog
-from medseg.consensus.fusers.gcssl.agreement import agreement_of_raters
-from medseg.consensus.fusers.gcssl.decision import PairOptions, decide
-from medseg.consensus.fusers.gcssl.energy import neighbour_offsets
-from medseg.consensus.fusers.gcssl.gross_errors import find_omissions
+from medseg.consensus.fusers.fusion_log import FusionLog, Row
+from medseg.consensus.fusers.gcssl.graph_cut.decision import PairOptions, decide
+from medseg.consensus.fusers.gcssl.graph_cut.energy import neighbour_offsets
 from medseg.consensus.fusers.gcssl.image_features import NormalisedImage
-from medseg.consensus.fusers.gcssl.missing_votes import Ballots, Guesses, WeightedVotes, count_votes
-from medseg.consensus.fusers.gcssl.rater_scores import (
+from medseg.consensus.fusers.gcssl.raters.agreement import agreement_of_raters
+from medseg.consensus.fusers.gcssl.raters.gross_errors import find_omissions
+from medseg.consensus.fusers.gcssl.raters.missing_votes import Ballots, Guesses, WeightedVotes, count_votes
+from medseg.consensus.fusers.gcssl.raters.scores import (
     WEIGHT_MODES,
     RaterScores,
     check_given_weights,
@@ -36,7 +36,6 @@ from medseg.consensus.fusers.gcssl.rater_scores import (
     score_raters,
 )
 from medseg.consensus.fusers.gcssl.region import Region, find_region
-from medseg.consensus.fusers.gcssl.study_facts import describe_study, find_unannotated, rater_rows
 from medseg.consensus.fusers.vote_patterns import VotePatterns, find_patterns
 from medseg.consensus.study import MISSING, Fused, Rater, Study
 from medseg.errors import ConfigError, DataError
@@ -58,7 +57,7 @@ class GcsslOptions:
         smoothness: total cost of a voxel that differs from all its neighbours where the image has no edge; 0 gives
             the weighted vote. It is multiplied by the informativeness of the image.
         thin: distance to the boundary, in units of the smallest spacing, that a structure must reach near a voxel to be
-            smoothed there in full; what is thinner is smoothed less (`thickness.thickness_factor`). 0: all alike.
+            smoothed there in full; what is thinner is smoothed less (`thickness_factor`). 0: all alike.
         local_sc: experimental: each voxel has its own weights, by how a rater's posterior there agrees with the label.
         seed: of the sample and the trees.
 
@@ -126,13 +125,13 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
         kept = annotating if annotating.any() else np.ones_like(annotating)
         reduced = replace(study, raters=tuple(study.raters[r] for r in np.flatnonzero(kept)))
         region = find_region([rater.labels for rater in reduced.raters], study.spacing_mm)
-    describe_study(study, annotating, region, log)
+    _describe_study(study, annotating, region, log)
     options = options.for_raters(kept)
     if region is None or (len(reduced.raters) > 1 and not region.disputed.any()):
         labels, confidence = _undisputed_maps(reduced, region)
         no_scores = np.ones(len(reduced.raters))
         weights = compute_weights(no_scores, max(len(study.classes), 2), options.weights, 0.0)
-        return Fused(labels, confidence, rater_rows(study, kept, weights, None), log.facts)
+        return Fused(labels, confidence, _rater_rows(study, kept, weights, None), log.facts)
     assert reduced.image is not None  # as `check_study` has seen
     with log.stage("features"):
         image = NormalisedImage(reduced.image, region.box, region.units)
@@ -166,7 +165,7 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
     labels, confidence = _undisputed_maps(reduced, region)
     labels[region.box][region.disputed] = decided.labels
     confidence[region.box][region.disputed] = decided.confidence
-    return Fused(labels, confidence, rater_rows(study, kept, scores.weights, scores), log.facts)
+    return Fused(labels, confidence, _rater_rows(study, kept, scores.weights, scores), log.facts)
 
 
 def _find_patterns(study: Study, region: Region) -> VotePatterns:
@@ -209,7 +208,62 @@ def _undisputed_maps(study: Study, region: Region | None) -> tuple[np.ndarray, n
     """Labels and confidence where nothing is disputed; what nobody annotated has no confidence."""
     labels = np.zeros(study.shape, np.uint8)
     confidence = np.ones(study.shape, np.float32)
-    confidence[find_unannotated(study)] = 0
+    confidence[_find_unannotated(study)] = 0
     if region is not None:
         labels[region.outer_box] = np.where(region.agreed == MISSING, 0, region.agreed)
     return labels, confidence
+
+
+def _find_unannotated(study: Study) -> np.ndarray:
+    """`(X, Y, Z)` bool; a broadcast False where one rater is complete."""
+    nobody = np.broadcast_to(np.True_, study.shape)
+    for rater in study.raters:
+        if not nobody.any() or rater.labels.max() != MISSING:
+            return np.broadcast_to(np.False_, study.shape)
+        nobody = nobody & (rater.labels == MISSING)
+    return nobody
+
+
+def _describe_study(study: Study, annotating: np.ndarray, region: Region | None, log: FusionLog) -> None:
+    """Enter the facts that hold before anything is decided, and what they are for a study without dispute."""
+    dropped = [study.raters[r].name for r in np.flatnonzero(~annotating)]
+    for name in dropped:
+        log.warn(f"{name} annotated no voxel and is left out")
+    if annotating.sum() < 2:
+        log.warn("no consensus possible: fewer than two raters annotated anything")
+    if region is None:
+        some = annotating.any()
+        log.warn("no rater labelled anything: the consensus is empty" if some else "nothing is annotated")
+    unannotated = _find_unannotated(study)
+    all_unannotated = int(np.count_nonzero(unannotated))
+    box: list[list[int]] | None = None
+    in_box = disputed = 0
+    if region is not None:
+        box = [[side.start, side.stop] for side in region.outer_box]
+        in_box = int(np.count_nonzero(unannotated[region.outer_box]))
+        disputed = int(np.count_nonzero(region.disputed))
+    log.facts |= {
+        **{"energy": 0.0, "energy_of_votes": 0.0, "nodes": 0, "edges": 0, "cuts": 0, "soft_votes": 0},
+        **{"lambda": None, "beta": None, "rho": None, "overruled_voxels": 0},
+        # outside of the box there are no votes to count, the answer is background
+        "uncovered_voxels": all_unannotated - in_box,
+        "unannotated_voxels": all_unannotated,
+        "dropped": dropped,
+        "box": box,
+        "disputed_voxels": disputed,
+    }
+
+
+def _rater_rows(study: Study, kept: np.ndarray, weights: np.ndarray, scores: RaterScores | None) -> list[Row]:
+    """One row per rater of the study; who was left out has weight 0 and no scores."""
+    rows = []
+    place = np.cumsum(kept) - 1
+    for rater, is_kept, k in zip(study.raters, kept, place, strict=True):
+        row: Row = {"name": rater.name, "weight": 0.0, "self_consistency": None, "kappa": None}
+        if is_kept:
+            row["weight"] = float(weights[k])
+        if is_kept and scores is not None:
+            row["self_consistency"] = float(scores.self_consistency[k])
+            row["kappa"] = float(scores.kappa[k])
+        rows.append(row)
+    return rows

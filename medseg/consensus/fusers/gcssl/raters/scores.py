@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medseg.consensus.fusers.fusion_log import FusionLog
-from medseg.consensus.fusers.gcssl.forest import Forest, draw_sample
 from medseg.consensus.fusers.gcssl.image_features import ImageFeatures, NormalisedImage
+from medseg.consensus.fusers.gcssl.raters.forest import Forest, draw_sample
 from medseg.consensus.fusers.gcssl.region import Region
 from medseg.consensus.study import MISSING
 from medseg.errors import ConfigError

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from medseg.consensus.boxes import Box
-from medseg.consensus.fusers.gcssl.missing_votes import WeightedVotes
-from medseg.consensus.fusers.gcssl.outlines import Outlines, boxes_of_classes
+from medseg.consensus.fusers.gcssl.raters.missing_votes import WeightedVotes
+from medseg.consensus.fusers.gcssl.raters.outlines import Outlines, boxes_of_classes
 from medseg.consensus.fusers.gcssl.region import Region
 from medseg.consensus.fusers.staple import estimate
 from medseg.consensus.fusers.vote_patterns import VotePatterns

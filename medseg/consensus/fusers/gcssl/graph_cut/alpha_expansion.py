@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medseg.consensus.fusers.gcssl.energy import ROUNDING, Energy
-from medseg.consensus.fusers.gcssl.minimum_cut import Arcs, Cut, installed_solver, minimum_cut
+from medseg.consensus.fusers.gcssl.graph_cut.energy import ROUNDING, Energy
+from medseg.consensus.fusers.gcssl.graph_cut.minimum_cut import Arcs, Cut, installed_solver, minimum_cut
 
 _FEW = 0.1
 """Share of the nodes in question below which a cut is cheaper than to look for more that are sure."""

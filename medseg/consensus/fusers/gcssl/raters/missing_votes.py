@@ -12,8 +12,8 @@ import numpy as np
 from medseg.consensus.study import MISSING
 
 if TYPE_CHECKING:
-    from medseg.consensus.fusers.gcssl.gross_errors import Omissions
-    from medseg.consensus.fusers.gcssl.rater_scores import RaterPosterior
+    from medseg.consensus.fusers.gcssl.raters.gross_errors import Omissions
+    from medseg.consensus.fusers.gcssl.raters.scores import RaterPosterior
 
 _CHUNK = 1 << 16
 

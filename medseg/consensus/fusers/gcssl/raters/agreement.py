@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medseg.consensus.fusers.gcssl.gross_errors import Omissions
+from medseg.consensus.fusers.gcssl.raters.gross_errors import Omissions
 from medseg.consensus.fusers.vote_patterns import VotePatterns
 from medseg.consensus.study import MISSING
 
