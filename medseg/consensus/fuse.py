@@ -113,8 +113,8 @@ def fuse(
         if regions is not None:
             reading["regions"] = regions
         return _fuse_files(image, annotations, method, names, reading, options)
-    from medseg.consensus.io.from_arrays import study_from_arrays
-    from medseg.consensus.io.from_images import are_images, study_in_memory
+    from medseg.consensus.io.in_memory.arrays import study_from_arrays
+    from medseg.consensus.io.in_memory.images import are_images, study_in_memory
 
     nan = options.pop("nan", None)
     resolved = resolve_options(method, options)
@@ -152,7 +152,7 @@ def _fuse_files(
     options: dict[str, Any],
 ) -> Consensus:
     from medseg.consensus.io.formats import Reading
-    from medseg.consensus.io.label_values import Values
+    from medseg.consensus.io.in_memory.label_values import Values
     from medseg.consensus.io.read_study import read_study
 
     of_reading = {field.name for field in fields(Reading)}
@@ -171,7 +171,7 @@ def _make_consensus(study: Study, fused: Fused, values: Any, notes: Sequence[str
     Args:
         study: what was fused.
         fused: the answer.
-        values: `medseg.consensus.io.label_values.Values`, the user's label values.
+        values: `medseg.consensus.io.in_memory.label_values.Values`, the user's label values.
         notes: what was strange about the input.
         form: of the files, if there are any.
     """

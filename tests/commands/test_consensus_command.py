@@ -20,7 +20,7 @@ from raters import ball, fields_of, image_of, save, seg_nrrd, write_study
 
 from medseg.cli import app
 from medseg.consensus.fuse import FUSERS
-from medseg.consensus.io.segment_table import read_segments
+from medseg.consensus.io.annotations.segment_table import read_segments
 from medseg.manifest.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,7 +20,7 @@ from tiny_sets import called
 from medseg.bundle.bundle import open_bundle
 from medseg.bundle.training_facts import Spread, StructureFacts, TrainingFacts
 from medseg.config.pipeline import DataSpec
-from medseg.consensus.io.segment_table import read_segments
+from medseg.consensus.io.annotations.segment_table import read_segments
 from medseg.dicom.annotation import read_annotation
 from medseg.dicom.scan.series import open_series
 from medseg.errors import BundleError

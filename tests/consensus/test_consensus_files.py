@@ -9,8 +9,8 @@ import SimpleITK as sitk
 from PIL import Image
 from raters import AFFINE, ball, fields_of, image_of, save, seg_nrrd, write_study
 
+from medseg.consensus.io.annotations.segment_table import read_segments
 from medseg.consensus.io.read_study import read_study
-from medseg.consensus.io.segment_table import read_segments
 from medseg.consensus.io.write_results import write_labels, write_map, write_soft
 from medseg.consensus.statistics.uncertainty_maps import disagreement, soft_labels
 from medseg.consensus.study import MISSING

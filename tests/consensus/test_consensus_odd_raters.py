@@ -8,7 +8,7 @@ import numpy as np
 from raters import ball, image_of, save
 
 from medseg.consensus.fuse import fuse
-from medseg.consensus.io.surroundings import leave_out_surroundings
+from medseg.consensus.io.annotations.surroundings import leave_out_surroundings
 from medseg.consensus.statistics.odd_raters import classes_not_looked_for, find_oddities
 from medseg.consensus.study import MISSING, Rater, Study
 from medseg.workflows.consensus.options import ConsensusOptions

@@ -17,8 +17,8 @@ from raters import ball, fields_of, image_of, save, seg_nrrd
 from skimage.draw import polygon
 
 from medseg.cli.app import main
+from medseg.consensus.io.annotations.segment_table import read_segments
 from medseg.consensus.io.read_study import read_study
-from medseg.consensus.io.segment_table import read_segments
 from medseg.consensus.io.write_results import write_labels
 from medseg.dicom.annotation import read_annotation
 from medseg.dicom.scan.series import open_series

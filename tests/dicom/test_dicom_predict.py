@@ -16,7 +16,7 @@ from pages import Page
 from scipy import ndimage
 
 from medseg.cli.app import main
-from medseg.consensus.io.segment_table import read_segments
+from medseg.consensus.io.annotations.segment_table import read_segments
 from medseg.dicom.annotation import read_annotation
 from medseg.dicom.scan.series import open_series
 from medseg.dicom.writing.snomed import code_of

@@ -14,7 +14,7 @@ from models import labels_of, make_bundle
 from raters import ball, fields_of, image_of, save, seg_nrrd
 
 from medseg.cli.app import main
-from medseg.consensus.io.segment_table import read_segments
+from medseg.consensus.io.annotations.segment_table import read_segments
 from medseg.dicom.annotation import read_annotation
 from medseg.dicom.scan.series import open_series
 from medseg.dicom.writing.write_seg import Author, SegmentDescription, write_segmentation

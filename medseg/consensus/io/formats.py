@@ -11,8 +11,8 @@ import numpy as np
 from nibabel import orientations
 
 from medseg.consensus.io.align import Interpolation
-from medseg.consensus.io.annotation_files import LARGEST
-from medseg.consensus.io.segment_table import Segment
+from medseg.consensus.io.annotations.files import LARGEST
+from medseg.consensus.io.annotations.segment_table import Segment
 from medseg.consensus.study import MISSING
 from medseg.dicom.scan.series import Series
 from medseg.errors import ConfigError

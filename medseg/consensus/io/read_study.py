@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from medseg.consensus.io.align import Placed, bring_to_grid
-from medseg.consensus.io.annotation_dicom import AnnotatedImage, read_dicom_annotation
-from medseg.consensus.io.annotation_files import FileAnnotation, palette_of, read_annotation_files
+from medseg.consensus.io.annotations.dicom import AnnotatedImage, read_dicom_annotation
+from medseg.consensus.io.annotations.files import FileAnnotation, palette_of, read_annotation_files
+from medseg.consensus.io.annotations.partial import limit_to_protocol, limit_to_region, tidy_probabilities
+from medseg.consensus.io.annotations.segment_table import Segment, merge_segments
+from medseg.consensus.io.annotations.surroundings import leave_out_surroundings
 from medseg.consensus.io.file_names import DICOM, files_of, is_dicom, is_series, resolve_rater_names
 from medseg.consensus.io.formats import Form, Reading
-from medseg.consensus.io.partial_annotations import limit_to_protocol, limit_to_region, tidy_probabilities
 from medseg.consensus.io.read_image import read_image
-from medseg.consensus.io.segment_table import Segment, merge_segments
-from medseg.consensus.io.surroundings import leave_out_surroundings
 from medseg.consensus.statistics.odd_raters import classes_not_looked_for
 from medseg.consensus.study import MISSING, Rater, Study
 from medseg.dicom.scan.series import Series, open_series

@@ -13,7 +13,7 @@ import numpy as np
 from medseg.atomic import make_folder
 from medseg.consensus.compare_methods import compare
 from medseg.consensus.fuse import FUSERS, run_fuser
-from medseg.consensus.io.annotation_files import suffix_of
+from medseg.consensus.io.annotations.files import suffix_of
 from medseg.consensus.io.file_names import DICOM, files_of
 from medseg.consensus.io.formats import Form
 from medseg.consensus.io.read_study import read_study

@@ -160,8 +160,8 @@ def _recorded_in_png(path: Path) -> str | None:
 
 
 def _write_nrrd(path: Path, places: np.ndarray, header: Header, line: str, names: Mapping[int, str]) -> None:
+    from medseg.consensus.io.annotations.segment_table import Segment
     from medseg.consensus.io.formats import Form
-    from medseg.consensus.io.segment_table import Segment
     from medseg.consensus.io.write_results import write_labels as write_segments
 
     suffix = FORMATS["nrrd"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name everyone knows
 
+from medseg.consensus.io.annotations.segment_table import MOST, Segment, read_segments
 from medseg.consensus.io.file_names import DICOM, is_dicom, is_series
-from medseg.consensus.io.segment_table import MOST, Segment, read_segments
 from medseg.consensus.study import MISSING
 from medseg.dicom.overlaps import StackedStructures
 from medseg.errors import DataError

@@ -32,7 +32,7 @@ def leave_out_surroundings(raters: Sequence[Rater], classes: Sequence[str]) -> t
         The first rater also drew the body.
 
         >>> import numpy as np
-        >>> from medseg.consensus.io.surroundings import leave_out_surroundings
+        >>> from medseg.consensus.io.annotations.surroundings import leave_out_surroundings
         >>> from medseg.consensus.study import Rater
         >>> anna = np.uint8([[[2, 2, 2, 1, 2, 2, 0]]])
         >>> bob = np.uint8([[[0, 0, 0, 1, 0, 0, 0]]])

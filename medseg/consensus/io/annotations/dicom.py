@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.consensus.io.annotation_files import FileAnnotation, suffix_of
-from medseg.consensus.io.segment_table import Segment
+from medseg.consensus.io.annotations.files import FileAnnotation, suffix_of
+from medseg.consensus.io.annotations.segment_table import Segment
 from medseg.dicom.annotation import read_annotation
 from medseg.errors import DataError
 from medseg.portable.io.header import Header

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg.consensus.io.align import Interpolation, Placed, bring_to_grid
-from medseg.consensus.io.segment_table import Segment
+from medseg.consensus.io.annotations.segment_table import Segment
 from medseg.consensus.study import MISSING, Rater
 from medseg.errors import ConfigError, DataError
 from medseg.portable.io.header import Header

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from medseg.consensus.io.label_values import Values, as_integers, find_values, to_class_indices
-from medseg.consensus.io.surroundings import leave_out_surroundings
+from medseg.consensus.io.annotations.surroundings import leave_out_surroundings
+from medseg.consensus.io.in_memory.label_values import Values, as_integers, find_values, to_class_indices
 from medseg.consensus.study import MISSING, Rater, Study
 from medseg.errors import ConfigError, DataError
 
