@@ -29,8 +29,8 @@ from medseg.workflows.data.init import init_manifest
 from medseg.workflows.evaluate.run import evaluate
 from medseg.workflows.predict.collect_cases import collect
 from medseg.workflows.predict.earlier_results import EarlierResults
-from medseg.workflows.predict.formats import recorded
-from medseg.workflows.predict.result_files import ResultFiles
+from medseg.workflows.predict.results.files import ResultFiles
+from medseg.workflows.predict.results.formats import recorded
 from medseg.workflows.predict.run import predict
 from medseg.workflows.train.plan import write_plan
 

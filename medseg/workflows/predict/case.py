@@ -25,7 +25,8 @@ from medseg.portable.io.record import DIGITS, image_record
 from medseg.portable.io.record import fingerprint as of_files
 from medseg.portable.io.write import cannot_be_written, temporary, write_nifti
 from medseg.workflows.predict.collect_cases import DICOM_RESULTS, LONGEST_NAME, OVERLAYS, PROBABILITIES, Item, targets
-from medseg.workflows.predict.formats import (
+from medseg.workflows.predict.results.files import ResultFiles
+from medseg.workflows.predict.results.formats import (
     FORMATS,
     Model,
     check_dicom,
@@ -34,7 +35,6 @@ from medseg.workflows.predict.formats import (
     source_of_item,
     write_result,
 )
-from medseg.workflows.predict.result_files import ResultFiles
 
 if TYPE_CHECKING:
     from medseg.dicom.scan.series import Series
@@ -240,7 +240,7 @@ class CasePredictor:
 
     def _draw(self, labels: np.ndarray, affine: np.ndarray, item: Item, line: str) -> None:
         """Write the image with its labels drawn over it."""
-        from medseg.workflows.predict.overlays import draw_overlay  # matplotlib takes long to import
+        from medseg.workflows.predict.results.overlays import draw_overlay  # matplotlib takes long to import
 
         if item.dicom:
             voxels, header = item.series.voxels(), item.series.header

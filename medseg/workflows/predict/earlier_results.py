@@ -18,7 +18,7 @@ from medseg.portable.io.record import image_of
 from medseg.records import read_record
 from medseg.workflows.predict.case import fingerprint
 from medseg.workflows.predict.collect_cases import Item, targets
-from medseg.workflows.predict.formats import recorded
+from medseg.workflows.predict.results.formats import recorded
 
 REPORTS = "predict_report*.json"
 

@@ -46,7 +46,8 @@ class PredictOptions:
     shard: Annotated[int, Option("Which part this command does, from 0.", group=WORK)] = 0
 
     def __post_init__(self) -> None:
-        from medseg.workflows.predict.formats import suffix_of  # needs numpy, which `medseg --help` does not wait for
+        # needs numpy, which `medseg --help` does not wait for
+        from medseg.workflows.predict.results.formats import suffix_of
 
         check_types(self)
         if not self.model:

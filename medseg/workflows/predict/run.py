@@ -35,12 +35,12 @@ from medseg.stopping import report_stop
 from medseg.workflows.predict.case import CasePredictor, fingerprint, record
 from medseg.workflows.predict.collect_cases import PROBABILITIES, Item, collect, share
 from medseg.workflows.predict.earlier_results import EarlierResults
-from medseg.workflows.predict.formats import suffix_of, uncoded
 from medseg.workflows.predict.models import configure_models, open_models
 from medseg.workflows.predict.options import PredictOptions
 from medseg.workflows.predict.plausibility.check import CaseCheck, ImplausibleError, Plausibility, joined
 from medseg.workflows.predict.plausibility.finding import Finding, findings_of
-from medseg.workflows.predict.result_files import ResultFiles
+from medseg.workflows.predict.results.files import ResultFiles
+from medseg.workflows.predict.results.formats import suffix_of, uncoded
 from medseg.workflows.predict.summary import Listener, closing
 
 WORTH_SAYING = 2 * GIB
@@ -107,7 +107,7 @@ def run_prediction(options: PredictOptions) -> dict[str, Any]:
         report["earlier"] = EarlierResults(output).others(options.report_name, report["cases"])
         write_whole(output / options.report_name, json.dumps(report, indent=2, allow_nan=False) + "\n")
     if options.report:
-        from medseg.workflows.predict.page import write_page  # matplotlib takes seconds to import
+        from medseg.workflows.predict.results.page import write_page  # matplotlib takes seconds to import
 
         page = write_page((output / options.report_name).with_suffix(".html"), report, bundles[0].data)
         listener.show(f"report: {page}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from medseg.errors import DataError
 from medseg.portable.io.record import image_of
 from medseg.portable.io.write import temporary
-from medseg.workflows.predict.formats import recorded
+from medseg.workflows.predict.results.formats import recorded
 
 
 class ResultFiles:

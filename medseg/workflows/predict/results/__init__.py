@@ -1,0 +1,1 @@
+"""What prediction writes: label files in their formats, overlays, and the page."""
