@@ -24,10 +24,11 @@ from medseg.cores import CoreUse
 from medseg.manifest.manifest import Manifest
 from medseg.networks.registry import network_def
 from medseg.workflows.train import settings
-from medseg.workflows.train.budget import choose, fit, measure_costs
+from medseg.workflows.train.budget import choose, fit
+from medseg.workflows.train.budget.costs import measure
+from medseg.workflows.train.budget.costs.step_probe import StageProbe
+from medseg.workflows.train.budget.fit import describe_small_structures
 from medseg.workflows.train.budget.sizing import describe_budget, describe_losses
-from medseg.workflows.train.budget.small_structures import describe_small_structures
-from medseg.workflows.train.budget.step_probe import StageProbe
 from medseg.workflows.train.budget.time_plan import StageCosts, count_validations, fit_stage, fit_stages
 from medseg.workflows.train.plan import plan_pipeline, write_plan
 from medseg.workflows.train.run import train
@@ -221,7 +222,7 @@ def test_plans_with_a_budget_of_a_classifier_and_of_a_rule_that_counts_labels(tm
     seen = []
 
     def measured(place, seconds):
-        costs, use = measure_costs.measure_costs(place, 1)
+        costs, use = measure.measure_costs(place, 1)
         seen.extend(costs)
         return costs, use
 
@@ -236,10 +237,10 @@ def test_validation_cases_by_which_a_rule_is_judged_cost_time_too(tmp_path, monk
     """A second for each case that the rule is asked about: two unlabelled and three validation cases in each round."""
     manifest = Manifest.load(write_dataset(tmp_path / "data", labeled=4, unlabeled=2, validation=3))
     pipeline = plan_pipeline(settings.load("crest", [*FEW, "stages.0.rounds.count=2"]), manifest, CPU, None)
-    place = measure_costs.Workplace(pipeline, manifest, CPU, tmp_path / "cache", tmp_path, tmp_path / "scratch")
-    monkeypatch.setattr(measure_costs, "_time_rule", lambda *arguments: 1.0)
-    monkeypatch.setattr(measure_costs, "_score_seconds", lambda *arguments: 0.0)
-    seconds = measure_costs._round_seconds(place, 0, 0.0, StageResult(tmp_path, {}))
+    place = measure.Workplace(pipeline, manifest, CPU, tmp_path / "cache", tmp_path, tmp_path / "scratch")
+    monkeypatch.setattr(measure, "_time_rule", lambda *arguments: 1.0)
+    monkeypatch.setattr(measure, "_score_seconds", lambda *arguments: 0.0)
+    seconds = measure._round_seconds(place, 0, 0.0, StageResult(tmp_path, {}))
     assert seconds == pytest.approx(2 * (2 + 3), abs=0.5)  # and what reading the labels takes
 
 
@@ -248,7 +249,7 @@ def test_a_plan_with_a_budget_leaves_nothing_but_itself(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     seen = []
     monkeypatch.setattr(
-        fit, "measure_costs", lambda place, seconds: seen.append(place) or measure_costs.measure_costs(place, 1)
+        fit, "measure_costs", lambda place, seconds: seen.append(place) or measure.measure_costs(place, 1)
     )
     write_plan("supervised", manifest, tmp_path / "plan.yaml", budget="12s", overrides=WIDE)
     assert seen[0].output is None

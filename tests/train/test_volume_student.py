@@ -22,7 +22,8 @@ from medseg.manifest.manifest import Manifest
 from medseg.methods.dmpct import VoteOfViews
 from medseg.workflows.compare.runs.plans import describe_plan as in_one_line
 from medseg.workflows.train import settings
-from medseg.workflows.train.budget import choose, fit, measure_costs
+from medseg.workflows.train.budget import choose, fit
+from medseg.workflows.train.budget.costs import measure
 from medseg.workflows.train.budget.reductions import Reduction, reduce_plan
 from medseg.workflows.train.plan import plan_pipeline, write_plan
 from medseg.workflows.train.plan_in_words import describe_plan
@@ -189,7 +190,7 @@ def test_a_plan_with_a_budget_tries_both_stages_and_what_lies_between(tmp_path, 
     seen, counted = [], []
 
     def measured(place, seconds):
-        costs, use = measure_costs.measure_costs(place, 1)
+        costs, use = measure.measure_costs(place, 1)
         seen.extend(costs)
         return costs, use
 
@@ -198,7 +199,7 @@ def test_a_plan_with_a_budget_tries_both_stages_and_what_lies_between(tmp_path, 
         return count_labels_of(manifest, case, pseudo)
 
     monkeypatch.setattr(fit, "measure_costs", measured)
-    monkeypatch.setattr(measure_costs, "count_labels_of", count)
+    monkeypatch.setattr(measure, "count_labels_of", count)
     small = [change for change in FAST if "iterations" not in change]
     changes = [*small, "measure_pseudo_labels=true"]
     plan = write_plan("dmpct_volume", path, tmp_path / "plan.yaml", budget="12s", overrides=changes, device="cpu")

@@ -10,21 +10,29 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 
 from medseg import methods
-from medseg.config.pipeline import Pipeline
+from medseg.config.pipeline import DataSpec, Pipeline
 from medseg.cores import CoreUse
 from medseg.manifest.manifest import Manifest
 from medseg.ops.processes import alone
 from medseg.progress import say
 from medseg.workflows.train.budget.choose import choose_plan
-from medseg.workflows.train.budget.closing_costs import measure_closing
-from medseg.workflows.train.budget.measure_costs import Workplace, measure_costs
+from medseg.workflows.train.budget.costs.measure import Workplace, measure_costs, typical_case
 from medseg.workflows.train.budget.sizing import Sizing, describe_budget, describe_losses
-from medseg.workflows.train.budget.small_structures import describe_small_structures
 from medseg.workflows.train.budget.time_plan import StageCosts, StageLength, fit_stages
 from medseg.workflows.train.encoder import Start
+from medseg.workflows.train.facts.measure import (
+    StructureSizes,
+    cases_to_open,
+    evenly_spread,
+    measure_image,
+    measure_label,
+)
+from medseg.workflows.train.postprocessing.run import MOST_PICTURES, draw_validation_case
+from medseg.workflows.train.self_training.validation_scores import read_reference
 
 PROBE_SECONDS = 20.0
 PROBE_SHARE = 0.03
@@ -39,6 +47,14 @@ ENDING_SECONDS = 1.5
 
 KEPT_BACK = 0.01
 """Part of the time that is not planned for: steps differ a little."""
+
+PAGE_SECONDS = 4.0
+"""To import the library that draws, and for curves and page."""
+
+LEAST_VOXELS = 64
+"""A cube of four voxels a side: of a structure with fewer little more than its place is learned."""
+OPENED = 3
+"""Labels that are opened at most."""
 
 
 def fit_budget(
@@ -97,6 +113,72 @@ def fit_budget(
     sizing.rows["given up for it"] = "; ".join(losses) or "nothing"
     _say_busy(use, device, fitted)
     return fitted
+
+
+def measure_closing(place: Workplace) -> float:
+    """Seconds from the export of the bundle until the command ends, without the predictions of validation cases.
+
+    They go into the facts that a bundle keeps, pictures, and the page.
+
+    Args:
+        place: the pipeline, its data and folders.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
+    manifest, data = place.manifest, DataSpec(**place.pipeline.data)
+    labelled, images = cases_to_open(place.pipeline, manifest, data)
+    seconds = PAGE_SECONDS
+    for cases, opened in ((labelled, measure_label), (images, measure_image)):
+        if cases:
+            case, share = typical_case(manifest, cases)
+            began = time.monotonic()
+            opened(manifest, case)
+            seconds += len(cases) * share * (time.monotonic() - began)
+    validation = [case for case in manifest.validation if case.label]
+    if validation and place.pipeline.postprocessing == "auto":
+        case, share = typical_case(manifest, validation)
+        reference = read_reference(manifest, case)
+        picture = place.scratch / "picture.png"
+        draw_validation_case(picture, manifest, case, reference, reference)  # the first one imports the library
+        began = time.monotonic()
+        draw_validation_case(picture, manifest, case, reference, reference)
+        seconds += min(len(validation), MOST_PICTURES) * share * (time.monotonic() - began)
+    return seconds
+
+
+def describe_small_structures(planned: Pipeline, chosen: Pipeline, manifest: Manifest) -> str | None:
+    """What becomes too small by the spacing that was chosen; None where nothing does.
+
+    Args:
+        planned: for unlimited time.
+        chosen: for the budget.
+        manifest: the data set.
+
+    Raises:
+        DataError: a label that cannot be read.
+    """
+    before, after = DataSpec(**planned.data), DataSpec(**chosen.data)
+    if before.spacing_mm == after.spacing_mm or after.target == "images":
+        return None
+    labelled, _ = cases_to_open(chosen, manifest, after)
+    found = StructureSizes(manifest, "ml")
+    for case in evenly_spread(labelled, OPENED):
+        found.add(case)
+    small = []
+    for value, sizes in found.sizes.items():
+        there = [size for size in sizes if size > 0]
+        if not there:
+            continue
+        volume_mm3 = 1000 * float(np.median(there))
+        was = volume_mm3 / np.prod(before.spacing_mm)
+        remains = volume_mm3 / np.prod(after.spacing_mm)
+        if remains < LEAST_VOXELS <= was:
+            small.append((remains, f"{after.labels[value]} {remains:.0f}"))
+    if not small:
+        return None
+    words = [text for _, text in sorted(small)]
+    return f"expect little of what has only few voxels left: {', '.join(words)}"
 
 
 def _fix_iterations(

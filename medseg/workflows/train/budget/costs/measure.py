@@ -20,8 +20,8 @@ from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.method import PseudoLabels
 from medseg.portable.io.read import read_header
 from medseg.portable.io.write import write_nifti
-from medseg.workflows.train.budget.stand_in_labels import with_stand_ins
-from medseg.workflows.train.budget.step_probe import NetworkCosts, StageProbe
+from medseg.workflows.train.budget.costs.stand_in_labels import with_stand_ins
+from medseg.workflows.train.budget.costs.step_probe import NetworkCosts, StageProbe
 from medseg.workflows.train.budget.time_plan import StageCosts
 from medseg.workflows.train.checks.streams import groups_of_stages
 from medseg.workflows.train.self_training.check_data import check_rounds
