@@ -13,6 +13,8 @@ TRAINER = "TimedTrainer"
 TRAIN = "nnunetv2.run.run_training:run_training_entry"
 PREDICT = "nnunetv2.inference.predict_from_raw_data:predict_entry_point"
 PACKAGES = ("nnunetv2==2.8.1",)
+# of its user: conversion and dataset.json, variables of the environment, changes of the plan, a trainer
+SETUP_LINES = 11 + 3 + 6 + 9
 
 
 class NnUNet:

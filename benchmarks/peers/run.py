@@ -1,12 +1,12 @@
-"""medseg beside nnU-Net: the same cases, the same minutes of one core, judged by the same measures.
+"""medseg beside nnU-Net and PyMIC: the same cases, the same minutes of one core, judged by the same measures.
 
     python benchmarks/peers/run.py --data la/compare_16.json --minutes 15 --seeds 0,1,2 -o runs/peers_la
 
-Each peer has an environment of its own, made on the first call (`--environments`), and is given the resolution of our
-plan and a narrow network (`WIDTH_OF_A_PEER`), without which it is slower by far than a CPU bears; our network has the
-width that our plan chooses. Wants an otherwise idle core: training is timed
-by the clock. nnU-Net takes no seed: each of its runs is another draw. What is finished is not
-done again. Prints and writes `table.md`.
+`--peers pymic` leaves nnU-Net out. Each peer has an environment of its own, made on the first call (`--environments`),
+and is given the resolution of our plan and a narrow network (`WIDTH_OF_A_PEER`), without which it is slower by far than
+a CPU bears; our network has the width that our plan chooses. Wants an otherwise idle core: training is timed by the
+clock. nnU-Net takes no seed: each of its runs is another draw. PyMIC is compared on volumes only. What is finished is
+not done again. Prints and writes `table.md`, whose last column has what a user writes before the first training.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import nnunet
+import pymic_peer
 import yaml
 
 MEASURES = {"dice": "Dice", "hd95_mm": "HD95 mm"}
@@ -41,9 +42,12 @@ def main() -> None:
     for seed in options.seeds:
         ours = options.output / f"medseg_{seed}"
         plan = _once(ours / "plan.json", partial(_plan_ours, options, ours))
+        if plan["planar"] and "pymic" in options.peers:
+            pymic_peer.refuse(f"{options.data}: is trained in slices, PyMIC is compared on volumes: --peers nnunet")
         rows.append(_once(ours / "row.json", partial(_run_ours, options, ours, seed)))
-        theirs = options.output / f"nnunet_{seed}"
-        rows.append(_once(theirs / "row.json", partial(_run_nnunet, options, theirs, plan)))
+        for name in options.peers:
+            theirs = options.output / f"{name}_{seed}"
+            rows.append(_once(theirs / "row.json", partial(PEERS[name], options, theirs, plan, seed)))
     _write_table(options, rows)
 
 
@@ -77,7 +81,7 @@ def _run_ours(options: argparse.Namespace, folder: Path, seed: int) -> dict[str,
     return {"who": "medseg supervised", "seed": seed, **_seconds(training, prediction), **_scores(options, predictions)}
 
 
-def _run_nnunet(options: argparse.Namespace, folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
+def _run_nnunet(options: argparse.Namespace, folder: Path, plan: dict[str, Any], _: int) -> dict[str, Any]:
     environment = options.environments / "nnunet"
     _make_environment(environment, nnunet.PACKAGES)
     peer = nnunet.NnUNet(
@@ -89,6 +93,25 @@ def _run_nnunet(options: argparse.Namespace, folder: Path, plan: dict[str, Any])
     training = _timed(lambda: peer.train(options.minutes * 60))
     prediction = _timed(lambda: peer.predict(folder / "predictions"))
     return {"who": "nnU-Net", **_seconds(training, prediction), **_scores(options, folder / "predictions")}
+
+
+def _run_pymic(options: argparse.Namespace, folder: Path, plan: dict[str, Any], seed: int) -> dict[str, Any]:
+    environment = options.environments / "pymic"
+    _make_environment(environment, pymic_peer.PACKAGES)
+    peer = pymic_peer.PyMIC(environment, folder, spacing_mm=plan["spacing_mm"], width=WIDTH_OF_A_PEER, seed=seed)
+    peer.convert(options.data)
+    training = _timed(lambda: peer.train(options.minutes * 60))
+    prediction = _timed(lambda: peer.predict(folder / "predictions"))
+    scores = _scores(options, folder / "predictions")
+    return {"who": "PyMIC supervised", "seed": seed, **_seconds(training, prediction), **scores}
+
+
+PEERS = {"nnunet": _run_nnunet, "pymic": _run_pymic}
+SETUP = {
+    "medseg supervised": "1 command",  # medseg data init
+    "nnU-Net": f"{nnunet.SETUP_LINES} lines",
+    "PyMIC supervised": f"{pymic_peer.SETUP_LINES} lines",
+}
 
 
 def _scores(options: argparse.Namespace, predictions: Path) -> dict[str, float]:
@@ -110,7 +133,8 @@ def _scores(options: argparse.Namespace, predictions: Path) -> dict[str, float]:
 def _write_table(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     lines = [
         f"{options.data.name}, {options.minutes:g} minutes of one core, seeds {', '.join(map(str, options.seeds))}", "",
-        "| who | Dice | HD95 mm | not defined | training, CPU minutes | prediction, s |", "|---|---|---|---|---|---|",
+        "| who | Dice | HD95 mm | not defined | training, CPU minutes | prediction, s | set-up |",
+        "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for who in dict.fromkeys(row["who"] for row in rows):
         own = [row for row in rows if row["who"] == who]
@@ -118,7 +142,8 @@ def _write_table(options: argparse.Namespace, rows: list[dict[str, Any]]) -> Non
         missing = sum(row["hd95_mm_missing"] for row in own)
         minutes = statistics.fmean(row["training_cpu_s"] for row in own) / 60
         seconds = statistics.fmean(row["prediction_s"] for row in own)
-        lines.append(f"| {who} | {dice[0]:.3f}{dice[1]} | {hd95[0]:.1f} | {missing} | {minutes:.1f} | {seconds:.0f} |")
+        figures = f"{dice[0]:.3f}{dice[1]} | {hd95[0]:.1f} | {missing} | {minutes:.1f} | {seconds:.0f}"
+        lines.append(f"| {who} | {figures} | {SETUP[who]} |")
     text = "\n".join(lines) + "\n"
     (options.output / "table.md").write_text(text)
     print(text)
@@ -163,9 +188,10 @@ def _make_environment(folder: Path, packages: tuple[str, ...]) -> None:
         return
     import torch
 
-    venv.create(folder, with_pip=True)
+    if not (folder / "bin" / "python").exists():
+        venv.create(folder, with_pip=True)
     own = torch.__version__.partition("+")[0]
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-compile"]
     # in one call: else a peer's torchvision brings the newest torch
     subprocess.run([*pip, f"torch=={own}", *packages], check=True)
     made.write_text("\n".join(packages))
@@ -180,10 +206,18 @@ def _once(file: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
+def _peers(text: str) -> list[str]:
+    unknown = sorted(set(text.split(",")) - set(PEERS))
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{', '.join(map(repr, unknown))}: the peers are {', '.join(PEERS)}")
+    return [name for name in PEERS if name in text.split(",")]
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="manifest with labelled test cases")
     parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--peers", type=_peers, default=list(PEERS), help="nnunet, pymic, or both with a comma")
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0])
     parser.add_argument("--environments", type=Path, default=Path("runs/peer_environments"))
     parser.add_argument("-o", "--output", type=Path, required=True)
