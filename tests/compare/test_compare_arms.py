@@ -89,6 +89,17 @@ def test_a_file_says_what_the_command_line_does_not(tmp_path, data, monkeypatch)
     assert read_comparison(CompareOptions(path)).arms[0].data == tmp_path / "m.json", "beside the file"
 
 
+def test_some_arms_of_a_file_in_the_order_of_the_file(tmp_path, data):
+    arms = [{"name": name, "task": "supervised"} for name in ("a", "b", "c")]
+    path = write(tmp_path, {"arms": arms, "data": str(data)})
+    found = read_comparison(CompareOptions(path, arms="c,a", overrides=["seed=4"]))
+    assert [(arm.name, arm.overrides) for arm in found.arms] == [("a", ("seed=4",)), ("c", ("seed=4",))]
+    with pytest.raises(ConfigError, match="--arms 'd': there is no such arm; accepted are a, b, c"):
+        read_comparison(CompareOptions(path, arms=["a", "d"]))
+    of_tasks = read_comparison(CompareOptions(tasks="supervised,dtc", arms="dtc", data=data))
+    assert [arm.name for arm in of_tasks.arms] == ["dtc"]
+
+
 def test_what_judges_on_the_command_line_takes_the_place_of_the_file_s(tmp_path, data):
     arms = [{"task": "dtc"}]
     on_test = write(tmp_path, {"arms": arms, "data": str(data), "test": str(data)})

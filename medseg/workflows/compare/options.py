@@ -25,6 +25,9 @@ class CompareOptions:
     tasks: Annotated[
         tuple[str, ...], Option("Pipelines, one arm each: supervised,dtc.", group=WHAT, metavar="TASK,TASK")
     ] = ()
+    arms: Annotated[
+        tuple[str, ...], Option("Of all arms these alone: supervised,dtc.", group=WHAT, metavar="ARM,ARM")
+    ] = ()
     data: Annotated[Path | None, Option("Manifest of the data set.", group=WHAT)] = None
     overrides: Annotated[
         tuple[str, ...], Option("Change a setting of every arm: a.b=value; repeatable.", ("--set",), WHAT)
@@ -48,7 +51,7 @@ class CompareOptions:
     keep_paths: Annotated[bool, Option("Absolute paths in page and tables, not names alone.", group=QUEUE)] = False
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "seeds", "labels"):
+        for name in ("tasks", "arms", "seeds", "labels"):
             object.__setattr__(self, name, split_commas(getattr(self, name)))
         check_types(self)
         if (self.comparison is None) == (not self.tasks):

@@ -141,7 +141,20 @@ def read_comparison(options: CompareOptions) -> Comparison:
     else:
         found = _of_file(read_file(options.comparison), options.comparison, options)
     _check_names(found.arms)
-    return _override(found, options)
+    return _override(replace(found, arms=_choose(found.arms, options.arms)), options)
+
+
+def _choose(arms: Sequence[Arm], wanted: Sequence[str]) -> tuple[Arm, ...]:
+    """The arms of these names, in the order in which they stand; without names all of them.
+
+    Raises:
+        ConfigError: a name that no arm has.
+    """
+    names = [arm.name for arm in arms]
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise ConfigError(f"--arms {unknown[0]!r}: there is no such arm; accepted are {', '.join(names)}")
+    return tuple(arm for arm in arms if not wanted or arm.name in wanted)
 
 
 def _check_names(arms: Sequence[Arm]) -> None:
