@@ -14,7 +14,8 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = "docs/web"
-PAGES = ("*.md", "docs/*.md", "docs/methods/*.md", "pipelines/*.md", "comparisons/*.md", "data_manifests/*.md")
+PAGES = ("*.md", "docs/*.md", "docs/methods/*.md", "docs/results/*.md")
+FOLDERS = ("pipelines/*.md", "comparisons/*.md", "data_manifests/*.md")
 BENCHMARKS = ("benchmarks/*.md", "benchmarks/gpu/*.md")
 OF_THE_SITE = ("*.md", "*.css", "*.js")
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
@@ -25,7 +26,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     kept = [file for file in files if file.src_dir != config.docs_dir]  # of the theme
     own = [path for pattern in OF_THE_SITE for path in sorted((ROOT / HERE).glob(pattern))]
     kept += [_file(path.name, ROOT / HERE, config) for path in own]
-    pages = [path for pattern in (*PAGES, *BENCHMARKS) for path in sorted(ROOT.glob(pattern))]
+    pages = [path for pattern in (*PAGES, *FOLDERS, *BENCHMARKS) for path in sorted(ROOT.glob(pattern))]
     copied = {target for page in pages for target in _linked(page)} - set(pages)
     kept += [_file(path.relative_to(ROOT).as_posix(), ROOT, config) for path in [*pages, *sorted(copied)]]
     return Files(kept)

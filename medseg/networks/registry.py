@@ -128,7 +128,7 @@ def vnet(size: Size) -> dict[str, Any]:
     "unet",
     "monai.networks.nets.UNet",
     halves="UNetHalves",
-    planned={"norm": "batch"},  # docs/results.md
+    planned={"norm": "batch"},  # docs/results/robustness.md
     options={
         "channels": list[int],
         "strides": list[Sizes],

@@ -1,4 +1,4 @@
-"""How strongly training patches are changed, by what the images are (figures: docs/results.md)."""
+"""How strongly training patches are changed, by what the images are (figures: docs/results/settings.md)."""
 
 from __future__ import annotations
 

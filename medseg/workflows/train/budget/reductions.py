@@ -2,9 +2,9 @@
 
 Until there are about a thousand of them, of slices 1500, iterations are worth more than resolution, width and field of
 view: so the plan of a volume is made up to twice as coarse, then narrower, then smaller, until they fit; that of slices
-smaller, then narrower, then coarser (docs/results.md, "Parts of slices, or coarser slices"). It is not made worse than
-the last of these, below which small organs disappear: then there are fewer iterations. The batch size stays: fewer,
-larger patches were worse in the same minutes ("The supervised pipeline before and now").
+smaller, then narrower, then coarser (docs/results/settings.md, "Parts of slices, or coarser slices"). It is not made
+worse than the last of these, below which small organs disappear: then there are fewer iterations. The batch size stays:
+fewer, larger patches were worse in the same minutes (docs/results/supervised.md).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ENOUGH = 1000
 """Iterations, beyond which time goes into a finer plan."""
 
 ENOUGH_OF_SLICES = 1500
-"""The same where single slices are learned: figures in docs/results.md."""
+"""The same where single slices are learned: figures in docs/results/settings.md."""
 
 
 @dataclass(frozen=True)
