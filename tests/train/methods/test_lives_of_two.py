@@ -32,7 +32,7 @@ def ranks(request, manifest, tmp_path_factory) -> Callable[[Life], list[dict]]:
         "ports": dict(zip(names, free_ports(len(names)), strict=True)),
     }
     (folder / "job.json").write_text(json.dumps(job))
-    script = Path(__file__).parents[1] / "support" / "two_ranks.py"
+    script = Path(__file__).parents[2] / "support" / "two_ranks.py"
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
     processes = []
     for rank in ("0", "1"):

@@ -31,7 +31,7 @@ from medseg.workflows.train.run import train
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "own_method.py"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 BOTH = [change for change in FAST if "batch" not in change] + ["stages.0.schedule.batch={labeled: 1, unlabeled: 1}"]

@@ -18,7 +18,7 @@ from medseg.workflows.train.run import train
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
-FILE = Path(__file__).resolve().parents[2] / "comparisons" / "voc_wilson.yaml"
+FILE = Path(__file__).resolve().parents[3] / "comparisons" / "voc_wilson.yaml"
 LABELS = {"0": "background", "1": "ball", "2": "box"}
 
 

@@ -31,7 +31,7 @@ from medseg.workflows.train.stages.maps import SavedMaps
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "tags_only.py"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "tags_only.py"
 SCHEDULE = {"iterations": 2, "lr": 0.01, "workers": 0}
 NETWORK = {"name": "unet", "width": 4}
 CPU = torch.device("cpu")

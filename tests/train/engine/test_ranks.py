@@ -125,7 +125,7 @@ def test_a_budget_gives_all_ranks_one_plan(tmp_path):
     manifest, folder = write_dataset(tmp_path / "data", labeled=4, unlabeled=4, validation=0), tmp_path / "run"
     sizes = ["data.patch=[16,16,16]", "data.spacing_mm=[1,1,1.5]", "stages.0.network.width=4"]
     sizes += ["stages.0.schedule.batch={labeled: 2, unlabeled: 2}", "stages.0.schedule.workers=0"]
-    method = f"{Path(__file__).parents[1] / 'support' / 'counting_method.py'}:Counting"
+    method = f"{Path(__file__).parents[2] / 'support' / 'counting_method.py'}:Counting"
     arguments = ["train", "--task", "ael", "--method", method, "--data", manifest, "-o", folder, "--device", "cpu"]
     arguments += ["--budget", "10s", *(part for change in sizes for part in ("--set", change))]
     done = subprocess.run(

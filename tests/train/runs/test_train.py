@@ -113,7 +113,7 @@ def test_two_processes_agree(manifest, tmp_path):
         "stages.0.schedule.batch={labeled: 1, unlabeled: 1}",
         "stages.0.schedule.validate_every=3",
     )
-    spy = f"{Path(__file__).parents[1] / 'support' / 'spy_method.py'}:Spy"
+    spy = f"{Path(__file__).parents[2] / 'support' / 'spy_method.py'}:Spy"
     arguments = ["train", "--task", "dtc", "--method", spy, "--data", manifest, "-o", tmp_path / "run", *changes]
     done = subprocess.run(
         [*launcher, "-m", "medseg", *map(str, arguments)], env=ENVIRONMENT | {"SPY_FOLDER": str(tmp_path)},
