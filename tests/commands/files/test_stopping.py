@@ -22,7 +22,7 @@ from medseg.cli import main
 from medseg.cli.run import continue_command
 from medseg.stopping import Stopped, describe_stop, report_stop
 
-OWN = f"{Path(__file__).parents[1] / 'support' / 'stopping_method.py'}:Stopping"
+OWN = f"{Path(__file__).parents[2] / 'support' / 'stopping_method.py'}:Stopping"
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from medseg.portable.io.write import write_labels, write_nifti
 from medseg.serve.tasks.label_formats import convert
 from medseg.workflows.demo.phantom import write_phantoms
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LABEL = 1002  # NIfTI_INTENT_LABEL
 
 QFORM = np.array([[-1.25, 0, 0, 30], [0, -1.5, 0, -12], [0, 0, 2.5, 70], [0, 0, 0, 1]])

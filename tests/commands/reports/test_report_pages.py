@@ -19,7 +19,7 @@ from medseg.workflows.reports.formatting import format_duration, format_number, 
 from medseg.workflows.train.self_training.report import page as self_training
 from medseg.workflows.train.self_training.report.better_round import advise
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PAGES = (
     "self_training.html",
     "demo.html",

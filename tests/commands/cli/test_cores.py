@@ -11,7 +11,7 @@ from medseg.workflows.consensus.collect_studies import Item
 from medseg.workflows.consensus.process_pool import fitting_jobs
 from medseg.workflows.reports.formatting import describe_computer
 
-PACKAGE = Path(__file__).resolve().parents[2] / "medseg"
+PACKAGE = Path(__file__).resolve().parents[3] / "medseg"
 
 
 def test_a_process_that_is_bound_to_one_core_counts_one(one_core):

@@ -26,7 +26,7 @@ from medseg.workflows.reports.overlay import (
 )
 from medseg.workflows.train.self_training.report.figures import _disagreement
 
-PACKAGE = Path(__file__).resolve().parents[2] / "medseg"
+PACKAGE = Path(__file__).resolve().parents[3] / "medseg"
 
 
 @pytest.fixture

@@ -147,7 +147,7 @@ def test_the_whole_way(tmp_path):
 def test_the_readme_names_only_commands_that_exist(capfd):
     import re
 
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+    text = (Path(__file__).parents[3] / "README.md").read_text()
     code = "\n".join([*text.split("```")[1::2], *re.findall(r"`([^`]+)`", text)])
     used = set(re.findall(r"^medseg ((?:data )?[a-z]+)", code, flags=re.M))
     assert used

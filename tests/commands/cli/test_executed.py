@@ -29,7 +29,7 @@ from medseg.workflows.train import settings
 from medseg.workflows.train.plan import write_plan
 from medseg.workflows.train.run import train
 
-PACKAGE = Path(__file__).parents[2] / "medseg"
+PACKAGE = Path(__file__).parents[3] / "medseg"
 TOUCH = "$__import__('os').system('touch HACKED')"
 CALL = {"_target_": "subprocess.getoutput", "cmd": "touch HACKED"}
 OPTIONS = "stages.0.network.options"

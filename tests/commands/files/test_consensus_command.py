@@ -23,7 +23,7 @@ from medseg.consensus.fuse import FUSERS
 from medseg.consensus.io.annotations.segment_table import read_segments
 from medseg.manifest.manifest import Manifest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PLAIN = ("--no-report",)
 VOTE = ("--method", "majority", *PLAIN)
 ALONE = ("--jobs", "1")
