@@ -18,7 +18,7 @@ from medseg.workflows.data.check import CheckReport, check_manifest
 from medseg.workflows.data.check_case import difference
 from medseg.workflows.data.voxel_statistics import intensities, values
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("MEDSEG_DATA", ROOT.parent / "shared" / "data"))
 SHAPE = (12, 10, 8)
 AFFINE = np.diag([1.0, 1.0, 1.5, 1.0])

@@ -18,7 +18,7 @@ from medseg.errors import ManifestError, OutputError
 from medseg.manifest.labelling import with_labels
 from medseg.manifest.manifest import Case, Manifest, schema, streams_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("MEDSEG_DATA", ROOT.parent / "shared" / "data"))
 
 

@@ -513,7 +513,7 @@ for i, _ in enumerate(t.make_loader(data, start=0, workers=2, device=t.CPU)):
 
 def test_interrupt_stops_the_parent_and_leaves_no_worker(tmp_path):
     here = Path(__file__).parent
-    code = LOOP.format(tests=str(here), support=str(here.parent / "support"), folder=str(tmp_path))
+    code = LOOP.format(tests=str(here), support=str(here.parents[1] / "support"), folder=str(tmp_path))
     command = [sys.executable, "-c", code]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert run.stdout is not None
