@@ -72,7 +72,7 @@ class Schedule(Frozen):
     batch: dict[str, PositiveInt] | None = None  # batch size per stream; None: as planned for the device
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat = 0.01
-    encoder_lr: PositiveFloat = 1.0  # factor on `lr` for encoders, such as 0.1 where their weights are pre-trained
+    encoder_lr: NonNegativeFloat = 1.0  # factor on `lr` for encoders, such as 0.1 for pre-trained weights; 0: frozen
     momentum: NonNegativeFloat = 0.9
     nesterov: bool = False
     weight_decay: NonNegativeFloat = 1e-4

@@ -35,6 +35,9 @@ def make_optimizer(method: Method, schedule: Schedule) -> torch.optim.Optimizer:
 def slow_encoders(method: Method, groups: list[dict], factor: float) -> list[dict]:
     """Parameter groups in which encoders have their own, with their learning rate times a factor; they come last.
 
+    With a factor of 0 encoders are frozen: they are in no group, and nothing computes their gradient. Their batch norm
+    still follows the images, unless the network keeps its statistics (`frozen_statistics` of `efficientnet_lite`).
+
     Raises:
         ConfigError: no network has an encoder that can be told apart.
     """
@@ -54,7 +57,10 @@ def slow_encoders(method: Method, groups: list[dict], factor: float) -> list[dic
         rest = [parameter for parameter in group["params"] if id(parameter) not in encoders]
         if rest:
             others.append({**group, "params": rest})
-        if of_encoder:
+        if of_encoder and not factor:
+            for parameter in of_encoder:
+                parameter.requires_grad_(False)
+        elif of_encoder:
             slow.append({**group, "params": of_encoder, "lr": group["lr"] * factor})
     return others + slow
 

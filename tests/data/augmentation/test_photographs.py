@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.engine.optimizer import make_optimizer
 from medseg.errors import ConfigError
 from medseg.manifest.manifest import Manifest
+from medseg.method import Clock
 from medseg.ops.augmentation.photographs import ColorJitter, Resize
 from medseg.ops.augmentation.transforms import stream_of
 from medseg.planning.intensity import intensity_rule
@@ -129,6 +132,26 @@ def test_the_encoder_learns_more_slowly():
     assert (first["lr"], second["lr"]) == (0.02, pytest.approx(0.002))
     assert len(first["params"]) + len(second["params"]) == len(list(method.parameters()))
     assert len(make_optimizer(method, Schedule(lr=0.02)).param_groups) == 1
+
+
+def test_a_frozen_encoder_stays_as_it_is():
+    method = methods.build("supervised", factory(2, name="efficientnet_lite", options={"frozen_statistics": True}))
+    network = method.network.network
+    method.train()
+    parts = {"stem": network.stem, "stages": network.stages}
+    before = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
+    (group,) = (optimizer := make_optimizer(method, Schedule(lr=0.02, encoder_lr=0, weight_decay=0.5))).param_groups
+    decoder = {id(parameter) for parameter in method.parameters() if parameter.requires_grad}
+    assert {id(parameter) for parameter in group["params"]} == decoder
+    old = [parameter.detach().clone() for parameter in group["params"]]
+    image, label = torch.rand(2, 2, 32, 32), torch.randint(0, 2, (2, 1, 32, 32))
+    sum(method({"labeled": {"image": image, "label": label}}, Clock(0, 1)).values()).backward()
+    optimizer.step()
+    for name, part in parts.items():
+        for key, value in part.state_dict().items():
+            assert torch.equal(value, before[name][key]), key
+    assert all(parameter.grad is None for part in parts.values() for parameter in part.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(old, group["params"], strict=True))
 
 
 def test_a_network_without_an_encoder_of_its_own_is_refused():
