@@ -373,8 +373,10 @@ def test_results_of_a_comparison_by_hand(tmp_path):
     rows = []
     for (arm, seed), names in given.items():
         report = evaluate(votes_of(tmp_path / f"{arm}{seed}", names), data)
-        rows += class_rows(report, manifest, RunKey(arm, seed))
+        backwards = {**report, "cases": report["cases"][::-1]}
+        rows += class_rows(backwards, manifest, RunKey(arm, seed))
     first, second = summarize(rows)
+    assert list(first.structures) == list(report["classes"]) == list(manifest.labels.values())[1:]
     assert first.over_all["recall"].spread.values == (0.5, 1.0)
     assert first.accuracy.values == (0.5, 1.0)
     assert first.structures["dark"]["precision"].spread.values == pytest.approx((2 / 3, 1.0))

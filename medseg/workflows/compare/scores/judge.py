@@ -89,7 +89,8 @@ def judge(run: Path) -> None:
 def class_rows(report: Mapping[str, Any], manifest: Manifest, key: RunKey) -> list[CaseRow]:
     """Rows of classified images: a row of the true class, and one of the class that a wrong vote is of.
 
-    The mean of `recall` over the rows of a class is its recall, that of `precision` its precision.
+    The mean of `recall` over the rows of a class is its recall, that of `precision` its precision. Classes come in the
+    order of the manifest, by which tables list them.
 
     Args:
         report: of the evaluation.
@@ -107,7 +108,8 @@ def class_rows(report: Mapping[str, Any], manifest: Manifest, key: RunKey) -> li
         rows.append(CaseRow(*of_case, true, {"recall": 0.0}, 0, 0, 1))
         if given in report["classes"]:
             rows.append(CaseRow(*of_case, given, {"precision": 0.0}, 0, 1, 0))
-    return rows
+    in_order = list(manifest.labels.values())
+    return sorted(rows, key=lambda row: in_order.index(row.structure))
 
 
 class _Counter:
