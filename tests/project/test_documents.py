@@ -270,3 +270,28 @@ def test_a_snippet_that_opens_with_its_name_stays(tmp_path):
     with pytest.raises(AssertionError, match="is empty"):
         terminal.do(Block("README.md", 12, "yaml", "# nothing\n"), {})
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"mine.py", "mine.yaml"}
+
+
+def torn_rows(text: str) -> list[int]:
+    """Lines, from 1, of rows with more or fewer cells than the first row of their table; code may contain bars."""
+    found, cells = [], None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.startswith("|"):
+            cells = None
+            continue
+        count = re.sub(r"`[^`]*`|\\\|", "", line).count("|")
+        cells = count if cells is None else cells
+        if count != cells:
+            found.append(number)
+    return found
+
+
+def test_torn_rows_are_found():
+    assert torn_rows("| a | b |\n|---|---|\n| 1 | 2 |\n| 1 |\n\n| one |\n| `x|y` |\n| 1 \\| 2 |\n| 1 | 2 |\n") == [4, 9]
+
+
+def test_rows_of_a_table_have_as_many_cells():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")]
+    assert len(pages) > 40
+    torn = {str(page.relative_to(ROOT)): torn_rows(page.read_text(encoding="utf-8")) for page in pages}
+    assert {page: rows for page, rows in torn.items() if rows} == {}
