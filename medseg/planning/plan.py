@@ -19,7 +19,7 @@ from medseg.config.pipeline import DataSpec, NetworkSpec, View
 from medseg.errors import ConfigError, ManifestError
 from medseg.manifest.manifest import Manifest
 from medseg.networks.sizes import fit_size, plan_strides
-from medseg.planning.augmentation import plan_augment
+from medseg.planning.augmentation import Questions, plan_augment
 from medseg.planning.fingerprint import Fingerprint, native_spacing, read_fingerprint
 from medseg.planning.intensity import intensity_rule
 from medseg.planning.planes import THICK_RATIO, check_views, even_spacing, plan_slices
@@ -57,7 +57,7 @@ def plan_data(
     overrides: Mapping[str, Any] | None = None,
     views: Sequence[View] = (),
     patch_voxels: Mapping[int, int] = PATCH_VOXELS,
-    asks_upright: bool = False,
+    questions: Questions | None = None,
     volumes: NetworkSpec | None = None,
 ) -> DataSpec:
     """Decide how the data are presented to the network.
@@ -70,7 +70,7 @@ def plan_data(
         views: of the stage. One is taken for the view; with several the patch has the length of each axis, of which
             each plane makes its own 1, and all views share one grid.
         patch_voxels: spatial dimensions of the network -> voxels of the largest patch.
-        asks_upright: a method asks which way up an image is.
+        questions: that the methods ask of whole images; None: none.
         volumes: network of a later stage that learns volumes; where this one learns several planes, its patch is
             planned too.
 
@@ -128,9 +128,7 @@ def plan_data(
         "native_mm": native_spacing(fingerprint, spacing),
         "smallest_mm": tuple((fingerprint.shape * fingerprint.spacing_mm).min(axis=0).round(1).tolist()),
     }
-    augment = plan_augment(
-        view, given.get("augment", {}), photographs=manifest.shows_colours, asks_upright=asks_upright
-    )
+    augment = plan_augment(view, given.get("augment", {}), photographs=manifest.shows_colours, questions=questions)
     return check_data_spec({**planned, **given, "augment": augment})
 
 

@@ -17,6 +17,7 @@ from medseg.errors import ConfigError, OutputError
 from medseg.manifest.manifest import Manifest
 from medseg.networks.pretrained import hash_file
 from medseg.options import api
+from medseg.planning.augmentation import Questions
 from medseg.planning.plan import GPU_PATCH_VOXELS, PATCH_VOXELS, plan_batch, plan_data, with_strides
 from medseg.workflows.train import settings
 from medseg.workflows.train.budget.fit import fit_budget
@@ -24,7 +25,7 @@ from medseg.workflows.train.budget.sizing import Sizing
 from medseg.workflows.train.checks.orientation import asking_upright, check_upright
 from medseg.workflows.train.checks.regions import check_regions
 from medseg.workflows.train.checks.stages import Product, check_buildable
-from medseg.workflows.train.checks.streams import check_all_streams, presences
+from medseg.workflows.train.checks.streams import check_all_streams, learns_from_tags, presences
 from medseg.workflows.train.data_set import taken_by
 from medseg.workflows.train.encoder import Start, open_start
 from medseg.workflows.train.options import PlanOptions, budget_seconds
@@ -99,7 +100,7 @@ def plan_pipeline(
         overrides=dict(pipeline.data),
         views=first.views,
         patch_voxels=GPU_PATCH_VOXELS if device.type == "cuda" else PATCH_VOXELS,
-        asks_upright=bool(asking_upright(pipeline)),
+        questions=_questions_of(pipeline),
         volumes=_network_of_volumes(pipeline),
     )
     _check_grid_of_volumes(pipeline, data)
@@ -124,6 +125,14 @@ def plan_pipeline(
         return planned
     sizing = sizing or Sizing()
     return fit_budget(planned, manifest, device, seconds=seconds, given=pipeline, sizing=sizing, start=start)
+
+
+def _questions_of(pipeline: Pipeline) -> Questions:
+    are_classified = pipeline.data.get("target") == "images"
+    return Questions(
+        which_way_up=bool(asking_upright(pipeline)),
+        what_is_shown=are_classified or learns_from_tags(pipeline),
+    )
 
 
 def _network_of_volumes(pipeline: Pipeline) -> NetworkSpec | None:

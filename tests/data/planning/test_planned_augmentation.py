@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import yaml
 from tiny import write_dataset
 
-from medseg.planning.augmentation import plan_augment
+from medseg.planning.augmentation import Questions, plan_augment
+from medseg.workflows.train import settings
+from medseg.workflows.train.checks.streams import learns_from_tags
 from medseg.workflows.train.plan import write_plan
 
 
@@ -30,8 +34,42 @@ def test_photographs_are_turned_a_little():
 
 
 def test_what_is_asked_about_stays_upright():
-    upright = affine("axial", asks_upright=True)
+    upright = affine("axial", questions=Questions(which_way_up=True))
     assert upright == {"rotate_degrees": (0, 0, 15), "scale": (0.7, 1.4), "probability": 0.7}
+
+
+def cut(given=None, **what) -> float:
+    return plan_augment("axial", given or {}, **what)["crop"]["probability"]
+
+
+def test_scans_are_cut_and_photographs_and_tagged_images_are_not():
+    assert cut() == cut(questions=Questions(which_way_up=True)) == 0.2
+    assert cut(photographs=True) == 0
+    assert cut(questions=Questions(what_is_shown=True)) == 0
+    assert cut({"crop": {"probability": 0.4}}, questions=Questions(what_is_shown=True)) == 0.4
+
+
+@pytest.mark.parametrize(("task", "probability"), [("supervised", 0.2), ("classify", 0)])
+def test_a_plan_knows_that_images_are_classified(task, probability, tmp_path):
+    manifest = write_dataset(tmp_path, shape=(24, 20, 4), spacing=(1.0, 1.0, 8.0))
+    data_set = json.loads(manifest.read_text())
+    for case in data_set["training"]:
+        case["tags"] = ["ball"]
+    if task == "classify":
+        data_set["background"] = None
+        data_set["training"] = [{"image": case["image"], "tags": ["ball"]} for case in data_set["training"]]
+    manifest.write_text(json.dumps(data_set))
+    write_plan(task, manifest, tmp_path / "plan.yaml")
+    planned = yaml.safe_load((tmp_path / "plan.yaml").read_text())
+    assert planned["data"]["augment"]["crop"]["probability"] == probability
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [("auxsegnet", True), ("group_wsss", True), ("wilson", True), ("dtc", False), ("crest", False)],
+)
+def test_it_is_known_which_pipelines_learn_from_tags(task, expected):
+    assert learns_from_tags(settings.load(task, [])) == expected
 
 
 def test_settings_of_the_pipeline_come_first():

@@ -34,6 +34,15 @@ def groups_of_stages(pipeline: Pipeline, manifest: Manifest) -> list[Groups]:
     return found
 
 
+def learns_from_tags(pipeline: Pipeline) -> bool:
+    """Whether a method of the pipeline is told which structures an image as a whole shows."""
+    for stage in pipeline.stages:
+        streams = methods.find_streams(stage.method.name, stage.method.options)
+        if any("tags" in stream.keys for stream in streams):
+            return True
+    return False
+
+
 def check_all_streams(pipeline: Pipeline, manifest: Manifest) -> list[Groups]:
     """See that the data set has what each stage learns from, and what its rule looks at.
 
