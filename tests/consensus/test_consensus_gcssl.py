@@ -18,12 +18,12 @@ from medseg.consensus.boxes import relative_spacing
 from medseg.consensus.fuse import run
 from medseg.consensus.fusers.gcssl.graph_cut import decision
 from medseg.consensus.fusers.gcssl.graph_cut.alpha_expansion import minimise
-from medseg.consensus.fusers.gcssl.graph_cut.decision import thickness_factor
 from medseg.consensus.fusers.gcssl.graph_cut.energy import find_pairs
 from medseg.consensus.fusers.gcssl.graph_cut.minimum_cut import installed_solver
 from medseg.consensus.fusers.gcssl.raters.forest import leaf_membership
 from medseg.consensus.fusers.gcssl.raters.missing_votes import change_by_guesses, count_votes
 from medseg.consensus.fusers.gcssl.raters.scores import LeafHistograms, compute_weights, informativeness, kappa
+from medseg.consensus.fusers.gcssl.thickness import thickness_factor
 from medseg.consensus.study import MISSING, Rater, Study
 from medseg.errors import ConfigError, DataError
 

@@ -16,7 +16,7 @@ from medseg.consensus.fusers.gcssl.raters.gross_errors import (
     find_posterior,
     trust_in_posterior,
 )
-from medseg.consensus.fusers.gcssl.raters.outlines import Outlines
+from medseg.consensus.fusers.gcssl.raters.outlines import Outlines, find_drawn
 from medseg.consensus.fusers.gcssl.raters.scores import compute_weights
 from medseg.consensus.fusers.gcssl.region import Region, find_region
 from medseg.consensus.fusers.pair_dice import dice_of_pairs
@@ -48,7 +48,8 @@ def gross_of(labels: list[np.ndarray], classes: int = 2) -> tuple[list[int], lis
     """Positions of G on the line, and rater and class of each structure that lies apart."""
     region = find_region(labels, (1.0, 1.0, 1.0))
     patterns = patterns_of(region, labels, classes)
-    found = find_gross_errors(region, patterns, patterns.rows_at(region.disputed_positions()))
+    rows = patterns.rows_at(region.disputed_positions())
+    found = find_gross_errors(find_drawn(region, patterns, rows), patterns, rows)
     positions = np.flatnonzero(region.disputed) + region.box[0].start
     return positions[found.voxels].tolist(), np.argwhere(found.apart).tolist()
 
@@ -176,7 +177,8 @@ def agreement_of(labels: list[np.ndarray], classes: int = 2, omissions: bool = F
     region = find_region(labels, (1.0, 1.0, 1.0))
     patterns = patterns_of(region, labels, classes)
     rows = patterns.rows_at(region.disputed_positions())
-    return agreement_of_raters(patterns, find_omissions(region, patterns, rows) if omissions else None)
+    drawn = find_drawn(region, patterns, rows)
+    return agreement_of_raters(patterns, find_omissions(drawn, patterns, rows) if omissions else None)
 
 
 def test_agreement_with_the_panel_by_hand():

@@ -26,8 +26,10 @@ from medseg.consensus.fusers.gcssl.graph_cut.decision import PairOptions, decide
 from medseg.consensus.fusers.gcssl.graph_cut.energy import neighbour_offsets
 from medseg.consensus.fusers.gcssl.image_features import NormalisedImage
 from medseg.consensus.fusers.gcssl.raters.agreement import agreement_of_raters
-from medseg.consensus.fusers.gcssl.raters.gross_errors import find_omissions
+from medseg.consensus.fusers.gcssl.raters.gross_errors import FEWEST, find_omissions
 from medseg.consensus.fusers.gcssl.raters.missing_votes import Ballots, Guesses, WeightedVotes, count_votes
+from medseg.consensus.fusers.gcssl.raters.near_outlines import SoftVotes, count_near_outlines, soften
+from medseg.consensus.fusers.gcssl.raters.outlines import Drawn, find_drawn
 from medseg.consensus.fusers.gcssl.raters.scores import (
     WEIGHT_MODES,
     RaterScores,
@@ -51,6 +53,8 @@ class GcsslOptions:
             "uniform", or one number >= 0 per rater.
         omissions: where somebody overlooked a structure, count omissions as STAPLE does, as far as the votes show that
             they are independent (`gross_errors`); False: votes decide everywhere.
+        outlines: votes near outlines that lie apart tell how near they are, so that the boundary is the mean of the
+            outlines there (`near_outlines`); False: votes decide, and the boundary is their median.
         ssl: raters vote also where they annotated nothing, as they would label what looks alike, if that could change a
             label; False: they do not.
         neighbours: 4 or 8 (default) in a 2D image; 6 (default), 18 or 26 in a volume.
@@ -67,6 +71,7 @@ class GcsslOptions:
 
     weights: str | Sequence[float] = "logodds"
     omissions: bool = True
+    outlines: bool = True
     ssl: bool = True
     neighbours: int | None = None
     smoothness: float = 2.0
@@ -138,11 +143,20 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
     with log.stage("patterns"):
         patterns = _find_patterns(reduced, region)
         rows = patterns.rows_at(region.disputed_positions())
+    drawn: list[Drawn] = []
+    if (options.omissions or options.outlines) and len(reduced.raters) >= FEWEST:
+        with log.stage("outlines"):
+            drawn = find_drawn(region, patterns, rows)
     omissions = None
     if options.omissions:
         with log.stage("omissions"):
-            omissions = find_omissions(region, patterns, rows)
+            omissions = find_omissions(drawn, patterns, rows)
             log.facts |= omissions.facts
+    near: list[SoftVotes] = []
+    if options.outlines:
+        with log.stage("outlines"):
+            near = soften(drawn)
+    del drawn
     with log.stage("agreement"):
         agreement = agreement_of_raters(patterns, omissions)
     majority = _most_frequent_labels(patterns)[rows]
@@ -152,6 +166,8 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
         log.warn("the image is constant: nothing about the raters is learned from it")
     with log.stage("votes"):
         counted = _count_votes(reduced, region, patterns, rows, scores, options)
+        if near:
+            count_near_outlines(counted, near, reduced, region, scores.weights, options.thin)
     guesses = None
     if options.ssl and scores.posterior is not None:
         voxels = np.flatnonzero(region.disputed)

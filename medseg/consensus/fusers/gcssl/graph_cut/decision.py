@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import edt
 import numpy as np
-from scipy import ndimage
 
 from medseg.consensus.fusers.fusion_log import FusionLog
 from medseg.consensus.fusers.gcssl.graph_cut.alpha_expansion import decide_sure_nodes, minimise
@@ -16,6 +12,7 @@ from medseg.consensus.fusers.gcssl.graph_cut.energy import NeighbourPairs, find_
 from medseg.consensus.fusers.gcssl.image_features import NormalisedImage
 from medseg.consensus.fusers.gcssl.raters.missing_votes import Ballots, WeightedVotes, change_by_guesses
 from medseg.consensus.fusers.gcssl.region import Region
+from medseg.consensus.fusers.gcssl.thickness import thickness_factor
 from medseg.consensus.study import MISSING
 
 SIGMA_PAIRS = 0.7
@@ -28,7 +25,7 @@ class PairOptions:
 
     Args:
         smoothness: total cost of a voxel that differs from all its neighbours where the image has no edge.
-        thin: see `thickness_factor`.
+        thin: see `medseg.consensus.fusers.gcssl.thickness.thickness_factor`.
         neighbours: see `neighbour_offsets`.
     """
 
@@ -116,38 +113,3 @@ def _find_pairs(
     voted[region.disputed] = votes.votes.argmax(axis=0)
     factor = thickness_factor(voted, nodes, region.units, options.thin)
     return pairs.scaled(factor), options.smoothness / pairs.lattice if pairs.lattice else 0.0
-
-
-def thickness_factor(labels: np.ndarray, at: np.ndarray, units: Sequence[float], full: float) -> np.ndarray:
-    """Factor of the smoothing at some voxels, smaller where structures are thin: `min(1, t / full)^2`.
-
-    `t` is the thickness of what is near: the largest distance to another label among the voxels that are no background
-    and at most `full` away along each axis. A strip of w voxels has t of about (w + 1) / 2.
-
-    Args:
-        labels: `(X, Y, Z)` uint8, 0 the background.
-        at: `(X, Y, Z)` bool, the voxels in question.
-        units: spacing over the smallest spacing, infinite for an axis of one voxel.
-        full: thickness from which on the factor is 1, in units of the smallest spacing; 0: everywhere.
-
-    Returns:
-        `(n,)` float32 in (0, 1], in the order of the array; 1 where only background is near.
-    """
-    count = np.count_nonzero(at)
-    if not full or not count:
-        return np.ones(count, np.float32)
-    near = [int(full / unit) if math.isfinite(unit) else 0 for unit in units]
-    (box,) = ndimage.find_objects(at.view(np.uint8))
-    around = []
-    for side, voxels in zip(box, near, strict=True):
-        # what is near a voxel that is near a voxel of the box
-        around.append(slice(max(side.start - 2 * voxels, 0), side.stop + 2 * voxels))
-    window = tuple(around)
-    crop = np.ascontiguousarray(labels[window])
-    sides = tuple(unit if math.isfinite(unit) else 1.0 for unit in units)
-    depth = edt.edt(crop + np.uint8(1), anisotropy=sides, parallel=1)  # every change of label is a boundary
-    depth[crop == 0] = 0
-    thickest = ndimage.maximum_filter(depth, [2 * voxels + 1 for voxels in near], mode="constant")
-    thickness = thickest[at[window]]
-    factor = np.minimum(thickness / np.float32(full), 1) ** 2
-    return np.where(thickness > 0, factor, np.float32(1))

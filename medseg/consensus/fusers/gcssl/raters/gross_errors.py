@@ -20,14 +20,13 @@ it, and what this rater lacks of the others' c* puts nothing into G.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from medseg.consensus.boxes import Box
 from medseg.consensus.fusers.gcssl.raters.missing_votes import WeightedVotes
-from medseg.consensus.fusers.gcssl.raters.outlines import Outlines, boxes_of_classes
-from medseg.consensus.fusers.gcssl.region import Region
+from medseg.consensus.fusers.gcssl.raters.outlines import Drawn, Outlines
 from medseg.consensus.fusers.staple import estimate
 from medseg.consensus.fusers.vote_patterns import VotePatterns
 
@@ -36,8 +35,6 @@ TAU = 3.0
 SPREADS = 3.0
 """Median distances of two outlines up to which they are drawn differently: a fine grid has many voxels in a
 millimetre."""
-REACH = 4 * TAU
-"""Distances up to which outlines are compared at first; whole volumes take several times as long."""
 INDEPENDENT, SHARED = 0.12, 0.18
 """Correlations of votes up to which errors count as independent, and from which on as shared."""
 APART = 0.05
@@ -118,19 +115,19 @@ class Omissions:
             votes.votes[:, self.voxels] = before
 
 
-def find_omissions(region: Region, patterns: VotePatterns, rows: np.ndarray) -> Omissions:
+def find_omissions(drawn: Sequence[Drawn], patterns: VotePatterns, rows: np.ndarray) -> Omissions:
     """Where raters overlooked something, and what STAPLE says there.
 
     Args:
-        region: of the raters.
-        patterns: of the same raters in the region's `outer_box`.
+        drawn: the structures of the disputed voxels; of fewer than `FEWEST` raters none are needed.
+        patterns: of the same raters.
         rows: `(n,)` pattern of each disputed voxel.
     """
-    if len(region.labels) < FEWEST:
+    if patterns.table.shape[1] < FEWEST:
         facts: dict[str, object] = {"vote_correlation": None, "trust_in_posterior": 0.0, "gross_voxels": 0, "apart": []}
         nowhere = np.zeros(0, np.intp)
         return Omissions(np.zeros((len(patterns.table), patterns.classes)), nowhere, nowhere, 0.0, facts)
-    found = find_gross_errors(region, patterns, rows)
+    found = find_gross_errors(drawn, patterns, rows)
     posterior = find_posterior(patterns, found.apart)
     trust = trust_in_posterior(posterior.correlation)
     voxels = np.flatnonzero(found.voxels)
@@ -203,49 +200,25 @@ def correlation_of_votes(decisions: np.ndarray, counts: np.ndarray) -> float:
     return float(np.mean(found)) if found else math.nan
 
 
-def find_gross_errors(region: Region, patterns: VotePatterns, rows: np.ndarray) -> GrossErrors:
+def find_gross_errors(drawn: Sequence[Drawn], patterns: VotePatterns, rows: np.ndarray) -> GrossErrors:
     """Where a rater lacks what most others have, and has nothing of it near; and whose structures lie apart.
 
     Args:
-        region: of the raters.
-        patterns: of the same raters in the region's `outer_box`.
+        drawn: the structures of the disputed voxels.
+        patterns: of the same raters.
         rows: `(n,)` pattern of each disputed voxel.
     """
-    structure = most_voted_structures(patterns)[rows]
-    positions = np.nonzero(region.disputed)
     voxels = np.zeros(rows.size, bool)
     apart = np.zeros((patterns.table.shape[1], patterns.classes), bool)
-    boxes = boxes_of_classes(region.labels, patterns.classes)
     voted = patterns.voted()
-    for c in np.unique(structure[structure > 0]):
-        box, has = boxes[c], patterns.table == c
-        outlines = _find_outlines(region, box, int(c))
-        apart[:, c] = _lie_apart(outlines, patterns.counts @ has)
+    for structure in drawn:
+        outlines, chosen, has = structure.outlines, structure.chosen, patterns.table == structure.c
+        apart[:, structure.c] = _lie_apart(outlines, patterns.counts @ has)
         tau = max(TAU, SPREADS * outlines.spread())
-        chosen = np.flatnonzero(structure == c)
-        place = [along[chosen] - side.start for along, side in zip(positions, box, strict=True)]
-        flat = np.ravel_multi_index(place, [side.stop - side.start for side in box])
-        number = np.searchsorted(outlines.voxels, flat)
-        of_it = ~apart[:, c]
-        near = outlines.distances[:, number] <= tau
+        of_it = ~apart[:, structure.c]
+        near = outlines.distances[:, structure.places] <= tau
         voxels[chosen] = _are_overlooked(has[rows[chosen]].T[of_it], voted[rows[chosen]].T[of_it], near[of_it])
     return GrossErrors(voxels, apart)
-
-
-def _find_outlines(region: Region, box: Box, c: int) -> Outlines:
-    """The outlines, with distances in full only where those up to `REACH` do not tell their spread."""
-    outlines = Outlines(region, box, c, REACH)
-    medians = sorted(outlines.median_distances())
-    if medians and medians[len(medians) // 2] > REACH / SPREADS:
-        return Outlines(region, box, c)
-    return outlines
-
-
-def most_voted_structures(patterns: VotePatterns) -> np.ndarray:
-    """`(P,)` label above 0 of most raters in each pattern, of equally frequent ones the lowest; 0 if there is none."""
-    votes = patterns.count_votes()
-    votes[:, 0] = 0
-    return votes.argmax(axis=1)
 
 
 def _are_overlooked(has: np.ndarray, voted: np.ndarray, near: np.ndarray) -> np.ndarray:

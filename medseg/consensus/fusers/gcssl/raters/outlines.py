@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import combinations
 
 import edt
@@ -11,7 +12,14 @@ from scipy import ndimage
 
 from medseg.consensus.boxes import Box, bounding_box, enlarge_box
 from medseg.consensus.fusers.gcssl.region import Region
+from medseg.consensus.fusers.vote_patterns import VotePatterns
 from medseg.consensus.study import MISSING
+
+REACH = 12.0
+"""Distances, in units of the smallest spacing, up to which outlines are compared at first; whole volumes take several
+times as long."""
+FAR = REACH / 3
+"""Median distance of two outlines from which on they are compared at any distance."""
 
 
 def boxes_of_classes(labels: np.ndarray, classes: int) -> dict[int, Box]:
@@ -46,7 +54,7 @@ class Outlines:
     """
 
     def __init__(self, region: Region, box: Box, c: int, reach: float = math.inf) -> None:
-        self.reach = reach
+        self.region, self.box, self.c, self.reach = region, box, c, reach
         self.sides = tuple(unit if math.isfinite(unit) else 1.0 for unit in region.units)
         structures = [np.ascontiguousarray(volume[box] == c) for volume in region.labels]
         self.voxels = np.flatnonzero(np.logical_or.reduce(structures))
@@ -70,6 +78,21 @@ class Outlines:
         distance[around] = near
         return distance
 
+    def depths(self, r: int) -> np.ndarray:
+        """`(n,)` float32: how deep in a rater's structure the voxels lie, in units of the smallest spacing.
+
+        It is the distance of the nearest voxel that the rater gave another label, infinite where there is none, and 0
+        outside of the structure. What the rater did not annotate is no boundary.
+        """
+        own = self.region.labels[r] == self.c
+        tight = bounding_box(own)
+        depth = np.zeros(own.shape, np.float32)
+        if tight is not None:
+            around = enlarge_box(tight, (1, 1, 1), own.shape)
+            known = own[around] | (self.region.labels[r][around] == MISSING)
+            depth[around] = np.where(own[around], edt.edt(known, anisotropy=self.sides, parallel=1), 0)
+        return depth[self.box].reshape(-1)[self.voxels]
+
     def spread(self) -> float:
         """Median distance of two raters' outlines, and of those of all pairs the median; 0 without a pair.
 
@@ -92,6 +115,61 @@ class Outlines:
             from_s = self.distances[s][edges[r] & ~self.inner[s]]
             medians.append(float(np.median(np.concatenate([from_r, from_s]).astype(np.float32))))
         return medians
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What the raters drew of a structure.
+
+    Args:
+        c: number of the structure.
+        chosen: `(m,)` numbers of the disputed voxels whose structure most raters say is this one.
+        places: `(m,)` where these are among the voxels of the outlines.
+        outlines: of all raters.
+    """
+
+    c: int
+    chosen: np.ndarray
+    places: np.ndarray
+    outlines: Outlines
+
+
+def find_drawn(region: Region, patterns: VotePatterns, rows: np.ndarray) -> list[Drawn]:
+    """The structures that the disputed voxels may be of.
+
+    Args:
+        region: of the raters.
+        patterns: of the same raters in the region's `outer_box`.
+        rows: `(n,)` pattern of each disputed voxel.
+    """
+    structure = most_voted_structures(patterns)[rows]
+    positions = np.nonzero(region.disputed)
+    boxes = boxes_of_classes(region.labels, patterns.classes)
+    found = []
+    for c in np.unique(structure[structure > 0]):
+        box = boxes[c]
+        outlines = _find_outlines(region, box, int(c))
+        chosen = np.flatnonzero(structure == c)
+        place = [along[chosen] - side.start for along, side in zip(positions, box, strict=True)]
+        flat = np.ravel_multi_index(place, [side.stop - side.start for side in box])
+        found.append(Drawn(int(c), chosen, np.searchsorted(outlines.voxels, flat), outlines))
+    return found
+
+
+def most_voted_structures(patterns: VotePatterns) -> np.ndarray:
+    """`(P,)` label above 0 of most raters in each pattern, of equally frequent ones the lowest; 0 if there is none."""
+    votes = patterns.count_votes()
+    votes[:, 0] = 0
+    return votes.argmax(axis=1)
+
+
+def _find_outlines(region: Region, box: Box, c: int) -> Outlines:
+    """The outlines, with distances in full only where those up to `REACH` do not tell their spread."""
+    outlines = Outlines(region, box, c, REACH)
+    medians = sorted(outlines.median_distances())
+    if medians and medians[len(medians) // 2] > FAR:
+        return Outlines(region, box, c)
+    return outlines
 
 
 def _without_surface(structure: np.ndarray) -> np.ndarray:
