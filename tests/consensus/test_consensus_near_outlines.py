@@ -133,14 +133,24 @@ def test_three_who_draw_wide_do_not_decide_alone():
     truth = ball(12)
     raters = [ball(14), ball(14), ball(14), ball(12), ball(10)]
     noise = np.random.default_rng(0).normal(0, 0.1, truth.shape).astype(np.float32)
-    study = study_of(raters, image=(truth + noise)[None])
-    wide = run(study, "gcssl", outlines=False).labels
-    fused = run(study, "gcssl").labels
+    study = study_of(raters, image=noise[None])  # which shows nothing
+    wide = run(study, "gcssl", weights="uniform", outlines=False).labels
+    fused = run(study, "gcssl", weights="uniform").labels
     dice = {name: 2 * (truth & labels).sum() / (truth.sum() + labels.sum()) for name, labels in
             {"votes": wide, "outlines": fused}.items()}  # fmt: skip
     assert dice["outlines"] > dice["votes"] + 0.05
-    # radii 14, 14, 14, 12 and 10 have the mean 12.8
-    assert ball(12).sum() < fused.sum() < ball(13.5).sum()
+    # b = 2, and half of the votes are for radii up to 13: 3 * 0.75 + 0.25 + 0
+    assert ball(12.5).sum() < fused.sum() < ball(13.5).sum()
+
+
+def test_clear_votes_stand_and_who_drew_something_else_has_no_say():
+    # at 41 four of five are against, and one draws far too wide: no vote alone decides
+    raters = [line(30 - half, 30 + half) for half in (10, 10, 10, 12, 16)]
+    votes = votes_of(raters)
+    assert votes[44] == [4, 1]
+    # who drew something else goes with the mean of the others, which is 1/2 of two
+    _, (near,) = softened([line(10, 20), line(12, 22), line(40, 50)])
+    assert near.apart.tolist() == [False, False, True]
 
 
 def test_two_raters_have_no_mean_outline():

@@ -53,8 +53,8 @@ class GcsslOptions:
             "uniform", or one number >= 0 per rater.
         omissions: where somebody overlooked a structure, count omissions as STAPLE does, as far as the votes show that
             they are independent (`gross_errors`); False: votes decide everywhere.
-        outlines: votes near outlines that lie apart tell how near they are, so that the boundary is the mean of the
-            outlines there (`near_outlines`); False: votes decide, and the boundary is their median.
+        outlines: where one vote decides, votes tell how near the outlines are, so that the boundary is their mean and
+            not their median (`near_outlines`); False, and with `local_sc`: votes stay as they are.
         ssl: raters vote also where they annotated nothing, as they would label what looks alike, if that could change a
             label; False: they do not.
         neighbours: 4 or 8 (default) in a 2D image; 6 (default), 18 or 26 in a volume.
@@ -166,7 +166,7 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
         log.warn("the image is constant: nothing about the raters is learned from it")
     with log.stage("votes"):
         counted = _count_votes(reduced, region, patterns, rows, scores, options)
-        if near:
+        if near and not options.local_sc:
             count_near_outlines(counted, near, reduced, region, scores.weights, options.thin)
     guesses = None
     if options.ssl and scores.posterior is not None:

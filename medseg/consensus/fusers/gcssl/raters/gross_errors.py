@@ -26,19 +26,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from medseg.consensus.fusers.gcssl.raters.missing_votes import WeightedVotes
-from medseg.consensus.fusers.gcssl.raters.outlines import Drawn, Outlines
+from medseg.consensus.fusers.gcssl.raters.outlines import TAU, Drawn
 from medseg.consensus.fusers.staple import estimate
 from medseg.consensus.fusers.vote_patterns import VotePatterns
 
-TAU = 3.0
-"""Distance of outlines, in units of the smallest spacing, up to which nothing counts as overlooked."""
 SPREADS = 3.0
 """Median distances of two outlines up to which they are drawn differently: a fine grid has many voxels in a
 millimetre."""
 INDEPENDENT, SHARED = 0.12, 0.18
 """Correlations of votes up to which errors count as independent, and from which on as shared."""
-APART = 0.05
-"""Share of a rater's own structure away from everybody else's from which on it is another structure."""
 CONFIRMED = 2
 """Raters who must have what another overlooked: what one alone has may as well be invented."""
 FEWEST = 3
@@ -213,9 +209,9 @@ def find_gross_errors(drawn: Sequence[Drawn], patterns: VotePatterns, rows: np.n
     voted = patterns.voted()
     for structure in drawn:
         outlines, chosen, has = structure.outlines, structure.chosen, patterns.table == structure.c
-        apart[:, structure.c] = _lie_apart(outlines, patterns.counts @ has)
+        apart[:, structure.c] = structure.apart
         tau = max(TAU, SPREADS * outlines.spread())
-        of_it = ~apart[:, structure.c]
+        of_it = ~structure.apart
         near = outlines.distances[:, structure.places] <= tau
         voxels[chosen] = _are_overlooked(has[rows[chosen]].T[of_it], voted[rows[chosen]].T[of_it], near[of_it])
     return GrossErrors(voxels, apart)
@@ -234,19 +230,3 @@ def _are_overlooked(has: np.ndarray, voted: np.ndarray, near: np.ndarray) -> np.
     beside = (lacks & near).sum(axis=0, dtype=np.uint16)
     overlooked = (lacks & ~near).any(axis=0)
     return overlooked & (having >= CONFIRMED) & (having >= beside)
-
-
-def _lie_apart(outlines: Outlines, sizes: np.ndarray) -> np.ndarray:
-    """`(R,)` bool: raters of whose structure more than `APART` lies away from every other rater's.
-
-    Where fewer than two raters' structures would be left nobody is: nothing says then which is the other one.
-
-    Args:
-        outlines: of the structure.
-        sizes: `(R,)` voxels of it by each rater.
-    """
-    near = np.count_nonzero(outlines.distances <= TAU, axis=0)
-    alone = np.count_nonzero((outlines.distances == 0) & (near < 2), axis=1)
-    apart = alone > APART * sizes
-    left = (sizes > 0) & ~apart
-    return apart if np.count_nonzero(left) >= 2 else np.zeros_like(apart)

@@ -7,10 +7,12 @@ negative inside, the vote of r is then in part for the structure and in part for
 
     p_r(x) = 1/2 - s_r(x) / (2 b), in [0, 1]         b: median distance of two raters' outlines of the structure
 
-The boundary of such votes is the mean of outlines within b of one another. Where outlines coincide but for single
-voxels b is small, and the vote stays as it is. A mean of outlines erases what is thinner than they are apart, so that
-a thin structure keeps the plain vote as well: a share min(1, t / thin)^2 of it is replaced, t being the thickness of
-what the votes give of the structure nearby (`thickness`).
+The boundary of such votes is the mean of outlines within b of one another. They count where one vote decides: where
+more than one rater would have to change sides the votes are clear, and one who draws far too wide would move the mean.
+Where outlines coincide but for single voxels b is small, and the votes stay as they are. Whose structure is another one
+(`Drawn.apart`) has no outline of this one, and goes with the mean of the others. A mean of outlines erases what is
+thinner than they are apart, so that a thin structure keeps the plain votes as well: a share min(1, t / thin)^2 of them
+is replaced, t being the thickness of what the votes give of the structure nearby (`thickness`).
 """
 
 from __future__ import annotations
@@ -38,11 +40,13 @@ class SoftVotes:
         c: number of the structure.
         voxels: `(m,)` their numbers among the disputed voxels.
         inside: `(R, m)` float16, p_r.
+        apart: `(R,)` bool: raters whose structure is another one.
     """
 
     c: int
     voxels: np.ndarray
     inside: np.ndarray
+    apart: np.ndarray
 
     def replace(self, votes: WeightedVotes, labels: np.ndarray, weights: np.ndarray, share: np.ndarray) -> None:
         """Put p_r in the place of a share of each rater's vote, in place.
@@ -60,7 +64,7 @@ class SoftVotes:
         total = beside.sum(axis=0)
         beside /= np.where(total > 0, total, 1)
         share = np.where(total > 0, share, 0)
-        for own, inside, weight in zip(labels[:, self.voxels], self.inside, weights, strict=True):
+        for own, inside, weight in zip(labels[:, self.voxels], self._shares(labels), weights, strict=True):
             strength = np.float32(weight) * share
             gives = np.flatnonzero(own == self.c)
             moved = strength[gives] * (1 - inside[gives].astype(np.float32))
@@ -71,9 +75,32 @@ class SoftVotes:
             votes.votes[own[gets], self.voxels[gets]] -= moved
             votes.votes[self.c, self.voxels[gets]] += moved
 
+    def _shares(self, labels: np.ndarray) -> np.ndarray:
+        """`(R, m)` float32: p_r, and of raters who drew another structure the mean of the others' at the voxel."""
+        shares = self.inside.astype(np.float32)
+        if self.apart.any():
+            counts = (labels[:, self.voxels] != MISSING) & ~self.apart[:, None]
+            mean = (shares * counts).sum(axis=0) / np.maximum(counts.sum(axis=0), 1)
+            shares[self.apart] = mean
+        return shares
+
+
+def _closeness(votes: WeightedVotes, of_each: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+    """`(m,)` float32 in [0, 1]: 1 where one vote decides between the first two labels, 0 where it takes two.
+
+    Args:
+        votes: on all disputed voxels.
+        of_each: `(n,)` mean strength of a vote there.
+        voxels: `(m,)` numbers of those that are asked about.
+    """
+    strength = of_each[voxels]
+    second, first = np.partition(votes.votes[:, voxels], -2, axis=0)[-2:]
+    lead = (first - second) / np.where(strength > 0, strength, 1)
+    return np.clip(2 - lead, 0, 1).astype(np.float32)
+
 
 def soften(drawn: Sequence[Drawn]) -> list[SoftVotes]:
-    """The votes near outlines that lie apart; nothing about structures whose outlines coincide.
+    """The votes near outlines that differ; nothing about structures whose outlines coincide.
 
     Args:
         drawn: the structures of the disputed voxels.
@@ -83,7 +110,7 @@ def soften(drawn: Sequence[Drawn]) -> list[SoftVotes]:
         width = structure.outlines.spread()
         if width > SURFACE:
             inside = _share_inside(structure.outlines, structure.places, width)
-            found.append(SoftVotes(structure.c, structure.chosen, inside))
+            found.append(SoftVotes(structure.c, structure.chosen, inside, structure.apart))
     return found
 
 
@@ -95,25 +122,27 @@ def count_near_outlines(
     Args:
         votes: on all disputed voxels.
         near: what `soften` found.
-        study: the raters; what soft raters said stays as it is.
+        study: the raters; what soft raters are not sure of stays as they said it.
         region: of the same raters.
         weights: `(R,)`.
         thin: thickness from which on votes are replaced in full, in units of the smallest spacing; 0: everywhere.
     """
     labels = region.labels[:, region.disputed]
+    of_each = votes.total / np.maximum(np.count_nonzero(labels != MISSING, axis=0), 1)
     for own, rater in zip(labels, study.raters, strict=True):
         if rater.probabilities is not None:
-            own[:] = MISSING
+            probability = rater.probabilities[(slice(None), *region.box)][:, region.disputed].max(axis=0)
+            own[probability < 1] = MISSING
     voted = region.agreed[region.inner_box].copy()
     voted[region.disputed] = votes.votes.argmax(axis=0)
     places = np.flatnonzero(region.disputed)
     for structure in near:
-        share = np.ones(structure.voxels.size, np.float32)
+        share = _closeness(votes, of_each, structure.voxels)
         if thin:
             at = np.zeros(voted.shape, bool)
             at.reshape(-1)[places[structure.voxels]] = True
             thickness = thickness_near((voted == structure.c).view(np.uint8), at, region.units, thin)
-            share = np.minimum(thickness / np.float32(thin), 1) ** 2
+            share *= np.minimum(thickness / np.float32(thin), 1) ** 2
         structure.replace(votes, labels, weights, share)
 
 

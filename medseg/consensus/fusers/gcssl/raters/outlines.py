@@ -15,7 +15,11 @@ from medseg.consensus.fusers.gcssl.region import Region
 from medseg.consensus.fusers.vote_patterns import VotePatterns
 from medseg.consensus.study import MISSING
 
-REACH = 12.0
+TAU = 3.0
+"""Distance of outlines, in units of the smallest spacing, up to which nothing counts as overlooked."""
+APART = 0.05
+"""Share of a rater's own structure away from everybody else's from which on it is another structure."""
+REACH = 4 * TAU
 """Distances, in units of the smallest spacing, up to which outlines are compared at first; whole volumes take several
 times as long."""
 FAR = REACH / 3
@@ -126,12 +130,14 @@ class Drawn:
         chosen: `(m,)` numbers of the disputed voxels whose structure most raters say is this one.
         places: `(m,)` where these are among the voxels of the outlines.
         outlines: of all raters.
+        apart: `(R,)` bool: raters whose structure is another one than everybody else's.
     """
 
     c: int
     chosen: np.ndarray
     places: np.ndarray
     outlines: Outlines
+    apart: np.ndarray
 
 
 def find_drawn(region: Region, patterns: VotePatterns, rows: np.ndarray) -> list[Drawn]:
@@ -152,7 +158,8 @@ def find_drawn(region: Region, patterns: VotePatterns, rows: np.ndarray) -> list
         chosen = np.flatnonzero(structure == c)
         place = [along[chosen] - side.start for along, side in zip(positions, box, strict=True)]
         flat = np.ravel_multi_index(place, [side.stop - side.start for side in box])
-        found.append(Drawn(int(c), chosen, np.searchsorted(outlines.voxels, flat), outlines))
+        apart = _lie_apart(outlines, patterns.counts @ (patterns.table == c))
+        found.append(Drawn(int(c), chosen, np.searchsorted(outlines.voxels, flat), outlines, apart))
     return found
 
 
@@ -170,6 +177,22 @@ def _find_outlines(region: Region, box: Box, c: int) -> Outlines:
     if medians and medians[len(medians) // 2] > FAR:
         return Outlines(region, box, c)
     return outlines
+
+
+def _lie_apart(outlines: Outlines, sizes: np.ndarray) -> np.ndarray:
+    """`(R,)` bool: raters of whose structure more than `APART` lies away from every other rater's.
+
+    Where fewer than two raters' structures would be left nobody is: nothing says then which is the other one.
+
+    Args:
+        outlines: of the structure.
+        sizes: `(R,)` voxels of it by each rater.
+    """
+    near = np.count_nonzero(outlines.distances <= TAU, axis=0)
+    alone = np.count_nonzero((outlines.distances == 0) & (near < 2), axis=1)
+    apart = alone > APART * sizes
+    left = (sizes > 0) & ~apart
+    return apart if np.count_nonzero(left) >= 2 else np.zeros_like(apart)
 
 
 def _without_surface(structure: np.ndarray) -> np.ndarray:
