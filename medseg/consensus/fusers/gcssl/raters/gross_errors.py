@@ -1,9 +1,10 @@
 """Gross disagreement: where somebody overlooked a structure, omissions are weighed as STAPLE weighs them.
 
 Two kinds of error meet in a panel. Outlines that lie a voxel or two apart err to both sides alike, and raters who draw
-wide do so together: votes are right there, and STAPLE, which holds raters for independent, takes the widest outline.
-A slice, a vessel or an organ that somebody overlooked is another matter: people omit far more than they invent, and
-they omit independently of one another, which is STAPLE's model. Neither truth nor image is needed to tell the two:
+wide do so together: votes, or means (`near_outlines`), are right there, and STAPLE, which holds raters for independent,
+takes the widest outline. A slice, a vessel or an organ that somebody overlooked is another matter: people omit far more
+than they invent, and they omit independently of one another, which is STAPLE's model. Neither truth nor image is needed
+to tell the two:
 
     c*(x)  label above 0 that most raters gave x
     tau    distance up to which outlines are drawn differently: `SPREADS` times the median distance of two raters'
