@@ -134,8 +134,8 @@ def test_three_who_draw_wide_do_not_decide_alone():
     raters = [ball(14), ball(14), ball(14), ball(12), ball(10)]
     noise = np.random.default_rng(0).normal(0, 0.1, truth.shape).astype(np.float32)
     study = study_of(raters, image=noise[None])  # which shows nothing
-    wide = run(study, "gcssl", weights="uniform", outlines=False).labels
-    fused = run(study, "gcssl", weights="uniform").labels
+    wide = run(study, "gcssl", weights="uniform").labels
+    fused = run(study, "gcssl", weights="uniform", outlines=True).labels
     dice = {name: 2 * (truth & labels).sum() / (truth.sum() + labels.sum()) for name, labels in
             {"votes": wide, "outlines": fused}.items()}  # fmt: skip
     assert dice["outlines"] > dice["votes"] + 0.05
@@ -155,5 +155,5 @@ def test_clear_votes_stand_and_who_drew_something_else_has_no_say():
 
 def test_two_raters_have_no_mean_outline():
     study = study_of([ball(14), ball(10)], image=ball(12).astype(np.float32)[None])
-    with_outlines, without = run(study, "gcssl"), run(study, "gcssl", outlines=False)
+    with_outlines, without = run(study, "gcssl", outlines=True), run(study, "gcssl")
     np.testing.assert_array_equal(with_outlines.labels, without.labels)

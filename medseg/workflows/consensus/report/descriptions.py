@@ -9,9 +9,9 @@ METHODS = {
     "gcssl": (
         "Raters count by how far they agree with the panel and how consistently their outlines follow the image. What "
         "several drew and another overlooked counts for more than votes against it, as far as such omissions are "
-        "independent of one another. Where one vote decides between outlines near one another they are averaged. Where "
-        "a rater left something out, the same rater's labels on similar tissue stand in. Voxels on which all agree are "
-        "kept; the contradicted ones are decided together, so that boundaries are short and prefer edges of the image."
+        "independent of one another. Where a rater left something out, "
+        "the same rater's labels on similar tissue stand in. Voxels on which all agree are kept; the contradicted ones "
+        "are decided together, so that boundaries are short and prefer edges of the image."
     ),
     "majority": "Each voxel got the label that most raters who annotated it gave; nobody counts more than another.",
     "staple": "Raters count by an estimate of their sensitivity and specificity, found together with the answer.",
