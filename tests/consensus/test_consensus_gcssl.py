@@ -347,6 +347,7 @@ def test_other_settings_also_find_the_object(study_2d, options):
         ({"weights": [1, 2]}, "one per rater"),
         ({"weights": [0] * 5}, "not all 0"),
         ({"smoothness": -1}, "a number >= 0"),
+        ({"outlines": True, "local_sc": True}, "outlines and local_sc are both true; accepted is one"),
         ({"smoothness": math.nan}, "a number >= 0"),
         ({"neighbours": 6}, "6 neighbours in a 2D image"),
         ({"trees": 3}, "has no option trees"),

@@ -54,7 +54,7 @@ class GcsslOptions:
         omissions: where somebody overlooked a structure, count omissions as STAPLE does, as far as the votes show that
             they are independent (`gross_errors`); False: votes decide everywhere.
         outlines: where one vote decides, votes tell how near the outlines are, so that the boundary is their mean and
-            not their median (`near_outlines`); not with `local_sc`. False: votes stay as they are.
+            not their median (`near_outlines`), not together with `local_sc`; False: votes stay as they are.
         ssl: raters vote also where they annotated nothing, as they would label what looks alike, if that could change a
             label; False: they do not.
         neighbours: 4 or 8 (default) in a 2D image; 6 (default), 18 or 26 in a volume.
@@ -84,6 +84,8 @@ class GcsslOptions:
             value = getattr(self, name)
             if not np.isfinite(value) or value < 0:
                 raise ConfigError(f"{name} {value}; a number >= 0 is wanted")
+        if self.outlines and self.local_sc:
+            raise ConfigError("outlines and local_sc are both true; accepted is one of them")
         if isinstance(self.weights, str) and self.weights not in WEIGHT_MODES:
             raise ConfigError(f"weights {self.weights!r}; {', '.join(WEIGHT_MODES)} or numbers are offered")
 
@@ -166,7 +168,7 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
         log.warn("the image is constant: nothing about the raters is learned from it")
     with log.stage("votes"):
         counted = _count_votes(reduced, region, patterns, rows, scores, options)
-        if near and not options.local_sc:
+        if near:
             count_near_outlines(counted, near, reduced, region, scores.weights, options.thin)
     guesses = None
     if options.ssl and scores.posterior is not None:

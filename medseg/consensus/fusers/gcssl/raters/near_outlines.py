@@ -64,16 +64,23 @@ class SoftVotes:
         total = beside.sum(axis=0)
         beside /= np.where(total > 0, total, 1)
         share = np.where(total > 0, share, 0)
-        for own, inside, weight in zip(labels[:, self.voxels], self._shares(labels), weights, strict=True):
-            strength = np.float32(weight) * share
-            gives = np.flatnonzero(own == self.c)
-            moved = strength[gives] * (1 - inside[gives].astype(np.float32))
-            votes.votes[self.c, self.voxels[gives]] -= moved
-            votes.votes[:, self.voxels[gives]] += moved * beside[:, gives]
-            gets = np.flatnonzero((own != self.c) & (own != MISSING))
-            moved = strength[gets] * inside[gets].astype(np.float32)
-            votes.votes[own[gets], self.voxels[gets]] -= moved
-            votes.votes[self.c, self.voxels[gets]] += moved
+        shares = self._shares(labels)
+        for r, own in enumerate(labels[:, self.voxels]):
+            strength = np.float32(weights[r]) * share
+            self._give(votes, np.flatnonzero(own == self.c), strength * (1 - shares[r]), beside)
+            self._get(votes, np.flatnonzero((own != self.c) & (own != MISSING)), strength * shares[r], own)
+
+    def _give(self, votes: WeightedVotes, at: np.ndarray, moved: np.ndarray, beside: np.ndarray) -> None:
+        """Move votes `(m,)` of a rater from the structure to what lies beside it, at some of the voxels."""
+        voxels = self.voxels[at]
+        votes.votes[self.c, voxels] -= moved[at]
+        votes.votes[:, voxels] += moved[at] * beside[:, at]
+
+    def _get(self, votes: WeightedVotes, at: np.ndarray, moved: np.ndarray, own: np.ndarray) -> None:
+        """Move votes `(m,)` of a rater from the rater's own labels to the structure, at some of the voxels."""
+        voxels = self.voxels[at]
+        votes.votes[own[at], voxels] -= moved[at]
+        votes.votes[self.c, voxels] += moved[at]
 
     def _shares(self, labels: np.ndarray) -> np.ndarray:
         """`(R, m)` float32: p_r, and of raters who drew another structure the mean of the others' at the voxel."""
