@@ -55,8 +55,8 @@ PANELS = {
 }
 METHODS = ("majority", "staple", "ml-staple", "simple", "sba", "gcssl")
 VARIANTS: dict[str, dict[str, Any]] = {
-    "gcssl, votes alone": {"weights": "consistency", "omissions": False},
-    "gcssl, outlines averaged": {"outlines": True},
+    "gcssl, votes alone": {"weights": "consistency", "omissions": False, "outlines": False},
+    "gcssl, outlines as votes": {"outlines": False},
     "gcssl, smoothness 1": {"smoothness": 1.0},
 }
 THIN = "gcssl, smoothness 1"

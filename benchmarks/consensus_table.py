@@ -69,7 +69,7 @@ def fusers(row: str) -> dict[str, Fuse]:
         "uniform + cut": lambda study: run(study, "gcssl", weights="uniform", ssl=False, **cut).labels,
         "gcssl `sc`": lambda study: run(study, "gcssl", weights="sc", **cut).labels,
         "gcssl `logodds`": lambda study: run(study, "gcssl", **cut).labels,
-        "gcssl `logodds`, outlines averaged": lambda study: run(study, "gcssl", outlines=True, **cut).labels,
+        "gcssl `logodds`, outlines as votes": lambda study: run(study, "gcssl", outlines=False, **cut).labels,
         "gcssl `logodds`, S = 1": lambda study: run(study, "gcssl", smoothness=1.0, **cut).labels,
     }
 

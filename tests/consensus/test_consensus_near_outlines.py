@@ -54,10 +54,10 @@ def test_how_deep_a_voxel_lies_by_hand():
     outlines = Outlines(region, (slice(0, region.labels.shape[1]), slice(0, 1), slice(0, 1)), 1)
     places = outlines.voxels + region.box[0].start
     assert places.tolist() == list(range(10, 20))
-    assert outlines.depths(0).tolist() == [1, 2, 3, 4, 5, 5, 4, 3, 2, 1]
-    assert outlines.depths(1).tolist() == [1, 2, 2, 1, 0, 0, 0, 0, 0, 0]
+    assert outlines.signed[0].tolist() == [-1, -2, -3, -4, -5, -5, -4, -3, -2, -1]
+    assert outlines.signed[1].tolist() == [-1, -2, -2, -1, 1, 2, 3, 4, 5, 6]
     # before 15 nothing is annotated, which is no boundary
-    assert outlines.depths(2).tolist() == [0] * 5 + [5, 4, 3, 2, 1]
+    assert outlines.signed[2].tolist() == [5, 4, 3, 2, 1, -5, -4, -3, -2, -1]
 
 
 def test_shares_by_hand():
@@ -134,8 +134,8 @@ def test_three_who_draw_wide_do_not_decide_alone():
     raters = [ball(14), ball(14), ball(14), ball(12), ball(10)]
     noise = np.random.default_rng(0).normal(0, 0.1, truth.shape).astype(np.float32)
     study = study_of(raters, image=noise[None])  # which shows nothing
-    wide = run(study, "gcssl", weights="uniform").labels
-    fused = run(study, "gcssl", weights="uniform", outlines=True).labels
+    wide = run(study, "gcssl", weights="uniform", outlines=False).labels
+    fused = run(study, "gcssl", weights="uniform").labels
     dice = {name: 2 * (truth & labels).sum() / (truth.sum() + labels.sum()) for name, labels in
             {"votes": wide, "outlines": fused}.items()}  # fmt: skip
     assert dice["outlines"] > dice["votes"] + 0.05

@@ -66,7 +66,7 @@ def spread_of(labels: list[np.ndarray]) -> float:
     """Median distance of the outlines of class 1 on the line."""
     region = find_region(labels, (1.0, 1.0, 1.0))
     everywhere = tuple(slice(0, length) for length in region.labels.shape[1:])
-    return Outlines(region, everywhere, 1).spread()
+    return Outlines(region, everywhere, 1).spread
 
 
 def test_the_spread_of_outlines_by_hand():
@@ -89,7 +89,7 @@ def test_where_outlines_are_far_from_each_other_more_is_wanted_of_an_omission():
 def distances_of(labels: list[np.ndarray], reach: float) -> np.ndarray:
     region = find_region(labels, (1.0, 1.0, 1.0))
     everywhere = tuple(slice(0, length) for length in region.labels.shape[1:])
-    return Outlines(region, everywhere, 1, reach).distances
+    return np.maximum(Outlines(region, everywhere, 1, reach).signed, 0)
 
 
 def test_distances_up_to_a_bound_are_those_without_one():

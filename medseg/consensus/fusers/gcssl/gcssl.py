@@ -10,7 +10,7 @@ The abstract states the parts: a self-consistency score from low-level image fea
 missing annotations, and a second-order random field whose penalty is the score, solved by graph cut. What it does not
 state is ours: the features, one shared forest in place of one per rater, log-odds weights and their guard (which
 weakens the smoothing likewise), agreement as a part of the weights, omissions counted as STAPLE counts them
-(`gross_errors`), outlines averaged if asked for (`near_outlines`), the care for thin structures, and all constants.
+(`gross_errors`), outlines averaged where one vote decides (`near_outlines`), the care for thin structures, and all constants.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class GcsslOptions:
         omissions: where somebody overlooked a structure, count omissions as STAPLE does, as far as the votes show that
             they are independent (`gross_errors`); False: votes decide everywhere.
         outlines: where one vote decides, votes tell how near the outlines are, so that the boundary is their mean and
-            not their median (`near_outlines`), not together with `local_sc`; False: votes stay as they are.
+            not their median (`near_outlines`), not together with `local_sc`; False: votes stay as they are; None: true
+            without `local_sc`.
         ssl: raters vote also where they annotated nothing, as they would label what looks alike, if that could change a
             label; False: they do not.
         neighbours: 4 or 8 (default) in a 2D image; 6 (default), 18 or 26 in a volume.
@@ -71,7 +72,7 @@ class GcsslOptions:
 
     weights: str | Sequence[float] = "logodds"
     omissions: bool = True
-    outlines: bool = False
+    outlines: bool | None = None
     ssl: bool = True
     neighbours: int | None = None
     smoothness: float = 2.0
@@ -86,6 +87,8 @@ class GcsslOptions:
                 raise ConfigError(f"{name} {value}; a number >= 0 is wanted")
         if self.outlines and self.local_sc:
             raise ConfigError("outlines and local_sc are both true; accepted is one of them")
+        if self.outlines is None:
+            object.__setattr__(self, "outlines", not self.local_sc)
         if isinstance(self.weights, str) and self.weights not in WEIGHT_MODES:
             raise ConfigError(f"weights {self.weights!r}; {', '.join(WEIGHT_MODES)} or numbers are offered")
 

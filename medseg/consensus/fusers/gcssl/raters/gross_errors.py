@@ -211,9 +211,9 @@ def find_gross_errors(drawn: Sequence[Drawn], patterns: VotePatterns, rows: np.n
     for structure in drawn:
         outlines, chosen, has = structure.outlines, structure.chosen, patterns.table == structure.c
         apart[:, structure.c] = structure.apart
-        tau = max(TAU, SPREADS * outlines.spread())
+        tau = max(TAU, SPREADS * outlines.spread)
         of_it = ~structure.apart
-        near = outlines.distances[:, structure.places] <= tau
+        near = outlines.signed[:, structure.places] <= tau
         voxels[chosen] = _are_overlooked(has[rows[chosen]].T[of_it], voted[rows[chosen]].T[of_it], near[of_it])
     return GrossErrors(voxels, apart)
 

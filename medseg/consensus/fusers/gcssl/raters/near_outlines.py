@@ -48,6 +48,10 @@ class SoftVotes:
     inside: np.ndarray
     apart: np.ndarray
 
+    def of(self, chosen: np.ndarray) -> SoftVotes:
+        """The same on some of the voxels, `(m,)` bool."""
+        return SoftVotes(self.c, self.voxels[chosen], self.inside[:, chosen], self.apart)
+
     def replace(self, votes: WeightedVotes, labels: np.ndarray, weights: np.ndarray, share: np.ndarray) -> None:
         """Put p_r in the place of a share of each rater's vote, in place.
 
@@ -114,7 +118,7 @@ def soften(drawn: Sequence[Drawn]) -> list[SoftVotes]:
     """
     found = []
     for structure in drawn:
-        width = structure.outlines.spread()
+        width = structure.outlines.spread
         if width > SURFACE:
             inside = _share_inside(structure.outlines, structure.places, width)
             found.append(SoftVotes(structure.c, structure.chosen, inside, structure.apart))
@@ -143,8 +147,10 @@ def count_near_outlines(
     voted = region.agreed[region.inner_box].copy()
     voted[region.disputed] = votes.votes.argmax(axis=0)
     places = np.flatnonzero(region.disputed)
-    for structure in near:
-        share = _closeness(votes, of_each, structure.voxels)
+    for everywhere in near:
+        share = _closeness(votes, of_each, everywhere.voxels)
+        structure = everywhere.of(share > 0)
+        share = share[share > 0]
         if thin:
             at = np.zeros(voted.shape, bool)
             at.reshape(-1)[places[structure.voxels]] = True
@@ -155,10 +161,9 @@ def count_near_outlines(
 
 def _share_inside(outlines: Outlines, places: np.ndarray, width: float) -> np.ndarray:
     """`(R, m)` float16: p_r at some voxels of the outlines, b being `width`."""
-    inside = np.zeros((len(outlines.distances), places.size), np.float16)
-    for r, distances in enumerate(outlines.distances):
-        outside = distances[places].astype(np.float32)
-        depth = outlines.depths(r)[places]
-        signed = np.where(outside > 0, outside - SURFACE, SURFACE - depth)
+    inside = np.zeros((len(outlines.signed), places.size), np.float16)
+    for r, distances in enumerate(outlines.signed):
+        from_voxels = distances[places].astype(np.float32)
+        signed = from_voxels - np.copysign(np.float32(SURFACE), from_voxels)
         inside[r] = np.clip(0.5 - signed / (2 * width), 0, 1)
     return inside

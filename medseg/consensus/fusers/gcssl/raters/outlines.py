@@ -10,7 +10,7 @@ import edt
 import numpy as np
 from scipy import ndimage
 
-from medseg.consensus.boxes import Box, bounding_box, enlarge_box
+from medseg.consensus.boxes import Box, bounding_box, box_size, enlarge_box, full_box, intersect, relative_box
 from medseg.consensus.fusers.gcssl.region import Region
 from medseg.consensus.fusers.vote_patterns import VotePatterns
 from medseg.consensus.study import MISSING
@@ -22,28 +22,30 @@ APART = 0.05
 REACH = 4 * TAU
 """Distances, in units of the smallest spacing, up to which outlines are compared at first; whole volumes take several
 times as long."""
+MOST = 0.8
+"""Share of the voxels, of all raters' boxes, from which on distances up to a bound are not cheaper than all."""
 FAR = REACH / 3
 """Median distance of two outlines from which on they are compared at any distance."""
 
 
-def boxes_of_classes(labels: np.ndarray, classes: int) -> dict[int, Box]:
-    """Box of all voxels of each class by any of the raters `(R, x, y, z)`."""
-    boxes: dict[int, Box] = {}
+def boxes_of_classes(labels: np.ndarray, classes: int) -> dict[int, list[Box]]:
+    """Of each class the boxes of what the raters `(R, x, y, z)` call so; who calls nothing so has none."""
+    boxes: dict[int, list[Box]] = {}
     for volume in labels:
         found = ndimage.find_objects(np.where(volume == MISSING, 0, volume), max_label=classes - 1)
         for c, box in enumerate(found, start=1):
             if box is not None:
-                boxes[c] = _around_both(boxes[c], box) if c in boxes else box
+                boxes.setdefault(c, []).append(box)
     return boxes
 
 
-def _around_both(first: Box, second: Box) -> Box:
-    x, y, z = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
+def _around_all(boxes: Sequence[Box]) -> Box:
+    x, y, z = (slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*boxes, strict=True))
     return x, y, z
 
 
 class Outlines:
-    """What each rater calls `c`, and how far from it the voxels lie that other raters call so.
+    """What each rater calls `c`, and how far from its outline the voxels lie that anybody calls so.
 
     Args:
         region: of the raters.
@@ -53,72 +55,70 @@ class Outlines:
 
     Attributes:
         voxels: `(n,)` flat indices in the box of all that anybody calls `c`.
-        distances: `(R, n)` float16, from each rater's structure, in units of the smallest spacing: 0 in the structure,
-            infinite beyond `reach` or where the rater has none.
+        signed: `(R, n)` float16, in units of the smallest spacing. Outside of the rater's structure the distance from
+            it, infinite beyond `reach` or where the rater has none; inside the negative distance of the nearest voxel
+            that the rater gave another label. What the rater did not annotate is no boundary to the inside.
+        spread: median distance of two raters' outlines, and of those of all pairs the median; 0 without a pair. With a
+            finite `reach` one that is not above half of it is as it would be without, and no other one is so low.
     """
 
     def __init__(self, region: Region, box: Box, c: int, reach: float = math.inf) -> None:
-        self.region, self.box, self.c, self.reach = region, box, c, reach
         self.sides = tuple(unit if math.isfinite(unit) else 1.0 for unit in region.units)
-        structures = [np.ascontiguousarray(volume[box] == c) for volume in region.labels]
-        self.voxels = np.flatnonzero(np.logical_or.reduce(structures))
-        self.distances = np.full((len(structures), self.voxels.size), np.inf, np.float16)
-        self.inner = np.zeros(self.distances.shape, bool)
-        for r, own in enumerate(structures):
+        self.reach = reach
+        # a structure may end at the box, and that is a boundary
+        around = enlarge_box(box, (1, 1, 1), region.labels.shape[1:])
+        within = relative_box(box, around)
+        volumes = [volume[around] for volume in region.labels]
+        self.voxels = np.flatnonzero(np.logical_or.reduce([volume[within] == c for volume in volumes]))
+        self.signed = np.full((len(volumes), self.voxels.size), np.inf, np.float16)
+        inner = np.zeros(self.signed.shape, bool)
+        for r, volume in enumerate(volumes):
+            own = volume == c
             tight = bounding_box(own)
             if tight is not None:
-                self.distances[r] = self._distance_from(own, tight).reshape(-1)[self.voxels]
-                self.inner[r] = _without_surface(own).reshape(-1)[self.voxels]
+                signed = self._signed_distance(own, volume == MISSING, tight)
+                self.signed[r] = signed[within].reshape(-1)[self.voxels]
+                inner[r] = _without_surface(own[within]).reshape(-1)[self.voxels]
+        medians = _median_distances(self.signed, inner)
+        self.spread = float(np.median(medians)) if medians else 0.0
 
-    def _distance_from(self, own: np.ndarray, tight: Box) -> np.ndarray:
-        """`(x, y, z)` float32 distance from a structure that lies in the box `tight`."""
-        if math.isinf(self.reach):
-            return edt.edt(~own, anisotropy=self.sides, parallel=1)
-        margin = [math.ceil(self.reach / side) for side in self.sides]
-        around = enlarge_box(tight, margin, own.shape)
-        near = edt.edt(~own[around], anisotropy=self.sides, parallel=1)
-        near[near > self.reach] = np.inf
-        distance = np.full(own.shape, np.inf, np.float32)
-        distance[around] = near
-        return distance
+    def _signed_distance(self, own: np.ndarray, missing: np.ndarray, tight: Box) -> np.ndarray:
+        """`(x, y, z)` float32 distance from the outline of a structure that lies in the box `tight`."""
+        near = full_box(own.shape)
+        if math.isfinite(self.reach):
+            near = enlarge_box(tight, [math.ceil(self.reach / side) for side in self.sides], own.shape)
+        inside = np.ascontiguousarray(own[near])
+        # every change of label is a boundary: one pass for both sides
+        distance = edt.edt(inside + np.uint8(1), anisotropy=self.sides, parallel=1)
+        if missing[near].any():
+            known = inside | missing[near]
+            distance[inside] = edt.edt(known, anisotropy=self.sides, parallel=1)[inside]
+        np.negative(distance, out=distance, where=inside)
+        distance[distance > self.reach] = np.inf
+        signed = np.full(own.shape, np.inf, np.float32)
+        signed[near] = distance
+        return signed
 
-    def depths(self, r: int) -> np.ndarray:
-        """`(n,)` float32: how deep in a rater's structure the voxels lie, in units of the smallest spacing.
 
-        It is the distance of the nearest voxel that the rater gave another label, infinite where there is none, and 0
-        outside of the structure. What the rater did not annotate is no boundary.
-        """
-        own = self.region.labels[r] == self.c
-        tight = bounding_box(own)
-        depth = np.zeros(own.shape, np.float32)
-        if tight is not None:
-            around = enlarge_box(tight, (1, 1, 1), own.shape)
-            known = own[around] | (self.region.labels[r][around] == MISSING)
-            depth[around] = np.where(own[around], edt.edt(known, anisotropy=self.sides, parallel=1), 0)
-        return depth[self.box].reshape(-1)[self.voxels]
+def _median_distances(signed: np.ndarray, inner: np.ndarray) -> list[float]:
+    """Median distance of the outlines of each two raters who have some.
 
-    def spread(self) -> float:
-        """Median distance of two raters' outlines, and of those of all pairs the median; 0 without a pair.
+    The distance of two outlines is seen where one of them lies on or outside the other: there it is the distance of the
+    voxel from the other's structure.
 
-        The distance of two outlines is seen where one of them lies on or outside the other: there it is the distance
-        of the voxel from the other's structure.
-        """
-        medians = self.median_distances()
-        return float(np.median(medians)) if medians else 0.0
-
-    def median_distances(self) -> list[float]:
-        """Median distance of the outlines of each two raters who have some.
-
-        With a finite `reach` one that is not above half of it is as it would be without, and no other one is so low.
-        """
-        edges = (self.distances == 0) & ~self.inner
-        drawn = np.flatnonzero(edges.any(axis=1))
-        medians = []
-        for r, s in combinations(drawn, 2):
-            from_r = self.distances[r][edges[s] & ~self.inner[r]]
-            from_s = self.distances[s][edges[r] & ~self.inner[s]]
-            medians.append(float(np.median(np.concatenate([from_r, from_s]).astype(np.float32))))
-        return medians
+    Args:
+        signed: `(R, n)` of `Outlines`.
+        inner: `(R, n)` bool: voxels of the rater's structure that are none of its surface.
+    """
+    edges = (signed <= 0) & ~inner
+    drawn = np.flatnonzero(edges.any(axis=1))
+    medians = []
+    for r, s in combinations(drawn, 2):
+        from_r = signed[r][edges[s] & ~inner[r]]
+        from_s = signed[s][edges[r] & ~inner[s]]
+        distances = np.concatenate([from_r, from_s]).astype(np.float32)
+        medians.append(float(np.median(np.maximum(distances, 0))))
+    return medians
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,11 +150,11 @@ def find_drawn(region: Region, patterns: VotePatterns, rows: np.ndarray) -> list
     """
     structure = most_voted_structures(patterns)[rows]
     positions = np.nonzero(region.disputed)
-    boxes = boxes_of_classes(region.labels, patterns.classes)
+    boxes_of_raters = boxes_of_classes(region.labels, patterns.classes)
     found = []
     for c in np.unique(structure[structure > 0]):
-        box = boxes[c]
-        outlines = _find_outlines(region, box, int(c))
+        box = _around_all(boxes_of_raters[c])
+        outlines = _find_outlines(region, boxes_of_raters[c], int(c))
         chosen = np.flatnonzero(structure == c)
         place = [along[chosen] - side.start for along, side in zip(positions, box, strict=True)]
         flat = np.ravel_multi_index(place, [side.stop - side.start for side in box])
@@ -170,13 +170,21 @@ def most_voted_structures(patterns: VotePatterns) -> np.ndarray:
     return votes.argmax(axis=1)
 
 
-def _find_outlines(region: Region, box: Box, c: int) -> Outlines:
-    """The outlines, with distances in full only where those up to `REACH` do not tell their spread."""
-    outlines = Outlines(region, box, c, REACH)
-    medians = sorted(outlines.median_distances())
-    if medians and medians[len(medians) // 2] > FAR:
+def _find_outlines(region: Region, boxes: Sequence[Box], c: int) -> Outlines:
+    """The outlines, with distances in full only where those up to `REACH` do not tell their spread, or cost as much.
+
+    Args:
+        region: of the raters.
+        boxes: of what the raters call `c`.
+        c: number of the class.
+    """
+    box = _around_all(boxes)
+    margin = [math.ceil(REACH / unit) if math.isfinite(unit) else 0 for unit in region.units]
+    near = [box_size(intersect(enlarge_box(own, margin, region.labels.shape[1:]), box)) for own in boxes]
+    if sum(near) > MOST * len(boxes) * box_size(box):
         return Outlines(region, box, c)
-    return outlines
+    outlines = Outlines(region, box, c, REACH)
+    return Outlines(region, box, c) if outlines.spread > FAR else outlines
 
 
 def _lie_apart(outlines: Outlines, sizes: np.ndarray) -> np.ndarray:
@@ -188,8 +196,8 @@ def _lie_apart(outlines: Outlines, sizes: np.ndarray) -> np.ndarray:
         outlines: of the structure.
         sizes: `(R,)` voxels of it by each rater.
     """
-    near = np.count_nonzero(outlines.distances <= TAU, axis=0)
-    alone = np.count_nonzero((outlines.distances == 0) & (near < 2), axis=1)
+    near = np.count_nonzero(outlines.signed <= TAU, axis=0)
+    alone = np.count_nonzero((outlines.signed <= 0) & (near < 2), axis=1)
     apart = alone > APART * sizes
     left = (sizes > 0) & ~apart
     return apart if np.count_nonzero(left) >= 2 else np.zeros_like(apart)
