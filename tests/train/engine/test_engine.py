@@ -270,8 +270,8 @@ def page_faults() -> dict[str, list[int]]:
 
 
 def test_freed_memory_is_kept(page_faults) -> None:
-    # of twelve steps; without the setting about 80 000, though a single step may have none; with it next to none, or some
-    # thousands where the heap still grows
+    # of twelve steps; without the setting about 80 000, though a single step may have none; with it next to none, or
+    # some thousands where the heap still grows
     [without_it] = page_faults["training_without_it"]
     [with_it] = page_faults["training"]
     assert with_it < without_it / 3

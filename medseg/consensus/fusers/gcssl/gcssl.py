@@ -10,7 +10,8 @@ The abstract states the parts: a self-consistency score from low-level image fea
 missing annotations, and a second-order random field whose penalty is the score, solved by graph cut. What it does not
 state is ours: the features, one shared forest in place of one per rater, log-odds weights and their guard (which
 weakens the smoothing likewise), agreement as a part of the weights, omissions counted as STAPLE counts them
-(`gross_errors`), outlines averaged where one vote decides (`near_outlines`), the care for thin structures, and all constants.
+(`gross_errors`), outlines averaged where one vote decides (`near_outlines`), the care for thin structures, and all
+constants.
 """
 
 from __future__ import annotations

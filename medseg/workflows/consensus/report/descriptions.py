@@ -9,8 +9,8 @@ METHODS = {
     "gcssl": (
         "Raters count by how far they agree with the panel and how consistently their outlines follow the image. What "
         "several drew and another overlooked counts for more than votes against it, as far as such omissions are "
-        "independent of one another. Where one vote would decide, the boundary is the mean of outlines that lie near one "
-        "another. Where a rater left something out, "
+        "independent of one another. Where one vote would decide, the boundary is the mean of outlines that lie near "
+        "one another. Where a rater left something out, "
         "the same rater's labels on similar tissue stand in. Voxels on which all agree are kept; the contradicted ones "
         "are decided together, so that boundaries are short and prefer edges of the image."
     ),
