@@ -33,7 +33,7 @@ def softened(labels: list[np.ndarray], classes: int = 2) -> tuple[np.ndarray, li
     region = find_region(labels, UNITS)
     patterns = find_patterns(study_of([each[region.outer_box] for each in labels], classes), crop=False)
     drawn = find_drawn(region, patterns, patterns.rows_at(region.disputed_positions()))
-    return np.flatnonzero(region.disputed) + region.box[0].start, soften(drawn)
+    return np.flatnonzero(region.disputed) + region.box[0].start, soften(drawn, region)
 
 
 def votes_of(labels: list[np.ndarray], classes: int = 2, thin: float = 0.0) -> dict[int, list[float]]:
@@ -73,15 +73,31 @@ def test_shares_by_hand():
 
 
 def test_the_boundary_is_the_mean_of_near_outlines_and_not_their_median():
-    # half lengths 10, 10, 11, 16 and 16: the pairs' medians are 0, 0, 1, 1, 5, 5 and four times 6, and b = 5
+    # half lengths 10, 10, 11, 16 and 16: the pairs' medians are 0, 0, 1, 1, 5, 5 and four times 6, of which b is at most 3
     raters = [line(30 - half, 30 + half) for half in (10, 10, 11, 16, 16)]
     votes = votes_of(raters)
-    # at 41 the outlines are 1.5, 1.5 and 0.5 inside of it and twice 4.5 beyond it
-    assert votes[41][1] == pytest.approx(0.35 + 0.35 + 0.45 + 0.95 + 0.95, abs=2e-3)
+    # at 41 the outlines are 1.5, 1.5 and 0.5 inside of it and twice 4.5 beyond it: 1/2 - 1.5 / 6 and so on
+    assert votes[41][1] == pytest.approx(0.25 + 0.25 + 0.4167 + 1 + 1, abs=2e-3)
     has_it = [place for place, (background, structure) in votes.items() if structure > background]
-    assert max(has_it) == 42, "the mean outline is at 42.1"
+    assert max(has_it) == 41, "at 42 it is 0.083 + 0.083 + 0.25 + 1 + 1 of 5"
     assert [bool(array[40, 0, 0]) for array in raters].count(True) == 3
     assert [bool(array[41, 0, 0]) for array in raters].count(True) == 2, "the median outline is at 40.5"
+
+
+def test_who_has_nothing_near_says_nothing_about_where_the_boundary_is():
+    # the last rater overlooked the right half; the pairs' medians are 2, 4, 2 and, with that one, 0, 7 and 9: b = 3
+    raters = [line(20, 40), line(18, 42), line(16, 44), line(20, 30)]
+    positions, (near,) = softened(raters)
+    assert positions.tolist() == [*range(16, 20), *range(30, 44)]
+    # up to 35 that one's outline is within 2 b
+    assert positions[near.voxels].tolist() == [*range(16, 20), *range(30, 36)]
+    votes = votes_of(raters)
+    assert [votes[x][1] for x in (39, 40, 41, 42, 43)] == [3, 2, 2, 1, 1]
+    # who did not annotate the right half says nothing that could be waited for
+    silent = line(20, 30)
+    silent[30:] = MISSING
+    positions, (near,) = softened([*raters[:3], silent])
+    assert {40, 41, 42, 43} <= set(positions[near.voxels].tolist())
 
 
 def test_equal_outlines_and_single_voxels_keep_their_votes():

@@ -161,7 +161,7 @@ def gcssl(study: Study, options: GcsslOptions) -> Fused:
     near: list[SoftVotes] = []
     if options.outlines:
         with log.stage("outlines"):
-            near = soften(drawn)
+            near = soften(drawn, region)
     del drawn
     with log.stage("agreement"):
         agreement = agreement_of_raters(patterns, omissions)

@@ -5,10 +5,13 @@ median of the outlines, and where most raters draw wide it is wide too. An outli
 error of up to b to either side, any of them as likely. With s_r(x) the signed distance of x to the outline of rater r,
 negative inside, the vote of r is then in part for the structure and in part for what lies beside it:
 
-    p_r(x) = 1/2 - s_r(x) / (2 b), in [0, 1]         b: median distance of two raters' outlines of the structure
+    p_r(x) = 1/2 - s_r(x) / (2 b), in [0, 1]         b: median distance of two raters' outlines of the structure,
+                                                     at most `TAU`
 
 The boundary of such votes is the mean of outlines within b of one another. They count where one vote decides: where
 more than one rater would have to change sides the votes are clear, and one who draws far too wide would move the mean.
+And they count where all outlines are near: a rater who has nothing of the structure within 2 b overlooked something or
+drew another thing, which is a vote against it and says nothing about where the others' boundary is.
 Where outlines coincide but for single voxels b is small, and the votes stay as they are. Whose structure is another one
 (`Drawn.apart`) has no outline of this one, and goes with the mean of the others. A mean of outlines erases what is
 thinner than they are apart, so that a thin structure keeps the plain votes as well: a share min(1, t / thin)^2 of them
@@ -23,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medseg.consensus.fusers.gcssl.raters.missing_votes import WeightedVotes
-from medseg.consensus.fusers.gcssl.raters.outlines import Drawn, Outlines
+from medseg.consensus.fusers.gcssl.raters.outlines import TAU, Drawn, Outlines
 from medseg.consensus.fusers.gcssl.region import Region
 from medseg.consensus.fusers.gcssl.thickness import thickness_near
 from medseg.consensus.study import MISSING, Study
@@ -110,18 +113,24 @@ def _closeness(votes: WeightedVotes, of_each: np.ndarray, voxels: np.ndarray) ->
     return np.clip(2 - lead, 0, 1).astype(np.float32)
 
 
-def soften(drawn: Sequence[Drawn]) -> list[SoftVotes]:
-    """The votes near outlines that differ; nothing about structures whose outlines coincide.
+def soften(drawn: Sequence[Drawn], region: Region) -> list[SoftVotes]:
+    """The votes where all outlines are near; nothing about structures whose outlines coincide.
 
     Args:
         drawn: the structures of the disputed voxels.
+        region: of the same raters.
     """
+    annotated = region.labels[:, region.disputed] != MISSING
     found = []
     for structure in drawn:
-        width = structure.outlines.spread
-        if width > SURFACE:
-            inside = _share_inside(structure.outlines, structure.places, width)
-            found.append(SoftVotes(structure.c, structure.chosen, inside, structure.apart))
+        width = min(structure.outlines.spread, TAU)
+        if width <= SURFACE:
+            continue
+        counts = annotated[:, structure.chosen] & ~structure.apart[:, None]
+        far = structure.outlines.signed[:, structure.places] > 2 * width
+        near = ~(far & counts).any(axis=0)
+        inside = _share_inside(structure.outlines, structure.places[near], width)
+        found.append(SoftVotes(structure.c, structure.chosen[near], inside, structure.apart))
     return found
 
 
