@@ -2,24 +2,11 @@
 
     python benchmarks/consensus_real.py --data ../shared/data [--sets la btcv drive] [--cases 2] [--seeds 5]
 
-Simulated raters work on each structure's signed distance, in mm (for vessels in half pixels):
-
-    jitter    the boundary moved by a smooth field of deviation 1.2
-    over      1.2 too wide, jitter 0.4              under     1.2 too narrow, jitter 0.4
-    smooth    corners rounded (the distance blurred by 2 voxels), jitter 0.4
-    part      jitter 0.8, and the lower third of the slices not annotated
-    lapse     jitter 0.8, every seventh slice overlooked (drawn empty) and, of several structures, one forgotten
-    ends      jitter 0.8, and a tenth of the slices (at least one) overlooked at either end
-    third     jitter 0.8, and only every third slice annotated
-    set       jitter 0.8, and a random half of the structures not looked for (drawn as background); of one, none
-    swapped   jitter 0.8, and the two largest structures exchanged
-    outlier   everything shifted by a tenth of the box of all labels, and 1.6 too wide
-
-Dice is the mean over the structures of the truth. A cell says the mean over cases and seeds, the standard deviation
-over seeds of the mean over cases, and the worst single study; the seconds are process time. The last two cells are
-about the default's weights: their rank correlation with the raters' Dice with the truth, mean over the studies, and in
-how many studies the worst rater has the highest weight. For DRIVE's two raters there is no truth: what is told is how
-near each answer lies to either.
+`simulated_raters.py` has the raters and the panels. Dice is the mean over the structures of the truth. A cell says the
+mean over cases and seeds, the standard deviation over seeds of the mean over cases, and the worst single study; the
+seconds are process time. The last two cells are about the default's weights: their rank correlation with the raters'
+Dice with the truth, mean over the studies, and in how many studies the worst rater has the highest weight. For DRIVE's
+two raters there is no truth: what is told is how near each answer lies to either.
 """
 
 from __future__ import annotations
@@ -29,30 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import edt
 import nibabel as nib
 import numpy as np
-from scipy.ndimage import find_objects, gaussian_filter
 from scipy.stats import spearmanr
+from simulated_raters import PANELS, rater
 
-from medseg.consensus.boxes import enlarge_box
 from medseg.consensus.compare_methods import compare
 from medseg.consensus.fuse import run
 from medseg.consensus.io.read_study import read_study
 from medseg.consensus.statistics.report_data import contingencies, dice_by_class
-from medseg.consensus.study import MISSING, Fused, Rater, Study
+from medseg.consensus.study import Fused, Rater, Study
 
-PANELS = {
-    "mixed": ("jitter", "over", "under", "part", "outlier"),
-    "careful": ("jitter", "smooth", "under", "lapse", "part"),
-    "three": ("jitter", "over", "lapse"),
-    "biased": ("over", "over", "over", "jitter", "under"),
-    "outlier": ("over", "over", "jitter", "under", "outlier"),
-    "ends": ("jitter", "ends", "ends", "smooth", "ends"),
-    "third": ("third", "third", "third", "jitter", "under"),
-    "sets": ("set", "set", "set", "set", "jitter"),
-    "swapped": ("jitter", "smooth", "swapped", "under", "over"),
-}
 METHODS = ("majority", "staple", "ml-staple", "simple", "sba", "gcssl")
 VARIANTS: dict[str, dict[str, Any]] = {
     "gcssl, votes alone": {"weights": "consistency", "omissions": False, "outlines": False},
@@ -60,79 +34,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gcssl, smoothness 1": {"smoothness": 1.0},
 }
 THIN = "gcssl, smoothness 1"
-LESS_JITTER = ("part", "lapse", "ends", "third", "set", "swapped")
-REACH = 12
-"""Voxels round a structure in which raters may draw it."""
-
-
-def smooth_field(shape: tuple[int, ...], random: np.random.Generator, sigma: float = 4.0) -> np.ndarray:
-    wide = [sigma if n > 1 else 0.0 for n in shape]
-    field = gaussian_filter(random.standard_normal(shape, np.float32), wide, mode="wrap", truncate=3)
-    return field / max(float(field.std()), 1e-6)
-
-
-def distances(truth: np.ndarray, spacing: tuple[float, ...]) -> Iterator[tuple[int, tuple[slice, ...], np.ndarray]]:
-    """Each structure, its surroundings and its signed distance there in mm, negative inside."""
-    half = 0.5 * min(spacing)
-    for c, box in enumerate(find_objects(truth), start=1):
-        if box is not None:
-            box = enlarge_box(box, (REACH,) * 3, truth.shape)
-            mask = truth[box] == c
-            out, inside = (edt.edt(m, anisotropy=spacing, parallel=1) for m in (~mask, mask))
-            yield c, box, np.maximum(out - half, 0) - np.maximum(inside - half, 0)
-
-
-def leave_slices_out(kind: str, labels: np.ndarray, everything: tuple[slice, ...], random: np.random.Generator) -> None:
-    """Slices, or columns of a picture, that a rater did not annotate or overlooked; changes `labels`."""
-    axis = 2 if labels.shape[2] > 1 else 1
-    slices, along = everything[axis], np.moveaxis(labels, axis, 0)
-    length = slices.stop - slices.start
-    if kind == "part":
-        along[: slices.start + length // 3] = MISSING
-    if kind == "ends":
-        missed = max(1, length // 10)
-        along[: slices.start + missed] = 0
-        along[slices.stop - missed :] = 0
-    if kind == "third":
-        annotated = np.zeros(len(along), bool)
-        annotated[int(random.integers(3)) :: 3] = True
-        along[~annotated] = MISSING
-    if kind == "lapse":
-        along[slices.start + int(random.integers(7)) : slices.stop : 7] = 0
-
-
-def mistake_structures(kind: str, labels: np.ndarray, truth: np.ndarray, random: np.random.Generator) -> None:
-    """Structures that a rater forgot, did not look for, or exchanged; changes `labels`."""
-    present = np.unique(truth[truth > 0])
-    if kind == "lapse" and present.size > 1:
-        labels[labels == random.choice(present)] = 0
-    if kind == "set":
-        labels[np.isin(labels, random.choice(present, present.size // 2, replace=False))] = 0
-    if kind == "swapped" and present.size > 1:
-        second, first = np.argsort(np.bincount(truth[truth > 0]), kind="stable")[-2:]
-        is_first, is_second = labels == first, labels == second
-        labels[is_first], labels[is_second] = second, first
-
-
-def rater(kind: str, truth: np.ndarray, spacing: tuple[float, ...], random: np.random.Generator) -> np.ndarray:
-    """One rater's labels."""
-    unit = 0.5 if truth.shape[2] == 1 else 1.0
-    deviation = unit * {"jitter": 1.2, "outlier": 0.0, **dict.fromkeys(LESS_JITTER, 0.8)}.get(kind, 0.4)
-    wider = unit * {"over": 1.2, "under": -1.2, "outlier": 1.6}.get(kind, 0.0)
-    labels, depth = np.zeros(truth.shape, np.uint8), np.zeros(truth.shape, np.float32)
-    for c, box, distance in distances(truth, spacing):
-        if kind == "smooth":
-            distance = gaussian_filter(distance, [2 if n > 1 else 0 for n in distance.shape])
-        moved = distance - wider + deviation * smooth_field(distance.shape, random)
-        deeper = moved < depth[box]
-        labels[box][deeper], depth[box][deeper] = c, moved[deeper]
-    everything = find_objects((truth > 0).astype(np.uint8))[0]
-    if kind == "outlier":
-        aside = [round(0.1 * (s.stop - s.start)) if n > 1 else 0 for s, n in zip(everything, truth.shape, strict=True)]
-        labels = np.roll(labels, aside, (0, 1, 2))
-    leave_slices_out(kind, labels, everything, random)
-    mistake_structures(kind, labels, truth, random)
-    return labels
 
 
 def simulated(image: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...], panel: str, seed: int) -> Study:
