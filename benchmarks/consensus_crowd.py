@@ -10,25 +10,29 @@ FOLDER has one folder for each image:
 
 all of one image on one grid, 0 the background. Truth is the vote of the experts; where they are tied there is none, and
 nothing is counted. A cell is the mean over the images of the mean Dice over the classes, and its standard error (the
-deviation over the images over the root of their number). The last row is the mean member of the crowd. Sets such as
-BU-BIL of Boston University (Gurari et al., WACV 2015) can be laid out so.
+deviation over the images over the root of their number). The last row is the mean member of the crowd. Below, of the
+default method: the rank correlation of the members' weights and Dice, and in how many images the worst member has the
+highest weight. Sets such as BU-BIL of Boston University (Gurari et al., WACV 2015) can be laid out so.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from medseg.consensus.compare_methods import compare
-from medseg.consensus.fuse import FUSERS
+from medseg.consensus.fuse import FUSERS, run
 from medseg.consensus.io.read_study import read_study
 from medseg.consensus.study import MISSING, Study
 from medseg.errors import DataError, MedsegError
 
 CROWD = "a member of the crowd"
+DEFAULT = "gcssl"
 
 
 def read_crowd(folder: Path) -> tuple[Study, np.ndarray]:
@@ -71,27 +75,61 @@ def mean_dice(labels: np.ndarray, truth: np.ndarray, classes: int) -> float:
     return float(np.mean(scores)) if scores else 1.0
 
 
-def measure(folders: Sequence[Path], methods: Sequence[str]) -> dict[str, list[float]]:
-    """Dice of each method on each image, and of the mean member of the crowd."""
-    found: dict[str, list[float]] = {name: [] for name in (*methods, CROWD)}
-    for folder in folders:
-        study, truth = read_crowd(folder)
-        for row in compare(study, methods, truth):
+@dataclass
+class Measured:
+    """What was found.
+
+    Args:
+        dice: of each method on each image, and of the mean member of the crowd.
+        ranks: rank correlation of the default's weights and the members' Dice on each image; NaN where either is the
+            same for all members.
+        mistaken: number of images whose worst member has the highest weight.
+    """
+
+    dice: dict[str, list[float]]
+    ranks: list[float] = field(default_factory=list)
+    mistaken: int = 0
+
+
+def measure(
+    images: Sequence[Path], methods: Sequence[str], read: Callable[[Path], tuple[Study, np.ndarray]] = read_crowd
+) -> Measured:
+    """Fuse the crowd of each image, and compare with its truth.
+
+    Args:
+        images: what `read` takes, one for each image.
+        methods: names of fusers.
+        read: gives the study of an image, and the truth `(X, Y, Z)` uint8.
+    """
+    found = Measured({name: [] for name in (*methods, CROWD)})
+    for image in images:
+        study, truth = read(image)
+        fused = {DEFAULT: run(study, DEFAULT)} if DEFAULT in methods else {}
+        for row in compare(study, methods, truth, fused):
             if row["error"] is not None:
-                raise DataError(f"{row['method']}: {row['error']}", path=folder)
-            found[row["method"]].append(row["dice_to_reference"]["mean"])
-        members = [mean_dice(rater.labels, truth, len(study.classes)) for rater in study.raters]
-        found[CROWD].append(float(np.mean(members)))
+                raise DataError(f"{row['method']}: {row['error']}", path=image)
+            found.dice[row["method"]].append(row["dice_to_reference"]["mean"])
+        members = np.array([mean_dice(rater.labels, truth, len(study.classes)) for rater in study.raters])
+        found.dice[CROWD].append(float(members.mean()))
+        if fused:
+            weights = np.array([rater["weight"] for rater in fused[DEFAULT].raters])
+            alike = np.ptp(weights) == 0 or np.ptp(members) == 0
+            found.ranks.append(np.nan if alike else float(spearmanr(weights, members).statistic))
+            found.mistaken += bool(not alike and weights.argmax() == members.argmin())
     return found
 
 
-def table(found: dict[str, list[float]]) -> str:
-    """The results as a table in Markdown."""
-    images = len(next(iter(found.values())))
+def table(found: Measured) -> str:
+    """The results as a table in Markdown, and a line about the default's weights."""
+    images = len(found.dice[CROWD])
     lines = [f"{images} images", "", "| method | Dice ± standard error | worst image |", "|---|---|---|"]
-    for name, scores in found.items():
+    for name, scores in found.dice.items():
         error = f"{np.std(scores, ddof=1) / np.sqrt(images):.4f}" if images > 1 else "-"
         lines.append(f"| {name} | {np.mean(scores):.4f} ± {error} | {min(scores):.3f} |")
+    if np.isfinite(found.ranks).any():
+        mean = np.nanmean(found.ranks)
+        lines += ["", f"Weights of {DEFAULT}: rank correlation with Dice {mean:.2f}; worst member heaviest in "]
+        lines[-1] += f"{found.mistaken} of {images} images"
     return "\n".join(lines)
 
 

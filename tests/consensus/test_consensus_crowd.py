@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from medseg.errors import DataError
 _FILE = Path(__file__).parents[2] / "benchmarks" / "consensus_crowd.py"
 _SPEC = importlib.util.spec_from_file_location("consensus_crowd", _FILE)
 crowd = importlib.util.module_from_spec(_SPEC)
+sys.modules[_SPEC.name] = crowd  # where its dataclass looks for it
 _SPEC.loader.exec_module(crowd)
 
 
@@ -38,10 +40,20 @@ def test_methods_against_the_experts_vote(tmp_path):
     write_image(tmp_path / "a", [square(10, 20), square(10, 20), square(10, 15)], [square(10, 20)] * 3)
     write_image(tmp_path / "b", [square(10, 18), square(10, 18), square(10, 20)], [square(10, 20), square(10, 20)])
     found = crowd.measure([tmp_path / "a", tmp_path / "b"], ["majority", "simple"])
-    assert found["majority"] == pytest.approx([1, 2 * 8 / 18])
-    assert found[crowd.CROWD] == pytest.approx([(1 + 1 + 2 * 5 / 15) / 3, (2 * 2 * 8 / 18 + 1) / 3])
+    assert found.dice["majority"] == pytest.approx([1, 2 * 8 / 18])
+    assert found.dice[crowd.CROWD] == pytest.approx([(1 + 1 + 2 * 5 / 15) / 3, (2 * 2 * 8 / 18 + 1) / 3])
     # mean 17/18, deviation sqrt(2) / 18 over the root of 2
     assert "| majority | 0.9444 ± 0.0556 | 0.889 |" in crowd.table(found)
+
+
+def test_what_is_told_of_the_weights(tmp_path):
+    # the third drew another thing: it has the lowest weight, and the lowest Dice
+    members = [square(10, 20), square(10, 19), square(22, 30)]
+    folder = write_image(tmp_path / "a", members, [square(10, 20)])
+    found = crowd.measure([folder], ["gcssl"])
+    assert found.ranks[0] > 0
+    assert found.mistaken == 0
+    assert "worst member heaviest in 0 of 1 images" in crowd.table(found)
 
 
 def test_where_experts_are_tied_nothing_is_counted(tmp_path):

@@ -73,7 +73,7 @@ def test_shares_by_hand():
 
 
 def test_the_boundary_is_the_mean_of_near_outlines_and_not_their_median():
-    # half lengths 10, 10, 11, 16 and 16: the pairs' medians are 0, 0, 1, 1, 5, 5 and four times 6, of which b is at most 3
+    # half lengths 10, 10, 11, 16 and 16: the pairs' medians are 0, 0, 1, 1, 5, 5 and four times 6, and b is at most 3
     raters = [line(30 - half, 30 + half) for half in (10, 10, 11, 16, 16)]
     votes = votes_of(raters)
     # at 41 the outlines are 1.5, 1.5 and 0.5 inside of it and twice 4.5 beyond it: 1/2 - 1.5 / 6 and so on
