@@ -162,9 +162,9 @@ def test_a_rater_of_another_structure_does_not_make_the_others_look_independent(
     lines = [line((10, 20)), line((10, 20)), line((10, 30)), line((10, 30)), line((25, 45))]
     patterns = find_patterns(study_of(lines))
     apart = np.zeros((5, 2), bool)
-    assert find_posterior(patterns, apart).correlation < 0.5
+    assert find_posterior(patterns, apart).correlations[1] < 0.5
     apart[4, 1] = True
-    assert find_posterior(patterns, apart).correlation == pytest.approx(1)
+    assert find_posterior(patterns, apart).correlations[1] == pytest.approx(1)
 
 
 def test_pairs_of_raters_by_hand():
@@ -246,10 +246,25 @@ def test_what_two_of_five_looked_for_is_kept():
     assert "gross_voxels" not in by_votes.facts
 
 
+def test_each_structure_shows_for_itself_whether_its_errors_are_shared():
+    study, truth = panel_of_different_protocols()
+    # three draw the first disc two pixels wider, all of them alike
+    x, y = np.mgrid[:64, :64]
+    wide = ((x - 20) ** 2 + (y - 20) ** 2 < 144)[..., None]
+    raters = [np.where(wide, 1, rater.labels).astype(np.uint8) for rater in study.raters[2:]]
+    drawn = [*(rater.labels for rater in study.raters[:2]), *raters]
+    fused = run(study_of(drawn, 3, study.image))
+    # of the first disc two pairs vary together, and inside of the second nobody varies
+    first, second = fused.facts["vote_correlation"]
+    assert first > 0.18 and second is None
+    assert fused.facts["trust_in_posterior"] == [0, 1]
+    np.testing.assert_array_equal(fused.labels == 2, truth == 2)
+
+
 def test_with_two_raters_nothing_is_known_of_omissions():
     study, _ = panel_of_different_protocols()
     fused = run(Study(study.raters[1:3], study.classes, study.spacing_mm, study.image))
-    assert fused.facts["trust_in_posterior"] == 0
+    assert fused.facts["trust_in_posterior"] == []
     assert fused.facts["gross_voxels"] == 0
 
 

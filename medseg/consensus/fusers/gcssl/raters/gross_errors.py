@@ -11,9 +11,10 @@ to tell the two:
            outlines of c*, at least `TAU`
     G      the disputed x that somebody overlooked: a rater who annotated x did not give it c* and has no c* within
            tau of x, while two others or more did, and no more have their outline near and x outside of it
-    rho    mean correlation of two raters' votes inside STAPLE's structure: near 0 where errors are independent
+    rho    mean correlation of two raters' votes inside STAPLE's structure c*: near 0 where errors are independent
 
-On G the shares of the votes move towards STAPLE's posterior W, the more the lower rho is (`trust_in_posterior`).
+On G the shares of the votes move towards STAPLE's posterior W, the more the lower rho is (`trust_in_posterior`). Each
+structure has its own: those who draw a large organ wide together may have overlooked a small one each for themselves.
 A rater whose own c* lies apart from everybody else's drew another thing: that is an invention, votes are right about
 it, and what this rater lacks of the others' c* puts nothing into G.
 """
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medseg.consensus.fusers.gcssl.raters.missing_votes import WeightedVotes
-from medseg.consensus.fusers.gcssl.raters.outlines import TAU, Drawn
+from medseg.consensus.fusers.gcssl.raters.outlines import TAU, Drawn, most_voted_structures
 from medseg.consensus.fusers.staple import estimate
 from medseg.consensus.fusers.vote_patterns import VotePatterns
 
@@ -50,11 +51,11 @@ class Posterior:
 
     Args:
         truth: `(P, K)` probability of each class, sum 1.
-        correlation: mean correlation of two raters' votes inside the structures; NaN where no two raters vary there.
+        correlations: `(K,)` mean correlation of two raters' votes inside each structure; NaN where no two raters vary.
     """
 
     truth: np.ndarray
-    correlation: float
+    correlations: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,24 +79,25 @@ class Omissions:
         truth: `(P, K)` STAPLE's posterior on each vote pattern.
         voxels: `(n,)` numbers of the voxels of G among the disputed ones.
         rows: `(n,)` the vote pattern of each of them.
-        trust: in [0, 1]; see `trust_in_posterior`.
-        facts: JSON-ready: `vote_correlation`, `trust_in_posterior`, `gross_voxels`, and `apart`, pairs of rater's and
-            class's number.
+        trust: `(P,)` in [0, 1], of the structure that each pattern may be of; see `trust_in_posterior`.
+        facts: JSON-ready: `vote_correlation` and `trust_in_posterior` of each structure, `gross_voxels`, and `apart`,
+            pairs of rater's and class's number.
     """
 
     truth: np.ndarray
     voxels: np.ndarray
     rows: np.ndarray
-    trust: float
+    trust: np.ndarray
     facts: dict[str, object]
 
     def mix(self, shares: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """`(n, K)` shares of the votes on G, moved towards the posterior of the voxels' patterns `(n,)`."""
-        return self.trust * self.truth[rows] + (1 - self.trust) * shares
+        trust = self.trust[rows, None]
+        return trust * self.truth[rows] + (1 - trust) * shares
 
     def weigh(self, votes: WeightedVotes) -> np.ndarray:
         """Take a part of the shares on G from the posterior, in place, and tell what the votes were there, `(K, n)`."""
-        if not self.trust:
+        if not self.trust.any():
             return votes.votes[:, :0]
         before = votes.votes[:, self.voxels]
         for start in range(0, self.voxels.size, _CHUNK):
@@ -121,20 +123,21 @@ def find_omissions(drawn: Sequence[Drawn], patterns: VotePatterns, rows: np.ndar
         rows: `(n,)` pattern of each disputed voxel.
     """
     if patterns.table.shape[1] < FEWEST:
-        facts: dict[str, object] = {"vote_correlation": None, "trust_in_posterior": 0.0, "gross_voxels": 0, "apart": []}
+        facts: dict[str, object] = {"vote_correlation": [], "trust_in_posterior": [], "gross_voxels": 0, "apart": []}
         nowhere = np.zeros(0, np.intp)
-        return Omissions(np.zeros((len(patterns.table), patterns.classes)), nowhere, nowhere, 0.0, facts)
+        nothing = np.zeros((len(patterns.table), patterns.classes))
+        return Omissions(nothing, nowhere, nowhere, np.zeros(len(nothing)), facts)
     found = find_gross_errors(drawn, patterns, rows)
     posterior = find_posterior(patterns, found.apart)
-    trust = trust_in_posterior(posterior.correlation)
+    trust = np.array([trust_in_posterior(correlation) for correlation in posterior.correlations])
     voxels = np.flatnonzero(found.voxels)
     facts = {
-        "vote_correlation": posterior.correlation if math.isfinite(posterior.correlation) else None,
-        "trust_in_posterior": trust,
+        "vote_correlation": [float(r) if math.isfinite(r) else None for r in posterior.correlations[1:]],
+        "trust_in_posterior": trust[1:].tolist(),
         "gross_voxels": int(voxels.size),
         "apart": [[int(r), int(c)] for r, c in np.argwhere(found.apart)],
     }
-    return Omissions(posterior.truth, voxels, rows[voxels], trust, facts)
+    return Omissions(posterior.truth, voxels, rows[voxels], trust[most_voted_structures(patterns)], facts)
 
 
 def trust_in_posterior(correlation: float) -> float:
@@ -157,20 +160,17 @@ def find_posterior(patterns: VotePatterns, apart: np.ndarray) -> Posterior:
     """
     classes = patterns.classes
     truth = np.zeros((len(patterns.table), classes))
-    correlations, sizes = [], []
+    correlations = np.full(classes, np.nan)
     for c in range(1, classes):
         decisions = np.where(patterns.table == classes, 2, patterns.table == c).astype(np.uint8)
         if not patterns.counts @ (decisions == 1).any(axis=1):
             continue
         truth[:, c] = estimate(decisions, patterns.counts).truth
         inside = np.where(truth[:, c] > 0.5, patterns.counts, 0)
-        correlation = correlation_of_votes(decisions[:, ~apart[:, c]], inside)
-        if math.isfinite(correlation):
-            correlations.append(correlation)
-            sizes.append(float(inside.sum()))
+        correlations[c] = correlation_of_votes(decisions[:, ~apart[:, c]], inside)
     truth[:, 0] = np.clip(1 - truth[:, 1:].sum(axis=1), 0, 1)
     truth /= truth.sum(axis=1, keepdims=True)
-    return Posterior(truth, float(np.average(correlations, weights=sizes)) if correlations else math.nan)
+    return Posterior(truth, correlations)
 
 
 def correlation_of_votes(decisions: np.ndarray, counts: np.ndarray) -> float:
