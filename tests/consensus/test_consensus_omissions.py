@@ -10,6 +10,7 @@ import pytest
 from medseg.consensus.fuse import run
 from medseg.consensus.fusers.gcssl.raters.agreement import agreement_of_raters
 from medseg.consensus.fusers.gcssl.raters.gross_errors import (
+    Posterior,
     correlation_of_votes,
     find_gross_errors,
     find_omissions,
@@ -155,6 +156,11 @@ def test_trust_falls_between_its_bounds():
     assert [trust_in_posterior(value) for value in (-0.1, 0.12, 0.18, 0.5)] == [1, 1, 0, 0]
     assert trust_in_posterior(0.15) == pytest.approx(0.5)
     assert trust_in_posterior(math.nan) == 1
+
+
+def test_a_structure_is_trusted_by_its_own_votes_or_by_all():
+    posterior = Posterior(np.zeros((1, 4)), np.array([math.nan, 0.3, 0.12, math.nan]), 0.15)
+    assert posterior.trusts() == pytest.approx([1, 0.5, 1, 1])
 
 
 def test_a_rater_of_another_structure_does_not_make_the_others_look_independent():

@@ -13,8 +13,9 @@ to tell the two:
            tau of x, while two others or more did, and no more have their outline near and x outside of it
     rho    mean correlation of two raters' votes inside STAPLE's structure c*: near 0 where errors are independent
 
-On G the shares of the votes move towards STAPLE's posterior W, the more the lower rho is (`trust_in_posterior`). Each
-structure has its own: those who draw a large organ wide together may have overlooked a small one each for themselves.
+On G the shares of the votes move towards STAPLE's posterior W, the more the lower rho is (`trust_in_posterior`). What
+counts is the structure's own rho or the mean of all structures by their size, whichever is lower: those who draw large
+organs wide together may still have overlooked a small one each for themselves.
 A rater whose own c* lies apart from everybody else's drew another thing: that is an invention, votes are right about
 it, and what this rater lacks of the others' c* puts nothing into G.
 """
@@ -52,10 +53,17 @@ class Posterior:
     Args:
         truth: `(P, K)` probability of each class, sum 1.
         correlations: `(K,)` mean correlation of two raters' votes inside each structure; NaN where no two raters vary.
+        mean: of all structures where raters vary, by their size; NaN without any.
     """
 
     truth: np.ndarray
     correlations: np.ndarray
+    mean: float
+
+    def trusts(self) -> np.ndarray:
+        """`(K,)` of each structure, see `trust_in_posterior`."""
+        counting = np.minimum(self.correlations, self.mean)  # NaN stays: where nobody varies nothing speaks against it
+        return np.array([trust_in_posterior(correlation) for correlation in counting])
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +137,7 @@ def find_omissions(drawn: Sequence[Drawn], patterns: VotePatterns, rows: np.ndar
         return Omissions(nothing, nowhere, nowhere, np.zeros(len(nothing)), facts)
     found = find_gross_errors(drawn, patterns, rows)
     posterior = find_posterior(patterns, found.apart)
-    trust = np.array([trust_in_posterior(correlation) for correlation in posterior.correlations])
+    trust = posterior.trusts()
     voxels = np.flatnonzero(found.voxels)
     facts = {
         "vote_correlation": [float(r) if math.isfinite(r) else None for r in posterior.correlations[1:]],
@@ -160,7 +168,7 @@ def find_posterior(patterns: VotePatterns, apart: np.ndarray) -> Posterior:
     """
     classes = patterns.classes
     truth = np.zeros((len(patterns.table), classes))
-    correlations = np.full(classes, np.nan)
+    correlations, sizes = np.full(classes, np.nan), np.zeros(classes)
     for c in range(1, classes):
         decisions = np.where(patterns.table == classes, 2, patterns.table == c).astype(np.uint8)
         if not patterns.counts @ (decisions == 1).any(axis=1):
@@ -168,9 +176,12 @@ def find_posterior(patterns: VotePatterns, apart: np.ndarray) -> Posterior:
         truth[:, c] = estimate(decisions, patterns.counts).truth
         inside = np.where(truth[:, c] > 0.5, patterns.counts, 0)
         correlations[c] = correlation_of_votes(decisions[:, ~apart[:, c]], inside)
+        sizes[c] = inside.sum()
     truth[:, 0] = np.clip(1 - truth[:, 1:].sum(axis=1), 0, 1)
     truth /= truth.sum(axis=1, keepdims=True)
-    return Posterior(truth, correlations)
+    vary = np.isfinite(correlations)
+    mean = float(np.average(correlations[vary], weights=sizes[vary])) if vary.any() else math.nan
+    return Posterior(truth, correlations, mean)
 
 
 def correlation_of_votes(decisions: np.ndarray, counts: np.ndarray) -> float:
