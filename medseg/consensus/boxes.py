@@ -90,6 +90,16 @@ def intersect(a: Box, b: Box) -> Box:
     return _as_box(sides)
 
 
+def box_around(boxes: Sequence[Box]) -> Box:
+    """The smallest box that holds all of these, of which there is at least one."""
+    sides = []
+    for along in zip(*boxes, strict=True):
+        start = min(side.start for side in along)
+        stop = max(side.stop for side in along)
+        sides.append(slice(start, stop))
+    return _as_box(sides)
+
+
 def relative_box(box: Box, outer: Box) -> Box:
     """A box of the grid in the coordinates of an array that was cut out by another box."""
     return _as_box([_shift(side, -around.start) for side, around in zip(box, outer, strict=True)])

@@ -11,7 +11,16 @@ import edt
 import numpy as np
 from scipy import ndimage
 
-from medseg.consensus.boxes import Box, bounding_box, box_size, enlarge_box, full_box, intersect, relative_box
+from medseg.consensus.boxes import (
+    Box,
+    bounding_box,
+    box_around,
+    box_size,
+    enlarge_box,
+    full_box,
+    intersect,
+    relative_box,
+)
 from medseg.consensus.fusers.gcssl.region import Region
 from medseg.consensus.fusers.vote_patterns import VotePatterns
 from medseg.consensus.study import MISSING
@@ -40,11 +49,6 @@ def boxes_of_classes(labels: np.ndarray, classes: int) -> dict[int, list[Box]]:
     return boxes
 
 
-def _around_all(boxes: Sequence[Box]) -> Box:
-    x, y, z = (slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*boxes, strict=True))
-    return x, y, z
-
-
 class Outlines:
     """What each rater calls `c`, and how far from its outline the voxels lie that anybody calls so.
 
@@ -70,7 +74,10 @@ class Outlines:
         around = enlarge_box(box, (1, 1, 1), region.labels.shape[1:])
         within = relative_box(box, around)
         volumes = [volume[around] for volume in region.labels]
-        self.voxels = np.flatnonzero(np.logical_or.reduce([volume[within] == c for volume in volumes]))
+        anybody = np.zeros(volumes[0][within].shape, bool)
+        for volume in volumes:
+            anybody |= volume[within] == c
+        self.voxels = np.flatnonzero(anybody)
         self.signed = np.full((len(volumes), self.voxels.size), np.inf, np.float16)
         inner = np.zeros(self.signed.shape, bool)
         for r, volume in enumerate(volumes):
@@ -154,7 +161,7 @@ def find_drawn(region: Region, patterns: VotePatterns, rows: np.ndarray) -> list
     boxes_of_raters = boxes_of_classes(region.labels, patterns.classes)
     found = []
     for c in np.unique(structure[structure > 0]):
-        box = _around_all(boxes_of_raters[c])
+        box = box_around(boxes_of_raters[c])
         outlines = _find_outlines(region, boxes_of_raters[c], int(c))
         chosen = np.flatnonzero(structure == c)
         place = [along[chosen] - side.start for along, side in zip(positions, box, strict=True)]
@@ -179,7 +186,7 @@ def _find_outlines(region: Region, boxes: Sequence[Box], c: int) -> Outlines:
         boxes: of what the raters call `c`.
         c: number of the class.
     """
-    box = _around_all(boxes)
+    box = box_around(boxes)
     margin = [math.ceil(REACH / unit) if math.isfinite(unit) else 0 for unit in region.units]
     near = [box_size(intersect(enlarge_box(own, margin, region.labels.shape[1:]), box)) for own in boxes]
     if sum(near) > MOST * len(boxes) * box_size(box):
