@@ -21,7 +21,12 @@ from medseg.consensus.fusers.gcssl.graph_cut.alpha_expansion import minimise
 from medseg.consensus.fusers.gcssl.graph_cut.energy import find_pairs
 from medseg.consensus.fusers.gcssl.graph_cut.minimum_cut import installed_solver
 from medseg.consensus.fusers.gcssl.raters.forest import leaf_membership
-from medseg.consensus.fusers.gcssl.raters.missing_votes import change_by_guesses, count_votes
+from medseg.consensus.fusers.gcssl.raters.missing_votes import (
+    WeightedVotes,
+    change_by_guesses,
+    count_votes,
+    range_by_guesses,
+)
 from medseg.consensus.fusers.gcssl.raters.scores import LeafHistograms, compute_weights, informativeness, kappa
 from medseg.consensus.fusers.gcssl.thickness import thickness_factor
 from medseg.consensus.study import MISSING, Rater, Study
@@ -312,11 +317,21 @@ def test_guesses_change_shares_by_no_more_than_they_weigh():
     assert 0.5 + change[0] >= 0.6
 
 
+def test_guesses_for_either_of_two_labels_by_hand():
+    # votes of 0.6 and 0.2, shares 0.75 and 0.25; guesses of 0.2 leave 0.8 : 0.2 or 0.6 : 0.4, differences 0.6 and 0.2;
+    # votes of 0.3 and 0.5 with as much: 0.5 : 0.5 or 0.3 : 0.7, from -0.25 to 0 and -0.4; then nothing to guess
+    votes = WeightedVotes(np.array([[0.6, 0.3, 1], [0.2, 0.5, 0]], np.float32), np.array([0.8, 0.8, 1], np.float32))
+    raised, lowered = range_by_guesses(votes, np.array([0.2, 0.2, 0], np.float32))
+    np.testing.assert_allclose(raised, [0.1, 0.25, 0], atol=1e-6)
+    np.testing.assert_allclose(lowered, [0.3, 0.15, 0], atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["ellipsoid", "vessels"])
 def test_guesses_where_they_cannot_matter_would_change_no_label(kind, monkeypatch):
     study, _ = generate(replace(SMALL, kind=kind), 0)
     some = gcssl(study)
-    monkeypatch.setattr(decision, "change_by_guesses", lambda total, possible: np.full(total.size, np.inf))
+    monkeypatch.setattr(decision, "change_by_guesses", lambda total, possible: np.full(total.size, 1e3))
+    monkeypatch.setattr(decision, "range_by_guesses", lambda votes, possible: np.full((2, possible.size), 1e3))
     all_of_them = gcssl(study)
     assert 0 < some.facts["soft_votes"] < all_of_them.facts["soft_votes"]
     np.testing.assert_array_equal(some.labels, all_of_them.labels)

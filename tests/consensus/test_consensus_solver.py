@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from functools import cache
 
 import numpy as np
 import pytest
+from energies import FLAT, lowest, random_energy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +16,6 @@ from medseg.consensus.fusers.gcssl.graph_cut.alpha_expansion import (
     able_to_take,
     alpha_expansion,
     cut_two_labels,
-    decide_sure_nodes,
     expansion_move,
     minimise,
 )
@@ -26,33 +25,7 @@ from medseg.consensus.fusers.gcssl.raters.scores import compute_weights
 from medseg.consensus.study import MISSING
 from medseg.errors import ConfigError
 
-FLAT = (1.0, 1.0, math.inf)
 seeds = st.integers(0, 2**32 - 1)
-
-
-def random_energy(seed: int, labels: int, neighbours: int = 8, shape=(3, 3)) -> Energy:
-    random = np.random.default_rng(seed)
-    grid = (*shape, 1)
-    pairs = find_pairs(
-        np.ones(grid, bool), np.full(grid, MISSING, np.uint8), random.random((1, *grid)), FLAT, neighbours
-    )
-    weight = random.random(pairs.first.size) * random.choice([0.1, 1.0, 3.0])
-    return Energy(random.random((labels, math.prod(grid))), pairs.first, pairs.second, weight)
-
-
-@cache
-def labellings(count: int, n: int) -> np.ndarray:
-    """`(n, count ** n)`."""
-    return np.ascontiguousarray(np.array(list(itertools.product(range(count), repeat=n)), np.int8).T)
-
-
-def lowest(energy: Energy) -> float:
-    """By trying every labelling."""
-    every = labellings(*energy.unary.shape)
-    cost = sum(costs[labels] for costs, labels in zip(energy.unary.T, every, strict=True))
-    for i, j, w in zip(energy.first, energy.second, energy.weight, strict=True):
-        cost += w * (every[i] != every[j])
-    return float(cost.min())
 
 
 @pytest.mark.parametrize(("neighbours", "pairs"), [(4, 12), (8, 20)])
@@ -114,50 +87,6 @@ def test_nodes_left_out_of_a_move_would_not_take_part_in_it(seed):
         assert of_some == pytest.approx(of_all, abs=1e-9)
         assert energy.of(moved) == pytest.approx(of_all, abs=1e-9)
         assert np.count_nonzero(able) < 25
-
-
-def chain_of_three() -> Energy:
-    unary = np.array([[0, 0.3, 0.05], [1, 0, 0]])
-    return Energy(unary, np.array([0, 1], np.int32), np.array([1, 2], np.int32), np.array([0.5, 0.1]))
-
-
-def test_sure_nodes_by_hand():
-    # the first loses 1 and can win 0.5; beside it the second pays 0.5 for label 1 and 0.3 for 0, and can win 0.1;
-    # beside that one the last pays 0.1 for label 1 and 0.05 for 0
-    energy = chain_of_three()
-    labels, in_question, _ = decide_sure_nodes(energy)
-    assert in_question.size == 0
-    np.testing.assert_array_equal(labels, [0, 0, 0])
-    assert energy.of(labels) == pytest.approx(0.35)
-    np.testing.assert_array_equal(energy.sure_nodes(), [True, False, False])
-
-
-def test_a_node_whose_costs_may_yet_change_is_not_sure():
-    energy = chain_of_three()
-    assert decide_sure_nodes(energy, np.array([0.4, 0, 0])).in_question.size == 0
-    before = decide_sure_nodes(energy, np.array([0.6, 0, 0]))
-    np.testing.assert_array_equal(before.in_question, [0, 1, 2])
-    # what was sure already stays as it is, and the others are decided beside it
-    known = decide_sure_nodes(energy, np.array([0, 0.2, 0]))
-    np.testing.assert_array_equal(known.in_question, [1, 2])
-    np.testing.assert_array_equal(decide_sure_nodes(energy, known=known).labels, [0, 0, 0])
-
-
-@pytest.mark.parametrize("labels", [2, 3])
-def test_sure_nodes_have_their_labels_in_the_best_labelling(labels):
-    sure = 0
-    for seed in range(30):
-        energy = random_energy(seed, labels)
-        found = decide_sure_nodes(energy)
-        every = labellings(*energy.unary.shape)
-        cost = sum(costs[choice] for costs, choice in zip(energy.unary.T, every, strict=True))
-        for i, j, w in zip(energy.first, energy.second, energy.weight, strict=True):
-            cost = cost + w * (every[i] != every[j])
-        is_sure = np.ones(every.shape[0], bool)
-        is_sure[found.in_question] = False
-        np.testing.assert_array_equal(every[is_sure, cost.argmin()], found.labels[is_sure])
-        sure += np.count_nonzero(is_sure)
-    assert sure > 30
 
 
 def test_no_expansion_of_all_nodes_pays_after_the_sure_ones_were_left_out():

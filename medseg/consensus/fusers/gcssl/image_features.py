@@ -24,7 +24,7 @@ BINS = 8
 """Grey levels of the entropy."""
 PER_CHANNEL = 12
 """Features of each channel."""
-_CHUNK = 16384  # of points: the sums of a window stay in the cache
+_CHUNK = 8192  # of points: the sums of a window stay in the cache
 _MARGIN = 8.0
 _QUANTILE_SAMPLE = 1 << 20
 _TO_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
@@ -104,8 +104,9 @@ class ImageFeatures:
         """
         channels = len(self.smooth)
         found = np.empty((voxels.size, PER_CHANNEL * channels), np.float32)
+        in_order = np.argsort(voxels, kind="stable")  # neighbours in memory are read one after another
         for start in range(0, voxels.size, _CHUNK):
-            part = slice(start, start + _CHUNK)
+            part = in_order[start : start + _CHUNK]
             positions = self.image.positions(voxels[part])
             for c in range(channels):
                 features = [*self._texture(c, positions), *self._shape(c, positions)]
@@ -124,15 +125,18 @@ class ImageFeatures:
         ones = np.uint64(1) << first_bits
         counters = [np.zeros(positions.size, np.uint64) for _ in range(2)]
         moments_of_small: list[np.ndarray] = []
+        neighbours, difference = np.empty_like(positions), np.empty_like(centre)
         for k, jump in enumerate(self.window):
-            neighbours = positions + jump
-            difference = values[neighbours] - centre  # from the centre: raw powers would cancel in float32
-            power = difference
-            for total in sums:
+            np.add(positions, jump, out=neighbours)
+            np.take(values, neighbours, out=difference, mode="clip")  # all lie inside: "clip" spares the check
+            difference -= centre  # from the centre: raw powers would cancel in float32
+            power = difference.copy()
+            sums[0] += power
+            for total in sums[1:]:
+                power *= difference
                 total += power
-                power = power * difference
             half = 2 * k // len(self.window)
-            counters[half] += ones[bins[neighbours]]
+            counters[half] += np.take(ones, np.take(bins, neighbours, mode="clip"), mode="clip")
             if k + 1 == self.small_window_size:
                 moments_of_small = _moments(sums, self.small_window_size, centre)
         moments_of_large = _moments(sums, len(self.window), centre)

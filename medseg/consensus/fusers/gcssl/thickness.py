@@ -9,6 +9,8 @@ import edt
 import numpy as np
 from scipy import ndimage
 
+from medseg.consensus.boxes import bounding_box, enlarge_box
+
 
 def thickness_factor(labels: np.ndarray, at: np.ndarray, units: Sequence[float], full: float) -> np.ndarray:
     """Factor of the smoothing at some voxels, smaller where structures are thin: `min(1, t / full)^2`.
@@ -54,8 +56,13 @@ def thickness_near(labels: np.ndarray, at: np.ndarray, units: Sequence[float], r
         around.append(slice(max(side.start - 2 * voxels, 0), side.stop + 2 * voxels))
     window = tuple(around)
     crop = np.ascontiguousarray(labels[window])
-    sides = tuple(unit if math.isfinite(unit) else 1.0 for unit in units)
-    depth = edt.edt(crop + np.uint8(1), anisotropy=sides, parallel=1)  # every change of label is a boundary
-    depth[crop == 0] = 0
+    depth = np.zeros(crop.shape, np.float32)
+    labelled = bounding_box(crop)
+    if labelled is not None:
+        inner = enlarge_box(labelled, (1, 1, 1), crop.shape)  # background beside it ends it
+        sides = tuple(unit if math.isfinite(unit) else 1.0 for unit in units)
+        of_labels = np.ascontiguousarray(crop[inner])
+        depth[inner] = edt.edt(of_labels + np.uint8(1), anisotropy=sides, parallel=1)  # every change is a boundary
+        depth[crop == 0] = 0
     thickest = ndimage.maximum_filter(depth, [2 * voxels + 1 for voxels in near], mode="constant")
     return thickest[at[window]]

@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medseg.consensus.fusers.gcssl.graph_cut.energy import ROUNDING, Energy
-from medseg.consensus.fusers.gcssl.graph_cut.minimum_cut import Arcs, Cut, installed_solver, minimum_cut
+from medseg.consensus.fusers.gcssl.graph_cut.minimum_cut import (
+    Arcs,
+    Cut,
+    Range,
+    extreme_cuts,
+    installed_solver,
+    minimum_cut,
+)
 
 _FEW = 0.1
 """Share of the nodes in question below which a cut is cheaper than to look for more that are sure."""
@@ -87,6 +94,36 @@ def decide_sure_nodes(energy: Energy, change: np.ndarray | float = 0.0, known: S
         rest = rest.of_rest(~is_sure, labels[in_question])
         in_question = in_question[~is_sure]
         labels[in_question] = rest.cheapest_labels()
+
+
+def decide_between_extremes(known: SureNodes, change: Range) -> SureNodes:
+    """Decide the nodes of two labels whose label is the same however far the difference of their costs may change.
+
+    The more label 1 is favoured everywhere, the more nodes have it in the labelling of least energy, and none of them
+    loses it (V. Kolmogorov, Y. Boykov and C. Rother, "Applications of parametric maxflow in computer vision", ICCV
+    2007). So what has label 1 where it is favoured least keeps it, and so does label 0 what has it where 1 is favoured
+    most.
+
+    Args:
+        known: nodes that are sure already; the others are to be narrowed down.
+        change: of all nodes, by how much label 1 may yet cost more and less beside label 0.
+
+    Raises:
+        ValueError: if there are not two labels.
+    """
+    if len(known.rest.unary) != 2:
+        raise ValueError(f"extremes decide between 2 labels, got {len(known.rest.unary)}")
+    labels, rest = known.labels.copy(), known.rest
+    stay, take = np.asarray(rest.unary, np.float64)
+    arcs = Arcs(rest.first, rest.second, rest.weight, rest.weight)
+    of_rest = Range(*(np.asarray(by, np.float64)[known.in_question] for by in change))
+    fewest, most = extreme_cuts(stay, take, arcs, of_rest)
+    labels[known.in_question] = fewest
+    varies = most & ~fewest
+    in_question = known.in_question[varies]
+    rest = rest.of_rest(varies, labels[known.in_question])
+    labels[in_question] = rest.cheapest_labels()
+    return SureNodes(labels, in_question, rest)
 
 
 def _is_among(numbers: np.ndarray, count: int) -> np.ndarray:

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from medseg.consensus.fusers.fusion_log import FusionLog
-from medseg.consensus.fusers.gcssl.graph_cut.alpha_expansion import decide_sure_nodes, minimise
+from medseg.consensus.fusers.gcssl.graph_cut.alpha_expansion import decide_between_extremes, decide_sure_nodes, minimise
 from medseg.consensus.fusers.gcssl.graph_cut.energy import NeighbourPairs, find_pairs
+from medseg.consensus.fusers.gcssl.graph_cut.minimum_cut import Range
 from medseg.consensus.fusers.gcssl.image_features import NormalisedImage
-from medseg.consensus.fusers.gcssl.raters.missing_votes import Ballots, WeightedVotes, change_by_guesses
+from medseg.consensus.fusers.gcssl.raters.missing_votes import (
+    Ballots,
+    WeightedVotes,
+    change_by_guesses,
+    range_by_guesses,
+)
 from medseg.consensus.fusers.gcssl.region import Region
 from medseg.consensus.fusers.gcssl.thickness import thickness_factor
 from medseg.consensus.study import MISSING
@@ -78,6 +84,9 @@ def decide(region: Region, ballots: Ballots, image: NormalisedImage, options: Pa
                 before_guesses = pairs.energy(votes.of(has_votes).costs(), strength)
             change = change_by_guesses(counted.total, possible)[has_votes]
             sure = decide_sure_nodes(before_guesses, change)
+            if len(before_guesses.unary) == 2:
+                raised, lowered = range_by_guesses(counted.of(has_votes), possible[has_votes])
+                sure = decide_between_extremes(sure, Range(more=raised, less=lowered))
             del before_guesses
             in_question = np.flatnonzero(has_votes)[sure.in_question]
             log.facts["soft_votes"] += guesses.add(counted, in_question[possible[in_question] > 0])

@@ -7,7 +7,7 @@ flow has 32-bit integers only, so that costs are rounded to a millionth, and it 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,6 +47,39 @@ def minimum_cut(stay: np.ndarray, take: np.ndarray, arcs: Arcs) -> Cut:
     return Cut(taken, float(flow + base.sum()))
 
 
+class Range(NamedTuple):
+    """By how much what is taken may yet cost more, beside what stays, and by how much less: `(n,)` float64 >= 0."""
+
+    more: np.ndarray
+    less: np.ndarray
+
+
+def extreme_cuts(stay: np.ndarray, take: np.ndarray, arcs: Arcs, change: Range) -> tuple[np.ndarray, np.ndarray]:
+    """The subsets to take at least cost where taking costs as much as it may, and where it costs as little.
+
+    Args:
+        stay: `(n,)` float64, cost of each node that is not taken.
+        take: `(n,)` float64, cost of each node that is.
+        arcs: costs between nodes, >= 0.
+        change: of the difference of these costs.
+
+    Returns:
+        fewest: `(n,)` bool, what is taken where taking costs most.
+        most: `(n,)` bool, what is taken where it costs least; `fewest` is a part of it.
+    """
+    dear = take + change.more
+    if installed_solver() != "PyMaxflow" or not stay.size:
+        return minimum_cut(stay, dear, arcs).taken, minimum_cut(stay + change.less, take, arcs).taken
+    base = np.minimum(stay, dear)
+    graph, nodes = _graph_of_pymaxflow(dear - base, stay - base, arcs)
+    graph.maxflow()
+    fewest = graph.get_grid_segments(nodes)
+    # a flow stays one where capacities grow: the second cut begins at the first
+    graph.add_grid_tedges(nodes, np.zeros_like(stay), change.more + change.less)
+    graph.maxflow()
+    return fewest, graph.get_grid_segments(nodes)
+
+
 def installed_solver() -> str:
     """Which library cuts: "PyMaxflow", or "scipy" where it is not installed."""
     try:
@@ -57,6 +90,13 @@ def installed_solver() -> str:
 
 
 def _cut_by_pymaxflow(source: np.ndarray, sink: np.ndarray, arcs: Arcs) -> tuple[np.ndarray, float]:
+    graph, nodes = _graph_of_pymaxflow(source, sink, arcs)
+    flow = graph.maxflow()
+    return graph.get_grid_segments(nodes), flow
+
+
+def _graph_of_pymaxflow(source: np.ndarray, sink: np.ndarray, arcs: Arcs) -> tuple[Any, np.ndarray]:
+    """The graph, and the numbers of its nodes."""
     import maxflow
 
     # without the numbers the graph grows by copying, at twice the memory
@@ -64,8 +104,7 @@ def _cut_by_pymaxflow(source: np.ndarray, sink: np.ndarray, arcs: Arcs) -> tuple
     nodes = graph.add_nodes(source.size)
     graph.add_grid_tedges(nodes, source, sink)
     graph.add_edges(arcs.first, arcs.second, arcs.forward, arcs.backward)
-    flow = graph.maxflow()
-    return graph.get_grid_segments(nodes), flow
+    return graph, nodes
 
 
 def _cut_by_scipy(source: np.ndarray, sink: np.ndarray, arcs: Arcs) -> tuple[np.ndarray, float]:

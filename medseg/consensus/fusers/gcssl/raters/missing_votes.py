@@ -155,3 +155,19 @@ def change_by_guesses(total: np.ndarray, possible: np.ndarray) -> np.ndarray:
         possible: s of each voxel; 0 where nothing is to be guessed.
     """
     return 2 * possible / np.where(possible > 0, total + possible, 1)
+
+
+def range_by_guesses(votes: WeightedVotes, possible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """By how much guesses may raise and lower the difference of two labels' shares, each `(n,)` float32.
+
+    With d, T and s of `change_by_guesses` they become (d T + s) / (T + s) where all guesses are for the first label,
+    and (d T - s) / (T + s) where all are for the second.
+
+    Args:
+        votes: of two labels.
+        possible: s of each voxel; 0 where nothing is to be guessed.
+    """
+    shares = votes.shares()
+    difference = shares[0] - shares[1]
+    part = possible / np.where(possible > 0, votes.total + possible, 1)
+    return part * (1 - difference), part * (1 + difference)

@@ -126,9 +126,10 @@ def soften(drawn: Sequence[Drawn], region: Region) -> list[SoftVotes]:
         width = min(structure.outlines.spread, TAU)
         if width <= SURFACE:
             continue
-        counts = annotated[:, structure.chosen] & ~structure.apart[:, None]
-        far = structure.outlines.signed[:, structure.places] > 2 * width
-        near = ~(far & counts).any(axis=0)
+        near = np.ones(structure.chosen.size, bool)
+        for r in np.flatnonzero(~structure.apart):
+            far = structure.outlines.signed[r][structure.places] > np.float16(2 * width)
+            near &= ~(far & annotated[r][structure.chosen])
         inside = _share_inside(structure.outlines, structure.places[near], width)
         found.append(SoftVotes(structure.c, structure.chosen[near], inside, structure.apart))
     return found

@@ -165,9 +165,11 @@ def find_drawn(region: Region, patterns: VotePatterns, rows: np.ndarray) -> list
         outlines = _find_outlines(region, boxes_of_raters[c], int(c))
         chosen = np.flatnonzero(structure == c)
         place = [along[chosen] - side.start for along, side in zip(positions, box, strict=True)]
-        flat = np.ravel_multi_index(place, [side.stop - side.start for side in box])
+        is_chosen = np.zeros([side.stop - side.start for side in box], bool)
+        is_chosen[tuple(place)] = True
+        places = np.flatnonzero(is_chosen.reshape(-1)[outlines.voxels])
         apart = _lie_apart(outlines, patterns.counts @ (patterns.table == c))
-        found.append(Drawn(int(c), chosen, np.searchsorted(outlines.voxels, flat), outlines, apart))
+        found.append(Drawn(int(c), chosen, places, outlines, apart))
     return found
 
 
