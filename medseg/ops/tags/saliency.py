@@ -1,7 +1,7 @@
 """Saliency: for each pixel how likely it is of some object, whichever, in [0, 1].
 
 It comes from a file of the user, or is computed (`medseg data saliency`): another model's foreground, local contrast,
-or what stands out from the border in the features of a pre-trained network.
+or how strongly a pre-trained network answers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own name
 from scipy import ndimage
 from torch import Tensor
 
@@ -127,37 +126,28 @@ def local_contrast(image: np.ndarray, scales: Sequence[Sequence[float]], polarit
     return np.clip(found / highest, 0, 1) if highest > 0 else np.zeros_like(found)
 
 
-def stands_out(features: Tensor) -> Tensor:
-    """What is told apart from the border by the second eigenvector of the affinity of features.
+def strength(features: Tensor) -> Tensor:
+    """How strongly a network answers at each position, from 0 at the weakest to 1 at the strongest.
 
-    The normalised cut (J. Shi, J. Malik, IEEE TPAMI 22, 2000) of a picture by the features of a pre-trained network,
-    as of deep spectral methods (L. Melas-Kyriazi et al., CVPR 2022; arXiv 2205.07839): affinity `max(0, f_i . f_j)` of
-    features of unit length, without their mean. The part that has less of the border is salient.
+    What was trained to tell objects apart answers to them more strongly than to the ground that they stand on
+    (selective convolutional descriptor aggregation: X.-S. Wei et al., IEEE TIP 26, 2017; arXiv 1604.04994); here the
+    answer is the length of the features.
 
     Args:
         features: `(K, *positions)`.
 
     Returns:
-        `(*positions)` in [0, 1]; 0 everywhere where all features are alike.
+        `(*positions)` in [0, 1]; 0 everywhere where all answers are equally strong.
     """
-    shape = features.shape[1:]
-    flat = features.flatten(1).double()
-    flat = flat - flat.mean(1, keepdim=True)
-    if not float(flat.abs().max()) > NEARLY_ZERO:
-        return torch.zeros(shape)
-    flat = F.normalize(flat, dim=0)
-    affinity = (flat.T @ flat).clamp_min(0) + NEARLY_ZERO
-    root = affinity.sum(1).rsqrt()
-    _, vectors = torch.linalg.eigh(root[:, None] * affinity * root[None, :])
-    values = (vectors[:, -2] * root).view(shape)
-    spread = (values.max() - values.min()).clamp_min(NEARLY_ZERO)
-    if float(values[_border(shape)].mean()) > float(values.mean()):
-        values = -values
-    return ((values - values.min()) / spread).float()
+    return from_weakest_to_strongest(torch.linalg.vector_norm(features.float(), dim=0))
 
 
-def _border(shape: Sequence[int]) -> Tensor:
-    """The outermost positions along each axis that has more than one, bool of that shape."""
-    inner = torch.zeros(tuple(shape), dtype=torch.bool)
-    inner[tuple(slice(1, -1) if size > 1 else slice(None) for size in shape)] = True
-    return ~inner
+def from_weakest_to_strongest(values: Tensor) -> Tensor:
+    """Values from 0 at the lowest to 1 at the highest; 0 everywhere where all are equal."""
+    lowest = values.min()
+    return (values - lowest) / (values.max() - lowest).clamp_min(NEARLY_ZERO)
+
+
+def between(values: Tensor, nothing: float, object_: float) -> Tensor:
+    """0 up to one value, 1 from another one on, and evenly rising between."""
+    return ((values - nothing) / (object_ - nothing)).clamp(0, 1)

@@ -86,8 +86,8 @@ class SaliencyOptions:
     kind: Annotated[
         str,
         Option(
-            "dark, bright: than its surroundings; contrast: either; features: unlike the border, to a pre-trained "
-            "network; model: its foreground."
+            "dark, bright: than its surroundings; contrast: either; features: what a pre-trained network answers "
+            "strongly to; model: its foreground."
         ),
     ] = "contrast"
     size: Annotated[float, Option("Of what is looked for by contrast, as a share of the longest side.")] = 0.1

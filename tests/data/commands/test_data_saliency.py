@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from imagenet import imagenet_weights
 from PIL import Image
 
 from medseg.errors import ConfigError, ManifestError
@@ -17,7 +18,7 @@ from medseg.ops.tags.saliency import saliency_of
 from medseg.workflows.data.check import check_manifest
 from medseg.workflows.data.saliency import compute_saliency, stored_saliency
 from medseg.workflows.data.saliency_check import summarize_saliency
-from medseg.workflows.data.saliency_sources import body_of
+from medseg.workflows.data.saliency_sources import Features, body_of
 
 SPOTS = {"a": (12, 20), "b": (30, 14), "c": None}
 
@@ -167,3 +168,25 @@ def test_the_body_is_the_largest_part_that_is_no_air_with_its_holes():
     assert not body[0, 0, 0]
     assert body.sum() == 12 * 12 * 6
     assert body_of(scan, "US").all()
+
+
+def test_features_of_a_pretrained_network(pictures, tmp_path):
+    folder = tmp_path / "strong"
+    found = compute_saliency(pictures / "tags.json", folder, kind="features", weights=imagenet_weights())
+    assert found["cases"] == 3
+    for name, centre in SPOTS.items():
+        values = np.asarray(nib.load(folder / f"{name}.nii.gz").dataobj)
+        assert values.shape[:2] == (40, 48)
+        assert values.max() == (0 if centre is None else 255)
+
+
+def test_a_mirrored_picture_has_mirrored_saliency(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 255, (24, 40, 3)).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    Image.fromarray(picture[:, ::-1]).save(tmp_path / "mirrored.png")
+    features = Features(imagenet_weights(), 3, torch.device("cpu"))
+    found, mirrored = (features([tmp_path / f"{name}.png"]) for name in ("picture", "mirrored"))
+    assert found.shape == (40, 24, 1)
+    assert found.min() == 0
+    assert found.max() == 1
+    np.testing.assert_allclose(mirrored, found[::-1], atol=1e-4)

@@ -19,11 +19,12 @@ from medseg.method import Clock, Frozen, Predictions
 from medseg.methods.auxsegnet import SaliencyFusion
 from medseg.networks.factory import check_exportable, definition_of
 from medseg.ops.tags.saliency import (
+    between,
     fuse_with_saliency,
     local_contrast,
     saliency_of,
     sharpen,
-    stands_out,
+    strength,
     unaries,
 )
 from medseg.portable.networks.tag_networks import AffinityFusion, TaskBranch, affordable_grid, enlarge, refine
@@ -222,15 +223,14 @@ def test_a_dark_spot_stands_out_where_dark_is_asked_for_and_a_bright_one_does_no
     assert not local_contrast(np.ones((1, 8, 8, 1)), scales).any()
 
 
-def test_features_unlike_those_of_the_border_stand_out():
-    torch.manual_seed(0)
-    kinds = torch.randn(2, 16)
-    inside = torch.zeros(9, 9, dtype=torch.long)
-    inside[3:6, 3:7] = 1
-    found = stands_out(kinds[inside].permute(2, 0, 1) + 0.05 * torch.randn(16, 9, 9))
-    assert found[inside == 1].min() > 0.8
-    assert found[inside == 0].max() < 0.2
-    assert not stands_out(torch.ones(4, 3, 3)).any()
+def test_strength_of_features_by_hand():
+    # lengths 5, 1, 3 and 0 of (3, 4), (1, 0), (0, 3) and nothing
+    features = torch.tensor([[[3.0, 1.0], [0.0, 0.0]], [[4.0, 0.0], [3.0, 0.0]]])
+    torch.testing.assert_close(strength(features), torch.tensor([[1, 0.2], [0.6, 0]]))
+    assert not strength(torch.ones(4, 3, 3)).any()
+    torch.testing.assert_close(
+        between(torch.tensor([0.1, 0.2, 0.35, 0.5, 1]), 0.2, 0.5), torch.tensor([0, 0, 0.5, 1, 1])
+    )
 
 
 # The losses.
