@@ -34,8 +34,8 @@ SIDES = (256, 384)
 
 NOTHING, OBJECT = 0.2, 0.5
 """Strength of features, in parts of the strongest in the picture, up to which a position is nothing, and from which on
-it is an object: on 96 photographs of animals and people a threshold in the middle agrees best with their masks, and 0.95
-of their pixels are above `saliency_check.SALIENT`."""
+it is an object: on 96 photographs of animals and people a threshold in the middle agrees best with their masks, and
+0.95 of their pixels are above `saliency_check.SALIENT`."""
 
 AIR_HU = -500
 """Below it CT shows air."""
