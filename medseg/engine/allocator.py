@@ -12,8 +12,8 @@ def keep_freed_memory(*, threads: bool = False) -> bool:
 
     By default glibc maps every large block anew and unmaps it when it is freed, so that each activation of each step is
     paid for again, page by page; on a virtual machine that was a third of the step of a V-Net
-    (`benchmarks/bench_step.py`). The price: freed blocks do not always fit what comes next, and the process holds about
-    a fifth more memory, until it ends.
+    (`benchmarks/trainings/bench_step.py`). The price: freed blocks do not always fit what comes next, and the process
+    holds about a fifth more memory, until it ends.
 
     Args:
         threads: tensors are made in other threads than the main one. Each would have a heap of its own, which is given

@@ -13,7 +13,7 @@ from PIL import Image
 from medseg.consensus.study import MISSING
 from medseg.errors import DataError
 
-_FILE = Path(__file__).parents[2] / "benchmarks" / "consensus_crowd.py"
+_FILE = Path(__file__).parents[2] / "benchmarks" / "consensus" / "consensus_crowd.py"
 _SPEC = importlib.util.spec_from_file_location("consensus_crowd", _FILE)
 crowd = importlib.util.module_from_spec(_SPEC)
 sys.modules[_SPEC.name] = crowd  # where its dataclass looks for it

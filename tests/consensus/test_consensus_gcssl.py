@@ -32,7 +32,7 @@ from medseg.consensus.fusers.gcssl.thickness import thickness_factor
 from medseg.consensus.study import MISSING, Rater, Study
 from medseg.errors import ConfigError, DataError
 
-_FILE = Path(__file__).parents[2] / "benchmarks" / "consensus_phantom.py"
+_FILE = Path(__file__).parents[2] / "benchmarks" / "consensus" / "consensus_phantom.py"
 _SPEC = importlib.util.spec_from_file_location("consensus_phantom", _FILE)
 phantom = sys.modules["consensus_phantom"] = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(phantom)

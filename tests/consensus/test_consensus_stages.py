@@ -22,7 +22,7 @@ from medseg.consensus.fusers.gcssl.raters.scores import LeafHistograms, compute_
 from medseg.consensus.fusers.gcssl.region import find_region
 from medseg.consensus.study import MISSING, Study
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "consensus"))
 
 from consensus_phantom import Scene, generate
 

@@ -1,6 +1,6 @@
 """Every fuser on a crowd's outlines, against experts who took no part in the panel.
 
-    python benchmarks/consensus_crowd.py FOLDER [--methods gcssl staple ...] [--limit 20]
+    python benchmarks/consensus/consensus_crowd.py FOLDER [--methods gcssl staple ...] [--limit 20]
 
 FOLDER has one folder for each image:
 

@@ -1,6 +1,7 @@
 """Where the time of one DTC training step goes: V-Net, patches of 112x112x80, 2 labelled + 2 unlabelled.
 
-    python benchmarks/bench_step.py [--patch 112 112 80] [--width 16] [--rounds 3] [--device auto] [--stock-allocator]
+    python benchmarks/trainings/bench_step.py [--patch 112 112 80] [--width 16] [--rounds 3] [--device auto]
+        [--stock-allocator]
 
 Ours: the engine with its loader worker making patches and distance maps, channels-last layout. Beside it, in the same
 run and alternating with it, the reference recipe: contiguous layout, and for every labelled patch two SciPy distance

@@ -1,6 +1,6 @@
 """Distance maps of patches: ours beside the reference recipe (two SciPy transforms and a boundary search).
 
-    python benchmarks/bench_distance.py [--rounds 7]
+    python benchmarks/speed/bench_distance.py [--rounds 7]
 
 One thread, process time, candidates interleaved round by round; the ratio is the median of the per-round
 ratios.

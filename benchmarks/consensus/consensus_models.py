@@ -1,6 +1,6 @@
 """Every fuser on what trained models found: each model is a rater, and the labels of the test cases are the truth.
 
-    python benchmarks/consensus_models.py MANIFEST --runs RUN RUN [RUN ...] [--list test] [--limit 20]
+    python benchmarks/consensus/consensus_models.py MANIFEST --runs RUN RUN [RUN ...] [--list test] [--limit 20]
 
 RUN is the folder of a run of `medseg compare`, such as `runs/la_rate/runs/planned-seed0`; its predictions are one
 rater's label maps. Cases are those of the manifest's list that every run predicted. Models that learned from the same

@@ -1,6 +1,6 @@
 """A data set of studies through `medseg consensus`: one process per core beside one process, and the fusing alone.
 
-    python benchmarks/bench_consensus_batch.py [--studies 100] [--size 96 96 48] [--jobs 2]
+    python benchmarks/consensus/bench_consensus_batch.py [--studies 100] [--size 96 96 48] [--jobs 2]
 
 Generated raters (`consensus_phantom.py`) as compressed NIfTI files, reports without the viewer. Wall time of the whole
 command, start and files included; nothing else should run meanwhile. "one command per study" starts a new process for

@@ -1,6 +1,6 @@
 """One augmented training patch from a cached volume: ours beside MONAI's dictionary transforms.
 
-    python benchmarks/bench_patches.py [--rounds 15] [--patch 96]
+    python benchmarks/speed/bench_patches.py [--rounds 15] [--patch 96]
 
 Class-guided crop, rotation by up to 15 degrees about each axis, scale 0.9 to 1.1, noise, gamma (ours: contrast
 too), all with probability 1. MONAI starts from tensors in memory, ours from memory-mapped files. One thread,

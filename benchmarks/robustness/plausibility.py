@@ -1,6 +1,6 @@
 """How often ordinary held-out cases would be called implausible, by the labels and images of real data sets.
 
-    python benchmarks/plausibility.py ../shared/data --draws 200
+    python benchmarks/robustness/plausibility.py ../shared/data --draws 200
 
 Of each set some subjects are drawn as the training cases; the true labels and the images of all others take the place
 of results, so that every warning is a false alarm, but for labels that really are unlike the others. The same images,

@@ -1,6 +1,6 @@
 """DTC against supervised training on left-atrium MR: same network, iterations, patches and seeds.
 
-    python benchmarks/la_dtc.py --data ../shared/data/la --work runs/la
+    python benchmarks/trainings/la_dtc.py --data ../shared/data/la --work runs/la
 
 16 labelled cases; of the 24 unlabelled ones the first 12 (by name) train, the other 12 test. The plan is sized once
 by `--budget` for DTC and then frozen for every run. Finished runs are kept, so that an interrupted benchmark goes on

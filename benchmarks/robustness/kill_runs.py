@@ -1,6 +1,6 @@
 """Commands that are killed (SIGKILL) at random moments and called again: the result is that of the undisturbed command.
 
-    python benchmarks/kill_runs.py --count 50 --seed 0
+    python benchmarks/robustness/kill_runs.py --count 50 --seed 0
 
 Each is killed once in a new folder, at a moment drawn from the time that the undisturbed command took, and called again
 until it is done. Compared are the bytes of what it made, and that nothing half written is left.
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "support"))
 
 from models import make_bundle, make_image
 from raters import write_study

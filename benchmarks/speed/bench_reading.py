@@ -1,6 +1,6 @@
 """Reading a CT from .nii.gz: nibabel, SimpleITK, MONAI and the verified reader, interleaved in one process.
 
-Run with one thread, as a loader worker has: `OMP_NUM_THREADS=1 python benchmarks/bench_reading.py`
+Run with one thread, as a loader worker has: `OMP_NUM_THREADS=1 python benchmarks/speed/bench_reading.py`
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A request to a server of `medseg serve` beside the same prediction in one warm process.
 
 Both read the image's file, predict and write a label file; the server also sends it. The two alternate.
-Run where MONAI Label is installed: `OMP_NUM_THREADS=1 .venv-label/bin/python benchmarks/bench_server.py`
+Run where MONAI Label is installed: `OMP_NUM_THREADS=1 .venv-label/bin/python benchmarks/speed/bench_server.py`
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Resampling and the whole deterministic preprocessing, beside MONAI's stock transforms, SciPy, SimpleITK and torch.
 
-    python benchmarks/bench_resample.py [--rounds 7]
+    python benchmarks/speed/bench_resample.py [--rounds 7]
 
 One thread, process time; candidates take turns. A CT of 256 x 256 x 120 voxels of 0.8 x 0.8 x 2.5 mm to
 1.5 x 1.5 x 2 mm; the item is image and label from .nii.gz, oriented, resampled, scaled (ours keeps the field of view

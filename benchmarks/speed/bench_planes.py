@@ -1,6 +1,6 @@
 """Three planes predicted and fused: labels and confidences as they come, beside three full maps of probabilities.
 
-    python benchmarks/bench_planes.py [--size 512 512 300] [--classes 17] [--only ours|maps]
+    python benchmarks/speed/bench_planes.py [--size 512 512 300] [--classes 17] [--only ours|maps]
 
 The network of each plane is one 1x1 convolution, so that what is measured is all but the network. Each candidate runs
 in a process of its own, whose peak memory is its own too.

@@ -1,6 +1,6 @@
 """STAPLE and multi-label STAPLE: ours beside SimpleITK's filters on the same arrays.
 
-    python benchmarks/bench_staple.py [--size 192 192 96] [--labels 2 14] [--raters 5] [--rounds 3]
+    python benchmarks/speed/bench_staple.py [--size 192 192 96] [--labels 2 14] [--raters 5] [--rounds 3]
 
 Raters are warped and shifted copies of ellipsoids, with complete annotations; the whole grid, and cropped to the
 labels and their margin. SimpleITK runs its bare filter on one thread; ours is the whole fuser, from label maps to label

@@ -3,7 +3,7 @@
 "still" means without dropout. `vnet` here has one convolution more than the paper's, because its outputs (14 classes,
 13 distances) are more than the 8 channels of its first level.
 
-    python benchmarks/btcv_networks.py --data ../shared/data/btcv --work runs/networks
+    python benchmarks/trainings/btcv_networks.py --data ../shared/data/btcv --work runs/networks
 
 6 labelled CT with 13 organs; of the 16 unlabelled ones the first 8 train and the last 4 test. Every run has the same
 loss (`--task dtc`), spacing, patches, iterations and seeds. Finished runs are kept. Prints a Markdown table: mean and

@@ -1,6 +1,6 @@
 """Every kind of erring rater: Dice of the fusers against the generated truth, and their CPU seconds.
 
-    python benchmarks/consensus_table.py [--rows five vessels ...] [--seeds 6] [--seeds-3d 3]
+    python benchmarks/consensus/consensus_table.py [--rows five vessels ...] [--seeds 6] [--seeds-3d 3]
 
 Dice is the mean over the foreground classes; a cell says the mean over the seeds, the worst seed in brackets, and the
 mean CPU seconds of the process. The first seed is run once before the clock counts. SimpleITK's STAPLE is the bare

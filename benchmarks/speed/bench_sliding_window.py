@@ -1,7 +1,7 @@
 """Sliding windows: ours, labels out, beside MONAI's inferer with an argmax and the network alone on the same windows.
 
-    python benchmarks/bench_sliding_window.py [--classes 2 14] [--network free small unet] [--rounds 5]
-    python benchmarks/bench_sliding_window.py --peak 2 14     # peak memory of a whole-body CT, from file to file
+    python benchmarks/speed/bench_sliding_window.py [--classes 2 14] [--network free small unet] [--rounds 5]
+    python benchmarks/speed/bench_sliding_window.py --peak 2 14     # peak memory of a whole-body CT, from file to file
 
 One thread, process time unless `--clock wall --threads 2`; candidates take turns. All run with freed memory kept, as
 `medseg predict` does on a CPU; `--stock-allocator` leaves the C library as it is.

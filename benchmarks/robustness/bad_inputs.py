@@ -1,6 +1,6 @@
 """Bad inputs of every kind that strangers sent: each file is made here, and the real command is run on it.
 
-    python benchmarks/bad_inputs.py [--keep FOLDER]
+    python benchmarks/robustness/bad_inputs.py [--keep FOLDER]
 
 Every command runs in a process forked from this one, which has imported what it needs. An input counts as right if it
 is refused in one line or told by a warning; as wrongly silent if the command ends with 0 and says nothing of it.

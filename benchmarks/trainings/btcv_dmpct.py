@@ -1,6 +1,6 @@
 """DMPCT on abdominal CT: supervised planes, single-plane self-training and co-training from the same few labels.
 
-    python benchmarks/btcv_dmpct.py --data ../shared/data/btcv --work runs/btcv --budget 45m
+    python benchmarks/trainings/btcv_dmpct.py --data ../shared/data/btcv --work runs/btcv --budget 45m
 
 Each draw shuffles the cases: some are labelled, some are kept for testing, the rest are the unlabelled pool, whose
 labels are opened for the table of pseudo-labels and for nothing else. One plan is sized once, by `--budget` for the

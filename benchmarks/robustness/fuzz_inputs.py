@@ -1,6 +1,6 @@
 """Mutated files of every format that medseg reads: refused in one line, read as they were, or read as something else.
 
-    python benchmarks/fuzz_inputs.py --count 2000 --seed 0 --output fuzz/
+    python benchmarks/robustness/fuzz_inputs.py --count 2000 --seed 0 --output fuzz/
 
 Each mutation of a small valid file is read by the real reader in a process of its own with a time limit. A format
 without checksums cannot tell a changed voxel from another one; where it has none, that is said in the table.
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "support"))
 
 import nibabel as nib
 import numpy as np

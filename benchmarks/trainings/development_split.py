@@ -1,6 +1,6 @@
 """A manifest to choose settings by: its test cases are unlabelled ones whose labels are opened for measuring alone.
 
-    python benchmarks/development_split.py acdc/compare_8.json --subjects 2 --first 2 -o runs/acdc_dev.json
+    python benchmarks/trainings/development_split.py acdc/compare_8.json --subjects 2 --first 2 -o runs/acdc_dev.json
 
 The manifest's own test cases, which results are told of, take no part. Labels of the unlabelled cases are expected in
 `labels/` beside `images/`, under the image's name. `--subjects` and `--first` take some of the labelled subjects, in

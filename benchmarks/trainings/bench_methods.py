@@ -1,6 +1,6 @@
 """What a step of each method costs beside the passes of its networks, and beside a plain supervised step.
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_methods.py [--tasks cutmix,ael] [--patch 64 64 40] [--width 16]
+    OMP_NUM_THREADS=1 python benchmarks/trainings/bench_methods.py [--tasks cutmix,ael] [--patch 64 64 40] [--width 16]
 
 Every pipeline gets the same U-Net, patch and batch: so many labelled patches, and as many of each other stream that it
 asks for, whole groups where it wants groups. A task stands for its last stage, `task:0` for its first. Three things

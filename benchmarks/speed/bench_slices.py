@@ -1,6 +1,6 @@
 """Training slices per second for each plane: ours from memory-mapped volumes beside a plain MONAI slice loader.
 
-    python benchmarks/bench_slices.py [--size 256 256 160] [--cases 4] [--batch 16] [--rounds 5] [--workers 0]
+    python benchmarks/speed/bench_slices.py [--size 256 256 160] [--cases 4] [--batch 16] [--rounds 5] [--workers 0]
 
 MONAI's volumes are decoded once into a `CacheDataset`; whole random slices are cut from each item and put together by
 its `DataLoader`. Ours reads slices out of files. Without changes of the slices, and with an affine one of each. Both

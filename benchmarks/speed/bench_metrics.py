@@ -1,6 +1,6 @@
 """Metrics of two masks: all of ours beside MONAI's Dice + HD95 + ASSD.
 
-    python benchmarks/bench_metrics.py [--rounds 7]
+    python benchmarks/speed/bench_metrics.py [--rounds 7]
 
 One thread, process time, candidates interleaved round by round; the ratio is the median of the per-round
 ratios. Ours returns more in that time: both HD95 definitions, HD, ASD, surface Dice, volumes and counts.

@@ -1,6 +1,6 @@
 """Where the time and memory of `gcssl` go on whole scans, beside SimpleITK's STAPLE on the same arrays.
 
-    python benchmarks/bench_gcssl.py [--cases study ct organs] [--rounds 3]
+    python benchmarks/consensus/bench_gcssl.py [--cases study ct organs] [--rounds 3]
 
 Generated raters (`consensus_phantom.py`): jitter, 3 voxels too wide, holes, half missing, outlier. Every run is a new
 process on one thread; candidates take turns, and the ratios are medians of the per-round ratios. Seconds are those of

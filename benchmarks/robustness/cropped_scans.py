@@ -1,6 +1,7 @@
 """Scans that show less than those of training: Dice in a box, predicted of the whole scan and of the box alone.
 
-    python benchmarks/cropped_scans.py runs/first ../shared/data/la/compare_16.json --box 50x50x35 60x60x40 400x400x20
+    python benchmarks/robustness/cropped_scans.py runs/first ../shared/data/la/compare_16.json
+        --box 50x50x35 60x60x40 400x400x20
 
 The box, in mm, lies about the middle of the labelled structures and ends where the scan does. Its voxels are written to
 a file of their own, which is predicted as any other. Labels are read to place the box and to measure. Prints a Markdown

@@ -1,6 +1,6 @@
 """Fusers on real images: raters simulated from real labels, which are the truth, and two raters who drew vessels.
 
-    python benchmarks/consensus_real.py --data ../shared/data [--sets la btcv drive] [--cases 2] [--seeds 5]
+    python benchmarks/consensus/consensus_real.py --data ../shared/data [--sets la btcv drive] [--cases 2] [--seeds 5]
 
 `simulated_raters.py` has the raters and the panels. Dice is the mean over the structures of the truth. A cell says the
 mean over cases and seeds, the standard deviation over seeds of the mean over cases, and the worst single study; the
