@@ -32,7 +32,7 @@ work=${WORK:-$here/work$below}
 limit=${LIMIT:-$([[ $below ]] && echo 900 || echo 290)}
 mkdir -p "$out" "$work"
 
-export PYTHONPATH=$root:$root/benchmarks/trainings:$here
+export PYTHONPATH=$root:$root/benchmarks/trainings:$root/benchmarks/speed:$here
 export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
 export GPU_COMMAND="bash benchmarks/gpu/run.sh $*"
 

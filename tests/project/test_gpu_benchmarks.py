@@ -16,7 +16,7 @@ import pytest
 from forking import python
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu"
-sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
+sys.path[:0] = [str(FOLDER), *(str(FOLDER.parent / part) for part in ("trainings", "speed"))]
 
 import journal  # noqa: E402
 import scans  # noqa: E402
