@@ -5,7 +5,7 @@
 #
 # --tiny (or MEDSEG_GPU_TINY=1): a dry run with tiny sizes, on a CPU too; its numbers mean nothing.
 # Variables: OUT   folder of the results          (benchmarks/gpu/out, or benchmarks/gpu/out/tiny)
-#            WORK  folder of everything else      (benchmarks/gpu/work, or benchmarks/gpu/work/tiny)
+#            WORK  folder of everything else      (benchmarks/gpu/scratch, or benchmarks/gpu/scratch/tiny)
 #            LIMIT seconds of the whole command   (290; 900 for a dry run)
 #            ONLY  steps to run, "windows:sliding steps:compiled" (all); their rows are added to those in OUT
 #            COMMIT for the results, where the copy of the repository has no history
@@ -28,7 +28,7 @@ if [[ $part != part1 && $part != part2 ]] || [[ $# -gt 1 && $2 != --tiny ]]; the
     exit 2
 fi
 out=${OUT:-$here/out$below}
-work=${WORK:-$here/work$below}
+work=${WORK:-$here/scratch$below}
 limit=${LIMIT:-$([[ $below ]] && echo 900 || echo 290)}
 mkdir -p "$out" "$work"
 

@@ -136,7 +136,8 @@ class ImageFeatures:
                 power *= difference
                 total += power
             half = 2 * k // len(self.window)
-            counters[half] += np.take(ones, np.take(bins, neighbours, mode="clip"), mode="clip")
+            grey_levels = np.take(bins, neighbours, mode="clip")
+            counters[half] += np.take(ones, grey_levels, mode="clip")
             if k + 1 == self.small_window_size:
                 moments_of_small = _moments(sums, self.small_window_size, centre)
         moments_of_large = _moments(sums, len(self.window), centre)

@@ -116,8 +116,9 @@ def decide_between_extremes(known: SureNodes, change: Range) -> SureNodes:
     labels, rest = known.labels.copy(), known.rest
     stay, take = np.asarray(rest.unary, np.float64)
     arcs = Arcs(rest.first, rest.second, rest.weight, rest.weight)
-    of_rest = Range(*(np.asarray(by, np.float64)[known.in_question] for by in change))
-    fewest, most = extreme_cuts(stay, take, arcs, of_rest)
+    more = np.asarray(change.more, np.float64)[known.in_question]
+    less = np.asarray(change.less, np.float64)[known.in_question]
+    fewest, most = extreme_cuts(stay, take, arcs, Range(more, less))
     labels[known.in_question] = fewest
     varies = most & ~fewest
     in_question = known.in_question[varies]

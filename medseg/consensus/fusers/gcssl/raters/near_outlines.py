@@ -128,8 +128,10 @@ def soften(drawn: Sequence[Drawn], region: Region) -> list[SoftVotes]:
             continue
         near = np.ones(structure.chosen.size, bool)
         for r in np.flatnonzero(~structure.apart):
-            far = structure.outlines.signed[r][structure.places] > np.float16(2 * width)
-            near &= ~(far & annotated[r][structure.chosen])
+            distance = structure.outlines.signed[r][structure.places]
+            is_far = distance > np.float16(2 * width)
+            is_far &= annotated[r][structure.chosen]
+            near[is_far] = False
         inside = _share_inside(structure.outlines, structure.places[near], width)
         found.append(SoftVotes(structure.c, structure.chosen[near], inside, structure.apart))
     return found
