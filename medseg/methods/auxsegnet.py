@@ -176,7 +176,8 @@ class AuxSegNet(Method):
         self.looks = {"row_sums": torch.stack([rows.min(), rows.max()]), "looked_at": looked_at}
         if clock.iteration == clock.total - 1 and rows.shape[1] >= 64 and float(looked_at) > MOST_LOOKED_AT:
             what = f"{float(looked_at):.0%} of the affinity is with one of {rows.shape[1]} positions"
-            warnings.warn(f"{what}, so that nothing is refined: try affinity=scaled_normalized", stacklevel=2)
+            hint = "try a lower learning rate, or affinity=scaled_normalized"
+            warnings.warn(f"{what}, so that nothing is refined: {hint}", stacklevel=2)
 
 
 def _saliency_loss(logits: Tensor, salient: Tensor, inside: Tensor | None) -> Tensor:

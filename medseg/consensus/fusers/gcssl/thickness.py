@@ -62,7 +62,6 @@ def thickness_near(labels: np.ndarray, at: np.ndarray, units: Sequence[float], r
         inner = enlarge_box(labelled, (1, 1, 1), crop.shape)  # background beside it ends it
         sides = tuple(unit if math.isfinite(unit) else 1.0 for unit in units)
         of_labels = np.ascontiguousarray(crop[inner])
-        depth[inner] = edt.edt(of_labels + np.uint8(1), anisotropy=sides, parallel=1)  # every change is a boundary
-        depth[crop == 0] = 0
+        depth[inner] = edt.edt(of_labels, anisotropy=sides, parallel=1)  # each change of label is a boundary
     thickest = ndimage.maximum_filter(depth, [2 * voxels + 1 for voxels in near], mode="constant")
     return thickest[at[window]]
