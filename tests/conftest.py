@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,10 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 # Files are flushed to disk against a power cut, which no test makes; a training waits for it a hundred times and more.
 os.fsync = os.fstat  # an invalid descriptor still fails
+
+# A background shell starts its children with it ignored, which the processes of tests would inherit.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
