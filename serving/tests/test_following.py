@@ -21,6 +21,9 @@ sys.path[:0] = standins.folders()
 from medseg.serve.datastores import following  # noqa: E402
 from medseg.serve.datastores.local import CheckedLocal  # noqa: E402
 
+# watchdog tells of a folder that is watched a second time, which it is when it was removed and made anew in between
+pytestmark = pytest.mark.filterwarnings("ignore:Callback with id .* already exists for watch:RuntimeWarning")
+
 # other tests of this process ask which modules stand-ins are needed for
 sys.path[:] = PATH
 for loaded in [name for name in sys.modules if name.partition(".")[0] in standins.NAMES]:
