@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -185,7 +185,8 @@ class SaliencyColouring(PseudoLabels):
         classes: number of classes with background.
         conflict: score above which no two classes may be.
         hot_attention: attention above which a voxel cannot be background.
-        hot_saliency: saliency from which a voxel cannot be background.
+        hot_saliency: saliency from which a voxel cannot be background. Chosen by the labelled validation cases, if there
+            are any, where a pipeline does not give it: saliency that is soft is hardly anywhere below the paper's.
         least_attention: below it attention counts as 0; the authors' earlier code has 0.3.
         least_foreground: share of the voxels that a class must be found in, or the case stays without a label.
     """
@@ -193,6 +194,7 @@ class SaliencyColouring(PseudoLabels):
     needs = "maps"
     one_view = True
     inputs = ("saliency",)
+    tried: ClassVar[Mapping[str, tuple[float, ...]]] = {"hot_saliency": (32 / 255, 0.25, 0.4, 0.55, 0.7, 0.85)}
 
     def __init__(
         self, classes: int, *, conflict: float = 0.9, hot_attention: float = 0.8, hot_saliency: float = 32 / 255,

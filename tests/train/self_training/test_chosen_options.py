@@ -127,7 +127,7 @@ def test_without_a_label_to_choose_by_it_is_said(tmp_path, capsys):
 
 
 def test_the_defaults_of_a_rule_are_tried_first():
-    for name in ("auxsegnet", "tag_maps"):
+    for name in ("auxsegnet", "group_wsss", "tag_maps"):
         rule = methods.build_rule(name, 3)
         assert {option: values[0] for option, values in rule.tried.items()} == {
             option: getattr(rule, option) for option in rule.tried

@@ -330,6 +330,13 @@ def test_a_pseudo_mask_is_the_worked_one(at_five):
     assert rule.colour(SALIENCY, {15: attention}).tolist() == [0, 15, 15, 255, 255, 255]
 
 
+def test_soft_saliency_is_background_below_the_threshold():
+    """The fourth voxel's scores are 0.5 and 0.4, the last one's 0.84 and 0.1; its saliency is 0.16."""
+    attention = torch.tensor([0, 1, 0.5, 0.4, 0.7, 0.1])
+    labels = [SaliencyColouring(21, hot_saliency=hot).colour(SALIENCY, {15: attention}).tolist() for hot in (0.4, 0.55)]
+    assert labels == [[0, 15, 15, 255, 0, 0], [0, 15, 15, 0, 0, 0]]
+
+
 def test_where_a_class_wins_that_nobody_looked_for_nothing_is_learnt():
     """Scores of background, 1 and 2: (1, 0, 0), (0, .5, 1), (0, 1, .25)."""
     saliency = torch.tensor([0.0, 1.0, 1.0]).view(3, 1, 1)
