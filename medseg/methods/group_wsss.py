@@ -185,8 +185,8 @@ class SaliencyColouring(PseudoLabels):
         classes: number of classes with background.
         conflict: score above which no two classes may be.
         hot_attention: attention above which a voxel cannot be background.
-        hot_saliency: saliency from which a voxel cannot be background. Chosen by the labelled validation cases, if there
-            are any, where a pipeline does not give it: saliency that is soft is hardly anywhere below the paper's.
+        hot_saliency: saliency from which a voxel cannot be background. Where a pipeline does not give it, the labelled
+            validation cases choose it, if there are any: soft saliency is hardly anywhere below the paper's.
         least_attention: below it attention counts as 0; the authors' earlier code has 0.3.
         least_foreground: share of the voxels that a class must be found in, or the case stays without a label.
     """
