@@ -38,6 +38,7 @@ DOCUMENTS = (
     "docs/results/image_tags.md",
     "docs/results/consensus.md",
     "docs/results/robustness.md",
+    "docs/results/peers.md",
     "docs/results/speed.md",
     "pipelines/README.md",
     "comparisons/README.md",
