@@ -25,6 +25,8 @@ CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 OFF_SLICES = 0.1
 """How far a contour may lie off a slice: coordinates are often rounded to tenths of a millimetre."""
 
+OF_THIS_SERIES = "give the series that it annotates; --label takes some of its structures only"
+
 
 def read_contours(data: Any, path: Path, grid: Header, only: Sequence[str]) -> Annotation:
     """The structures of a file.
@@ -36,7 +38,7 @@ def read_contours(data: Any, path: Path, grid: Header, only: Sequence[str]) -> A
         only: names of the structures to take; none: all.
 
     Raises:
-        DataError: contours lie between or across the image's slices, or beyond them.
+        DataError: contours lie between or across the image's slices, or outside of the image.
     """
     structures = list(data.get("StructureSetROISequence") or ())
     names = [str(item.get("ROIName") or f"structure {item.get('ROINumber')}") for item in structures]
@@ -71,6 +73,7 @@ def _fill(outline: Any | None, name: str, path: Path, grid: Header) -> tuple[np.
     closed, notes = _closed_contours(contours, name)
     axis: int | None = None
     slices: set[int] = set()
+    cut = 0
     for number, contour in enumerate(closed, start=1):
         title = f"contour {number} of '{name}'"
         points = _to_voxels(contour, title, path, grid)
@@ -82,9 +85,13 @@ def _fill(outline: Any | None, name: str, path: Path, grid: Header) -> tuple[np.
         at = _find_slice(points, axis, title, path, grid)
         slices.add(at)
         plane = np.moveaxis(mask, axis, 0)[at]
-        first, second = np.delete(points, axis, axis=1).T
+        in_plane = np.delete(points, axis, axis=1)
+        cut += _reaches_beyond(in_plane, plane.shape, title, path, grid)
+        first, second = in_plane.T
         inside = polygon(first, second, plane.shape)
         plane[inside] = ~plane[inside]  # a contour within another one is a hole
+    if cut:
+        notes.append(f"'{name}' reaches beyond {grid.path} in {cut} of its {len(closed)} contours: cut off at the edge")
     if slices:
         between = max(slices) - min(slices) + 1
         if len(slices) < between:
@@ -135,8 +142,29 @@ def _find_slice(points: np.ndarray, axis: int, title: str, path: Path, grid: Hea
             f"are {grid.spacing_mm[axis]:.3g} mm apart", path=path, hint="give the series that it annotates",
         )  # fmt: skip
     if not 0 <= at < grid.shape[axis]:
-        raise DataError(f"{title} lies outside {grid.path}", path=path, hint="give the series that it annotates")
+        raise DataError(f"{title} lies outside {grid.path}", path=path, hint=OF_THIS_SERIES)
     return at
+
+
+def _reaches_beyond(points: np.ndarray, shape: Sequence[int], title: str, path: Path, grid: Header) -> bool:
+    """Whether part of a contour lies beyond the edge of its slice, where a table or a wide body may.
+
+    Args:
+        points: `(n, 2)` of the contour, in voxels of the slice.
+        shape: of the slice.
+        title: of the contour, for messages.
+        path: of the file, for messages.
+        grid: of the image.
+
+    Raises:
+        DataError: all of it lies more than a voxel beyond the edge.
+    """
+    last = np.array(shape) - 1
+    lowest, highest = points.min(axis=0), points.max(axis=0)
+    # a voxel reaches half a voxel beyond its centre
+    if (highest < -1.5).any() or (lowest > last + 1.5).any():
+        raise DataError(f"{title} lies outside {grid.path}", path=path, hint=OF_THIS_SERIES)
+    return bool((lowest < -1).any() or (highest > last + 1).any())
 
 
 def _color(outline: Mapping[str, Any] | None) -> Color | None:

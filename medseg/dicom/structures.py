@@ -10,7 +10,7 @@ import numpy as np
 
 from medseg.errors import DataError
 from medseg.portable.io.header import Header
-from medseg.structure_names import structure_key
+from medseg.structure_names import find_named
 
 MOST = 254  # structures that fit into bytes beside 0 and the mark of what is missing
 
@@ -41,19 +41,17 @@ def choose_structures(names: Sequence[str], only: Sequence[str], path: Path) -> 
 
     Args:
         names: of all structures of a file.
-        only: names of those to take; capitals and blanks make no difference; none: all.
+        only: names of those to take, see `find_named`; none: all.
         path: of the file, for messages.
 
     Raises:
         DataError: none is wanted, or there are too many.
     """
-    wanted = {structure_key(name) for name in only}
-    taken, left_out = [], []
-    for place, name in enumerate(names):
-        if not wanted or structure_key(name) in wanted:
-            taken.append(place)
-        else:
-            left_out.append(name)
+    wanted = set(range(len(names)))
+    if only:
+        wanted = {place for name in only for place in find_named(name, names)}
+    taken = sorted(wanted)
+    left_out = [name for place, name in enumerate(names) if place not in wanted]
     if not taken:
         problem = f"has no structure called {' or '.join(only) or 'anything'}; it has {', '.join(names)}"
         raise DataError(problem, path=path)

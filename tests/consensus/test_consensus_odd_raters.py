@@ -6,31 +6,14 @@ import json
 
 import numpy as np
 from raters import ball, image_of, save
+from small_studies import NAMES, grid, kinds, oddities
 
 from medseg.consensus.fuse import fuse
 from medseg.consensus.io.annotations.surroundings import leave_out_surroundings
-from medseg.consensus.statistics.odd_raters import classes_not_looked_for, find_oddities
+from medseg.consensus.statistics.never_drawn import classes_not_looked_for
 from medseg.consensus.study import MISSING, Rater, Study
 from medseg.workflows.consensus.options import ConsensusOptions
 from medseg.workflows.consensus.run import consensus
-
-NAMES = ("anna", "bob", "cleo", "dora")
-
-
-def grid(*rows: str) -> np.ndarray:
-    """Labels of a picture from its rows; m is not annotated."""
-    table = {"m": MISSING}
-    return np.array([[table.get(sign, 0) or int(sign) for sign in row] for row in rows], np.uint8)[..., None]
-
-
-def oddities(*labels: np.ndarray, classes: tuple[str, ...] = ("background", "liver", "spleen")):
-    raters = tuple(Rater(name, array) for name, array in zip(NAMES, labels, strict=False))
-    return find_oddities(Study(raters, classes, (1.0, 1.0, 1.0)))
-
-
-def kinds(*labels: np.ndarray, **more) -> list[tuple[str, list[str]]]:
-    return [(entry["kind"], entry["raters"]) for entry in oddities(*labels, **more)]
-
 
 # three careful raters, no two alike
 ANNA = grid("0000000000", "0111100220", "0111100220", "0000000000")
@@ -161,7 +144,7 @@ def test_two_names_of_one_structure():
 
 def test_one_annotation_twice():
     assert kinds(ANNA, BOB, ANNA) == [("identical", ["anna", "cleo"])]
-    assert kinds(ANNA, np.zeros_like(ANNA), np.zeros_like(ANNA)) == []
+    assert kinds(ANNA, np.zeros_like(ANNA), np.zeros_like(ANNA)) == [("empty", ["bob", "cleo"])]
     (found,) = oddities(ANNA, BOB, ANNA, ANNA)
     assert found["text"] == "anna, cleo and dora are alike in every voxel: is it one annotation given 3 times?"
 

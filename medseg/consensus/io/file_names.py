@@ -152,9 +152,12 @@ def resolve_rater_names(sources: Sequence[Path], given: Sequence[str] | None) ->
         given: by the user; None: the files' names, or their folders' where all files are called the same.
 
     Raises:
-        ConfigError: not as many names as raters, or one name twice.
+        ConfigError: not as many names as raters, an empty one, or one name twice.
     """
     if given:
+        for name in given:
+            if not name.strip():
+                raise ConfigError(f"a rater is called '{name}'; accepted is a --name of at least one letter or digit")
         if len(given) != len(sources):
             raise ConfigError(f"{len(given)} names are given for {len(sources)} annotations; accepted is one for each")
         twice = [name for name, count in Counter(given).items() if count > 1]

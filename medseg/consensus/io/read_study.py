@@ -11,13 +11,15 @@ import numpy as np
 from medseg.consensus.io.align import Placed, bring_to_grid
 from medseg.consensus.io.annotations.dicom import AnnotatedImage, read_dicom_annotation
 from medseg.consensus.io.annotations.files import FileAnnotation, palette_of, read_annotation_files
+from medseg.consensus.io.annotations.left_out import ask_for_structures
+from medseg.consensus.io.annotations.match_values import Labelled, match_values
 from medseg.consensus.io.annotations.partial import limit_to_protocol, limit_to_region, tidy_probabilities
 from medseg.consensus.io.annotations.segment_table import Segment, merge_segments
 from medseg.consensus.io.annotations.surroundings import leave_out_surroundings
 from medseg.consensus.io.file_names import DICOM, files_of, is_dicom, is_series, resolve_rater_names
 from medseg.consensus.io.formats import Form, Reading
 from medseg.consensus.io.read_image import read_image
-from medseg.consensus.statistics.odd_raters import classes_not_looked_for
+from medseg.consensus.statistics.never_drawn import classes_not_looked_for
 from medseg.consensus.study import MISSING, Rater, Study
 from medseg.dicom.scan.series import Series, open_series
 from medseg.errors import ConfigError, DataError
@@ -130,21 +132,49 @@ def _read_raters(
     annotations = [_read_annotation(files, known, options, image) for files in sources]
     if not known and not any(annotation.segments for annotation in annotations):
         known = _classes_of_channels(annotations)
-    tables = [known, *(annotation.segments for annotation in annotations)]
-    segments, (_, *indices), changed = merge_segments(tables)
-    notes += changed
-    raters = []
-    for name, annotation, own_indices in zip(names, annotations, indices, strict=True):
+    of_files: list[str] = []
+    arrays = []
+    for name, annotation in zip(names, annotations, strict=True):
         placed = Placed(annotation.take(), annotation.header, 0 if annotation.cropped else MISSING)
         array, of_grid = bring_to_grid(placed, image.grid, options.resample)
-        notes += [f"{name}: {note}" for note in (*annotation.notes, *of_grid)]
+        of_files += [f"{name}: {note}" for note in (*annotation.notes, *of_grid)]
+        arrays.append(array)
+    segments, indices = _merge_classes(arrays, annotations, known, notes)
+    notes += of_files
+    raters = []
+    for name, annotation, own_indices in zip(names, annotations, indices, strict=True):
+        array = arrays.pop(0)  # needed once, so that not all raters lie in memory twice
         if array.ndim == 4:
             rater = _soft_rater(name, array, len(segments) + 1, annotation.header.path, notes)
         else:
             rater = _hard_rater(name, array, own_indices)
         raters.append(rater)
     _refuse_nothing_but_missing(raters, segments, annotations[0].header.path, options.missing)
+    remedy = "another ignore_index in the manifest" if options.closed else "--missing-value none"
+    notes[:0] = ask_for_structures(raters, options.missing, remedy)
     return raters, segments, annotations
+
+
+def _merge_classes(
+    arrays: Sequence[np.ndarray], annotations: Sequence[FileAnnotation], known: Sequence[Segment], notes: list[str]
+) -> tuple[tuple[Segment, ...], list[list[int]]]:
+    """The classes of all files, and for each file the class index of each of its segments.
+
+    Args:
+        arrays: of each rater on the grid.
+        annotations: their files.
+        known: classes that are known beforehand.
+        notes: to be added to.
+    """
+    labelled = []
+    for array, annotation in zip(arrays, annotations, strict=True):
+        if array.ndim == 3:
+            labelled.append(Labelled(array, annotation.segments, annotation.header.path))
+    named, of_places = match_values(labelled, known)
+    tables = [(*known, *named), *(annotation.segments for annotation in annotations)]
+    segments, (_, *indices), of_values = merge_segments(tables)
+    notes += [*of_places, *of_values]
+    return segments, indices
 
 
 def _read_annotation(

@@ -15,6 +15,8 @@ MOST = 0.5
 """Dice from which two structures are the same one."""
 CLEARLY = 0.3
 """How much higher a Dice must become for values to look exchanged."""
+MOST_CLAUSES = 4
+"""More classes that mean others are not all listed."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +24,24 @@ class Exchange:
     """Values that mean other structures.
 
     Args:
-        raters: the numbers of the raters who stand against more than half of the others, one at a time; two where
-            nobody can tell which of both it is.
-        meaning: class of the first rater -> class that the others call so.
-        classes: all classes that take part.
+        raters: the number of the rater who stands against more than half of the others; where nobody can tell who is
+            right, of all on one side.
+        others: those on the other side where nobody can tell, else none.
+        meaning: class of `raters` -> class that the others call so.
+        what: in words, a clause.
         text: a sentence.
     """
 
     raters: tuple[int, ...]
+    others: tuple[int, ...]
     meaning: dict[int, int]
-    classes: tuple[int, ...]
+    what: str
     text: str
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """All that take part."""
+        return tuple(sorted({*self.meaning, *self.meaning.values()}))
 
 
 @dataclass(frozen=True)
@@ -101,42 +110,87 @@ def _connected(pairs: Iterable[tuple[int, int]]) -> list[dict[int, int]]:
 
 
 def _name_raters(panel: Panel, classes: tuple[int, ...], fits: dict[tuple[int, int], _Fit]) -> list[Exchange]:
-    """The raters who stand against more than half of those they can be compared with; else each pair that differs."""
+    """The raters who stand against more than half of those they can be compared with; else side against side."""
     raters = len(panel.names)
-    drew = panel.sizes()[:, list(classes)].any(axis=1)
-    comparable = np.count_nonzero(drew) - 1
+    drew = np.flatnonzero(panel.sizes()[:, list(classes)].any(axis=1))
     against = {r: [s for s in range(raters) if (r, s) in fits] for r in range(raters)}
-    blamed = [r for r in range(raters) if len(against[r]) > comparable / 2]
+    sides = _two_sides([int(r) for r in drew], fits)
+    if sides is not None:
+        return [_exchange(panel, *sides, fits)]
+    blamed = [r for r in range(raters) if len(against[r]) > (len(drew) - 1) / 2]
     if raters > 2 and blamed:
-        return [_exchange(panel, (r,), against[r], fits) for r in blamed]
-    return [_exchange(panel, (r, s), [s], fits) for r, s in fits if r < s or (s, r) not in fits]
+        return [_exchange(panel, [r], against[r], fits) for r in blamed]
+    return [_exchange(panel, [r], [s], fits) for r, s in fits if r < s or (s, r) not in fits]
 
 
-def _exchange(panel: Panel, raters: tuple[int, ...], against: list[int], fits: dict[tuple[int, int], _Fit]) -> Exchange:
-    r = raters[0]
-    chosen = [fits[r, s] for s in against]
+def _two_sides(drew: list[int], fits: dict[tuple[int, int], _Fit]) -> tuple[list[int], list[int]] | None:
+    """The two halves of a panel of which each has the values the other way round than the other; None: there are none.
+
+    Args:
+        drew: raters who have any of the classes.
+        fits: of pairs of raters who differ.
+    """
+    first = [r for r in drew if r == drew[0] or (drew[0], r) not in fits]
+    second = [r for r in drew if r not in first]
+    if len(first) != len(second):
+        return None
+    for side in (first, second):
+        if any((r, s) in fits for r in side for s in side):
+            return None
+    return (first, second) if all((r, s) in fits for r in first for s in second) else None
+
+
+def _exchange(panel: Panel, raters: list[int], against: list[int], fits: dict[tuple[int, int], _Fit]) -> Exchange:
+    """The sentence on one rater, or on the two sides of a panel in halves."""
+    chosen = [fits[r, s] for r in raters for s in against]
     votes: dict[int, Counter[int]] = defaultdict(Counter)
     for fit in chosen:
         for a, b in fit.meaning.items():
             votes[a][b] += 1
     meaning = {a: counted.most_common(1)[0][0] for a, counted in sorted(votes.items())}
     given, exchanged = np.mean([fit.given for fit in chosen]), np.mean([fit.exchanged for fit in chosen])
-    others = join_names([panel.names[s] for s in against])
+    names, others = (join_names([panel.names[r] for r in side]) for side in (raters, against))
     dice = f"the mean Dice is {given:.2f} as given and {exchanged:.2f} exchanged"
     what = _in_words(panel, meaning, others)
-    if len(raters) == 2:
-        text = f"Either {panel.names[r]} or {others}: {what}; {dice}."
+    is_tie = len(raters) == len(against)
+    if not is_tie:
+        text = f"{names}: {what}; with {others} {dice}."
+    elif len(raters) == 1:
+        text = f"Either {names} or {others}: {what}; {dice}."
     else:
-        text = f"{panel.names[r]}: {what}; with {others} {dice}."
-    classes = tuple(sorted({*meaning, *meaning.values()}))
-    return Exchange(raters, meaning, classes, text)
+        swapped = _swapped(panel, meaning)
+        clause = f"{swapped} are the other way round" if swapped else what
+        text = f"{names} against {others}: {clause}; {dice}."
+    return Exchange(tuple(raters), tuple(against) if is_tie else (), meaning, what, text)
+
+
+def _swapped(panel: Panel, meaning: dict[int, int]) -> str | None:
+    """Names of two classes that changed places; None: it is something else."""
+    classes = sorted({*meaning, *meaning.values()})
+    if len(classes) == 2 and len(meaning) == 2:
+        return join_names([panel.classes[c] for c in classes])
+    return None
 
 
 def _in_words(panel: Panel, meaning: dict[int, int], others: str) -> str:
-    """Two values that changed places, or who calls what how."""
-    titles = panel.classes
-    classes = sorted({*meaning, *meaning.values()})
-    if len(classes) == 2 and len(meaning) == 2:
-        return f"{titles[classes[0]]} and {titles[classes[1]]} look exchanged"
-    parts = [f"{titles[a]} looks like {titles[b]}" for a, b in meaning.items()]
+    """Two values that changed places, all that moved on by one, or who calls what how."""
+    swapped = _swapped(panel, meaning)
+    if swapped:
+        return f"{swapped} look exchanged"
+    parts = [f"{panel.classes[a]} looks like {panel.classes[b]}" for a, b in meaning.items()]
+    if len(parts) > MOST_CLAUSES and _moved_on(meaning):
+        moved = sorted({*meaning, *meaning.values()})
+        first, last = panel.classes[moved[0]], panel.classes[moved[-1]]
+        which = "all values" if len(moved) == len(panel.classes) - 1 else f"the values of {first} to {last}"
+        return f"{which} are moved on by one ({parts[0]}, and so on)"
+    if len(parts) > MOST_CLAUSES:
+        parts = [*parts[:MOST_CLAUSES], f"{len(parts) - MOST_CLAUSES} more are exchanged"]
     return f"the values mean other structures than with {others}: {join_names(parts)}"
+
+
+def _moved_on(meaning: dict[int, int]) -> bool:
+    """Whether each class means the next, or each the one before it; at the end it may begin anew."""
+    classes = {*meaning, *meaning.values()}
+    span = max(classes) - min(classes) + 1
+    steps = {(b - a) % span for a, b in meaning.items()}
+    return steps in ({1}, {span - 1})

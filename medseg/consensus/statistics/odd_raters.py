@@ -6,47 +6,36 @@ differs from, and none says who is right.
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from medseg.consensus.statistics.exchanged_values import MOST, find_exchanges
+from medseg.consensus.statistics.exchanged_values import MOST, Exchange, find_exchanges
+from medseg.consensus.statistics.never_drawn import find_empty, find_not_looked_for
+from medseg.consensus.statistics.odd_structures import (
+    LOWER,
+    comparable_classes,
+    find_differences,
+    in_words,
+    is_much_lower,
+)
+from medseg.consensus.statistics.oddity import KINDS, Oddity
 from medseg.consensus.statistics.panel import Panel, join_names
-from medseg.consensus.statistics.turned_annotations import AXES, dice_exchanged, find_turn
+from medseg.consensus.statistics.turned_annotations import AXES, dice_exchanged, find_turn, median_dice
 from medseg.consensus.study import Study
 
-MUCH_LOWER = 0.7
-"""A rater is odd whose median Dice with the others is below this share of the others' own, and `LOWER` below it."""
-LOWER = 0.2
+ALIKE = 0.05
+"""Difference of Dice below which two explanations of an annotation are as good as one another."""
 
 
-@dataclass(frozen=True)
-class Oddity:
-    """One sentence about raters.
-
-    Args:
-        kind: "identical", "inverted", "mirrored", "exchanged", "same structure", "nothing in common",
-            "not looked for" or "elsewhere".
-        raters: names of those it is about.
-        classes: names of the structures it is about.
-        text: the sentence.
-    """
-
-    kind: str
-    raters: tuple[str, ...]
-    classes: tuple[str, ...]
-    text: str
-
-
-def find_oddities(study: Study, axes: Sequence[str] = AXES) -> list[dict[str, Any]]:
+def find_oddities(study: Study, axes: Sequence[str] = AXES, panel: Panel | None = None) -> list[dict[str, Any]]:
     """All that is odd about the raters of a study, JSON-ready entries of `Oddity`; [] if nothing is.
 
     Args:
         study: of the raters.
         axes: what is exchanged where an annotation is mirrored along each axis of the grid.
+        panel: of the study, where it is known already.
 
     Examples:
         The third rater has liver and spleen the other way round.
@@ -64,32 +53,25 @@ def find_oddities(study: Study, axes: Sequence[str] = AXES) -> list[dict[str, An
     """
     if len(study.raters) < 2:
         return []
-    panel = Panel.of(study)
+    panel = panel or Panel.of(study)
     same = _same_structures(panel)
-    found = [*_identical(panel), *_not_looked_for(panel), *same]
+    found = [*_identical(panel), *find_empty(panel), *find_not_looked_for(panel), *same]
     exchanges = find_exchanges(panel)
-    for r, others in _odd_ones(panel):
-        own = [exchange for exchange in exchanges if r in exchange.raters]
-        if own:
-            # left and right kidney change places too where the whole annotation is mirrored
-            if find_turn(study, r, dice_exchanged(study, r, own), axes) is None:
-                continue
-            exchanges = [exchange for exchange in exchanges if exchange not in own]
-        elif same and len(others) == 1:
-            continue  # two names of one structure say enough of two raters
-        found.append(_what_is_odd(study, panel, r, others, axes))
+    odd = dict(_odd_ones(panel))
+    turns, exchanges = _turned(study, panel, odd, exchanges, axes)
+    found += turns.values()
+    for r in range(len(panel.names)):
+        exchanged = [exchange for exchange in exchanges if r in (*exchange.raters, *exchange.others)]
+        if r not in turns:
+            # two names of one structure say enough of two raters
+            explained = bool(exchanged) or (bool(same) and len(panel.names) == 2)
+            found += _what_is_odd(study, panel, r, [] if explained else odd.get(r, []), exchanged)
     for exchange in exchanges:
-        names = tuple(panel.names[r] for r in exchange.raters)
+        names = tuple(panel.names[r] for r in (*exchange.raters, *exchange.others))
         titles = tuple(panel.classes[c] for c in exchange.classes)
         found.append(Oddity("exchanged", names, titles, exchange.text))
-    found.sort(key=lambda oddity: _ORDER.index(oddity.kind))
-    return [{**asdict(oddity), "raters": list(oddity.raters), "classes": list(oddity.classes)} for oddity in found]
-
-
-_ORDER = (
-    "exchanged", "inverted", "mirrored", "nothing in common", "elsewhere", "not looked for", "same structure",
-    "identical",
-)  # fmt: skip
+    found.sort(key=lambda oddity: KINDS.index(oddity.kind))
+    return [oddity.as_json() for oddity in found]
 
 
 def _identical(panel: Panel) -> list[Oddity]:
@@ -103,47 +85,6 @@ def _identical(panel: Panel) -> list[Oddity]:
             text = f"{join_names(names)} are alike in every voxel: is it one annotation given {times}?"
             found.append(Oddity("identical", names, (), text))
     return found
-
-
-def classes_not_looked_for(study: Study) -> list[tuple[str, str]]:
-    """Names of rater and class where it seems that the rater did not look for the class."""
-    found = []
-    for oddity in _not_looked_for(Panel.of(study)):
-        found += [(oddity.raters[0], name) for name in oddity.classes]
-    return found
-
-
-def _not_looked_for(panel: Panel) -> list[Oddity]:
-    """Classes that a rater never drew although two others did, in most of their extent annotated by this rater."""
-    sizes, found = panel.sizes(), []
-    for r, name in enumerate(panel.names):
-        if not sizes[r, 1:].any():
-            continue  # an empty annotation has its own warning
-        drawn_by: dict[str, list[str]] = {}
-        for c in np.flatnonzero(sizes[r] == 0):
-            # background by this rater, or not annotated
-            left_empty = panel.overlap[r, :, 0, c] > MOST * sizes[:, c]
-            others = np.flatnonzero((sizes[:, c] > 0) & left_empty)
-            if c and others.size >= 2:
-                drawn_by[panel.classes[c]] = [panel.names[s] for s in others]
-        if drawn_by:
-            found.append(_names_not_looked_for(name, drawn_by))
-    return found
-
-
-def _names_not_looked_for(name: str, drawn_by: dict[str, list[str]]) -> Oddity:
-    """The sentence on the structures, each with who drew it, that one rater never drew."""
-    titles = tuple(drawn_by)
-    # to be copied into a shell
-    asked = " ".join(f"--partial-protocol {shlex.quote(f'{name}:{title}')}" for title in titles)
-    one = len(titles) == 1
-    others = f"{join_names(drawn_by[titles[0]])} did" if one else "two others or more did"
-    no_vote = "it is no vote against it" if one else "that is no vote against them"
-    text = (
-        f"{name} never drew {join_names(titles)}, which {others}. Not looked for? Then give {asked} (or auto), so that "
-        f"{no_vote}."
-    )
-    return Oddity("not looked for", (name,), titles, text)
 
 
 def _same_structures(panel: Panel) -> list[Oddity]:
@@ -183,40 +124,81 @@ def _odd_ones(panel: Panel) -> list[tuple[int, list[int]]]:
         among = dice[np.ix_(others, others)][np.triu_indices(len(others), 1)]
         if not sizes[r, 1:].any() or not np.isfinite(own).any() or not np.isfinite(among).any():
             continue
-        mine, theirs = float(np.nanmedian(own)), float(np.nanmedian(among))
-        if mine < MUCH_LOWER * theirs and mine < theirs - LOWER:
+        if is_much_lower(float(np.nanmedian(own)), float(np.nanmedian(among))):
             found.append((r, others))
     return found
 
 
-def _what_is_odd(study: Study, panel: Panel, r: int, others: Sequence[int], axes: Sequence[str]) -> Oddity:
-    """Why a rater agrees so little: another list of classes, an inverted mask, a mirrored one, or just elsewhere.
+def _turned(
+    study: Study, panel: Panel, odd: Mapping[int, Sequence[int]], exchanges: list[Exchange], axes: Sequence[str]
+) -> tuple[dict[int, Oddity], list[Exchange]]:
+    """Raters who look inverted or mirrored, and the exchanges of values that this does not explain.
+
+    Left and right kidney change places too where a whole annotation is mirrored.
+
+    Args:
+        study: of the raters.
+        panel: the same.
+        odd: rater who agrees little with the others -> these.
+        exchanges: of values.
+        axes: see `find_oddities`.
+    """
+    found = {}
+    for r, others in odd.items():
+        turn = find_turn(study, r, median_dice(study.raters[r].labels, study, r), axes)
+        own = [exchange for exchange in exchanges if r in (*exchange.raters, *exchange.others)]
+        if turn is None:
+            continue
+        after = dice_exchanged(study, r, own) if own else 0.0
+        if after > turn.dice + ALIKE:
+            continue  # exchanged values explain it better
+        is_open = bool(own) and turn.dice <= after + ALIKE
+        reading = f", or {join_names([exchange.what for exchange in own])}" if is_open else ""
+        names, who, against = _with_whom(panel, r, others)
+        numbers = f"; {turn.dice:.2f} {turn.kind}, {after:.2f} with the values exchanged" if is_open else ""
+        found[r] = Oddity(turn.kind, names, (), f"{who} looks {turn.words}{reading}: {against}{numbers}.")
+        exchanges = [exchange for exchange in exchanges if exchange not in own]
+    return found, exchanges
+
+
+def _what_is_odd(
+    study: Study, panel: Panel, r: int, others: Sequence[int], exchanged: Sequence[Exchange]
+) -> list[Oddity]:
+    """Why a rater agrees so little, with another list of classes or in which structures, or about which he differs.
 
     Args:
         study: of the raters.
         panel: the same.
         r: number of the rater.
-        others: numbers of the others; of a single one nobody can tell which of the two it is.
-        axes: see `find_oddities`.
+        others: numbers of the others with whom he agrees little as a whole; none where he agrees, or exchanged values
+            explain it; of a single one nobody can tell which of the two it is.
+        exchanged: of this rater, whose classes are explained.
     """
-    alone = len(others) == 1
-    names = (panel.names[r], panel.names[others[0]]) if alone else (panel.names[r],)
-    who = f"One of {join_names(names)}" if alone else names[0]
     drawn = panel.sizes()[:, 1:] > 0
-    if not (drawn[r] & drawn[others].any(axis=0)).any():
-        return _nothing_in_common(panel, r, others)
-    dice = panel.mean_dice()
+    if others and not (drawn[r] & drawn[others].any(axis=0)).any():
+        return [_nothing_in_common(panel, r, others)]
+    explained = {c for exchange in exchanged for c in exchange.classes}
+    compared = [c for c in comparable_classes(panel, r) if c not in explained]
+    differences = find_differences(study, panel, r, compared, even_small=bool(others))
+    elsewhere = [difference for difference in differences if difference.kind == "elsewhere"]
+    if not others or (differences and len(elsewhere) < len(compared)):
+        return in_words(panel, r, differences, compared)
+    names, who, against = _with_whom(panel, r, others)
+    if len(others) == 1:
+        return [Oddity("elsewhere", names, (), f"{join_names(names)} hardly overlap: {against}.")]
+    return [Oddity("elsewhere", names, (), f"{who} drew something else than the others, or elsewhere: {against}.")]
+
+
+def _with_whom(panel: Panel, r: int, others: Sequence[int]) -> tuple[tuple[str, ...], str, str]:
+    """Names of whom a sentence is about, its subject, and how little they agree."""
+    dice, name = panel.mean_dice(), panel.names[r]
     mine = float(np.nanmedian(dice[r, others]))
-    against = f"the mean Dice of the two is {mine:.2f}"
-    if not alone:
-        theirs = float(np.nanmedian(dice[np.ix_(others, others)][np.triu_indices(len(others), 1)]))
-        against = f"the mean Dice with the others is {mine:.2f}, while they have {theirs:.2f} with one another"
-    turn = find_turn(study, r, mine, axes)
-    if turn is not None:
-        return Oddity(turn.kind, names, (), f"{who} looks {turn.words}: {against}.")
-    if alone:
-        return Oddity("elsewhere", names, (), f"{join_names(names)} hardly overlap: {against}.")
-    return Oddity("elsewhere", names, (), f"{who} drew something else than the others, or elsewhere: {against}.")
+    if len(others) == 1:
+        names = (name, panel.names[others[0]])
+        return names, f"One of {join_names(names)}", f"the mean Dice of the two is {mine:.2f}"
+    theirs = float(np.nanmedian(dice[np.ix_(others, others)][np.triu_indices(len(others), 1)]))
+    against = f"the mean Dice with the others is {mine:.2f}, while they have {theirs:.2f} with one another"
+    return (name,), name, against
 
 
 def _nothing_in_common(panel: Panel, r: int, others: Sequence[int]) -> Oddity:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medseg.consensus.fusers.pair_dice import mean_dice_of_pairs
-from medseg.consensus.fusers.vote_patterns import find_patterns
+from medseg.consensus.fusers.vote_patterns import VotePatterns, find_patterns
 from medseg.consensus.study import Study
 
 
@@ -22,12 +22,15 @@ class Panel:
         overlap: `(R, R, K, K)` voxels that the first rater gave the first class and the second rater the second, where
             both annotated.
         identical: `(R, R)` bool: alike in every voxel.
+        slices: `(R, K, S)` bool: whether a rater gave a class to any voxel of each slice across the widest spacing, or
+            across the last axis where all are alike; no slices where that axis has one voxel.
     """
 
     names: tuple[str, ...]
     classes: tuple[str, ...]
     overlap: np.ndarray
     identical: np.ndarray
+    slices: np.ndarray
 
     @classmethod
     def of(cls, study: Study) -> Panel:
@@ -43,7 +46,8 @@ class Panel:
                 np.add.at(table, (votes, others), patterns.counts)
                 overlap[r, s] = table[:classes, :classes]
                 identical[r, s] = np.array_equal(votes, others)
-        return cls(tuple(rater.name for rater in study.raters), study.classes, overlap, identical)
+        names = tuple(rater.name for rater in study.raters)
+        return cls(names, study.classes, overlap, identical, _find_slices(study, patterns))
 
     def dice(self, r: int, s: int) -> np.ndarray:
         """`(K, K)` Dice of each class of rater r with each class of rater s; 0 where both are empty."""
@@ -67,6 +71,23 @@ class Panel:
     def sizes(self) -> np.ndarray:
         """`(R, K)` voxels of each class of each rater."""
         return np.stack([np.diagonal(self.overlap[r, r]) for r in range(len(self.names))])
+
+
+def _find_slices(study: Study, patterns: VotePatterns) -> np.ndarray:
+    """`(R, K, S)` bool: which classes each rater has in each slice of the box of all labels."""
+    axis = max(range(3), key=lambda a: (round(study.spacing_mm[a], 2), a))
+    raters, classes = len(study.raters), len(study.classes)
+    if study.shape[axis] == 1:
+        return np.zeros((raters, classes, 0), bool)
+    numbers = np.moveaxis(patterns.indices(), axis, 0)
+    found = np.zeros((raters, classes + 1, len(numbers)), bool)
+    for z, plane in enumerate(numbers):
+        seen = np.zeros(len(patterns.table), bool)
+        seen[plane] = True
+        votes = patterns.table[seen]
+        for r in range(raters):
+            found[r, votes[:, r], z] = True
+    return found[:, :classes]
 
 
 def join_names(names: Sequence[str]) -> str:

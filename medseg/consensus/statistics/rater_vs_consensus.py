@@ -41,7 +41,8 @@ def rater_table(study: Study, fused: Fused, *, tolerance_mm: float = 1.0) -> lis
         `rater`; `coverage`, the annotated share of the box, and `coverage_of_grid`; `classes`: for each class
         but the background `situation` (both, both_empty, missing: the rater does not have it, spurious: only the
         rater has it), `METRICS` and voxel counts; `overall`: means over the classes that either has, `n` classes
-        that each mean is of, and `situations` counted. A class that one of the two lacks has Dice 0 and no distance.
+        that each mean is of, and `situations` counted. A class that one of the two lacks has Dice 0 and no distance;
+        one that the rater never drew, and most of which he did not annotate, counts as one that neither has.
     """
     labelled = labelled_box([fused.labels, *(rater.labels for rater in study.raters)])
     box = add_margin(labelled, study.shape, study.spacing_mm)
@@ -52,6 +53,9 @@ def rater_table(study: Study, fused: Fused, *, tolerance_mm: float = 1.0) -> lis
 def _compare(study: Study, rater: Rater, consensus: np.ndarray, labels: np.ndarray, tolerance_mm: float) -> Facts:
     annotated = labels != MISSING
     reference = np.where(annotated, consensus, MISSING).astype(np.uint8)
+    for c in range(1, len(study.classes)):
+        if not (labels == c).any() and 2 * np.count_nonzero(reference == c) < np.count_nonzero(consensus == c):
+            reference[reference == c] = MISSING  # the rest of what this rater was not asked for
     compared = segmentation_metrics(
         labels,
         reference,

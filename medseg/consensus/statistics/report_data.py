@@ -11,7 +11,9 @@ import numpy as np
 from medseg import __version__
 from medseg.consensus.boxes import labelled_box
 from medseg.consensus.fusers.fusion_log import empty_rater_warning
+from medseg.consensus.statistics.never_drawn import notes_on_few
 from medseg.consensus.statistics.odd_raters import find_oddities
+from medseg.consensus.statistics.panel import Panel
 from medseg.consensus.statistics.turned_annotations import AXES
 from medseg.consensus.study import MISSING, Fused, Study
 
@@ -53,14 +55,18 @@ def summarise(study: Study, fused: Fused, notes: list[str] | None = None, axes: 
             }
         )
     empty = [empty_rater_warning(row["name"]) for row in rows if row["empty"]]
-    warnings = [*(notes or []), *fused.facts.get("warnings", []), *empty]
+    panel = Panel.of(study)
+    oddities = find_oddities(study, axes, panel)
+    in_consensus = {name for c, name in enumerate(study.classes) if tables[0, :, c].any()}
+    few = notes_on_few(panel, oddities, in_consensus)
+    warnings = [*(notes or []), *few, *fused.facts.get("warnings", []), *empty]
     return {
         "classes": list(study.classes),
         "shape": list(study.shape),
         "spacing_mm": list(study.spacing_mm),
         **fused.facts,
         "raters": rows,
-        "oddities": find_oddities(study, axes),
+        "oddities": oddities,
         "versions": versions(),
         "warnings": list(dict.fromkeys(warnings)),
     }
@@ -97,6 +103,8 @@ def _contingency(votes: np.ndarray, consensus: np.ndarray, classes: int) -> np.n
 def dice_by_class(table: np.ndarray, classes: tuple[str, ...]) -> dict[str, float | None]:
     """Dice of each foreground class where the rater annotated, and their mean; None where neither has the class.
 
+    None too where the rater never drew it, and did not annotate most of it.
+
     Args:
         table: `(K + 1, K)`, one entry of `contingencies`.
         classes: names of the K classes.
@@ -105,7 +113,8 @@ def dice_by_class(table: np.ndarray, classes: tuple[str, ...]) -> dict[str, floa
     scores: dict[str, float | None] = {}
     for c, name in enumerate(classes[1:], start=1):
         total = annotated[c].sum() + annotated[:, c].sum()
-        scores[name] = float(2 * annotated[c, c] / total) if total else None
+        is_unknown = not annotated[c].any() and 2 * table[-1, c] > table[:, c].sum()
+        scores[name] = float(2 * annotated[c, c] / total) if total and not is_unknown else None
     existing = [score for score in scores.values() if score is not None]
     scores["mean"] = float(np.mean(existing)) if existing else None
     return scores

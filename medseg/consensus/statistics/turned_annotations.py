@@ -28,7 +28,7 @@ def find_turn(study: Study, r: int, given: float, axes: Sequence[str]) -> Turn |
     Args:
         study: of the raters.
         r: number of the rater.
-        given: Dice with the others, as given or after what explains it otherwise.
+        given: Dice with the others, as given.
         axes: what is exchanged where an annotation is mirrored along each axis of the grid.
     """
     labels = study.raters[r].labels
@@ -50,7 +50,7 @@ def dice_exchanged(study: Study, r: int, exchanges: Sequence[Exchange]) -> float
     table = np.arange(MISSING + 1, dtype=np.uint8)
     for exchange in exchanges:
         for own, other in exchange.meaning.items():
-            if exchange.raters[0] == r:
+            if r in exchange.raters:
                 table[own] = other
             else:
                 table[other] = own
@@ -58,7 +58,7 @@ def dice_exchanged(study: Study, r: int, exchanges: Sequence[Exchange]) -> float
 
 
 def median_dice(labels: np.ndarray, study: Study, r: int) -> float:
-    """Median over the others of the mean Dice over the classes of `labels` `(X, Y, Z)`, which stand for rater r's."""
+    """Median over the others of the mean Dice over the classes that both have; `labels` `(X, Y, Z)` are rater r's."""
     scores = []
     for s, rater in enumerate(study.raters):
         if s == r:
@@ -67,9 +67,9 @@ def median_dice(labels: np.ndarray, study: Study, r: int) -> float:
         of_classes = []
         for c in range(1, len(study.classes)):
             first, second = (labels == c) & both, (rater.labels == c) & both
-            total = np.count_nonzero(first) + np.count_nonzero(second)
-            if total:
-                of_classes.append(2 * np.count_nonzero(first & second) / total)
+            sizes = np.count_nonzero(first), np.count_nonzero(second)
+            if all(sizes):
+                of_classes.append(2 * np.count_nonzero(first & second) / sum(sizes))
         if of_classes:
             scores.append(float(np.mean(of_classes)))
     return float(np.median(scores)) if scores else 0.0

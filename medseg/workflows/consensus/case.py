@@ -230,7 +230,9 @@ def _merge_reading(of_options: Mapping[str, Any], of_item: Mapping[str, Any]) ->
     """How to read the files: as the user said, but for what the item says of its own files."""
     merged = dict(of_options)
     for name, value in of_item.items():
-        if value is not None or name == "missing":
+        if name == "partial":
+            merged[name] = (*of_options[name], *value)
+        elif value is not None or name == "missing":
             merged[name] = value
     return merged
 

@@ -13,11 +13,13 @@ from yaml import YAMLError
 from medseg.config.yaml_values import load_yaml
 from medseg.errors import ConfigError
 from medseg.options import Option, check_types, plain
+from medseg.structure_names import same_structure
 
 SOFT = ("uint8", "float16")
 FORMATS = {"nifti": ".nii.gz", "nrrd": ".seg.nrrd", "dicom-seg": ".dcm", "rtstruct": ".rtstruct.dcm"}
 """What `--format` takes, and the ending of each."""
 AUTO = "auto"
+MISSING_VALUE = "255"
 STUDIES, METHOD, FILES, RESULTS, WORK = "Studies", "Method", "How files are read", "Results", "Many studies"
 METHOD_OPTIONS = ("weights", "smoothness", "neighbours", "ssl", "tie", "seed")
 OF_A_RESULT = ("method", *METHOD_OPTIONS, "settings", "series", "missing_value", "region", "partial", "label",
@@ -63,7 +65,9 @@ class ConsensusOptions:
     seed: Annotated[int | None, Option("Of what is random in the method.", group=METHOD)] = None
     settings: Annotated[tuple[str, ...], Option("Any other option of the method: NAME=VALUE.", ("--set",), METHOD)] = ()
 
-    missing_value: Annotated[str, Option("Label value of what was not annotated, or none.", group=FILES)] = "255"
+    missing_value: Annotated[str, Option("Label value of what was not annotated, or none.", group=FILES)] = (
+        MISSING_VALUE
+    )
     region: Annotated[tuple[str, ...], Option("NAME=FILE: mask of what the rater annotated.", group=FILES)] = ()
     partial: Annotated[
         tuple[str, ...],
@@ -117,6 +121,13 @@ class ConsensusOptions:
             raise ConfigError("give either --annotation (with --image), or --data, or --studies")
         if self.name and not files:
             raise ConfigError("--name belongs to --annotation; manifests and tags name the raters themselves")
+        if self.data is not None and self.label:
+            raise ConfigError(
+                f"--label {self.label[0]}: the manifest of --data names the values; accepted is none beside it"
+            )
+        if self.data is not None and self.missing_value != MISSING_VALUE:
+            what = f"--missing-value {self.missing_value}: the manifest of --data says it, by its ignore_index"
+            raise ConfigError(f"{what}; accepted is none beside it")
         if self.section is not None and self.data is None:
             raise ConfigError(f"--section {self.section} belongs to --data")
         if self.tag and self.studies is None:
@@ -175,7 +186,7 @@ class ConsensusOptions:
         """
         return {
             "missing": _missing_value(self.missing_value),
-            "regions": {name: Path(file) for name, file in _pairs("--region", self.region, "=")},
+            "regions": _regions(self.region),
             "partial": tuple(_pairs("--partial-protocol", [text for text in self.partial if text != AUTO], ":")),
             "find_partial": AUTO in self.partial,
             "labels": _class_names(self.label),
@@ -218,18 +229,39 @@ def _missing_value(text: str) -> int | None:
         raise ConfigError(f"--missing-value {text}: accepted is a label value, or none") from None
 
 
+def _regions(given: Sequence[str]) -> dict[str, Path]:
+    regions: dict[str, Path] = {}
+    for name, file in _pairs("--region", given, "="):
+        if name in regions:
+            raise ConfigError(
+                f"--region {name}={file}: {name} has {regions[name]} already; accepted is one file a rater"
+            )
+        regions[name] = Path(file)
+    return regions
+
+
 def _class_names(given: Sequence[str]) -> dict[int, str]:
-    names = dict(_pairs("--label", given, "="))
-    for number in names:
-        if not number.isdigit():
-            raise ConfigError(f"--label {number}: accepted is VALUE=NAME")
-    return {int(number): name for number, name in names.items()}
+    """Name of each value; that 0 is the background need not be said, and may."""
+    from medseg.consensus.io.annotations.files import LARGEST  # needs numpy, as above
+
+    names: dict[int, str] = {}
+    for number, name in _pairs("--label", given, "="):
+        option = f"--label {number}={name}"
+        if not (number.isdecimal() and name.strip()):
+            raise ConfigError(f"{option}: accepted is VALUE=NAME, a whole number and a name")
+        value = int(number)
+        if value > LARGEST or (value == 0 and not same_structure(name, "background")):
+            raise ConfigError(f"{option}: accepted are values from 1 to {LARGEST}; 0 is the background")
+        if value in names:
+            raise ConfigError(f"{option}: {value} is called {names[value]} already; accepted is one name a value")
+        names[value] = name
+    return names
 
 
 def _channel(text: str | None) -> int | str | None:
     if text is None or text == "all":
         return text
-    if not text.isdigit():
+    if not text.isdecimal():
         raise ConfigError(f"--channel {text}: accepted is a number from 0, or all")
     return int(text)
 

@@ -13,7 +13,6 @@ from medseg.consensus.io.annotations.segment_table import Segment
 from medseg.dicom.annotation import read_annotation
 from medseg.errors import DataError
 from medseg.portable.io.header import Header
-from medseg.structure_names import structure_key
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,11 @@ def read_dicom_annotation(path: Path, known: Sequence[Segment], image: Annotated
     """
     if not image.is_image:
         raise DataError("is DICOM and refers to images", path=path, hint="give the series as --image FOLDER")
-    spelled = {structure_key(segment.name): segment.name for segment in known if segment.name}
-    found = read_annotation(path, image.grid, image.frame, list(spelled.values()))
+    wanted = [segment.name for segment in known if segment.name]
+    found = read_annotation(path, image.grid, image.frame, wanted)
     segments = []
     for place, (name, color) in enumerate(zip(found.names, found.colors, strict=True), start=1):
-        segments.append(Segment(place, spelled.get(structure_key(name), name), color))
+        segments.append(Segment(place, name, color, has_value=False))
     return FileAnnotation(
         array=found.labels,
         header=found.header,

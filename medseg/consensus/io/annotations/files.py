@@ -253,7 +253,7 @@ def _read_masks(files: Sequence[Path], missing: int | None) -> FileAnnotation:
     assert grid is not None
     for voxels in unknown:
         stacked.labels.ravel()[voxels] = MISSING
-    segments = [Segment(place, name) for place, name in enumerate(names, start=1)]
+    segments = [Segment(place, name, has_value=False) for place, name in enumerate(names, start=1)]
     return _annotation(stacked.labels, grid, segments, [*notes, *stacked.notes()])
 
 

@@ -14,7 +14,7 @@ from medseg.consensus.study import MISSING, Rater
 from medseg.errors import ConfigError, DataError
 from medseg.portable.io.header import Header
 from medseg.portable.io.labels import read_labels
-from medseg.structure_names import same_structure
+from medseg.structure_names import find_named
 
 NOTHING = 1e-6
 """Probabilities that sum to less say that nothing was annotated."""
@@ -79,10 +79,13 @@ def limit_to_protocol(
 def _find_class(wanted: str, segments: Sequence[Segment]) -> int:
     """Class index of a name or a label value."""
     for index, segment in enumerate(segments, start=1):
-        if wanted == str(segment.value) or same_structure(wanted, segment.title):
+        if wanted == str(segment.value):
             return index
-    titles = ", ".join(segment.title for segment in segments)
-    raise ConfigError(f"there is no class called {wanted}; there are {titles}")
+    titles = [segment.title for segment in segments]
+    places = find_named(wanted, titles)
+    if not places:
+        raise ConfigError(f"there is no class called {wanted}; there are {', '.join(titles)}")
+    return places[0] + 1
 
 
 def _remove_votes(rater: Rater, where: np.ndarray) -> Rater:

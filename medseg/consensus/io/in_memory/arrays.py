@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from medseg.consensus.io.annotations.left_out import ask_for_structures
 from medseg.consensus.io.annotations.surroundings import leave_out_surroundings
 from medseg.consensus.io.in_memory.label_values import Values, as_integers, find_values, to_class_indices
 from medseg.consensus.study import MISSING, Rater, Study
@@ -65,7 +66,9 @@ def study_from_arrays(
         else:
             labels, probabilities = _read_probabilities(array, name, len(values), notes)
             rater = Rater(name, labels, probabilities)
-        raters.append(_limit_to_region(rater, _find_region(regions, rater_names, name), grid))
+        raters.append(rater)
+    notes += ask_for_structures(raters, missing, "missing=None")
+    raters = [_limit_to_region(rater, _find_region(regions, rater_names, rater.name), grid) for rater in raters]
     _check_reserved(raters, values, missing, notes)
     dtype = np.result_type(*(array.dtype for array in label_maps)) if label_maps else np.dtype(np.uint8)
     classes = ("background", *(str(value) for value in values[1:]))
@@ -83,6 +86,8 @@ def _resolve_names(names: Sequence[str] | None, count: int) -> list[str]:
     if names is None:
         return [f"rater{n}" for n in range(1, count + 1)]
     given = [str(name) for name in names]
+    if not all(name.strip() for name in given):
+        raise ConfigError(f"names {', '.join(map(repr, given))}: each of at least one letter or digit is wanted")
     if len(given) != count or len(set(given)) != count:
         raise ConfigError(f"names {', '.join(given)}: {count} different ones are wanted, one per annotation")
     return given
