@@ -109,7 +109,7 @@ class DTC(Method):
         self.exclusivity = exclusivity
         self.changed_copy, self.copy_output, self.noise = changed_copy, copy_output, noise
         self.views = views_of(changed_copy, networks)
-        self._watched: dict[str, Tensor] = {}
+        self._compared: tuple[Tensor, Tensor, Tensor] | None = None
         self._unmeasured_mm = networks.spacing_mm if spacing_mm is None else ()
         self._targets = DistanceTargets(self.classes, boundary=boundary, spacing_mm=spacing_mm, clip=clip)
 
@@ -135,10 +135,13 @@ class DTC(Method):
 
         A voxel counts if the class of the mask and the signs of the distances, turned back, name different structures.
         """
-        return self._watched
+        if self._compared is None:
+            return {}
+        return {"disagreement": disagreement(*self._compared)}
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Terms `dice`, `cross_entropy`, `distance`, `consistency` and `exclusivity`."""
+        self._compared = None  # of the last step, which need not lie in memory during this one
         labeled = batch["labeled"]
         label, covered = labeled["label"], labeled.get("covered")
         images, masks = [labeled["image"]], [losses.labeled_mask(label)]
@@ -162,7 +165,7 @@ class DTC(Method):
         inside = torch.sigmoid(-self.steepness * z)
         compared, probability = self._opposites(image, inside, logits)
         gap = (compared - probability[:, 1:]) ** 2
-        self._watched = {"disagreement": disagreement(compared, probability, mask)}
+        self._compared = compared.detach(), probability.detach(), mask
         weight = self.consistency * sigmoid_rampup(clock.fraction, self.rampup_steps or None)
         return {
             "dice": losses.soft_dice(logits[:size], label, covered, has_background=self.has_background),

@@ -18,6 +18,7 @@ from monai.networks.layers.simplelayers import SkipConnection
 from monai.networks.nets import DynUNet, SegResNet, UNet
 from torch import Tensor, nn
 
+from .pointwise import pointwise, wants_product
 from .vnet import VNet
 
 
@@ -249,7 +250,10 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """`(B, in_channels, *spatial)` to `(B, out_channels, *spatial)`."""
-        return self.convolution(self.blocks(features))
+        features = self.blocks(features)
+        if not torch.jit.is_scripting() and wants_product(features):
+            return pointwise(features, self.convolution.weight, self.convolution.bias)
+        return self.convolution(features)
 
 
 class HeadedNetwork(nn.Module):
