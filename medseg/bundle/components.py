@@ -37,6 +37,21 @@ def describe(rule: Rule, unit: str = "mm") -> str:
     return f"components of at least {rule['smallest_mm3']:.10g} {'mm3' if unit == 'mm' else 'pixels'}"
 
 
+def describe_gain(gain: Mapping[str, Any]) -> str:
+    """What a rule brought, as a phrase.
+
+    Args:
+        gain: a row of those that `set_components` keeps.
+
+    Examples:
+        >>> from medseg.bundle.components import describe_gain
+        >>> describe_gain({"structure": "liver", "dice_before": 0.832, "dice_after": 0.847, "cases": 2})
+        'validation Dice 0.8320 -> 0.8470 (2 cases)'
+    """
+    noun = "case" if gain["cases"] == 1 else "cases"
+    return f"validation Dice {gain['dice_before']:.4f} -> {gain['dice_after']:.4f} ({gain['cases']} {noun})"
+
+
 def components_of(bundle: Path) -> Rules:
     """The rules that a bundle has.
 
@@ -57,7 +72,8 @@ def set_components(bundle: Path, rules: Rules, gains: Sequence[Mapping[str, Any]
     Args:
         bundle: its folder.
         rules: label value -> rule; none removes what is there.
-        gains: what the rules brought, one row for each, kept for people.
+        gains: what the rules brought, one row for each with `structure`, `dice_before`, `dice_after` and `cases`, kept
+            for people.
 
     Raises:
         BundleError: its configuration cannot be read.
@@ -110,6 +126,14 @@ def write_page(bundle: Path, facts: TrainingFacts | None) -> None:
     inferer = _without_components(inference["inferer"])
     data = DataSpec(**ours["data"])
     rules = components_of(bundle)
-    kept = {data.labels[value]: describe(rule) for value, rule in sorted(rules.items())}
+    unit = "px" if facts is not None and facts.unit == "share" else "mm"
+    gains = {gain["structure"]: describe_gain(gain) for gain in ours.get("postprocessing", ())}
+    kept = {}
+    for value, rule in sorted(rules.items()):
+        structure = data.labels[value]
+        phrases = [describe(rule, unit)]
+        if structure in gains:
+            phrases.append(gains[structure])
+        kept[structure] = ", ".join(phrases)
     page = metadata.readme(data, ours["name"], inferer.get("views", ()), kept, facts)
     write_whole(bundle / "docs" / "README.md", page)

@@ -50,6 +50,9 @@ def inferer_config(data: DataSpec, views: Sequence[str] = (), fusion: str = "vot
         inferer["context"] = list(data.context)
     if data.padding != "minimum":
         inferer["padding"] = data.padding
+    if data.blend == "uniform":
+        module, _, name = inferer["_target_"].rpartition(".")
+        inferer["_target_"] = f"{module}.Uniform{name}"
     return inferer
 
 

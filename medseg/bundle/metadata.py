@@ -11,7 +11,7 @@ import torch
 
 from medseg import __version__
 from medseg.bundle.configs import Config, fill, load_template
-from medseg.bundle.model_card import kinds_of, limits, structure_table, training_sections
+from medseg.bundle.model_card import before_postprocessing, kinds_of, limits, structure_table, training_sections
 from medseg.bundle.training_facts import TrainingFacts
 from medseg.config.pipeline import DataSpec
 
@@ -96,7 +96,7 @@ def readme(
         data: what the plan decided about the data.
         name: of the pipeline.
         views: that have a network each.
-        kept: structure -> which of its components stay, as a phrase.
+        kept: structure -> which of its components stay and what that brought, as a phrase.
         facts: of the training; None: none were kept.
     """
     spacing = " x ".join(f"{mm:g}" for mm in data.spacing_mm)
@@ -111,7 +111,7 @@ with windows of {window} voxels.{of_views} Not for diagnostic use.
 
 {_of_images(data)}{_of_regions(data)}{structure_table(data, facts)}
 
-{training_sections(data, facts)}## Limits
+{before_postprocessing(kept or {}, facts)}{training_sections(data, facts)}## Limits
 
 {limits(data, facts)}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from medseg.bundle.training_facts import Spread, StructureFacts, TrainingFacts
 from medseg.config.pipeline import DataSpec
@@ -43,6 +43,21 @@ def structure_table(data: DataSpec, facts: TrainingFacts | None) -> str:
             row.append(_size(sizes.get(value), facts.unit))
         rows.append(row)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def before_postprocessing(kept: Mapping[str, str], facts: TrainingFacts | None) -> str:
+    """What the scores of `structure_table` leave out, a paragraph; empty where they leave out nothing.
+
+    Args:
+        kept: structure -> which of its components stay and what that brought, as a phrase.
+        facts: of the training.
+    """
+    if not kept or facts is None or facts.validation is None:
+        return ""
+    rules = "; ".join(f"{cell(structure)}: {phrase}" for structure, phrase in kept.items())
+    return (
+        f"The scores are those of the network alone, before the post-processing that the bundle applies: {rules}.\n\n"
+    )
 
 
 def _score(value: float | None) -> str:

@@ -45,6 +45,10 @@ class RuleSpec(MethodSpec):
     """Which pseudo-label rule, with which of its settings changed from the paper's."""
 
 
+WARM_SHARE = 0.5
+"""Share of the teacher's iterations that a student has which starts from its teacher."""
+
+
 class Rounds(Frozen):
     """Training again with pseudo-labels, after the first networks, the teachers.
 
@@ -55,15 +59,27 @@ class Rounds(Frozen):
             made.
         student: where the networks of a round start: `scratch`, where the teachers started, or `warm`, from the
             networks before, with half their iterations and a tenth of their learning rate.
+        iterations: of each student; None: as many as its teacher, or half of them where it starts from it.
         stop_dice: end early where the pseudo-labels of two rounds agree by more than this mean Dice.
     """
 
-    later = ("cases",)
+    later = ("cases", "iterations")
     count: PositiveInt
     rule: RuleSpec
     cases: tuple[Kind, ...] = Field(default=KINDS, min_length=1)
     student: Literal["scratch", "warm"] = "scratch"
+    iterations: PositiveInt | None = None
     stop_dice: float | None = Field(default=None, gt=0, le=1)
+
+    def student_iterations(self, of_teacher: int) -> int:
+        """Iterations of each student.
+
+        Args:
+            of_teacher: those of a network that is trained before the rounds.
+        """
+        if self.iterations is not None:
+            return self.iterations
+        return max(1, int(of_teacher * WARM_SHARE)) if self.student == "warm" else of_teacher
 
 
 class Labelling(Frozen):

@@ -59,7 +59,7 @@ class Intensity(Frozen):
 class DataSpec(Frozen):
     """What the plan decided about the data; everything that a model must know of them to be used again."""
 
-    later = ("has_background", "native_mm", "target", "regions", "volume_patch")
+    later = ("has_background", "native_mm", "target", "regions", "volume_patch", "blend")
     labels: dict[int, str]
     modality: tuple[str, ...]
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
@@ -72,6 +72,7 @@ class DataSpec(Frozen):
     sampling: Sampling = "cases"
     augment: Augment = Augment()
     overlap: Overlap = 0.5  # of neighbouring windows: one for all axes, or one for each
+    blend: Literal["gaussian", "uniform"] = "gaussian"  # of windows: their middle counts more, or all of them alike
     padding: Padding = "minimum"
     smallest_mm: tuple[float, float, float] | None = None  # of the images of training, along each axis
     resample_axes: tuple[bool, bool, bool] = (True, True, True)  # False: keep each image's own spacing there

@@ -52,7 +52,9 @@ OURS: dict[str, Any] = {
     "inference.components.with_components": components.with_components,
     "inference.region_sink.with_regions": region_sink.with_regions,
     "inference.sliding_window.SlabInferer": sliding_window.SlabInferer,
+    "inference.sliding_window.UniformSlabInferer": sliding_window.UniformSlabInferer,
     "inference.multi_view.ViewsInferer": multi_view.ViewsInferer,
+    "inference.multi_view.UniformViewsInferer": multi_view.UniformViewsInferer,
 }
 """Of `medseg.portable`, which is `scripts` in a bundle; beside the networks of `medseg.networks.registry`."""
 

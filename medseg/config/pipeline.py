@@ -130,6 +130,20 @@ class Stage(Frozen):
         """Rounds of pseudo-labels after the teachers, at most."""
         return self.rounds.count if self.rounds else 0
 
+    @property
+    def student_iterations(self) -> int:
+        """Iterations of a network of a round of pseudo-labels; without rounds those of the stage."""
+        iterations = self.schedule.iterations
+        return self.rounds.student_iterations(iterations) if self.rounds else iterations
+
+    def with_iterations(self, iterations: int) -> Stage:
+        """The stage with so many iterations of each training from the start; what students are given, in proportion."""
+        changes: dict[str, Any] = {"schedule": self.schedule.model_copy(update={"iterations": iterations})}
+        if self.rounds is not None and self.rounds.iterations is not None:
+            of_students = max(1, round(self.rounds.iterations * iterations / self.schedule.iterations))
+            changes["rounds"] = self.rounds.model_copy(update={"iterations": of_students})
+        return self.model_copy(update=changes)
+
     def specs(self, data: DataSpec) -> tuple[DataSpec, ...]:
         """What each network of the stage is trained on."""
         return tuple(data.of_view(view) for view in self.views) or (data,)

@@ -31,6 +31,9 @@ from medseg.portable.inference import view_fusion
 STEPS = 255
 """Of the probabilities of all classes, which are kept as bytes."""
 
+LEAST_TO_DISAGREE = 3
+"""Views of which no two may agree while a vote still means something."""
+
 
 class VoteOfViews(PseudoLabels):
     """The label on which the views agree.
@@ -60,6 +63,8 @@ class VoteOfViews(PseudoLabels):
         for name, given in {"background_confidence": background_confidence, "confidence": confidence}.items():
             if given is not None and not 0 <= given <= 1:
                 raise ValueError(f"{name} is {given}; accepted is a probability from 0 to 1")
+        if background_confidence_rounds is not None and background_confidence_rounds < 1:
+            raise ValueError(f"background_confidence_rounds is {background_confidence_rounds}; accepted are 1 and more")
         self.fusion = fusion
         self.ignore_disagreement = ignore_disagreement
         self.background_confidence = background_confidence
@@ -68,12 +73,19 @@ class VoteOfViews(PseudoLabels):
         if fusion == "mean":
             self.needs = "probabilities"
 
+    def cautions(self, views: int) -> list[str]:
+        """Where `ignore_disagreement` changes nothing."""
+        if not self.ignore_disagreement or views >= LEAST_TO_DISAGREE:
+            return []
+        counted = "1 view" if views == 1 else f"{views} views"
+        return [f"ignore_disagreement is true, and changes nothing with {counted}: it looks for two of three or more"]
+
     def label(self, case: Predictions, decided: Mapping[str, Any], round_number: int) -> Tensor:
         """The vote of the views."""
         fused = self._fuse(case)
         if self.confidence is not None:
             fused[~self._is_probable(case, fused, self.confidence)] = IGNORE
-        if self.ignore_disagreement and len(case.labels) > 2:
+        if self.ignore_disagreement and len(case.labels) >= LEAST_TO_DISAGREE:
             fused[view_fusion.all_differ(case.labels)] = IGNORE
         least = self._background_confidence_of(round_number)
         if least is not None:

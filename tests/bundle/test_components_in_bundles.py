@@ -23,7 +23,7 @@ from medseg.workflows.predict.run import predict
 from medseg.workflows.train.run_folder import remove_unfinished
 
 RULES = {1: {"keep": "largest"}, 7: {"smallest_mm3": 60000.0}}
-GAINS = [{"structure": "liver", "dice_before": 0.8, "dice_after": 0.85}]
+GAINS = [{"structure": "liver", "dice_before": 0.8, "dice_after": 0.85, "cases": 2}]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,11 @@ def test_what_the_bundle_says_of_it(world, tmp_path):
     assert said[0]["required_packages_version"]["scikit-image"] == "0.22"
     assert said[1]["postprocessing"] == GAINS
     page = (kept / "docs" / "README.md").read_text()
-    assert "liver: largest component" in page
+    assert (
+        "liver: largest component, validation Dice 0.8000 -> 0.8500 (2 cases); "
+        "spleen: components of at least 60000 mm3.\n"
+    ) in page
+    assert "before the post-processing" not in page, "there are no scores"
     assert "skimage]" in page
     back = shutil.copytree(kept, tmp_path / "back")
     set_components(back, {}, [])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from monai.data import MetaTensor
@@ -48,12 +48,16 @@ class ViewsInferer(Inferer):
         padding: see `SlabInferer`.
 
     Attributes:
+        blend: see `SlabInferer`; of `UniformViewsInferer` "uniform".
+        mirror_one: see `SlabInferer`.
         probabilities: as of `SlabInferer`, for a single view.
         independent: as of `SlabInferer`.
         sink: gets the result of each view before they are fused.
         progress: called with the windows done and the windows of all views.
         components: see `SlabInferer`; of the one label map of all views.
     """
+
+    blend: Literal["gaussian", "uniform"] = "gaussian"
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class ViewsInferer(Inferer):
         self.roi_size, self.views, self.overlap = tuple(roi_size), tuple(views), overlap
         self.sw_batch_size, self.mirror_axes = sw_batch_size, tuple(mirror_axes)
         self.label_values, self.fusion, self.padding = label_values, fusion, padding
+        self.mirror_one = False
         self.components: Rules = {}
         self.probabilities: Maker | None = None
         self.independent = False
@@ -158,6 +163,7 @@ class ViewsInferer(Inferer):
             context=context_of(network),
             padding=self.padding,
         )
+        inferer.blend, inferer.mirror_one = self.blend, self.mirror_one
         if self.independent:
             inferer.independent, inferer.confidence_of = True, largest_sigmoid
         if self.progress is not None:
@@ -204,6 +210,12 @@ class ViewsInferer(Inferer):
         result = MetaTensor(fused, meta=first.meta)
         result.is_batch = first.is_batch
         return result
+
+
+class UniformViewsInferer(ViewsInferer):
+    """`ViewsInferer` whose windows count alike."""
+
+    blend = "uniform"
 
 
 class _Answer:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .label_sink import LabelSink, MapSink
 from .out_of_memory import Attempt
 from .restore_grid import AxisMap, Restorer
-from .windows import Position, gaussian_importance
+from .windows import Position, importance
 
 BLOCK = {"cpu": 2**20, "cuda": 2**26}  # logits turned into labels at once; on the CPU what its caches hold
 
@@ -26,6 +26,7 @@ class Slabs:
         attempt: window and device of the sums.
         maps: how the network's grid is read.
         sink: takes the logits, or maps, on the file's grid.
+        blend: see `windows.importance`.
     """
 
     def __init__(
@@ -36,7 +37,9 @@ class Slabs:
         attempt: Attempt,
         maps: Sequence[AxisMap],
         sink: LabelSink | MapSink,
+        blend: str = "gaussian",
     ) -> None:
+        self.blend = blend
         self.size, self.starts, self.axis, self.attempt = size, starts, axis, attempt
         self._restorer = Restorer(maps, axis, sink)
         self._needs_mean = sink.wants_probabilities or not self._restorer.exact
@@ -49,7 +52,7 @@ class Slabs:
         """Add one window's logits `(K, *window)`."""
         start = position[self.axis]
         if self._ring is None:
-            weight = gaussian_importance(self.attempt.window, self.attempt.device)
+            weight = importance(self.attempt.window, self.attempt.device, self.blend)
             self._ring = Ring(len(logits), self.size, self.starts, self.axis, weight)
             self._ring.begin_row(start)
         elif start > self._row:

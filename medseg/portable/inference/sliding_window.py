@@ -1,7 +1,7 @@
 """Sliding-window prediction from an image to labels on the file's own grid, in bounded memory.
 
-Logits of overlapping windows are blended with Gaussian weights in a ring of planes one window deep; finished
-planes are interpolated to the file's grid, become labels and are dropped. There is never a floating-point
+Logits of overlapping windows are blended, with Gaussian weights by default, in a ring of planes one window deep;
+finished planes are interpolated to the file's grid, become labels and are dropped. There is never a floating-point
 volume of all classes. On equal grids the labels are those of MONAI's `SlidingWindowInferer(mode="gaussian")`
 and an argmax; with `padding="edge"` also where the image is smaller than the window, which MONAI then calls
 `padding_mode="replicate"`.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from monai.data import MetaTensor, decollate_batch
@@ -68,6 +68,8 @@ class SlabInferer(Inferer):
             before version 0.2 do not name it: their networks were trained with the minimum.
 
     Attributes:
+        blend: how the windows are weighed, see `windows.importance`; of `UniformSlabInferer` "uniform".
+        mirror_one: whether windows are mirrored along one of `mirror_axes` at a time, never along several at once.
         probabilities: given a shape `(K, X', Y', Z')`, makes the uint8 array into which probabilities x 255
             are written (a `numpy.memmap`, say); their first maximum is the label at every voxel but those of removed
             components. None: not wanted.
@@ -82,6 +84,8 @@ class SlabInferer(Inferer):
         components: label value -> which of its connected components stay in the labels, see
             `components.with_components`; the others become the first label value.
     """
+
+    blend: Literal["gaussian", "uniform"] = "gaussian"
 
     def __init__(
         self,
@@ -104,6 +108,7 @@ class SlabInferer(Inferer):
         self.restore, self.label_values = restore, label_values
         self.context = (int(context[0]), int(context[1]), int(context[2]))
         self.padding = padding
+        self.mirror_one = False
         self.components: Rules = {}
         self.probabilities: Maker | None = None
         self.confidence: Maker | None = None
@@ -176,12 +181,13 @@ class SlabInferer(Inferer):
         starts = [window_starts(*of_axis) for of_axis in along_axes]
         maps = [axis_map.shifted(planes) for axis_map, planes in zip(maps, before, strict=True)]
         sink = self._make_sink(maps, axis, image.device)
-        slabs = Slabs(size, starts, axis, attempt, maps, sink)
+        slabs = Slabs(size, starts, axis, attempt, maps, sink, self.blend)
         positions = order_positions(starts, axis)
         done = 0
         for batch in split_into_batches(positions, attempt.batch):
             windows = extract_windows(padded, batch, attempt.window, self.context).to(device)
-            logits = predict_mirrored(network, windows, self.mirror_axes, self.context).to(attempt.device)
+            logits = predict_mirrored(network, windows, self.mirror_axes, self.context, one=self.mirror_one)
+            logits = logits.to(attempt.device)
             for position, window in zip(batch, logits, strict=True):
                 slabs.add(window, position)
             done += len(batch)
@@ -204,6 +210,12 @@ class SlabInferer(Inferer):
             self.confidence_of,
             self.independent,
         )
+
+
+class UniformSlabInferer(SlabInferer):
+    """`SlabInferer` whose windows count alike: that of MONAI with `mode="constant"`, its default."""
+
+    blend = "uniform"
 
 
 class MapInferer(SlabInferer):

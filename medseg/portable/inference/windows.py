@@ -77,9 +77,17 @@ def split_into_batches(positions: Sequence[Position], size: int) -> list[Sequenc
     return [positions[first:end] for first, end in pairwise(bounds)]
 
 
-def gaussian_importance(window: Sequence[int], device: torch.device) -> Tensor:
-    """MONAI's importance of a window's voxels: a Gaussian of an eighth of the window, at least 0.001."""
-    return compute_importance_map(tuple(window), mode="gaussian", sigma_scale=0.125, device=device)
+def importance(window: Sequence[int], device: torch.device, blend: str = "gaussian") -> Tensor:
+    """MONAI's importance of a window's voxels.
+
+    Args:
+        window: voxels along each axis.
+        device: of the result.
+        blend: "gaussian", a Gaussian of an eighth of the window, at least 0.001; or "uniform", which MONAI calls
+            constant: all voxels count alike.
+    """
+    mode = "constant" if blend == "uniform" else "gaussian"
+    return compute_importance_map(tuple(window), mode=mode, sigma_scale=0.125, device=device)
 
 
 def pad_to_window(image: Tensor, window: Sequence[int], padding: str = "minimum") -> tuple[Tensor, list[int]]:
@@ -139,7 +147,7 @@ def _extract_with_context(image: Tensor, position: Position, window: Sequence[in
 
 
 def predict_mirrored(
-    network: Predictor, windows: Tensor, axes: Sequence[int], context: Sequence[int] = (0, 0, 0)
+    network: Predictor, windows: Tensor, axes: Sequence[int], context: Sequence[int] = (0, 0, 0), *, one: bool = False
 ) -> Tensor:
     """Mean logits of `(B, C, X, Y, Z)` over all mirrorings along `axes` (spatial).
 
@@ -148,17 +156,21 @@ def predict_mirrored(
         windows: with their context.
         axes: to mirror; one along which a window has a single voxel is left alone.
         context: voxels on either side that get no logits.
+        one: mirror along one axis at a time, never along several at once.
     """
     size = [length - 2 * around for length, around in zip(windows.shape[2:], context, strict=True)]
     dimensions = [axis + 2 for axis in axes if size[axis] > 1]
     total = _check_logits(network(windows), windows, size)
     if not dimensions:
         return total
-    for count in range(1, len(dimensions) + 1):
+    most = 1 if one else len(dimensions)
+    passes = 1
+    for count in range(1, most + 1):
         for flipped in combinations(dimensions, count):
             logits = _check_logits(network(windows.flip(flipped)), windows, size)
             total = total + logits.flip(flipped)
-    return total / 2 ** len(dimensions)
+            passes += 1
+    return total / passes
 
 
 def _check_logits(logits: Tensor, windows: Tensor, size: Sequence[int]) -> Tensor:

@@ -211,6 +211,7 @@ def _describe(model: Any, bundle: OpenBundle, part: _Part) -> None:
         "context": list(part.context),
         "overlap": bundle.inferer.overlap,
         "padding": bundle.inferer.padding,
+        "blend": bundle.inferer.blend,
         "components": components,
     }
     if data.regions:  # channels above a half are painted one after the other, each with its value

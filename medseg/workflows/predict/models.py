@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from medseg.bundle.bundle import OpenBundle, open_bundle
 from medseg.bundle.components import describe
 from medseg.config.pipeline import DataSpec
 from medseg.errors import BundleError, ConfigError
-from medseg.portable.inference.components import LARGEST, Rules
+from medseg.portable.inference.components import LARGEST, Rule, Rules
 from medseg.portable.inference.multi_view import FUSIONS, ViewsInferer
 from medseg.records import hash_of, read_record
 from medseg.workflows.predict.options import PredictOptions
@@ -112,7 +113,7 @@ def configure_models(
         raise ConfigError(f"--fusion {options.fusion}: of several models the probabilities are averaged, also of views")
     settings = [_configure(bundle, options, averaged=len(bundles) > 1) for bundle in bundles]
     data = bundles[0].data
-    rules = _agreed_rules(bundles, say) if options.postprocessing else {}
+    rules = _common_rules(bundles, say) if options.postprocessing else {}
     if rules:
         say(f"post-processing of the model: {_described(rules, data, unit)} (--no-postprocessing leaves it out)")
     asked = _rules_of_largest(options.largest, data)
@@ -169,19 +170,43 @@ def _rules_of_largest(names: Sequence[str], data: DataSpec) -> Rules:
     return rules
 
 
-def _agreed_rules(bundles: Sequence[OpenBundle], say: Say) -> Rules:
-    """The rules that all models have alike."""
-    of_models = [bundle.inferer.components for bundle in bundles]
+def _common_rules(bundles: Sequence[OpenBundle], say: Say) -> Rules:
+    """The mildest rule of each structure of which every model has one, see `mildest_rule`."""
     data = bundles[0].data
-    agreed: Rules = {}
+    common: Rules = {}
     for value in data.label_values:
-        found = [rules.get(value) for rules in of_models]
-        first = found[0]
-        if first is not None and all(rule == first for rule in found):
-            agreed[value] = first
-        elif any(rule is not None for rule in found):
-            say(f"post-processing: the models have different rules for {data.labels[value]}, none is applied")
-    return agreed
+        rules = []
+        for bundle in bundles:
+            if value in bundle.inferer.components:
+                rules.append(bundle.inferer.components[value])
+        if len(rules) == len(bundles):
+            common[value] = mildest_rule(rules)
+        elif rules:
+            name = data.labels[value]
+            say(
+                f"post-processing: {len(rules)} of {len(bundles)} models have a rule for {name}, none is applied; "
+                f"--largest {shlex.quote(name)} keeps it in one piece"
+            )
+    return common
+
+
+def mildest_rule(rules: Sequence[Rule]) -> Rule:
+    """Of several rules for one structure the one that removes least.
+
+    That is the smallest of the smallest volumes: a volume is at most that of the smallest component in the labels of a
+    training, so that what it removes is no part of the structure, whereas the largest component removes all but one.
+    It is left for where every model has it.
+
+    Args:
+        rules: of each model; at least one.
+
+    Examples:
+        >>> from medseg.workflows.predict.models import mildest_rule
+        >>> mildest_rule([{"smallest_mm3": 450.0}, {"keep": "largest"}, {"smallest_mm3": 110.0}])
+        {'smallest_mm3': 110.0}
+    """
+    by_volume = [rule for rule in rules if rule != LARGEST]
+    return min(by_volume, key=lambda rule: rule["smallest_mm3"]) if by_volume else LARGEST
 
 
 def _configure(bundle: OpenBundle, options: PredictOptions, *, averaged: bool) -> dict[str, Any]:
@@ -194,7 +219,10 @@ def _configure(bundle: OpenBundle, options: PredictOptions, *, averaged: bool) -
         inferer.overlap = options.overlap
     if options.mirror:
         inferer.mirror_axes = _mirror_axes(bundle)
+        inferer.mirror_one = bundle.data.augment.mirrors_one
     settings: dict[str, Any] = {"overlap": inferer.overlap, "mirror_axes": list(inferer.mirror_axes)}
+    if inferer.mirror_one:
+        settings["mirror_one"] = True
     if isinstance(inferer, ViewsInferer):
         settings |= {"views": list(views), "fusion": inferer.fusion}
     return settings

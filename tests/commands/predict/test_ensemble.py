@@ -23,6 +23,8 @@ from medseg.cli.app import app
 from medseg.errors import BundleError, ConfigError
 from medseg.portable.inference import view_fusion
 from medseg.portable.inference.view_fusion import fuse_mean
+from medseg.workflows.predict.models import configure_models
+from medseg.workflows.predict.options import PredictOptions
 from medseg.workflows.predict.run import predict
 
 LARGEST = {"keep": "largest"}
@@ -117,20 +119,41 @@ def with_rules(source: Path, target: Path, rules: dict) -> Path:
     return target
 
 
-def test_rules_are_applied_where_all_models_agree(world, tmp_path, capsys):
+def test_rules_are_applied_where_all_models_have_one(world, tmp_path, capsys):
     small = {"smallest_mm3": 5.0}
-    one = with_rules(world / "vnet", tmp_path / "one", {1: LARGEST, 7: LARGEST})
-    two = with_rules(world / "unet", tmp_path / "two", {1: LARGEST, 7: small})
+    one = with_rules(world / "vnet", tmp_path / "one", {1: LARGEST, 7: small})
+    two = with_rules(world / "unet", tmp_path / "two", {1: LARGEST})
     report = predict([one, two], world / "images", tmp_path / "out")
     said = capsys.readouterr().err
     assert report["settings"]["components"] == {"1": LARGEST}
-    assert "the models have different rules for spleen, none is applied" in said
+    assert (
+        "post-processing: 1 of 2 models have a rule for spleen, none is applied; --largest spleen keeps it in one piece"
+    ) in said
     plain = predict([world / "vnet", world / "unet"], world / "images", tmp_path / "plain")
     assert "components" not in plain["settings"]
     before, after = (labels_of(tmp_path / name / "ct.nii.gz") for name in ("plain", "out"))
     np.testing.assert_array_equal(before == 7, after == 7)
     assert (after == 1).sum() < (before == 1).sum()
     assert not ((after == 1) & (before != 1)).any()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "mildest"),
+    [
+        ({"smallest_mm3": 450.0}, {"smallest_mm3": 110.0}, {"smallest_mm3": 110.0}),
+        (LARGEST, {"smallest_mm3": 450.0}, {"smallest_mm3": 450.0}),
+        (LARGEST, LARGEST, LARGEST),
+    ],
+)
+def test_of_different_rules_the_mildest_is_applied(first, second, mildest, world, tmp_path):
+    one = with_rules(world / "vnet", tmp_path / "one", {7: first})
+    two = with_rules(world / "unet", tmp_path / "two", {7: second})
+    for models in ([one, two], [two, one]):
+        bundles = [open_bundle(model) for model in models]
+        options = PredictOptions(tuple(models), world / "images", tmp_path / "out")
+        _, rules = configure_models(bundles, options, print)
+        assert rules == {7: mildest}
+        assert all(bundle.inferer.components == rules for bundle in bundles)
 
 
 def test_memory_does_not_grow_with_the_models(world, monkeypatch):
@@ -197,11 +220,19 @@ def test_the_command_takes_models_and_the_folder_of_folds(world, tmp_path):
         predict(tmp_path / "folds", world / "images", tmp_path / "c")
 
 
-@pytest.mark.parametrize(("flip", "axes"), [({"axes": [1]}, [1]), ({"axes": [0, 2]}, [0, 2])])
-def test_mirroring_along_the_axes_of_training(flip, axes, world, tmp_path):
+@pytest.mark.parametrize(
+    ("flip", "axes", "one"),
+    [
+        ({"axes": [1]}, [1], None),
+        ({"axes": [0, 2]}, [0, 2], None),
+        ({"axes": [0, 1], "probability": 1.0, "one": True}, [0, 1], True),
+    ],
+)
+def test_mirroring_along_the_axes_of_training(flip, axes, one, world, tmp_path):
     model = make_bundle(tmp_path / "model", data_spec(augment={"flip": flip}))
     report = predict(model, world / "images", tmp_path / "out", mirror=True)
     assert report["settings"]["mirror_axes"] == axes
+    assert report["settings"].get("mirror_one") is one
 
 
 @pytest.mark.parametrize(

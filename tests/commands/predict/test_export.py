@@ -107,7 +107,8 @@ def test_the_file_says_what_the_network_needs(place):
     says = {each.key: each.value for each in model.metadata_props}
     bundle = open_bundle(place / "run")
     texts = {"medseg_version": __version__, "model_sha256": bundle.digest, "target": "voxels", "view": "volume",
-             "probabilities": "softmax", "orientation": "RAS", "padding": "minimum"}  # fmt: skip
+             "probabilities": "softmax", "orientation": "RAS", "padding": "minimum",
+             "blend": "gaussian"}  # fmt: skip
     assert {key: says.pop(key) for key in texts} == texts
     assert {key: json.loads(value) for key, value in says.items()} == {
         "classes": [

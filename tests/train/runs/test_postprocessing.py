@@ -68,6 +68,32 @@ def test_a_loss_too_small_to_be_a_part_is_allowed():
     assert choice.largest_loss == pytest.approx(1 / 1999)
 
 
+@pytest.mark.parametrize(("island", "rule"), [(1, None), (3, LARGEST)])
+def test_a_gain_of_nothing_is_none(island, rule):
+    """Of 1000 true voxels an island of one costs 1/2001 = 0.0005, of three 3/2003 = 0.0015."""
+    assert choose_rule("organ", [evidence(1000, (1000, 1000, 1000), (island, island, 0))], None).rule == rule
+
+
+@pytest.mark.parametrize(("island", "volume"), [(3, 4.0), (7, 16.0)])
+def test_a_stronger_rule_has_to_bring_more_than_a_milder_one(island, volume):
+    """Of 3000 true voxels the eight islands of one voxel cost 0.0013, one of three 0.0005, one of seven 0.0012."""
+    specks = [(1, 1, 0)] * 8
+    drawn = evidence(3000, (3000, 3000, 3000), *specks, (island, island, 0))
+    assert choose_rule("organ", [drawn], 64.0).rule == {"smallest_mm3": volume}
+
+
+def test_what_one_case_gains_is_not_taken_from_others():
+    """Mean gain (0.0909 - 2 * 0.005) / 3, but two cases of three lose a true piece of 10 of 1000 voxels."""
+    gains = evidence(100, (100, 100, 100), (20, 20, 0))
+    loses = evidence(1000, (990, 990, 990), (10, 10, 10))
+    assert choose_rule("organ", [gains, loses, loses], None).rule is None
+    assert choose_rule("organ", [gains, loses], None).rule is None
+    choice = choose_rule("organ", [gains, gains, loses], None)
+    assert choice.rule == LARGEST
+    assert choice.largest_loss == pytest.approx(10 / 1990)
+    assert choice.dice_after == pytest.approx((1 + 1 + 1980 / 1990) / 3)
+
+
 def test_nothing_where_nothing_should_be_is_a_dice_of_one():
     absent = evidence(0, (5, 5, 0))
     assert absent.dice(None) == 0

@@ -253,16 +253,23 @@ def test_nothing_of_it_names_a_case_or_a_path(trained):
     assert str(folder) not in page
 
 
-def test_post_processing_keeps_the_card(trained, tmp_path):
+@pytest.mark.parametrize(("unit", "volume"), [("ml", "450 mm3"), ("share", "450 pixels")])
+def test_post_processing_keeps_the_card_which_tells_its_gain(unit, volume, trained, tmp_path):
     bundle = shutil.copytree(trained[2] / "bundle", tmp_path / "bundle")
-    set_components(bundle, {1: {"keep": "largest"}}, [])
+    file = bundle / "configs" / FACTS
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"unit": unit}))
+    facts = read_facts(bundle)
+    gain = {"structure": "ball", "dice_before": 0.832, "dice_after": 0.847, "cases": 1}
+    set_components(bundle, {1: {"smallest_mm3": 450.0}}, [gain])
     page = (bundle / "docs" / "README.md").read_text()
-    assert "ball: largest component" in page
+    rule = f"ball: components of at least {volume}, validation Dice 0.8320 -> 0.8470 (1 case).\n"
+    assert f"before the post-processing that the bundle applies: {rule}" in page
+    assert page.count(rule) == 2
     assert "These cases chose the weights" in page
-    assert read_facts(bundle) == read_facts(trained[2] / "bundle")
+    assert read_facts(bundle) == facts
     set_components(bundle, {}, [])
-    assert "largest component" not in (bundle / "docs" / "README.md").read_text()
-    assert read_facts(bundle) == read_facts(trained[2] / "bundle")
+    assert "post-processing" not in (bundle / "docs" / "README.md").read_text()
+    assert read_facts(bundle) == facts
 
 
 def test_a_finished_run_from_before_gets_facts_by_resuming_it(trained, tmp_path):

@@ -69,6 +69,13 @@ def test_where_no_two_planes_agree_may_be_left_out():
     assert 255 not in relabelled(two, ignore_disagreement=True)
 
 
+@pytest.mark.parametrize(("views", "counted"), [(1, "1 view"), (2, "2 views"), (3, None)])
+def test_where_no_two_can_disagree_it_is_said(views, counted):
+    expected = f"ignore_disagreement is true, and changes nothing with {counted}: it looks for two of three or more"
+    assert rule(ignore_disagreement=True).cautions(views) == ([expected] if counted else [])
+    assert rule().cautions(views) == []
+
+
 def test_background_of_which_some_plane_is_not_confident_may_be_left_out():
     maps = np.array(  # three planes of two classes, five voxels
         [
@@ -151,6 +158,8 @@ def test_one_plane_teaches_itself():
     [
         ({"fusion": "median"}, "fusion of rule dmpct is 'median': .* 'vote', 'any' or 'mean'"),
         ({"background_confidence": 90}, "background_confidence is 90.* from 0 to 1"),
+        ({"background_confidence_rounds": 0}, "dmpct: background_confidence_rounds is 0; accepted are 1 and more"),
+        ({"background_confidence_rounds": -1}, "dmpct: background_confidence_rounds is -1; accepted are 1 and more"),
         ({"confidence": 1.5}, "rule dmpct: confidence is 1.5; accepted is a probability from 0 to 1"),
         ({"background_confidence": "most"}, "background_confidence of rule dmpct is 'most': .* valid number"),
         (

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg.bundle.components import describe
+from medseg.bundle.components import describe, describe_gain
 from medseg.portable.inference.components import LARGEST, Rule
 from medseg.workflows.train.postprocessing.evidence import Evidence
 
@@ -17,6 +17,10 @@ LARGEST_LOSS = 0.01
 """Dice that any one case may lose. Of left atria, whose labels are one component, 84 predictions by 7 networks lost at
 most 0.005 by their largest component, pieces whose bridge was not found, and gained at most 0.09; a structure that
 really has several parts, such as two kidneys, loses tenths."""
+
+SMALLEST_GAIN = 0.001
+"""Mean Dice that a rule has to bring, also over a milder one. Less is within what another seed changes, and a rule that
+brings nothing may still remove something true from a new case. A case that changes by less counts as unchanged."""
 
 PARTS = (1, 4, 16)
 """The smallest volumes that are tried are these parts of the smallest component that labels have."""
@@ -52,11 +56,7 @@ class Choice:
     def line(self, unit: str = "mm") -> str:
         """A line for people; `unit` as of `describe`."""
         assert self.rule is not None
-        noun = "case" if self.cases == 1 else "cases"
-        return (
-            f"{self.structure}: {describe(self.rule, unit)}, validation Dice {self.dice_before:.4f} -> "
-            f"{self.dice_after:.4f} ({self.cases} {noun})"
-        )
+        return f"{self.structure}: {describe(self.rule, unit)}, {describe_gain(self.plain())}"
 
 
 def rules_to_try(smallest_mm3: float | None, voxel_mm3: float) -> list[Rule]:
@@ -81,7 +81,9 @@ def round_down(volume: float) -> float:
 
 
 def choose_rule(structure: str, cases: Sequence[Evidence], smallest_mm3: float | None) -> Choice:
-    """The rule with the largest mean Dice, if it is larger than without one and no case loses more than it may.
+    """The rule with the largest mean Dice, if it brings enough of it, in more cases than it harms.
+
+    No case may lose more than `LARGEST_LOSS`, and a stronger rule has to bring `SMALLEST_GAIN` over a milder one.
 
     Args:
         structure: its name.
@@ -93,9 +95,16 @@ def choose_rule(structure: str, cases: Sequence[Evidence], smallest_mm3: float |
     for rule in rules_to_try(smallest_mm3, min(case.voxel_mm3 for case in cases)):
         after = np.array([case.dice(rule) for case in cases])
         loss = max(0.0, float((before - after).max()))
-        if loss <= LARGEST_LOSS and after.mean() > best.dice_after:
+        is_worth_it = after.mean() - best.dice_after >= SMALLEST_GAIN
+        if is_worth_it and loss <= LARGEST_LOSS and _helps_more_than_it_harms(before, after):
             best = Choice(structure, rule, best.dice_before, float(after.mean()), loss, len(cases))
     return best
+
+
+def _helps_more_than_it_harms(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether more cases gain than lose, `SMALLEST_GAIN` or more of the Dice `(cases,)`."""
+    gain = after - before
+    return int((gain >= SMALLEST_GAIN).sum()) > int((gain <= -SMALLEST_GAIN).sum())
 
 
 def choose_rules(evidence: Mapping[str, Sequence[Evidence]], smallest_mm3: Mapping[str, float]) -> list[Choice]:

@@ -214,4 +214,4 @@ def _tell(choices: Sequence[Choice], unit: str) -> None:
     for choice in chosen:
         say(f"post-processing, {choice.line(unit)}")
     if not chosen:
-        say("post-processing: no rule raises the validation Dice, none is chosen")
+        say("post-processing: no rule clearly raises the validation Dice, none is chosen")
