@@ -30,6 +30,7 @@ from medseg.stream import STREAM_KEYS as STREAM_KEYS
 from medseg.stream import UNLABELED as UNLABELED
 from medseg.stream import WEAK as WEAK
 from medseg.stream import Stream as Stream
+from medseg.stream import number_of_case as number_of_case
 from medseg.structure_names import same_structure as same_structure
 
 Batch = Mapping[str, Mapping[str, Tensor]]
@@ -228,7 +229,8 @@ class Method(nn.Module, ABC):
         """What a rule with `needs = "maps"` gets: images to maps `(B, K, *spatial)`, such as class-activation maps.
 
         Any module of parts of the method, made anew by each call. After the training its weights are kept beside the
-        bundle, not in it. None: the method has no maps.
+        bundle, not in it. Parts that are `medseg.stream.SeesCases` are told of which case an image is. None: the method
+        has no maps.
         """
         return None
 

@@ -98,6 +98,13 @@ class PseudoLabels(ABC):
     makes: ClassVar[tuple[str, ...]] = ()
     """Names of further maps that the rule makes for the next stage, see `LabelAndMaps`."""
 
+    stands_for: ClassVar[Mapping[str, str]] = {}
+    """Name in `makes` -> name in `inputs` of the map that is taken in its place for cases whose label is known: these
+    are not labelled, and may be learnt from in the next stage."""
+
+    left_out: str = "of which the rule is sure of nothing"
+    """Of which cases with tags `label` gives None, as it is told after labelling."""
+
     def __init__(self, classes: int) -> None:
         self.classes = classes
         self.class_counts: Sequence[float] = ()
@@ -105,6 +112,10 @@ class PseudoLabels(ABC):
         self.counts_mm3 = False
         self.asks_validation = False
         self.has_background = True
+
+    def cautions(self, views: int) -> Sequence[str]:
+        """Warnings of settings that change nothing with so many views, each a line."""
+        return ()
 
     @property
     def looks_at_all(self) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from hashlib import sha256
+from typing import Literal, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Stream:
             "label" `(B, 1, *spatial)` uint8 class indices, 255 = ignore;
             "tags" `(B, structures)` uint8, for each class but the background 1 = present, 0 = absent, 255 = not known;
             "index" `(B,)` int64, the number of the case among those of the stream;
+            "case" `(B,)` int64, the number of the case's name, see `number_of_case`;
             "number" `(B,)` int64, of the sample among all of the run, by which `Method.recall` finds it again;
             "place" `(B, n, n + 1)` float32 for n spatial axes, where in the body the patch lies: voxel v is at A v + c,
             A the matrix and c the last column; 0 and 1 are the first and last slice with tissue along each axis;
@@ -52,10 +54,23 @@ class Stream:
         return self.group_size if self.group else 1
 
 
-STREAM_KEYS = ("label", "tags", "index", "number", "place", "evenly")
+STREAM_KEYS = ("label", "tags", "index", "case", "number", "place", "evenly")
 """Keys of a stream that are no names of maps."""
 
 LABELED = Stream("labeled", ("label",))
 UNLABELED = Stream("unlabeled")
 WEAK = Stream("weak", ("tags",))
 ALL = Stream("all")
+
+
+def number_of_case(name: str) -> int:
+    """A number by which tensors tell cases apart, the same in every process and run; 63 bits of the name's SHA-256."""
+    return int.from_bytes(sha256(name.encode()).digest()[:8], "big") >> 1
+
+
+@runtime_checkable
+class SeesCases(Protocol):
+    """A part of `Method.maps` that is told whose image comes next, such as one that keeps images of other cases."""
+
+    def see_case(self, number: int | None) -> None:
+        """Images are of this case from now on, by `number_of_case`; None: of none that it may know."""

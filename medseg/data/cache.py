@@ -32,6 +32,7 @@ from medseg.data.preprocess import Job
 from medseg.data.preprocessing_config import preprocessing
 from medseg.errors import DataError, OutputError
 from medseg.manifest.classification import class_index
+from medseg.manifest.labelling import is_pseudo
 from medseg.manifest.manifest import Case, Manifest
 from medseg.portable.io.itk_formats import files_of_image
 from medseg.records import RECORD, Record
@@ -97,10 +98,9 @@ class VolumeCache:
             volume = found[entry.folder]
             if volume is None:
                 raise OutputError("what was written cannot be read back", path=entry.folder, hint="check the disk")
-            is_pseudo = bool(getattr(case, "pseudo", False))
             presence = manifest.presence(case)
             volume = replace(
-                volume, pseudo=is_pseudo, covered=entry.job.covered, presence=presence, subject=case.subject
+                volume, pseudo=entry.job.pseudo, covered=entry.job.covered, presence=presence, subject=case.subject
             )
             volumes.append(replace(volume, has_background=spec.has_background))
         return volumes
@@ -117,6 +117,7 @@ class VolumeCache:
             covered=manifest.covered(case) if label is not None else None,
             maps=tuple((name, manifest.resolve(case.maps[name])) for name in maps),
             image_class=class_index(manifest, case),
+            pseudo=is_pseudo(case),
         )
 
     def _entry(self, job: Job) -> _Entry:

@@ -148,11 +148,9 @@ class CachedVolume:
 
     @property
     def annotated(self) -> np.ndarray | None:
-        """Random voxels `(n, 3)` that are not ignored; None where no voxel is ignored."""
-        if ANNOTATED not in self.voxel_ranges:
-            return None
-        first, end = self.voxel_ranges[ANNOTATED]
-        return self._mapped(self.voxels_path)[first:end]
+        """Random voxels `(n, 3)` that are not ignored; None where no voxel is ignored, or every one."""
+        first, end = self.voxel_ranges.get(ANNOTATED, (0, 0))
+        return self._mapped(self.voxels_path)[first:end] if end > first else None
 
     def _mapped(self, path: Path) -> np.ndarray:
         # copy-on-write: pages are shared between processes, and torch takes the array as writable

@@ -16,6 +16,8 @@ from medseg.data.cached_volume import Content
 from medseg.data.preprocessing_config import instantiate, preprocessing
 from medseg.errors import DataError
 from medseg.method import IGNORE
+from medseg.ops.tags.saliency import saliency_of
+from medseg.ops.tags.saliency_values import SALIENCY_MAPS
 from medseg.portable.geometry import check_offset
 from medseg.portable.io.header import Header, checked_spacing
 from medseg.portable.io.labels import refuse_grey_levels, refuse_lossy, whole_numbers
@@ -40,6 +42,7 @@ class Job:
         covered: for each class whether the label tells it apart; None: all. Voxels of the others become background.
         maps: name and file of maps on the image's grid.
         image_class: index of the class of every voxel, in the place of a label; None: there is none.
+        pseudo: whether a rule made the label, which may ignore every voxel: tags and maps of the case still teach.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Job:
     covered: tuple[bool, ...] | None = None
     maps: tuple[tuple[str, Path], ...] = ()
     image_class: int | None = None
+    pseudo: bool = False
 
     @property
     def is_labelled(self) -> bool:
@@ -83,6 +87,7 @@ def prepare(job: Job) -> Content:
     notes: dict[str, str] = {}
     if job.label is not None:
         item["label"], notes[ROUNDED] = _indices(item["label"], job, job.label)
+    _scale_saliency(item, job)
     item = orient(item)
     others = [("label", job.label)] if job.label is not None else []
     for name, file in (*others, *job.maps):
@@ -91,6 +96,13 @@ def prepare(job: Job) -> Content:
     for transform in rest:
         item = transform(item)
     return replace(_content(item, job), notes={kind: text for kind, text in notes.items() if text})
+
+
+def _scale_saliency(item: dict, job: Job) -> None:
+    """Bring maps of saliency that are stored in 8 bits to 0 to 1, before they are resampled."""
+    for name, file in job.maps:
+        if name in SALIENCY_MAPS:
+            item[name].set_array(saliency_of(item[name].as_tensor(), str(file)))
 
 
 def _indices(label: MetaTensor, job: Job, file: Path) -> tuple[MetaTensor, str]:
@@ -122,7 +134,7 @@ def _indices(label: MetaTensor, job: Job, file: Path) -> tuple[MetaTensor, str]:
             path=job.label,
             hint="name them in the manifest's labels",
         )
-    if found == [job.ignore]:
+    if found == [job.ignore] and not job.pseudo:
         raise DataError(
             "every voxel is ignored: nothing to learn from", path=job.label, hint="list the case under unlabeled"
         )

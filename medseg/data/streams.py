@@ -19,7 +19,7 @@ from medseg.data.label_notes import label_notes, shows_unknown, stacked_maps, st
 from medseg.data.loader_workers import TIMEOUT_SECONDS, affordable_workers, answer_no_signals, one_thread
 from medseg.data.tag_groups import SameTagsOrder, order_of, slice_beside
 from medseg.errors import ConfigError, DataError
-from medseg.method import IGNORE, LABELED, STREAM_KEYS, UNLABELED, WEAK, Batch, PatchTargets, Stream
+from medseg.method import IGNORE, LABELED, STREAM_KEYS, UNLABELED, WEAK, Batch, PatchTargets, Stream, number_of_case
 
 _PREFETCH = 2
 
@@ -169,18 +169,19 @@ class PatchStreams(Dataset):
             found["inside"] = outside != IGNORE
         elif with_inside:
             found["inside"] = maps[:, -1:] > 0.5
-        for index, name in enumerate(names):
-            found[name] = maps[:, index : index + 1]
+        found |= {name: maps[:, index : index + 1] for index, name in enumerate(names)}
         return found | self._notes(stream, numbers)
 
     def _notes(self, stream: str, numbers: Sequence[int]) -> dict[str, Tensor]:
         """What a stream is told of its patches beside voxels."""
         keys, found = self.streams[stream].keys, {}
+        volumes = [self._volume(stream, number) for number in numbers]
         if "tags" in keys:
-            tags = [torch.from_numpy(self._volume(stream, number).tags(self.spec.classes)) for number in numbers]
-            found["tags"] = torch.stack(tags)
+            found["tags"] = torch.stack([torch.from_numpy(volume.tags(self.spec.classes)) for volume in volumes])
         if "index" in keys:
             found["index"] = torch.tensor([self._case(stream, number) for number in numbers])
+        if "case" in keys:
+            found["case"] = torch.tensor([number_of_case(volume.name) for volume in volumes])
         if "number" in keys:
             found["number"] = torch.tensor(list(numbers))
         if "place" in keys:

@@ -15,7 +15,7 @@ from medseg.portable.io.channel_names import FIRST, RAW_FOLDERS, group_channels
 Class = int | str  # a class by its value or by its name
 IMAGE_CLASS = "image_class"
 """Key of a case under which the class of the whole image is kept, once its tags are checked."""
-TAKEN = ("image", "label", "tags", "index", "number", "place", "evenly", "covered")
+TAKEN = ("image", "label", "tags", "index", "case", "number", "place", "evenly", "covered")
 """Names that a batch has anyway, so that no map may have them."""
 
 

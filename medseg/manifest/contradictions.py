@@ -34,7 +34,8 @@ def contradictions(manifest: Manifest, sections: Sequence[str]) -> Iterator[str]
             yield f"{where}.classes: says what a label covers, and there is no label"
         if case.classes is not None and not manifest.has_background:
             yield f"{where}.classes: what a label does not cover is background in it, and background is null"
-        yield from _unknown_classes(manifest, where, case)
+        unknown = list(_unknown_classes(manifest, where, case))
+        yield from unknown or _odd_tags(manifest, where, case)
     if not seen:
         yield f"has no case; accepted are lists called {', '.join(sections)}"
 
@@ -48,6 +49,22 @@ def _unknown_classes(manifest: Manifest, where: str, case: Case) -> Iterator[str
         unknown = [name for name in classes or () if name not in accepted]
         if unknown:
             yield f"{where}.{key}: unknown classes {unknown}; known are {list(manifest.classes)}"
+
+
+def _odd_tags(manifest: Manifest, where: str, case: Case) -> Iterator[str]:
+    """Tags that name the background or a class twice, as those do that are meant as a 0 or 1 for each class."""
+    if case.tags is None:
+        return
+    found = case.tags if isinstance(case.tags, dict) else list(case.tags)
+    indices = [manifest.index_of(each) for each in case.tags]
+    twice = [index for index in indices if indices.count(index) > 1]
+    name = next(iter(manifest.structures.values()))
+    accepted = f'accepted are the classes that are in the image, such as ["{name}"], or {{"{name}": true or false}}'
+    if manifest.has_background and 0 in indices:
+        none = '"background": null says that there is none'
+        yield f"{where}.tags: {found} names the background, {manifest.classes[0]} ({none}); {accepted}"
+    elif twice:
+        yield f"{where}.tags: {found} names {manifest.classes[twice[0]]} twice; {accepted}"
 
 
 def _is_judged(case: Case) -> bool:

@@ -241,6 +241,7 @@ class SaliencyFusion(PseudoLabels):
     one_view = True
     inputs = ("saliency", "image")
     makes = ("salient",)
+    stands_for: ClassVar[Mapping[str, str]] = {"salient": "saliency"}
     tried: ClassVar[Mapping[str, tuple[float, ...]]] = {
         "object_threshold": (0.2, 0.35, 0.5, 0.65, 0.8, 0.9),
         "salient_threshold": (0.06, 0.15, 0.3, 0.45, 0.6),

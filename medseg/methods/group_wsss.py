@@ -32,10 +32,10 @@ from torch import Tensor, nn
 
 from medseg.method import IGNORE, Batch, Clock, Method, Networks, Predictions, PseudoLabels, Stream
 from medseg.ops.processes import gather_from_processes
-from medseg.ops.semi_supervised.donors import DonorBank
+from medseg.ops.ranges import check_at_least_one, check_not_negative, check_shares
 from medseg.ops.tags.class_activation import PRESENT, mean_over_positions, tag_loss
 from medseg.ops.tags.constant_tags import refuse_constant_tags
-from medseg.ops.tags.group_attention import GroupMaps, Nodes
+from medseg.ops.tags.group_attention import GroupMaps, Nodes, PartnerBank
 from medseg.ops.tags.group_graph import Aggregate, GraphDropout, GroupGraph, Strength
 from medseg.ops.tags.map_accumulation import Snapshots
 from medseg.ops.tags.saliency import saliency_of
@@ -66,13 +66,14 @@ class GroupWSSS(Method):
         dropout_rate: rho.
         single: weight of the term of each image alone.
         alone: part of the run before the images tell each other anything.
-        partners: images of each class that are kept to make the attention of other images.
+        partners: images of each class, each of another case, that are kept to make the attention of other cases; where
+            fewer are known than a group needs, groups are smaller. At least K - 1 are kept.
         snapshots: of how many times of the training the attention is the largest; 1: that at its end.
         refine: how often attention is averaged over neighbours that look alike (`medseg.ops.tags.refinement`).
     """
 
     present: Tensor
-    streams: tuple[Stream, ...] = (Stream("weak", ("tags",), group="same_tags", group_size=GROUP_SIZE),)
+    streams: tuple[Stream, ...] = (Stream("weak", ("tags", "case"), group="same_tags", group_size=GROUP_SIZE),)
 
     def __init__(
         self, networks: Networks, *,
@@ -88,20 +89,22 @@ class GroupWSSS(Method):
         self.streams = self.streams_of({"group_size": group_size, "neighbor": neighbor, "contrast": contrast})
         if not networks.has_background:
             raise ValueError("saliency tells classes from the background, and the data set has none")
+        check_shares(alone=alone)
+        check_not_negative(convolutions=convolutions, single=single, refine=refine)
+        check_at_least_one(node_channels=node_channels, stride=stride, partners=partners, snapshots=snapshots)
         structures = networks.classes - 1
         self.names = dict(enumerate(networks.labels[1:], start=1))
+        self.tagged: dict[int, int] = {}
         channels = node_channels if node == "features" else 0
         self.nodes = Nodes(networks, structures, features=channels, stride=stride, convolutions=convolutions)
         self.graph = GroupGraph(
             networks.spatial_dims, self.nodes.channels, group_size=group_size, rounds=rounds, aggregate=aggregate,
             dropout=GraphDropout(dropout_threshold, dropout_rate, dropout),
         )  # fmt: skip
-        self.bank = DonorBank(structures, partners)
+        self.bank = PartnerBank(structures, max(partners, group_size - 1))
         self.single, self.alone, self.refine = single, alone, refine
         self.register_buffer("present", torch.full((2,), 0.5))
         self.snapshots: Snapshots | None = None
-        if snapshots < 1:
-            raise ValueError(f"snapshots is {snapshots}; accepted is at least 1")
         if snapshots > 1:
             times = [(number + 1) / snapshots for number in range(snapshots)]
             self.snapshots = Snapshots(self._attention(), times)
@@ -119,6 +122,16 @@ class GroupWSSS(Method):
     def check_tags(self, presence: Sequence[Mapping[int, bool]]) -> None:
         """Each class has to be in some image and not in another."""
         refuse_constant_tags(presence, self.names)
+        self.tagged = {index: sum(tags.get(index) is True for tags in presence) for index in self.names}
+
+    def cautions(self, cases: Mapping[str, int]) -> Sequence[str]:
+        """Classes of so few cases that there are not enough partners for a group."""
+        size = self.graph.group_size
+        few = [f"{self.names[index]} ({count})" for index, count in self.tagged.items() if count < size]
+        if not few:
+            return ()
+        line = f"fewer cases than the {size} images of a group are tagged with {', '.join(few)}"
+        return (f"{line}: their attention is made in smaller groups, that of a single case without any",)
 
     def segmenter(self) -> None:
         """There is none: the next stage trains it."""
@@ -145,7 +158,7 @@ class GroupWSSS(Method):
         image, tags = batch["weak"]["image"], batch["weak"]["tags"]
         states = self.nodes(image)
         told = states if clock.fraction < self.alone else self.graph(states)
-        self._keep_partners(image, tags)
+        self._keep_partners(image, tags, batch["weak"]["case"])
         before, after = mean_over_positions(self.nodes.classify(states)), mean_over_positions(self.nodes.classify(told))
         self._follow(torch.stack([before, after]), tags)
         # neither the decoder nor, at first, the graph takes part; distributed training needs every parameter
@@ -169,13 +182,13 @@ class GroupWSSS(Method):
         return {"present": self.present}
 
     @torch.no_grad()
-    def _keep_partners(self, images: Tensor, tags: Tensor) -> None:
+    def _keep_partners(self, images: Tensor, tags: Tensor, cases: Tensor) -> None:
         """Keep the images, of all processes, for each class that they show."""
-        images, tags = gather_from_processes(images), gather_from_processes(tags)
-        for image, of_image in zip(images, tags.tolist(), strict=True):
+        images, tags, cases = (gather_from_processes(each) for each in (images, tags, cases))
+        for image, of_image, case in zip(images, tags.tolist(), cases.tolist(), strict=True):
             for value, presence in enumerate(of_image):
                 if presence == PRESENT:
-                    self.bank.store(value, image)
+                    self.bank.keep(value, image, case)
 
 
 class SaliencyColouring(PseudoLabels):
@@ -201,6 +214,8 @@ class SaliencyColouring(PseudoLabels):
         least_attention: float = 0.0, least_foreground: float = 0.01,
     ) -> None:  # fmt: skip
         super().__init__(classes)
+        check_shares(conflict=conflict, hot_attention=hot_attention, hot_saliency=hot_saliency)
+        check_shares(least_attention=least_attention, least_foreground=least_foreground)
         self.conflict, self.hot_attention, self.hot_saliency = conflict, hot_attention, hot_saliency
         self.least_attention, self.least_foreground = least_attention, least_foreground
 
@@ -238,15 +253,16 @@ class SaliencyColouring(PseudoLabels):
         found = torch.stack([unit_range(values) for values in attention.values()])
         found = torch.where(found < self.least_attention, 0, found)
         scores = torch.cat([1 - saliency[None], found])
-        label = indices[scores.argmax(0)]
-        unsure = ((scores > self.conflict).sum(0) > 1) | torch.isin(label, label.new_tensor(list(unknown)))
-        foreground = (label != 0) & ~unsure
+        winner = indices[scores.argmax(0)]
+        conflicting = (scores > self.conflict).sum(0) > 1
+        not_looked_for = torch.isin(winner, winner.new_tensor(list(unknown)))
+        foreground = (winner != 0) & ~conflicting & ~not_looked_for
         hot = (saliency >= self.hot_saliency) | (found > self.hot_attention).any(0)
-        unsure |= (label == 0) & hot
-        label = torch.where(unsure, IGNORE, label).to(torch.uint8)
+        hot_background = (winner == 0) & hot
+        ignored = conflicting | not_looked_for | hot_background
         if int(foreground.sum()) < self.least_foreground * foreground.numel():
-            label.fill_(IGNORE)
-        return label
+            ignored.fill_(True)
+        return torch.where(ignored, IGNORE, winner).to(torch.uint8)
 
 
 def unit_range(values: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.method import IGNORE, Batch, Clock, Method, Networks, Predictions, PseudoLabels, Stream
+from medseg.ops.ranges import check_at_least_one
 from medseg.ops.tags.class_activation import coarsest_within, presence_of, relative_maps, tag_loss
 from medseg.ops.tags.map_accumulation import Snapshots
 from medseg.portable.networks.tag_networks import TagNetwork
@@ -37,8 +38,9 @@ class TagClassifier(Method):
 
     def __init__(self, networks: Networks, *, stride: int = 16, dropout: float = 0.5, snapshots: int = 1) -> None:
         super().__init__(networks)
-        if snapshots < 1:
-            raise ValueError(f"snapshots {snapshots}: must be at least 1")
+        check_at_least_one(stride=stride, snapshots=snapshots)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout {dropout:g}: must be at least 0 and less than 1")
         halves = networks.encoder_decoder()
         network = networks.assembled(
             TagNetwork,

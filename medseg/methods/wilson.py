@@ -33,14 +33,16 @@ import torch
 from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
+from medseg.errors import ManifestError
 from medseg.method import IGNORE, LABELED, WEAK, Batch, Clock, Method, Networks, Stream
 from medseg.ops.losses.segmentation import masked_mean
+from medseg.ops.ranges import check_at_least_one, check_not_negative, check_shares
 from medseg.ops.tags import incremental
 from medseg.ops.tags.class_activation import coarsest_within
 from medseg.ops.tags.constant_tags import refuse_constant_tags
 from medseg.ops.tags.old_network import OldNetwork, checked_previous, encoder_distance, places_of_old
 from medseg.ops.tags.pooling import focal_penalty, ngwp
-from medseg.ops.tags.refinement import pamr, to_grid
+from medseg.ops.tags.refinement import neighbour_offsets, pamr, to_grid
 from medseg.portable.networks.encoder_decoder import FeatureMaps, HeadedNetwork
 from medseg.portable.networks.tag_networks import cell_means, enlarge
 
@@ -125,13 +127,17 @@ class Wilson(Method):
             raise ValueError(f"alpha {alpha:g}: accepted is 0 (soft) to 1 (hard)")
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup {warmup:g}: accepted is a fraction of the run, 0 or more and below 1")
+        check_shares(share=share, background_share=background_share, least=least)
+        check_not_negative(iterations=iterations)
+        check_at_least_one(stride=stride, channels=channels)
+        neighbour_offsets(networks.spatial_dims, dilations)  # refuses what is no distance
         previous = checked_previous(networks)
         places = places_of_old(previous.labels, networks.labels)
         self.names = {index: name for index, name in enumerate(networks.labels) if index not in places}
         if tags == "all":
             self.names = dict(enumerate(networks.labels[1:], start=1))
         if not self.names:
-            raise ValueError(
+            raise ManifestError(
                 f"the network that it starts from knows every class already ({', '.join(networks.labels)}); accepted "
                 f"is a data set with a further class, or tags: all, which learns from the tags of old ones"
             )
@@ -143,6 +149,7 @@ class Wilson(Method):
             "classification": classification, "localization": localization, "distillation": distillation,
             "self_training": self_training, "segmentation": segmentation,
         }  # fmt: skip
+        check_not_negative(**self.weights)
         network = networks.encoder_decoder()
         self.headed = networks.headed(network, networks.head(network.width, self.classes))
         self.level = coarsest_within(network.strides, stride)

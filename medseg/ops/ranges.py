@@ -23,3 +23,14 @@ def check_not_negative(**values: float) -> None:
     for name, value in values.items():
         if not value >= 0:
             raise ValueError(f"{name} {value:g}: must be at least 0")
+
+
+def check_at_least_one(**values: float) -> None:
+    """See that no number is less than 1.
+
+    Raises:
+        ValueError: one that is, or is not a number.
+    """
+    for name, value in values.items():
+        if not value >= 1:
+            raise ValueError(f"{name} {value:g}: must be at least 1")

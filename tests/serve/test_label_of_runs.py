@@ -19,7 +19,7 @@ from medseg.workflows.train.plan import plan_pipeline
 
 TASK = """name: measured
 measure_pseudo_labels: true
-data: {spacing_mm: [1, 1, 1]}
+data: {spacing_mm: [1, 1, 1], sampling: half}
 stages:
   - repeat: 2
     stages:
@@ -59,4 +59,5 @@ def test_a_run_that_measured_its_pseudo_labels_can_be_continued_without_them(tmp
     assert not written.measure_pseudo_labels
     assert not written.repeats
     assert [stage.schedule.iterations for stage in written.stages] == [5]
+    assert written.data["sampling"] == "union", "there is no pseudo-labelled half"
     assert taken_by(written, manifest) is manifest

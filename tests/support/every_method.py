@@ -175,8 +175,8 @@ def make_batch(method: Method, dims: int, channels: int = 2) -> Batch:
         if "tags" in stream.keys:
             found["tags"] = rng.choice(np.array([0, 1, 255], np.uint8), (size, CLASSES - 1))
             found["tags"][:, 0] = 1
-        if "index" in stream.keys:
-            found["index"] = np.arange(size)
+        for key in {"index", "case"}.intersection(stream.keys):
+            found[key] = np.arange(size)
         if "place" in stream.keys:
             found["place"] = np.stack([np.eye(dims, dims + 1, dtype=np.float32) / 8] * size)
         if "evenly" in stream.keys:

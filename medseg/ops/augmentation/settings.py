@@ -77,6 +77,11 @@ class Augment(BaseModel):
         flip = self.__pydantic_extra__["flip"]
         return self.flip_axes if flip.probability else ()  # type: ignore[attr-defined]
 
+    @property
+    def mirrors_one(self) -> bool:
+        """Whether no patch was mirrored along several axes."""
+        return self.__pydantic_extra__["flip"].one  # type: ignore[attr-defined]
+
     @model_validator(mode="before")
     @classmethod
     def _by_name(cls, given: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
@@ -56,21 +58,66 @@ class Nodes(nn.Module):
         return self.readout(states)
 
 
+class PartnerBank(DonorBank):
+    """The last images of each class, each of another case, so that none is among the partners twice.
+
+    Checkpoints of earlier versions do not say of which case an image is; such images count as of cases of their own.
+
+    Args:
+        classes: that have tags.
+        slots: images that are kept of each class.
+    """
+
+    cases: Tensor
+
+    def __init__(self, classes: int, slots: int) -> None:
+        super().__init__(classes, slots)
+        self.register_buffer("cases", torch.full((classes, slots), -1))  # -1: not known
+
+    @torch.no_grad()
+    def keep(self, value: int, image: Tensor, case: int) -> None:
+        """Keep an image in the place of the one of the same case, else of the oldest.
+
+        Args:
+            value: the class.
+            image: `(Cin, *patch)`.
+            case: see `medseg.stream.number_of_case`.
+        """
+        known = self.cases[value].tolist()
+        if case in known:
+            self._put(value, known.index(case), (image, None, None))
+            return
+        self.cases[value, self.newest[value]] = case
+        self.store(value, image)
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *more: Any) -> None:
+        state.setdefault(f"{prefix}cases", torch.full_like(self.cases, -1))
+        super()._load_from_state_dict(state, prefix, *more)
+
+
 class GroupMaps(nn.Module):
-    """Attention of each class, each image in groups with images that show the class.
+    """Attention of each class, each image in groups with images of other cases that show the class.
+
+    Where there are fewer than a group needs, it is smaller; where there is none, the attention is that of the image
+    alone.
 
     Args:
         nodes: of the method.
         graph: of the method.
-        bank: images of each class; an image that is itself among them is no harm, it tells itself what it knows.
+        bank: images of each class.
         refine: how often the maps are averaged over neighbours that look alike; 0: never.
     """
 
-    def __init__(self, nodes: Nodes, graph: GroupGraph, bank: DonorBank, refine: int = 0) -> None:
+    def __init__(self, nodes: Nodes, graph: GroupGraph, bank: PartnerBank, refine: int = 0) -> None:
         super().__init__()
         self.nodes, self.graph, self.bank, self.refine = nodes, graph, bank, refine
+        self._case: int | None = None
         self._states: dict[int, Tensor] = {}
         self.register_load_state_dict_post_hook(_forget_states)
+
+    def see_case(self, number: int | None) -> None:
+        """Leave the images of this case out of the partners from now on; None: leave none out."""
+        self._case = number
 
     def forward(self, image: Tensor) -> Tensor:
         """Image `(B, Cin, *spatial)` to `(B, structures, *spatial)`, at least 0, interpolated linearly."""
@@ -85,17 +132,21 @@ class GroupMaps(nn.Module):
 
     def _told(self, states: Tensor, value: int) -> Tensor | None:
         """Map of a class after the messages `(B, *smaller)`, mean over several groups; None: no partner is known."""
-        senders = self.graph.group_size - 1
-        if not senders or not self.bank.holds(value):
+        if self.graph.group_size == 1 or not self.bank.holds(value):
             return None
         partners = self._partner_states(value)
-        groups = max(1, len(partners) // senders)
+        if self._case is not None:
+            partners = partners[self.bank.cases[value][self.bank.filled[value]] != self._case]
+        senders = min(self.graph.group_size - 1, len(partners))
+        if not senders:
+            return None
+        groups = len(partners) // senders
         total = torch.zeros_like(states[:, 0])
         for group in range(groups):
-            chosen = [(group * senders + place) % len(partners) for place in range(senders)]
-            others = partners[chosen].expand(len(states), -1, *states.shape[1:])
+            chosen = partners[group * senders : (group + 1) * senders]
+            others = chosen.expand(len(states), -1, *states.shape[1:])
             members = torch.cat([states[:, None], others], 1).flatten(0, 1)
-            own = self.graph(members)[:: senders + 1]
+            own = self.graph(members, senders + 1)[:: senders + 1]
             total = total + self.nodes.classify(own)[:, value]
         return total / groups
 

@@ -149,7 +149,8 @@ class GroupGraph(nn.Module):
         group_size: K, images in a group; an image alone keeps its state.
         rounds: T; without any, states stay as they are.
         aggregate: "mean" of the messages, for which the order of the images is all one and their number any; "concat",
-            the authors', one after the other in the order of the images, for groups of `group_size` alone.
+            the authors', one after the other in the order of the images, for groups of at most `group_size`: who is
+            missing says nothing.
         dropout: after each round.
     """
 
@@ -204,5 +205,7 @@ class GroupGraph(nn.Module):
         own, other = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         messages = self.attention(groups[:, own].flatten(0, 1), groups[:, other].flatten(0, 1))
         by_receiver = messages.unflatten(0, (len(groups) * size, size - 1))
-        told = by_receiver.mean(1) if self.aggregate == "mean" else by_receiver.flatten(1, 2)
-        return self.joined(told)
+        if self.aggregate == "mean":
+            return self.joined(by_receiver.mean(1))
+        missing = by_receiver.new_zeros(len(by_receiver), max(0, self.group_size - size), *by_receiver.shape[2:])
+        return self.joined(torch.cat([by_receiver, missing], 1).flatten(1, 2))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medseg.errors import ManifestError
 from medseg.method import Frozen, Networks, same_structure
 from medseg.portable.networks.encoder_decoder import EncoderDecoder, HeadedNetwork
 
@@ -61,7 +62,8 @@ def checked_previous(networks: Networks) -> Frozen:
         networks: of the method.
 
     Raises:
-        ValueError: there is none, it sees other images, or there is no background.
+        ValueError: there is none, or there is no background.
+        ManifestError: it sees other images than the data set has.
     """
     previous = networks.previous
     if previous is None:
@@ -69,11 +71,17 @@ def checked_previous(networks: Networks) -> Frozen:
     if not networks.has_background:
         raise ValueError("it learns what is none of the classes too, and the data set has no background")
     if previous.modality and previous.modality != networks.modality:
-        raise ValueError(
-            f"the network that it starts from sees {', '.join(previous.modality)}, the data set has "
-            f"{', '.join(networks.modality)}; accepted are images of the same kind"
+        raise ManifestError(
+            f"the network that it starts from sees {_channels(previous.modality)}, the data set has "
+            f"{_channels(networks.modality)}; accepted are as many channels of the same kinds"
         )
     return previous
+
+
+def _channels(modality: Sequence[str]) -> str:
+    """How many, and of which kinds."""
+    kinds = ["another kind (OT)" if kind == "OT" else kind for kind in dict.fromkeys(modality)]
+    return f"{len(modality)} channel{'s' if len(modality) > 1 else ''} of {', '.join(kinds)}"
 
 
 def places_of_old(old: Sequence[str], labels: Sequence[str]) -> list[int]:
@@ -84,17 +92,17 @@ def places_of_old(old: Sequence[str], labels: Sequence[str]) -> list[int]:
         labels: names of the new network's classes, background first.
 
     Raises:
-        ValueError: an old class that is none of the new ones.
+        ManifestError: an old class that is none of the new ones, or another background.
     """
     places = []
     for name in old or labels:
         found = [index for index, label in enumerate(labels) if same_structure(name, label)]
         if not found:
-            raise ValueError(
+            raise ManifestError(
                 f"the network that it starts from knows {', '.join(old)}; the data set has {', '.join(labels)}: "
                 f"{name} is missing; accepted are all old classes under their names, in any order, and new ones"
             )
         places.append(found[0])
     if places[0] != 0:
-        raise ValueError(f"the background of the network that it starts from is {old[0]}, here it is {labels[0]}")
+        raise ManifestError(f"the background of the network that it starts from is {old[0]}, here it is {labels[0]}")
     return places

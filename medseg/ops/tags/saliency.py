@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medseg.errors import DataError
 from medseg.method import IGNORE
+from medseg.ops.tags.saliency_values import ACCEPTED, ROUNDING
 
 WIDER = 4
 """How many times as wide as the narrow blur the wide one is."""
@@ -39,9 +40,9 @@ def saliency_of(stored: Tensor, name: str) -> Tensor:
     values = stored.float()
     least, most = (float(values.min()), float(values.max())) if values.numel() else (0.0, 0.0)
     if not (least >= 0 and most <= 255):  # nor a number
-        raise DataError(f"{name}: saliency from {least:g} to {most:g}; accepted are 0 to 1, or 0 to 255 in 8 bits")
-    if most <= 1:
-        return values
+        raise DataError(f"{name}: saliency from {least:g} to {most:g}; {ACCEPTED}")
+    if most <= 1 + ROUNDING:
+        return values.clamp_max(1)
     if bool((values != values.round()).any()):
         raise DataError(f"{name}: saliency up to {most:g} that is not in whole numbers; accepted are 0 to 1")
     return values / 255

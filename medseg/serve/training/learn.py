@@ -101,18 +101,25 @@ def learn(model: Model, studies: Studies, request: Mapping[str, Any]) -> dict[st
 
 
 def _train(model: Model, folder: Path, iterations: int, device: str, say: Say) -> None:
-    stage = _stage(model)
+    stage = _stage(model).with_iterations(iterations)
     schedule = stage.schedule.model_copy(
-        update={"iterations": iterations, "lr": stage.schedule.lr / SLOWER, "batch": None, "validate_every": None}
+        update={"lr": stage.schedule.lr / SLOWER, "batch": None, "validate_every": None}
     )
     source = _pipeline(model)
     stages = (stage.model_copy(update={"schedule": schedule, "init": "none"}),)
     # one stage is a pass of nothing, and studies without a label have none to measure pseudo-labels by
-    alone = {"stages": stages, "repeats": (), "measure_pseudo_labels": False}
+    alone = {"stages": stages, "repeats": (), "measure_pseudo_labels": False, "data": _data_of(stage, source.data)}
     settings.dump(source.model_copy(update=alone), folder / "task.yaml")
     arguments = ["--task", str(folder / "task.yaml"), "--data", str(folder / "manifest.json")]
     arguments += ["--init-from", str(model.place), "--output", str(folder / "run"), "--device", device]
     run_training(arguments, folder / "run", iterations, say)
+
+
+def _data_of(stage: Any, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The data of a stage that is trained alone: if one before it made its pseudo-labels, there are none to sample."""
+    if data.get("sampling") != "half" or stage.rounds:
+        return data
+    return {**data, "sampling": "union"}
 
 
 def _evaluate_both(model: Model, folder: Path, data: Gathered, say: Say) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from medseg.manifest.contradicted_tags import contradicted_tags
 from medseg.manifest.fields import stem
 from medseg.manifest.manifest import Annotation, Case, Manifest
+from medseg.ops.tags.saliency_values import SALIENCY_MAPS, saliency_problem
 from medseg.portable.geometry import LARGEST_VOXELS, RESAMPLE, offset, same_order
 from medseg.portable.io.channel_names import doubtful_channels, listed
 from medseg.portable.io.labels import LOSSY, NO_LOSS, grey_levels, is_smeared
@@ -180,9 +181,12 @@ class _Checker:
         if array is None:
             return
         found = intensities(array)
+        problem = saliency_problem(array) if name in SALIENCY_MAPS else ""
         if found.non_finite:
             message = f"{what}: {found.non_finite} of {found.size} voxels are NaN or infinite; replace them on purpose"
             self.report(file, "error", "non_finite", message)
+        elif problem:
+            self.report(file, "error", "saliency", f"{what}: {problem}")
         if found.low == found.high:
             self.report(file, "warning", "constant", f"{what}: every voxel is {found.low:g}")
 

@@ -77,10 +77,16 @@ class Contrast:
 
 def read_channels(images: Sequence[Path]) -> tuple[np.ndarray, Header]:
     """The channels of an image as they are stored, `(C, X, Y, Z)` float32, and the grid of its first file."""
-    channels = np.concatenate([read_volume(path)[0] for path in images]).astype(np.float32)
-    if not np.isfinite(channels).all():
-        raise DataError("holds values that are not numbers", path=images[0])
-    return channels, read_header(images[0])
+    read = []
+    for path in images:
+        stored = read_volume(path)[0].astype(np.float32)
+        unusable = int(stored.size - np.count_nonzero(np.isfinite(stored)))
+        if unusable:
+            raise DataError(
+                f"{unusable} of {stored.size} voxels are NaN or infinite", path=path, hint="replace them on purpose"
+            )
+        read.append(stored)
+    return np.concatenate(read), read_header(images[0])
 
 
 def body_of(image: np.ndarray, modality: str) -> np.ndarray:

@@ -14,14 +14,17 @@ from medseg.atomic import check_writable, make_folder
 from medseg.config.pipeline import DataSpec, NetworkSpec, Pipeline, Stage
 from medseg.engine import distributed
 from medseg.errors import ConfigError, OutputError
+from medseg.manifest.labelling import is_pseudo
 from medseg.manifest.manifest import Manifest
 from medseg.networks.pretrained import hash_file
 from medseg.options import api
 from medseg.planning.augmentation import Questions
 from medseg.planning.plan import GPU_PATCH_VOXELS, PATCH_VOXELS, plan_batch, plan_data, with_strides
+from medseg.progress import say
 from medseg.workflows.train import settings
 from medseg.workflows.train.budget.fit import fit_budget
 from medseg.workflows.train.budget.sizing import Sizing
+from medseg.workflows.train.checks.files import check_measured
 from medseg.workflows.train.checks.orientation import asking_upright, check_upright
 from medseg.workflows.train.checks.regions import check_regions
 from medseg.workflows.train.checks.stages import Product, check_buildable
@@ -30,7 +33,7 @@ from medseg.workflows.train.data_set import taken_by
 from medseg.workflows.train.encoder import Start, open_start
 from medseg.workflows.train.options import PlanOptions, budget_seconds
 from medseg.workflows.train.plan_in_words import describe_plan, print_plan
-from medseg.workflows.train.planned_network import follow_previous, plan_options
+from medseg.workflows.train.planned_network import describe_known, follow_previous, plan_options
 
 
 def run_plan(options: PlanOptions) -> Pipeline:
@@ -52,11 +55,14 @@ def run_plan(options: PlanOptions) -> Pipeline:
     with methods.use_methods(own):
         device = distributed.setup(options.device)
         start = open_start(options.init_from) if options.init_from else None
+        if pipeline.measure_pseudo_labels:
+            check_measured(pipeline, manifest)  # as the training will, which opens all other files too
         sizing = Sizing()
         resolved = plan_pipeline(pipeline, manifest, device, options.budget, start, sizing=sizing)
         make_folder(output.parent)
         settings.dump(resolved, output, manifest=manifest.path)
-        print_plan(resolved, manifest, describe_plan(resolved, manifest, sizing.rows))
+        rows = describe_plan(resolved, manifest, sizing.rows | describe_known(resolved, manifest, start))
+        print_plan(resolved, manifest, rows)
     return resolved
 
 
@@ -104,6 +110,7 @@ def plan_pipeline(
         volumes=_network_of_volumes(pipeline),
     )
     _check_grid_of_volumes(pipeline, data)
+    _check_halves(pipeline, manifest, data)
     counts = []
     for of_stage in groups:
         counts.append({stream: len(cases) for stream, cases in of_stage.items()})
@@ -121,6 +128,7 @@ def plan_pipeline(
     tags = [presences(manifest, of_stage) for of_stage in groups]
     validated = sum(case.is_labelled for case in manifest.validation)
     check_buildable(planned, start, tags, product, cases=counts, validated=validated, data_set=manifest.path)
+    _tell_cautions_of_rules(planned, data)
     if seconds is None:
         return planned
     sizing = sizing or Sizing()
@@ -158,6 +166,39 @@ def _check_grid_of_volumes(pipeline: Pipeline, data: DataSpec) -> None:
                 "several planes, which share a grid, or volumes",
                 hint="say --set stages.0.views=[volume]",
             )
+
+
+def _check_halves(pipeline: Pipeline, manifest: Manifest, data: DataSpec) -> None:
+    """Refuse batches that are to be half pseudo-labelled where nothing is.
+
+    Raises:
+        ConfigError: no stage labels cases for training, and no case has a label that an earlier one made.
+    """
+    makes_labels = any(stage.rounds or stage.then for stage in pipeline.stages)
+    if data.sampling != "half" or makes_labels or any(map(is_pseudo, manifest.training)):
+        return
+    raise ConfigError(
+        "data.sampling is half, of which one half are pseudo-labelled cases, and no stage makes pseudo-labels: "
+        "accepted are cases, union and classes"
+    )
+
+
+def _tell_cautions_of_rules(pipeline: Pipeline, data: DataSpec) -> None:
+    """Say what the rules have to say of their settings, once."""
+    for index, stage in enumerate(pipeline.stages):
+        part = stage.rounds or stage.then
+        if part is None:
+            continue
+        rule = methods.build_rule(part.rule.name, data.classes, **part.rule.options)
+        for caution in rule.cautions(max(1, len(stage.views))):
+            line = f"warning: stages.{index}: rule {part.rule.name}: {caution}"
+            if line not in _TOLD and distributed.rank() == 0:
+                _TOLD.add(line)
+                say(line)
+
+
+_TOLD: set[str] = set()
+"""Of rules: a run is planned several times."""
 
 
 def _plan_postprocessing(pipeline: Pipeline, data: DataSpec, product: Product) -> Literal["auto", "none"]:

@@ -13,6 +13,7 @@ from medseg.manifest.manifest import Manifest, streams_of
 from medseg.workflows.train.checks.orientation import describe_rotations
 from medseg.workflows.train.checks.streams import describe_tag_groups
 from medseg.workflows.train.group_names import describe_groups, name_of_stage
+from medseg.workflows.train.stages.build import describe_students
 
 
 def describe_plan(pipeline: Pipeline, manifest: Manifest, further: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -29,7 +30,7 @@ def describe_plan(pipeline: Pipeline, manifest: Manifest, further: Mapping[str, 
         name = name_of_stage(pipeline, index)
         if stage.views or stage.rounds:
             views = ", ".join(stage.views) or data.view
-            rows[f"{name}, views"] = f"{views}; rounds of pseudo-labels: {stage.round_count}"
+            rows[f"{name}, views"] = f"{views}; rounds of pseudo-labels: {stage.round_count}{describe_students(stage)}"
         rows[name] = _describe_stage(stage)
         of_rotations = describe_rotations(stage, data)
         if of_rotations:

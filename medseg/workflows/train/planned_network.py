@@ -10,7 +10,9 @@ from medseg.bundle.bundle import OpenBundle
 from medseg.bundle.safe_load import read_json
 from medseg.config.pipeline import NetworkSpec, Pipeline
 from medseg.errors import ConfigError
+from medseg.manifest.manifest import Manifest
 from medseg.networks.registry import NETWORKS, NetworkEntry, find
+from medseg.structure_names import same_structure
 from medseg.workflows.train.encoder import OpenEncoder, Start
 
 PRESENTATION = {"spacing_mm", "view", "slices", "patch", "intensity", "resample_axes", "padding"}
@@ -76,6 +78,28 @@ def follow_previous(pipeline: Pipeline, start: Start | None) -> Pipeline:
     stage = first.model_copy(update={"network": _network_of(start)})
     data = start.data.model_dump(mode="json", include=PRESENTATION) | dict(pipeline.data)
     return pipeline.model_copy(update={"stages": (stage, *pipeline.stages[1:]), "data": data})
+
+
+def describe_known(pipeline: Pipeline, manifest: Manifest, start: Start | None) -> dict[str, str]:
+    """The row of a plan with the classes that the network before knows, and the new ones; else no row.
+
+    Args:
+        pipeline: planned.
+        manifest: the data set.
+        start: model that the first stage starts from.
+    """
+    asks = methods.find(pipeline.stages[0].method.name).asks_previous
+    if not asks or start is None or isinstance(start, OpenEncoder):
+        return {}
+    old = [start.data.labels[value] for value in start.data.output_values]
+    known, new = [], []
+    for name in manifest.structures.values():
+        match = next((each for each in old if same_structure(each, name)), None)
+        if match is None:
+            new.append(name)
+        else:
+            known.append(name if match == name else f"{match} as {name}")
+    return {"known already": f"{', '.join(known) or 'none'}; new: {', '.join(new) or 'none'}"}
 
 
 def _network_of(bundle: OpenBundle) -> NetworkSpec:

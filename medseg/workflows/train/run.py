@@ -34,6 +34,7 @@ from medseg.workflows.train.folds import TrainingRun, list_runs
 from medseg.workflows.train.options import PretrainOptions, TrainOptions
 from medseg.workflows.train.plan import plan_pipeline
 from medseg.workflows.train.plan_in_words import describe_plan, print_plan
+from medseg.workflows.train.planned_network import describe_known
 from medseg.workflows.train.postprocessing.run import Measured, apply_choice, measure
 from medseg.workflows.train.run_folder import PLAN, RUN, claim
 from medseg.workflows.train.stages.build import StageResult
@@ -170,7 +171,7 @@ def _resolve(
         manifest.save(output / "manifest.json")
         write_whole(output / "versions.json", json.dumps(versions(), indent=1) + "\n")
         settings.dump(resolved, path)
-        rows = describe_plan(resolved, manifest, sizing.rows)
+        rows = describe_plan(resolved, manifest, sizing.rows | describe_known(resolved, manifest, start))
         write_whole(output / PLAN, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
         print_plan(resolved, manifest, rows)
         warnings = channel_warnings(findings)

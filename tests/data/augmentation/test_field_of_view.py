@@ -13,6 +13,7 @@ from tiny import FAST, write_dataset
 
 from medseg.bundle.bundle import open_bundle
 from medseg.bundle.configs import inferer_config, train_config
+from medseg.config.instantiate import make
 from medseg.config.pipeline import Augment, DataSpec
 from medseg.data.affine_sampling import box
 from medseg.data.augment import Draw, Source, apply, apply_to_maps, draw, repeated_axes
@@ -119,7 +120,7 @@ def test_dtc_la_has_the_patches_and_the_test_windows_of_its_authors(tmp_path):
     along_axes = zip((200, 166, 88), data.patch, overlaps_of(data.overlap), strict=True)
     starts = [window_starts(*of_axis) for of_axis in along_axes]
     assert starts == [[0, 18, 36, 54, 72, 88], [0, 18, 36, 54], [0, 4, 8]]
-    assert (data.patch, data.padding) == ((112, 112, 80), "zero")
+    assert (data.patch, data.padding, data.blend) == ((112, 112, 80), "zero", "uniform")
     changes = [draw(data.augment, [seed], data.patch, data.spacing_mm).values for seed in range(200)]
     assert {change["flip"] for change in changes} == {(0,), (1,)}
     assert {change.get("rot90", 0) for change in changes} == {0, 1, 2, 3}
@@ -135,6 +136,17 @@ def test_bundles_carry_the_padding_and_those_from_before_keep_theirs(tmp_path):
     transforms = train_config({}, data_spec(padding="edge"))["train"]["preprocessing"]["transforms"]
     (padding,) = [each for each in transforms if each["_target_"].endswith("SpatialPadd")]
     assert padding["mode"] == "edge"
+
+
+@pytest.mark.parametrize("views", [(), ("axial", "coronal")])
+def test_bundles_carry_how_windows_are_blended(views, tmp_path):
+    as_ever, alike = (inferer_config(data_spec(blend=blend), views) for blend in ("gaussian", "uniform"))
+    assert make(as_ever, "inferer", "scripts").blend == "gaussian"
+    assert make(alike, "inferer", "scripts").blend == "uniform"
+    assert alike == as_ever | {"_target_": as_ever["_target_"].replace(".Sl", ".UniformSl").replace(".V", ".UniformV")}
+    bundle = make_bundle(tmp_path / "alike", data_spec(blend="uniform"))
+    assert open_bundle(bundle).inferer.blend == "uniform"
+    assert "blend" not in data_spec().model_dump(mode="json")
 
 
 def test_a_scan_that_shows_much_less_is_named(tmp_path, capfd):

@@ -12,7 +12,7 @@ from test_streams import PLAIN, SHAPE, cached, spec, streams
 
 from medseg.data.tag_groups import SameTagsOrder, cases_without, ranked_partners, slice_beside
 from medseg.errors import DataError
-from medseg.method import Stream
+from medseg.method import Stream, number_of_case
 
 TAGS = [[1, 0], [1, 0], [1, 1], [0, 1], [0, 0], [1, 255], [0, 0]]
 
@@ -89,13 +89,14 @@ def test_neighbours_lie_beside_each_other_in_the_batch(tmp_path):
     """Each voxel holds the number of its slice."""
     image = np.broadcast_to(np.arange(SHAPE[2]), (1, *SHAPE)).astype(float)
     cases = [replace(cached(tmp_path, f"c{i}", image), presence={1: True, 2: False}) for i in range(3)]
-    stream = Stream("weak", ("tags", "index"), group="same_tags", group_size=3, neighbor=True)
+    stream = Stream("weak", ("tags", "index", "case"), group="same_tags", group_size=3, neighbor=True)
     data = streams({"weak": cases}, {"weak": 3}, spec((8, 8, 1), view="axial", augment=PLAIN), streams=(stream,))
     apart = set()
     for iteration in range(12):
         batch = data[iteration]["weak"]
         first, second, third = batch["index"].tolist()
         assert first == second != third
+        assert batch["case"].tolist() == [number_of_case(f"c{index}") for index in (first, second, third)]
         places = batch["image"].amax((1, 2, 3))
         assert torch.equal(places, batch["image"].amin((1, 2, 3)))
         apart.add(int(places[1] - places[0]))

@@ -12,7 +12,7 @@ import torch
 from imagenet import imagenet_weights
 from PIL import Image
 
-from medseg.errors import ConfigError, ManifestError
+from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.manifest.manifest import Manifest
 from medseg.ops.tags.saliency import saliency_of
 from medseg.workflows.data.check import check_manifest
@@ -190,3 +190,14 @@ def test_a_mirrored_picture_has_mirrored_saliency(tmp_path):
     assert found.min() == 0
     assert found.max() == 1
     np.testing.assert_allclose(mirrored, found[::-1], atol=1e-4)
+
+
+def test_an_image_with_numbers_that_are_none_is_refused_by_its_count(tmp_path):
+    image = np.ones((6, 5, 1), np.float32)
+    image[:3, 0] = np.nan
+    nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "a.nii.gz")
+    content = {"labels": {"0": "background", "1": "cyst"}, "modality": {"0": "US"}}
+    content["training"] = [{"image": "a.nii.gz", "tags": ["cyst"]}]
+    (tmp_path / "m.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"a.nii.gz: 3 of 30 voxels are NaN or infinite; replace them on purpose"):
+        compute_saliency(tmp_path / "m.json", tmp_path / "out", kind="dark")

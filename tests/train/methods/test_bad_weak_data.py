@@ -28,7 +28,8 @@ from medseg.workflows.train.checks import stages as checks
 from medseg.workflows.train.checks.files import find_warnings
 from medseg.workflows.train.checks.streams import check_all_streams
 from medseg.workflows.train.plan import write_plan
-from medseg.workflows.train.self_training.labelling.dead_maps import says_something, tell_dead_maps
+from medseg.workflows.train.self_training.labelling.dead_maps import dead_map_warnings, says_something
+from medseg.workflows.train.self_training.labelling.outcome import notes_of
 from medseg.workflows.train.self_training.labelling.predict_maps import read_inputs
 from medseg.workflows.train.self_training.validation_scores import count_labelled_voxels
 from medseg.workflows.train.stages import prepare_cases
@@ -291,52 +292,34 @@ def test_saliency_on_another_grid_is_refused_by_its_file(tmp_path):
     assert path.name in str(caught.value)
 
 
-class Maps:
-    """Predicts maps that are given for each case, and counts how often it is asked."""
-
-    def __init__(self, of_cases) -> None:
-        self.of_cases, self.asked = of_cases, []
-
-    def predict(self, manifest, case) -> Predictions:
-        self.asked.append(case.name)
-        return Predictions((), (), maps=[torch.tensor(self.of_cases[case.name]).view(-1, 2, 1, 1)])
-
-
 LIVE, FLAT, NOTHING = [0.5, 1.0], [0.7, 0.7], [-1.0, 0.0]
 
 
 @pytest.mark.parametrize(
-    ("of_cases", "said", "asked"),
+    ("of_cases", "said"),
     [
-        ({"case0": LIVE + LIVE, "case1": LIVE + FLAT}, [], 1),
+        ([LIVE + LIVE, LIVE + FLAT], []),
+        ([LIVE + NOTHING, LIVE + LIVE], ["the map of box is nowhere positive, or flat, in 1 of 1 images"]),
+        ([FLAT + LIVE, LIVE + LIVE], ["the map of ball is nowhere positive, or flat, in 1 of 2 images"]),
         (
-            {"case0": LIVE + NOTHING, "case1": LIVE + LIVE},
-            ["the map of box is nowhere positive, or flat, in all 1 images tagged with it"],
-            1,
-        ),
-        (
-            {"case0": FLAT + LIVE, "case1": NOTHING + LIVE},
-            ["the map of ball is nowhere positive, or flat, in all 2 images tagged with it"],
-            2,
+            [FLAT + NOTHING, NOTHING + LIVE],
+            [
+                "the map of ball is nowhere positive, or flat, in 2 of 2 images",
+                "the map of box is nowhere positive, or flat, in 1 of 1 images",
+            ],
         ),
     ],
 )
-def test_a_class_whose_map_says_nothing_is_told_before_labels_are_made(tmp_path, capsys, of_cases, said, asked):
+def test_maps_that_say_nothing_are_counted_for_each_class(tmp_path, of_cases, said):
     """Case 0 has both structures, case 1 the ball alone, case 2 none."""
     manifest = Manifest.load(write_tagged(tmp_path / "data"))
-    store = Maps(of_cases)
-    tell_dead_maps(methods.build_rule("tag_maps", 3), store, manifest, manifest.training)
-    lines = [line for line in capsys.readouterr().err.splitlines() if "the map of" in line]
-    assert len(lines) == len(said)
-    assert all(words in line for words, line in zip(said, lines, strict=True))
-    assert len(store.asked) == asked
-
-
-def test_rules_without_maps_predict_nothing_before_they_label(tmp_path):
-    manifest = Manifest.load(write_tagged(tmp_path / "data"))
-    store = Maps({})
-    tell_dead_maps(methods.build_rule("dmpct", 3), store, manifest, manifest.training)
-    assert store.asked == []
+    rule = methods.build_rule("tag_maps", 3)
+    notes = []
+    for case, values in zip(manifest.training, [*of_cases, NOTHING + NOTHING], strict=True):
+        maps = [torch.tensor(values).view(-1, 2, 1, 1)]
+        notes.append(notes_of(rule, Predictions((), (), tags=manifest.presence(case), maps=maps), None))
+    lines = dead_map_warnings(manifest, notes)
+    assert [line.split(" tagged with it: ")[0] for line in lines] == said
 
 
 def test_maps_of_all_classes_have_the_background_first_and_too_few_are_none_of_structures():
@@ -350,5 +333,9 @@ def test_maps_of_all_classes_have_the_background_first_and_too_few_are_none_of_s
 
 
 def test_masks_in_a_step_of_tags_are_counted(tmp_path):
-    manifest = Manifest.load(write_dataset(tmp_path / "data", labeled=3, unlabeled=0))
-    assert "3 cases have labels, from which wilson does not learn" in find_warnings(settings.load("wilson"), manifest)
+    path = write_dataset(tmp_path / "data", labeled=3, unlabeled=0)
+    said = "3 cases have labels, from which wilson does not learn"
+    assert said in find_warnings(settings.load("wilson"), Manifest.load(path))
+    tagged = edited(path, lambda content: content["training"][0].update({"tags": ["ball"]}))
+    said += ", nor from the tags that 1 of them have beside"
+    assert said in find_warnings(settings.load("wilson"), tagged)

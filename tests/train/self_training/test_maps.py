@@ -178,9 +178,9 @@ def test_stopped_between_the_passes_maps_are_not_made_again(tagged, tmp_path, mo
     predicted = []
     original = MapPredictor.__call__
 
-    def counted(self, images, folder):
+    def counted(self, images, folder, case):
         predicted.append(Path(images[0]).name)
-        return original(self, images, folder)
+        return original(self, images, folder, case)
 
     monkeypatch.setattr(MapPredictor, "__call__", counted)
     task = three_stages(tmp_path)

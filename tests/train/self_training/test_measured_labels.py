@@ -19,6 +19,7 @@ from medseg.errors import ConfigError, DataError, ManifestError
 from medseg.manifest.manifest import Manifest
 from medseg.workflows.train import settings
 from medseg.workflows.train.checks.files import check_files
+from medseg.workflows.train.plan import write_plan
 from medseg.workflows.train.run import train
 from medseg.workflows.train.self_training.labelling.measured import (
     add_to_log,
@@ -219,6 +220,9 @@ def test_what_cannot_be_measured_is_refused_before_training(manifest, tmp_path):
         train("self_training", broken, tmp_path / "run", overrides=[*FAST, MEASURED], device="cpu")
     with pytest.raises(ManifestError, match="no case under 'unlabeled' has a label, by which measure_pseudo_labels"):
         train("dmpct", manifest.with_name("without.json"), tmp_path / "run", overrides=[MEASURED], device="cpu")
+    with pytest.raises(ManifestError, match="no case under 'unlabeled' has a label, by which measure_pseudo_labels"):
+        write_plan("dmpct", manifest.with_name("without.json"), tmp_path / "plan.yaml", overrides=[MEASURED])
+    assert not (tmp_path / "plan.yaml").exists()
     with pytest.raises(ConfigError, match="no stage of supervised makes pseudo-labels"):
         train("supervised", manifest, tmp_path / "run", overrides=[MEASURED], device="cpu")
     words = "measure_pseudo_labels is true, and auxsegnet labels pseudo and weak cases alone"

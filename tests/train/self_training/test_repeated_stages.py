@@ -22,8 +22,11 @@ from medseg.config.repeated_stages import write_out
 from medseg.errors import ConfigError
 from medseg.manifest.labelling import is_pseudo
 from medseg.manifest.manifest import Manifest, streams_of
+from medseg.method import LabelAndMaps
+from medseg.methods.auxsegnet import SaliencyFusion
 from medseg.workflows.train import settings
 from medseg.workflows.train.run import train
+from medseg.workflows.train.self_training.labelling.predict_maps import MapPredictor
 from medseg.workflows.train.stages.stage import StageRun
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -200,3 +203,35 @@ def test_two_processes_make_the_same_passes(tagged, tmp_path):
     assert "no pass follows" in done.stderr
     assert equal(tmp_path / "run", tmp_path / "run" / "stage3")
     assert len(list((tmp_path / "run" / "stage2" / "labels" / "pseudo").glob("case?.nii.gz"))) == 3
+
+
+def test_label_updates_of_auxsegnet_see_the_saliency_of_the_files_and_leave_weights_as_they_are(
+    tagged, tmp_path, monkeypatch
+):
+    seen: dict[str, list[torch.Tensor]] = {}
+    label, predict = SaliencyFusion.label, MapPredictor.__call__
+
+    def noted_label(self, case, decided, round_number):
+        seen.setdefault(case.name, []).append(case.inputs["saliency"].clone())
+        made = label(self, case, decided, round_number)
+        something = (case.inputs["saliency"] > 0).to(torch.uint8)  # hardly trained maps may find nothing
+        return LabelAndMaps(something, made.maps)
+
+    def noted_predict(self, *arguments):
+        before = [copy.deepcopy(module.state_dict()) for _, module in self.modules]
+        found = predict(self, *arguments)
+        for (_, module), state in zip(self.modules, before, strict=True):
+            assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+        return found
+
+    monkeypatch.setattr(SaliencyFusion, "label", noted_label)
+    monkeypatch.setattr(MapPredictor, "__call__", noted_predict)
+    then = {"rule": {"name": "auxsegnet"}, "cases": ["weak", "pseudo"]}
+    stages = [stage("tag_classifier", then=then), stage("auxsegnet", init="previous", then=then)]
+    stages.append(stage("auxsegnet", init="previous"))
+    train(write_task(tmp_path / "updates.yaml", *stages), tagged, tmp_path / "run", device="cpu")
+    assert sorted(seen) == ["case0", "case1", "case2"]
+    for name, of_updates in seen.items():
+        stored = np.asarray(nib.load(tagged.parent / f"{name}_saliency.nii.gz").dataobj)
+        assert len(of_updates) == 2
+        assert all(np.array_equal(saliency.numpy(), stored) for saliency in of_updates)

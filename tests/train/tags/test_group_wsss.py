@@ -18,10 +18,11 @@ from medseg.bundle.bundle import open_bundle
 from medseg.config.pipeline import Pipeline
 from medseg.errors import ConfigError, MedsegError
 from medseg.manifest.manifest import Manifest
-from medseg.method import IGNORE, Clock, Predictions
+from medseg.method import IGNORE, Clock, Predictions, number_of_case
 from medseg.methods.group_wsss import GroupWSSS, SaliencyColouring
 from medseg.ops.tags import group_graph
 from medseg.ops.tags.class_activation import relative_maps
+from medseg.ops.tags.group_attention import GroupMaps
 from medseg.ops.tags.group_graph import CoAttention, ConvGRU, GraphDropout, GroupGraph
 from medseg.ops.tags.refinement import pamr
 from medseg.portable.networks.tag_networks import enlarge
@@ -229,14 +230,15 @@ def test_the_loss_of_logits_of_zero_is_the_worked_one(node):
     for parameter in (*last.parameters(), *method.graph.parameters()):
         nn.init.zeros_(parameter)
     tags = torch.tensor([[1, 0], [1, 1], [0, 0]], dtype=torch.uint8)
-    terms = method({"weak": {"image": images(), "tags": tags}}, CLOCK)
+    terms = method({"weak": {"image": images(), "tags": tags, "case": torch.arange(len(tags))}}, CLOCK)
     assert sum(terms.values()).item() == pytest.approx(0.485203, abs=1e-6)
     assert sum(terms.values()).item() == pytest.approx((0.4 * 3 + 3) * math.log(2) / 6)
 
 
 def test_how_sure_it_is_of_what_is_there_is_watched():
     method = make_method(rounds=0)
-    batch = {"weak": {"image": images(), "tags": torch.tensor([[1, 0], [0, 1], [255, 0]], dtype=torch.uint8)}}
+    tags = torch.tensor([[1, 0], [0, 1], [255, 0]], dtype=torch.uint8)
+    batch = {"weak": {"image": images(), "tags": tags, "case": torch.arange(3)}}
     method(batch, CLOCK)
     logits = method.nodes.classify(method.nodes(images())).flatten(2).mean(2)
     sure = (logits[0, 0].sigmoid() + logits[1, 1].sigmoid()) / 2
@@ -248,7 +250,7 @@ def test_how_sure_it_is_of_what_is_there_is_watched():
 
 def test_alone_until_it_is_time():
     method = make_method(alone=0.6, dropout="off")
-    batch = {"weak": {"image": images(), "tags": torch.ones(3, 2, dtype=torch.uint8)}}
+    batch = {"weak": {"image": images(), "tags": torch.ones(3, 2, dtype=torch.uint8), "case": torch.arange(3)}}
     terms = method(batch, Clock(59, 100))
     assert terms["single"].item() == pytest.approx(0.4 * terms["group"].item())
     terms = method(batch, Clock(60, 100))
@@ -261,7 +263,7 @@ def test_attention_is_that_of_groups_with_images_of_the_class(dims, group_size):
     count = 2 * group_size
     tags = torch.zeros(count, 2, dtype=torch.uint8)
     tags[:, 0] = 1
-    method({"weak": {"image": images(count, dims), "tags": tags}}, CLOCK)
+    method({"weak": {"image": images(count, dims), "tags": tags, "case": torch.arange(len(tags))}}, CLOCK)
     image = 3 * images(1, dims)
     maps = method.eval().maps().eval()
     with torch.no_grad():
@@ -284,7 +286,7 @@ def test_attention_is_that_of_groups_with_images_of_the_class(dims, group_size):
 
 def test_the_largest_attention_of_several_times_is_kept():
     method = make_method(snapshots=2, dropout="off")
-    batch = {"weak": {"image": images(), "tags": torch.ones(3, 2, dtype=torch.uint8)}}
+    batch = {"weak": {"image": images(), "tags": torch.ones(3, 2, dtype=torch.uint8), "case": torch.arange(3)}}
     said = []
     for step in range(4):
         method(batch, Clock(step, 4))
@@ -309,7 +311,7 @@ def test_refined_attention_ends_at_edges():
 def test_partners_change_the_attention_and_travel_with_the_maps():
     method = make_method(node="features", node_channels=8, convolutions=0)
     tags = torch.ones(3, 2, dtype=torch.uint8)
-    method({"weak": {"image": images(), "tags": tags}}, CLOCK)
+    method({"weak": {"image": images(), "tags": tags, "case": torch.arange(len(tags))}}, CLOCK)
     image = 3 * images(1)
     other = make_method(node="features", node_channels=8, convolutions=0)
     other.maps().load_state_dict(method.maps().state_dict())
@@ -418,7 +420,11 @@ def test_a_set_without_a_background_and_other_settings_are_refused():
     networks.has_background = False
     with pytest.raises(ConfigError, match="saliency tells classes from the background, and the data set has none"):
         methods.build("group_wsss", networks)
-    refused = {"rounds is -1": {"rounds": -1}, "snapshots is 0": {"snapshots": 0}, "rate of the": {"dropout_rate": 2.0}}
+    refused = {
+        "rounds is -1": {"rounds": -1},
+        "snapshots 0: must": {"snapshots": 0},
+        "rate of the": {"dropout_rate": 2.0},
+    }
     for message, options in refused.items():
         with pytest.raises(ConfigError, match=message):
             methods.build("group_wsss", factory(2), **options)
@@ -461,13 +467,23 @@ def test_the_plan_says_how_many_cases_have_tags_of_their_own(tmp_path, options, 
     assert bool(found) == bool(said)
 
 
-def test_from_tags_and_saliency_to_a_segmenter_of_slices(tmp_path):
+def test_from_tags_and_saliency_to_a_segmenter_of_slices(tmp_path, monkeypatch):
+    """Each case of which maps are made is told to those that keep partners, by the number that these have of it."""
+    told = []
+
+    def see_case(maps, number):
+        told.append((number, set(maps.bank.cases.flatten().tolist()) - {-1}))
+
+    monkeypatch.setattr(GroupMaps, "see_case", see_case)
     manifest = write_tagged(tmp_path / "data")
     options = "{node: features, node_channels: 4, group_size: 2, neighbor: true}"
     run = train(
         "group_wsss", manifest, tmp_path / "run", device="cpu",
         overrides=[*SMALL, f"stages.0.method.options={options}", "stages.0.schedule.batch.weak=4"],
     )  # fmt: skip
+    numbers = [number_of_case(f"case{index}") for index in range(3)]
+    assert {number for number, _ in told} == set(numbers)
+    assert all(kept and kept <= set(numbers[:2]) for _, kept in told), "the third case has no structure"
     made = sorted((run / "stage0").glob("**/pseudo/*.nii.gz"))
     assert made, "the case with no structure is labelled at least"
     for path in made:

@@ -43,7 +43,7 @@ def train(pictures: Pictures, seed: int, iterations: int, **options) -> GroupWSS
         chosen = []
         for first in rng.integers(0, len(codes), 5):
             chosen += rng.choice(np.flatnonzero(codes == codes[first]), 3, replace=False).tolist()
-        weak = {"image": pictures.image[chosen], "tags": pictures.tags[chosen]}
+        weak = {"image": pictures.image[chosen], "tags": pictures.tags[chosen], "case": torch.as_tensor(chosen)}
         optimizer.zero_grad()
         sum(method({"weak": weak}, Clock(iteration, iterations)).values()).backward()
         nn.utils.clip_grad_norm_(method.parameters(), 5)

@@ -16,7 +16,7 @@ from tiny import write_dataset
 from medseg import methods
 from medseg.bundle.bundle import open_bundle
 from medseg.config.pipeline import NetworkSpec
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, ManifestError, MedsegError
 from medseg.manifest.manifest import Manifest
 from medseg.method import LABELED, Clock, Frozen
 from medseg.methods.wilson import Wilson
@@ -261,17 +261,22 @@ def test_what_is_refused() -> None:
         make(alpha=1.5)
     with pytest.raises(ConfigError, match="tags of method wilson is 'none'"):
         make(tags="none")
-    with pytest.raises(ConfigError, match="knows every class already"):
+    with pytest.raises(ManifestError, match="knows every class already"):
         make(labels=("background", "class1", "class2"))
     with pytest.raises(
-        ConfigError, match="knows background, liver; the data set has background, class1, class2: liver"
+        ManifestError, match="knows background, liver; the data set has background, class1, class2: liver"
     ):
         make(labels=("background", "liver"))
     with pytest.raises(ConfigError, match=r"give --init-from RUN"):
         methods.build("wilson", factory(2))
     of_ct = factory(2, previous=Frozen(factory(2, 2).segmenter(), OLD_LABELS, modality=("CT",)))
-    with pytest.raises(ConfigError, match=r"sees CT, the data set has MR, MR"):
+    with pytest.raises(ManifestError, match=r"sees 1 channel of CT, the data set has 2 channels of MR; accepted"):
         methods.build("wilson", of_ct)
+    of_colours = factory(2, previous=Frozen(factory(2, 2).segmenter(), OLD_LABELS, modality=("OT",) * 3))
+    with pytest.raises(
+        ManifestError, match=r"sees 3 channels of another kind \(OT\), the data set has 2 channels of MR"
+    ):
+        methods.build("wilson", of_colours)
     make(labels=("Background", " CLASS2 "))
 
 
@@ -328,7 +333,10 @@ REFUSED = [
     ({"tags": []}, "method wilson: the tags of box: in 0 images present, in 3 absent"),
     ({"labels": {"0": "background", "1": "box"}}, "knows background, ball; the data set has background, box: ball is"),
     ({"labels": {"0": "ball", "1": "background", "2": "box"}}, "the background of the network that it starts from is"),
-    ({"modality": {"0": "CT"}}, "the network that it starts from sees MR, the data set has CT"),
+    (
+        {"modality": {"0": "CT"}},
+        "changed.json: .* sees 1 channel of MR, the data set has 1 channel of CT; .* from .*base",
+    ),
 ]
 
 
@@ -345,7 +353,7 @@ def changed(step: Path, change: dict) -> Path:
     return path
 
 
-def test_a_step_is_planned_with_the_run_that_it_starts_from(tmp_path: Path) -> None:
+def test_a_step_is_planned_with_the_run_that_it_starts_from(tmp_path: Path, capsys) -> None:
     _, box, _ = write_steps(tmp_path / "data")
     known = data_spec(labels={0: "background", 1: "ball"}, modality=("MR",), patch=(16, 16, 8))
     make_bundle(tmp_path / "base", known)
@@ -354,7 +362,13 @@ def test_a_step_is_planned_with_the_run_that_it_starts_from(tmp_path: Path) -> N
     of_all = changed(box, {"tags": ["box"]})
     with pytest.raises(ConfigError, match=r"changed.json: method wilson: the tags of box: in 3 images present, in 0"):
         write_plan("wilson", of_all, tmp_path / "plan.yaml", SMALL, device="cpu", init_from=tmp_path / "base")
+    unknown = changed(box, {"labels": {"0": "background", "1": "box"}})
+    said = r"changed.json: method wilson: the network that it starts from knows background, ball; .* from .*base$"
+    with pytest.raises(ManifestError, match=said):
+        write_plan("wilson", unknown, tmp_path / "plan.yaml", SMALL, device="cpu", init_from=tmp_path / "base")
+    capsys.readouterr()
     planned = write_plan("wilson", box, tmp_path / "plan.yaml", SMALL, device="cpu", init_from=tmp_path / "base")
+    assert "known already │ ball; new: box" in capsys.readouterr().err
     # the tags of the ball, which the base knows, are not looked at
     assert not [line for line in find_warnings(planned, Manifest.load(box)) if "ball" in line or "background" in line]
     assert (planned.stages[0].network.name, planned.stages[0].network.width) == ("unet", 4)
@@ -369,7 +383,7 @@ def test_two_steps_after_a_base(tmp_path: Path) -> None:
     fast = ["stages.0.schedule.iterations=2", "stages.0.schedule.workers=0"]
     train("wilson_base", base, tmp_path / "base", overrides=[*overrides, *fast], device="cpu")
     for change, message in REFUSED:
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(MedsegError, match=message):
             train("wilson", changed(box, change), tmp_path / "no", init_from=tmp_path / "base", overrides=SMALL)
     with pytest.raises(ConfigError, match="method wilson asks the network that it starts from, and there is none"):
         train("wilson", box, tmp_path / "no", overrides=SMALL, device="cpu")

@@ -101,14 +101,11 @@ def _repeated_names(comparison: Comparison) -> Iterator[str]:
 
 
 def with_iterations(pipeline: Pipeline, iterations: int | None) -> Pipeline:
-    """The pipeline with so many iterations in every stage, of each network that the stage trains."""
+    """The pipeline with so many iterations in every stage, of each network; see `Stage.with_iterations`."""
     if iterations is None:
         return pipeline
-    stages = []
-    for stage in pipeline.stages:
-        schedule = stage.schedule.model_copy(update={"iterations": iterations})
-        stages.append(stage.model_copy(update={"schedule": schedule}))
-    return pipeline.model_copy(update={"stages": tuple(stages)})
+    stages = tuple(stage.with_iterations(iterations) for stage in pipeline.stages)
+    return pipeline.model_copy(update={"stages": stages})
 
 
 def _ready_arm(comparison: Comparison, arm: Arm, device: torch.device) -> tuple[ReadyArm, list[str]]:

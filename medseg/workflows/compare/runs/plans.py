@@ -22,7 +22,7 @@ from medseg.workflows.compare.folder import Folder, data_name, hold
 from medseg.workflows.compare.runs.processes import POLL_SECONDS, Child, end_all
 from medseg.workflows.train import settings
 from medseg.workflows.train.plan import plan_pipeline
-from medseg.workflows.train.stages.build import count_trainings
+from medseg.workflows.train.stages.build import count_trainings, describe_students
 from medseg.workflows.train.stages.methods import add_hashes
 
 
@@ -141,7 +141,7 @@ def describe_plan(pipeline: Pipeline) -> str:
         batch: dict[str, Any] = stage.schedule.batch or {}
         sizes = " + ".join(f"{size} {stream}" for stream, size in batch.items())
         network = f"{stage.network.name} of width {stage.network.width}"
-        parts.append(f"{network}, batch {sizes}, {stage.schedule.iterations} iterations")
+        parts.append(f"{network}, batch {sizes}, {stage.schedule.iterations} iterations{describe_students(stage)}")
     return "; ".join(parts)
 
 

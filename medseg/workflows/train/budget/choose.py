@@ -128,9 +128,8 @@ def choose_plan(
     for stage, work, candidate in zip(planned.stages, works, timed, strict=True):
         affordable = _count_iterations(candidate, stage, work, stage_seconds)
         iterations = min(stage.schedule.iterations, affordable)
-        schedule = stage.schedule.model_copy(update={"iterations": iterations})
         network = _narrowed(stage.network, best.network.width, first_width)
-        stages.append(stage.model_copy(update={"network": network, "schedule": schedule}))
+        stages.append(stage.with_iterations(iterations).model_copy(update={"network": network}))
     chosen = planned.model_copy(update={"stages": tuple(stages), "data": best.data.model_dump(mode="json")})
     return _with_strides(chosen, given)
 

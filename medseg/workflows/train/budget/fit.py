@@ -193,9 +193,9 @@ def _fix_iterations(
     )
     stages = []
     for stage, length in zip(chosen.stages, lengths, strict=True):
-        changes = {"iterations": length.iterations, "validate_every": length.validate_every}
-        schedule = stage.schedule.model_copy(update=changes)
-        stages.append(stage.model_copy(update={"schedule": schedule}))
+        fitted = stage.with_iterations(length.iterations)
+        schedule = fitted.schedule.model_copy(update={"validate_every": length.validate_every})
+        stages.append(fitted.model_copy(update={"schedule": schedule}))
     return chosen.model_copy(update={"stages": tuple(stages)}), lengths
 
 

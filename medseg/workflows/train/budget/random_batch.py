@@ -36,7 +36,7 @@ def _random_key(
         return {key: torch.ones(count, classes - 1, dtype=torch.uint8)}
     if key == "index":
         return {key: torch.zeros(count, dtype=torch.int64)}
-    if key == "number":
+    if key in ("case", "number"):
         return {key: torch.arange(count)}
     if key == "evenly":
         return {key: torch.ones(count, dtype=torch.bool)}

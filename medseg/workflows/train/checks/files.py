@@ -19,6 +19,7 @@ from medseg.progress import show_progress
 from medseg.workflows.data.check_case import Finding, check_case
 from medseg.workflows.data.problems import Problem
 from medseg.workflows.train.checks.orientation import orientation_warnings
+from medseg.workflows.train.checks.saliency import check_saliency
 from medseg.workflows.train.checks.streams import groups_of_stages
 from medseg.workflows.train.checks.tags import class_warnings, tag_warnings
 
@@ -31,7 +32,7 @@ LABEL_BYTES = 1
 
 
 def check_files(pipeline: Pipeline, manifest: Manifest) -> list[Finding]:
-    """Open the header of every file that training will read.
+    """Open the header of every file that training will read, and read maps of saliency whole.
 
     Args:
         pipeline: whose methods say which cases are used.
@@ -52,12 +53,13 @@ def check_files(pipeline: Pipeline, manifest: Manifest) -> list[Finding]:
         sections["tagged"] = streams_of(manifest)["weak"]
     findings = open_cases(manifest, sections, "looking at the files", headers_only=True)
     _refuse_errors(manifest, findings)
+    check_saliency(pipeline, manifest)
     if pipeline.measure_pseudo_labels:
-        _check_measured(pipeline, manifest)
+        check_measured(pipeline, manifest)
     return findings
 
 
-def _check_measured(pipeline: Pipeline, manifest: Manifest) -> None:
+def check_measured(pipeline: Pipeline, manifest: Manifest) -> None:
     """Open the header of every label by which pseudo-labels are to be measured.
 
     Raises:
@@ -247,9 +249,12 @@ def find_warnings(pipeline: Pipeline, manifest: Manifest) -> list[str]:
         warnings.append(
             "no labelled case under 'validation': the last weights are kept, and nothing will tell how good they are"
         )
-    labelled = sum(1 for case in manifest.training if case.is_labelled)
+    labelled = [case for case in manifest.training if case.is_labelled]
     if labelled and not any(_learns_from(stage, name) for stage in pipeline.stages for name in ("labeled", "all")):
-        warnings.append(f"{labelled} cases have labels, from which {pipeline.stages[0].method.name} does not learn")
+        tagged = sum(case.tags is not None for case in labelled)
+        too = f", nor from the tags that {tagged} of them have beside" if tagged else ""
+        name = pipeline.stages[0].method.name
+        warnings.append(f"{len(labelled)} cases have labels, from which {name} does not learn{too}")
     hidden = sum(1 for case in manifest.unlabeled if case.label is not None)
     if hidden:
         measured = pipeline.measure_pseudo_labels

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,7 @@ from torch import nn
 from medseg import methods
 from medseg.config.pipeline import DataSpec, Pipeline, Stage
 from medseg.engine import distributed
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, ManifestError
 from medseg.method import Frozen, Method
 from medseg.networks.factory import check_exportable
 from medseg.progress import say
@@ -57,6 +58,7 @@ def check_buildable(
         ConfigError: as `build_method`; options that a rule does not have; a segmenter that cannot be exported; a last
             stage without one, or with one where an encoder is wanted; an encoder of other images; tags that teach a
             method nothing; heads that validation cases are to choose between, and there are none.
+        ManifestError: images or classes that do not go with the network that a stage starts from.
     """
     data = DataSpec(**pipeline.data)
     for index, stage in enumerate(pipeline.stages):
@@ -73,10 +75,11 @@ def check_buildable(
                     previous = open_previous(start.path, view_data.view)
                 elif index > 0 and stage.init == "previous":
                     previous = select_view(earlier, view_data.view if stage.views else None)
-                method = build_method(stage, view_data, previous)
-                _tell_cautions(method, stage, cases[index : index + 1])
+                with _naming(stage, data_set, start if index == 0 else None):
+                    method = build_method(stage, view_data, previous)
                 if tags is not None:
                     _check_tags(method, stage, tags[index], data_set)
+                _tell_cautions(method, stage, cases[index : index + 1])
                 _check_heads(method, stage, validated, data_set)
                 left = _find_product(method, pipeline, index, product)
                 if left is not None:
@@ -85,6 +88,16 @@ def check_buildable(
                 if needs_maps(stage):
                     _check_maps(method, stage, view_data)
             earlier = made
+
+
+@contextmanager
+def _naming(stage: Stage, data_set: Path | None, start: Start | None) -> Iterator[None]:
+    """Name the data set, and what the run starts from, where a method says that they do not go together."""
+    try:
+        yield
+    except ManifestError as error:
+        hint = error.hint if start is None else f"it starts from {start.path}"
+        raise ManifestError(f"method {stage.method.name}: {error.problem}", path=data_set, hint=hint) from error
 
 
 def _tell_cautions(method: Method, stage: Stage, counted: Sequence[Mapping[str, int]]) -> None:

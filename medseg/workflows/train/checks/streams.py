@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from medseg import methods
 from medseg.config.between_runs import RuleSpec
 from medseg.config.pipeline import Pipeline, Stage
 from medseg.errors import ConfigError, ManifestError
-from medseg.manifest.labelling import Groups, cases_to_label, groups_after
+from medseg.manifest.labelling import Groups, cases_to_label, groups_after, is_pseudo
 from medseg.manifest.manifest import Case, Manifest, streams_of
-from medseg.method import STREAM_KEYS, Stream
+from medseg.method import STREAM_KEYS, Method, Stream
 from medseg.workflows.train.self_training.labelling.predict_maps import IMAGE
+from medseg.workflows.train.self_training.labelling.rules import with_standing_maps
 
 MISSING_STREAM = {
     "labeled": ("no labelled case under 'training'", "training needs at least one 'label'"),
@@ -30,7 +31,10 @@ def groups_of_stages(pipeline: Pipeline, manifest: Manifest) -> list[Groups]:
     for stage in pipeline.stages:
         found.append(groups)
         if stage.then is not None:
-            groups = groups_after(groups, stage.then.cases, methods.find_rule(stage.then.rule.name).makes)
+            rule = methods.find_rule(stage.then.rule.name)
+            groups = groups_after(groups, stage.then.cases, rule.makes)
+            labeled = [with_standing_maps(case, rule) for case in groups["labeled"]]
+            groups = {**groups, "labeled": labeled}
     return found
 
 
@@ -53,25 +57,30 @@ def check_all_streams(pipeline: Pipeline, manifest: Manifest) -> list[Groups]:
         ConfigError, ManifestError: see `check_streams`.
     """
     found = groups_of_stages(pipeline, manifest)
+    standing: dict[str, str] = {}
     for stage, groups in zip(pipeline.stages, found, strict=True):
-        check_streams(stage, manifest, groups)
+        check_streams(stage, manifest, groups, standing)
+        if stage.then is not None:
+            standing |= methods.find_rule(stage.then.rule.name).stands_for
     return found
 
 
-def check_streams(stage: Stage, manifest: Manifest, groups: Groups) -> None:
+def check_streams(stage: Stage, manifest: Manifest, groups: Groups, standing: Mapping[str, str] | None = None) -> None:
     """See that the data set has what the method of a stage learns from, and what its rule looks at.
 
     Args:
         stage: of the pipeline.
         manifest: the data set.
         groups: the cases that the stage finds.
+        standing: see `PseudoLabels.stands_for`, of the rules of the stages before.
 
     Raises:
         ConfigError: a stream that is none.
         ManifestError: a stream without cases, or a case without what is asked of it.
     """
     name = stage.method.name
-    for stream in methods.find_streams(name, stage.method.options):
+    streams = methods.find_streams(name, stage.method.options)
+    for stream in streams:
         if stream.name not in groups:
             raise ConfigError(f"method {name} has the stream {stream.name!r}; accepted are {', '.join(groups)}")
         cases = groups[stream.name]
@@ -81,7 +90,9 @@ def check_streams(stage: Stage, manifest: Manifest, groups: Groups) -> None:
         if stream.group and stream.name == "weak" and cases:
             _check_groups(name, stream, cases, manifest)
         maps = [key for key in stream.keys if key not in STREAM_KEYS]
-        _check_maps(name, maps, cases, f"each {stream.name} case", manifest)
+        _check_maps(name, maps, cases, f"each {stream.name} case", manifest, standing or {})
+    if methods.find(name).check_tags is Method.check_tags:  # others look themselves, once they are built
+        _check_tags(name, streams, groups, manifest)
     part = stage.rounds or stage.then
     if part is not None:
         maps = [key for key in methods.find_rule(part.rule.name).inputs if key != IMAGE]
@@ -150,12 +161,39 @@ def _check_groups(name: str, stream: Stream, cases: Sequence[Case], manifest: Ma
         )
 
 
-def _check_maps(who: str, maps: Sequence[str], cases: Sequence[Case], which: str, manifest: Manifest) -> None:
+def _check_tags(name: str, streams: Sequence[Stream], groups: Groups, manifest: Manifest) -> None:
+    """See that some case shows a class, where a method learns classes from tags."""
+    cases = [case for stream in streams if "tags" in stream.keys for case in groups[stream.name]]
+    if not cases or any(case.is_labelled or is_pseudo(case) for case in cases):
+        return
+    told = [manifest.presence(case) or {} for case in cases]
+    if not any(any(presence.values()) for presence in told):
+        raise ManifestError(
+            f"no case is tagged with any class, and {name} learns classes from tags",
+            path=manifest.path,
+            hint='give the images that show one its name in "tags"',
+        )
+
+
+def _check_maps(
+    who: str,
+    maps: Sequence[str],
+    cases: Sequence[Case],
+    which: str,
+    manifest: Manifest,
+    standing: Mapping[str, str] | None = None,
+) -> None:
+    """See that each case has its maps, or those that stand for them."""
     for key in maps:
         without = [case.name for case in cases if key not in case.maps]
-        if without:
-            raise ManifestError(
-                f"{who} needs a map called {key!r} of {which}; {len(without)} have none, among them {without[0]}",
-                path=manifest.path,
-                hint=f'add "maps": {{"{key}": FILE}} to each case',
-            )
+        if not without:
+            continue
+        wanted = (standing or {}).get(key, key)
+        hint = f'add "maps": {{"{wanted}": FILE}} to each case'
+        if wanted != key:
+            hint += ", or list it under 'validation'"
+        raise ManifestError(
+            f"{who} needs a map called {wanted!r} of {which}; {len(without)} have none, among them {without[0]}",
+            path=manifest.path,
+            hint=hint,
+        )

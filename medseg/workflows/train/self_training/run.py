@@ -40,7 +40,7 @@ from medseg.workflows.train.self_training.report.page import write_summary
 from medseg.workflows.train.self_training.report.rounds import Round, RunDescription
 from medseg.workflows.train.self_training.time_left import TimeLeft
 from medseg.workflows.train.self_training.validation_scores import mean_volumes_ml, score_round
-from medseg.workflows.train.stages.build import WARM_SHARE, StageInputs, StageResult, count_trainings
+from medseg.workflows.train.stages.build import StageInputs, StageResult, count_trainings, student_share
 from medseg.workflows.train.stages.maps import MAPS, SavedMaps, needs_maps
 from medseg.workflows.train.stages.stage import StageRun
 
@@ -156,8 +156,7 @@ class SelfTraining:
     def _train_network(self, number: int, view: View, manifest: Manifest) -> float:
         """Train one network, or find it trained; returns seconds."""
         folder = self._folder(number, view)
-        is_warm = number > 0 and self.has_warm_students
-        stage = self._warm_stage() if is_warm else self.stage
+        stage = self._student_stage() if number > 0 else self.stage
         previous = self._find_start(number, view)
         sections = {*(stage.schedule.batch or {}), "validation"}
         inputs = {
@@ -183,17 +182,19 @@ class SelfTraining:
                 run.train(folder / "bundle", previous=previous, resume=True)
             notes = record.finish() if self.is_main else {"seconds": 0.0}
             distributed.barrier()
-        self.time_left.done("training", notes["seconds"], WARM_SHARE if is_warm else 1.0)
+        self.time_left.done("training", notes["seconds"], student_share(self.stage) if number > 0 else 1.0)
         return float(notes["seconds"])
 
     def _settings_of_network(self, stage: Stage) -> dict[str, Any]:
         """The settings of a stage that a single network depends on."""
         return stage.model_dump(mode="json", exclude={"views", "rounds", "then", "fusion"})
 
-    def _warm_stage(self) -> Stage:
-        """The stage of students that start from their teachers."""
+    def _student_stage(self) -> Stage:
+        """The stage as its students are trained, those that start from their teachers with a smaller learning rate."""
         schedule = self.stage.schedule
-        changes = {"iterations": max(1, int(schedule.iterations * WARM_SHARE)), "lr": schedule.lr / 10}
+        changes: dict[str, Any] = {"iterations": self.stage.student_iterations}
+        if self.has_warm_students:
+            changes["lr"] = schedule.lr / 10
         return self.stage.model_copy(update={"schedule": schedule.model_copy(update=changes)})
 
     def _find_start(self, number: int, view: View) -> Path | None:

@@ -110,12 +110,8 @@ def select_view(networks: Mapping[str, T], view: str | None) -> T:
     return networks[view]
 
 
-WARM_SHARE = 0.5
-"""Share of the teacher's iterations that a student has which starts from its teacher."""
-
-
 def count_trainings(stage: Stage, to_label: int) -> float:
-    """Trainings of one network in the whole stage; one that is half as long counts half.
+    """Trainings of one network in the whole stage; one that is half as long as a teacher's counts half.
 
     Args:
         stage: with its views and rounds.
@@ -124,8 +120,19 @@ def count_trainings(stage: Stage, to_label: int) -> float:
     teachers = max(1, len(stage.views))
     if not stage.rounds or not to_label:
         return teachers
-    student_share = WARM_SHARE if stage.rounds.student == "warm" else 1.0
-    return teachers * (1 + student_share * stage.rounds.count)
+    return teachers * (1 + student_share(stage) * stage.rounds.count)
+
+
+def student_share(stage: Stage) -> float:
+    """Iterations of a student as a part of those of its teacher."""
+    return stage.student_iterations / stage.schedule.iterations
+
+
+def describe_students(stage: Stage) -> str:
+    """Words on the students, to be put behind others; none where they are trained for as long as their teachers."""
+    if stage.student_iterations == stage.schedule.iterations:
+        return ""
+    return f", students of {stage.student_iterations} iterations"
 
 
 def build_method(

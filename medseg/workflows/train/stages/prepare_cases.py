@@ -50,13 +50,14 @@ def prepare_cases(
     stage, name = group
     declared = methods.find_streams(stage.method.name, stage.method.options)
     streams = {stream.name: stream for stream in declared}
-    maps = [key for key in streams[name].keys if key not in STREAM_KEYS] if name in streams else []
+    keys = streams[name].keys if name in streams else ()
+    maps = [key for key in keys if key not in STREAM_KEYS]
     workers = 1 if len(cases) < FEW_CASES else usable_cores()
     with show_progress(f"preprocessing {name} cases", kept="finished ones are saved", shown=shown) as progress:
         volumes = cache.prepare(manifest, cases, spec, maps=maps, workers=workers, progress=progress)
     if shown:
         _tell_oddities(manifest, volumes)
-    if name == "labeled":
+    if name == "labeled" and "label" in keys:  # else tags alone are learnt of these
         given = [volume for volume in volumes if volume.label_path is not None]
         if given:
             present = _classes_of_labels(manifest, given)

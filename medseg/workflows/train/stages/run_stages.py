@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from medseg import methods
 from medseg.bundle.join import copy_bundle
 from medseg.config.between_runs import Labelling
 from medseg.config.pipeline import DataSpec, Pipeline
@@ -18,9 +19,10 @@ from medseg.stopping import report_stop
 from medseg.workflows.train.group_names import name_of_stage
 from medseg.workflows.train.self_training.labelling.labelled_manifest import write_round_manifest
 from medseg.workflows.train.self_training.labelling.measured import add_to_log, measure_pseudo_labels
+from medseg.workflows.train.self_training.labelling.outcome import refuse_nothing_learnt
 from medseg.workflows.train.self_training.labelling.predict_maps import Predictors
 from medseg.workflows.train.self_training.labelling.pseudo_label_statistics import mean_dice
-from medseg.workflows.train.self_training.labelling.pseudo_labels import PseudoLabeller
+from medseg.workflows.train.self_training.labelling.pseudo_labels import PSEUDO, PseudoLabeller
 from medseg.workflows.train.self_training.report.label_sheet import write_label_sheet
 from medseg.workflows.train.self_training.run import SelfTraining
 from medseg.workflows.train.self_training.time_left import TimeLeft
@@ -161,8 +163,18 @@ class StagesInOrder:
             write_label_sheet(self.manifest, labeller)
             if measured:
                 add_to_log(inputs.folder / "metrics.jsonl", inputs.stage.schedule.iterations, measured)
-        self.manifest = write_round_manifest(self.manifest, labeller, labeller.folder / "manifest.json")
+        before = self.manifest
+        self.manifest = write_round_manifest(before, labeller, labeller.folder / "manifest.json")
+        if self._next_learns_labels(index):
+            refuse_nothing_learnt(before, self.manifest, labeller.folder / PSEUDO, cases)
         self.dice = mean_dice(list(counts.values()))
+
+    def _next_learns_labels(self, index: int) -> bool:
+        """Whether the method of the stage after one learns from labels."""
+        for stage in self.pipeline.stages[index + 1 : index + 2]:
+            streams = methods.find_streams(stage.method.name, stage.method.options)
+            return any("label" in stream.keys and not stream.optional for stream in streams)
+        return False
 
     def _labels_of_pass_before(self, index: int) -> Path | None:
         """The folder of the labels that the same stage made in the pass before."""

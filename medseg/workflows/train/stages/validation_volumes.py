@@ -67,7 +67,7 @@ def score_volumes(
         context=spec.context,
         padding=spec.padding,
     )
-    inferer.paint_order = spec.paint_order
+    inferer.blend, inferer.paint_order = spec.blend, spec.paint_order
     loader = DataLoader(share, batch_size=1)
     of_images = spec.target == "images"
     scores = validate(

@@ -1,73 +1,68 @@
-"""Classes of which a method's maps say nothing in any image that has them, found before labels are made of the maps."""
+"""Classes of which a method's maps say nothing, found while labels are made of the maps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import Tensor
 
-from medseg.manifest.manifest import Case, Manifest
-from medseg.method import Predictions, PseudoLabels
-from medseg.progress import say
-from medseg.workflows.train.self_training.labelling.prediction_store import PredictionStore
+from medseg.manifest.manifest import Manifest
+from medseg.method import Predictions
 
 FLAT = 1e-3
 """Of a map's largest value: by less it does not vary in 16 bits."""
 
-
-def tell_dead_maps(rule: PseudoLabels, store: PredictionStore, manifest: Manifest, cases: Sequence[Case]) -> None:
-    """Say of which classes the maps tell nothing, where a rule works on maps.
-
-    Args:
-        rule: by which the cases will be labelled.
-        store: predicts.
-        manifest: of the tags.
-        cases: to label.
-
-    Raises:
-        DataError: an image that cannot be predicted.
-    """
-    if rule.needs == "maps" and manifest.has_background:
-        for line in dead_map_warnings(manifest, cases, partial(store.predict, manifest)):
-            say(f"warning: {line}")
+LIVE, DEAD = "live_maps", "dead_maps"
+"""Keys of the notes of a case."""
 
 
-def dead_map_warnings(
-    manifest: Manifest, cases: Sequence[Case], predict: Callable[[Case], Predictions]
-) -> Iterator[str]:  # fmt: skip
-    """One warning for each class whose map is nowhere positive, or flat, in all images that are tagged with it.
-
-    Images are predicted until each class has a map that says something: mostly as many as there are classes.
+def count_dead_maps(predicted: Predictions, classes: int) -> dict[str, list[int]]:
+    """Which classes that a case is tagged with have a map that says something, and which have none.
 
     Args:
-        manifest: of the tags.
-        cases: that will be labelled.
-        predict: makes the maps of a case.
+        predicted: of the case.
+        classes: number of classes with background.
 
-    Raises:
-        DataError: an image that cannot be predicted.
+    Returns:
+        Class indices by `LIVE` and `DEAD`; nothing of a case without maps or tags.
     """
-    silent: dict[int, int] = {}
-    spoken: set[int] = set()
-    for case in cases:
-        tags = manifest.presence(case) or {}
-        asked = [index for index, is_there in tags.items() if is_there and index not in spoken]
-        if not asked:
-            continue
-        maps = predict(case).maps or ()
-        for index in asked:
-            if any(says_something(each, index, len(manifest.labels)) for each in maps):
-                spoken.add(index)
-                silent.pop(index, None)
-            else:
-                silent[index] = silent.get(index, 0) + 1
-    for index, count in sorted(silent.items()):
+    if not predicted.maps or not predicted.tags:
+        return {}
+    found: dict[str, list[int]] = {LIVE: [], DEAD: []}
+    for index, is_there in predicted.tags.items():
+        if is_there:
+            speaks = any(says_something(maps, index, classes) for maps in predicted.maps)
+            found[LIVE if speaks else DEAD].append(index)
+    return found
+
+
+def dead_maps(manifest: Manifest, notes: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Of each class whose map is nowhere positive, or flat, in some image tagged with it, in how many it is.
+
+    Args:
+        manifest: names the classes.
+        notes: of each case what `count_dead_maps` gave.
+    """
+    dead: Counter[int] = Counter()
+    tagged: Counter[int] = Counter()
+    for of_case in notes:
+        dead.update(of_case.get(DEAD, ()))
+        tagged.update([*of_case.get(LIVE, ()), *of_case.get(DEAD, ())])
+    found = []
+    for index, count in sorted(dead.items()):
         name = manifest.classes[index]
-        yield (
-            f"the map of {name} is nowhere positive, or flat, in all {count} images tagged with it: no pseudo-label "
-            f"will tell where it is; train the stage before longer, or look at these tags"
+        found.append(
+            f"the map of {name} is nowhere positive, or flat, in {count} of {tagged[index]} images tagged with it"
         )
+    return found
+
+
+def dead_map_warnings(manifest: Manifest, notes: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The lines of `dead_maps` with what follows from them."""
+    consequence = "no pseudo-label of these tells where it is; train the stage before longer, or look at these tags"
+    return [f"{line}: {consequence}" for line in dead_maps(manifest, notes)]
 
 
 def says_something(maps: Tensor, index: int, classes: int) -> bool:

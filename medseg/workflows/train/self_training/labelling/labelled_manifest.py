@@ -10,6 +10,7 @@ from medseg.manifest.labelling import is_pseudo
 from medseg.manifest.manifest import Case, Manifest
 from medseg.methods import find_rule
 from medseg.workflows.train.self_training.labelling.pseudo_labels import PseudoLabeller
+from medseg.workflows.train.self_training.labelling.rules import with_standing_maps
 
 
 def write_round_manifest(manifest: Manifest, labeller: PseudoLabeller, path: Path) -> Manifest:
@@ -23,13 +24,14 @@ def write_round_manifest(manifest: Manifest, labeller: PseudoLabeller, path: Pat
         labeller: knows where the pseudo-labels are.
         path: where it is written.
     """
+    rule = find_rule(labeller.rule.name)
     training: list[Case] = []
     unlabeled: list[Case] = []
     labelled: list[Case] = []
     tried = {case.name for case in labeller.cases}
     for case in manifest.training:
         if case.name not in tried:
-            training.append(case)
+            training.append(with_standing_maps(case, rule) if case.is_labelled else case)
         elif labeller.file(case).exists():
             labelled.append(case)
         elif is_pseudo(case):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medseg.bundle.runner import prediction_errors, read_image
 from medseg.data.preprocessing_config import instantiate, preprocessing
@@ -20,6 +20,7 @@ from medseg.portable.inference.label_sink import ProbabilityFile
 from medseg.portable.inference.sliding_window import MapInferer
 from medseg.portable.io.read import read_header, read_volume
 from medseg.records import digest_of, hash_of
+from medseg.stream import SeesCases, number_of_case
 from medseg.workflows.train.stages.build import StageResult
 from medseg.workflows.train.stages.maps import SavedMaps, TrainedMaps
 
@@ -66,12 +67,13 @@ class MapPredictor:
         self.modules = [(each.data, each.open().to(device)) for each in maps]
         self.preprocessing = instantiate(preprocessing(maps[0].data))
 
-    def __call__(self, images: Sequence[Path], folder: Path) -> list[Tensor]:
+    def __call__(self, images: Sequence[Path], folder: Path, case: str | None = None) -> list[Tensor]:
         """For each view the maps `(K, X, Y, Z)` float16 on the grid of the image's file, mapped from a file.
 
         Args:
             images: one file, or one for each channel.
             folder: of the files.
+            case: its name; None: it is none of the training.
 
         Raises:
             DataError: the image cannot be read, or maps of it are not finite.
@@ -82,6 +84,7 @@ class MapPredictor:
             with prediction_errors(images[0]):
                 image = read_image(self.preprocessing, images)
                 for number, (data, module) in enumerate(self.modules):
+                    _tell_case(module, None if case is None else number_of_case(case))
                     inferer = MapInferer(data.patch, data.overlap, context=data.context, padding=data.padding)
                     file = ProbabilityFile(folder / f"maps{number}.bin", np.float16)
                     inferer.values = file.make
@@ -91,6 +94,13 @@ class MapPredictor:
             place = error.filename or folder
             raise OutputError(f"cannot be written ({error.strerror or error})", path=place) from error
         return found
+
+
+def _tell_case(module: nn.Module, number: int | None) -> None:
+    """Tell the parts that ask for it of which case the next image is."""
+    for part in module.modules():
+        if isinstance(part, SeesCases):
+            part.see_case(number)
 
 
 def read_inputs(manifest: Manifest, case: Case, names: Sequence[str]) -> Mapping[str, Tensor]:

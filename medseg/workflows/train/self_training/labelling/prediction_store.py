@@ -89,7 +89,7 @@ class PredictionStore:
         found = Predictions((), ()) if self._voter is None else self._voter(images)
         if self._maps is None:
             return found
-        return replace(found, maps=self._maps(images, self._folder_of_maps(place)))
+        return replace(found, maps=self._maps(images, self._folder_of_maps(place), place.name))
 
     def _folder_of_maps(self, place: Path) -> Path:
         """Where the maps of a case are written: with what is kept of it, or until the next case."""

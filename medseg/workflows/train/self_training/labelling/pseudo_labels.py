@@ -29,7 +29,7 @@ from medseg.progress import Count
 from medseg.records import Record, digest_of
 from medseg.stopping import report_stop
 from medseg.workflows.train.self_training.labelling.choose_options import choose_options
-from medseg.workflows.train.self_training.labelling.dead_maps import tell_dead_maps
+from medseg.workflows.train.self_training.labelling.outcome import LEFT_OUT, notes_of, tell_outcome
 from medseg.workflows.train.self_training.labelling.precision import judge_rule
 from medseg.workflows.train.self_training.labelling.predict_maps import IMAGE, Predictors
 from medseg.workflows.train.self_training.labelling.prediction_store import PredictionStore
@@ -113,8 +113,6 @@ class PseudoLabeller:
                 decided = judge_rule(rule, decided, store, self.manifest, self.folder, self.number)
             records = {case.name: self._record(case, networks, decided) for case in self.cases}
             missing = self._find_missing(records, time_left)
-            if missing and distributed.rank() == 0:
-                tell_dead_maps(rule, store, self.manifest, self.cases)
             share = missing[distributed.rank() :: distributed.world()]
             count = Count("labelling", total=len(share))
             with report_stop(count.where):
@@ -125,6 +123,8 @@ class PseudoLabeller:
                     time_left.say(f"round {self.number}: labelled {case.name}", now=False)
             distributed.barrier()
         notes = {name: record.notes() or {} for name, record in records.items()}
+        if missing and rule.needs == "maps" and distributed.rank() == 0:
+            tell_outcome(self.manifest, notes)
         return {name: counts for name, counts in notes.items() if "fused" in counts}
 
     def _decide(self, rule: PseudoLabels, store: PredictionStore, networks: Predictors) -> dict[str, Any]:
@@ -168,14 +168,14 @@ class PseudoLabeller:
             file.unlink(missing_ok=True)
         predicted = store.predict(self.manifest, case)
         made = rule.label(predicted, decided, self.number)
-        counts: Counts = {}
-        if made is not None:
-            if isinstance(made, Tensor):
-                made = LabelAndMaps(made, {})
+        if isinstance(made, Tensor):
+            made = LabelAndMaps(made, {})
+        notes = notes_of(rule, predicted, made)
+        if made is not None and LEFT_OUT not in notes:
             self._check_maps(case, made)
-            counts = self._write_case(case, predicted, made)
+            notes |= self._write_case(case, predicted, made)
         seconds = round(time.monotonic() - began, 3)
-        self._with_products(record, case).finish({**counts, "seconds": seconds})
+        self._with_products(record, case).finish({**notes, "seconds": seconds})
         store.forget(case)
         return seconds
 

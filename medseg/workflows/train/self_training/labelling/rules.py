@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medseg import methods
 from medseg.config.between_runs import RuleSpec
-from medseg.manifest.manifest import Manifest
+from medseg.manifest.manifest import Case, Manifest
 from medseg.method import PseudoLabels
 from medseg.workflows.train.self_training.validation_scores import class_sizes
 
@@ -25,3 +25,14 @@ def rule_for(manifest: Manifest, spec: RuleSpec) -> PseudoLabels:
     if rule.counts_labels:
         rule.class_counts = class_sizes(manifest, rule)
     return rule
+
+
+def with_standing_maps(case: Case, rule: type[PseudoLabels]) -> Case:
+    """A case whose label is known with the maps that stand for those of a rule, unless it has them.
+
+    Args:
+        case: that the rule does not label.
+        rule: says so by `PseudoLabels.stands_for`.
+    """
+    standing = {name: case.maps[given] for name, given in rule.stands_for.items() if given in case.maps}
+    return case.model_copy(update={"maps": {**standing, **case.maps}}) if standing else case

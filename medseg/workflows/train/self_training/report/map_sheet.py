@@ -55,7 +55,7 @@ def write_map_sheet(
         row, column = divmod(number, COLUMNS)
         images = manifest.images(case)
         with tempfile.TemporaryDirectory(prefix="medseg-") as scratch:
-            maps = predictor(images, Path(scratch))[0].clone()
+            maps = predictor(images, Path(scratch), case.name)[0].clone()
         place = int(maps.float().amax((0, 1, 2)).argmax())
         shown = map_slice(maps, len(manifest.labels), place, manifest.presence(case))
         if shown is None:
