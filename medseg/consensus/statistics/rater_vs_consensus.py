@@ -119,7 +119,7 @@ def _overall(rows: list[Facts]) -> Facts:
 
 
 def csv_rows(table: list[Facts]) -> Iterator[list[Any]]:
-    """The table as rows for `csv.writer`, the heads first; what does not exist is an empty cell.
+    """The table as rows, the heads first; numbers are numbers, what does not exist is None.
 
     The row of class "overall" holds the means, its situation how many classes are in both, only in the
     consensus (missing), only in the rater's (spurious) or in neither.
@@ -135,8 +135,4 @@ def csv_rows(table: list[Facts]) -> Iterator[list[Any]]:
 
 def _cells(entry: Facts, name: str, row: Facts) -> list[Any]:
     full = {**row, "rater": entry["rater"], "class": name, "coverage": entry["coverage"]}
-    return [_format(full.get(key)) for key in COLUMNS]
-
-
-def _format(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
+    return [full.get(key) for key in COLUMNS]

@@ -59,7 +59,7 @@ def summarise(study: Study, fused: Fused, notes: list[str] | None = None, axes: 
     oddities = find_oddities(study, axes, panel)
     in_consensus = {name for c, name in enumerate(study.classes) if tables[0, :, c].any()}
     few = notes_on_few(panel, oddities, in_consensus)
-    warnings = [*(notes or []), *few, *fused.facts.get("warnings", []), *empty]
+    warnings = [*(notes or []), *few, *_unseen(study, fused), *fused.facts.get("warnings", []), *empty]
     return {
         "classes": list(study.classes),
         "shape": list(study.shape),
@@ -118,6 +118,28 @@ def dice_by_class(table: np.ndarray, classes: tuple[str, ...]) -> dict[str, floa
     existing = [score for score in scores.values() if score is not None]
     scores["mean"] = float(np.mean(existing)) if existing else None
     return scores
+
+
+def _unseen(study: Study, fused: Fused) -> list[str]:
+    """A line on voxels between the structures that nobody annotated; what lies around all of them is no matter."""
+    box = labelled_box([rater.labels for rater in study.raters])
+    if box is None:
+        return []
+    nobody = np.ones(fused.labels[box].shape, bool)
+    for rater in study.raters:
+        nobody &= rater.labels[box] == MISSING
+    unseen = int(np.count_nonzero(nobody))
+    if not unseen:
+        return []
+    answer = fused.labels[box][nobody]
+    structure = int(np.count_nonzero((answer > 0) & (answer != MISSING)))
+    undecided = int(np.count_nonzero(answer == MISSING))
+    became = [f"{structure} were filled in as a structure"] if structure else []
+    if undecided:
+        became.append(f"{undecided} are undecided")
+    if structure + undecided < unseen:
+        became.append(f"{unseen - structure - undecided} became background")
+    return [f"nobody annotated {unseen} of the {nobody.size} voxels around the structures: {', '.join(became)}"]
 
 
 def versions() -> dict[str, str | None]:

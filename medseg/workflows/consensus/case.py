@@ -77,17 +77,19 @@ def fuse_item(item: Item, folder: Path, options: ConsensusOptions) -> dict[str, 
     labels = _write(folder, item, result, options)
     _, *others = record.products  # the first are the labels
     record.products = (labels, *others)
-    notes = {"labels": labels.name, "warnings": result.report["warnings"], "summary": _summarise(result.report)}
+    notes = {"labels": labels.name, "warnings": result.report["warnings"], **_summarise(result)}
     return {"case": item.name, "status": "done", **record.finish(notes)}
 
 
-def _summarise(report: dict[str, Any]) -> str:
-    """How far the raters agree, and who is odd, in a few words."""
-    dice = report["agreement"]["pairwise_dice"]["mean"]
+def _summarise(result: Result) -> dict[str, Any]:
+    """In a few words what the consensus lacks, how far the raters agree and who is odd; by itself what is amiss."""
+    dice = result.report["agreement"]["pairwise_dice"]["mean"]
     pairs = [value for r, row in enumerate(dice) for value in row[r + 1 :] if value is not None]
     agree = f"mean Dice between raters {np.mean(pairs):.2f}" if pairs else "no two raters can be compared"
-    odd = [f"{', '.join(entry['raters'])} ({entry['kind']})" for entry in report["oddities"]]
-    return f"{agree}; odd: {'; '.join(odd)}" if odd else f"{agree}; nobody is odd"
+    odd = [f"{', '.join(entry['raters'])} ({entry['kind']})" for entry in result.report["oddities"]]
+    amiss = [*result.lacking, *([f"odd: {'; '.join(odd)}"] if odd else [])]
+    nobody = [] if odd or not pairs else ["nobody is odd"]
+    return {"summary": "; ".join([*result.lacking, agree, *amiss[len(result.lacking) :], *nobody]), "amiss": amiss}
 
 
 def fuse_one_of_many(item: Item, options: ConsensusOptions) -> dict[str, Any]:
@@ -185,6 +187,7 @@ def _fuse(item: Item, options: ConsensusOptions) -> Result:
     report = {
         "case": item.name,
         "method": options.method,
+        "unit": "pixels" if form.without_spacing else "mm",
         **summary,
         "inputs": _inputs(item, study, form, options),
         "request": options.of_a_result(),
@@ -250,7 +253,7 @@ def _write(folder: Path, item: Item, result: Result, options: ConsensusOptions) 
     write_bytes(folder / "raters.csv", raters_csv(report))
     write_bytes(folder / "pairwise.csv", pairwise_csv(report))
     if "comparison" in report:
-        write_bytes(folder / "comparison.csv", comparison_csv(report["comparison"]))
+        write_bytes(folder / "comparison.csv", comparison_csv(report["comparison"], report["unit"]))
     if options.report:
         # matplotlib takes longer to import than a small study
         from medseg.workflows.consensus.report.report import write_page

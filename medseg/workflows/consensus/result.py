@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from medseg.consensus.io.formats import Form
+from medseg.consensus.statistics.panel import join_names
 from medseg.consensus.study import Fused, Study
 
 
@@ -34,3 +35,22 @@ class Result:
         """Classes that a rater or the consensus has."""
         tables = [entry["classes"] for entry in self.report["against_consensus"]]
         return [c for c in self.study.classes[1:] if any(t[c]["situation"] != "both_empty" for t in tables)]
+
+    @property
+    def lacking(self) -> list[str]:
+        """What raters drew and the consensus does not have, a clause each; first of all if it is empty."""
+        absent = [name for name in self.structures if not self.report["volumes_ml"][name]]
+        if not self.structures:
+            return ["the consensus is empty: no rater drew anything"]
+        if absent == self.structures:
+            return [f"the consensus is empty, although {self._who_drew(absent)}"]
+        return [f"the consensus has no {name}, although {self._who_drew([name])}" for name in absent]
+
+    def _who_drew(self, structures: list[str]) -> str:
+        """Which raters drew which of some structures that the consensus lacks."""
+        clauses = []
+        for name in structures:
+            entries = self.report["against_consensus"]
+            raters = [entry["rater"] for entry in entries if entry["classes"][name]["situation"] == "spurious"]
+            clauses.append(f"{join_names(raters)} drew {name}")
+        return join_names(clauses)

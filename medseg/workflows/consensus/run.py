@@ -37,6 +37,8 @@ from medseg.workflows.consensus.process_pool import fitting_jobs, run_all
 
 MANIFEST = "manifest.json"
 FINAL = "final"
+MOST_TOLD = 10
+"""Studies that are named on the screen."""
 
 
 def consensus(options: ConsensusOptions) -> dict[str, Any]:
@@ -129,7 +131,7 @@ def _batch(items: Sequence[Item], options: ConsensusOptions) -> dict[str, Any]:
         for listed in (report["cases"], report["failed"]):
             listed.sort(key=lambda entry: order[entry["case"]])
         write_bytes(output / options.report_name, json.dumps(report, indent=1, allow_nan=False) + "\n")
-    _tell(report, output)
+    _tell(report, output / options.report_name)
     return report
 
 
@@ -188,9 +190,23 @@ def _tell_one(entry: Mapping[str, Any], output: Path) -> None:
     say(told)
 
 
-def _tell(report: Mapping[str, Any], output: Path) -> None:
+def _tell(report: Mapping[str, Any], file: Path) -> None:
+    """What came of many studies, those to look at by name.
+
+    Args:
+        report: on all of them.
+        file: that has it.
+    """
     statuses = [case["status"] for case in report["cases"]]
     done, skipped, failed = statuses.count("done"), statuses.count("skipped"), len(report["failed"])
-    say(f"{done} fused, {skipped} already there, {failed} failed: {output}")
+    say(f"{done} fused, {skipped} already there, {failed} failed: {file.parent}")
     for failure in report["failed"]:
         say(f"failed: {failure['error']}")
+    amiss = [case for case in report["cases"] if case.get("amiss")]
+    for case in amiss[:MOST_TOLD]:
+        say(f"look at {case['case']}: {'; '.join(case['amiss'])}")
+    if len(amiss) > MOST_TOLD:
+        say(f"look at {len(amiss) - MOST_TOLD} more, which have entries under 'amiss' in {file}")
+    warned = sum(bool(case.get("warnings")) for case in report["cases"])
+    if warned:
+        say(f"studies with warnings: {warned} of {len(statuses)}, see {file}")

@@ -22,6 +22,11 @@ def format_percent(share: float) -> str:
     return f"{share:.0%}"
 
 
+def count_of(number: int, what: str) -> str:
+    """A number of things, such as "1 seed" or "3 seeds"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def format_duration(seconds: float) -> str:
     """A duration in seconds, minutes or hours, such as 12.5 min."""
     if seconds < 100:

@@ -43,6 +43,9 @@ from medseg.consensus.fusers.vote_patterns import VotePatterns, find_patterns
 from medseg.consensus.study import MISSING, Fused, Rater, Study
 from medseg.errors import ConfigError, DataError
 
+LARGEST_SEED = 2**32 - 1
+"""That the trees take."""
+
 
 @dataclass(frozen=True)
 class GcsslOptions:
@@ -86,6 +89,8 @@ class GcsslOptions:
             value = getattr(self, name)
             if not np.isfinite(value) or value < 0:
                 raise ConfigError(f"{name} {value}; a number >= 0 is wanted")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise ConfigError(f"seed {self.seed}; a whole number from 0 to {LARGEST_SEED} is wanted")
         if self.outlines and self.local_sc:
             raise ConfigError("outlines and local_sc are both true; accepted is one of them")
         if self.outlines is None:
@@ -277,14 +282,14 @@ def _describe_study(study: Study, annotating: np.ndarray, region: Region | None,
 
 
 def _rater_rows(study: Study, kept: np.ndarray, weights: np.ndarray, scores: RaterScores | None) -> list[Row]:
-    """One row per rater of the study; who was left out has weight 0 and no scores."""
+    """One row per rater of the study; who was left out has weight 0, and no scores if the image told nothing."""
     rows = []
     place = np.cumsum(kept) - 1
     for rater, is_kept, k in zip(study.raters, kept, place, strict=True):
         row: Row = {"name": rater.name, "weight": 0.0, "self_consistency": None, "kappa": None}
         if is_kept:
             row["weight"] = float(weights[k])
-        if is_kept and scores is not None:
+        if is_kept and scores is not None and scores.posterior is not None:
             row["self_consistency"] = float(scores.self_consistency[k])
             row["kappa"] = float(scores.kappa[k])
         rows.append(row)

@@ -10,6 +10,7 @@ from medseg.workflows.compare.report.differences import Difference, compare_arms
 from medseg.workflows.compare.report.measures import Measures, measures_of
 from medseg.workflows.compare.report.statistics import ArmResult, summarize
 from medseg.workflows.compare.scores.rows import CaseRow, RunKey, RunRow
+from medseg.workflows.reports.formatting import count_of
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,6 @@ def describe_key(key: RunKey) -> str:
     if key.fold is not None:
         parts.append(f"fold {key.fold}")
     return ", ".join(parts)
-
-
-def count_of(number: int, what: str) -> str:
-    """A number of things, such as "1 seed" or "3 seeds"."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _name_missing(description: Description, runs: Sequence[RunRow]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from medseg.atomic import make_folder, write_whole
 from medseg.metrics import METRICS
 from medseg.workflows.compare.report.description import Description, Picture
-from medseg.workflows.compare.report.findings import Findings, collect, count_of, describe_key
+from medseg.workflows.compare.report.findings import Findings, collect, describe_key
 from medseg.workflows.compare.report.sentences import which_to_take
 from medseg.workflows.compare.report.table import (
     as_markdown,
@@ -24,6 +24,7 @@ from medseg.workflows.compare.report.table import (
     structure_tables,
 )
 from medseg.workflows.compare.scores.rows import CaseRow, RunRow
+from medseg.workflows.reports.formatting import count_of
 from medseg.workflows.reports.pages import ShownPicture, Table, data_uri, render_page
 
 PAGE, TABLE = "report.html", "table.md"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from medseg.workflows.compare.report.differences import FEWEST_SUBJECTS, Difference
-from medseg.workflows.compare.report.findings import Findings, count_of
+from medseg.workflows.compare.report.findings import Findings
 from medseg.workflows.compare.report.measures import measures_of, metric_called
+from medseg.workflows.reports.formatting import count_of
 
 SIGNIFICANT = 0.05
 """Largest p, after Holm's correction, of a difference that is called shown."""

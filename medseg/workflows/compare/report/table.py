@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import mean
 
 from medseg.metrics import Metric
-from medseg.workflows.compare.report.findings import Findings, count_of
+from medseg.workflows.compare.report.findings import Findings
 from medseg.workflows.compare.report.measures import OF_IMAGES, OF_VOXELS, metric_called
 from medseg.workflows.compare.report.sentences import (
     describe_difference,
@@ -18,6 +18,7 @@ from medseg.workflows.compare.report.sentences import (
 from medseg.workflows.compare.report.statistics import ArmResult, Score, Spread
 from medseg.workflows.compare.scores.rows import RunRow
 from medseg.workflows.reports.cells import markdown_cell
+from medseg.workflows.reports.formatting import count_of
 from medseg.workflows.reports.pages import Table
 
 GIB = 2**30
@@ -294,7 +295,6 @@ def _count(result: ArmResult, shown: Sequence[str]) -> list[str]:
     for metric in shown:
         score = result.over_all.get(metric)
         if score and score.undefined:
-            counts.append(
-                f"{metric_called(metric).heading.partition(' ')[0]} is not defined {count_of(score.undefined, 'time')}"
-            )
+            name = metric_called(metric).heading.partition(" ")[0]
+            counts.append(f"{name} is not defined {count_of(score.undefined, 'time')}")
     return counts

@@ -14,6 +14,9 @@ from medseg.workflows.reports.cells import csv_cell
 RATER_COLUMNS = ("weight", "self_consistency", "kappa")
 """What the method estimated of a rater."""
 
+IN_PIXELS = {"mm": ("px", 1), "ml": ("px", 1000)}
+"""Unit at the end of a column -> that of an image without spacing, and how many of them it is: a pixel is 1 mm3."""
+
 COMPARISON_COLUMNS = (
     "method",
     "class",
@@ -34,7 +37,7 @@ def raters_csv(report: dict[str, Any]) -> str:
     for row in rows:
         rater = raters[row[0]]
         table.append([*row, *(rater.get(column) for column in RATER_COLUMNS)])
-    return _to_csv(table)
+    return _to_csv(_in_pixels(table) if report["unit"] == "pixels" else table)
 
 
 def pairwise_csv(report: dict[str, Any]) -> str:
@@ -47,7 +50,7 @@ def pairwise_csv(report: dict[str, Any]) -> str:
     return _to_csv(table)
 
 
-def comparison_csv(rows: Sequence[dict[str, Any]]) -> str:
+def comparison_csv(rows: Sequence[dict[str, Any]], unit: str = "mm") -> str:
     """Each method against the chosen one, and the reference if there is one, for each class and their mean."""
     table: list[list[Any]] = [list(COMPARISON_COLUMNS)]
     for row in rows:
@@ -57,7 +60,22 @@ def comparison_csv(rows: Sequence[dict[str, Any]]) -> str:
             dice = [to_chosen.get(name), to_reference.get(name)]
             of_method = [row["differing_voxels"], row["seconds"], row["error"]]
             table.append([row["method"], name, *dice, row["volumes_ml"].get(name), *of_method])
-    return _to_csv(table)
+    return _to_csv(_in_pixels(table) if unit == "pixels" else table)
+
+
+def _in_pixels(table: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """A table whose lengths and sizes are of an image without spacing, with heads that say so."""
+    heads, factors = [], []
+    for head in table[0]:
+        name, _, unit = str(head).rpartition("_")
+        other, factor = IN_PIXELS.get(unit, (unit, None))
+        heads.append(f"{name}_{other}" if factor else head)
+        factors.append(factor)
+    rows = []
+    for row in table[1:]:
+        cells = zip(row, factors, strict=True)
+        rows.append([value * factor if factor and value is not None else value for value, factor in cells])
+    return [heads, *rows]
 
 
 def _to_csv(rows: Iterable[Sequence[Any]]) -> str:

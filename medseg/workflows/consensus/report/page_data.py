@@ -179,8 +179,9 @@ def findings(result: Result) -> list[str]:
 
 
 def oddities(result: Result) -> list[str]:
-    """Sentences on what is odd about raters; that there are two only is odd enough to be told first."""
-    sentences = [entry["text"] for entry in result.report["oddities"]]
+    """What the consensus lacks, and sentences on what is odd about raters; that there are two only is odd enough."""
+    sentences = [f"{clause[0].upper()}{clause[1:]}." for clause in result.lacking]
+    sentences += [entry["text"] for entry in result.report["oddities"]]
     if len(result.study.raters) == 2:
         decides = "the image decides" if result.report["method"] == "gcssl" else "nothing tells who is right"
         sentences.append(
@@ -291,5 +292,5 @@ def _describe_grid(result: Result) -> str:
 
 
 def _describe_settings(report: dict[str, Any]) -> str:
-    settings = report.get("settings") or report["request"]["fusing"]
-    return ", ".join([report["method"], *(f"{name} {value}" for name, value in settings.items())])
+    settings = [f"{name} {value}" for name, value in report["settings"].items()]
+    return ", ".join([report["method"], *settings])

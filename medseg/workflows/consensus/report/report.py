@@ -13,6 +13,7 @@ from medseg.workflows.consensus.report.descriptions import describe_method
 from medseg.workflows.consensus.report.figures import draw_worst_slices
 from medseg.workflows.consensus.report.viewer import make_viewer
 from medseg.workflows.consensus.result import Result
+from medseg.workflows.reports.formatting import count_of
 from medseg.workflows.reports.pages import data_uri, render_page
 
 
@@ -50,7 +51,7 @@ def render_report(result: Result, *, viewer: bool = True) -> str:
     is_volume = not result.form.flat and not scene.photograph
     return render_page(
         "consensus.html",
-        title=f"Consensus of {len(raters)} annotations: {report['case']}",
+        title=f"Consensus of {count_of(len(raters), 'annotation')}: {report['case']}",
         cards=page_data.cards(result),
         method=report["method"],
         method_description=describe_method(report["method"]),
