@@ -126,6 +126,28 @@ def say(line: str) -> None:
     print(on_one_line(line), file=sys.stderr, flush=True)
 
 
+_told: set[str] = set()
+
+
+def is_new(line: str) -> bool:
+    """Whether nothing has asked for this line since `forget_told`."""
+    if line in _told:
+        return False
+    _told.add(line)
+    return True
+
+
+def say_once(line: str) -> None:
+    """Print one line, unless this command did so before: a run is planned several times, and has several stages."""
+    if is_new(line):
+        say(line)
+
+
+def forget_told() -> None:
+    """Let a command say all of its lines, whatever an earlier one in this process said."""
+    _told.clear()
+
+
 @contextmanager
 def silenced(logger: str) -> Iterator[None]:
     """Keep a package from telling and warning of its own interiors, which would fill the screen.

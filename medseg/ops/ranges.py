@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import inf
+
 
 def check_shares(**values: float) -> None:
     """See that each number is a share.
 
     Raises:
-        ValueError: one that is less than 0 or more than 1.
+        ValueError: one that is less than 0 or more than 1, or is not a number.
     """
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} {value:g}: must be at least 0 and at most 1")
+    _check(values, 0, 1, "at least 0 and at most 1")
 
 
 def check_not_negative(**values: float) -> None:
@@ -20,9 +21,7 @@ def check_not_negative(**values: float) -> None:
     Raises:
         ValueError: one that is, or is not a number.
     """
-    for name, value in values.items():
-        if not value >= 0:
-            raise ValueError(f"{name} {value:g}: must be at least 0")
+    _check(values, 0, inf, "at least 0")
 
 
 def check_at_least_one(**values: float) -> None:
@@ -31,6 +30,10 @@ def check_at_least_one(**values: float) -> None:
     Raises:
         ValueError: one that is, or is not a number.
     """
+    _check(values, 1, inf, "at least 1")
+
+
+def _check(values: Mapping[str, float], least: float, most: float, wanted: str) -> None:
     for name, value in values.items():
-        if not value >= 1:
-            raise ValueError(f"{name} {value:g}: must be at least 1")
+        if not least <= value <= most:
+            raise ValueError(f"{name} {value:g}: must be {wanted}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import permutations, product
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -41,7 +42,11 @@ class Exchange:
     @property
     def classes(self) -> tuple[int, ...]:
         """All that take part."""
-        return tuple(sorted({*self.meaning, *self.meaning.values()}))
+        return _classes_of(self.meaning)
+
+    def concerns(self, r: int) -> bool:
+        """Whether rater r stands on either side."""
+        return r in self.raters or r in self.others
 
 
 @dataclass(frozen=True)
@@ -54,18 +59,25 @@ class _Fit:
 
     @property
     def classes(self) -> tuple[int, ...]:
-        return tuple(sorted({*self.meaning, *self.meaning.values()}))
+        return _classes_of(self.meaning)
+
+
+Fits = dict[tuple[int, int], _Fit]
+"""Two raters -> how the first one's classes fit the second's better."""
+
+
+def _classes_of(meaning: Mapping[int, int]) -> tuple[int, ...]:
+    """All classes on either side, rising."""
+    return tuple(sorted({*meaning, *meaning.values()}))
 
 
 def find_exchanges(panel: Panel) -> list[Exchange]:
     """All exchanges of a panel, by the best permutation of each rater's classes against each other rater's."""
     raters = len(panel.names)
-    fits: dict[tuple[int, ...], dict[tuple[int, int], _Fit]] = defaultdict(dict)
-    for r in range(raters):
-        for s in range(raters):
-            if r != s:
-                for fit in _fits(panel, r, s):
-                    fits[fit.classes][r, s] = fit
+    fits: dict[tuple[int, ...], Fits] = defaultdict(dict)
+    for r, s in permutations(range(raters), 2):
+        for fit in _fits(panel, r, s):
+            fits[fit.classes][r, s] = fit
     found: list[Exchange] = []
     for classes in sorted(fits):
         found += _name_raters(panel, classes, fits[classes])
@@ -75,12 +87,11 @@ def find_exchanges(panel: Panel) -> list[Exchange]:
 def _fits(panel: Panel, r: int, s: int) -> list[_Fit]:
     """What of rater r fits rater s better under another meaning; classes that pass on to one another are one entry."""
     dice = panel.dice(r, s)
-    own, others = np.arange(1, len(dice)), np.arange(1, len(dice))
-    chosen = linear_sum_assignment(dice[1:, 1:], maximize=True)
+    own, others = linear_sum_assignment(dice[1:, 1:], maximize=True)
     moved = {}
-    for a, b in zip(own[chosen[0]], others[chosen[1]], strict=True):
-        if dice[a, b] > dice[a, a] and not _are_names_of_one(panel, int(a), int(b)):
-            moved[int(a)] = int(b)
+    for a, b in zip((own + 1).tolist(), (others + 1).tolist(), strict=True):
+        if dice[a, b] > dice[a, a] and not _are_names_of_one(panel, a, b):
+            moved[a] = b
     found = []
     for group in _connected(moved.items()):
         given = float(np.mean([dice[a, a] for a in group]))
@@ -109,64 +120,80 @@ def _connected(pairs: Iterable[tuple[int, int]]) -> list[dict[int, int]]:
     return groups
 
 
-def _name_raters(panel: Panel, classes: tuple[int, ...], fits: dict[tuple[int, int], _Fit]) -> list[Exchange]:
+def _name_raters(panel: Panel, classes: tuple[int, ...], fits: Fits) -> list[Exchange]:
     """The raters who stand against more than half of those they can be compared with; else side against side."""
-    raters = len(panel.names)
-    drew = np.flatnonzero(panel.sizes()[:, list(classes)].any(axis=1))
-    against = {r: [s for s in range(raters) if (r, s) in fits] for r in range(raters)}
-    sides = _two_sides([int(r) for r in drew], fits)
+    drew = np.flatnonzero(panel.sizes()[:, list(classes)].any(axis=1)).tolist()
+    sides = _two_sides(drew, fits)
     if sides is not None:
         return [_exchange(panel, *sides, fits)]
-    blamed = [r for r in range(raters) if len(against[r]) > (len(drew) - 1) / 2]
-    if raters > 2 and blamed:
+    against: dict[int, list[int]] = defaultdict(list)
+    for r, s in sorted(fits):
+        against[r].append(s)
+    half = (len(drew) - 1) / 2
+    blamed = [r for r in sorted(against) if len(against[r]) > half]
+    if len(panel.names) > 2 and blamed:
         return [_exchange(panel, [r], against[r], fits) for r in blamed]
-    return [_exchange(panel, [r], [s], fits) for r, s in fits if r < s or (s, r) not in fits]
+    # each pair once, by its first rater where both say so
+    pairs = [(r, s) for r, s in fits if r < s or (s, r) not in fits]
+    return [_exchange(panel, [r], [s], fits) for r, s in pairs]
 
 
-def _two_sides(drew: list[int], fits: dict[tuple[int, int], _Fit]) -> tuple[list[int], list[int]] | None:
+def _two_sides(drew: list[int], fits: Fits) -> tuple[list[int], list[int]] | None:
     """The two halves of a panel of which each has the values the other way round than the other; None: there are none.
 
     Args:
         drew: raters who have any of the classes.
         fits: of pairs of raters who differ.
     """
-    first = [r for r in drew if r == drew[0] or (drew[0], r) not in fits]
-    second = [r for r in drew if r not in first]
+    first = [r for r in drew if (drew[0], r) not in fits]
+    second = [r for r in drew if (drew[0], r) in fits]
     if len(first) != len(second):
         return None
-    for side in (first, second):
-        if any((r, s) in fits for r in side for s in side):
-            return None
-    return (first, second) if all((r, s) in fits for r in first for s in second) else None
+    within = [*permutations(first, 2), *permutations(second, 2)]
+    is_split = all(pair in fits for pair in product(first, second))
+    agree_within = not any(pair in fits for pair in within)
+    return (first, second) if is_split and agree_within else None
 
 
-def _exchange(panel: Panel, raters: list[int], against: list[int], fits: dict[tuple[int, int], _Fit]) -> Exchange:
+def _exchange(panel: Panel, raters: list[int], against: list[int], fits: Fits) -> Exchange:
     """The sentence on one rater, or on the two sides of a panel in halves."""
-    chosen = [fits[r, s] for r in raters for s in against]
+    chosen = [fits[pair] for pair in product(raters, against)]
+    meaning = _most_frequent(chosen)
+    given = np.mean([fit.given for fit in chosen])
+    exchanged = np.mean([fit.exchanged for fit in chosen])
+    dice = f"the mean Dice is {given:.2f} as given and {exchanged:.2f} exchanged"
+    names = join_names([panel.names[r] for r in raters])
+    others = join_names([panel.names[s] for s in against])
+    what = _in_words(panel, meaning, others)
+    if len(raters) != len(against):
+        text = f"{names}: {what}; with {others} {dice}."
+        return Exchange(tuple(raters), (), meaning, what, text)
+    swapped = _swapped(panel, meaning)
+    if len(raters) == 1:
+        text = f"Either {names} or {others}: {what}; {dice}."
+    elif swapped:
+        text = f"{names} against {others}: {swapped} are the other way round; {dice}."
+    else:
+        text = f"{names} against {others}: {what}; {dice}."
+    return Exchange(tuple(raters), tuple(against), meaning, what, text)
+
+
+def _most_frequent(fits: Iterable[_Fit]) -> dict[int, int]:
+    """What each class means to most pairs of raters."""
     votes: dict[int, Counter[int]] = defaultdict(Counter)
-    for fit in chosen:
+    for fit in fits:
         for a, b in fit.meaning.items():
             votes[a][b] += 1
-    meaning = {a: counted.most_common(1)[0][0] for a, counted in sorted(votes.items())}
-    given, exchanged = np.mean([fit.given for fit in chosen]), np.mean([fit.exchanged for fit in chosen])
-    names, others = (join_names([panel.names[r] for r in side]) for side in (raters, against))
-    dice = f"the mean Dice is {given:.2f} as given and {exchanged:.2f} exchanged"
-    what = _in_words(panel, meaning, others)
-    is_tie = len(raters) == len(against)
-    if not is_tie:
-        text = f"{names}: {what}; with {others} {dice}."
-    elif len(raters) == 1:
-        text = f"Either {names} or {others}: {what}; {dice}."
-    else:
-        swapped = _swapped(panel, meaning)
-        clause = f"{swapped} are the other way round" if swapped else what
-        text = f"{names} against {others}: {clause}; {dice}."
-    return Exchange(tuple(raters), tuple(against) if is_tie else (), meaning, what, text)
+    meaning = {}
+    for a, counted in sorted(votes.items()):
+        (most, _), *_ = counted.most_common(1)
+        meaning[a] = most
+    return meaning
 
 
 def _swapped(panel: Panel, meaning: dict[int, int]) -> str | None:
     """Names of two classes that changed places; None: it is something else."""
-    classes = sorted({*meaning, *meaning.values()})
+    classes = _classes_of(meaning)
     if len(classes) == 2 and len(meaning) == 2:
         return join_names([panel.classes[c] for c in classes])
     return None
@@ -179,18 +206,20 @@ def _in_words(panel: Panel, meaning: dict[int, int], others: str) -> str:
         return f"{swapped} look exchanged"
     parts = [f"{panel.classes[a]} looks like {panel.classes[b]}" for a, b in meaning.items()]
     if len(parts) > MOST_CLAUSES and _moved_on(meaning):
-        moved = sorted({*meaning, *meaning.values()})
+        moved = _classes_of(meaning)
         first, last = panel.classes[moved[0]], panel.classes[moved[-1]]
-        which = "all values" if len(moved) == len(panel.classes) - 1 else f"the values of {first} to {last}"
+        is_all = len(moved) == len(panel.classes) - 1
+        which = "all values" if is_all else f"the values of {first} to {last}"
         return f"{which} are moved on by one ({parts[0]}, and so on)"
     if len(parts) > MOST_CLAUSES:
-        parts = [*parts[:MOST_CLAUSES], f"{len(parts) - MOST_CLAUSES} more are exchanged"]
+        left = len(parts) - MOST_CLAUSES
+        parts = [*parts[:MOST_CLAUSES], f"{left} more are exchanged"]
     return f"the values mean other structures than with {others}: {join_names(parts)}"
 
 
 def _moved_on(meaning: dict[int, int]) -> bool:
     """Whether each class means the next, or each the one before it; at the end it may begin anew."""
-    classes = {*meaning, *meaning.values()}
-    span = max(classes) - min(classes) + 1
+    classes = _classes_of(meaning)
+    span = classes[-1] - classes[0] + 1
     steps = {(b - a) % span for a, b in meaning.items()}
     return steps in ({1}, {span - 1})

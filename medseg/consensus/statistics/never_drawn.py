@@ -16,7 +16,7 @@ from medseg.consensus.study import Study
 
 def find_empty(panel: Panel) -> list[Oddity]:
     """Raters who drew nothing although others drew something in what these annotated; [] where nobody drew anything."""
-    drew = panel.sizes()[:, 1:].any(axis=1)
+    drew = panel.drew().any(axis=1)
     empty = []
     for r in np.flatnonzero(~drew):
         if any(_left_empty(panel, int(r), c).any() for c in range(1, len(panel.classes))):
@@ -82,7 +82,7 @@ def notes_on_few(panel: Panel, found: Sequence[Mapping[str, Any]], in_consensus:
     for oddity in found:
         if oddity["kind"] in ("exchanged", "nothing in common", "same structure", "not looked for"):
             explained.update(oddity["classes"])
-    drew_anything = np.asarray(panel.sizes()[:, 1:].any(axis=1))
+    drew_anything = np.asarray(panel.drew().any(axis=1))
     notes = []
     for c, title in enumerate(panel.classes):
         without = [r for r in _who_left_empty(panel, c) if drew_anything[r]]

@@ -7,6 +7,7 @@ differs from, and none says who is right.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -56,28 +57,32 @@ def find_oddities(study: Study, axes: Sequence[str] = AXES, panel: Panel | None 
     panel = panel or Panel.of(study)
     same = _same_structures(panel)
     found = [*_identical(panel), *find_empty(panel), *find_not_looked_for(panel), *same]
-    exchanges = find_exchanges(panel)
     odd = dict(_odd_ones(panel))
-    turns, exchanges = _turned(study, panel, odd, exchanges, axes)
+    turns, exchanges = _turned(study, panel, odd, find_exchanges(panel), axes)
     found += turns.values()
     for r in range(len(panel.names)):
-        exchanged = [exchange for exchange in exchanges if r in (*exchange.raters, *exchange.others)]
-        if r not in turns:
-            # two names of one structure say enough of two raters
-            explained = bool(exchanged) or (bool(same) and len(panel.names) == 2)
-            found += _what_is_odd(study, panel, r, [] if explained else odd.get(r, []), exchanged)
-    for exchange in exchanges:
-        names = tuple(panel.names[r] for r in (*exchange.raters, *exchange.others))
-        titles = tuple(panel.classes[c] for c in exchange.classes)
-        found.append(Oddity("exchanged", names, titles, exchange.text))
+        if r in turns:
+            continue
+        exchanged = [exchange for exchange in exchanges if exchange.concerns(r)]
+        # two names of one structure say enough of two raters
+        is_explained = bool(exchanged) or (bool(same) and len(panel.names) == 2)
+        others = [] if is_explained else odd.get(r, [])
+        found += _what_is_odd(study, panel, r, others, exchanged)
+    found += [_as_oddity(panel, exchange) for exchange in exchanges]
     found.sort(key=lambda oddity: KINDS.index(oddity.kind))
     return [oddity.as_json() for oddity in found]
 
 
+def _as_oddity(panel: Panel, exchange: Exchange) -> Oddity:
+    names = tuple(panel.names[r] for r in (*exchange.raters, *exchange.others))
+    titles = tuple(panel.classes[c] for c in exchange.classes)
+    return Oddity("exchanged", names, titles, exchange.text)
+
+
 def _identical(panel: Panel) -> list[Oddity]:
     """Raters whose annotations are one file several times."""
-    drew, found = panel.sizes()[:, 1:].any(axis=1), []
-    for r in np.flatnonzero(drew):
+    found = []
+    for r in np.flatnonzero(panel.drew().any(axis=1)):
         alike = np.flatnonzero(panel.identical[r])
         if alike[0] == r and alike.size > 1:
             names = tuple(panel.names[s] for s in alike)
@@ -90,22 +95,20 @@ def _identical(panel: Panel) -> list[Oddity]:
 def _same_structures(panel: Panel) -> list[Oddity]:
     """Two names that coincide in space and that nobody used both of."""
     sizes, found = panel.sizes(), []
-    for a in range(1, len(panel.classes)):
-        for b in range(a + 1, len(panel.classes)):
-            if ((sizes[:, a] > 0) & (sizes[:, b] > 0)).any():
-                continue
-            scores = []
-            for r in np.flatnonzero(sizes[:, a]):
-                for s in np.flatnonzero(sizes[:, b]):
-                    scores.append(panel.dice(int(r), int(s))[a, b])
-            if scores and np.median(scores) > MOST:
-                first, second = panel.classes[a], panel.classes[b]
-                users = [name for r, name in enumerate(panel.names) if sizes[r, a] or sizes[r, b]]
-                text = (
-                    f"{first} and {second} coincide (Dice {np.median(scores):.2f}) and nobody drew both: are they two "
-                    "names of one structure? Then give both the same name or value."
-                )
-                found.append(Oddity("same structure", tuple(users), (first, second), text))
+    for a, b in combinations(range(1, len(panel.classes)), 2):
+        drew_first, drew_second = np.flatnonzero(sizes[:, a]).tolist(), np.flatnonzero(sizes[:, b]).tolist()
+        if not drew_first or not drew_second or set(drew_first) & set(drew_second):
+            continue
+        dice = np.median([panel.dice(r, s)[a, b] for r, s in product(drew_first, drew_second)])
+        if dice <= MOST:
+            continue
+        first, second = panel.classes[a], panel.classes[b]
+        users = tuple(panel.names[r] for r in sorted([*drew_first, *drew_second]))
+        text = (
+            f"{first} and {second} coincide (Dice {dice:.2f}) and nobody drew both: are they two names of one "
+            "structure? Then give both the same name or value."
+        )
+        found.append(Oddity("same structure", users, (first, second), text))
     return found
 
 
@@ -114,19 +117,25 @@ def _odd_ones(panel: Panel) -> list[tuple[int, list[int]]]:
 
     Of two raters the first stands for both, where they hardly overlap.
     """
-    raters, dice, sizes = len(panel.names), panel.mean_dice(), panel.sizes()
+    raters, dice = len(panel.names), panel.mean_dice()
+    drew = np.asarray(panel.drew().any(axis=1))
     if raters == 2:
         return [(0, [1])] if dice[0, 1] < LOWER else []
     found = []
     for r in range(raters):
         others = [s for s in range(raters) if s != r]
-        own = dice[r, others]
-        among = dice[np.ix_(others, others)][np.triu_indices(len(others), 1)]
-        if not sizes[r, 1:].any() or not np.isfinite(own).any() or not np.isfinite(among).any():
+        own, among = dice[r, others], _of_pairs(dice, others)
+        if not drew[r] or not np.isfinite(own).any() or not np.isfinite(among).any():
             continue
         if is_much_lower(float(np.nanmedian(own)), float(np.nanmedian(among))):
             found.append((r, others))
     return found
+
+
+def _of_pairs(dice: np.ndarray, raters: Sequence[int]) -> np.ndarray:
+    """Of the symmetric `(R, R)` the values of each two of some raters, once."""
+    chosen = dice[np.ix_(raters, raters)]
+    return chosen[np.triu_indices(len(raters), 1)]
 
 
 def _turned(
@@ -145,18 +154,21 @@ def _turned(
     """
     found = {}
     for r, others in odd.items():
-        turn = find_turn(study, r, median_dice(study.raters[r].labels, study, r), axes)
-        own = [exchange for exchange in exchanges if r in (*exchange.raters, *exchange.others)]
+        given = median_dice(study.raters[r].labels, study, r)
+        turn = find_turn(study, r, given, axes)
         if turn is None:
             continue
+        own = [exchange for exchange in exchanges if exchange.concerns(r)]
         after = dice_exchanged(study, r, own) if own else 0.0
         if after > turn.dice + ALIKE:
             continue  # exchanged values explain it better
-        is_open = bool(own) and turn.dice <= after + ALIKE
-        reading = f", or {join_names([exchange.what for exchange in own])}" if is_open else ""
         names, who, against = _with_whom(panel, r, others)
-        numbers = f"; {turn.dice:.2f} {turn.kind}, {after:.2f} with the values exchanged" if is_open else ""
-        found[r] = Oddity(turn.kind, names, (), f"{who} looks {turn.words}{reading}: {against}{numbers}.")
+        text = f"{who} looks {turn.words}: {against}."
+        if own and turn.dice <= after + ALIKE:
+            exchanged = join_names([exchange.what for exchange in own])
+            numbers = f"{turn.dice:.2f} {turn.kind}, {after:.2f} with the values exchanged"
+            text = f"{who} looks {turn.words}, or {exchanged}: {against}; {numbers}."
+        found[r] = Oddity(turn.kind, names, (), text)
         exchanges = [exchange for exchange in exchanges if exchange not in own]
     return found, exchanges
 
@@ -174,14 +186,15 @@ def _what_is_odd(
             explain it; of a single one nobody can tell which of the two it is.
         exchanged: of this rater, whose classes are explained.
     """
-    drawn = panel.sizes()[:, 1:] > 0
-    if others and not (drawn[r] & drawn[others].any(axis=0)).any():
+    drew = panel.drew()
+    if others and not (drew[r] & drew[others].any(axis=0)).any():
         return [_nothing_in_common(panel, r, others)]
     explained = {c for exchange in exchanged for c in exchange.classes}
     compared = [c for c in comparable_classes(panel, r) if c not in explained]
     differences = find_differences(study, panel, r, compared, even_small=bool(others))
-    elsewhere = [difference for difference in differences if difference.kind == "elsewhere"]
-    if not others or (differences and len(elsewhere) < len(compared)):
+    kinds = [difference.kind for difference in differences]
+    is_all_elsewhere = kinds.count("elsewhere") == len(compared)
+    if not others or (differences and not is_all_elsewhere):
         return in_words(panel, r, differences, compared)
     names, who, against = _with_whom(panel, r, others)
     if len(others) == 1:
@@ -196,19 +209,23 @@ def _with_whom(panel: Panel, r: int, others: Sequence[int]) -> tuple[tuple[str, 
     if len(others) == 1:
         names = (name, panel.names[others[0]])
         return names, f"One of {join_names(names)}", f"the mean Dice of the two is {mine:.2f}"
-    theirs = float(np.nanmedian(dice[np.ix_(others, others)][np.triu_indices(len(others), 1)]))
+    theirs = float(np.nanmedian(_of_pairs(dice, others)))
     against = f"the mean Dice with the others is {mine:.2f}, while they have {theirs:.2f} with one another"
     return (name,), name, against
 
 
 def _nothing_in_common(panel: Panel, r: int, others: Sequence[int]) -> Oddity:
     """A rater none of whose classes anybody else drew."""
-    name, drawn, titles = panel.names[r], panel.sizes()[:, 1:] > 0, np.array(panel.classes[1:])
-    own = tuple(str(title) for title in titles[drawn[r]])
+    name, own = panel.names[r], _titles_of(panel, r)
     if len(others) > 1:
         text = f"{name} drew {join_names(own)}, and nobody else did: are these other names?"
         return Oddity("nothing in common", (name,), own, text)
     other = panel.names[others[0]]
-    theirs = tuple(str(title) for title in titles[drawn[others[0]]])
+    theirs = _titles_of(panel, others[0])
     text = f"{name} drew {join_names(own)}, {other} {join_names(theirs)}, and neither what the other did: other names?"
     return Oddity("nothing in common", (name, other), own + theirs, text)
+
+
+def _titles_of(panel: Panel, r: int) -> tuple[str, ...]:
+    """Names of the structures that a rater drew."""
+    return tuple(panel.classes[c] for c in np.flatnonzero(panel.drew()[r]) + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from scipy import ndimage
@@ -62,9 +63,9 @@ def is_much_lower(own: float, theirs: float) -> bool:
 
 def comparable_classes(panel: Panel, r: int) -> list[int]:
     """Classes that rater r drew, and at least two others."""
-    drew = panel.sizes() > 0
+    drew = panel.drew()
     enough = drew[r] & (np.count_nonzero(drew, axis=0) >= 3)
-    return [int(c) for c in np.flatnonzero(enough) if c]
+    return [int(c) + 1 for c in np.flatnonzero(enough)]
 
 
 def find_differences(
@@ -82,9 +83,9 @@ def find_differences(
     """
     found: list[Difference] = []
     for c in classes:
-        others = [int(s) for s in np.flatnonzero(panel.sizes()[:, c]) if s != r]
-        own = np.array([_dice(panel, r, s, c) for s in others])
-        among = [_dice(panel, s, t, c) for n, s in enumerate(others) for t in others[n + 1 :]]
+        others = [s for s in np.flatnonzero(panel.sizes()[:, c]).tolist() if s != r]
+        own = [_dice(panel, r, s, c) for s in others]
+        among = [_dice(panel, s, t, c) for s, t in combinations(others, 2)]
         if np.isnan(own).all() or np.isnan(among).all():
             continue
         mine, theirs = float(np.nanmedian(own)), float(np.nanmedian(among))
@@ -98,11 +99,15 @@ def find_differences(
             kind = "slices left out"
         else:
             continue
-        # over what both annotated
-        voxels = [(panel.overlap[r, s, c].sum(), panel.overlap[r, s, :, c].sum()) for s in others]
-        own_voxels, other_voxels = np.median(voxels, axis=0)
-        found.append(Difference(kind, c, mine, theirs, (float(own_voxels), float(other_voxels)), slices))
+        found.append(Difference(kind, c, mine, theirs, _voxels(panel, r, others, c), slices))
     return found
+
+
+def _voxels(panel: Panel, r: int, others: Sequence[int], c: int) -> tuple[float, float]:
+    """Voxels of class c of rater r and of each of the others in what both annotated, medians over the others."""
+    own = [panel.overlap[r, s, c].sum() for s in others]
+    theirs = [panel.overlap[r, s, :, c].sum() for s in others]
+    return float(np.median(own)), float(np.median(theirs))
 
 
 def _dice(panel: Panel, r: int, s: int, c: int) -> float:
@@ -128,7 +133,8 @@ def _slices(panel: Panel, r: int, others: Sequence[int], c: int) -> tuple[int, i
     """On how many of the slices on which all others have class c rater r has it too, and how many these are."""
     looked_at = panel.slices[r].any(axis=0)
     theirs = panel.slices[others, c].all(axis=0) & looked_at
-    return int(np.count_nonzero(theirs & panel.slices[r, c])), int(np.count_nonzero(theirs))
+    shared = theirs & panel.slices[r, c]
+    return int(np.count_nonzero(shared)), int(np.count_nonzero(theirs))
 
 
 def _is_gross(study: Study, r: int, others: Sequence[int], c: int) -> bool:

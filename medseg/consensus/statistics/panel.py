@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -39,13 +40,12 @@ class Panel:
         raters, classes = len(study.raters), len(study.classes)
         overlap = np.zeros((raters, raters, classes, classes), np.int64)
         identical = np.ones((raters, raters), bool)
-        for r in range(raters):
-            for s in range(raters):
-                votes, others = patterns.table[:, r], patterns.table[:, s]
-                table = np.zeros((classes + 1, classes + 1), np.int64)
-                np.add.at(table, (votes, others), patterns.counts)
-                overlap[r, s] = table[:classes, :classes]
-                identical[r, s] = np.array_equal(votes, others)
+        for r, s in product(range(raters), repeat=2):
+            votes, others = patterns.table[:, r], patterns.table[:, s]
+            table = np.zeros((classes + 1, classes + 1), np.int64)
+            np.add.at(table, (votes, others), patterns.counts)
+            overlap[r, s] = table[:classes, :classes]
+            identical[r, s] = np.array_equal(votes, others)
         names = tuple(rater.name for rater in study.raters)
         return cls(names, study.classes, overlap, identical, _find_slices(study, patterns))
 
@@ -59,23 +59,30 @@ class Panel:
         """`(R, R)` mean Dice over the classes that both raters drew, 0 where there is none; NaN if one drew nothing."""
         raters, classes = len(self.names), len(self.classes)
         dice = np.full((classes - 1, raters, raters), np.nan)
-        for r in range(raters):
-            for s in range(raters):
-                table = self.overlap[r, s]
-                both = (table.sum(axis=1)[1:] > 0) & (table.sum(axis=0)[1:] > 0)
-                dice[both, r, s] = np.diagonal(self.dice(r, s))[1:][both]
+        for r, s in product(range(raters), repeat=2):
+            table = self.overlap[r, s]
+            own, others = table.sum(axis=1)[1:], table.sum(axis=0)[1:]
+            both = (own > 0) & (others > 0)
+            of_classes = np.diagonal(self.dice(r, s))[1:]
+            dice[both, r, s] = of_classes[both]
         mean = mean_dice_of_pairs(dice)
-        drew = np.asarray(self.sizes()[:, 1:].any(axis=1))
-        return np.where(np.isnan(mean) & drew[:, None] & drew[None], 0.0, mean)
+        drew = np.asarray(self.drew().any(axis=1))
+        both_drew = drew[:, None] & drew
+        return np.where(np.isnan(mean) & both_drew, 0.0, mean)
 
     def sizes(self) -> np.ndarray:
         """`(R, K)` voxels of each class of each rater."""
         return np.stack([np.diagonal(self.overlap[r, r]) for r in range(len(self.names))])
 
+    def drew(self) -> np.ndarray:
+        """`(R, K - 1)` bool: which rater has which class but the background."""
+        return self.sizes()[:, 1:] > 0
+
 
 def _find_slices(study: Study, patterns: VotePatterns) -> np.ndarray:
     """`(R, K, S)` bool: which classes each rater has in each slice of the box of all labels."""
-    axis = max(range(3), key=lambda a: (round(study.spacing_mm[a], 2), a))
+    spacing = [round(mm, 2) for mm in study.spacing_mm]
+    axis = max(range(3), key=lambda a: (spacing[a], a))
     raters, classes = len(study.raters), len(study.classes)
     if study.shape[axis] == 1:
         return np.zeros((raters, classes, 0), bool)

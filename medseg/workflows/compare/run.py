@@ -14,7 +14,7 @@ import torch
 from medseg.atomic import check_writable, make_folder, write_whole
 from medseg.errors import ConfigError, OutputError
 from medseg.options import api
-from medseg.progress import describe_left, say, show_progress
+from medseg.progress import describe_left, forget_told, say, show_progress
 from medseg.records import differing, read_record
 from medseg.workflows.compare.arms.check_arms import ReadyArm, ready_arms
 from medseg.workflows.compare.arms.data_sets import DataSet, list_keys, save
@@ -78,6 +78,7 @@ def run_comparison(options: CompareOptions) -> Compared:
         >>> compared.page
         PosixPath('runs/compared/report.html')
     """
+    forget_told()
     comparison = read_comparison(options)
     shares = share_cores(options.jobs)
     folder = Folder(options.output or Path("runs") / f"compare-{comparison.name}")

@@ -82,14 +82,17 @@ def fuse_item(item: Item, folder: Path, options: ConsensusOptions) -> dict[str, 
 
 
 def _summarise(result: Result) -> dict[str, Any]:
-    """In a few words what the consensus lacks, how far the raters agree and who is odd; by itself what is amiss."""
-    dice = result.report["agreement"]["pairwise_dice"]["mean"]
-    pairs = [value for r, row in enumerate(dice) for value in row[r + 1 :] if value is not None]
-    agree = f"mean Dice between raters {np.mean(pairs):.2f}" if pairs else "no two raters can be compared"
+    """In a few words what the consensus lacks, how far the raters agree and who is odd; `amiss` without agreement."""
     odd = [f"{', '.join(entry['raters'])} ({entry['kind']})" for entry in result.report["oddities"]]
-    amiss = [*result.lacking, *([f"odd: {'; '.join(odd)}"] if odd else [])]
-    nobody = [] if odd or not pairs else ["nobody is odd"]
-    return {"summary": "; ".join([*result.lacking, agree, *amiss[len(result.lacking) :], *nobody]), "amiss": amiss}
+    told = [f"odd: {'; '.join(odd)}"] if odd else []
+    dice = result.mean_pairwise_dice
+    if dice is None:
+        agree = ["no two raters can be compared"]
+    else:
+        agree = [f"mean Dice between raters {dice:.2f}"]
+        told = told or ["nobody is odd"]
+    summary = "; ".join([*result.lacking, *agree, *told])
+    return {"summary": summary, "amiss": [*result.lacking, *(told if odd else [])]}
 
 
 def fuse_one_of_many(item: Item, options: ConsensusOptions) -> dict[str, Any]:

@@ -37,6 +37,13 @@ class Result:
         return [c for c in self.study.classes[1:] if any(t[c]["situation"] != "both_empty" for t in tables)]
 
     @property
+    def mean_pairwise_dice(self) -> float | None:
+        """Of all pairs of raters that can be compared; None: there is none."""
+        rows = self.report["agreement"]["pairwise_dice"]["mean"]
+        values = [dice for first, row in enumerate(rows) for dice in row[first + 1 :] if dice is not None]
+        return float(np.mean(values)) if values else None
+
+    @property
     def lacking(self) -> list[str]:
         """What raters drew and the consensus does not have, a clause each; first of all if it is empty."""
         absent = [name for name in self.structures if not self.report["volumes_ml"][name]]

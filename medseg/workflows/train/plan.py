@@ -20,7 +20,7 @@ from medseg.networks.pretrained import hash_file
 from medseg.options import api
 from medseg.planning.augmentation import Questions
 from medseg.planning.plan import GPU_PATCH_VOXELS, PATCH_VOXELS, plan_batch, plan_data, with_strides
-from medseg.progress import say
+from medseg.progress import forget_told, say_once
 from medseg.workflows.train import settings
 from medseg.workflows.train.budget.fit import fit_budget
 from medseg.workflows.train.budget.sizing import Sizing
@@ -44,6 +44,7 @@ def run_plan(options: PlanOptions) -> Pipeline:
     Raises:
         MedsegError: nothing can be planned, or `output` is something else than an earlier plan for this manifest.
     """
+    forget_told()
     own = methods.locate_methods(options.method)
     pipeline = settings.load(options.task, options.overrides, own)
     manifest = taken_by(pipeline, Manifest.load(options.data))
@@ -191,14 +192,8 @@ def _tell_cautions_of_rules(pipeline: Pipeline, data: DataSpec) -> None:
             continue
         rule = methods.build_rule(part.rule.name, data.classes, **part.rule.options)
         for caution in rule.cautions(max(1, len(stage.views))):
-            line = f"warning: stages.{index}: rule {part.rule.name}: {caution}"
-            if line not in _TOLD and distributed.rank() == 0:
-                _TOLD.add(line)
-                say(line)
-
-
-_TOLD: set[str] = set()
-"""Of rules: a run is planned several times."""
+            if distributed.rank() == 0:
+                say_once(f"warning: stages.{index}: rule {part.rule.name}: {caution}")
 
 
 def _plan_postprocessing(pipeline: Pipeline, data: DataSpec, product: Product) -> Literal["auto", "none"]:

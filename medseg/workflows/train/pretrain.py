@@ -15,7 +15,7 @@ from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.ops.pretext.encoders import encoder_tensors
 from medseg.options import api
 from medseg.portable.networks.encoder_decoder import EncoderDecoder
-from medseg.progress import say
+from medseg.progress import forget_told, say
 from medseg.stopping import report_stop
 from medseg.workflows.reports.formatting import describe_command
 from medseg.workflows.train import settings
@@ -50,6 +50,7 @@ def run_pretraining(options: PretrainOptions, *, began: float | None = None) -> 
         PosixPath('runs/rotation/encoder')
     """
     began = time.monotonic() if began is None else began
+    forget_told()
     own = methods.locate_methods(options.method)
     pipeline = load_pretraining(options.task, options.overrides, own)
     manifest = taken_by(pipeline, Manifest.load(options.data))

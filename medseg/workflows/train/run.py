@@ -20,7 +20,7 @@ from medseg.engine import distributed
 from medseg.engine.tracking import tracked
 from medseg.manifest.manifest import Manifest
 from medseg.options import api
-from medseg.progress import say
+from medseg.progress import forget_told, say
 from medseg.records import Record
 from medseg.stopping import report_stop
 from medseg.workflows.reports.formatting import describe_command
@@ -69,6 +69,7 @@ def run_training(options: TrainOptions, *, began: float | None = None) -> Path:
         PosixPath('runs/first/bundle')
     """
     began = time.monotonic() if began is None else began
+    forget_told()
     own = methods.locate_methods(options.method)
     pipeline = settings.load(options.task, options.overrides, own)
     runs = list_runs(options, taken_by(pipeline, Manifest.load(options.data)))

@@ -118,6 +118,17 @@ def test_an_image_that_says_nothing_tells_no_rater_apart(tmp_path, capfd):
     assert "have little to do with what the image shows" not in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_votes_that_tie_everywhere_tell_no_rater_apart(tmp_path, capfd):
+    # of each disputed voxel as many say structure as background, which then is the only class to learn
+    elsewhere = np.zeros_like(ZERO)
+    elsewhere[0:2, 0:2] = 1
+    told = run(capfd, *study(tmp_path, anna=square(), bob=elsewhere), "--output", str(tmp_path / "out"))
+    assert "the consensus is empty, although anna and bob drew label 1" in told
+    raters = json.loads((tmp_path / "out" / "report.json").read_text())["raters"]
+    assert [rater["self_consistency"] for rater in raters] == [None, None]
+    assert "have little to do with what the image shows" not in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_numbers_of_tables_are_numbers(tmp_path, capfd):
     smaller = square()
     smaller[3:5] = 0

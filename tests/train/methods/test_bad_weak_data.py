@@ -23,6 +23,7 @@ from medseg.ops.losses.locally_adaptive import LocallyAdaptiveLoss
 from medseg.ops.semi_supervised.alignment import alignment_target, describe_unlike
 from medseg.ops.tags.saliency import fuse_with_saliency
 from medseg.planning.plan import plan_data
+from medseg.progress import forget_told
 from medseg.workflows.train import settings
 from medseg.workflows.train.checks import stages as checks
 from medseg.workflows.train.checks.files import find_warnings
@@ -67,7 +68,7 @@ def test_a_single_unlabelled_case_is_told_where_images_are_mixed(name, options, 
 
 def test_what_a_method_warns_of_is_said_once(capsys):
     method, stage = methods.build("ael", factory(2, 3)), stage_of("ael")
-    checks._TOLD.clear()
+    forget_told()
     for _ in range(2):
         checks._tell_cautions(method, stage, [{"unlabeled": 1}])
     assert capsys.readouterr().err.count(f"warning: ael: {SINGLE}") == 1
@@ -76,16 +77,24 @@ def test_what_a_method_warns_of_is_said_once(capsys):
 @pytest.mark.parametrize(("batch", "told"), [(["labeled=2"], 1), (["labeled=2", "unlabeled=1"], 0), ([], 0)])
 def test_cases_that_a_given_batch_leaves_out_are_told(batch, told, tmp_path, capsys):
     overrides = ["data.patch=[16,16,16]", *(f"stages.0.schedule.batch.{each}" for each in batch)]
-    checks._TOLD.clear()
+    forget_told()
     write_plan("dtc", write_dataset(tmp_path), tmp_path / "plan.yaml", overrides=overrides)
     line = "warning: dtc: schedule.batch is {labeled: 2}, so that nothing is learnt from the 2 unlabeled cases"
     assert capsys.readouterr().err.count(line) == told
 
 
+def test_a_second_command_says_its_own_lines_again(tmp_path, capsys):
+    data = write_dataset(tmp_path)
+    overrides = ["data.patch=[16,16,16]", "stages.0.schedule.batch.labeled=2"]
+    for name in ("first.yaml", "second.yaml"):
+        write_plan("dtc", data, tmp_path / name, overrides=overrides)
+        assert capsys.readouterr().err.count("so that nothing is learnt from the 2 unlabeled cases") == 1
+
+
 def prepare_twice(manifest: Manifest, folder, name: str) -> None:
     """Preprocess the labelled cases of a stage of a method."""
     data = plan_data(manifest, network=NetworkSpec(name="unet"), memory_bytes=1e9, overrides={"patch": [16, 16, 16]})
-    prepare_cases._TOLD.clear()
+    forget_told()
     cases = list(manifest.training)
     for _ in range(2):
         prepare_cases.prepare_cases(

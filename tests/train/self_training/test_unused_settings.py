@@ -11,7 +11,7 @@ from tiny import write_dataset
 
 from medseg.errors import ConfigError
 from medseg.manifest.manifest import Manifest
-from medseg.workflows.train import plan as plan_module
+from medseg.progress import forget_told
 from medseg.workflows.train import settings
 from medseg.workflows.train.plan import plan_pipeline
 
@@ -45,8 +45,8 @@ def test_halves_are_accepted_where_an_earlier_run_made_labels(data):
     assert planned("dtc", made, HALF).data["sampling"] == "half"
 
 
-def test_disagreement_of_one_view_is_said_once(data, monkeypatch, capsys):
-    monkeypatch.setattr(plan_module, "_TOLD", set())
+def test_disagreement_of_one_view_is_said_once(data, capsys):
+    forget_told()
     for _ in range(2):
         planned("self_training", data, "stages.0.rounds.rule.options.ignore_disagreement=true")
     line = (

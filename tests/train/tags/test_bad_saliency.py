@@ -16,6 +16,7 @@ from medseg.errors import DataError, ManifestError
 from medseg.manifest.labelling import is_pseudo
 from medseg.manifest.manifest import Manifest, streams_of
 from medseg.planning.plan import plan_data
+from medseg.progress import forget_told
 from medseg.workflows.data.check import check_manifest
 from medseg.workflows.train import settings
 from medseg.workflows.train.checks import saliency as checks
@@ -95,7 +96,7 @@ def test_whole_numbers_of_two_scales_are_refused(tmp_path):
 
 def test_saliency_of_nothing_is_told_and_refused_where_tags_name_a_class(tmp_path, capsys):
     """Cases 0 and 1 are tagged, case 2 is a negative whose saliency is 1 everywhere."""
-    checks._TOLD.clear()
+    forget_told()
     path = write_tagged(tmp_path / "data")
     store(path, 0, filled(0))
     store(path, 2, np.ones((24, 20, 18), np.float32))

@@ -147,20 +147,13 @@ def cards(result: Result) -> list[tuple[str, str]]:
     for name in largest:
         found.append((f"{name}, {shown.size}", format_size(volumes[name] * shown.per_ml)))
     found.append((f"contradicted, {shown.size}", format_size(_contradicted_ml(result) * shown.per_ml)))
-    found.append(("mean Dice between raters", format_number(_mean_pairwise_dice(result.report), 2)))
+    found.append(("mean Dice between raters", format_number(result.mean_pairwise_dice, 2)))
     return found
 
 
 def _contradicted_ml(result: Result) -> float:
     voxel_ml = np.prod(result.study.spacing_mm) / 1000
     return float(np.count_nonzero(result.disagreement) * voxel_ml)
-
-
-def _mean_pairwise_dice(report: dict[str, Any]) -> float | None:
-    values = []
-    for first, row in enumerate(report["agreement"]["pairwise_dice"]["mean"]):
-        values += [dice for dice in row[first + 1 :] if dice is not None]
-    return float(np.mean(values)) if values else None
 
 
 def findings(result: Result) -> list[str]:

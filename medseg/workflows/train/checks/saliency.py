@@ -12,7 +12,7 @@ from medseg.errors import DataError
 from medseg.manifest.manifest import Case, Manifest
 from medseg.ops.tags.saliency_values import SALIENCY_MAPS, saliency_problem
 from medseg.portable.io.read import read_volume
-from medseg.progress import say, show_progress
+from medseg.progress import say_once, show_progress
 
 
 @dataclass(frozen=True)
@@ -145,10 +145,4 @@ def _tell_shares(manifest: Manifest, extents: Sequence[Extent]) -> None:
         line = f"saliency is 1 everywhere in {len(full)} of {len(extents)} cases, which teach no background"
         lines.append(f"warning: {line}")
     for line in lines:
-        if line not in _TOLD:
-            _TOLD.add(line)
-            say(line)
-
-
-_TOLD: set[str] = set()
-"""A comparison checks several pipelines of the same data."""
+        say_once(line)

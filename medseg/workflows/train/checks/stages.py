@@ -17,7 +17,7 @@ from medseg.engine import distributed
 from medseg.errors import ConfigError, ManifestError
 from medseg.method import Frozen, Method
 from medseg.networks.factory import check_exportable
-from medseg.progress import say
+from medseg.progress import say_once
 from medseg.workflows.train.encoder import OpenEncoder, Start
 from medseg.workflows.train.stages.build import build_method, open_previous, select_view
 from medseg.workflows.train.stages.maps import needs_maps, rule_of
@@ -106,10 +106,7 @@ def _tell_cautions(method: Method, stage: Stage, counted: Sequence[Mapping[str, 
         return
     for cases in counted:
         for caution in [*method.cautions(cases), *_unused_cases(method, stage, cases)]:
-            line = f"warning: {stage.method.name}: {caution}"
-            if line not in _TOLD:
-                _TOLD.add(line)
-                say(line)
+            say_once(f"warning: {stage.method.name}: {caution}")
 
 
 def _unused_cases(method: Method, stage: Stage, cases: Mapping[str, int]) -> list[str]:
@@ -123,10 +120,6 @@ def _unused_cases(method: Method, stage: Stage, cases: Mapping[str, int]) -> lis
         return []
     given = ", ".join(f"{stream}: {size}" for stream, size in batch.items())
     return [f"schedule.batch is {{{given}}}, so that nothing is learnt from the {' and '.join(unused)} cases"]
-
-
-_TOLD: set[str] = set()
-"""A run is planned several times, and has several stages and views."""
 
 
 def _check_tags(method: Method, stage: Stage, tags: Presences, data_set: Path | None) -> None:

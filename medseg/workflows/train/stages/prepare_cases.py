@@ -14,7 +14,7 @@ from medseg.manifest.contradicted_tags import contradicted_tags
 from medseg.manifest.learnable import nothing_to_tell_apart
 from medseg.manifest.manifest import Case, Manifest, streams_of
 from medseg.method import STREAM_KEYS
-from medseg.progress import say, show_progress
+from medseg.progress import is_new, say, say_once, show_progress
 
 FEW_CASES = 24
 """Fewer are preprocessed sooner in this process: a worker process takes seconds to start."""
@@ -76,16 +76,11 @@ def _tell_oddities(manifest: Manifest, volumes: Sequence[CachedVolume]) -> None:
         if contradicted:
             notes["tags"] = contradicted
         for kind, note in notes.items():
-            if note not in _TOLD:
+            if is_new(note):
                 found.setdefault(kind, []).append(note)
     for notes_of_kind in found.values():
-        _TOLD.update(notes_of_kind)
         more = f" (and {len(notes_of_kind) - 1} more like this)" if len(notes_of_kind) > 1 else ""
         say(f"warning: {notes_of_kind[0]}{more}")
-
-
-_TOLD: set[str] = set()
-"""Files are the same for every stage, view and round of a run."""
 
 
 def _describe_contradicted_tags(manifest: Manifest, volume: CachedVolume) -> str:
@@ -110,10 +105,8 @@ def _is_told_elsewhere(stage: Stage) -> bool:
 def _tell_absent(manifest: Manifest, present: set[int]) -> None:
     """Say once which structures no label has."""
     absent = [name for value, name in manifest.structures.items() if value not in present]
-    line = f"no training label has {', '.join(absent)}: it cannot be learnt"
-    if absent and line not in _TOLD:
-        _TOLD.add(line)
-        say(f"warning: {line}")
+    if absent:
+        say_once(f"warning: no training label has {', '.join(absent)}: it cannot be learnt")
 
 
 def _classes_of_labels(manifest: Manifest, given: Sequence[CachedVolume]) -> set[int]:

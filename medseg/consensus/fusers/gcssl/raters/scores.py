@@ -94,7 +94,8 @@ def score_raters(
     scores, posterior = np.full(raters, 1 / classes), None
     with log.stage("sample"):
         sample = draw_sample(region, majority, classes, seed)
-    if sample.train.size and not image.constant:
+    # trees of one class have no branches; votes that tie everywhere are all background
+    if np.unique(sample.target).size > 1 and not image.constant:
         with log.stage("features"):
             features = ImageFeatures(image)
             train, scored = features.at(sample.train), features.at(sample.scored)
